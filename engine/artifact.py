@@ -1,0 +1,229 @@
+"""An artifact is a list of hashes. The only writer of artifacts.
+
+Files lie under their sha256; `manifest.json` (path, sha256, bytes) is created last and once, so two attempts can't
+mix. Nothing in it depends on when, where or by whom it was made: equal results have equal manifests, and the sha256
+of the manifest is what the next stage's fingerprint sees. Beside it lie `identity.json` (what the fingerprint was
+made of) and `execution/<attempt>.json` (time, host, price, log).
+
+Bytes that vary without a reason were measured: JSON from unsorted sets, parquet's `created_by` and pandas' metadata.
+ArtifactWriter writes none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from engine.errors import ArtifactError
+from engine.faults import fault
+from engine.store import ABSENT, Conflict, FolderStore, Store
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class File:
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    files: tuple[File, ...]
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.dump()).hexdigest()
+
+    def dump(self) -> bytes:
+        files = [{"path": f.path, "sha256": f.sha256, "bytes": f.bytes} for f in self.files]
+        return canonical({"files": files})
+
+
+class ArtifactWriter:
+    """Writes the files of one artifact into a folder of the stage's own; the engine publishes them later."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def json(self, name: str, content: Any) -> None:
+        """Sorted keys; NaN and infinities raise ValueError, since JSON has none."""
+        self.bytes(name, canonical(content))
+
+    def bytes(self, name: str, content: bytes) -> None:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def parquet(self, name: str, columns: Any) -> None:
+        """A DataFrame, or a mapping of column names to sequences of one length."""
+        import pyarrow as pa  # slow to import, and only stages that write tables need it
+        import pyarrow.parquet as pq
+
+        if isinstance(columns, Mapping):
+            table = pa.table({key: pa.array(values) for key, values in columns.items()})
+        else:
+            table = pa.Table.from_pandas(columns, preserve_index=False)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd", store_schema=False)
+        self.bytes(name, _without_version(sink.getvalue().to_pybytes()))
+
+    def _path(self, name: str) -> Path:
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts:
+            raise ValueError(f"{name!r} is no name of an artifact's file")
+        return self.folder.joinpath(*parts)
+
+
+def canonical(content: Any) -> bytes:
+    """The one JSON of a value: sorted keys, two spaces, a newline at the end."""
+    text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class ArtifactStore:
+    """The artifacts of one experiment: `<experiment>/<stage>/<fingerprint>/` in a store."""
+
+    store: Store
+    experiment: str
+
+    def prefix(self, stage: str, fingerprint: str) -> str:
+        return f"{self.experiment}/{stage}/{fingerprint}"
+
+    def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
+        """None while there is no such artifact; raises ArtifactError for a manifest that can't be read."""
+        key = f"{self.prefix(stage, fingerprint)}/{MANIFEST}"
+        found = self.store.read(key)
+        return parse_manifest(found[0], key) if found else None
+
+    def publish(self, stage: str, fingerprint: str, folder: Path) -> Manifest:
+        """Files first, manifest last and once. If it stands already, what stands there is the artifact."""
+        fault("artifact.publish")
+        prefix = self.prefix(stage, fingerprint)
+        files = []
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            self.store.put_file(f"{prefix}/files/{digest}", path)
+            files.append(File(path.relative_to(folder).as_posix(), digest, path.stat().st_size))
+        manifest = Manifest(tuple(files))
+        fault("artifact.seal")
+        try:
+            self.store.write(f"{prefix}/{MANIFEST}", manifest.dump(), expect=ABSENT)
+        except Conflict:
+            standing = self.manifest(stage, fingerprint)
+            assert standing is not None
+            return standing
+        fault("artifact.sealed")
+        return manifest
+
+    def open(self, stage: str, fingerprint: str, into: Path) -> Path:
+        """A folder of links to the artifact's files, each checked against its hash."""
+        manifest = self.manifest(stage, fingerprint)
+        prefix = self.prefix(stage, fingerprint)
+        if manifest is None:
+            raise ArtifactError(f"{prefix}: no such artifact in {self.store.url}")
+        for file in manifest.files:
+            source = self.store.local(f"{prefix}/files/{file.sha256}", into)
+            _verify(source, file, prefix)
+            link = into / file.path
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(source)
+        return into
+
+    def metrics(self, stage: str, fingerprint: str) -> dict[str, dict[str, Any]]:
+        """metrics.json of an artifact that is there."""
+        manifest = self.manifest(stage, fingerprint)
+        prefix = self.prefix(stage, fingerprint)
+        for file in manifest.files if manifest else ():
+            if file.path == "metrics.json":
+                found = self.store.read(f"{prefix}/files/{file.sha256}")
+                if found is None or hashlib.sha256(found[0]).hexdigest() != file.sha256:
+                    raise ArtifactError(f"{prefix}: metrics.json is damaged; remove the artifact and run again")
+                content: dict[str, dict[str, Any]] = json.loads(found[0])
+                return content
+        return {}
+
+    def current(self) -> dict[str, str]:
+        """stage -> fingerprint of what completed last."""
+        found = self.store.read(self._current_key)
+        if found is None:
+            return {}
+        content = json.loads(found[0])
+        return {str(stage): str(fingerprint) for stage, fingerprint in content.items()}
+
+    def set_current(self, stage: str, fingerprint: str) -> None:
+        while True:
+            found = self.store.read(self._current_key)
+            content = json.loads(found[0]) if found else {}
+            if content.get(stage) == fingerprint:
+                return
+            content[stage] = fingerprint
+            try:
+                self.store.write(self._current_key, canonical(content), expect=found[1] if found else ABSENT)
+                return
+            except Conflict:
+                continue
+
+    @property
+    def _current_key(self) -> str:
+        return f"{self.experiment}/current.json"
+
+
+def open_artifact(folder: Path) -> dict[str, Path]:
+    """name -> file of the artifact in `folder`, every file checked against its hash. Raises ArtifactError."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{folder}: holds no {MANIFEST}, so it is no artifact (or not yet a complete one)")
+    files = {}
+    for file in parse_manifest(path.read_bytes(), str(path)).files:
+        source = folder / "files" / file.sha256
+        _verify(source, file, str(folder))
+        files[file.path] = source
+    return files
+
+
+def current(root: Path, experiment: str) -> dict[str, Path]:
+    """stage -> folder of the artifact that completed last in the store at `root`."""
+    artifacts = ArtifactStore(FolderStore(root), experiment)
+    return {stage: root / artifacts.prefix(stage, fp) for stage, fp in artifacts.current().items()}
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    try:
+        files = tuple(
+            File(str(f["path"]), str(f["sha256"]), int(f["bytes"])) for f in json.loads(data)["files"]
+        )
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{where}: not a manifest; remove the artifact and run again") from None
+    for file in files:
+        unsafe = PurePosixPath(file.path).is_absolute() or ".." in PurePosixPath(file.path).parts
+        if unsafe or not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
+            raise ArtifactError(f"{where}: names a file outside the artifact ({file.path!r}); do not use it")
+    return Manifest(files)
+
+
+def _verify(path: Path, file: File, where: str) -> None:
+    try:
+        good = hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256
+    except OSError:
+        good = False
+    if not good:
+        raise ArtifactError(f"{where}: {file.path} is missing or damaged; remove the artifact and run again")
+
+
+def _without_version(data: bytes) -> bytes:
+    """Parquet's footer names the library's version in `created_by`; its digits become zeros, its length stays."""
+    footer = data.rfind(b"parquet-cpp-arrow version ")
+    end = footer + len(b"parquet-cpp-arrow version ")
+    if footer < 0:
+        return data
+    version = re.match(rb"[0-9.]+", data[end:])
+    zeros = re.sub(rb"[0-9]", b"0", version.group()) if version else b""
+    return data[:end] + zeros + data[end + len(zeros) :]

@@ -1,0 +1,228 @@
+"""Experiments: YAML that extends YAML, checked against a model, locked by a digest.
+
+`extends: NAME` starts from experiment NAME; mappings merge, lists and scalars replace. `!include FILE` inlines
+another file. Every leaf remembers the file and line it came from, so an error can name them. A locked
+experiment refuses to run once its resolved content differs from `experiment_NAME.lock`; `make lock` renews it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from engine.errors import ConfigError, RetainError
+
+Model = TypeVar("Model", bound=BaseModel)
+Key = tuple[str | int, ...]
+
+CONFIGS = Path(__file__).resolve().parent.parent / "ops" / "configs"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An experiment after `extends` and `!include`; `origins` maps the key of each node to "file:line"."""
+
+    tag: str
+    path: Path
+    data: dict[str, Any]
+    locked: bool
+    origins: Mapping[Key, str]
+
+
+def experiment_path(name: str) -> Path:
+    path = CONFIGS / f"experiment_{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem.removeprefix("experiment_") for p in CONFIGS.glob("experiment_*.yaml"))
+        raise ConfigError(f"no experiment {name!r}: {path} does not exist. Known: {', '.join(known) or 'none'}")
+    return path
+
+
+def load(path: Path) -> Resolved:
+    """The resolved experiment; raises ConfigError for anything that isn't one clean YAML mapping."""
+    origins: dict[Key, str] = {}
+    data = _resolve(path, origins, ())
+    locked = data.pop("locked", False)
+    if not isinstance(locked, bool):
+        raise ConfigError(f"{origins[('locked',)]}: key 'locked' is {locked!r}: true or false is allowed")
+    tag = data.get("tag")
+    if not isinstance(tag, str) or not tag:
+        raise ConfigError(f"{path}: key 'tag' is {tag!r}: the experiment's name is needed")
+    if path.name != f"experiment_{tag}.yaml":
+        raise ConfigError(f"{origins[('tag',)]}: key 'tag' is {tag!r}: it has to be the name in {path.name}")
+    return Resolved(tag=tag, path=path, data=data, locked=locked, origins=origins)
+
+
+def validate(resolved: Resolved, model: type[Model]) -> Model:
+    """The experiment as `model`; raises ConfigError with a line for every key that is wrong."""
+    try:
+        # Through JSON: strict mode then still takes lists for tuples, and refuses "8" for 8.
+        return model.model_validate_json(json.dumps(resolved.data))
+    except ValidationError as error:
+        lines = [_describe(resolved, dict(problem)) for problem in error.errors(include_url=False)]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def digest(resolved: Resolved) -> str:
+    """sha256 of the resolved content; comments, order of keys and file layout don't matter."""
+    text = json.dumps(resolved.data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def lock_path(resolved: Resolved) -> Path:
+    return resolved.path.with_suffix(".lock")
+
+
+def check_lock(resolved: Resolved) -> None:
+    if not resolved.locked:
+        return
+    path = lock_path(resolved)
+    if not path.is_file():
+        raise ConfigError(f"{resolved.path}: locked, but {path.name} is missing. `make lock` writes it")
+    if path.read_text().strip() != digest(resolved):
+        raise ConfigError(
+            f"{resolved.path}: locked, and its content is not what {path.name} was made for. "
+            "Take the change back, or state a new experiment; `make lock` renews the digest on purpose"
+        )
+
+
+def write_lock(resolved: Resolved) -> Path:
+    path = lock_path(resolved)
+    aside = path.with_suffix(".lock.tmp")
+    aside.write_text(digest(resolved) + "\n")
+    os.replace(aside, path)
+    return path
+
+
+def _resolve(path: Path, origins: dict[Key, str], seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path in seen:
+        raise ConfigError(f"{path}: extends itself ({' -> '.join(p.name for p in (*seen, path))})")
+    data = _read(path, origins_of := {})
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds a {type(data).__name__}, not a mapping of keys")
+    parent = data.pop("extends", None)
+    base: dict[str, Any] = {}
+    if parent is not None:
+        above = path.parent / f"experiment_{parent}.yaml"
+        if not isinstance(parent, str) or not above.is_file():
+            raise ConfigError(f"{origins_of[('extends',)]}: key 'extends' is {parent!r}: {above} does not exist")
+        base = _resolve(above, origins, (*seen, path))
+        base.pop("locked", None)  # a lock holds one experiment, not those that start from it
+    origins.update(origins_of)
+    return _merge(base, data)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _read(path: Path, origins: dict[Key, str], prefix: Key = (), seen: tuple[Path, ...] = ()) -> Any:
+    if path in seen:
+        raise ConfigError(f"{path}: includes itself")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: isn't UTF-8 (byte {error.start}). Save it as UTF-8") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply to be an experiment") from None
+    if node is None:
+        raise ConfigError(f"{path}: is empty")
+    return _construct(node, path, origins, prefix, (*seen, path))
+
+
+def _construct(node: yaml.Node, path: Path, origins: dict[Key, str], key: Key, seen: tuple[Path, ...]) -> Any:
+    where = f"{path}:{node.start_mark.line + 1}"
+    origins[key] = where
+    if node.tag == "!include":
+        if not isinstance(node, yaml.ScalarNode):
+            raise ConfigError(f"{where}: !include takes one file name")
+        target = (path.parent / node.value).resolve()
+        if not target.is_file():
+            raise ConfigError(f"{where}: !include {node.value}: {target} does not exist")
+        return _read(target, origins, key, seen)
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for name_node, value_node in node.value:
+            name = name_node.value
+            line = f"{path}:{name_node.start_mark.line + 1}"
+            # YAML 1.1 reads No, Yes, 0 as other things than text; a key is the text that stands there.
+            if not isinstance(name, str) or name == "<<":
+                raise ConfigError(f"{line}: a key is a plain word; merge keys are not used here")
+            if name in result:
+                raise ConfigError(f"{line}: key {'.'.join(map(str, (*key, name)))!r} stands here twice")
+            result[name] = _construct(value_node, path, origins, (*key, name), seen)
+            origins[(*key, name)] = line
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _construct(child, path, origins, (*key, index), seen) for index, child in enumerate(node.value)
+        ]
+    loader = yaml.SafeLoader("")
+    try:
+        value = loader.construct_object(node)  # type: ignore[no-untyped-call]
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where}: {getattr(error, 'problem', error)}") from None
+    finally:
+        loader.dispose()  # type: ignore[no-untyped-call]
+    if value is not None and not isinstance(value, str | int | float | bool):
+        raise ConfigError(f"{where}: {node.value!r} reads as a {type(value).__name__}; put it in quotes")
+    return value
+
+
+def _describe(resolved: Resolved, problem: dict[str, Any]) -> str:
+    loc: Key = tuple(part for part in problem["loc"])
+    # The nearest key that stands in a file: pydantic also names union branches, and keys that are missing.
+    origin = next((resolved.origins[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in resolved.origins), "")
+    key = ".".join(map(str, loc)) or "(top level)"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if problem["type"] == "missing":
+        return f"{origin or resolved.path}: key {key!r} is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"{origin}: key {key!r} is unknown here ({_short(problem['input'])}); take it out or mend its spelling"
+    return f"{origin}: key {key!r} is {_short(problem['input'])}: {message}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2 or arguments[0] != "lock":
+        print("usage: python -m engine.config lock EXPERIMENT", file=sys.stderr)
+        return 2
+    try:
+        resolved = load(experiment_path(arguments[1]))
+        if not resolved.locked:
+            raise ConfigError(f"{resolved.path}: has no `locked: true`; there is nothing to lock")
+        print(f"{write_lock(resolved)}: {digest(resolved)}")
+    except RetainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

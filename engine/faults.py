@@ -1,0 +1,50 @@
+"""Named places where a process may be killed on purpose.
+
+`RETAIN_FAULT=store.rename@3` kills the first process that reaches that place for the third time, with SIGKILL,
+as a spot machine does. With `RETAIN_FAULT_MARK=FILE` it happens once: the process that creates FILE dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+POINTS = (
+    "store.write",  # bytes are aside, not yet synced
+    "store.rename",  # synced aside, not yet under its name
+    "store.renamed",  # under its name, the folder not yet synced
+    "checkpoint.save",  # before any file of a checkpoint
+    "checkpoint.seal",  # files written, not yet complete
+    "checkpoint.prune",  # complete, older ones still there
+    "artifact.publish",  # before any file of an artifact
+    "artifact.seal",  # files written, no manifest
+    "artifact.sealed",  # manifest written, claim still held
+    "ledger.reserve",  # before a reservation is written
+    "ledger.reserved",  # reserved, nothing started
+    "ledger.settle",  # the attempt has ended, not yet settled
+    "ledger.settled",  # settled, `current.json` not yet written
+)
+
+_reached: dict[str, int] = {}
+
+
+def fault(point: str) -> None:
+    """Dies here if the environment asks for it; costs a dictionary look-up otherwise."""
+    wanted = os.environ.get("RETAIN_FAULT")
+    if not wanted:
+        return
+    name, _, count = wanted.partition("@")
+    if name not in POINTS:
+        raise ValueError(f"RETAIN_FAULT={wanted}: no such place. Known: {', '.join(POINTS)}")
+    if name != point:
+        return
+    _reached[point] = _reached.get(point, 0) + 1
+    if _reached[point] < int(count or 1):
+        return
+    mark = os.environ.get("RETAIN_FAULT_MARK")
+    if mark:
+        try:
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+    os.kill(os.getpid(), signal.SIGKILL)

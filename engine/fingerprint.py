@@ -1,0 +1,169 @@
+"""What makes a result the same result.
+
+A fingerprint is the hash of: the stage's name, its code, the versions of the libraries it names, its slice of the
+configuration, the seed, the content of its inputs and of its source. Who runs it, where, with which time limit and
+against which exit criteria is not part of it.
+
+*Code* is the normalised syntax tree of every module in the import closure of the entry module inside the repository,
+without engine/: no comments, no docstrings, no layout, and nothing below `if TYPE_CHECKING:`, which never runs. So
+stages import their config class there: what it holds is in the fingerprint by value.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTSIDE = "engine"  # the engine's version decides how a stage is run, not what it makes
+
+
+class Identity(BaseModel):
+    """The parts of a fingerprint, kept beside the artifact so that `make why` can compare them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    code: dict[str, str]  # file -> digest of its syntax tree
+    libraries: dict[str, str]
+    config: dict[str, Any]
+    seed: int
+    inputs: dict[str, str]  # stage -> content digest
+    source: str | None
+
+    @property
+    def fingerprint(self) -> str:
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def code_digests(entry: str, root: Path = ROOT) -> dict[str, str]:
+    """file -> digest for the import closure of "package.module:function" inside `root`."""
+    pending = [entry.partition(":")[0]]
+    seen: set[str] = set()
+    digests: dict[str, str] = {}
+    while pending:
+        module = pending.pop()
+        if module in seen or module.split(".")[0] == OUTSIDE:
+            continue
+        seen.add(module)
+        found = _find(module, root)
+        if found is None:
+            continue
+        path, is_package = found
+        tree = _normalised(path)
+        digests[path.relative_to(root).as_posix()] = hashlib.sha256(_dump(tree)).hexdigest()
+        pending.extend(_imports(tree, module, is_package))
+        if "." in module:
+            pending.append(module.rpartition(".")[0])
+    return dict(sorted(digests.items()))
+
+
+def library_versions(names: Sequence[str]) -> dict[str, str]:
+    """Versions of the named distributions and of Python (major.minor: patch releases keep results)."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python} | {name: _version(name) for name in sorted(names)}
+
+
+def differences(before: Identity, now: Identity) -> list[str]:
+    """One line for each part that changed, in words: what `make why` prints."""
+    lines = []
+    for part in ("code", "libraries", "config", "inputs"):
+        old, new = _flat(getattr(before, part)), _flat(getattr(now, part))
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                lines.append(_line(part, key, old.get(key), new.get(key)))
+    for part in ("seed", "source"):
+        if getattr(before, part) != getattr(now, part):
+            lines.append(f"{part} {_short(getattr(before, part))} -> {_short(getattr(now, part))}")
+    return lines
+
+
+@cache
+def _version(name: str) -> str:
+    return version(name)
+
+
+def _find(module: str, root: Path) -> tuple[Path, bool] | None:
+    base = root.joinpath(*module.split("."))
+    if base.with_suffix(".py").is_file():
+        return base.with_suffix(".py"), False
+    if (base / "__init__.py").is_file():
+        return base / "__init__.py", True
+    return None
+
+
+def _normalised(path: Path) -> ast.Module:
+    tree = ast.parse(path.read_bytes(), filename=str(path))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list):
+            continue
+        body = [statement for statement in body if not _types_only(statement)]
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and body and _is_text(body[0]):
+            body = body[1:]
+        node.body = body  # type: ignore[attr-defined]
+    return tree
+
+
+def _types_only(node: ast.AST) -> bool:
+    if not isinstance(node, ast.If) or node.orelse:
+        return False
+    name = node.test.attr if isinstance(node.test, ast.Attribute) else getattr(node.test, "id", None)
+    return name == "TYPE_CHECKING"
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _dump(tree: ast.Module) -> bytes:
+    return ast.dump(tree, annotate_fields=False, include_attributes=False).encode()
+
+
+def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
+    """Every module that may be meant: `from a import b` names a, and a.b if that is one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = module.split(".") if is_package else module.split(".")[:-1]
+                above = above[: len(above) - node.level + 1]
+                base = ".".join([*above, *([base] if base else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, child in value.items():
+        flat |= _flat(child, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _line(part: str, key: str, old: Any, new: Any) -> str:
+    if part == "code":
+        change = "is new" if old is None else "is gone" if new is None else "changed"
+        return f"code: {key} {change}"
+    if part == "inputs":
+        return f"inputs: {key} has other bytes ({_short(old)} -> {_short(new)})"
+    return f"{part}: {key} {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 24 else text[:20] + "..."

@@ -1,0 +1,166 @@
+"""Money is reserved before it is spent, and metered while it is.
+
+An attempt reserves rate x (its time limit + the machine's overhead), and settles what it used. A reservation that
+would pass the cap, counted with every open one, is refused before anything starts. One document per scope, changed
+by compare-and-set, so two processes can't both get the last dollar. Amounts are whole micro-dollars: sums of floats
+drift. What stands here is metered by our own clock at a stated price; it is no bill.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import PurePosixPath
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from engine.errors import BudgetExceeded, RetainError
+from engine.faults import fault
+from engine.process import Holder, this_process
+from engine.store import ABSENT, Conflict, Store
+
+MICRO = 1_000_000
+
+
+class Entry(BaseModel):
+    """One attempt's money. `seconds` and `metered` are set once it is settled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attempt: str  # <experiment>/<stage>/<fingerprint>/<number>
+    experiment: str
+    stage: str
+    holder: Holder  # who settles it
+    micro_usd_per_hour: int
+    overhead_s: float
+    reserved_micro_usd: int
+    state: Literal["open", "settled"] = "open"
+    seconds: float = 0.0
+    metered_micro_usd: int = 0
+    estimated: bool = False
+
+    @property
+    def rate_usd_per_hour(self) -> float:
+        return self.micro_usd_per_hour / MICRO
+
+    @property
+    def reserved_usd(self) -> float:
+        return self.reserved_micro_usd / MICRO
+
+    @property
+    def metered_usd(self) -> float:
+        return self.metered_micro_usd / MICRO
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scope: str
+    revision: int
+    entries: dict[str, Entry]
+
+
+def reserve(
+    store: Store,
+    scope: str,
+    *,
+    cap_usd: float,
+    attempt: str,
+    experiment: str,
+    stage: str,
+    usd_per_hour: float,
+    limit_s: float,
+    overhead_s: float,
+) -> Entry:
+    """Raises BudgetExceeded, and writes nothing, when metered + open + this would pass the cap."""
+    fault("ledger.reserve")
+    rate = round(usd_per_hour * MICRO)
+    amount = _amount(rate, limit_s + overhead_s)
+    entry = Entry(
+        attempt=attempt,
+        experiment=experiment,
+        stage=stage,
+        holder=this_process(),
+        micro_usd_per_hour=rate,
+        overhead_s=overhead_s,
+        reserved_micro_usd=amount,
+    )
+    while True:
+        document, version = _read(store, scope)
+        if attempt in document.entries:
+            raise RetainError(f"ledger {scope}: attempt {attempt} is reserved already")
+        metered = sum(e.metered_micro_usd for e in document.entries.values())
+        held = sum(e.reserved_micro_usd for e in document.entries.values() if e.state == "open")
+        if metered + held + amount > round(cap_usd * MICRO):
+            raise BudgetExceeded(
+                f"{stage}: refused before it started. It reserves ${amount / MICRO:.4f} "
+                f"({limit_s:.0f} s at ${usd_per_hour:g} an hour); metered so far ${metered / MICRO:.4f}, "
+                f"reserved by running attempts ${held / MICRO:.4f}, cap of {scope} ${cap_usd:g}. "
+                "Raise the cap (costs.budget_usd) or lower the stage's time limit"
+            )
+        if _write(store, scope, document, version, entry):
+            fault("ledger.reserved")
+            return entry
+
+
+def settle(store: Store, scope: str, attempt: str, seconds: float, *, estimated: bool) -> Entry:
+    """What the attempt used; settling again changes nothing."""
+    fault("ledger.settle")
+    while True:
+        document, version = _read(store, scope)
+        entry = document.entries.get(attempt)
+        if entry is None:
+            raise RetainError(f"ledger {scope}: attempt {attempt} was never reserved")
+        if entry.state == "settled":
+            return entry
+        settled = entry.model_copy(
+            update={
+                "state": "settled",
+                "seconds": round(seconds, 3),
+                "metered_micro_usd": _amount(entry.micro_usd_per_hour, seconds + entry.overhead_s),
+                "estimated": estimated,
+            }
+        )
+        if _write(store, scope, document, version, settled):
+            fault("ledger.settled")
+            return settled
+
+
+def entries(store: Store, scope: str) -> list[Entry]:
+    """Every attempt of the scope, in the order they were reserved."""
+    return list(_read(store, scope)[0].entries.values())
+
+
+def _amount(micro_usd_per_hour: int, seconds: float) -> int:
+    return math.ceil(micro_usd_per_hour * seconds / 3600)
+
+
+def _key(scope: str) -> str:
+    return str(PurePosixPath("ledger") / f"{scope}.json")
+
+
+def _read(store: Store, scope: str) -> tuple[_Document, str]:
+    found = store.read(_key(scope))
+    if found is None:
+        return _Document(scope=scope, revision=0, entries={}), ABSENT
+    try:
+        return _Document.model_validate_json(found[0]), found[1]
+    except ValueError:
+        raise RetainError(f"{store.url}/{_key(scope)}: not a ledger; restore it before spending more") from None
+
+
+def _write(store: Store, scope: str, document: _Document, version: str, entry: Entry) -> bool:
+    # The revision makes every version differ, which compare-and-set on content needs.
+    changed = _Document(
+        scope=scope,
+        revision=document.revision + 1,
+        entries={**document.entries, entry.attempt: entry},
+    )
+    # Entry order is the order of reservation, so keys are not sorted here.
+    data = changed.model_dump_json(indent=1).encode() + b"\n"
+    try:
+        store.write(_key(scope), data, expect=version)
+    except Conflict:
+        return False
+    return True
+

@@ -1,0 +1,176 @@
+"""Where bytes live: keys to bytes, with compare-and-set. A folder now; a bucket fits behind the same calls.
+
+Every write is made aside, synced and renamed, so a key holds all of its bytes or none. `expect` makes a write
+conditional: `ABSENT` creates, a version replaces just that version. A bucket has generations for this; the folder
+takes the sha256 of the content, so whoever relies on it writes content that never repeats (a counter, a token).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+from engine.errors import RetainError
+from engine.faults import fault
+
+ABSENT: Final = "absent"
+STALE_ASIDE_S: Final = 3600.0
+
+
+class Conflict(Exception):
+    """The key does not hold the version that was expected."""
+
+
+class Store(Protocol):
+    url: str
+
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        """Bytes and version, or None."""
+
+    def write(self, key: str, data: bytes, expect: str | None = None) -> str:
+        """The new version; raises Conflict when `expect` is neither None nor what is there."""
+
+    def delete(self, key: str, expect: str | None = None) -> None:
+        """Absent keys are fine; raises Conflict as write() does."""
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys below the folder `prefix`, sorted."""
+
+    def put_file(self, key: str, path: Path) -> None:
+        """A file's bytes under a key that names its content: an existing key of that size is left alone."""
+
+    def local(self, key: str, scratch: Path) -> Path:
+        """A path with the bytes of the key, to be read only."""
+
+
+class FolderStore:
+    """A store in a folder of one machine, shared by its processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.url = str(self.root)
+
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        try:
+            data = self._path(key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return data, _version(data)
+
+    def write(self, key: str, data: bytes, expect: str | None = None) -> str:
+        aside = self._aside(data)
+        with self._locked():
+            try:
+                self._check(key, expect)
+            except Conflict:
+                aside.unlink()
+                raise
+            self._rename(aside, self._path(key))
+        return _version(data)
+
+    def delete(self, key: str, expect: str | None = None) -> None:
+        with self._locked():
+            self._check(key, expect)
+            self._path(key).unlink(missing_ok=True)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        start = self._path(prefix)
+        for folder, folders, names in os.walk(start):
+            folders.sort()
+            for name in sorted(names):
+                yield str((Path(folder) / name).relative_to(self.root))
+
+    def put_file(self, key: str, path: Path) -> None:
+        target = self._path(key)
+        if target.exists() and target.stat().st_size == path.stat().st_size:
+            return
+        aside = self._aside(path.read_bytes())
+        aside.chmod(0o444)
+        self._rename(aside, target)
+
+    def local(self, key: str, scratch: Path) -> Path:
+        return self._path(key)
+
+    def sweep(self) -> None:
+        """Removes what killed writers left aside; young files may belong to a living one."""
+        for path in (self.root / "aside").glob("*"):
+            try:
+                if time.time() - path.stat().st_mtime > STALE_ASIDE_S:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+
+    def _path(self, key: str) -> Path:
+        if key.startswith("/") or ".." in key.split("/"):
+            raise ValueError(f"{key!r} is no key of a store")
+        return self.root / key
+
+    def _aside(self, data: bytes) -> Path:
+        aside = self.root / "aside" / uuid.uuid4().hex
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as file:
+                file.write(data)
+                fault("store.write")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise RetainError(
+                f"{self.root}: can't be written ({error.strerror}). Free some space, or set RETAIN_STORE elsewhere"
+            ) from None
+        return aside
+
+    def _rename(self, aside: Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fault("store.rename")
+        os.replace(aside, target)
+        fault("store.renamed")
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _check(self, key: str, expect: str | None) -> None:
+        if expect is None:
+            return
+        found = self.read(key)
+        if (ABSENT if found is None else found[1]) != expect:
+            raise Conflict(key)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # flock goes with its process, so a killed writer can't leave the store locked.
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def open_store(url: str) -> Store:
+    """The store at `url`, a folder; raises RetainError where it can't be used."""
+    if "://" in url:
+        raise RetainError(f"RETAIN_STORE={url}: only a folder can be a store so far")
+    root = Path(url)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RetainError(f"RETAIN_STORE={url}: can't be used as a folder ({error.strerror})") from None
+    return FolderStore(root)
+
+
+def store_url() -> str:
+    """RETAIN_STORE, or `artifacts/` in the project's folder."""
+    return os.environ.get("RETAIN_STORE") or str(Path(__file__).resolve().parent.parent / "artifacts")
