@@ -1,0 +1,207 @@
+"""A table described in a few lines of YAML: where it is, its columns, its target, and what they mean.
+
+Training validates a source against this description, features are derived from it, and the API accepts
+exactly its columns. `ops/datasets/telco.yaml` and `bank.yaml` are the first two descriptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Value = str | int
+
+# What a column may stand for. A role that is missing only takes away what needs it (a table without
+# `do_not_contact` has no opt-out column).
+Role = Literal[
+    "id",
+    "monthly_charge",
+    "tenure",
+    "total_charge",
+    "contract",
+    "payment",
+    "support",
+    "internet",
+    "do_not_contact",
+]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Source(_Frozen):
+    """Where the table's CSV is found, and how it is written.
+
+    `files`: names looked for in a data folder (`.gz` is decompressed). `members`: the way through nested zip
+    files of the download, outermost first. `sha256` is that of the decompressed CSV.
+    """
+
+    files: tuple[str, ...] = Field(min_length=1)
+    url: str
+    members: tuple[str, ...] = ()
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    licence: str
+    separator: Literal[",", ";", "\t", "|"]
+    encoding: Literal["utf-8", "latin-1"]
+
+
+class Target(_Frozen):
+    column: str
+    positive: Value
+    negative: Value
+
+
+class Column(_Frozen):
+    """One column. A `flag` has two values (false, true), a `category` all that are allowed.
+
+    `missing`: a number that means "no value" (pdays 999: never contacted). `blank`: what training does with
+    an empty cell; `blank_value`: what it stands for in a request (a customer of tenure 0 has no total yet).
+    `leak`: known only after the outcome, so never a feature. `protected`: shown by group, never seen by a
+    policy.
+    """
+
+    name: str = Field(min_length=1)
+    kind: Literal["id", "number", "category", "flag"]
+    values: tuple[Value, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    integer: bool = False
+    missing: float | None = None
+    blank: Literal["error", "drop"] = "error"
+    blank_value: float | None = None
+    protected: bool = False
+    leak: bool = False
+    about: str = ""
+    example: str | int | float | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Column:
+        numeric = ("minimum", "maximum", "missing", "blank_value")
+        if self.kind != "number" and (
+            self.integer or any(getattr(self, name) is not None for name in numeric)
+        ):
+            raise ValueError(
+                f"column {self.name!r} is a {self.kind}: only a number has {', '.join(numeric)}, integer"
+            )
+        if self.kind == "flag" and len(self.values) != 2:
+            raise ValueError(f"column {self.name!r} is a flag: values are [false, true]")
+        if self.kind == "category" and len(self.values) < 2:
+            raise ValueError(
+                f"column {self.name!r} is a category: values lists the two or more that are allowed"
+            )
+        if self.kind in ("id", "number") and self.values:
+            raise ValueError(f"column {self.name!r} is a {self.kind}: it has no values")
+        if len(set(self.values)) != len(self.values) or len({type(value) for value in self.values}) > 1:
+            raise ValueError(f"column {self.name!r}: values are distinct, and all texts or all integers")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(
+                f"column {self.name!r}: minimum {self.minimum:g} is above maximum {self.maximum:g}"
+            )
+        return self
+
+
+class BridgeRole(_Frozen):
+    """One of the yes/no properties by which two tables are matched, told from one column of this table."""
+
+    role: str
+    column: str
+    equals: Value | None = None
+    at_least: float | None = None
+
+    @model_validator(mode="after")
+    def _one_test(self) -> BridgeRole:
+        if (self.equals is None) == (self.at_least is None):
+            raise ValueError(f"bridge role {self.role!r} states exactly one of equals, at_least")
+        return self
+
+
+class DatasetSpec(_Frozen):
+    """A table. `columns` are those of the file without the target, in the file's order."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    title: str
+    source: Source
+    target: Target
+    columns: tuple[Column, ...] = Field(min_length=1)
+    roles: dict[Role, str] = {}
+    bridge: tuple[BridgeRole, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetSpec:
+        names = [column.name for column in self.columns]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"column {twice[0]!r} is described twice")
+        if self.target.column in names:
+            raise ValueError(
+                f"column {self.target.column!r} is the target: it is not described among the columns"
+            )
+        if self.target.positive == self.target.negative:
+            raise ValueError("the target's positive and negative values are the same")
+        for role, name in self.roles.items():
+            if name not in names:
+                raise ValueError(f"role {role!r} names column {name!r}, which is not described")
+        for part in self.bridge:
+            if part.column not in names:
+                raise ValueError(
+                    f"bridge role {part.role!r} names column {part.column!r}, which is not described"
+                )
+        roles = bridge_roles(self)
+        if len(set(roles)) != len(roles):
+            raise ValueError("a bridge role is stated twice")
+        ids = [column.name for column in self.columns if column.kind == "id"]
+        if len(ids) > 1:
+            raise ValueError(f"columns {', '.join(ids)} are all ids: a table has at most one")
+        if ids != ([self.roles["id"]] if "id" in self.roles else []):
+            raise ValueError("role 'id' and the column of kind id are the same column, or neither is there")
+        if not feature_columns(self):
+            raise ValueError("no column is left as a feature")
+        return self
+
+
+def column(spec: DatasetSpec, name: str) -> Column:
+    """The column of that name; KeyError when it isn't described."""
+    for candidate in spec.columns:
+        if candidate.name == name:
+            return candidate
+    raise KeyError(name)
+
+
+def id_column(spec: DatasetSpec) -> str | None:
+    return spec.roles.get("id")
+
+
+def feature_columns(spec: DatasetSpec) -> tuple[Column, ...]:
+    """The columns a model may see: neither the id nor what is known only after the outcome."""
+    return tuple(column for column in spec.columns if column.kind != "id" and not column.leak)
+
+
+def protected_columns(spec: DatasetSpec) -> tuple[Column, ...]:
+    return tuple(column for column in spec.columns if column.protected)
+
+
+def bridge_roles(spec: DatasetSpec) -> tuple[str, ...]:
+    return tuple(part.role for part in spec.bridge)
+
+
+def cell(spec: DatasetSpec, row: Mapping[str, object], roles: Sequence[str] | None = None) -> str:
+    """The bridge cell of one customer: "1,0,1" is one yes/no per role, in the order of `roles`.
+
+    A table that lacks one of the roles has one cell for everybody: "". Raises KeyError for a row without the
+    column of a role.
+    """
+    wanted = bridge_roles(spec) if roles is None else tuple(roles)
+    tests = {part.role: part for part in spec.bridge}
+    if any(role not in tests for role in wanted):
+        return ""
+    return ",".join("1" if _holds(tests[role], row[tests[role].column]) else "0" for role in wanted)
+
+
+def _holds(part: BridgeRole, value: object) -> bool:
+    if part.at_least is None:
+        return value == part.equals
+    # A missing number (None, NaN) is not at least anything.
+    return isinstance(value, int | float) and value >= part.at_least
