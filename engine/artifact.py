@@ -197,9 +197,7 @@ def current(root: Path, experiment: str) -> dict[str, Path]:
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
     try:
-        files = tuple(
-            File(str(f["path"]), str(f["sha256"]), int(f["bytes"])) for f in json.loads(data)["files"]
-        )
+        files = tuple(File(str(f["path"]), str(f["sha256"]), int(f["bytes"])) for f in json.loads(data)["files"])
     except (ValueError, KeyError, TypeError):
         raise ArtifactError(f"{where}: not a manifest; remove the artifact and run again") from None
     for file in files:

@@ -9,9 +9,10 @@ clocks of two machines don't agree. A holder that was replaced learns it at its 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
@@ -36,15 +37,28 @@ class ClaimState(BaseModel):
 
 @dataclass
 class Claim:
-    """A held claim; `check` before each write that matters, `renew` every interval, `release` at the end."""
+    """A held claim; `check` before each write that matters, `renew` every interval, `release` at the end.
+
+    Renewed by one thread while another releases it: after the release a renewal does nothing.
+    """
 
     store: Store
     key: str
     state: ClaimState
     version: str
+    released: bool = False
+    _changing: threading.Lock = field(default_factory=threading.Lock)
 
     def renew(self) -> None:
-        self._replace(self.state.model_copy(update={"renewal": self.state.renewal + 1}))
+        with self._changing:
+            if self.released:
+                return
+            state = self.state.model_copy(update={"renewal": self.state.renewal + 1})
+            try:
+                self.version = self.store.write(self.key, _dump(state), expect=self.version)
+            except Conflict:
+                raise Fenced(self.key) from None
+            self.state = state
 
     def check(self) -> None:
         found = self.store.read(self.key)
@@ -52,17 +66,13 @@ class Claim:
             raise Fenced(self.key)
 
     def release(self) -> None:
-        try:
-            self.store.delete(self.key, expect=self.version)
-        except Conflict:
-            raise Fenced(self.key) from None
-
-    def _replace(self, state: ClaimState) -> None:
-        try:
-            self.version = self.store.write(self.key, _dump(state), expect=self.version)
-        except Conflict:
-            raise Fenced(self.key) from None
-        self.state = state
+        """Does nothing when the claim is no longer ours."""
+        with self._changing:
+            self.released = True
+            try:
+                self.store.delete(self.key, expect=self.version)
+            except Conflict:
+                return
 
 
 class Watch:

@@ -105,7 +105,8 @@ def write_lock(resolved: Resolved) -> Path:
 def _resolve(path: Path, origins: dict[Key, str], seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise ConfigError(f"{path}: extends itself ({' -> '.join(p.name for p in (*seen, path))})")
-    data = _read(path, origins_of := {})
+    origins_of: dict[Key, str] = {}
+    data = _read(path, origins_of)
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: holds a {type(data).__name__}, not a mapping of keys")
     parent = data.pop("extends", None)
@@ -175,16 +176,14 @@ def _construct(node: yaml.Node, path: Path, origins: dict[Key, str], key: Key, s
             origins[(*key, name)] = line
         return result
     if isinstance(node, yaml.SequenceNode):
-        return [
-            _construct(child, path, origins, (*key, index), seen) for index, child in enumerate(node.value)
-        ]
+        return [_construct(child, path, origins, (*key, index), seen) for index, child in enumerate(node.value)]
     loader = yaml.SafeLoader("")
     try:
-        value = loader.construct_object(node)  # type: ignore[no-untyped-call]
+        value = loader.construct_object(node)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where}: {getattr(error, 'problem', error)}") from None
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
     if value is not None and not isinstance(value, str | int | float | bool):
         raise ConfigError(f"{where}: {node.value!r} reads as a {type(value).__name__}; put it in quotes")
     return value

@@ -69,9 +69,7 @@ class Verdict:
         return f"{self.stage} {self.metric} {value} (wanted {self.op} {self.limit:g})"
 
 
-def judge(
-    stage: str, metrics: Mapping[str, Mapping[str, Any]], criteria: Mapping[str, Criterion]
-) -> list[Verdict]:
+def judge(stage: str, metrics: Mapping[str, Mapping[str, Any]], criteria: Mapping[str, Criterion]) -> list[Verdict]:
     """A verdict for each criterion, in the order they are stated; a metric that is missing or NaN fails."""
     return [_verdict(stage, name, metrics.get(name, {}), criterion) for name, criterion in criteria.items()]
 

@@ -79,12 +79,12 @@ def differences(before: Identity, now: Identity) -> list[str]:
     lines = []
     for part in ("code", "libraries", "config", "inputs"):
         old, new = _flat(getattr(before, part)), _flat(getattr(now, part))
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key):
-                lines.append(_line(part, key, old.get(key), new.get(key)))
-    for part in ("seed", "source"):
-        if getattr(before, part) != getattr(now, part):
-            lines.append(f"{part} {_short(getattr(before, part))} -> {_short(getattr(now, part))}")
+        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        lines += [_line(part, key, old.get(key), new.get(key)) for key in changed]
+    if before.seed != now.seed:
+        lines.append(f"seed: {before.seed} -> {now.seed}")
+    if before.source != now.source:
+        lines.append(f"source: {_short(before.source)} -> {_short(now.source)}")
     return lines
 
 

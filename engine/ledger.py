@@ -163,4 +163,3 @@ def _write(store: Store, scope: str, document: _Document, version: str, entry: E
     except Conflict:
         return False
     return True
-

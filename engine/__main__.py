@@ -1,0 +1,35 @@
+"""`python -m engine request.json [--lifeline]`: one attempt at one stage; what a container runs."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from pathlib import Path
+
+from engine.errors import RetainError
+from engine.stage import BAD_INPUT, StageRequest, execute
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[1:] not in ([], ["--lifeline"]):
+        print("usage: python -m engine REQUEST.json [--lifeline]", file=sys.stderr)
+        return BAD_INPUT
+    faulthandler.enable()
+    try:
+        request = StageRequest.model_validate_json(Path(arguments[0]).read_bytes())
+    except (OSError, ValueError) as error:
+        print(f"error: {arguments[0]}: not a stage request: {str(error).splitlines()[0]}", file=sys.stderr)
+        return BAD_INPUT
+    # Before numpy, XGBoost or torch are imported: they read these once.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(request.threads)
+    try:
+        return execute(request, lifeline="--lifeline" in arguments)
+    except RetainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,328 @@
+"""Stage, StageRequest, Workspace and execute(): the one driver of every stage, on every machine.
+
+A stage is `run(config, inputs, workspace) -> Metrics`. It sees no environment, clock, network or money. execute()
+checks that this machine holds the code the request was made for, takes the claim, opens the inputs, runs, publishes
+and says how it went by its exit code. SIGTERM, a dead parent and the deadline all end in the same way: should_stop()
+turns true, the stage saves a checkpoint and raises Preempted; if it doesn't within GRACE_S, the process ends anyway.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from engine import execution as records
+from engine.artifact import ArtifactStore, ArtifactWriter, canonical
+from engine.checkpoint import Checkpointer, Preempted
+from engine.claim import Claim, Fenced, acquire
+from engine.errors import CriteriaMissed, RetainError
+from engine.execution import Execution, Status
+from engine.fingerprint import Identity, code_digests, library_versions
+from engine.process import this_process
+from engine.store import Store, open_store
+
+Metric = dict[str, Any]  # {"value": float, "ci": [low, high], ...}
+Metrics = dict[str, Metric]
+
+GRACE_S = 10.0
+SIGNALS = {signal.SIGTERM, signal.SIGINT}
+IDENTITY = "identity.json"
+
+COMPLETE, FAILED, BAD_INPUT, REFUSED = 0, 1, 2, 3
+CLAIMED, PREEMPTED, FENCED, OVERDUE = 73, 75, 76, 77
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one attempt needs. Threads are part of how a result is made reproducible on a CPU."""
+
+    threads: int
+    memory_gb: float
+    gpu: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table of stages; `entry` and `config` are strings, so reading the table imports no stage."""
+
+    name: str
+    entry: str
+    config: str
+    inputs: tuple[str, ...]
+    image: str
+    resources: Resources
+    libraries: tuple[str, ...]
+    source: bool = False
+
+
+class StageRequest(BaseModel):
+    """All that a machine needs to run one attempt; read from request.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    experiment: str
+    stage: str
+    entry: str
+    config_model: str
+    identity: Identity
+    inputs: dict[str, str]  # stage -> fingerprint
+    source_key: str | None
+    attempt: int
+    store: str
+    work: str  # a folder of this machine, for this attempt alone
+    threads: int
+    device: str
+    time_limit_s: float
+    heartbeat_s: float
+
+    @property
+    def fingerprint(self) -> str:
+        return self.identity.fingerprint
+
+
+@dataclass
+class Workspace:
+    """A stage's only door to the world, apart from its inputs."""
+
+    out: ArtifactWriter
+    scratch: Path
+    checkpoints: Checkpointer
+    seed: int
+    threads: int
+    device: str
+    deadline: float  # time.monotonic() at which the attempt stops itself
+    report: Callable[[int, int, Mapping[str, float]], None]
+    stopping: threading.Event
+
+    def progress(self, step: int, total: int, **metrics: float) -> None:
+        """One line for terminal, Prefect and the report."""
+        self.report(step, total, metrics)
+
+    def should_stop(self) -> bool:
+        """True once the attempt has to end: save a checkpoint, then raise Preempted."""
+        return self.stopping.is_set()
+
+
+@dataclass
+class _Attempt:
+    """What the driver, the beat and the two watchers share about the attempt in hand."""
+
+    request: StageRequest
+    store: Store
+    record: Execution
+    claim: Claim | None = None
+    reason: int = PREEMPTED
+    stopping: threading.Event = field(default_factory=threading.Event)  # the stage has to end
+    finished: threading.Event = field(default_factory=threading.Event)  # the stage has ended
+    wake: threading.Event = field(default_factory=threading.Event)  # either of them
+    writing: threading.Lock = field(default_factory=threading.Lock)
+    born: float = field(default_factory=time.monotonic)
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.request.experiment}/{self.request.stage}/{self.request.fingerprint}"
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.born
+
+    def stop(self, reason: int) -> None:
+        if not self.stopping.is_set():
+            self.reason = reason
+            self.stopping.set()
+            self.wake.set()
+
+    def write(self, status: Status, message: str = "") -> None:
+        with self.writing:
+            if self.record.ended:
+                return
+            changes = {"status": status, "message": message, "seconds": round(self.seconds, 3)}
+            self.record = self.record.model_copy(update=changes)
+            records.write(self.store, self.prefix, self.record)
+
+
+def execute(request: StageRequest, *, lifeline: bool = False) -> int:
+    """Runs one attempt and returns its exit code. With `lifeline`, the end of stdin means that the parent died."""
+    # A thread of its own takes the signals: Python runs handlers in the main thread, which may sit in XGBoost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    store = open_store(request.store)
+    prefix = f"{request.experiment}/{request.stage}/{request.fingerprint}"
+    record = records.read(store, prefix, request.attempt)
+    if record is None:
+        raise RetainError(f"{prefix}: attempt {request.attempt} was never planned")
+    attempt = _Attempt(request, store, record.model_copy(update={"holder": this_process()}))
+    attempt.write("running")
+    watchers = [_watch_signals, *([_watch_parent] if lifeline else [])]
+    for watch in watchers:
+        threading.Thread(target=watch, args=(attempt,), daemon=True).start()
+    beat = threading.Thread(target=_beat, args=(attempt,), daemon=True)
+    beat.start()
+    code, message = _run(attempt)
+    attempt.finished.set()
+    attempt.wake.set()
+    beat.join()
+    return _end(attempt, code, message)
+
+
+def _run(attempt: _Attempt) -> tuple[int, str]:
+    """Exit code and message of the attempt; nothing is raised."""
+    request = attempt.request
+    artifacts = ArtifactStore(attempt.store, request.experiment)
+    try:
+        _same_code(request)
+        claim_key = f"{attempt.prefix}/claim.json"
+        attempt.claim = acquire(attempt.store, claim_key, request.attempt, request.heartbeat_s)
+        if attempt.claim is None:
+            return CLAIMED, "another attempt is at it"
+        if artifacts.manifest(request.stage, request.fingerprint) is not None:
+            return COMPLETE, "was there already"
+        workspace = _workspace(attempt, attempt.claim)
+        inputs = _inputs(request, artifacts)
+        run = _load(request.entry)
+        config = _load(request.config_model).model_validate_json(json.dumps(request.identity.config))
+        started = time.monotonic()
+        metrics = run(config, inputs, workspace)
+        run_seconds = round(time.monotonic() - started, 3)
+        attempt.record = attempt.record.model_copy(update={"run_seconds": run_seconds})
+        workspace.out.json("metrics.json", metrics)
+        attempt.claim.check()
+        identity = request.identity.model_dump(mode="json")
+        attempt.store.write(f"{attempt.prefix}/{IDENTITY}", canonical(identity))
+        artifacts.publish(request.stage, request.fingerprint, workspace.out.folder)
+        workspace.checkpoints.clear()
+        return COMPLETE, ""
+    except Preempted:
+        return attempt.reason, _REASONS[attempt.reason]
+    except Fenced:
+        return FENCED, _REASONS[FENCED]
+    except CriteriaMissed as error:
+        return REFUSED, str(error)
+    except RetainError as error:
+        return BAD_INPUT, str(error)
+    except Exception as error:
+        traceback.print_exc()
+        return FAILED, f"{type(error).__name__}: {error}"
+
+
+_REASONS = {
+    PREEMPTED: "asked to stop",
+    FENCED: "another attempt took over",
+    OVERDUE: "outlived its time limit and stopped itself",
+}
+_STATUS: dict[int, Status] = {
+    COMPLETE: "complete",
+    REFUSED: "refused",
+    CLAIMED: "claimed",
+    PREEMPTED: "preempted",
+    FENCED: "claimed",
+    OVERDUE: "overdue",
+}
+
+
+def _end(attempt: _Attempt, code: int, message: str) -> int:
+    if attempt.claim is not None:
+        attempt.claim.release()
+    if message:
+        print(message, file=sys.stderr, flush=True)
+    attempt.write(_STATUS.get(code, "failed"), message)
+    return code
+
+
+def _beat(attempt: _Attempt) -> None:
+    """Renews the claim, gives a sign of life and holds the deadline, until the attempt has ended."""
+    limit, interval = attempt.request.time_limit_s, attempt.request.heartbeat_s
+    while not attempt.wake.wait(min(interval, max(0.0, limit - attempt.seconds))):
+        if attempt.seconds >= limit:
+            attempt.stop(OVERDUE)
+        try:
+            if attempt.claim is not None:
+                attempt.claim.renew()
+        except Fenced:
+            attempt.stop(FENCED)
+        attempt.write("running")
+    if not attempt.finished.wait(GRACE_S):
+        # The stage sits in a call that doesn't ask should_stop(): the process ends without it.
+        code = attempt.reason
+        _end(attempt, code, f"{_REASONS[code]}; it did not answer within {GRACE_S:.0f} s")
+        os._exit(code)
+
+
+def _watch_signals(attempt: _Attempt) -> None:
+    signal.sigwait(SIGNALS)
+    attempt.stop(PREEMPTED)
+
+
+def _watch_parent(attempt: _Attempt) -> None:
+    sys.stdin.buffer.read()
+    attempt.stop(PREEMPTED)
+
+
+def _same_code(request: StageRequest) -> None:
+    code, libraries = code_digests(request.entry), library_versions(tuple(request.identity.libraries))
+    if code != request.identity.code:
+        known = request.identity.code
+        other = sorted(name for name in code.keys() | known.keys() if code.get(name) != known.get(name))
+        raise RetainError(f"this machine holds other code than the request was made for: {', '.join(other)}")
+    if libraries != request.identity.libraries:
+        raise RetainError(f"this machine has other libraries than the request was made for: {libraries}")
+
+
+def _workspace(attempt: _Attempt, claim: Claim) -> Workspace:
+    request, work = attempt.request, Path(attempt.request.work)
+    for name in ("out", "scratch", "inputs"):
+        shutil.rmtree(work / name, ignore_errors=True)
+        (work / name).mkdir(parents=True)
+    lines = (work / "progress.jsonl").open("a", buffering=1, encoding="utf-8")
+
+    def report(step: int, total: int, metrics: Mapping[str, float]) -> None:
+        line = {"seconds": round(attempt.seconds, 2), "step": step, "total": total, **metrics}
+        lines.write(json.dumps(line) + "\n")
+
+    return Workspace(
+        out=ArtifactWriter(work / "out"),
+        scratch=work / "scratch",
+        checkpoints=Checkpointer(attempt.store, f"{attempt.prefix}/checkpoints", claim),
+        seed=request.identity.seed,
+        threads=request.threads,
+        device=request.device,
+        deadline=attempt.born + request.time_limit_s,
+        report=report,
+        stopping=attempt.stopping,
+    )
+
+
+def _inputs(request: StageRequest, artifacts: ArtifactStore) -> dict[str, Path]:
+    folder = Path(request.work) / "inputs"
+    inputs = {}
+    for stage, fingerprint in request.inputs.items():
+        inputs[stage] = artifacts.open(stage, fingerprint, folder / stage)
+        manifest = artifacts.manifest(stage, fingerprint)
+        if manifest is None or manifest.digest != request.identity.inputs[stage]:
+            raise RetainError(f"{request.stage}: its input {stage} has other bytes than the request was made for")
+    if request.source_key is not None:
+        inputs["source"] = folder / "source"
+        inputs["source"].mkdir()
+        source = artifacts.store.local(request.source_key, folder)
+        if hashlib.sha256(source.read_bytes()).hexdigest() != request.source_key.rsplit("/", 1)[1]:
+            raise RetainError(f"{source}: damaged in the store; remove it and run again")
+        (inputs["source"] / "source.csv").symlink_to(source)
+    return inputs
+
+
+def _load(entry: str) -> Any:
+    module, _, name = entry.partition(":")
+    return getattr(importlib.import_module(module), name)
