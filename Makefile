@@ -1,0 +1,82 @@
+# `make` alone prints the targets below. EXPERIMENT=name picks ops/configs/experiment_<name>.yaml for any of them.
+
+VENV   ?= .venv
+PYTHON ?= $(firstword $(shell command -v python3.11 2>/dev/null) python3)
+PY     := $(VENV)/bin/python
+
+# What `make run` needs, and what the checks need besides. A stamp is older than pyproject.toml when pins changed.
+RUN := $(VENV)/.installed-run
+DEV := $(VENV)/.installed-dev
+
+# The name the user gave, or the default of the target: laptop for looking around, the locked one for training.
+LOCAL  = $(or $(EXPERIMENT),local)
+LOCKED = $(or $(EXPERIMENT),exp_001_mvp)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run train.risk train.accept train.all serve verdict why costs lock \
+        test test-slow bench lint types imports
+
+help: ## Print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z.-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(DEV) ## Create .venv with everything to run, test and lint (the other targets do it themselves)
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "Retain needs Python 3.11; '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || true)." \
+	       "Install 3.11, or name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN): pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --editable '.[train,flows,serve]'
+	@touch $@
+
+$(DEV): pyproject.toml $(RUN)
+	$(PY) -m pip install --quiet --editable '.[train,flows,serve,dev]'
+	@touch $@
+
+run: $(RUN) ## Train and release everything on this machine (EXPERIMENT=local)
+	$(PY) -m flows run --experiment $(LOCAL)
+
+train.risk: $(RUN) ## Train the churn risk model, and what it lacks (EXPERIMENT=exp_001_mvp)
+	$(PY) -m flows run --experiment $(LOCKED) --stage risk
+
+train.accept: $(RUN) ## Train the offer acceptance model, and what it lacks (EXPERIMENT=exp_001_mvp)
+	$(PY) -m flows run --experiment $(LOCKED) --stage accept
+
+train.all: $(RUN) ## Every stage that exists, release included (EXPERIMENT=exp_001_mvp)
+	$(PY) -m flows run --experiment $(LOCKED)
+
+serve: $(RUN) ## Answer POST /retain on port 8000 from the current release (EXPERIMENT=local)
+	EXPERIMENT=$(LOCAL) $(PY) -m serve
+
+verdict: $(RUN) ## Measured values against the exit criteria; exit code 1 if one is missed (EXPERIMENT=local)
+	$(PY) -m eval.verdict --experiment $(LOCAL)
+
+why: $(RUN) ## Which stages would run again and what changed; STAGE=risk for one of them (EXPERIMENT=local)
+	$(PY) -m flows why --experiment $(LOCAL) $(STAGE)
+
+costs: $(RUN) ## Estimated and metered dollars by component, and what is left (EXPERIMENT=local)
+	$(PY) -m eval.costs --experiment $(LOCAL)
+
+lock: $(RUN) ## Renew the digest of a locked experiment after a deliberate change (EXPERIMENT=exp_001_mvp)
+	$(PY) -m engine.config lock $(LOCKED)
+
+test: $(DEV) ## All tests but those of minutes
+	$(PY) -m pytest -m "not slow"
+
+test-slow: $(DEV) ## The tests of minutes: kills and whole runs
+	$(PY) -m pytest -m slow
+
+bench: $(DEV) ## Every benchmark: a table each, and bench/results/<name>.json
+	@set -e; for script in bench/*.py; do echo "$(PY) $$script"; $(PY) $$script; done
+
+lint: $(DEV) ## Format and lint
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+types: $(DEV) ## Strict types
+	$(VENV)/bin/mypy
+
+imports: $(DEV) ## Who may import whom
+	$(VENV)/bin/lint-imports

@@ -1,0 +1,143 @@
+"""Measured values beside the exit criteria of an experiment.
+
+    python -m eval.verdict --experiment exp_001_mvp [--json] [--all]
+
+The values are those of the artifacts that completed last (current.json), the criteria those of the YAML as it stands
+now: a threshold can change without a stage running again. A stage belongs to the experiment once
+`execution.time_limit_s` gives it time; criteria of other stages are stated ahead, for parts still to be built. They
+are listed as "later", left out of the JSON unless `--all` asks for them, and never decide the exit code.
+
+Exit code: 0 every gating criterion holds, 1 one is missed or its stage has not run, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from engine.artifact import ArtifactStore
+from engine.config import Resolved, experiment_path, load, validate
+from engine.criteria import Criterion, Verdict, judge
+from engine.errors import RetainError
+from engine.store import open_store, store_url
+
+State = Literal["measured", "not run", "later"]
+
+
+class _Execution(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    time_limit_s: dict[str, float]
+
+
+class _Experiment(BaseModel):
+    """The part of an experiment that is read here; the whole is checked before a run."""
+
+    model_config = ConfigDict(strict=True)
+
+    criteria: dict[str, dict[str, Criterion]]
+    execution: _Execution
+
+
+@dataclass(frozen=True)
+class Row:
+    verdict: Verdict
+    state: State
+
+
+def rows(resolved: Resolved, artifacts: ArtifactStore) -> list[Row]:
+    """One row for each criterion, in the order of the YAML; ConfigError, ArtifactError for what can't be read."""
+    experiment = validate(resolved, _Experiment)
+    current = artifacts.current()
+    result = []
+    for stage, criteria in experiment.criteria.items():
+        state: State = "measured"
+        metrics: Mapping[str, Mapping[str, Any]] = {}
+        if stage in current:
+            metrics = artifacts.metrics(stage, current[stage])
+        else:
+            state = "not run" if stage in experiment.execution.time_limit_s else "later"
+        result += [Row(verdict, state) for verdict in judge(stage, metrics, criteria)]
+    return result
+
+
+def missed(table: Sequence[Row]) -> list[Row]:
+    """The rows that make the experiment fail."""
+    return [row for row in table if row.verdict.gating and not row.verdict.passed and row.state != "later"]
+
+
+def to_json(table: Sequence[Row]) -> str:
+    return json.dumps({"criteria": [row.verdict.as_dict() for row in table]}, indent=2, allow_nan=False)
+
+
+def to_table(table: Sequence[Row], title: str) -> Table:
+    result = Table(title=title, title_justify="left")
+    for name in ("stage", "metric"):
+        result.add_column(name, no_wrap=True)
+    for name in ("value", "95 % CI", "limit"):
+        result.add_column(name, justify="right", no_wrap=True)
+    result.add_column("verdict", no_wrap=True)
+    for row in table:
+        verdict = row.verdict
+        result.add_row(
+            verdict.stage,
+            verdict.metric,
+            "-" if verdict.value is None else f"{verdict.value:.4g}",
+            f"{verdict.ci[0]:.4g} .. {verdict.ci[1]:.4g}" if verdict.ci else "-",
+            f"{verdict.op} {verdict.limit:g}",
+            _word(row),
+        )
+    return result
+
+
+def _word(row: Row) -> Text:
+    if row.state != "measured":
+        return Text(row.state, style="dim")
+    if row.verdict.passed:
+        return Text("met", style="green")
+    if not row.verdict.gating:
+        return Text("not met (shown, not gating)", style="yellow")
+    return Text("MISSED" if row.verdict.value is not None else "MISSED (not measured)", style="bold red")
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m eval.verdict", description="Exit criteria against artifacts.")
+    parser.add_argument("--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--all", action="store_true", help="put criteria of stages still to be built into the JSON")
+    options = parser.parse_args(arguments)
+    try:
+        resolved = load(experiment_path(options.experiment))
+        artifacts = ArtifactStore(open_store(store_url()), resolved.tag)
+        table = rows(resolved, artifacts)
+    except RetainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    failed = missed(table)
+    if options.json:
+        print(to_json([row for row in table if options.all or row.state != "later"]))
+        return 1 if failed else 0
+    console = Console(highlight=False)
+    console.print(to_table(table, f"Exit criteria of {resolved.tag}"))
+    gating = sum(row.verdict.gating and row.state != "later" for row in table)
+    if failed:
+        names = ", ".join(f"{row.verdict.stage}.{row.verdict.metric}" for row in failed)
+        console.print(f"{len(failed)} of {gating} gating criteria are missed or not measured: {names}")
+        if any(row.state == "not run" for row in failed):
+            console.print(f"Stages that have not run: make train.all EXPERIMENT={resolved.tag}")
+    else:
+        console.print(f"All {gating} gating criteria of the stages that exist are met.")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

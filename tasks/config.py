@@ -1,0 +1,352 @@
+"""The shape of an experiment: one frozen model for every block of ops/configs/experiment_*.yaml.
+
+Plain data. Nothing has a default, so that exp_001_mvp states everything and a result never depends on a value that
+stands only in code. Bounds refuse what can't be meant, before anything is spent; where a bound isn't obvious, a
+comment says why.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from engine.criteria import Criterion
+from retain.dataset import DatasetSpec
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+StageName = Literal[
+    "customers",
+    "campaigns",
+    "dialogues",
+    "preferences",
+    "risk",
+    "accept",
+    "backtest",
+    "decision",
+    "base",
+    "prompts",
+    "sft",
+    "rm",
+    "judge",
+    "ppo_text",
+    "text_eval",
+    "messages",
+    "release",
+]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+# -- data ---------------------------------------------------------------------------------------------------------
+
+
+class Split(_Block):
+    """Shares of the one split that every later stage honours."""
+
+    train: Fraction
+    validation: Fraction
+    test: Fraction
+
+    @model_validator(mode="after")
+    def _whole(self) -> Split:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train, validation and test add up to {total:g}, not to 1")
+        return self
+
+
+class TableConfig(_Block):
+    """`customers` and `campaigns`: a table as its description says, capped and split."""
+
+    dataset: DatasetSpec
+    # Fewer rows than this leave a test part on which neither AUC nor ECE means anything.
+    max_rows: Annotated[int, Field(ge=200)]
+    split: Split
+
+
+class DialoguesConfig(_Block):
+    source: Literal["OASST1"]
+    max_rows: Count
+
+
+class PreferencesConfig(_Block):
+    sources: Annotated[tuple[Literal["SHP-2", "HH-RLHF"], ...], Field(min_length=1)]
+    max_rows: Count
+
+
+# -- tabular ------------------------------------------------------------------------------------------------------
+
+
+class _Booster(_Block):
+    """XGBoost's own names and meanings."""
+
+    # A tree of depth 16 has 65,536 leaves, more than there are rows to fill them.
+    max_depth: Annotated[int, Field(ge=1, le=16)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    subsample: Annotated[float, Field(gt=0, le=1)]
+    colsample_bytree: Annotated[float, Field(gt=0, le=1)]
+    min_child_weight: Annotated[float, Field(ge=0)]
+    reg_lambda: Annotated[float, Field(ge=0)]
+
+
+class StoppedBooster(_Booster):
+    """Rounds are found by early stopping inside the training folds."""
+
+    max_rounds: Annotated[int, Field(ge=1, le=10_000)]
+    early_stopping_rounds: Count
+
+
+class FixedBooster(_Booster):
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+
+
+class _Evaluation(_Block):
+    folds: Annotated[int, Field(ge=2, le=20)]
+    # Below 100 resamples the ends of a 95 % interval rest on two or three of them.
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)]
+    ece_bins: Annotated[int, Field(ge=2, le=100)]
+
+
+class RiskConfig(_Evaluation):
+    booster: StoppedBooster
+    # Half of a training fold kept aside would stop on more than it learns from.
+    stop_fraction: Annotated[float, Field(gt=0, lt=0.5)]
+
+
+class AcceptConfig(RiskConfig):
+    # The campaign's columns that a live customer could have too: the model behind the bridge sees no others.
+    bridge_columns: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class BacktestConfig(_Evaluation):
+    """Trained once against retrained every `every` calls, scored in date order after the `first` share."""
+
+    booster: FixedBooster
+    first: Fraction
+    every: Annotated[int, Field(ge=100)]
+    window: Annotated[int, Field(ge=1000)]
+
+
+# -- language and decision: what the playbook states; a stage brings the rest of its keys when it is built -----------
+
+
+class BaseConfig(_Block):
+    model: str
+
+
+class Lora(_Block):
+    r: Annotated[int, Field(ge=1, le=512)]
+    alpha: Annotated[int, Field(ge=1, le=1024)]
+
+
+class FinetuneConfig(_Block):
+    """`sft` and `rm`: LoRA adapters on quantised base weights."""
+
+    lora: Lora
+    bits: Literal[4, 8, 16, 32]
+    max_steps: Count
+
+
+class RewardWeights(_Block):
+    rm: Annotated[float, Field(ge=0)]
+    safety: Annotated[float, Field(ge=0)]
+    brevity: Annotated[float, Field(ge=0)]
+
+
+class TextPpoConfig(_Block):
+    # nats per token between policy and reference; above 10 nothing of the reference is left
+    kl_target: Annotated[float, Field(gt=0, le=10)]
+    rewards: RewardWeights
+    max_tokens: Annotated[int, Field(ge=1, le=2048)]
+    iterations: Count
+
+
+# Percent off the monthly charge. More than half is no offer that any table of costs here was made for.
+Offer = Annotated[int, Field(ge=0, le=50)]
+
+
+class PolicyConfig(_Block):
+    """`decision`: what is learned, and the three baselines that it is compared with."""
+
+    algorithm: Literal["lagrangian_ppo"]
+    offers: Annotated[tuple[Offer, ...], Field(min_length=1)]
+    baselines: Annotated[tuple[Literal["threshold", "thompson_sampling", "uplift_tree"], ...], Field(min_length=1)]
+    threshold_offer: Offer
+    # Predicted quarterly churn from which a customer counts as at risk in the criteria.
+    at_risk_from: Fraction
+
+
+# -- release ------------------------------------------------------------------------------------------------------
+
+
+class ThresholdConfig(_Block):
+    """The first baseline: whoever's risk reaches the threshold is offered the one fixed discount."""
+
+    rule: Literal["threshold"]
+    threshold: Fraction
+    offer: Offer
+    offers: Annotated[tuple[Offer, ...], Field(min_length=1)]
+    max_contacts: Count
+    cap_months: Annotated[int, Field(ge=1, le=12)]
+    reasons: Annotated[int, Field(ge=1, le=20)]
+
+    @model_validator(mode="after")
+    def _offers(self) -> ThresholdConfig:
+        if list(self.offers) != sorted(set(self.offers)):
+            raise ValueError(f"offers {list(self.offers)} are not in rising order")
+        if self.offer not in self.offers:
+            raise ValueError(f"offer {self.offer} is not one of offers {list(self.offers)}")
+        return self
+
+
+class ReleaseKeys(_Block):
+    """What an experiment states about `release`."""
+
+    decision: ThresholdConfig
+
+
+class ReleaseConfig(ReleaseKeys):
+    """What the stage is given: besides its keys, the experiment's name and the criteria of what it judges."""
+
+    experiment: str
+    criteria: dict[str, dict[str, Criterion]]
+
+
+class Stages(_Block):
+    """The hyperparameters of every stage, one block each."""
+
+    customers: TableConfig
+    campaigns: TableConfig
+    dialogues: DialoguesConfig
+    preferences: PreferencesConfig
+    risk: RiskConfig
+    accept: AcceptConfig
+    backtest: BacktestConfig
+    decision: PolicyConfig
+    base: BaseConfig
+    sft: FinetuneConfig
+    rm: FinetuneConfig
+    ppo_text: TextPpoConfig
+    release: ReleaseKeys
+
+
+# -- money, execution, operation ------------------------------------------------------------------------------------
+
+
+class Machine(_Block):
+    """Where stages run, and the price they are metered at; the laptop has the price of a machine like it."""
+
+    type: str
+    gpu: Literal["nvidia-l4"] | None
+    preemptible: bool
+    # Above $100 an hour no attempt of any length would fit the budget; it would be a slip of the decimal point.
+    usd_per_hour: Annotated[float, Field(gt=0, le=100)]
+
+
+class Machines(_Block):
+    local: Machine
+    cpu: Machine
+    gpu: Machine
+
+
+class Component(_Block):
+    """A line of the playbook's cost table, and the stages whose money it is."""
+
+    name: str
+    estimate_usd: Annotated[float, Field(ge=0)]
+    stages: Annotated[tuple[StageName, ...], Field(min_length=1)]
+
+
+class Costs(_Block):
+    budget_usd: Positive
+    # Names the ledger; experiments of one scope share one cap. It is a file's name, so it is kept plain.
+    scope: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_/-]*$")]
+    machines: Machines
+    components: Annotated[tuple[Component, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _each_stage_once(self) -> Costs:
+        stages = [stage for component in self.components for stage in component.stages]
+        twice = sorted({stage for stage in stages if stages.count(stage) > 1})
+        if twice:
+            raise ValueError(f"stage {twice[0]!r} belongs to two components")
+        return self
+
+
+class Execution(_Block):
+    # A holder counts as gone after three missed beats, so a minute's beat would block a stage for three.
+    heartbeat_s: Annotated[float, Field(ge=0.5, le=60)]
+    # How often one stage may be asked to make room before that counts as a failure.
+    max_preemptions: Annotated[int, Field(ge=0, le=1000)]
+    # What a machine costs before and after the stage itself: boot, image pull, idle tail.
+    overhead_s: Annotated[float, Field(ge=0, le=3600)]
+    # Stages that exist, and the time after which each stops itself: a day is the longest that a budget of $100
+    # could mean.
+    time_limit_s: dict[StageName, Annotated[float, Field(ge=1, le=86_400)]]
+
+
+class RateAlert(_Block):
+    """Fires above `limit`. Fewer samples or events say nothing either way, and hold."""
+
+    limit: Fraction
+    min_samples: Count
+    min_events: Count
+
+
+class LatencyAlert(_Block):
+    limit_ms: Positive
+
+
+class ValueAlert(_Block):
+    """Fires when the learned arm's NRR proxy is more than `limit` below the baseline's, as a share of charges."""
+
+    limit: Fraction
+    min_samples: Count
+
+
+class Monitoring(_Block):
+    """Limits of the signals per arm; shadow and canary share them."""
+
+    error_rate: RateAlert
+    latency_p95: LatencyAlert
+    unsafe_rate: RateAlert
+    nrr_proxy_drop: ValueAlert
+
+
+class Canary(_Block):
+    # Above half of the customers it would be the champion.
+    percent: Annotated[float, Field(ge=0, le=50)]
+    watch_hours: Positive
+    # Minutes for which an alert has to stand before the way back is taken.
+    rollback_after_min: Positive
+    rollback_forces_baseline: bool
+    rollback_pages: bool
+
+
+class Experiment(_Block):
+    """ops/configs/experiment_<tag>.yaml, with what it extends and includes."""
+
+    tag: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+    # numpy and XGBoost take other ranges; this one fits all of them.
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    synthetic_data: Literal["refuse", "allow"]
+    stages: Stages
+    criteria: dict[StageName, dict[str, Criterion]]
+    costs: Costs
+    execution: Execution
+    monitoring: Monitoring
+    canary: Canary
+
+    @model_validator(mode="after")
+    def _money_for_all(self) -> Experiment:
+        paid = {stage for component in self.costs.components for stage in component.stages}
+        unpaid = sorted(set(self.execution.time_limit_s) - paid)
+        if unpaid:
+            raise ValueError(f"stage {unpaid[0]!r} has a time limit, but no component of costs names it")
+        return self
