@@ -105,6 +105,10 @@ def _line(name: str, estimate: float, ledger: Sequence[Entry]) -> Line:
     )
 
 
+def _dollars(amount: float) -> str:
+    return f"-${-amount:.2f}" if amount < 0 else f"${amount:.2f}"
+
+
 def to_table(table: Sequence[Line], title: str) -> Table:
     result = Table(title=title, title_justify="left", show_footer=True)
     whole = total(table)
@@ -112,10 +116,10 @@ def to_table(table: Sequence[Line], title: str) -> Table:
     result.add_column("Estimated", f"${whole.estimate:.2f}", justify="right", no_wrap=True)
     result.add_column("Actual", f"${whole.metered:.4f}", justify="right", no_wrap=True)
     result.add_column("Status", whole.status, no_wrap=True)
-    result.add_column("Left", f"${whole.left:.2f}", justify="right", no_wrap=True)
+    result.add_column("Left", _dollars(whole.left), justify="right", no_wrap=True)
     for line in table:
         actual = f"${line.metered:.4f}" if line.attempts else "-"
-        result.add_row(line.name, f"${line.estimate:.2f}", actual, line.status, f"${line.left:.2f}")
+        result.add_row(line.name, f"${line.estimate:.2f}", actual, line.status, _dollars(line.left))
     return result
 
 

@@ -6,10 +6,7 @@ without loading a training library. The order is one in which they can run.
 
 from __future__ import annotations
 
-from typing import Any
-
 from engine.stage import Resources, Stage
-from tasks.config import Experiment, ReleaseConfig
 
 # One thread each: on two cores risk and accept then run side by side without slowing each other, and a thread count
 # that is the same everywhere is part of why results are.
@@ -79,17 +76,3 @@ _ROWS = (
 )
 
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _ROWS}
-
-
-def config_of(experiment: Experiment, stage: str) -> dict[str, Any]:
-    """The slice of an experiment that `stage` is given, as JSON data of the config model in its row.
-
-    It is the stage's own block. `release` also gets the experiment's name and the criteria of its inputs: it is the
-    one stage that judges, so a changed threshold reruns it and nothing else.
-    """
-    block = getattr(experiment.stages, stage)
-    if stage == "release":
-        judged = {name: experiment.criteria[name] for name in ("risk", "accept") if name in experiment.criteria}
-        block = ReleaseConfig(experiment=experiment.tag, criteria=judged, decision=block.decision)
-    data: dict[str, Any] = block.model_dump(mode="json")
-    return data

@@ -1,0 +1,188 @@
+"""Verdicts from artifacts: what the table says, what the JSON holds, how the process ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import config
+from engine.artifact import ArtifactStore, ArtifactWriter
+from engine.store import FolderStore
+from eval import verdict
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+EXPERIMENT = """
+tag: tried
+criteria:
+  risk: {auc: {at_least: 0.78}, ece: {below: 0.05}}
+  accept: {auc: {at_least: 0.70}, lift: {above: 2.0, gating: false}}
+  rm: {accuracy: {at_least: 0.65}}
+execution: {time_limit_s: {risk: 60, accept: 60}}
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    """An experiment of its own, with a store of its own, found by name as the real ones are."""
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "experiment_tried.yaml").write_text(EXPERIMENT)
+    monkeypatch.setattr(config, "CONFIGS", configs)
+    monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
+    return ArtifactStore(FolderStore(tmp_path / "store"), "tried")
+
+
+def complete(artifacts: ArtifactStore, stage: str, metrics: dict[str, object], tmp_path: Path) -> None:
+    """An artifact of `stage` that holds nothing but its metrics."""
+    folder = tmp_path / f"out-{stage}"
+    folder.mkdir()
+    ArtifactWriter(folder).json("metrics.json", metrics)
+    artifacts.publish(stage, "f" * 32, folder)
+    artifacts.set_current(stage, "f" * 32)
+
+
+def read(capsys: pytest.CaptureFixture[str]) -> dict[tuple[str, str], dict[str, object]]:
+    rows = json.loads(capsys.readouterr().out)["criteria"]
+    return {(row["stage"], row["metric"]): row for row in rows}
+
+
+def test_json_of_a_run_that_met_its_criteria(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    risk = {"auc": {"value": 0.85, "ci": [0.83, 0.87]}, "ece": {"value": 0.02, "chance": 0.03}}
+    complete(experiment, "risk", risk, tmp_path)
+    complete(experiment, "accept", {"auc": {"value": 0.8}, "lift": {"value": 1.5}}, tmp_path)
+    assert verdict.main(["--experiment", "tried", "--json"]) == 0
+    rows = read(capsys)
+    assert rows["risk", "auc"] == {
+        "stage": "risk",
+        "metric": "auc",
+        "value": 0.85,
+        "ci": [0.83, 0.87],
+        "op": ">=",
+        "limit": 0.78,
+        "gating": True,
+        "passed": True,
+    }
+    assert rows["risk", "ece"]["ci"] is None
+    # Shown, not gating: it failed, and the experiment passed all the same.
+    assert (rows["accept", "lift"]["gating"], rows["accept", "lift"]["passed"]) == (False, False)
+    # rm has no time limit yet, so it is no stage of this experiment.
+    assert ("rm", "accuracy") not in rows
+
+
+def test_a_missed_criterion_ends_with_1_and_is_named(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complete(experiment, "risk", {"auc": {"value": 0.7799}, "ece": {"value": 0.02}}, tmp_path)
+    complete(experiment, "accept", {"auc": {"value": 0.8}, "lift": {"value": 3.0}}, tmp_path)
+    assert verdict.main(["--experiment", "tried"]) == 1
+    printed = capsys.readouterr().out
+    assert "1 of 3 gating criteria are missed" in printed
+    assert "risk.auc" in printed
+    assert "have not run" not in printed
+
+
+def test_the_limit_itself_is_judged_by_the_operator(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complete(experiment, "risk", {"auc": {"value": 0.78}, "ece": {"value": 0.05}}, tmp_path)
+    assert verdict.main(["--experiment", "tried", "--json"]) == 1
+    rows = read(capsys)
+    assert rows["risk", "auc"]["passed"] is True
+    assert rows["risk", "ece"]["passed"] is False
+
+
+def test_a_stage_that_has_not_run_fails_without_a_value(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complete(experiment, "risk", {"auc": {"value": 0.85}, "ece": {"value": 0.02}}, tmp_path)
+    assert verdict.main(["--experiment", "tried", "--json"]) == 1
+    row = read(capsys)["accept", "auc"]
+    assert (row["value"], row["passed"]) == (None, False)
+    assert verdict.main(["--experiment", "tried"]) == 1
+    printed = capsys.readouterr().out
+    assert "not run" in printed
+    assert "make train.all EXPERIMENT=tried" in printed
+
+
+def test_a_metric_that_a_stage_did_not_report_fails(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complete(experiment, "risk", {"auc": {"value": 0.85}}, tmp_path)
+    verdict.main(["--experiment", "tried", "--json"])
+    row = read(capsys)["risk", "ece"]
+    assert (row["value"], row["passed"]) == (None, False)
+
+
+def test_later_stages_are_listed_and_decide_nothing(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complete(experiment, "risk", {"auc": {"value": 0.85}, "ece": {"value": 0.02}}, tmp_path)
+    complete(experiment, "accept", {"auc": {"value": 0.8}, "lift": {"value": 3.0}}, tmp_path)
+    assert verdict.main(["--experiment", "tried"]) == 0
+    assert any("rm" in line and "later" in line for line in capsys.readouterr().out.splitlines())
+    assert verdict.main(["--experiment", "tried", "--json", "--all"]) == 0
+    assert read(capsys)["rm", "accuracy"]["passed"] is False
+
+
+def test_a_threshold_that_changed_is_judged_without_a_run(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complete(experiment, "risk", {"auc": {"value": 0.85}, "ece": {"value": 0.02}}, tmp_path)
+    complete(experiment, "accept", {"auc": {"value": 0.8}, "lift": {"value": 3.0}}, tmp_path)
+    assert verdict.main(["--experiment", "tried"]) == 0
+    path = config.CONFIGS / "experiment_tried.yaml"
+    path.write_text(EXPERIMENT.replace("0.78", "0.9"))
+    assert verdict.main(["--experiment", "tried"]) == 1
+
+
+def test_bad_input_is_one_line_and_2(experiment: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verdict.main(["--experiment", "no_such"]) == 2
+    error = capsys.readouterr().err
+    assert "no_such" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_criterion_that_cannot_be_meant_names_file_and_key(
+    experiment: ArtifactStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = config.CONFIGS / "experiment_tried.yaml"
+    path.write_text(EXPERIMENT.replace("{below: 0.05}", "{below: 0.05, above: 0.1}"))
+    assert verdict.main(["--experiment", "tried"]) == 2
+    assert "criteria.risk.ece" in capsys.readouterr().err
+
+
+def test_damaged_metrics_are_refused(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complete(experiment, "risk", {"auc": {"value": 0.85}, "ece": {"value": 0.02}}, tmp_path)
+    (file,) = (tmp_path / "store" / "tried" / "risk" / ("f" * 32) / "files").iterdir()
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes().replace(b"0.85", b"0.95"))
+    assert verdict.main(["--experiment", "tried"]) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["-m", "eval.verdict"], [str(PROJECT / "eval" / "verdict.py")]])
+def test_both_commands_run_from_anywhere(command: list[str], tmp_path: Path) -> None:
+    """As a module and as a file: the playbook names eval's scripts by their path."""
+    ended = subprocess.run(
+        [sys.executable, *command, "--experiment", "exp_001_mvp", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "RETAIN_STORE": str(tmp_path / "empty")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stderr
+    rows = json.loads(ended.stdout)["criteria"]
+    assert {"risk", "accept"} <= {row["stage"] for row in rows}
+    assert not any(row["passed"] for row in rows)

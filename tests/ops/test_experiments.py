@@ -1,0 +1,162 @@
+"""The playbook's values stand in exp_001_mvp and never change; the other experiments say only what differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engine.config import Resolved, check_lock, experiment_path, load, validate
+from tasks.config import Experiment
+
+NAMES = sorted(path.stem.removeprefix("experiment_") for path in experiment_path("exp_001_mvp").parent.glob("*.yaml"))
+
+# Key in the YAML, value in the playbook. Copied from its text by hand: a change here needs a change there.
+PLAYBOOK: dict[str, Any] = {
+    "tag": "exp_001_mvp",
+    "seed": 42,
+    # 1. data caps
+    "stages.customers.max_rows": 7043,
+    "stages.campaigns.max_rows": 41188,
+    "stages.dialogues.source": "OASST1",
+    "stages.dialogues.max_rows": 60000,
+    "stages.preferences.sources": ["SHP-2", "HH-RLHF"],
+    "stages.preferences.max_rows": 100000,
+    # 2. data pipeline: rows it ended with
+    "criteria.customers.rows": {"at_least": 7032},
+    "criteria.campaigns.rows": {"at_least": 41188},
+    "criteria.dialogues.pairs": {"at_least": 18440, "gating": False},
+    "criteria.preferences.pairs": {"at_least": 100000, "gating": False},
+    # task 2
+    "criteria.risk.auc": {"at_least": 0.78},
+    "criteria.risk.ece": {"below": 0.05},
+    "criteria.accept.auc": {"at_least": 0.70},
+    "criteria.accept.ece": {"below": 0.05},
+    # task 3
+    "stages.decision.algorithm": "lagrangian_ppo",
+    "stages.decision.offers": [0, 5, 10, 20],
+    "stages.decision.baselines": ["threshold", "thompson_sampling", "uplift_tree"],
+    "stages.decision.threshold_offer": 10,
+    "stages.release.decision.rule": "threshold",
+    "stages.release.decision.offer": 10,
+    "stages.release.decision.offers": [0, 5, 10, 20],
+    "criteria.decision.nrr_gain": {"at_least": 0.03, "gating": False},
+    "criteria.decision.nrr_gain_at_risk": {"at_least": 0.03},
+    "criteria.decision.offer_cost_change": {"at_most": -0.05},
+    "criteria.decision.violations_executed": {"at_most": 0.0},
+    "criteria.decision.over_cap": {"below": 0.01},
+    # task 4a
+    "stages.base.model": "facebook/opt-350m",
+    "stages.sft.lora": {"r": 16, "alpha": 32},
+    "stages.sft.bits": 8,
+    "stages.sft.max_steps": 2000,
+    "criteria.sft.training_loss": {"below": 2.5},
+    # task 4b
+    "stages.rm.bits": 8,
+    "stages.rm.max_steps": 1000,
+    "criteria.rm.auc": {"at_least": 0.70},
+    "criteria.rm.accuracy": {"at_least": 0.65},
+    # task 4c
+    "stages.ppo_text.kl_target": 0.15,
+    "stages.ppo_text.rewards": {"rm": 1.0, "safety": 2.0, "brevity": 0.5},
+    "stages.ppo_text.max_tokens": 180,
+    "stages.ppo_text.iterations": 200,
+    "criteria.text_eval.win_rate_gain": {"at_least": 0.08},
+    "criteria.text_eval.win_rate_gain_low": {"above": 0.0},
+    "criteria.text_eval.unsafe": {"below": 0.01},
+    "criteria.text_eval.tokens": {"at_most": 162},
+    # cost guardrails and the table of estimates
+    "costs.budget_usd": 100,
+    "costs.scope": "exp_001_mvp",
+    "costs.machines.gpu.type": "g2-standard-4",
+    "costs.machines.gpu.gpu": "nvidia-l4",
+    "costs.machines.gpu.preemptible": True,
+    # tasks 6 and 7: alerts and canary
+    "monitoring.error_rate.limit": 0.01,
+    "monitoring.latency_p95.limit_ms": 500,
+    "monitoring.unsafe_rate.limit": 0.005,
+    "monitoring.nrr_proxy_drop.limit": 0.03,
+    "canary.percent": 5,
+    "canary.watch_hours": 24,
+    "canary.rollback_after_min": 10,
+    "canary.rollback_forces_baseline": True,
+    "canary.rollback_pages": True,
+}
+
+ESTIMATES = {
+    "Risk + Accept Training": 5,
+    "SFT Training": 30,
+    "RM Training": 15,
+    "PPO Text Training": 30,
+    "PPO Decision Training": 10,
+}
+
+
+@pytest.fixture(scope="module")
+def mvp() -> Resolved:
+    return load(experiment_path("exp_001_mvp"))
+
+
+def at(data: Any, key: str) -> Any:
+    for part in key.split("."):
+        data = data[part]
+    return data
+
+
+@pytest.mark.parametrize(("key", "value"), PLAYBOOK.items())
+def test_the_playbooks_value_stands(mvp: Resolved, key: str, value: Any) -> None:
+    assert at(mvp.data, key) == value
+
+
+def test_the_playbooks_estimates_stand(mvp: Resolved) -> None:
+    components = mvp.data["costs"]["components"]
+    assert {c["name"]: c["estimate_usd"] for c in components} == ESTIMATES
+    assert sum(ESTIMATES.values()) == 90
+
+
+def test_exp_001_mvp_is_locked_and_refuses_synthetic_data(mvp: Resolved) -> None:
+    assert mvp.locked
+    assert mvp.data["synthetic_data"] == "refuse"
+    check_lock(mvp)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_is_valid(name: str) -> None:
+    experiment = validate(load(experiment_path(name)), Experiment)
+    assert experiment.tag == name
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "exp_001_mvp"])
+def test_the_others_say_only_what_differs(name: str, mvp: Resolved) -> None:
+    path: Path = experiment_path(name)
+    stated = yaml.safe_load(path.read_text())
+    assert stated.pop("extends") == "exp_001_mvp"
+    assert list(_repeated(stated, mvp.data)) == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "exp_001_mvp"])
+def test_the_others_spend_from_ledgers_of_their_own(name: str) -> None:
+    assert load(experiment_path(name)).data["costs"]["scope"] == name
+
+
+@pytest.mark.parametrize("name", ["local", "chaos"])
+def test_criteria_data_and_split_are_those_of_the_locked_experiment(name: str, mvp: Resolved) -> None:
+    other = load(experiment_path(name)).data
+    assert other["criteria"] == mvp.data["criteria"]
+    assert other["seed"] == mvp.data["seed"]
+    for stage in ("customers", "campaigns"):
+        assert other["stages"][stage] == mvp.data["stages"][stage]
+
+
+def _repeated(stated: Any, base: Any, key: str = "") -> list[str]:
+    """Keys whose value is what exp_001_mvp says already."""
+    if isinstance(stated, dict) and isinstance(base, dict):
+        return [
+            found
+            for name, value in stated.items()
+            if name in base
+            for found in _repeated(value, base[name], f"{key}.{name}" if key else name)
+        ]
+    return [key] if stated == base else []
