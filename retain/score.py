@@ -107,10 +107,9 @@ class Trees:
             at = below
         if not features:
             return np.zeros(self.n_features)
-        total: npt.NDArray[np.float64] = np.bincount(
-            np.concatenate(features), np.concatenate(changes), 2 * self.n_features
-        )
-        return total[: self.n_features] + total[self.n_features :]
+        weights = np.concatenate(changes, dtype=np.float64)
+        total = np.bincount(np.concatenate(features), weights, 2 * self.n_features)
+        return np.asarray(total[: self.n_features] + total[self.n_features :], np.float64)
 
     @property
     def bias(self) -> float:
