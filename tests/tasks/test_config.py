@@ -124,10 +124,8 @@ def _parts(annotation: Any) -> Iterator[Any]:
         yield from _parts(part)
 
 
-OURS = sorted(
-    {m for m in (*models(Experiment), ReleaseConfig) if m.__module__ == Experiment.__module__},
-    key=lambda model: str(model.__name__),
-)
+ALL: set[type[BaseModel]] = {*models(Experiment), ReleaseConfig}
+OURS = sorted((model for model in ALL if model.__module__ == Experiment.__module__), key=str)
 
 
 @pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name__)
