@@ -192,6 +192,8 @@ class ThresholdConfig(_Block):
     threshold: Fraction
     offer: Offer
     offers: Annotated[tuple[Offer, ...], Field(min_length=1)]
+    # How long an accepted offer runs; messages say it, and a year is as far as anything here looks ahead.
+    offer_months: Annotated[int, Field(ge=1, le=12)]
     max_contacts: Count
     cap_months: Annotated[int, Field(ge=1, le=12)]
     reasons: Annotated[int, Field(ge=1, le=20)]

@@ -1,0 +1,88 @@
+"""What a target would run, by make's own dry run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """make as a person calls it: what an outer make exported does not count."""
+    outer = {"EXPERIMENT", "STAGE", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+    environment = {key: value for key, value in os.environ.items() if key not in outer}
+    return subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=PROJECT,
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def commands(*arguments: str, **variables: str) -> list[str]:
+    """The lines that would run Retain, without set-up."""
+    ended = make("--dry-run", *arguments, **variables)
+    assert ended.returncode == 0, ended.stderr
+    return [line for line in ended.stdout.splitlines() if re.search(r"python -m (flows|eval|serve|engine)", line)]
+
+
+def test_make_alone_lists_every_target() -> None:
+    text = (PROJECT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY:((?:.*\\\n)*.*)$", text, flags=re.MULTILINE)
+    listed = set(re.findall(r"^  make (\S+)", make().stdout, flags=re.MULTILINE))
+    assert listed == set(phony.replace("\\", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("target", "module", "experiment"),
+    [
+        ("run", "flows run", "local"),
+        ("train.risk", "flows run", "exp_001_mvp"),
+        ("train.accept", "flows run", "exp_001_mvp"),
+        ("train.all", "flows run", "exp_001_mvp"),
+        ("serve", "serve", "local"),
+        ("verdict", "eval.verdict", "local"),
+        ("why", "flows why", "local"),
+        ("costs", "eval.costs", "local"),
+        ("lock", "engine.config lock", "exp_001_mvp"),
+    ],
+)
+def test_default_experiment_and_the_users(target: str, module: str, experiment: str) -> None:
+    (command,) = commands(target)
+    assert f"python -m {module}" in command
+    assert re.search(rf"\b{experiment}\b", command)
+    assert re.search(r"\bmine\b", commands(target, "EXPERIMENT=mine")[0])
+    assert re.search(r"\bmine\b", commands(target, EXPERIMENT="mine")[0])
+
+
+def test_two_targets_in_one_call_run_both() -> None:
+    assert [line.rpartition("--stage ")[2] for line in commands("train.risk", "train.accept")] == ["risk", "accept"]
+
+
+def test_all_names_no_stage() -> None:
+    (command,) = commands("train.all")
+    assert "--stage" not in command
+
+
+def test_why_takes_a_stage() -> None:
+    (command,) = commands("why", "STAGE=risk")
+    assert command.endswith(" risk")
+
+
+def test_an_older_python_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    old = tmp_path / "python"
+    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo "Python 3.9.1" && exit\nexit 1\n')
+    old.chmod(0o755)
+    ended = make("run", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}")
+    assert ended.returncode != 0
+    assert "Retain needs Python 3.11" in ended.stderr
+    assert "Python 3.9.1" in ended.stderr
+    assert not (tmp_path / "venv").exists()

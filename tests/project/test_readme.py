@@ -1,0 +1,73 @@
+"""The README says what is true: rooms, targets and settings."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+README = (PROJECT / "README.md").read_text()
+PACKAGES = ["engine", "retain", "tasks", "flows", "serve", "eval"]
+
+
+def tree() -> dict[str, str]:
+    """Folder -> its line in the README's tree; a folder of tasks is indented below it."""
+    (block,) = re.findall(r"```\n(engine/.*?)```", README, flags=re.DOTALL)
+    found = {}
+    for line in block.splitlines():
+        indent, name, what = re.fullmatch(r"( *)(\S+)/ +(.+)", line).groups()  # type: ignore[union-attr]
+        found[f"tasks/{name}" if indent else name] = what
+    return found
+
+
+def rooms() -> set[str]:
+    """Folders that git knows at the top."""
+    listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return {path.partition("/")[0] for path in listed.stdout.splitlines() if "/" in path}
+
+
+def test_every_room_has_a_line_and_every_line_a_room() -> None:
+    named = {name for name in tree() if "/" not in name}
+    assert named == rooms()
+
+
+def test_stage_families_have_a_line() -> None:
+    families = {path.parent.name for path in (PROJECT / "tasks").glob("*/__init__.py")}
+    assert {name.partition("/")[2] for name in tree() if "/" in name} == families
+
+
+def test_targets_that_are_named_exist() -> None:
+    targets = set(re.findall(r"^([a-z][a-z.-]*):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z][a-z.-]*)", README, flags=re.MULTILINE))
+    assert {"run", "test", "serve"} <= named
+    assert named <= targets
+
+
+def test_every_setting_is_explained() -> None:
+    """A setting that only the code knows is none. Fault points are for tests alone."""
+    used: set[str] = set()
+    for package in PACKAGES:
+        for path in (PROJECT / package).rglob("*.py"):
+            used |= set(re.findall(r"environ(?:\.get\(|\[)\s*\"([A-Z_]+)\"", path.read_text()))
+    settings = {name for name in used if not name.startswith(("RETAIN_FAULT", "PREFECT_", "PYTHON", "OMP_"))}
+    assert "RETAIN_STORE" in settings
+    assert {name for name in settings if name not in README} == set()
+
+
+def test_no_path_of_a_machine_is_in_the_repository() -> None:
+    """Data comes by RETAIN_DATA_DIR; .ci/run alone looks for a folder beside the project."""
+    pattern = r"(?<![\w.])/(?:work|home|Users|tmp|root)/\w|\.\./shared"
+    listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    found = set()
+    for name in listed.stdout.splitlines():
+        path = PROJECT / name
+        if path.is_file() and path != Path(__file__) and re.search(pattern, path.read_text(errors="replace")):
+            found.add(name)
+    assert found <= {".ci/run"}
