@@ -80,26 +80,18 @@ class Column(_Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Column:
         numeric = ("minimum", "maximum", "missing", "blank_value")
-        if self.kind != "number" and (
-            self.integer or any(getattr(self, name) is not None for name in numeric)
-        ):
-            raise ValueError(
-                f"column {self.name!r} is a {self.kind}: only a number has {', '.join(numeric)}, integer"
-            )
+        if self.kind != "number" and (self.integer or any(getattr(self, name) is not None for name in numeric)):
+            raise ValueError(f"column {self.name!r} is a {self.kind}: only a number has {', '.join(numeric)}, integer")
         if self.kind == "flag" and len(self.values) != 2:
             raise ValueError(f"column {self.name!r} is a flag: values are [false, true]")
         if self.kind == "category" and len(self.values) < 2:
-            raise ValueError(
-                f"column {self.name!r} is a category: values lists the two or more that are allowed"
-            )
+            raise ValueError(f"column {self.name!r} is a category: values lists the two or more that are allowed")
         if self.kind in ("id", "number") and self.values:
             raise ValueError(f"column {self.name!r} is a {self.kind}: it has no values")
         if len(set(self.values)) != len(self.values) or len({type(value) for value in self.values}) > 1:
             raise ValueError(f"column {self.name!r}: values are distinct, and all texts or all integers")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            raise ValueError(
-                f"column {self.name!r}: minimum {self.minimum:g} is above maximum {self.maximum:g}"
-            )
+            raise ValueError(f"column {self.name!r}: minimum {self.minimum:g} is above maximum {self.maximum:g}")
         return self
 
 
@@ -136,9 +128,7 @@ class DatasetSpec(_Frozen):
         if twice:
             raise ValueError(f"column {twice[0]!r} is described twice")
         if self.target.column in names:
-            raise ValueError(
-                f"column {self.target.column!r} is the target: it is not described among the columns"
-            )
+            raise ValueError(f"column {self.target.column!r} is the target: it is not described among the columns")
         if self.target.positive == self.target.negative:
             raise ValueError("the target's positive and negative values are the same")
         for role, name in self.roles.items():
@@ -146,9 +136,7 @@ class DatasetSpec(_Frozen):
                 raise ValueError(f"role {role!r} names column {name!r}, which is not described")
         for part in self.bridge:
             if part.column not in names:
-                raise ValueError(
-                    f"bridge role {part.role!r} names column {part.column!r}, which is not described"
-                )
+                raise ValueError(f"bridge role {part.role!r} names column {part.column!r}, which is not described")
         roles = bridge_roles(self)
         if len(set(roles)) != len(roles):
             raise ValueError("a bridge role is stated twice")

@@ -108,9 +108,7 @@ class Featurizer:
     def from_json(cls, data: Mapping[str, Any]) -> Featurizer:
         made = cls([Column.model_validate(column, strict=False) for column in data["columns"]])
         if list(made.names) != list(data["features"]):
-            raise ValueError(
-                "the featurizer's columns don't make the features it lists: written by another version?"
-            )
+            raise ValueError("the featurizer's columns don't make the features it lists: written by another version?")
         return made
 
 
@@ -151,9 +149,7 @@ def _known(code: Mapping[Any, int], value: object) -> bool:
 
 
 def _unseen(column: Column, value: object) -> ValueError:
-    return ValueError(
-        f"column {column.name!r} is {_short(value)}: allowed is {', '.join(map(repr, column.values))}"
-    )
+    return ValueError(f"column {column.name!r} is {_short(value)}: allowed is {', '.join(map(repr, column.values))}")
 
 
 def _short(value: object) -> str:
