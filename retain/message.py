@@ -58,7 +58,7 @@ class Entry:
         }
 
 
-def situation(roles: Mapping[str, str], reasons: Iterable[tuple[str, float]], values: Mapping[str, object]) -> str:
+def situation(roles: Mapping[Any, str], reasons: Iterable[tuple[str, float]], values: Mapping[str, object]) -> str:
     """The situation of a customer: what raises the risk most, in terms that can be talked about.
 
     `roles` is the table's (role -> column), `reasons` are (column, contribution) largest first, `values` the row.

@@ -1,36 +1,25 @@
 """release: judges what it is given, and puts together what passed.
 
 Without `risk` and `accept` there is nothing to serve, so a gating criterion missed there ends the stage with
-CriteriaMissed and writes no release. What is written loads without pickle, pandas, scikit-learn or XGBoost, and is
-loaded here once, as the service will load it.
+CriteriaMissed and no release is written. What is written loads without pickle, pandas, scikit-learn or XGBoost:
+it is loaded here once, as the service will load it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from engine.criteria import Verdict, judge
 from engine.errors import CriteriaMissed, DataError
 from engine.stage import Metrics, Workspace
-from retain.dataset import DatasetSpec
-from retain.decision import Bridge, DecisionError, ThresholdRule
 from retain.message import template_bank
-from retain.score import ModelError, Scorer
+from retain.release import PARTS, ReleaseError, digest, load
 
 if TYPE_CHECKING:
     from tasks.config import ReleaseConfig
-
-# What the service needs of each part, by name.
-PARTS = {
-    "risk": ("model.json", "calibration.json", "featurizer.json", "schema.json"),
-    "accept": ("model.json", "calibration.json", "featurizer.json", "schema.json", "bridge.json"),
-}
 
 
 def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
@@ -43,34 +32,28 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
     refuse(verdicts)
 
     files = {f"{part}/{name}": inputs[part] / name for part, names in PARTS.items() for name in names}
-    spec = _loads(files, inputs["customers"] / "schema.json")
+    files["schema.json"] = inputs["customers"] / "schema.json"
+    for name, path in files.items():
+        workspace.out.bytes(name, _bytes(path))
     rule = config.decision.model_dump(mode="json")
-    offers, months = config.decision.offers, config.decision.offer_months
-    bank = template_bank(offers)
-    if problems := bank.problems(offers, months):
-        raise DataError("the message bank can't be released: " + "; ".join(problems[:20]))
-    try:
-        ThresholdRule.from_json(rule)
-    except DecisionError as error:
-        raise DataError(f"stages.release.decision: {error}") from None
-
-    content = {name: path.read_bytes() for name, path in files.items()}
-    content["schema.json"] = (inputs["customers"] / "schema.json").read_bytes()
-    for name, data in content.items():
-        workspace.out.bytes(name, data)
-    workspace.out.json("messages.json", bank.to_json())
+    bank = template_bank(config.decision.offers)
     workspace.out.json("decision.json", rule)
+    workspace.out.json("messages.json", bank.to_json())
     workspace.out.json(
         "release.json",
         {
             "experiment": config.experiment,
-            "dataset": spec.name,
-            "parts": {part: {"digest": part_digest(files, part)} for part in PARTS},
+            "parts": {part: {"digest": digest(files, part)} for part in PARTS},
             "verdicts": [verdict.as_dict() for verdict in verdicts],
             "decision": rule,
             "left_out": [],
         },
     )
+    written = {path.relative_to(workspace.out.folder).as_posix(): path for path in workspace.out.folder.rglob("*.json")}
+    try:
+        load(written)
+    except ReleaseError as error:
+        raise DataError(f"the release can't be read back: {error}") from None
     return {
         "messages": {"value": float(len(bank.entries))},
         "criteria": {"value": float(len(verdicts))},
@@ -85,30 +68,15 @@ def refuse(verdicts: list[Verdict]) -> None:
         raise CriteriaMissed("no release: " + "; ".join(missed))
 
 
-def part_digest(files: Mapping[str, Path], part: str) -> str:
-    """sha256 over a part's files, the version that every answer of the service names."""
-    digest = hashlib.sha256()
-    for name in sorted(PARTS[part]):
-        digest.update(f"{name}\0{hashlib.sha256(files[f'{part}/{name}'].read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-def _loads(files: Mapping[str, Path], schema: Path) -> DatasetSpec:
-    """Reads the parts as the service will; DataError for one that can't be."""
-    try:
-        spec = DatasetSpec.model_validate_json(schema.read_bytes())
-        for part in PARTS:
-            Scorer.load(files, f"{part}/")
-        Bridge(_json(files["accept/bridge.json"]), spec)
-    except ValidationError as error:
-        raise DataError(f"{schema.name}: {error.errors()[0]['msg']}") from None
-    except (ModelError, DecisionError) as error:
-        raise DataError(f"a part of the release can't be read: {error}") from None
-    return spec
-
-
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        raise DataError(f"{path.parent.name}/{path.name}: is missing or damaged; run that stage again") from None
+        return json.loads(_bytes(path))
+    except ValueError:
+        raise DataError(f"{path.parent.name}/{path.name}: is damaged; run that stage again") from None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise DataError(f"{path.parent.name}/{path.name}: is missing; run that stage again") from None

@@ -1,0 +1,78 @@
+"""The application, and the process that serves it: `python -m serve` (settings in settings.py)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from engine.errors import RetainError
+from retain.release import Release
+from serve.metrics import Metrics
+from serve.routes import Observed, Service, refused, router
+from serve.settings import Settings, load_release, read
+
+
+def create_app(version: str, release: Release) -> FastAPI:
+    """The API of one release; `version` is what it is called in answers and metrics."""
+    metrics = Metrics()
+    app = FastAPI(
+        title="Retain",
+        version=version,
+        summary=f"Whom to contact, with which offer, in which words ({release.spec.title})",
+    )
+    app.include_router(router(Service(version, release, metrics)))
+    app.add_exception_handler(HTTPException, refused)
+    app.add_middleware(Observed, metrics=metrics)
+    return app
+
+
+def main(environment: Mapping[str, str] = os.environ) -> int:
+    """Serves until it is told to stop; 2 with one line when it can't start."""
+    try:
+        settings = read(environment)
+        version, release = load_release(settings)
+        listening = _listen(settings)
+    except RetainError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    host, port = listening.getsockname()[:2]
+    app = create_app(version, release)
+    if release.bridge.warning:
+        print(f"warning: {release.bridge.warning}", file=sys.stderr)
+    print(
+        f"Retain serves release {version} ({release.experiment}) on http://{host}:{port}: POST /retain, docs at /docs",
+        flush=True,
+    )
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+    return 0
+
+
+def _listen(settings: Settings) -> socket.socket:
+    # Before uvicorn does it, so that a port in use is one line like every other bad setting.
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(2048)
+    except OSError as error:
+        raise RetainError(f"HOST={settings.host} PORT={settings.port}: can't listen there ({error.strerror})") from None
+    return listening

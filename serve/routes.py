@@ -1,0 +1,243 @@
+"""The service's routes, and the one way in and out of every request.
+
+/retain is written against Starlette's request rather than a pydantic body: FastAPI's default answer to NaN or a lone
+surrogate is a 500, and a body is only limited if it is read by the one who limits it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from typing import Any, Literal
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from retain.decision import Action, Why
+from retain.message import SITUATIONS
+from retain.release import Release
+from serve.metrics import CONTENT_TYPE, Metrics
+from serve.schema import Invalid, RequestReader, examples, request_schema
+
+MAX_BODY = 16 * 1024
+# What is read and thrown away after a body proved too large, so that the caller gets to see the 413 instead of a
+# broken connection; beyond it the connection is closed.
+MAX_DISCARDED = 64 * 1024 * 1024
+READ_SECONDS = 10.0
+
+log = logging.getLogger("retain.serve")
+
+
+class Reason(BaseModel):
+    """A column's share in the log-odds of churn, along the paths of the trees."""
+
+    feature: str
+    value: Any
+    contribution: float
+
+
+class Text(BaseModel):
+    situation: Literal[SITUATIONS]  # type: ignore[valid-type]
+    text: str
+
+
+class Answer(BaseModel):
+    """What /retain answers; here for OpenAPI, the service writes it itself."""
+
+    decision_id: str
+    risk: float
+    acceptance: float
+    acceptance_full: float | None
+    action: Action
+    offer: int | None
+    why: Why
+    message: Text | None
+    reasons: list[Reason]
+    mode: Literal["baseline"]
+    versions: dict[str, str]
+
+
+class Fault(BaseModel):
+    type: str
+    loc: list[str | int]
+
+
+class Refusal(BaseModel):
+    """Why a request was refused: what kind of fault and where; nothing of the request is repeated."""
+
+    detail: list[Fault] | str
+
+
+class Service:
+    """A loaded release behind its routes."""
+
+    def __init__(self, version: str, release: Release, metrics: Metrics) -> None:
+        self.release = release
+        self.metrics = metrics
+        self.reader = RequestReader(release.spec, release.rule)
+        self.versions = {"release": version, **release.versions}
+        self.examples = examples(release.spec, release.rule)
+        self.request_schema = request_schema(release.spec, release.rule)
+        metrics.serves(version)
+
+    def answer(self, body: bytes) -> bytes:
+        """The JSON that answers a request's body. Raises Invalid."""
+        values, history = self.reader.read(body)
+        release = self.release
+        decision, x = release.decide(values, history)
+        reasons = release.risk.reasons(x)
+        message = release.message(decision, reasons, values)
+        self.metrics.decisions[decision.action, decision.why].inc()
+        if message is not None:
+            self.metrics.messages[message[0]].inc()
+        elif decision.action == "contact":
+            self.metrics.unsent.inc()
+        return orjson.dumps(
+            {
+                "decision_id": str(uuid.uuid4()),
+                "risk": decision.risk,
+                "acceptance": decision.acceptance,
+                "acceptance_full": release.full_acceptance(values),
+                "action": decision.action,
+                "offer": decision.offer,
+                "why": decision.why,
+                "message": None if message is None else {"situation": message[0], "text": message[1]},
+                "reasons": [
+                    {"feature": name, "value": values[name], "contribution": contribution}
+                    for name, contribution in reasons[: release.rule.reasons]
+                ],
+                "mode": "baseline",
+                "versions": self.versions,
+            }
+        )
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.post(
+        "/retain",
+        summary="Decide about one customer",
+        response_model=Answer,
+        responses={code: {"model": Refusal} for code in (408, 413, 415, 422, 500)},
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": service.request_schema, "examples": service.examples}},
+            }
+        },
+    )
+    async def retain(request: Request) -> Response:
+        """Whom to contact, with which offer, in which words; the contact history comes with the request."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return _refuse(415, "wants Content-Type: application/json")
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                body = await _body(request)
+        except TimeoutError:
+            return _refuse(408, f"the body took more than {READ_SECONDS:.0f} seconds", close=True)
+        except ClientDisconnect:
+            return _refuse(400, "the body ended early", close=True)
+        if body is None:
+            return _refuse(413, f"a body may have {MAX_BODY} bytes", close=True)
+        try:
+            return Response(service.answer(body), media_type="application/json")
+        except Invalid as error:
+            return _json({"detail": error.detail}, 422)
+
+    @routes.get("/healthz", summary="Alive")
+    async def healthz() -> Response:
+        return _json({"status": "alive"})
+
+    @routes.get("/readyz", summary="What answers, and whether it can")
+    async def readyz() -> Response:
+        release = service.release
+        return _json(
+            {
+                "status": "ready",
+                "mode": "baseline",
+                "experiment": release.experiment,
+                "dataset": release.spec.name,
+                "release": service.versions["release"],
+                "parts": dict(release.versions),
+                "history": "comes with the request",
+                "warnings": [] if release.bridge.warning is None else [release.bridge.warning],
+            }
+        )
+
+    @routes.get("/metrics", summary="Prometheus metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    return routes
+
+
+async def _body(request: Request) -> bytes | None:
+    """The body, or None for one beyond MAX_BODY."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > MAX_BODY and "expect" in request.headers:
+        return None  # the caller waits for a word before it sends anything
+    chunks, total = [], 0
+    async for chunk in request.stream():
+        total += len(chunk)
+        if total <= MAX_BODY:
+            chunks.append(chunk)
+        elif total > MAX_DISCARDED:
+            break
+    return b"".join(chunks) if total <= MAX_BODY else None
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+def _refuse(status: int, why: str, *, close: bool = False) -> Response:
+    response = _json({"detail": why}, status)
+    if close:
+        response.headers["connection"] = "close"
+    return response
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals (404, 405) in the same shape."""
+    assert isinstance(error, HTTPException)
+    response = _json({"detail": error.detail}, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+class Observed:
+    """Around every request: counts it, times it, and turns a bug into a clean 500 and a traceback in the log."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 0
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, observed)
+        except Exception:
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            if status == 0:
+                await _json({"detail": "internal error"}, 500)(scope, receive, observed)
+        finally:
+            self.metrics.request(scope["path"], status or 500, time.perf_counter() - started)

@@ -1,0 +1,79 @@
+"""Settings of the service, from the environment; each is checked before anything is loaded.
+
+RELEASE_PATH: the folder of a release's artifact; unset: the current release of EXPERIMENT in RETAIN_STORE.
+RISK_MODEL_PATH, ACCEPT_MODEL_PATH: artifact folders of those stages, in place of the release's own part.
+HOST, PORT: where to listen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.artifact import current, open_artifact
+from engine.errors import RetainError
+from engine.store import store_url
+from retain.release import PARTS, Release, ReleaseError, load, with_part
+
+DEFAULT_EXPERIMENT = "local"
+OVERRIDES = {"risk": "RISK_MODEL_PATH", "accept": "ACCEPT_MODEL_PATH"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    release: Path
+    parts: Mapping[str, Path]
+    host: str
+    port: int
+
+
+def read(environment: Mapping[str, str]) -> Settings:
+    """Raises RetainError for a setting that can't be used."""
+    port = environment.get("PORT") or "8000"
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise RetainError(f"PORT={port}: wants a number from 0 to 65535 (0: any free port)")
+    experiment = environment.get("EXPERIMENT") or DEFAULT_EXPERIMENT
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", experiment):
+        raise RetainError(f"EXPERIMENT={experiment!r}: wants the name of an experiment, such as {DEFAULT_EXPERIMENT}")
+    release = environment.get("RELEASE_PATH")
+    return Settings(
+        release=_folder("RELEASE_PATH", release) if release else _current(experiment),
+        parts={part: _folder(name, environment[name]) for part, name in OVERRIDES.items() if environment.get(name)},
+        host=environment.get("HOST") or "127.0.0.1",
+        port=int(port),
+    )
+
+
+def load_release(settings: Settings) -> tuple[str, Release]:
+    """The release's own version and the release, every file checked against its hash. Raises RetainError."""
+    folder, setting = settings.release, "RELEASE_PATH"
+    try:
+        release = load(open_artifact(folder))
+        for part, path in settings.parts.items():
+            folder, setting = path, OVERRIDES[part]
+            files = open_artifact(path)
+            release = with_part(release, part, {name: files[name] for name in PARTS[part] if name in files})
+    except ReleaseError as error:
+        raise RetainError(f"{setting}: {folder} can't be served: {error}") from None
+    return settings.release.name[:12], release
+
+
+def _folder(name: str, value: str) -> Path:
+    folder = Path(value)
+    if not folder.is_dir():
+        raise RetainError(f"{name}={value}: is no folder; it wants the folder of an artifact (with manifest.json)")
+    return folder.resolve()
+
+
+def _current(experiment: str) -> Path:
+    try:
+        found = current(Path(store_url()), experiment).get("release")
+    except (ValueError, AttributeError):
+        raise RetainError(f"{store_url()}/{experiment}/current.json is damaged: run `make run` again") from None
+    if found is None:
+        raise RetainError(
+            f"experiment {experiment} has no release in {store_url()}: run `make run` first, or set RELEASE_PATH"
+        )
+    return found

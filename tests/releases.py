@@ -1,0 +1,130 @@
+"""A small release made of real parts, for tests: boosters trained on rows drawn from a table's description."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import xgboost
+import yaml
+
+from engine.artifact import ArtifactStore, ArtifactWriter, canonical
+from engine.criteria import Criterion
+from engine.store import FolderStore
+from retain.dataset import DatasetSpec, feature_columns
+from retain.features import Featurizer
+from tasks.release import release as stage
+
+DATASETS = Path(__file__).resolve().parent.parent / "ops" / "datasets"
+RULE = {
+    "rule": "threshold",
+    "threshold": 0.5,
+    "offer": 10,
+    "offers": [0, 5, 10, 20],
+    "offer_months": 6,
+    "max_contacts": 2,
+    "cap_months": 3,
+    "reasons": 5,
+}
+CRITERIA = {
+    "customers": {"rows": {"at_least": 100}},
+    "risk": {"auc": {"at_least": 0.78}, "ece": {"below": 0.05}},
+    "accept": {"auc": {"at_least": 0.70}},
+}
+PASSED: dict[str, dict[str, Any]] = {
+    "customers": {"rows": {"value": 7032.0}},
+    "risk": {"auc": {"value": 0.85, "ci": [0.83, 0.87]}, "ece": {"value": 0.02}},
+    "accept": {"auc": {"value": 0.8}},
+}
+
+
+class Decision(SimpleNamespace):
+    def model_dump(self, mode: str) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+def config(**changes: Any) -> Any:
+    """What ReleaseConfig gives the stage, without the experiment around it."""
+    criteria = {
+        name: {metric: Criterion(**limit) for metric, limit in limits.items()} for name, limits in CRITERIA.items()
+    }
+    return SimpleNamespace(experiment="toy", decision=Decision(**{**RULE, **changes}), criteria=criteria)
+
+
+def dataset(name: str, **changes: Any) -> DatasetSpec:
+    content = yaml.safe_load((DATASETS / f"{name}.yaml").read_text())
+    return DatasetSpec.model_validate_json(json.dumps({**content, **changes}))
+
+
+def rows(spec: DatasetSpec, n: int, seed: int) -> list[dict[str, Any]]:
+    """Customers drawn evenly from what the table allows."""
+    rng = np.random.default_rng(seed)
+    found: list[dict[str, Any]] = []
+    for i in range(n):
+        row: dict[str, Any] = {}
+        for column in spec.columns:
+            if column.kind == "id":
+                row[column.name] = f"{i:04d}-TOY"
+            elif column.kind == "number":
+                low, high = column.minimum or 0.0, min(column.maximum or 100.0, 120.0)
+                value = low + (high - low) * float(rng.random())
+                row[column.name] = round(value) if column.integer else round(value, 2)
+            else:
+                row[column.name] = column.values[int(rng.integers(len(column.values)))]
+        found.append(row)
+    return found
+
+
+def inputs(folder: Path, spec: DatasetSpec, campaigns: DatasetSpec) -> dict[str, Path]:
+    """Folders of customers, risk and accept as their stages would leave them, with metrics that pass."""
+    folders = {name: folder / name for name in ("customers", "risk", "accept")}
+    for name, path in folders.items():
+        path.mkdir(parents=True)
+        (path / "metrics.json").write_bytes(canonical(PASSED[name]))
+    (folders["customers"] / "schema.json").write_bytes(canonical(spec.model_dump(mode="json")))
+    part(folders["risk"], spec, seed=1)
+    part(folders["accept"], campaigns, seed=2)
+    cells = {f"{a},{b},{c}": {"acceptance": 0.1 + 0.1 * a + 0.05 * b, "rows": 9, "sd": 0.1}
+             for a in (0, 1) for b in (0, 1) for c in (0, 1)}  # fmt: skip
+    bridge = {"roles": ["senior", "partner", "paperless"], "cells": cells, "overall": 0.12}
+    (folders["accept"] / "bridge.json").write_bytes(canonical(bridge))
+    return folders
+
+
+def part(folder: Path, spec: DatasetSpec, seed: int) -> None:
+    folder.mkdir(exist_ok=True)
+    featurizer = Featurizer.fit(spec)
+    table = rows(spec, 600, seed)
+    x = np.array([featurizer.row(row) for row in table])
+    rng = np.random.default_rng(seed)
+    pull = np.nan_to_num((x - np.nanmean(x, axis=0)) / (np.nanstd(x, axis=0) + 1e-6)) @ rng.normal(size=x.shape[1])
+    y = (pull + rng.normal(size=len(x)) > 0).astype(int)
+    parameters = {"objective": "binary:logistic", "max_depth": 3, "eta": 0.1, "seed": seed, "nthread": 1}
+    booster = xgboost.train(parameters, xgboost.DMatrix(x, y), 40)
+    margins = np.linspace(-4, 4, 17)
+    calibration = {"margin": margins.tolist(), "score": (1 / (1 + np.exp(-1.2 * margins))).tolist()}
+    (folder / "model.json").write_bytes(bytes(booster.save_raw("json")))
+    (folder / "calibration.json").write_bytes(canonical(calibration))
+    (folder / "featurizer.json").write_bytes(canonical(featurizer.to_json()))
+    (folder / "schema.json").write_bytes(canonical(spec.model_dump(mode="json")))
+    assert feature_columns(spec)
+
+
+def run_stage(folder: Path, given: dict[str, Path], settings: Any = None) -> Path:
+    """Runs the release stage; the folder with the files it wrote."""
+    out = folder / "out"
+    out.mkdir(parents=True)
+    metrics = stage.run(settings or config(), given, SimpleNamespace(out=ArtifactWriter(out)))  # type: ignore[arg-type]
+    (out / "metrics.json").write_bytes(canonical(metrics))
+    return out
+
+
+def publish(store: Path, name: str, folder: Path, fingerprint: str = "f" * 64, experiment: str = "toy") -> Path:
+    """The folder's files as an artifact of a store, and that artifact as the current one."""
+    artifacts = ArtifactStore(FolderStore(store), experiment)
+    artifacts.publish(name, fingerprint, folder)
+    artifacts.set_current(name, fingerprint)
+    return store / artifacts.prefix(name, fingerprint)
