@@ -15,7 +15,7 @@ import ast
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -68,7 +68,7 @@ def code_digests(entry: str, root: Path = ROOT) -> dict[str, str]:
     return dict(sorted(digests.items()))
 
 
-def library_versions(names: Sequence[str]) -> dict[str, str]:
+def library_versions(names: Iterable[str]) -> dict[str, str]:
     """Versions of the named distributions and of Python (major.minor: patch releases keep results)."""
     python = ".".join(platform.python_version_tuple()[:2])
     return {"python": python} | {name: _version(name) for name in sorted(names)}

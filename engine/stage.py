@@ -267,12 +267,14 @@ def _watch_signals(attempt: _Attempt) -> None:
 
 
 def _watch_parent(attempt: _Attempt) -> None:
-    sys.stdin.buffer.read()
+    # Not sys.stdin: a thread that waits in its lock aborts the interpreter at shutdown.
+    while os.read(0, 1):
+        pass
     attempt.stop(PREEMPTED)
 
 
 def _same_code(request: StageRequest) -> None:
-    code, libraries = code_digests(request.entry), library_versions(tuple(request.identity.libraries))
+    code, libraries = code_digests(request.entry), library_versions(request.identity.libraries.keys() - {"python"})
     if code != request.identity.code:
         known = request.identity.code
         other = sorted(name for name in code.keys() | known.keys() if code.get(name) != known.get(name))

@@ -1,0 +1,163 @@
+"""One attempt at one stage, from its reservation to its settlement; and those whose end nobody saw.
+
+number -> reserve -> launch -> settle. Whatever kills us between two of these, the ledger and the attempt's record
+say enough for settle_lost(), which every run calls first and last.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from platform import node
+
+from engine import execution as records
+from engine import ledger
+from engine.errors import BudgetExceeded
+from engine.execution import Execution
+from engine.fingerprint import ROOT, Identity
+from engine.process import this_process
+from engine.stage import Stage, StageRequest
+from engine.store import Store
+from flows.launch import LOG, PROGRESS, Child, launch, work_folder
+from flows.plan import Plan
+
+POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended: its exit code (negative: killed by that signal), its record and what it cost."""
+
+    code: int
+    record: Execution
+    seconds: float
+    usd: float
+
+
+def attempt(
+    plan: Plan,
+    stage: Stage,
+    identity: Identity,
+    inputs: dict[str, str],
+    watch: Callable[[Child], None],
+) -> Ending:
+    """Runs one attempt to its end. `watch` is called every POLL_S while it lives. Raises BudgetExceeded."""
+    store, experiment = plan.store, plan.experiment
+    prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
+    machine, execution = experiment.costs.machines.local, experiment.execution
+    record = records.number(store, prefix, _planned(plan, identity))
+    name = f"{prefix}/{record.attempt}"
+    limit = execution.time_limit_s[stage.name]  # type: ignore[index]
+    try:
+        ledger.reserve(
+            store,
+            experiment.costs.scope,
+            cap_usd=experiment.costs.budget_usd,
+            attempt=name,
+            experiment=experiment.tag,
+            stage=stage.name,
+            usd_per_hour=machine.usd_per_hour,
+            limit_s=limit,
+            overhead_s=execution.overhead_s,
+        )
+    except BudgetExceeded as error:
+        records.write(store, prefix, record.model_copy(update={"status": "refused", "message": str(error)}))
+        raise
+    child = launch(
+        StageRequest(
+            experiment=experiment.tag,
+            stage=stage.name,
+            entry=stage.entry,
+            config_model=stage.config,
+            identity=identity,
+            inputs=inputs,
+            source_key=plan.source_key(stage.name),
+            attempt=record.attempt,
+            store=store.url,
+            work=str(work_folder(store.url, name)),
+            threads=stage.resources.threads,
+            device="cuda" if stage.resources.gpu else "cpu",
+            time_limit_s=limit,
+            heartbeat_s=execution.heartbeat_s,
+        )
+    )
+    while (code := child.poll()) is None:
+        watch(child)
+        time.sleep(POLL_S)
+    entry = ledger.settle(store, experiment.costs.scope, name, child.seconds, estimated=False)
+    final = _close(store, prefix, record.attempt, child.work, child.seconds)
+    child.close()
+    return Ending(code=code, record=final, seconds=child.seconds, usd=entry.metered_usd)
+
+
+def settle_lost(plan: Plan) -> int:
+    """Settles the attempts of this scope whose parent died, and returns how many.
+
+    One that wrote how it ended is charged what it wrote; one that didn't, up to its last sign of life and one
+    interval, marked estimated. One whose process still lives is left: it stops by itself.
+    """
+    store, scope = plan.store, plan.experiment.costs.scope
+    settled = 0
+    for entry in ledger.entries(store, scope):
+        if entry.state != "open" or entry.holder.alive() is not False:
+            continue
+        prefix, _, number = entry.attempt.rpartition("/")
+        record = records.read(store, prefix, int(number))
+        if record is not None and record.status == "running" and record.holder.alive():
+            continue
+        seen = record is not None and record.ended
+        seconds = record.seconds if record else 0.0
+        if not seen:
+            seconds += plan.experiment.execution.heartbeat_s
+        ledger.settle(store, scope, entry.attempt, seconds, estimated=not seen)
+        _close(store, prefix, int(number), work_folder(store.url, entry.attempt), seconds)
+        settled += 1
+    return settled
+
+
+def _planned(plan: Plan, identity: Identity) -> Execution:
+    machine = plan.experiment.costs.machines.local
+    return Execution(
+        attempt=0,
+        status="planned",
+        host=node(),
+        machine_type=machine.type,
+        usd_per_hour=machine.usd_per_hour,
+        commit=commit(),
+        libraries=identity.libraries,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        holder=this_process(),
+    )
+
+
+def _close(store: Store, prefix: str, number: int, work: Path, seconds: float) -> Execution:
+    """The attempt's final record, with its log and progress beside it; its folder goes."""
+    record = records.read(store, prefix, number)
+    assert record is not None, f"{prefix}: attempt {number} has no record"
+    if not record.ended:
+        changes = {"status": "killed", "seconds": round(seconds, 3), "message": "killed"}
+        record = record.model_copy(update=changes)
+        records.write(store, prefix, record)
+    for name, suffix in ((LOG, "log"), (PROGRESS, "progress.jsonl")):
+        path = work / name
+        if path.exists() and path.stat().st_size:
+            store.write(f"{prefix}/execution/{number:04d}.{suffix}", path.read_bytes())
+    shutil.rmtree(work, ignore_errors=True)
+    return record
+
+
+@cache
+def commit() -> str:
+    """The checked-out commit, with "+" when files differ from it; "unknown" outside a repository."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -1,0 +1,185 @@
+"""What has to run, and why: an experiment held against what the store has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from engine import config
+from engine.artifact import ArtifactStore
+from engine.criteria import Criterion, judge
+from engine.errors import ConfigError, DataError
+from engine.fingerprint import Identity, code_digests, differences, library_versions
+from engine.stage import IDENTITY, Stage
+from engine.store import Store, open_store, store_url
+from tasks.config import Experiment, ReleaseConfig, TableConfig
+from tasks.data import sources
+from tasks.data.sources import Source
+from tasks.stages import STAGES
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The wanted stages in topological order, with everything of their identity but their inputs' bytes."""
+
+    experiment: Experiment
+    store: Store
+    stages: tuple[Stage, ...]
+    sources: Mapping[str, Source]
+    code: Mapping[str, dict[str, str]]
+    configs: Mapping[str, dict[str, Any]]
+
+    @cached_property
+    def artifacts(self) -> ArtifactStore:
+        return ArtifactStore(self.store, self.experiment.tag)
+
+    def identity(self, stage: Stage, inputs: Mapping[str, str]) -> Identity:
+        """`inputs`: stage -> content digest of each of its inputs."""
+        source = self.sources.get(stage.name)
+        digest = source.digest if source else None
+        if source and source.kind == "synthetic":
+            digest = f"{digest}, seed {self.experiment.seed}"
+        return Identity(
+            stage=stage.name,
+            code=self.code[stage.name],
+            libraries=library_versions(stage.libraries),
+            config=self.configs[stage.name],
+            seed=self.experiment.seed,
+            inputs={name: inputs[name] for name in stage.inputs},
+            source=digest,
+        )
+
+    def standing(self) -> dict[str, Identity | None]:
+        """stage -> its identity as far as it is known now; None where an input has yet to be made."""
+        known: dict[str, Identity | None] = {}
+        digests: dict[str, str] = {}
+        for stage in self.stages:
+            if any(name not in digests for name in stage.inputs):
+                known[stage.name] = None
+                continue
+            identity = known[stage.name] = self.identity(stage, digests)
+            manifest = self.artifacts.manifest(stage.name, identity.fingerprint)
+            if manifest is not None:
+                digests[stage.name] = manifest.digest
+        return known
+
+    def reusable(self) -> dict[str, str]:
+        """stage -> fingerprint of the artifacts that are there already."""
+        return {
+            name: identity.fingerprint
+            for name, identity in self.standing().items()
+            if identity is not None and self.artifacts.manifest(name, identity.fingerprint) is not None
+        }
+
+    def source_key(self, stage: str) -> str | None:
+        """Where the store keeps the stage's source file; None for synthetic data and stages without one."""
+        source = self.sources.get(stage)
+        return f"sources/{source.sha256}" if source and source.sha256 else None
+
+
+def load_experiment(name: str) -> Experiment:
+    """Raises ConfigError for a key that is wrong, and for a locked experiment that was changed."""
+    resolved = config.load(config.experiment_path(name))
+    experiment = config.validate(resolved, Experiment)
+    config.check_lock(resolved)
+    return experiment
+
+
+def make_plan(name: str, wanted: Iterable[str] = ()) -> Plan:
+    """The plan for the wanted stages and all they need; all stages when none is named."""
+    experiment = load_experiment(name)
+    stages = _with_inputs(tuple(wanted) or tuple(STAGES))
+    store = open_store(store_url())
+    return Plan(
+        experiment=experiment,
+        store=store,
+        stages=stages,
+        sources=_sources(experiment, stages, Path(store.url) / "downloads"),
+        code={stage.name: code_digests(stage.entry) for stage in stages},
+        configs={stage.name: stage_config(experiment, stage.name) for stage in stages},
+    )
+
+
+def put_sources(plan: Plan) -> None:
+    """Copies the source files into the store, where every machine finds them under their hash."""
+    for stage, source in plan.sources.items():
+        key = plan.source_key(stage)
+        if key and source.path:
+            plan.store.put_file(key, source.path)
+
+
+def stage_config(experiment: Experiment, name: str) -> dict[str, Any]:
+    """The stage's slice of the experiment. Exit criteria are in the slice of `release` alone."""
+    keys = getattr(experiment.stages, name)
+    if name == "release":
+        judged = {stage: experiment.criteria[stage] for stage in STAGES[name].inputs if stage in experiment.criteria}
+        keys = ReleaseConfig(**dict(keys), experiment=experiment.tag, criteria=judged)
+    content: dict[str, Any] = keys.model_dump(mode="json")
+    return content
+
+
+def why(plan: Plan) -> dict[str, list[str]]:
+    """stage -> what would make it run now, in words; an empty list when its artifact is there."""
+    current = plan.artifacts.current()
+    causes: dict[str, list[str]] = {}
+    standing = plan.standing()
+    for stage in plan.stages:
+        identity = standing[stage.name]
+        if identity is None:
+            upstream = ", ".join(name for name in stage.inputs if causes[name])
+            causes[stage.name] = [f"waits for {upstream}: runs again if that comes out with other bytes"]
+        elif plan.artifacts.manifest(stage.name, identity.fingerprint) is not None:
+            causes[stage.name] = []
+        elif stage.name not in current:
+            causes[stage.name] = ["has never completed"]
+        else:
+            causes[stage.name] = _changes(plan, stage.name, current[stage.name], identity)
+    return causes
+
+
+def key_metrics(plan: Plan, stage: str, fingerprint: str) -> str:
+    """The stage's criteria against what it reached, such as "auc 0.852 >= 0.78"."""
+    criteria: Mapping[str, Criterion] = dict(plan.experiment.criteria).get(stage, {})  # type: ignore[call-overload]
+    verdicts = judge(stage, plan.artifacts.metrics(stage, fingerprint), criteria)
+    return ", ".join(
+        f"{v.metric} {v.value:.4g} {v.op} {v.limit:g}{'' if v.passed else ' MISSED'}"
+        for v in verdicts
+        if v.value is not None
+    )
+
+
+def _changes(plan: Plan, stage: str, fingerprint: str, now: Identity) -> list[str]:
+    found = plan.store.read(f"{plan.artifacts.prefix(stage, fingerprint)}/{IDENTITY}")
+    if found is None:
+        return ["its last artifact is gone from the store"]
+    return differences(Identity.model_validate_json(found[0]), now) or ["its last artifact is gone from the store"]
+
+
+def _with_inputs(wanted: tuple[str, ...]) -> tuple[Stage, ...]:
+    for name in wanted:
+        if name not in STAGES:
+            raise ConfigError(f"no stage {name!r}. Known: {', '.join(STAGES)}")
+    needed = set(wanted)
+    for name in reversed(STAGES):
+        if name in needed:
+            needed |= set(STAGES[name].inputs)
+    return tuple(stage for name, stage in STAGES.items() if name in needed)
+
+
+def _sources(experiment: Experiment, stages: tuple[Stage, ...], cache: Path) -> dict[str, Source]:
+    tables: dict[str, TableConfig] = {s.name: getattr(experiment.stages, s.name) for s in stages if s.source}
+    folder = os.environ.get("RETAIN_DATA_DIR")
+    specs = {name: table.dataset for name, table in tables.items()}
+    found = dict(sources.resolve(specs, Path(folder) if folder else None, cache))
+    synthetic = [name for name, source in found.items() if source.kind == "synthetic"]
+    if synthetic and experiment.synthetic_data == "refuse":
+        files = "\n".join(f"  {name}: {specs[name].source.files[0]} ({found[name].note})" for name in synthetic)
+        raise DataError(
+            f"{experiment.tag} refuses synthetic data, and these files are missing:\n{files}\n"
+            "Set RETAIN_DATA_DIR to a folder that has them, or run where the network reaches their public source"
+        )
+    return found

@@ -1,0 +1,103 @@
+"""The run as a person sees it: a live table on a terminal, a line per event elsewhere, a summary at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from engine import ledger
+from flows.board import ENDED, Board, Row, critical_path, makespan
+from flows.plan import Plan
+
+STYLES = {
+    "complete": "green",
+    "reused": "cyan",
+    "running": "yellow",
+    "held": "magenta",
+    "preempted": "magenta",
+    "refused": "bold red",
+    "failed": "bold red",
+    "stopped": "magenta",
+}
+REFRESH_PER_S = 4
+
+
+@contextmanager
+def shown(board: Board, console: Console) -> Iterator[None]:
+    """Shows the board while the block runs."""
+    if console.is_terminal:
+        with Live(get_renderable=lambda: stage_table(board), console=console, refresh_per_second=REFRESH_PER_S):
+            yield
+        return
+    began = time.monotonic()
+
+    def line(row: Row) -> None:
+        detail = row.message or row.metric
+        seconds = f"{row.seconds:7.1f} s" if row.state in ENDED and row.attempts else " " * 9
+        console.print(
+            f"[{time.monotonic() - began:6.1f}] {row.stage:<12} {row.state:<10} {seconds}  {detail}", markup=False
+        )
+
+    board.on_change = line
+    yield
+    console.print(stage_table(board))
+
+
+def stage_table(board: Board) -> Table:
+    table = Table(title=None, show_edge=False, pad_edge=False)
+    for name, justify in (("stage", "left"), ("state", "left"), ("seconds", "right"), ("metered $", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("metric against its criterion, or progress", overflow="fold")
+    now = time.monotonic()
+    for row in list(board.rows.values()):
+        seconds = row.seconds + (now - row.attempt_began if row.attempt_began is not None else 0.0)
+        state = row.state + (f" ({row.attempts} attempts)" if row.attempts > 1 else "")
+        table.add_row(
+            row.stage,
+            f"[{STYLES.get(row.state, 'dim')}]{state}[/]",
+            f"{seconds:.1f}" if row.attempts else "",
+            f"{row.usd:.5f}" if row.attempts else "",
+            (row.progress or row.message or row.metric).replace("[", r"\["),
+        )
+    return table
+
+
+def show_sources(plan: Plan, console: Console) -> None:
+    """Which source served each dataset; synthetic data is said loudly."""
+    for stage, source in plan.sources.items():
+        if source.kind == "synthetic":
+            console.print(f"  SYNTHETIC DATA for {stage}: {source.note}", style="bold white on red", markup=False)
+        else:
+            console.print(f"  {stage}: {source.kind} {source.note}".rstrip(), style="dim", markup=False)
+
+
+def show_summary(plan: Plan, board: Board, console: Console) -> None:
+    """Money, time and where the release is."""
+    costs = plan.experiment.costs
+    entries = ledger.entries(plan.store, costs.scope)
+    metered = sum(entry.metered_usd for entry in entries)
+    this_run = sum(row.usd for row in board.rows.values())
+    console.print(
+        f"metered, not billed: ${this_run:.4f} this run, ${metered:.4f} of ${costs.budget_usd:g} in {costs.scope} "
+        f"(priced as {costs.machines.local.type} at ${costs.machines.local.usd_per_hour:g} an hour)",
+        markup=False,
+        highlight=False,
+    )
+    ran = {name: row for name, row in board.rows.items() if row.attempts}
+    if ran:
+        path, span = critical_path(ran), makespan(ran)
+        overhead = [
+            row.seconds - row.run_seconds for row in ran.values() if row.state == "complete" and row.attempts == 1
+        ]
+        console.print(
+            f"makespan {span:.1f} s, critical path {path:.1f} s (x{span / max(path, 1e-9):.2f}); "
+            f"overhead per stage at most {max(overhead, default=0.0):.1f} s",
+            highlight=False,
+        )
+    if any(source.kind == "synthetic" for source in plan.sources.values()):
+        console.print("  this ran on SYNTHETIC DATA: good for a look, not for a decision  ", style="bold white on red")

@@ -1,0 +1,40 @@
+"""The DAG: every stage starts as soon as the stages it reads from are there."""
+
+from __future__ import annotations
+
+from prefect import State, flow
+from prefect.futures import PrefectFuture, wait
+from prefect.logging.handlers import APILogHandler
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.annotations import quote
+
+from flows.step import Run, step
+
+
+def train(run: Run) -> None:
+    """Carries out the run's plan. A stage that fails stops what depends on it, and nothing else."""
+    stages = run.plan.stages
+    # A thread a stage: threads only wait for their subprocess, and the machine shares its cores better than a queue.
+    runner = ThreadPoolTaskRunner(max_workers=len(stages))
+
+    @flow(name="train", flow_run_name=f"train-{run.plan.experiment.tag}", task_runner=runner)
+    def dag(experiment: str) -> State[None]:
+        futures: dict[str, PrefectFuture[None]] = {}
+        for stage in stages:
+            one = step.with_options(name=stage.name, task_run_name=stage.name)
+            upstream = [futures[name] for name in stage.inputs]
+            # quote: Prefect looks into parameters for futures, and there are none in a Run.
+            futures[stage.name] = one.submit(quote(run), stage.name, wait_for=upstream)
+        wait(list(futures.values()))
+        return _outcome(run, [name for name, future in futures.items() if not future.state.is_completed()])
+
+    dag(run.plan.experiment.tag, return_state=True)
+    APILogHandler().flush()
+
+
+def _outcome(run: Run, missing: list[str]) -> State[None]:
+    for name in missing:
+        if run.board.rows[name].state == "waiting":
+            run.board.update(name, state="skipped", message="a stage that it reads from did not complete")
+    return Failed(message=f"did not complete: {', '.join(missing)}") if missing else Completed()

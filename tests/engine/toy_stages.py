@@ -1,0 +1,64 @@
+"""Stages of fractions of a second that use everything the engine gives: for tests of the engine and of flows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from engine.checkpoint import Preempted
+from engine.errors import CriteriaMissed, DataError
+from engine.stage import Metrics, Workspace
+
+
+class WalkConfig(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    steps: int
+    pause_s: float
+    scale: float = 1.0
+
+
+def walk(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """A random walk, a checkpoint a step: its end shows whether a resumed run is an uninterrupted one."""
+    rng = np.random.default_rng(workspace.seed)
+    begin, place = 0, 0.0
+    for folder in inputs.values():
+        place += float(json.loads((folder / "place.json").read_text())["place"])
+    checkpoint = workspace.checkpoints.load()
+    if checkpoint is not None:
+        state = json.loads(checkpoint.files["state.json"])
+        begin, place, rng.bit_generator.state = checkpoint.step, state["place"], state["rng"]
+    for step in range(begin, config.steps):
+        place += config.scale * float(rng.normal())
+        time.sleep(config.pause_s)
+        state = {"place": place, "rng": rng.bit_generator.state}
+        workspace.checkpoints.save(step + 1, {"state.json": json.dumps(state).encode()})
+        workspace.progress(step + 1, config.steps, place=place)
+        if workspace.should_stop():
+            raise Preempted
+    workspace.out.json("place.json", {"place": place})
+    workspace.out.parquet("evidence/steps.parquet", {"step": np.arange(config.steps)})
+    return {"place": {"value": place}}
+
+
+def stubborn(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """Never asks should_stop()."""
+    time.sleep(config.pause_s)
+    return {}
+
+
+def broken(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    raise ZeroDivisionError("a bug")
+
+
+def bad_input(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    raise DataError("table.csv, row 7: no such thing; mend it")
+
+
+def missed(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    raise CriteriaMissed("risk auc 0.5 (wanted >= 0.78)")
