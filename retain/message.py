@@ -364,7 +364,7 @@ def _amounts(low: str, offer: int, months: int | None) -> list[str]:
         number = match[0].rstrip(".,")
         follows = low[match.start() + len(number) :]
         apart = match.start() == 0 or low[match.start() - 1] in " ("
-        if apart and number.isascii() and number.isdigit() and _PERCENT_NEXT.match(follows):
+        if apart and re.fullmatch("0|[1-9][0-9]?|100", number) and _PERCENT_NEXT.match(follows):
             percentages.add(int(number))
         else:
             broken.append("holds a number that is not the offer")

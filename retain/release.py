@@ -123,9 +123,7 @@ def _suits(risk: Scorer, spec: DatasetSpec) -> None:
     known = set(spec.columns)
     for column in risk.featurizer.columns:
         if column not in known:
-            raise ReleaseError(
-                f"risk/featurizer.json: column {column.name!r} is not the one that schema.json describes"
-            )
+            raise ReleaseError(f"risk/featurizer.json: its column {column.name!r} is not that of schema.json")
 
 
 def _sha(path: Path) -> str:
@@ -142,8 +140,9 @@ def _spec(files: Mapping[str, Path], name: str) -> DatasetSpec:
 
 
 def _json(files: Mapping[str, Path], name: str) -> Any:
+    data = _read(files, name)
     try:
-        return json.loads(_read(files, name))
+        return json.loads(data)
     except (ValueError, RecursionError):
         raise ReleaseError(f"{name}: is no JSON, or damaged") from None
 

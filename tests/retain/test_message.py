@@ -1,0 +1,242 @@
+"""The rules that a message keeps, the templates under them, and which situation a customer is in."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retain.message import (
+    SITUATIONS,
+    TEMPLATES,
+    Bank,
+    Entry,
+    MessageError,
+    check,
+    render,
+    situation,
+    template_bank,
+)
+
+OFFERS = (0, 5, 10, 20)
+GOOD = "Thank you for being with us. We would like to take 10% off your monthly charge for six months. Reply YES."
+GOOD_WITHOUT = "Thank you for being with us. If there is something that we could do better, please tell us. Reply YES."
+
+
+def test_every_situation_has_a_good_template_for_every_offer() -> None:
+    bank = template_bank(OFFERS)
+    assert bank.problems(OFFERS, 6) == []
+    assert {(entry.situation, entry.offer) for entry in bank.entries} == {(s, o) for s in SITUATIONS for o in OFFERS}
+    for name in SITUATIONS:
+        for offer in OFFERS:
+            found = bank.message(name, offer, 6)
+            assert found is not None
+            assert found[0] == name
+            assert (f"{offer}%" in found[1]) == (offer > 0)
+            assert "{" not in found[1]
+
+
+@pytest.mark.parametrize("months", range(1, 13))
+def test_templates_state_the_offer_s_own_duration(months: int) -> None:
+    assert template_bank(OFFERS).problems(OFFERS, months) == []
+    assert check(render(TEMPLATES["price"][0], 10, months), 10, months % 12 + 1) != []
+
+
+def test_good_texts_pass() -> None:
+    assert check(GOOD, 10, 6) == []
+    assert check(GOOD.replace("10%", "ten percent"), 10, 6) == []
+    assert check(GOOD_WITHOUT, 0) == []
+
+
+@pytest.mark.parametrize("offer", [0, 5, 20, 1, 100])
+def test_the_percentage_is_the_chosen_one(offer: int) -> None:
+    assert any("percentage" in rule for rule in check(GOOD, offer, 6))
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "20%", "10% or 20%", "10 % or 15 per cent", "5-10%", "10.5%", "10,5 %", "110%", "1 0%", "010%", "10%5",
+        "twenty percent", "10% (twenty percent with a friend)", "twenty-five per cent", "ten and a half percent",
+        "10%, or even fifteen off", "half", "10%, a quarter in summer,", "10%, one in ten,", "double our usual 10%",
+        "up to 10%", "at least 10%", "more than ten percent", "another 10%", "an extra 10%", "over 10%",
+        "10% and then a hundred percent", "one-hundred percent", "10", "ten", "10%, twenty if you ask,",
+        "10 dollars", "10%, 2 times", "10\u066a", "\uff11\uff10%", "10%, 15pct",
+    ],
+)  # fmt: skip
+def test_any_other_amount_is_turned_down(phrase: str) -> None:
+    text = GOOD.replace("10%", phrase)
+    broken = check(text, 10, 6)
+    if phrase == "ten":  # "ten off your monthly charge" is the chosen amount, in other words
+        assert broken == []
+    else:
+        assert broken != []
+
+
+@pytest.mark.parametrize(
+    ("phrase", "says"),
+    [
+        ("We guarantee it.", "guarantees"),
+        ("We guar-antee it.", "guarantees"),
+        ("This is the lowest price of all.", "guarantees"),
+        ("It will never change.", "guarantees"),
+        ("It is yours for life.", "guarantees"),
+        ("Hurry!", "presses"),
+        ("This is your last chance.", "presses"),
+        ("Don't miss it.", "presses"),
+        ("The offer expires soon.", "presses"),
+        ("You must answer.", "presses"),
+        ("It is now or never.", "presses"),
+        ("See www.retain.example for more.", "link"),
+        ("See https://retain.example for more.", "link"),
+        ("See retain.example/offer for more.", "link"),
+        ("Click below to take it.", "link"),
+        ("Write to us at retain@mail for more.", "character"),
+        ("Your account number is with us.", "identifier"),
+        ("This is for customer 7590-VHVEG alone.", "number"),
+        ("Call us on 555 0100 for more.", "number"),
+        ("We predict that you will go.", "risk"),
+        ("You are at risk.", "risk"),
+        ("We know you are thinking of leaving.", "risk"),
+        ("Please do not cancel.", "risk"),
+        ("Our model chose you.", "risk"),
+        ("It is for our senior customers.", "protected"),
+        ("It is for you and your partner.", "protected"),
+        ("It is for women.", "protected"),
+        ("It suits your age.", "protected"),
+        ("It is good for your children.", "protected"),
+        ("One month is free.", "besides the offer"),
+        ("You also get a voucher.", "besides the offer"),
+        ("We waive your fee.", "besides the offer"),
+        ("It holds for two years.", "duration"),
+        ("It holds for twelve months.", "duration"),
+        ("It holds all year.", "duration"),
+        ("DEAR CUSTOMER.", "shouts"),
+        ("Really! Truly! Yes!", "shouts"),
+        ("h u r r y to us.", "spells out"),
+        ("Take it, {name}.", "character"),
+        ("Pay $ less.", "character"),
+        ("We gu\u0430rantee it.", "character"),  # a Cyrillic a
+        ("We guar\u200bantee it.", "character"),  # zero width
+        ("Dear \u202ereversed.", "character"),
+        ("Two lines\nof text.", "character"),
+    ],
+)
+def test_each_rule_turns_down_what_it_is_about(phrase: str, says: str) -> None:
+    broken = check(f"{GOOD} {phrase}", 10, 6)
+    assert any(says in rule for rule in broken), broken
+
+
+@pytest.mark.parametrize(
+    "phrase", ["a discount", "10% off", "money off your bill", "a lower price", "a special offer", "ways to save"]
+)
+def test_without_an_offer_none_is_hinted_at(phrase: str) -> None:
+    assert check(f"{GOOD_WITHOUT} There may be {phrase} too.", 0) != []
+
+
+@pytest.mark.parametrize(
+    "phrase", ["Feel free to ask.", "You can pay by credit card.", "We’re happy to help – any time.", "A real person."]
+)
+def test_harmless_words_are_let_through(phrase: str) -> None:
+    assert check(f"{GOOD} {phrase}", 10, 6) == []
+
+
+def test_length_is_limited() -> None:
+    assert any("characters long" in rule for rule in check("Take 10%.", 10))
+    assert any("characters long" in rule for rule in check(f"{GOOD} {'We are glad. ' * 40}", 10, 6))
+    assert any("characters long" in rule for rule in check("", 0))
+
+
+@given(st.text(max_size=500), st.sampled_from(OFFERS))
+def test_no_text_breaks_the_check_itself(text: str, offer: int) -> None:
+    assert all(isinstance(rule, str) for rule in check(text, offer, 6))
+
+
+@given(st.integers(0, 200))
+def test_no_other_number_gets_through(number: int) -> None:
+    allowed = check(GOOD.replace("10%", f"{number}%"), 10, 6) == []
+    assert allowed == (number == 10)
+
+
+@pytest.mark.parametrize("slot", ["{name}", "{offer.__class__}", "{0}", "{}", "{offer!r}", "{offer:>9}"])
+def test_a_slot_that_does_not_exist_is_refused(slot: str) -> None:
+    with pytest.raises(MessageError, match="is none of offer, months"):
+        render(f"Take {slot} off.", 10, 6)
+
+
+def entry(text: str, score: float = 0.0, situation: str = "price", offer: int = 10) -> Entry:
+    return Entry(situation, offer, text, "test", score)
+
+
+def test_the_best_message_that_keeps_the_rules_is_sent() -> None:
+    better = GOOD.replace("Thank you", "Many thanks to you")
+    bad = GOOD.replace("10%", "20%")
+    bank = Bank([entry(GOOD, 0.1), entry(bad, 0.9), entry(better, 0.5)])
+    assert bank.message("price", 10, 6) == ("price", better)
+    assert any("message 1 (price, 10 %): the only percentage" in problem for problem in bank.problems([10], 6))
+
+
+def test_a_situation_without_a_good_message_speaks_as_by_default() -> None:
+    bank = Bank([entry(GOOD.replace("10%", "20%")), entry(GOOD, situation="default")])
+    assert bank.message("price", 10, 6) == ("default", GOOD)
+    assert bank.message("support", 10, 6) == ("default", GOOD)
+    assert bank.message("support", 5, 6) is None
+
+
+def test_what_a_bank_lacks_is_named() -> None:
+    problems = Bank([entry(GOOD)]).problems([0, 10], 6)
+    assert "situation price: no message for 0 %" in problems
+    assert "situation new: no message for 0, 10 %" in problems
+
+
+def test_a_bank_survives_its_file() -> None:
+    bank = template_bank(OFFERS)
+    assert Bank.from_json(bank.to_json()).entries == bank.entries
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({}, "no list"),
+        ([1], "message 0: wants situation"),
+        ([{"situation": "price"}], "message 0: wants situation"),
+        ([entry(GOOD).as_dict() | {"situation": "war"}], "situation is none of"),
+        ([entry(GOOD).as_dict() | {"offer": 10.0}], "offer"),
+        ([entry(GOOD).as_dict() | {"offer": True}], "offer"),
+        ([entry(GOOD).as_dict() | {"text": None}], "texts"),
+        ([entry(GOOD).as_dict() | {"score": float("nan")}], "score"),
+    ],
+)
+def test_a_broken_bank_is_refused_in_one_line(content: object, says: str) -> None:
+    with pytest.raises(MessageError, match=r"^messages\.json") as error:
+        Bank.from_json(content)
+    assert says in str(error.value)
+
+
+ROLES = {"monthly_charge": "Charge", "contract": "Contract", "payment": "Pay", "support": "Help", "tenure": "Months"}
+
+
+@pytest.mark.parametrize(
+    ("reasons", "months", "expected"),
+    [
+        ([("Contract", 0.9), ("Charge", 0.8)], 30, "contract_end"),
+        ([("Contract", -0.9), ("Charge", 0.8)], 30, "price"),  # what lowers the risk is no reason to talk
+        ([("Colour", 0.9), ("Help", 0.1)], 30, "support"),
+        ([("Pay", 0.1)], 30, "payment"),
+        ([("Months", 0.9), ("Pay", 0.1)], 30, "payment"),
+        ([("Months", 0.9), ("Pay", 0.1)], 8, "new"),
+        ([("Contract", 0.9)], 2, "new"),
+        ([("Contract", 0.9)], 0, "new"),
+        ([("Contract", 0.9)], None, "contract_end"),
+        ([("Contract", -0.9)], 30, "default"),
+        ([], 30, "default"),
+    ],
+)
+def test_a_situation_is_what_raises_the_risk_most(
+    reasons: list[tuple[str, float]], months: int | None, expected: str
+) -> None:
+    assert situation(ROLES, reasons, {"Months": months}) == expected
+
+
+def test_a_table_without_roles_has_one_situation() -> None:
+    assert situation({}, [("Contract", 1.0)], {"Contract": "x"}) == "default"

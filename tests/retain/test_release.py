@@ -1,0 +1,143 @@
+"""A release is read whole or refused in one line that names the file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retain.release import Release, ReleaseError, load, with_part
+from tests.releases import dataset, inputs, part, rows, run_stage
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("release")
+    return run_stage(base, inputs(base / "inputs", dataset("telco"), dataset("bank")))
+
+
+def files(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def release(folder: Path) -> Release:
+    return load(files(folder))
+
+
+def test_a_customer_is_scored_as_the_parts_score_her(release: Release) -> None:
+    table = rows(release.spec, 50, seed=5)
+    x = np.array([release.risk.features(row) for row in table])
+    scores = release.risk.scores(x)
+    for row, features, score in zip(table, x, scores):
+        decision, seen = release.decide(row)
+        assert np.array_equal(seen, features, equal_nan=True)
+        assert decision.risk == pytest.approx(float(score), abs=1e-12)
+        assert decision.acceptance == release.bridge.acceptance(row)
+        reasons = release.risk.reasons(features)
+        sizes = [abs(value) for _, value in reasons]
+        assert sizes == sorted(sizes, reverse=True)
+        margin = release.risk.trees.bias + sum(value for _, value in reasons)
+        assert margin == pytest.approx(float(release.risk.trees.margin(features)), abs=1e-4)
+        assert {name for name, _ in reasons} <= {column.name for column in release.spec.columns}
+    assert {release.decide(row)[0].action for row in table} == {"contact", "no_contact"}
+
+
+def test_only_a_table_with_the_bank_s_columns_gets_the_full_acceptance(tmp_path: Path, release: Release) -> None:
+    assert release.full_acceptance(rows(release.spec, 1, seed=1)[0]) is None
+    bank = dataset("bank")
+    both = load(files(run_stage(tmp_path, inputs(tmp_path / "inputs", bank, bank))))
+    row = rows(bank, 1, seed=1)[0]
+    assert both.full_acceptance(row) == both.accept.score(both.accept.features(row))
+
+
+def damaged(folder: Path, tmp_path: Path, name: str, change: Callable[[Any], Any]) -> dict[str, Path]:
+    found = files(folder)
+    content = change(json.loads(found[name].read_bytes()))
+    if content is None:
+        del found[name]
+    else:
+        found[name] = tmp_path / "damaged.json"
+        found[name].write_text(content if isinstance(content, str) else json.dumps(content))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("release.json", lambda content: None, "release.json: is missing"),
+        ("release.json", lambda content: "{", "release.json: is no JSON"),
+        ("release.json", lambda content: "[" * 100_000, "release.json: is no JSON"),
+        ("release.json", lambda content: [], "names no experiment"),
+        ("schema.json", lambda content: None, "schema.json: is missing"),
+        ("schema.json", lambda content: "nothing", "schema.json: as a whole"),
+        ("schema.json", lambda content: content | {"extra": 1}, "schema.json: extra"),
+        ("risk/model.json", lambda content: None, "risk/model.json: is missing"),
+        ("risk/model.json", lambda content: {}, "risk/model.json: is no JSON model"),
+        ("risk/calibration.json", lambda content: {}, "risk/calibration.json: wants"),
+        ("risk/featurizer.json", lambda content: {}, "risk/featurizer.json"),
+        ("accept/bridge.json", lambda content: None, "accept/bridge.json: is missing"),
+        ("accept/bridge.json", lambda content: {}, "bridge.json: wants"),
+        ("messages.json", lambda content: content[:1], "no message for"),
+        ("messages.json", lambda content: {}, "messages.json: is no list"),
+        ("decision.json", lambda content: {}, "decision.json: wants"),
+    ],
+)
+def test_a_damaged_release_is_refused_in_one_line(
+    folder: Path, tmp_path: Path, name: str, change: Callable[[Any], Any], says: str
+) -> None:
+    with pytest.raises(ReleaseError) as error:
+        load(damaged(folder, tmp_path, name, change))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_featurizer_of_another_table_is_refused(folder: Path) -> None:
+    mixed = files(folder)
+    for name in ("model", "calibration", "featurizer"):
+        mixed[f"risk/{name}.json"] = mixed[f"accept/{name}.json"]
+    with pytest.raises(ReleaseError, match=r"risk/featurizer\.json: its column"):
+        load(mixed)
+
+
+def test_a_model_of_another_width_is_refused(folder: Path) -> None:
+    mixed = files(folder)
+    mixed["risk/model.json"] = mixed["accept/model.json"]
+    with pytest.raises(ReleaseError, match=r"the model wants \d+ features, the featurizer makes \d+"):
+        load(mixed)
+
+
+def test_one_part_is_replaced_and_named_by_another_version(release: Release, tmp_path: Path) -> None:
+    part(tmp_path / "risk", release.spec, seed=9)
+    row = rows(release.spec, 1, seed=1)[0]
+    changed = with_part(release, "risk", files(tmp_path / "risk"))
+    assert changed.versions["risk"] != release.versions["risk"]
+    assert changed.versions["accept"] == release.versions["accept"]
+    assert changed.decide(row)[0].risk != release.decide(row)[0].risk
+
+
+def test_a_part_of_another_table_is_refused(release: Release, tmp_path: Path) -> None:
+    part(tmp_path / "risk", dataset("bank"), seed=9)
+    with pytest.raises(ReleaseError, match="its column 'age'"):
+        with_part(release, "risk", files(tmp_path / "risk"))
+    with pytest.raises(ReleaseError, match=r"accept/bridge\.json: is missing"):
+        with_part(release, "accept", files(tmp_path / "risk"))
+
+
+def test_a_release_loads_without_any_training_library(folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from retain.release import load\n"
+        "folder = Path(sys.argv[1])\n"
+        "load({p.relative_to(folder).as_posix(): p for p in folder.rglob('*.json')})\n"
+        "heavy = {'pandas', 'sklearn', 'xgboost', 'torch', 'pyarrow', 'scipy', 'pickle', 'yaml'}\n"
+        "print(*sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    # numpy imports pickle for its own files; nothing of ours may call it, which the linter holds.
+    assert set(done.stdout.split()) <= {"pickle"}
