@@ -71,7 +71,8 @@ def _run(experiment: str, wanted: list[str], console: Console) -> int:
         code = _carry_out(plan, board, console)
         attempt.settle_lost(plan)
     terminal.show_summary(plan, board, console)
-    _show_release(plan, console)
+    if any(stage.name == "release" for stage in plan.stages):
+        terminal.show_release(plan, console)
     return code
 
 
@@ -141,8 +142,6 @@ class _Stop:
         self.stopping.set()
 
 
-def _show_release(plan: Plan, console: Console) -> None:
-    pass
 
 
 if __name__ == "__main__":

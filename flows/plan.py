@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import config
 from engine.artifact import ArtifactStore
-from engine.criteria import Criterion, judge
+from engine.criteria import judge
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import Identity, code_digests, differences, library_versions
 from engine.stage import IDENTITY, Stage
@@ -116,7 +116,7 @@ def stage_config(experiment: Experiment, name: str) -> dict[str, Any]:
     """The stage's slice of the experiment. Exit criteria are in the slice of `release` alone."""
     keys = getattr(experiment.stages, name)
     if name == "release":
-        judged = {stage: experiment.criteria[stage] for stage in STAGES[name].inputs if stage in experiment.criteria}
+        judged = {str(stage): c for stage, c in experiment.criteria.items() if stage in STAGES[name].inputs}
         keys = ReleaseConfig(**dict(keys), experiment=experiment.tag, criteria=judged)
     content: dict[str, Any] = keys.model_dump(mode="json")
     return content
@@ -143,7 +143,7 @@ def why(plan: Plan) -> dict[str, list[str]]:
 
 def key_metrics(plan: Plan, stage: str, fingerprint: str) -> str:
     """The stage's criteria against what it reached, such as "auc 0.852 >= 0.78"."""
-    criteria: Mapping[str, Criterion] = dict(plan.experiment.criteria).get(stage, {})  # type: ignore[call-overload]
+    criteria = {str(name): c for name, c in plan.experiment.criteria.items()}.get(stage, {})
     verdicts = judge(stage, plan.artifacts.metrics(stage, fingerprint), criteria)
     return ", ".join(
         f"{v.metric} {v.value:.4g} {v.op} {v.limit:g}{'' if v.passed else ' MISSED'}"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from engine import ledger
+from engine.artifact import open_artifact
 from flows.board import ENDED, Board, Row, critical_path, makespan
 from flows.plan import Plan
+from retain.release import load
+from serve.schema import examples
 
 STYLES = {
     "complete": "green",
@@ -101,3 +107,18 @@ def show_summary(plan: Plan, board: Board, console: Console) -> None:
         )
     if any(source.kind == "synthetic" for source in plan.sources.values()):
         console.print("  this ran on SYNTHETIC DATA: good for a look, not for a decision  ", style="bold white on red")
+
+
+def show_release(plan: Plan, console: Console) -> None:
+    """Where the current release lies, and a request to it that runs as it stands."""
+    fingerprint = plan.artifacts.current().get("release")
+    if fingerprint is None:
+        return
+    folder = Path(plan.store.url) / plan.artifacts.prefix("release", fingerprint)
+    release = load(open_artifact(folder))
+    body = json.dumps(examples(release.spec, release.rule)["customer"]["value"])
+    tag = plan.experiment.tag
+    console.print(f"release: {folder}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"serve it with `make serve{'' if tag == 'local' else f' EXPERIMENT={tag}'}`, then ask:")
+    # Not through a wrapping console: a line to be copied has to stay one line.
+    print(f"curl -s localhost:8000/retain -H 'content-type: application/json' -d {shlex.quote(body)}")

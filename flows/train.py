@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import State, flow
 from prefect.futures import PrefectFuture, wait
 from prefect.logging.handlers import APILogHandler
@@ -16,16 +18,16 @@ def train(run: Run) -> None:
     """Carries out the run's plan. A stage that fails stops what depends on it, and nothing else."""
     stages = run.plan.stages
     # A thread a stage: threads only wait for their subprocess, and the machine shares its cores better than a queue.
-    runner = ThreadPoolTaskRunner(max_workers=len(stages))
+    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(stages))
 
-    @flow(name="train", flow_run_name=f"train-{run.plan.experiment.tag}", task_runner=runner)
+    @flow(name="train", flow_run_name=f"train-{run.plan.experiment.tag}", task_runner=runner)  # type: ignore[arg-type]
     def dag(experiment: str) -> State[None]:
         futures: dict[str, PrefectFuture[None]] = {}
         for stage in stages:
             one = step.with_options(name=stage.name, task_run_name=stage.name)
             upstream = [futures[name] for name in stage.inputs]
             # quote: Prefect looks into parameters for futures, and there are none in a Run.
-            futures[stage.name] = one.submit(quote(run), stage.name, wait_for=upstream)
+            futures[stage.name] = one.submit(quote(run), stage.name, wait_for=upstream)  # type: ignore[call-overload]
         wait(list(futures.values()))
         return _outcome(run, [name for name, future in futures.items() if not future.state.is_completed()])
 
