@@ -1,0 +1,259 @@
+"""execute() in real processes: how attempts end, and what they leave."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import execution
+from engine.artifact import ArtifactStore, open_artifact
+from engine.checkpoint import Checkpointer
+from engine.claim import acquire
+from engine.execution import Execution
+from engine.fingerprint import ROOT, Identity, code_digests, library_versions
+from engine.process import this_process
+from engine.stage import BAD_INPUT, CLAIMED, COMPLETE, FAILED, OVERDUE, PREEMPTED, REFUSED, StageRequest
+from engine.store import FolderStore
+
+TOYS = "tests.engine.toy_stages"
+
+
+def make_request(root: Path, function: str = "walk", **changes: Any) -> StageRequest:
+    """A planned attempt at a toy stage."""
+    entry = f"{TOYS}:{function}"
+    config = {"steps": 5, "pause_s": 0.01, "scale": 1.0} | changes.pop("config", {})
+    identity = Identity(
+        stage="toy",
+        code=code_digests(entry),
+        libraries=library_versions(["numpy"]),
+        config=config,
+        seed=7,
+        inputs=changes.pop("input_digests", {}),
+        source=None,
+    )
+    request = StageRequest(
+        experiment="test",
+        stage="toy",
+        entry=entry,
+        config_model=f"{TOYS}:WalkConfig",
+        identity=identity,
+        inputs={},
+        source_key=None,
+        attempt=0,
+        store=str(root),
+        work=str(root / "work"),
+        threads=1,
+        device="cpu",
+        time_limit_s=60,
+        heartbeat_s=0.2,
+    ).model_copy(update=changes)
+    return next_attempt(request)
+
+
+def next_attempt(request: StageRequest) -> StageRequest:
+    store = FolderStore(Path(request.store))
+    planned = Execution(
+        attempt=0,
+        status="planned",
+        host="here",
+        machine_type="e2-standard-4",
+        usd_per_hour=0.134,
+        commit="none",
+        libraries={},
+        started_at="2026-11-23T00:00:00+00:00",
+        holder=this_process(),
+    )
+    record = execution.number(store, f"test/toy/{request.fingerprint}", planned)
+    return request.model_copy(update={"attempt": record.attempt, "work": f"{request.store}/work-{record.attempt}"})
+
+
+def start(request: StageRequest, *options: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
+    Path(request.work).mkdir(parents=True)
+    path = Path(request.work) / "request.json"
+    path.write_text(request.model_dump_json())
+    return subprocess.Popen([sys.executable, "-m", "engine", str(path), *options], cwd=ROOT, stdin=stdin)
+
+
+def run(request: StageRequest) -> int:
+    return start(request).wait()
+
+
+def record_of(request: StageRequest) -> Execution:
+    found = execution.read(FolderStore(Path(request.store)), f"test/toy/{request.fingerprint}", request.attempt)
+    assert found is not None
+    return found
+
+
+def artifact_of(request: StageRequest) -> dict[str, bytes]:
+    folder = Path(request.store) / "test" / "toy" / request.fingerprint
+    return {name: path.read_bytes() for name, path in open_artifact(folder).items()}
+
+
+def left_behind(request: StageRequest) -> list[str]:
+    folder = Path(request.store) / "test" / "toy" / request.fingerprint
+    claims = list(folder.glob("claim.json"))
+    return [str(path) for path in (*claims, *folder.glob("checkpoints/*/*"))]
+
+
+def wait_for(condition: Any, seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.01)
+
+
+def has_checkpoint(request: StageRequest) -> bool:
+    folder = Path(request.store) / "test" / "toy" / request.fingerprint / "checkpoints"
+    return any(folder.glob("*/complete.json"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    request = make_request(tmp_path_factory.mktemp("undisturbed"), config={"steps": 40, "pause_s": 0.0})
+    assert run(request) == COMPLETE
+    return artifact_of(request)
+
+
+def test_an_attempt_publishes_its_artifact_and_leaves_nothing_else(tmp_path: Path) -> None:
+    request = make_request(tmp_path)
+    assert run(request) == COMPLETE
+    files = artifact_of(request)
+    assert set(files) == {"metrics.json", "place.json", "evidence/steps.parquet"}
+    assert json.loads(files["metrics.json"])["place"]["value"] == json.loads(files["place.json"])["place"]
+    record = record_of(request)
+    assert record.status == "complete"
+    assert 0 < record.run_seconds <= record.seconds
+    assert left_behind(request) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_attempt_goes_on_to_the_same_bytes(
+    tmp_path: Path, number: signal.Signals, undisturbed: dict[str, bytes]
+) -> None:
+    request = make_request(tmp_path, config={"steps": 40, "pause_s": 0.0})
+    process = start(request)
+    wait_for(lambda: has_checkpoint(request))
+    process.send_signal(number)
+    code = process.wait()
+    # The signal may come when the last step is done: then the attempt is complete, and there is nothing to test.
+    assert code == (-number if number == signal.SIGKILL else PREEMPTED)
+    assert has_checkpoint(request)
+    assert record_of(request).status == ("running" if number == signal.SIGKILL else "preempted")
+    again = next_attempt(request)
+    assert run(again) == COMPLETE
+    assert artifact_of(again) == undisturbed
+    assert left_behind(again) == []
+
+
+def test_an_attempt_stops_when_its_parent_dies(tmp_path: Path) -> None:
+    request = make_request(tmp_path, config={"steps": 1000, "pause_s": 0.02})
+    process = start(request, "--lifeline", stdin=subprocess.PIPE)
+    wait_for(lambda: has_checkpoint(request))
+    assert process.stdin is not None
+    process.stdin.close()  # what the kernel does when the holder of the other end dies
+    assert process.wait(timeout=10) == PREEMPTED
+    assert record_of(request).status == "preempted"
+
+
+def test_a_stage_that_outlives_its_deadline_stops_itself(tmp_path: Path) -> None:
+    request = make_request(tmp_path, config={"steps": 1000, "pause_s": 0.02}, time_limit_s=1.0)
+    assert run(request) == OVERDUE
+    record = record_of(request)
+    assert record.status == "overdue"
+    assert record.seconds < 3
+    assert left_behind(request) != []  # its checkpoints: a longer limit goes on from there
+
+
+def test_a_stage_that_never_asks_is_ended_all_the_same(tmp_path: Path) -> None:
+    request = make_request(tmp_path, "stubborn", config={"pause_s": 60.0}, time_limit_s=1.0)
+    assert run(request) == OVERDUE
+    record = record_of(request)
+    assert record.status == "overdue"
+    assert record.seconds < 20
+    assert left_behind(request) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "status", "message"),
+    [
+        ("broken", FAILED, "failed", "ZeroDivisionError: a bug"),
+        ("bad_input", BAD_INPUT, "failed", "table.csv, row 7: no such thing; mend it"),
+        ("missed", REFUSED, "refused", "risk auc 0.5 (wanted >= 0.78)"),
+    ],
+)
+def test_failures_end_in_one_clear_message(tmp_path: Path, function: str, code: int, status: str, message: str) -> None:
+    request = make_request(tmp_path, function)
+    assert run(request) == code
+    assert (record_of(request).status, record_of(request).message) == (status, message)
+    assert not (tmp_path / "test" / "toy" / request.fingerprint / "manifest.json").exists()
+    assert left_behind(request) == []
+
+
+def test_other_code_than_the_request_was_made_for_is_refused(tmp_path: Path) -> None:
+    request = make_request(tmp_path)
+    code = request.identity.code | {"tests/engine/toy_stages.py": "0" * 64}
+    other = next_attempt(request.model_copy(update={"identity": request.identity.model_copy(update={"code": code})}))
+    assert run(other) == BAD_INPUT
+    assert "other code than the request was made for: tests/engine/toy_stages.py" in record_of(other).message
+
+
+def test_an_attempt_leaves_a_claimed_stage_alone(tmp_path: Path) -> None:
+    request = make_request(tmp_path)
+    store = FolderStore(tmp_path)
+    claim = acquire(store, f"test/toy/{request.fingerprint}/claim.json", token=99, interval_s=60)
+    assert claim is not None
+    assert run(request) == CLAIMED
+    assert record_of(request).status == "claimed"
+    claim.check()  # still ours
+
+
+def test_an_attempt_that_was_overtaken_writes_nothing_more(tmp_path: Path) -> None:
+    request = make_request(tmp_path, config={"steps": 1000, "pause_s": 0.02})
+    process = start(request)
+    wait_for(lambda: has_checkpoint(request))
+    key = tmp_path / "test" / "toy" / request.fingerprint / "claim.json"
+    state = json.loads(key.read_text())
+    # Somebody elsewhere took over: from here on the claim names another token.
+    FolderStore(tmp_path).write(str(key.relative_to(tmp_path)), json.dumps(state | {"token": 99}).encode())
+    assert process.wait(timeout=10) == 76
+    assert json.loads(key.read_text())["token"] == 99
+    assert record_of(request).status == "claimed"
+    assert ArtifactStore(FolderStore(tmp_path), "test").manifest("toy", request.fingerprint) is None
+
+
+def test_a_damaged_checkpoint_costs_one_interval(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    request = make_request(tmp_path, config={"steps": 40, "pause_s": 0.0})
+    process = start(request)
+    wait_for(lambda: has_checkpoint(request))
+    process.kill()
+    process.wait()
+    folder = tmp_path / "test" / "toy" / request.fingerprint / "checkpoints"
+    newest = max(folder.glob("*/state.json"))
+    newest.write_bytes(newest.read_bytes()[:-5])
+    again = next_attempt(request)
+    assert run(again) == COMPLETE
+    assert artifact_of(again) == undisturbed
+
+
+def test_checkpoints_of_one_fingerprint_are_not_seen_by_another(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    claim = acquire(store, "a/claim.json", token=1, interval_s=60)
+    assert claim is not None
+    Checkpointer(store, "a/checkpoints", claim).save(3, {"x": b"3"})
+    assert Checkpointer(store, "b/checkpoints", claim).load() is None
+
+
+def test_a_request_that_is_none_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "request.json"
+    path.write_text("{}")
+    done = subprocess.run([sys.executable, "-m", "engine", str(path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == BAD_INPUT
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "not a stage request" in done.stderr
