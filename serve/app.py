@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,14 +22,24 @@ from serve.settings import Settings, load_release, read
 def create_app(version: str, release: Release) -> FastAPI:
     """The API of one release; `version` is what it is called in answers and metrics."""
     metrics = Metrics()
+    service = Service(version, release, metrics)
     app = FastAPI(
         title="Retain",
         version=version,
         summary=f"Whom to contact, with which offer, in which words ({release.spec.title})",
     )
-    app.include_router(router(Service(version, release, metrics)))
+    app.include_router(router(service))
     app.add_exception_handler(HTTPException, refused)
     app.add_middleware(Observed, metrics=metrics)
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        # Put in afterwards: FastAPI drops every null of what it is given, also those that an example is about.
+        document = describe()
+        document["paths"]["/retain"]["post"]["requestBody"] = service.request_body
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
     return app
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from retain.message import SITUATIONS
@@ -25,6 +25,7 @@ class Metrics:
     """One service's metrics in a registry of their own."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a second series beside each, of when it was made
         self.registry = CollectorRegistry()
         requests = Counter("retain_requests", "Requests by path and code", ["path", "code"], registry=self.registry)
         self._requests = requests

@@ -83,8 +83,15 @@ class Service:
         self.metrics = metrics
         self.reader = RequestReader(release.spec, release.rule)
         self.versions = {"release": version, **release.versions}
-        self.examples = examples(release.spec, release.rule)
-        self.request_schema = request_schema(release.spec, release.rule)
+        self.request_body = {  # as OpenAPI describes it
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": request_schema(release.spec, release.rule),
+                    "examples": examples(release.spec, release.rule),
+                }
+            },
+        }
         metrics.serves(version)
 
     def answer(self, body: bytes) -> bytes:
@@ -127,12 +134,6 @@ def router(service: Service) -> APIRouter:
         summary="Decide about one customer",
         response_model=Answer,
         responses={code: {"model": Refusal} for code in (408, 413, 415, 422, 500)},
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": service.request_schema, "examples": service.examples}},
-            }
-        },
     )
     async def retain(request: Request) -> Response:
         """Whom to contact, with which offer, in which words; the contact history comes with the request."""

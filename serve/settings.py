@@ -73,7 +73,8 @@ def _current(experiment: str) -> Path:
     except (ValueError, AttributeError):
         raise RetainError(f"{store_url()}/{experiment}/current.json is damaged: run `make run` again") from None
     if found is None:
+        run = "make run" if experiment == DEFAULT_EXPERIMENT else f"make run EXPERIMENT={experiment}"
         raise RetainError(
-            f"experiment {experiment} has no release in {store_url()}: run `make run` first, or set RELEASE_PATH"
+            f"experiment {experiment} has no release in {store_url()}: run `{run}` first, or set RELEASE_PATH"
         )
     return found

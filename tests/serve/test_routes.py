@@ -1,0 +1,246 @@
+"""/retain and its neighbours through the application, without a network."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from retain.message import check
+from retain.release import Release
+from serve.app import create_app
+from serve.routes import MAX_BODY, Answer, Refusal, Service
+from tests.releases import rows
+from tests.serve.client import Client
+
+
+@pytest.fixture
+def customer(release: Release) -> dict[str, Any]:
+    return rows(release.spec, 1, seed=4)[0]
+
+
+def risky(release: Release) -> dict[str, Any]:
+    return max(rows(release.spec, 100, seed=6), key=lambda row: release.decide(row)[0].risk)
+
+
+def test_a_customer_gets_a_decision_with_its_reasons(client: Client, release: Release) -> None:
+    customer = risky(release)
+    response = client.post({"customer": customer})
+    assert response.status_code == 200
+    answer = response.json()
+    Answer.model_validate(answer, strict=True)
+    decision, x = release.decide(customer)
+    assert (answer["risk"], answer["acceptance"]) == (decision.risk, decision.acceptance)
+    assert (answer["action"], answer["offer"], answer["why"]) == ("contact", 10, "risk_at_threshold")
+    assert answer["acceptance_full"] is None
+    assert answer["mode"] == "baseline"
+    assert answer["versions"] == {"release": "v1", **release.versions}
+    expected = release.risk.reasons(x)[: release.rule.reasons]
+    assert [(reason["feature"], reason["contribution"]) for reason in answer["reasons"]] == expected
+    assert all(reason["value"] == customer[reason["feature"]] for reason in answer["reasons"])
+    assert check(answer["message"]["text"], 10, 6) == []
+
+
+def test_every_answer_has_an_id_of_its_own(client: Client, customer: dict[str, Any]) -> None:
+    ids = {client.post({"customer": customer}).json()["decision_id"] for _ in range(20)}
+    assert len(ids) == 20
+
+
+def test_history_forbids_a_contact(client: Client, release: Release) -> None:
+    customer = risky(release)
+    for history, why in (
+        ({"contacts": [1, 0, 1]}, "contact_cap"),
+        ({"running_offer": 5, "months_left": 1}, "running_offer"),
+    ):
+        answer = client.post({"customer": customer, "history": history}).json()
+        assert (answer["action"], answer["offer"], answer["message"], answer["why"]) == ("no_contact", None, None, why)
+
+
+def test_a_customer_who_has_only_just_come_is_answered(client: Client, customer: dict[str, Any]) -> None:
+    for total in (None, "", " "):
+        response = client.post({"customer": customer | {"tenure": 0, "TotalCharges": total}})
+        assert response.status_code == 200
+        Answer.model_validate(response.json())
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422),
+        (b"{", 422),
+        (b"null", 422),
+        (b"[]", 422),
+        (b'{"customer": NaN}', 422),
+        (b'{"customer": {"tenure": Infinity}}', 422),
+        (b'{"customer": {"tenure": 1e400}}', 422),
+        (b'{"customer": {"customerID": "\\ud800"}}', 422),
+        (b'{"\\ud800": 1}', 422),
+        (b'{"customer": {}, "customer": {}}', 422),
+        (b"[" * MAX_BODY, 422),
+        (b'{"a":' * 3_000, 422),
+        (b"\xff" * 100, 422),
+        (b'{"customer": {"tenure": "5"}}', 422),
+        (b'{"customer": {"surprise": 5}}', 422),
+        (b" " * (MAX_BODY + 1), 413),
+        (b"[" * 50_000_000, 413),
+    ],
+)
+def test_bad_bodies_are_refused(client: Client, body: bytes, status: int) -> None:
+    response = client.post(body)
+    assert response.status_code == status
+    Refusal.model_validate(response.json(), strict=True)
+
+
+def test_a_body_of_just_the_limit_is_read(client: Client, customer: dict[str, Any]) -> None:
+    body = json.dumps({"customer": customer}).encode()
+    assert client.post(body + b" " * (MAX_BODY - len(body))).status_code == 200
+    assert client.post(body + b" " * (MAX_BODY - len(body) + 1)).status_code == 413
+
+
+def test_nothing_of_a_bad_request_is_repeated(client: Client, customer: dict[str, Any]) -> None:
+    response = client.post({"customer": customer | {"Contract": "MY-SECRET", "MY-SECRET": 1}})
+    assert response.status_code == 422
+    assert "MY-SECRET" not in response.text
+    assert response.json()["detail"] == [
+        {"type": "not_one_of_the_allowed", "loc": ["body", "customer", "Contract"]},
+        {"type": "unknown_key", "loc": ["body", "customer"]},
+    ]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonp"])
+def test_another_content_type_is_refused(client: Client, customer: dict[str, Any], kind: str) -> None:
+    response = client.post({"customer": customer}, **{"content-type": kind})
+    assert response.status_code == 415
+    assert "application/json" in response.json()["detail"]
+
+
+def test_a_charset_may_be_stated(client: Client, customer: dict[str, Any]) -> None:
+    kind = "Application/JSON; charset=utf-8"
+    assert client.post({"customer": customer}, **{"content-type": kind}).status_code == 200
+
+
+def test_unknown_paths_and_methods_are_refused_in_the_same_shape(client: Client) -> None:
+    for response, status in (
+        (client.get("/nowhere"), 404),
+        (client.get("/retain"), 405),
+        (client.request("PUT", "/healthz"), 405),
+    ):
+        assert response.status_code == status
+        Refusal.model_validate(response.json(), strict=True)
+
+
+def test_a_bug_is_a_clean_500(
+    client: Client, customer: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bug(self: Service, body: bytes) -> bytes:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(Service, "answer", bug)
+    response = client.post({"customer": customer})
+    assert response.status_code == 500
+    assert response.json() == {"detail": "internal error"}
+    assert "ZeroDivisionError" in caplog.text
+    assert 'retain_requests_total{code="500",path="/retain"} 1.0' in client.get("/metrics").text
+
+
+TEXT = st.text(max_size=8)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_body_gets_a_500(client: Client, release: Release, data: st.DataObject) -> None:
+    customer: dict[str, Any] = rows(release.spec, 1, seed=4)[0]
+    keys = st.sampled_from([*customer, "Churn"]) | TEXT
+    values = JSON | st.sampled_from([*customer.values(), 0, 1, -1, 10**30, 1e308, "\ud800", "\x00", " "])
+    customer |= data.draw(st.dictionaries(keys, values, max_size=3))
+    for key in data.draw(st.lists(st.sampled_from(list(customer)), max_size=1)):
+        del customer[key]
+    history = data.draw(
+        JSON | st.dictionaries(st.sampled_from(["contacts", "running_offer", "months_left", "answers"]), JSON)
+    )
+    text = json.dumps({"customer": customer, "history": history})
+    body = data.draw(st.sampled_from([text.encode("utf-8", "surrogatepass"), json.dumps(history).encode()]))
+    if data.draw(st.booleans()):  # one bit flipped somewhere
+        at = data.draw(st.integers(0, len(body) - 1))
+        body = body[:at] + bytes([body[at] ^ (1 << data.draw(st.integers(0, 7)))]) + body[at + 1 :]
+    response = client.post(body)
+    assert response.status_code in (200, 422)
+    (Answer if response.status_code == 200 else Refusal).model_validate(response.json())
+
+
+def test_openapi_shows_this_release_s_own_fields(client: Client, release: Release) -> None:
+    document = client.get("/openapi.json").json()
+    operation = document["paths"]["/retain"]["post"]
+    content = operation["requestBody"]["content"]["application/json"]
+    customer = content["schema"]["properties"]["customer"]
+    assert customer["required"] == [column.name for column in release.spec.columns]
+    assert customer["properties"]["Contract"]["enum"] == ["Month-to-month", "One year", "Two year"]
+    assert customer["properties"]["tenure"]["minimum"] == 0
+    assert customer["properties"]["TotalCharges"]["type"] == ["number", "null"]
+    assert "Churn" not in customer["properties"]
+    assert {"200", "413", "422"} <= set(operation["responses"])
+    assert client.get("/docs").status_code == 200
+
+
+def test_every_example_of_openapi_runs_as_it_stands(client: Client) -> None:
+    document = client.get("/openapi.json").json()
+    found = 0
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            content = operation.get("requestBody", {}).get("content", {})
+            for kind, media in content.items():
+                for example in media.get("examples", {}).values():
+                    response = client.request(method, path, json=example["value"], headers={"content-type": kind})
+                    assert response.status_code == 200
+                    found += 1
+    assert found == 3
+
+
+def test_health_and_readiness_say_what_answers(client: Client, release: Release) -> None:
+    assert client.get("/healthz").json() == {"status": "alive"}
+    ready = client.get("/readyz").json()
+    assert ready == {
+        "status": "ready",
+        "mode": "baseline",
+        "experiment": "toy",
+        "dataset": "telco",
+        "release": "v1",
+        "parts": dict(release.versions),
+        "history": "comes with the request",
+        "warnings": [],
+    }
+
+
+def test_metrics_count_requests_decisions_and_seconds(client: Client, release: Release) -> None:
+    customer = risky(release)
+    client.post({"customer": customer})
+    client.post({"customer": customer, "history": {"contacts": [2]}})
+    client.post({})
+    client.get("/made-up-by-the-caller")
+    text = client.get("/metrics").text
+    for line in (
+        'retain_requests_total{code="200",path="/retain"} 2.0',
+        'retain_requests_total{code="422",path="/retain"} 1.0',
+        'retain_requests_total{code="404",path="other"} 1.0',
+        'retain_decisions_total{action="contact",why="risk_at_threshold"} 1.0',
+        'retain_decisions_total{action="no_contact",why="contact_cap"} 1.0',
+        'retain_request_seconds_bucket{le="0.5"} 3.0',
+        "retain_request_seconds_count 3.0",
+        'retain_release_info{release="v1"} 1.0',
+    ):
+        assert line in text
+    assert "made-up" not in text
+
+
+def test_two_applications_count_apart(release: Release, customer: dict[str, Any]) -> None:
+    one, other = Client(create_app("v1", release)), Client(create_app("v2", release))
+    one.post({"customer": customer})
+    assert 'retain_requests_total{code="200",path="/retain"} 0.0' in other.get("/metrics").text
