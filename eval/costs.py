@@ -145,7 +145,8 @@ def main(arguments: Sequence[str]) -> int:
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    console = Console(highlight=False)
+    # Where there is no terminal, lines stay whole: they are read by people's tools.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(to_table(table, f"Costs of {resolved.tag}"))
     console.print(budget_line(costs, total(table)))
     console.print("Metered from run time and stated prices, never billed.")

@@ -5,7 +5,7 @@
 The values are those of the artifacts that completed last (current.json), the criteria those of the YAML as it stands
 now: a threshold can change without a stage running again. A stage belongs to the experiment once
 `execution.time_limit_s` gives it time; criteria of other stages are stated ahead, for parts still to be built. They
-are listed as "later", left out of the JSON unless `--all` asks for them, and never decide the exit code.
+are "later": left out of table and JSON unless `--all` asks for them, and never deciding the exit code.
 
 Exit code: 0 every gating criterion holds, 1 one is missed or its stage has not run, 2 bad input.
 """
@@ -50,8 +50,11 @@ class _Experiment(BaseModel):
 
 @dataclass(frozen=True)
 class Row:
+    """`chance`: what a perfect model would show by chance on as many rows, where a metric knows that (ECE)."""
+
     verdict: Verdict
     state: State
+    chance: float | None = None
 
 
 def rows(resolved: Resolved, artifacts: ArtifactStore) -> list[Row]:
@@ -66,7 +69,10 @@ def rows(resolved: Resolved, artifacts: ArtifactStore) -> list[Row]:
             metrics = artifacts.metrics(stage, current[stage])
         else:
             state = "not run" if stage in experiment.execution.time_limit_s else "later"
-        result += [Row(verdict, state) for verdict in judge(stage, metrics, criteria)]
+        result += [
+            Row(verdict, state, metrics.get(verdict.metric, {}).get("chance"))
+            for verdict in judge(stage, metrics, criteria)
+        ]
     return result
 
 
@@ -83,7 +89,7 @@ def to_table(table: Sequence[Row], title: str) -> Table:
     result = Table(title=title, title_justify="left")
     for name in ("stage", "metric"):
         result.add_column(name, no_wrap=True)
-    for name in ("value", "95 % CI", "limit"):
+    for name in ("value", "95 % CI", "by chance", "limit"):
         result.add_column(name, justify="right", no_wrap=True)
     result.add_column("verdict", no_wrap=True)
     for row in table:
@@ -91,12 +97,20 @@ def to_table(table: Sequence[Row], title: str) -> Table:
         result.add_row(
             verdict.stage,
             verdict.metric,
-            "-" if verdict.value is None else f"{verdict.value:.4g}",
-            f"{verdict.ci[0]:.4g} .. {verdict.ci[1]:.4g}" if verdict.ci else "-",
-            f"{verdict.op} {verdict.limit:g}",
+            _number(verdict.value),
+            f"{_number(verdict.ci[0])} .. {_number(verdict.ci[1])}" if verdict.ci else "",
+            _number(row.chance) if row.chance is not None else "",
+            f"{verdict.op} {_number(verdict.limit)}",
             _word(row),
         )
     return result
+
+
+def _number(value: float | None) -> str:
+    """Counts whole, shares to four digits."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value.is_integer() else f"{value:.4f}"
 
 
 def _word(row: Row) -> Text:
@@ -113,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.verdict", description="Exit criteria against artifacts.")
     parser.add_argument("--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--all", action="store_true", help="put criteria of stages still to be built into the JSON")
+    parser.add_argument("--all", action="store_true", help="show criteria of stages still to be built, too")
     options = parser.parse_args(arguments)
     try:
         resolved = load(experiment_path(options.experiment))
@@ -123,11 +137,16 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     failed = missed(table)
+    shown = [row for row in table if options.all or row.state != "later"]
     if options.json:
-        print(to_json([row for row in table if options.all or row.state != "later"]))
+        print(to_json(shown))
         return 1 if failed else 0
-    console = Console(highlight=False)
-    console.print(to_table(table, f"Exit criteria of {resolved.tag}"))
+    # Where there is no terminal, lines stay whole: they are read by people's tools.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console.print(to_table(shown, f"Exit criteria of {resolved.tag}"))
+    later = dict.fromkeys(row.verdict.stage for row in table if row.state == "later")
+    if later and not options.all:
+        console.print(f"Later, with the stages themselves (--all shows their criteria): {', '.join(later)}")
     gating = sum(row.verdict.gating and row.state != "later" for row in table)
     if failed:
         names = ", ".join(f"{row.verdict.stage}.{row.verdict.metric}" for row in failed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,20 @@ def test_json_of_a_run_that_met_its_criteria(
     assert ("rm", "accuracy") not in rows
 
 
+def test_the_table_shows_interval_and_chance_level(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    risk = {"auc": {"value": 0.85, "ci": [0.83, 0.87]}, "ece": {"value": 0.0211, "chance": 0.0286}}
+    complete(experiment, "risk", risk, tmp_path)
+    complete(experiment, "accept", {"auc": {"value": 0.8}, "lift": {"value": 41188.0}}, tmp_path)
+    assert verdict.main(["--experiment", "tried"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"risk .* auc .* 0\.8500 .* 0\.8300 \.\. 0\.8700 .* >= 0\.7800 .* met", printed)
+    assert re.search(r"risk .* ece .* 0\.0211 .* 0\.0286 .* < 0\.0500 .* met", printed)
+    assert re.search(r"accept .* lift .* 41,188 .* > 2 ", printed)
+    assert "All 3 gating criteria" in printed
+
+
 def test_a_missed_criterion_ends_with_1_and_is_named(
     experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,7 +142,11 @@ def test_later_stages_are_listed_and_decide_nothing(
     complete(experiment, "risk", {"auc": {"value": 0.85}, "ece": {"value": 0.02}}, tmp_path)
     complete(experiment, "accept", {"auc": {"value": 0.8}, "lift": {"value": 3.0}}, tmp_path)
     assert verdict.main(["--experiment", "tried"]) == 0
-    assert any("rm" in line and "later" in line for line in capsys.readouterr().out.splitlines())
+    printed = capsys.readouterr().out
+    assert "accuracy" not in printed
+    assert re.search(r"^Later.* rm$", printed, flags=re.MULTILINE)
+    assert verdict.main(["--experiment", "tried", "--all"]) == 0
+    assert re.search(r"rm .* accuracy .* later", capsys.readouterr().out)
     assert verdict.main(["--experiment", "tried", "--json", "--all"]) == 0
     assert read(capsys)["rm", "accuracy"]["passed"] is False
 
