@@ -25,7 +25,7 @@ class Metrics:
     """One service's metrics in a registry of their own."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series beside each, of when it was made
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each, of when it was made
         self.registry = CollectorRegistry()
         requests = Counter("retain_requests", "Requests by path and code", ["path", "code"], registry=self.registry)
         self._requests = requests

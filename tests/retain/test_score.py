@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,12 @@ import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retain.features import Featurizer
 from retain.score import Calibration, ModelError, Trees
+from tasks.data.table import typed
+from tasks.data.text import parse
+from tasks.tabular.calibration import isotonic
+from tests.releases import dataset
 
 FEATURES = 6
 
@@ -241,3 +249,35 @@ def test_a_broken_calibration_is_refused_in_one_line(content: Any, says: str) ->
     with pytest.raises(ModelError, match=r"^calibration\.json: ") as error:
         Calibration.from_json(json.dumps(content).encode())
     assert says in str(error.value)
+
+
+@pytest.mark.skipif("RETAIN_DATA_DIR" not in os.environ, reason="RETAIN_DATA_DIR names no folder with the real tables")
+@pytest.mark.parametrize(
+    ("name", "rounds", "depth", "rows"), [("telco", 130, 3, 7_032), ("bank", 300, 4, 41_188)], ids=["telco", "bank"]
+)
+def test_every_real_row_scores_as_in_training(name: str, rounds: int, depth: int, rows: int) -> None:
+    spec = dataset(name)
+    folder = Path(os.environ["RETAIN_DATA_DIR"])
+    path = next(p for file in spec.source.files for p in (folder / file, folder / f"{file}.gz") if p.exists())
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    columns, _ = typed(parse(content, spec), spec, max_rows=10**9, seed=0)
+    featurizer = Featurizer.fit(spec)
+    x = featurizer.transform(columns)
+    y = (np.asarray(columns[spec.target.column], object) == spec.target.positive).astype(float)
+    assert len(y) == rows
+    parameters = {"objective": "binary:logistic", "max_depth": depth, "eta": 0.05, "subsample": 0.8, "nthread": 1}
+    booster = xgboost.train(parameters, xgboost.DMatrix(x, y), rounds)
+    margins = booster.predict(xgboost.DMatrix(x), output_margin=True)
+    trained = isotonic(margins, y)
+
+    trees = Trees.from_json(raw(booster))
+    calibration = Calibration.from_json(json.dumps(trained.to_json()).encode())
+    served = np.empty(rows, np.float32)
+    names = [column.name for column in featurizer.columns]
+    for i, row in enumerate(zip(*(np.asarray(columns[name]).tolist() for name in names))):
+        served[i] = trees.margin(featurizer.row(dict(zip(names, row))))
+    assert np.abs(served - margins).max() <= 1e-6
+    assert np.array_equal(trees.margins(x), served)
+    expected = trained(margins)
+    assert np.mean(np.abs(calibration(served) - expected) <= 1e-5) >= 0.999
+    assert np.abs([calibration.one(float(m)) for m in served] - expected).max() <= 1e-12
