@@ -7,6 +7,7 @@ A pid alone is not an identity: it is reused, and two containers of one machine 
 from __future__ import annotations
 
 import os
+import time
 from functools import cache
 from pathlib import Path
 
@@ -44,3 +45,12 @@ def machine() -> str:
 
 def this_process() -> Holder:
     return Holder(machine=machine(), pid=os.getpid(), start=psutil.Process().create_time())
+
+
+def age_s() -> float:
+    """Seconds since this process was started: under load, the imports before the first line can take one."""
+    stat = Path("/proc/self/stat")
+    if stat.exists():
+        ticks = int(stat.read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - psutil.Process().create_time()

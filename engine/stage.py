@@ -32,7 +32,7 @@ from engine.claim import Claim, Fenced, acquire
 from engine.errors import CriteriaMissed, RetainError
 from engine.execution import Execution, Status
 from engine.fingerprint import Identity, code_digests, library_versions
-from engine.process import this_process
+from engine.process import age_s, this_process
 from engine.store import Store, open_store
 
 Metric = dict[str, Any]  # {"value": float, "ci": [low, high], ...}
@@ -130,7 +130,7 @@ class _Attempt:
     finished: threading.Event = field(default_factory=threading.Event)  # the stage has ended
     wake: threading.Event = field(default_factory=threading.Event)  # either of them
     writing: threading.Lock = field(default_factory=threading.Lock)
-    born: float = field(default_factory=time.monotonic)
+    born: float = field(default_factory=lambda: time.monotonic() - age_s())
 
     @property
     def prefix(self) -> str:

@@ -141,7 +141,7 @@ def _close(store: Store, prefix: str, number: int, work: Path, seconds: float) -
     record = records.read(store, prefix, number)
     assert record is not None, f"{prefix}: attempt {number} has no record"
     if not record.ended:
-        changes = {"status": "killed", "seconds": round(seconds, 3), "message": "killed"}
+        changes = {"status": "killed", "seconds": round(seconds, 3)}
         record = record.model_copy(update=changes)
         records.write(store, prefix, record)
     for name, suffix in ((LOG, "log"), (PROGRESS, "progress.jsonl")):

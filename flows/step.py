@@ -110,7 +110,7 @@ def _carry_out(
             run.board.update(name, state="preempted", message=f"{ending.record.status}; trying again")
         elif ending.code not in (COMPLETE, CLAIMED):
             raise StageEnded(
-                ending.record.message or _last_line(plan, stage, identity, ending), _exit_code(ending.code)
+                ending.record.message or _last_words(plan, stage, identity, ending), _exit_code(ending.code)
             )
 
 
@@ -191,9 +191,10 @@ def _exit_code(code: int) -> int:
     return 1 if code == OVERDUE or code < 0 else code
 
 
-def _last_line(plan: Plan, stage: Stage, identity: Identity, ending: Ending) -> str:
+def _last_words(plan: Plan, stage: Stage, identity: Identity, ending: Ending) -> str:
+    """What an attempt that died without a message left: the signal, and the last line of its log."""
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
     found = plan.store.read(f"{prefix}/execution/{ending.record.attempt:04d}.log")
     lines = found[0].decode(errors="replace").strip().splitlines() if found else []
-    cause = signal.Signals(-ending.code).name if ending.code < 0 else f"exit code {ending.code}"
-    return lines[-1] if lines else f"ended with {cause} and said nothing"
+    cause = f"killed by {signal.Signals(-ending.code).name}" if ending.code < 0 else f"exit code {ending.code}"
+    return f"{cause}: {lines[-1]}" if lines else cause

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,3 +64,13 @@ def bad_input(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspa
 
 def missed(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     raise CriteriaMissed("risk auc 0.5 (wanted >= 0.78)")
+
+
+def gives_up(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """As a stage that is preempted whenever it starts."""
+    raise Preempted
+
+
+def crashes(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return {}

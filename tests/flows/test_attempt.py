@@ -1,0 +1,255 @@
+"""Attempts and their money: reserved, settled, retried, shared between runs, and settled when nobody saw the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine import ledger
+from engine.errors import BudgetExceeded
+from engine.fingerprint import ROOT
+from flows.attempt import settle_lost
+from flows.plan import Plan
+from flows.step import Run, StageEnded, carry_out
+from tests.flows.toy_plan import board_of, toy_plan, toy_stage
+
+LOG = logging.getLogger("test")
+ALONE = (toy_stage("risk"),)
+
+
+def go(plan: Plan) -> Run:
+    run = Run(plan, board_of(plan))
+    for stage in plan.stages:
+        carry_out(run, stage.name, LOG, lambda percent: None)
+    return run
+
+
+def entries(plan: Plan) -> list[ledger.Entry]:
+    return ledger.entries(plan.store, plan.experiment.costs.scope)
+
+
+def artifacts(root: Path) -> dict[str, bytes]:
+    """Every file of every artifact, without what says when and where."""
+    kept = (p for p in (root / "chaos").rglob("*") if p.is_file() and p.parent.name != "execution")
+    return {str(p.relative_to(root)): p.read_bytes() for p in kept}
+
+
+Start = Callable[[Path, int, float], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start_run() -> Iterator[Start]:
+    """Starts runs of the toy diamond as processes, and ends them with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(root: Path, steps: int, pause_s: float) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.flows.toy_run", str(root), str(steps), str(pause_s)]
+        started.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[psutil.Process]:
+    """Attempts that a run has started."""
+    found = []
+    for process in psutil.Process(pid).children():
+        try:
+            if "engine" in process.cmdline():
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def first_child(parent: subprocess.Popen[str]) -> tuple[psutil.Process, float]:
+    """The run's first attempt, and time.monotonic() of its start (psutil's create_time is off by up to a second)."""
+    wait_for(lambda: children(parent.pid))
+    return children(parent.pid)[0], time.monotonic()
+
+
+def test_a_run_completes_and_the_next_reuses_all(tmp_path: Path) -> None:
+    first = go(toy_plan(tmp_path))
+    assert [(row.state, row.attempts) for row in first.board.rows.values()] == [("complete", 1)] * 4
+    spent = entries(first.plan)
+    assert [entry.state for entry in spent] == ["settled"] * 4
+    for entry, row in zip(spent, first.board.rows.values(), strict=True):
+        assert entry.seconds == pytest.approx(row.seconds, abs=1e-3)
+        assert entry.metered_usd == pytest.approx(row.seconds * 0.134 / 3600, abs=2e-6)
+    again = go(toy_plan(tmp_path))
+    assert [(row.state, row.attempts) for row in again.board.rows.values()] == [("reused", 0)] * 4
+    assert entries(again.plan) == spent
+
+
+def test_equal_bytes_upstream_stop_the_change_there(tmp_path: Path) -> None:
+    go(toy_plan(tmp_path))
+    # A pause makes no difference to what a walk finds: its stage runs again, what reads from it doesn't.
+    run = go(toy_plan(tmp_path, customers={"pause_s": 0.02}))
+    assert [row.state for row in run.board.rows.values()] == ["complete", "reused", "reused", "reused"]
+    run = go(toy_plan(tmp_path, risk={"scale": 2.0}))
+    assert [row.state for row in run.board.rows.values()] == ["reused", "complete", "reused", "complete"]
+
+
+def test_a_reservation_over_the_cap_starts_nothing(tmp_path: Path) -> None:
+    # 60 s at $0.134 an hour reserve $0.002234.
+    plan = toy_plan(tmp_path, ALONE, budget_usd=0.002233)
+    run = Run(plan, board_of(plan))
+    with pytest.raises(BudgetExceeded, match=r"risk: refused before it started.*cap of chaos \$0\.002233"):
+        carry_out(run, "risk", LOG, lambda percent: None)
+    assert entries(plan) == []
+    assert run.board.rows["risk"].state == "refused"
+    assert run.board.rows["risk"].attempts == 1
+    assert not (tmp_path / "work").exists()
+    go(toy_plan(tmp_path, ALONE, budget_usd=0.002235))
+
+
+def test_a_killed_attempt_is_tried_again_and_both_are_paid(tmp_path: Path) -> None:
+    plan = toy_plan(tmp_path / "killed", ALONE, steps=60, pause_s=0.02)
+    killed: list[float] = []
+
+    def kill() -> None:
+        wait_for(lambda: children(os.getpid()))
+        (child,), born = children(os.getpid()), time.monotonic()
+        wait_for(lambda: list((tmp_path / "killed").rglob("complete.json")))
+        killed.append(time.monotonic() - born)
+        child.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    run = go(plan)
+    killer.join()
+    assert run.board.rows["risk"].attempts == 2
+    lost, finished = entries(plan)
+    assert lost.seconds == pytest.approx(killed[0], abs=1.0)
+    assert not lost.estimated
+    assert finished.state == "settled"
+    whole = toy_plan(tmp_path / "whole", ALONE, steps=60, pause_s=0.02)
+    go(whole)
+    assert artifacts(tmp_path / "killed") == artifacts(tmp_path / "whole")
+
+
+def test_a_stage_is_not_tried_for_ever(tmp_path: Path) -> None:
+    plan = toy_plan(tmp_path, (toy_stage("risk", function="gives_up"),))
+    execution = plan.experiment.execution.model_copy(update={"max_preemptions": 2})
+    plan = Plan(**{**vars(plan), "experiment": plan.experiment.model_copy(update={"execution": execution})})
+    with pytest.raises(StageEnded, match=r"preempted 3 times, more than execution\.max_preemptions"):
+        go(plan)
+    assert len(entries(plan)) == 3
+
+
+@pytest.mark.parametrize(
+    ("function", "state", "exit_code", "message"),
+    [
+        ("broken", "failed", 1, "ZeroDivisionError: a bug"),
+        ("bad_input", "failed", 2, "row 7"),
+        ("missed", "refused", 3, "risk auc 0.5"),
+        ("crashes", "failed", 1, "SIGSEGV|Segmentation"),
+    ],
+)
+def test_failures_are_not_tried_again(tmp_path: Path, function: str, state: str, exit_code: int, message: str) -> None:
+    plan = toy_plan(tmp_path, (toy_stage("risk", function=function),))
+    run = Run(plan, board_of(plan))
+    with pytest.raises(StageEnded, match=message):
+        carry_out(run, "risk", LOG, lambda percent: None)
+    assert (run.board.rows["risk"].state, run.exit_codes["risk"]) == (state, exit_code)
+    (entry,) = entries(plan)
+    assert entry.state == "settled"
+    (log,) = (tmp_path / "chaos").rglob("0001.log")
+    assert log.read_text().strip()
+
+
+def test_a_stopped_run_leaves_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
+    plan = toy_plan(tmp_path, ALONE, steps=40, pause_s=0.02)
+    run = Run(plan, board_of(plan))
+    stopper = threading.Thread(
+        target=lambda: (wait_for(lambda: list(tmp_path.rglob("complete.json"))), run.stopping.set())
+    )
+    stopper.start()
+    with pytest.raises(StageEnded, match="run again to go on"):
+        carry_out(run, "risk", LOG, lambda percent: None)
+    stopper.join()
+    assert run.board.rows["risk"].state == "stopped"
+    assert not list(tmp_path.rglob("claim.json"))
+    assert list(tmp_path.rglob("complete.json"))
+    assert go(plan).board.rows["risk"].state == "complete"
+
+
+def test_two_runs_at_once_neither_collide_nor_work_twice(tmp_path: Path, start_run: Start) -> None:
+    runs = [start_run(tmp_path, 20, 0.02) for _ in range(2)]
+    outputs = [run.communicate(timeout=60)[0].split() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    made = [row.rsplit(":", 1)[0] for output in outputs for row in output]
+    for stage in ("customers", "risk", "accept", "release"):
+        assert f"{stage}:complete" in made
+    records = [path.read_text() for path in tmp_path.rglob("execution/*.json")]
+    assert sum('"status": "complete"' in text for text in records) == 4
+    assert sum('"run_seconds": 0.0' not in text for text in records) == 4  # the work was done four times, not eight
+    assert not list(tmp_path.rglob("claim.json"))
+
+
+def test_a_child_outlives_its_parent_by_seconds_and_is_paid_what_it_wrote(tmp_path: Path, start_run: Start) -> None:
+    parent = start_run(tmp_path, 1000, 0.02)
+    child, born = first_child(parent)
+    wait_for(lambda: list(tmp_path.rglob("complete.json")))
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 15)
+    lived = time.monotonic() - born
+    plan = toy_plan(tmp_path)
+    (entry,) = entries(plan)
+    assert entry.state == "open"
+    assert settle_lost(plan) == 1
+    (entry,) = entries(plan)
+    assert (entry.state, entry.estimated) == ("settled", False)
+    assert entry.seconds == pytest.approx(lived, abs=1.0)
+    assert settle_lost(plan) == 0
+    assert not list((tmp_path / "work").iterdir())
+    assert not list(tmp_path.rglob("claim.json"))
+
+
+def test_an_end_that_nobody_saw_is_estimated_within_one_interval(tmp_path: Path, start_run: Start) -> None:
+    parent = start_run(tmp_path, 1000, 0.02)
+    child, born = first_child(parent)
+    wait_for(lambda: list(tmp_path.rglob("complete.json")))
+    time.sleep(1.0)
+    parent.send_signal(signal.SIGSTOP)  # it may not see the child's end
+    lived = time.monotonic() - born
+    child.kill()
+    parent.kill()
+    parent.wait()
+    plan = toy_plan(tmp_path)
+    assert settle_lost(plan) == 1
+    (entry,) = entries(plan)
+    assert entry.estimated
+    assert entry.seconds == pytest.approx(lived, abs=plan.experiment.execution.heartbeat_s + 0.5)
+    (record,) = [path.read_text() for path in tmp_path.rglob("execution/*.json")]
+    assert '"status": "killed"' in record
+
+
+def test_a_living_attempt_is_not_settled_by_another_run(tmp_path: Path, start_run: Start) -> None:
+    start_run(tmp_path, 1000, 0.02)
+    wait_for(lambda: list(tmp_path.rglob("complete.json")))
+    plan = toy_plan(tmp_path)
+    assert settle_lost(plan) == 0
+    (entry,) = entries(plan)
+    assert entry.state == "open"
