@@ -332,12 +332,12 @@ def check(text: str, offer: int, months: int | None = None) -> list[str]:
     `offer` is the chosen percentage, which must be the only number of the text; 0 means that no discount may be
     mentioned. `months` is how long an offer runs, the only duration that may be named (None: none may be).
     """
-    return list(_broken(text, offer, months))
+    return list(broken_rules(text, offer, months))
 
 
 # 170 us of regular expressions; a bank is small, so what is sent was nearly always judged before.
 @lru_cache(maxsize=4096)
-def _broken(text: str, offer: int, months: int | None) -> tuple[str, ...]:
+def broken_rules(text: str, offer: int, months: int | None) -> tuple[str, ...]:
     broken = []
     if not MIN_LENGTH <= len(text) <= MAX_LENGTH:
         broken.append(f"is {len(text)} characters long, not {MIN_LENGTH} to {MAX_LENGTH}")

@@ -1,0 +1,257 @@
+"""What a customer costs the service, and whether served scores are training's.
+
+    python bench/serving.py [--experiment local]
+
+Reads the experiment's current release, risk and accept from the store (RETAIN_STORE), so `make run` comes first.
+Prints CPU microseconds per customer (features, risk, bridge and decision against their limit; the rest apart),
+the largest difference to XGBoost's own margins and calibrated scores over every row of both tables, and requests per
+second of a real server where `wrk` is installed. Writes bench/results/serving.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import xgboost
+from rich.console import Console
+from rich.table import Table
+
+from engine.artifact import current, open_artifact
+from engine.store import store_url
+from retain.dataset import DatasetSpec
+from retain.decision import NO_HISTORY, decide, opted_out
+from retain.message import broken_rules
+from retain.release import Release, load
+from retain.score import Scorer
+from serve.app import create_app
+from serve.metrics import Metrics
+from serve.routes import Service
+from serve.schema import request_columns
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT_US = 60.0
+MARGIN_LIMIT, SCORE_LIMIT, SCORE_SHARE = 1e-6, 1e-5, 0.999
+CUSTOMERS, REPEATS = 2_000, 7
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--experiment", default=os.environ.get("EXPERIMENT") or "local")
+    experiment = parser.parse_args().experiment
+    store = Path(store_url())
+    folders = current(store, experiment)
+    lacking = [stage for stage in ("customers", "campaigns", "risk", "accept", "release") if stage not in folders]
+    if lacking:
+        print(f"{store}: experiment {experiment} has no {', '.join(lacking)}: run `make run` first", file=sys.stderr)
+        return 2
+    release = load(open_artifact(folders["release"]))
+    tables = {"risk": _rows(folders["customers"]), "accept": _rows(folders["campaigns"])}
+    costs = cpu_per_customer(release, tables)
+    parity = {part: parity_of(part, folders[part], *tables[part]) for part in tables}
+    load_test = requests_per_second(folders["release"], release, tables["risk"][1][0])
+    results = {"experiment": experiment, "cpu_us": costs, "parity": parity, "requests": load_test}
+    show(results)
+    out = ROOT / "bench" / "results" / "serving.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(results, indent=2) + "\n")
+    met = costs["scoring"] <= LIMIT_US and all(found["met"] for found in parity.values())
+    return 0 if met else 1
+
+
+def _rows(folder: Path) -> tuple[DatasetSpec, list[dict[str, Any]]]:
+    files = open_artifact(folder)
+    spec = DatasetSpec.model_validate_json(files["schema.json"].read_bytes())
+    names = [column.name for column in request_columns(spec)]
+    columns = pq.read_table(files["data.parquet"], columns=names).to_pydict()
+    return spec, [dict(zip(names, values)) for values in zip(*(columns[name] for name in names))]
+
+
+# -- cost ----------------------------------------------------------------------------------------------------------
+
+
+def cpu_us(work: Callable[[int], object], n: int) -> float:
+    """CPU microseconds per call of work(i) for i < n; the best of several rounds, since others use the machine too."""
+    best = float("inf")
+    for _ in range(REPEATS):
+        started = time.process_time()
+        for i in range(n):
+            work(i)
+        best = min(best, (time.process_time() - started) / n)
+    return best * 1e6
+
+
+def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list[dict[str, Any]]]]) -> dict[str, float]:
+    rows = tables["risk"][1][:CUSTOMERS]
+    campaigns = tables["accept"][1][:CUSTOMERS]
+    n = min(len(rows), len(campaigns))
+    x = [release.risk.features(row) for row in rows]
+    risks = [release.risk.score(features) for features in x]
+    decisions = [release.decide(row)[0] for row in rows]
+    contacts = [i for i, decision in enumerate(decisions) if decision.action == "contact"]
+    reasons = [release.risk.reasons(features) for features in x]
+    texts = [found[1] for i in contacts if (found := release.message(decisions[i], reasons[i], rows[i]))]
+    bodies = [json.dumps({"customer": row}).encode() for row in rows]
+    service = Service("bench", release, Metrics())
+    costs = {
+        "features": cpu_us(lambda i: release.risk.features(rows[i]), n),
+        "risk": cpu_us(lambda i: release.risk.score(x[i]), n),
+        "bridge": cpu_us(lambda i: release.bridge.acceptance(rows[i]), n),
+        "decision": cpu_us(
+            lambda i: decide(release.rule, risks[i], 0.1, NO_HISTORY, opted_out(release.spec, rows[i])), n
+        ),
+    }
+    costs["scoring"] = sum(costs.values())
+    costs |= {
+        "scoring in one call": cpu_us(lambda i: release.decide(rows[i]), n),
+        "full acceptance model": cpu_us(lambda i: release.accept.score(release.accept.features(campaigns[i])), n),
+        "reasons": cpu_us(lambda i: release.risk.reasons(x[i]), n),
+        "request read and checked": cpu_us(lambda i: service.reader.read(bodies[i]), n),
+        "body to answer": cpu_us(lambda i: service.answer(bodies[i]), n),
+        "whole handler": asyncio.run(_handler_us(release, bodies[:n])),
+    }
+    if contacts:
+        costs["message"] = cpu_us(
+            lambda k: release.message(decisions[contacts[k]], reasons[contacts[k]], rows[contacts[k]]), len(contacts)
+        )
+        judge = broken_rules.__wrapped__  # the rules themselves, without what was judged before
+        months = release.rule.offer_months
+        costs["message's rules"] = cpu_us(lambda k: judge(texts[k], release.rule.offer, months), len(texts))
+    return costs
+
+
+async def _handler_us(release: Release, bodies: list[bytes]) -> float:
+    """The application from a request's scope to its last byte sent, without a server around it."""
+    app = create_app("bench", release)
+    headers = [(b"content-type", b"application/json"), (b"host", b"bench")]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": "/retain", "raw_path": b"/retain", "query_string": b"", "headers": headers,
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+    }  # fmt: skip
+    statuses = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    best = float("inf")
+    for _ in range(REPEATS):
+        started = time.process_time()
+        for body in bodies:
+
+            async def receive(body: bytes = body) -> dict[str, Any]:
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            await app(dict(scope), receive, send)
+        best = min(best, (time.process_time() - started) / len(bodies))
+    assert set(statuses) == {200}
+    return best * 1e6
+
+
+# -- parity --------------------------------------------------------------------------------------------------------
+
+
+def parity_of(part: str, folder: Path, spec: DatasetSpec, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Every row, one at a time as in the service, against XGBoost on the same model and against what training wrote."""
+    files = open_artifact(folder)
+    scorer = Scorer.load(files)
+    columns = {column.name: np.array([row[column.name] for row in rows]) for column in scorer.featurizer.columns}
+    booster = xgboost.Booster()
+    booster.load_model(bytearray(files["model.json"].read_bytes()))
+    expected = booster.predict(xgboost.DMatrix(scorer.featurizer.transform(columns)), output_margin=True)
+    margins = np.array([scorer.trees.margin(scorer.features(row)) for row in rows])
+    calibration = json.loads(files["calibration.json"].read_bytes())
+    calibrated = np.interp(expected.astype(np.float64), calibration["margin"], calibration["score"])
+    scores = np.array([scorer.calibration.one(float(margin)) for margin in margins])
+    evidence = pq.read_table(files["evidence/predictions.parquet"]).to_pydict()
+    final = np.array(evidence["fold"]) == -1  # the others were scored out of fold, by other trees
+    found = {
+        "rows": len(rows),
+        "max margin difference": float(np.abs(margins - expected).max()),
+        "bit-equal margins": float(np.mean(margins == expected)),
+        "scores within 1e-5": float(np.mean(np.abs(scores - calibrated) <= SCORE_LIMIT)),
+        "max score difference": float(np.abs(scores - calibrated).max()),
+        "max difference to training's own evidence": float(np.abs(scores - np.array(evidence["score"]))[final].max()),
+    }
+    met = found["max margin difference"] <= MARGIN_LIMIT and found["scores within 1e-5"] >= SCORE_SHARE
+    return {"table": spec.name, **found, "met": bool(met)}
+
+
+# -- load ----------------------------------------------------------------------------------------------------------
+
+
+def requests_per_second(folder: Path, release: Release, customer: dict[str, Any]) -> dict[str, Any] | None:
+    """wrk with 16 connections for 8 s on a real server, where wrk is installed."""
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        return None
+    script = (
+        'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
+        f"wrk.body = [==[{json.dumps({'customer': customer})}]==]\n"
+    )
+    environment = {**os.environ, "RELEASE_PATH": str(folder), "HOST": "127.0.0.1", "PORT": "0"}
+    command = [sys.executable, "-m", "serve"]
+    with (
+        tempfile.NamedTemporaryFile("w", suffix=".lua") as file,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as server,
+    ):
+        file.write(script)
+        file.flush()
+        try:
+            assert server.stdout is not None
+            url = re.search(r"http://[\d.:]+\d", server.stdout.readline())
+            assert url, "the server did not start"
+            load = [wrk, "-t1", "-c16", "-d8s", "--latency", "-s", file.name, f"{url[0]}/retain"]
+            out = subprocess.run(load, capture_output=True, text=True, check=True).stdout
+        finally:
+            server.terminate()
+    latencies = dict(re.findall(r"(50|90|99)% +([\d.]+[mu]?s)", out))
+    rate = re.search(r"Requests/sec: +([\d.]+)", out)
+    return {
+        "connections": 16,
+        "per second": float(rate[1]) if rate else None,
+        "p50": latencies.get("50"),
+        "p90": latencies.get("90"),
+        "p99": latencies.get("99"),
+        "refused": int(m[1]) if (m := re.search(r"Non-2xx or 3xx responses: (\d+)", out)) else 0,
+    }
+
+
+# -- tables --------------------------------------------------------------------------------------------------------
+
+
+def show(results: dict[str, Any]) -> None:
+    console = Console(width=110)
+    table = Table("CPU per customer", "us", "", title="What a customer costs the service")
+    for name, cost in results["cpu_us"].items():
+        limit = f"limit {LIMIT_US:.0f}: {'met' if cost <= LIMIT_US else 'NOT MET'}" if name == "scoring" else ""
+        table.add_row(name, f"{cost:.1f}", limit, end_section=name == "scoring")
+    console.print(table)
+    table = Table("", *results["parity"], title="Served scores against training's")
+    for key in next(iter(results["parity"].values())):
+        values = [found[key] for found in results["parity"].values()]
+        table.add_row(key, *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values))
+    console.print(table)
+    load_test = results["requests"]
+    if load_test is None:
+        console.print("requests per second: not measured, wrk is not installed")
+    else:
+        console.print(", ".join(f"{name} {value}" for name, value in load_test.items()), highlight=False)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
