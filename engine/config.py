@@ -24,6 +24,8 @@ from engine.errors import ConfigError, RetainError
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
 
+PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
 CONFIGS = Path(__file__).resolve().parent.parent / "ops" / "configs"
 
 
@@ -40,7 +42,7 @@ class Resolved:
 
 def experiment_path(name: str) -> Path:
     path = CONFIGS / f"experiment_{name}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file() raises for a name that is too long
         known = sorted(p.stem.removeprefix("experiment_") for p in CONFIGS.glob("experiment_*.yaml"))
         raise ConfigError(f"no experiment {name!r}: {path} does not exist. Known: {', '.join(known) or 'none'}")
     return path
@@ -113,7 +115,7 @@ def _resolve(path: Path, origins: dict[Key, str], seen: tuple[Path, ...]) -> dic
     base: dict[str, Any] = {}
     if parent is not None:
         above = path.parent / f"experiment_{parent}.yaml"
-        if not isinstance(parent, str) or not above.is_file():
+        if not isinstance(parent, str) or not os.path.isfile(above):
             raise ConfigError(f"{origins_of[('extends',)]}: key 'extends' is {parent!r}: {above} does not exist")
         base = _resolve(above, origins, (*seen, path))
         base.pop("locked", None)  # a lock holds one experiment, not those that start from it
@@ -140,6 +142,9 @@ def _read(path: Path, origins: dict[Key, str], prefix: Key = (), seen: tuple[Pat
         raise ConfigError(f"{path}: isn't UTF-8 (byte {error.start}). Save it as UTF-8") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None:
+            raise ConfigError(f"{path}: is empty")
+        return _construct(node, path, origins, prefix, (*seen, path))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
@@ -147,9 +152,6 @@ def _read(path: Path, origins: dict[Key, str], prefix: Key = (), seen: tuple[Pat
         raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply to be an experiment") from None
-    if node is None:
-        raise ConfigError(f"{path}: is empty")
-    return _construct(node, path, origins, prefix, (*seen, path))
 
 
 def _construct(node: yaml.Node, path: Path, origins: dict[Key, str], key: Key, seen: tuple[Path, ...]) -> Any:
@@ -158,10 +160,12 @@ def _construct(node: yaml.Node, path: Path, origins: dict[Key, str], key: Key, s
     if node.tag == "!include":
         if not isinstance(node, yaml.ScalarNode):
             raise ConfigError(f"{where}: !include takes one file name")
-        target = (path.parent / node.value).resolve()
-        if not target.is_file():
-            raise ConfigError(f"{where}: !include {node.value}: {target} does not exist")
-        return _read(target, origins, key, seen)
+        target = path.parent / node.value
+        if not os.path.isfile(target):
+            raise ConfigError(f"{where}: !include {_short(node.value)}: {target} does not exist")
+        return _read(target.resolve(), origins, key, seen)
+    if not isinstance(node, yaml.ScalarNode) and node.tag not in PLAIN:
+        raise ConfigError(f"{where}: tag {node.tag!r} is not used here; !include FILE is the only one")
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for name_node, value_node in node.value:
@@ -180,8 +184,8 @@ def _construct(node: yaml.Node, path: Path, origins: dict[Key, str], key: Key, s
     loader = yaml.SafeLoader("")
     try:
         value = loader.construct_object(node)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{where}: {getattr(error, 'problem', error)}") from None
+    except (yaml.YAMLError, ValueError, KeyError):
+        raise ConfigError(f"{where}: {_short(node.value)} can't be read as {node.tag!r}") from None
     finally:
         loader.dispose()
     if value is not None and not isinstance(value, str | int | float | bool):
@@ -200,6 +204,8 @@ def _describe(resolved: Resolved, problem: dict[str, Any]) -> str:
         return f"{origin or resolved.path}: key {key!r} is missing"
     if problem["type"] == "extra_forbidden":
         return f"{origin}: key {key!r} is unknown here ({_short(problem['input'])}); take it out or mend its spelling"
+    if problem["type"] in ("int_type", "float_type") and isinstance(problem["input"], str):
+        message += ", not text (YAML takes 8 and 1.0e-3 as numbers, and '8' and 1e-3 as text)"
     return f"{origin}: key {key!r} is {_short(problem['input'])}: {message}"
 
 
