@@ -170,25 +170,21 @@ class Calibration:
         return np.asarray(np.interp(np.asarray(margins, np.float64), self.margin, self.score))
 
 
-@dataclass(frozen=True)
 class Scorer:
     """A customer's columns -> a calibrated probability, and what moved it."""
 
-    featurizer: Featurizer
-    trees: Trees
-    calibration: Calibration
-
     FILES = ("model.json", "calibration.json", "featurizer.json")
 
-    def __post_init__(self) -> None:
-        if len(self.featurizer.names) != self.trees.n_features:
-            raise ModelError(
-                f"the model wants {self.trees.n_features} features, the featurizer makes {len(self.featurizer.names)}"
-            )
+    def __init__(self, featurizer: Featurizer, trees: Trees, calibration: Calibration) -> None:
+        made = len(featurizer.names)
+        if made != trees.n_features:
+            raise ModelError(f"the model wants {trees.n_features} features, the featurizer makes {made}")
+        self.featurizer = featurizer
+        self.trees = trees
+        self.calibration = calibration
         # A one-hot column has several features: their contributions are one reason.
-        columns = list(dict.fromkeys(self.featurizer.sources))
-        object.__setattr__(self, "_columns", columns)
-        object.__setattr__(self, "_source", np.array([columns.index(name) for name in self.featurizer.sources]))
+        self._columns = list(dict.fromkeys(featurizer.sources))
+        self._source = np.array([self._columns.index(name) for name in featurizer.sources])
 
     @classmethod
     def load(cls, files: Mapping[str, Path], prefix: str = "") -> Scorer:
@@ -225,10 +221,8 @@ class Scorer:
 
     def reasons(self, x: Floats) -> list[tuple[str, float]]:
         """(dataset column, contribution to the margin), largest first by absolute value; zeros are left out."""
-        columns: list[str] = self._columns  # type: ignore[attr-defined]
-        source: npt.NDArray[np.intp] = self._source  # type: ignore[attr-defined]
-        by_column = np.bincount(source, self.trees.contributions(x), len(columns)).tolist()
-        found = [(name, value) for name, value in zip(columns, by_column) if value != 0.0]
+        by_column = np.bincount(self._source, self.trees.contributions(x), len(self._columns)).tolist()
+        found = [(name, value) for name, value in zip(self._columns, by_column) if value != 0.0]
         return sorted(found, key=lambda reason: (-abs(reason[1]), reason[0]))
 
 

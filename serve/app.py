@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -57,7 +58,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     if release.bridge.warning:
         print(f"warning: {release.bridge.warning}", file=sys.stderr)
     print(
-        f"Retain serves release {version} ({release.experiment}) on http://{host}:{port}: POST /retain, docs at /docs",
+        f"Retain serves release {version} ({settings.release}) on http://{host}:{port}: POST /retain, docs at /docs",
         flush=True,
     )
     config = uvicorn.Config(
@@ -70,7 +71,8 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         server_header=False,
         timeout_graceful_shutdown=10,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # raised again by uvicorn once it has shut down
+        uvicorn.Server(config).run(sockets=[listening])
     return 0
 
 

@@ -237,7 +237,7 @@ class Observed:
         try:
             await self.app(scope, receive, observed)
         except Exception:
-            log.exception("%s %s failed", scope["method"], scope["path"])
+            log.exception("%s %r failed", scope["method"], scope["path"])
             if status == 0:
                 await _json({"detail": "internal error"}, 500)(scope, receive, observed)
         finally:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.artifact import current, open_artifact
+from engine.artifact import MANIFEST, current, open_artifact, parse_manifest
 from engine.errors import RetainError
 from engine.store import store_url
 from retain.release import PARTS, Release, ReleaseError, load, with_part
@@ -47,7 +47,10 @@ def read(environment: Mapping[str, str]) -> Settings:
 
 
 def load_release(settings: Settings) -> tuple[str, Release]:
-    """The release's own version and the release, every file checked against its hash. Raises RetainError."""
+    """The release's own version and the release, every file checked against its hash. Raises RetainError.
+
+    The version is the digest of the content, since a release may be copied into a folder of any name.
+    """
     folder, setting = settings.release, "RELEASE_PATH"
     try:
         release = load(open_artifact(folder))
@@ -57,7 +60,8 @@ def load_release(settings: Settings) -> tuple[str, Release]:
             release = with_part(release, part, {name: files[name] for name in PARTS[part] if name in files})
     except ReleaseError as error:
         raise RetainError(f"{setting}: {folder} can't be served: {error}") from None
-    return settings.release.name[:12], release
+    manifest = settings.release / MANIFEST
+    return parse_manifest(manifest.read_bytes(), str(manifest)).digest[:12], release
 
 
 def _folder(name: str, value: str) -> Path:

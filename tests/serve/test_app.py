@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -39,11 +40,11 @@ def address(artifact: Path) -> Iterator[tuple[str, int]]:
     with serve({"RELEASE_PATH": str(artifact), "PORT": "0"}) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.search(r"release f{12} \(toy\) on http://([\d.]+):(\d+)", line)
+        found = re.search(r"release [0-9a-f]{12} \(\S+/toy/release/f+\) on http://([\d.]+):(\d+)", line)
         assert found, line
         yield found[1], int(found[2])
-        process.terminate()
-        assert process.wait(20) in (0, -15)
+        process.send_signal(signal.SIGINT)  # Ctrl-C
+        assert process.wait(20) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
 

@@ -7,12 +7,15 @@ import json
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retain.dataset import DatasetSpec
 from retain.decision import History, ThresholdRule
-from serve.schema import MAX_ERRORS, Invalid, RequestReader, examples, parse, request_schema
+from retain.features import Featurizer
+from serve.schema import MAX_ERRORS, Invalid, RequestReader, examples, parse, request_columns, request_schema
 from tests.releases import RULE, dataset, rows
 
 RULES = ThresholdRule.from_json(RULE)
@@ -210,6 +213,21 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
+
+
+@pytest.mark.parametrize("spec", [TELCO, BANK], ids=["telco", "bank"])
+@given(data=st.data())
+def test_whatever_is_accepted_has_features(spec: DatasetSpec, data: st.DataObject) -> None:
+    drawn = rows(spec, 1, seed=2)[0]
+    row = {column.name: drawn[column.name] for column in request_columns(spec)}
+    number = st.integers() | st.floats() | st.sampled_from([-1, 0, 999, 1e39, -0.0])
+    row |= data.draw(st.dictionaries(st.sampled_from(list(row)), number | JSON, max_size=4))
+    try:
+        values, _ = RequestReader(spec, RULES).read(json.dumps({"customer": row}).encode())
+    except Invalid:
+        return
+    x = Featurizer.fit(spec).row(values)
+    assert not np.isinf(x).any()
 
 
 @given(st.dictionaries(st.sampled_from([*CUSTOMER, "Churn", "x"]), JSON, max_size=4), st.none() | JSON)
