@@ -1,0 +1,175 @@
+"""A copy of the project with tables of its own, and real runs of it: for tests that change code or kill processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from engine import ledger
+from engine.fingerprint import ROOT
+from engine.store import FolderStore
+from flows.plan import load_experiment
+from tasks.data import synthetic
+
+STAGES = ("customers", "campaigns", "risk", "accept", "backtest", "release")
+
+
+@dataclass
+class Project:
+    """`root`: the copy; `data`: its tables; `store`: where its runs go."""
+
+    root: Path
+    data: Path
+    store: Path
+    experiment: str = "chaos"
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def with_store(self, store: Path, **environment: str) -> Project:
+        """The same project on another store. Prefect's home comes along: a new database takes it 9 s to make."""
+        home = self.store / "prefect" / "home-0"
+        if home.exists():
+            shutil.copytree(home, store / "prefect" / "home-0")
+        return Project(self.root, self.data, store, self.experiment, environment)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """`python -m flows ARGUMENTS` in a process group of its own, as a terminal would start it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows", *arguments, "--experiment", self.experiment],
+            cwd=self.root,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        process = self.start("run")
+        output, _ = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+    def why(self) -> dict[str, list[str]]:
+        """stage -> the lines that `make why` prints for it."""
+        output, _ = self.start("why").communicate(timeout=60)
+        causes: dict[str, list[str]] = {}
+        for line in output.splitlines():
+            if not line.startswith("  "):
+                stage = line.partition(":")[0]
+                causes[stage] = []
+            else:
+                causes[stage].append(line.strip())
+        return causes
+
+    def artifacts(self) -> dict[str, bytes]:
+        """stage/name -> content of every current artifact's files, and its manifest."""
+        found = {}
+        current = json.loads((self.store / self.experiment / "current.json").read_text())
+        for stage, fingerprint in current.items():
+            folder = self.store / self.experiment / stage / fingerprint
+            manifest = (folder / "manifest.json").read_bytes()
+            found[f"{stage}/manifest.json"] = manifest
+            for file in json.loads(manifest)["files"]:
+                found[f"{stage}/{file['path']}"] = (folder / "files" / file["sha256"]).read_bytes()
+        return found
+
+    def entries(self) -> list[ledger.Entry]:
+        return ledger.entries(FolderStore(self.store), self.experiment)
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process that works on this store: runs, servers and attempts."""
+        mark = str(self.store)
+        found = []
+        for process in psutil.process_iter():
+            try:
+                works_here = mark in process.environ().get("RETAIN_STORE", "") or mark in " ".join(process.cmdline())
+                if works_here and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def _environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RETAIN_", "PREFECT_"))}
+        own = {"RETAIN_STORE": str(self.store), "RETAIN_DATA_DIR": str(self.data), "PYTHONPATH": str(self.root)}
+        return kept | own | self.environment
+
+
+def copy_project(folder: Path) -> Project:
+    """The files that git would take, and seeded tables in place of the real ones."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listing.stdout.split("\0")):
+        source, target = ROOT / name, folder / "project" / name
+        if source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    stages = load_experiment("chaos").stages
+    data = folder / "data"
+    data.mkdir()
+    for table in (stages.customers, stages.campaigns):
+        (data / table.dataset.source.files[0]).write_bytes(synthetic.csv(table.dataset, seed=1))
+    return Project(folder / "project", data, folder / "store")
+
+
+def states(output: str) -> dict[str, str]:
+    """stage -> state, from the table that a run ends with."""
+    return dict(re.findall(r"^(\w+) +│ (\w+)", output, flags=re.MULTILINE))
+
+
+class Stopwatch:
+    """Watches the attempts of a store from outside: attempt -> seconds that its process was seen alive."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.seconds: dict[str, float] = {}
+        self._born: dict[str, float] = {}
+        self._known: dict[int, str | None] = {}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Stopwatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def attempts(self) -> list[psutil.Process]:
+        """The attempts that were alive at the last look."""
+        return [psutil.Process(pid) for pid, name in list(self._known.items()) if name and psutil.pid_exists(pid)]
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.02):
+            alive = set(psutil.pids())
+            for pid in alive - self._known.keys():
+                self._known[pid] = self._attempt_of(pid)
+            for pid in self._known.keys() - alive:
+                del self._known[pid]
+            now = time.monotonic()
+            for pid, name in self._known.items():
+                if name and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                    self.seconds[name] = now - self._born.setdefault(name, now)
+
+    def _attempt_of(self, pid: int) -> str | None:
+        try:
+            command = psutil.Process(pid).cmdline()
+        except psutil.Error:
+            return None
+        requests = [Path(part) for part in command if part.endswith("request.json")]
+        if not requests or not str(requests[0]).startswith(str(self.project.store)):
+            return None
+        experiment, stage, fingerprint, number = requests[0].parent.name.rsplit("-", 3)
+        return f"{experiment}/{stage}/{fingerprint}/{number}"

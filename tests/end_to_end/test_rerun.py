@@ -1,0 +1,118 @@
+"""Run again: exactly what must, reruns, and `make why` names the cause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.project import STAGES, Project, copy_project, states
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = copy_project(tmp_path_factory.mktemp("rerun"))
+    done = project.run()
+    assert done.returncode == 0, done.stdout
+    assert states(done.stdout) == dict.fromkeys(STAGES, "complete")
+    return project
+
+
+@contextmanager
+def changed(path: Path, change: Callable[[str], str]) -> Iterator[None]:
+    """The file with its text changed, and afterwards as it was."""
+    before = path.read_text()
+    after = change(before)
+    assert after != before
+    path.write_text(after)
+    yield
+    path.write_text(before)
+
+
+def expect(project: Project, reruns: dict[str, str], waits: tuple[str, ...] = (), reused: tuple[str, ...] = ()) -> None:
+    """`reruns`: stage -> cause that `why` names; `waits`: those that follow; `reused`: wait, and come out reused."""
+    causes = project.why()
+    for stage, lines in causes.items():
+        if stage in reruns:
+            assert any(reruns[stage] in line for line in lines), (stage, lines)
+        elif stage in (*waits, *reused):
+            assert lines[0].startswith("waits for"), (stage, lines)
+        else:
+            assert lines == [], (stage, lines)
+    done = project.run()
+    assert done.returncode == 0, done.stdout
+    ran = {stage for stage, state in states(done.stdout).items() if state == "complete"}
+    assert ran == {*reruns, *waits}
+    assert set(states(done.stdout).values()) <= {"complete", "reused"}
+
+
+def test_nothing_changed(project: Project) -> None:
+    before = {path: path.stat().st_mtime_ns for path in project.store.rglob("execution/*")}
+    assert project.why() == {stage: [] for stage in STAGES}
+    done = project.run()
+    assert done.returncode == 0
+    assert states(done.stdout) == dict.fromkeys(STAGES, "reused")
+    assert "Prefect" not in done.stdout  # no server, and so no import of it
+    assert {path: path.stat().st_mtime_ns for path in project.store.rglob("execution/*")} == before
+
+
+def test_a_hyperparameter_of_risk(project: Project) -> None:
+    path = project.root / "ops/configs/experiment_chaos.yaml"
+    with changed(path, lambda text: text.replace("learning_rate: 0.2,", "learning_rate: 0.25,", 1)):
+        expect(project, {"risk": "config: booster.learning_rate 0.2 -> 0.25"}, waits=("release",))
+    assert project.why() == {stage: [] for stage in STAGES}  # back to what is there
+
+
+def test_a_comment_a_docstring_and_layout(project: Project) -> None:
+    path = project.root / "tasks/tabular/risk.py"
+    with changed(path, lambda text: '"""Another docstring."""\n# and a comment\n\n\n' + text.split('"""', 2)[2]):
+        expect(project, {})
+
+
+def test_a_threshold_in_criteria(project: Project) -> None:
+    path = project.root / "ops/configs/experiment_chaos.yaml"
+    with changed(path, lambda text: text + "criteria:\n  risk:\n    auc: {at_least: 0.5}\n"):
+        expect(project, {"release": "config: criteria.risk.auc.at_least 0.78 -> 0.5"})
+
+
+def test_one_byte_of_the_table(project: Project) -> None:
+    (path,) = project.data.glob("Telco*.csv")
+    header, first, rest = path.read_text().split("\n", 2)
+    other = first.replace(",Yes,", ",No,", 1) if ",Yes," in first else first.replace(",No,", ",Yes,", 1)
+    with changed(path, lambda text: "\n".join([header, other, rest])):
+        expect(project, {"customers": "source: sha256:"}, waits=("risk", "release"))
+
+
+def test_the_code_of_one_stage(project: Project) -> None:
+    path = project.root / "tasks/tabular/backtest.py"
+    with changed(path, lambda text: text + "\n_UNUSED = 1\n"):
+        expect(project, {"backtest": "code: tasks/tabular/backtest.py changed"})
+
+
+def test_shared_code_that_makes_no_difference_stops_at_equal_bytes(project: Project) -> None:
+    path = project.root / "tasks/tabular/gbm.py"
+    cause = "code: tasks/tabular/gbm.py changed"
+    with changed(path, lambda text: text + "\n_UNUSED = 1\n"):
+        causes = dict.fromkeys(("risk", "accept", "backtest"), cause)
+        expect(project, causes, reused=("release",))
+
+
+def test_the_keys_of_a_stage_that_is_still_to_come(project: Project) -> None:
+    path = project.root / "ops/configs/experiment_chaos.yaml"
+    with changed(path, lambda text: text.replace("stages:\n", "stages:\n  sft: {max_steps: 7}\n", 1)):
+        expect(project, {})
+
+
+def test_a_new_key_for_another_stage(project: Project) -> None:
+    path = project.root / "tasks/config.py"
+    with changed(path, lambda text: text + "\n\nclass StillToCome(_Block):\n    steps: Count\n"):
+        expect(project, {})
+
+
+def test_a_seed(project: Project) -> None:
+    path = project.root / "ops/configs/experiment_chaos.yaml"
+    with changed(path, lambda text: text + "seed: 43\n"):
+        causes = project.why()
+        assert causes["customers"] == causes["campaigns"] == ["seed: 42 -> 43"]
