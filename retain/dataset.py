@@ -73,6 +73,7 @@ class Column(_Frozen):
     blank: Literal["error", "drop"] = "error"
     blank_value: float | None = None
     protected: bool = False
+    bands: tuple[float, ...] = ()
     leak: bool = False
     about: str = ""
     example: str | int | float | None = None
@@ -90,6 +91,10 @@ class Column(_Frozen):
             raise ValueError(f"column {self.name!r} is a {self.kind}: it has no values")
         if len(set(self.values)) != len(self.values) or len({type(value) for value in self.values}) > 1:
             raise ValueError(f"column {self.name!r}: values are distinct, and all texts or all integers")
+        if bool(self.bands) != (self.protected and self.kind == "number"):
+            raise ValueError(f"column {self.name!r}: a protected number, and nothing else, has bands to be shown by")
+        if list(self.bands) != sorted(set(self.bands)):
+            raise ValueError(f"column {self.name!r}: bands are numbers that rise")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"column {self.name!r}: minimum {self.minimum:g} is above maximum {self.maximum:g}")
         return self

@@ -67,7 +67,7 @@ def run(config: TableConfig, inputs: Mapping[str, Path], workspace: Workspace) -
     workspace.progress(3, 3, rows=float(len(positive)))
     metrics = {"rows": len(positive), "rows_dropped": dropped, "positive_rate": float(positive.mean())}
     metrics |= {f"{part}_rows": int((columns["split"] == part).sum()) for part in PARTS}
-    return {name: {"value": value} for name, value in metrics.items()}
+    return {name: {"value": float(value)} for name, value in metrics.items()}
 
 
 # -- checks

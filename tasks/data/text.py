@@ -33,10 +33,13 @@ def parse(content: bytes, spec: DatasetSpec) -> Text:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=spec.source.separator, strict=True)
     rows: list[list[str]] = []
     lines: list[int] = []
+    begins = 1
     try:
         header = next(reader, [])
         _check_header(header, spec, name)
+        begins = reader.line_num + 1
         for row in reader:
+            begins = reader.line_num + 1
             if not row:
                 continue
             if len(row) != len(header):
@@ -45,8 +48,7 @@ def parse(content: bytes, spec: DatasetSpec) -> Text:
             lines.append(reader.line_num)
     except csv.Error as error:
         raise DataError(
-            f"{name}, row {lines[-1] + 1 if lines else 1}: {error}. "
-            "A quote that is never closed, or a file cut short: get it again"
+            f"{name}, row {begins}: {error}. A quote that is never closed, or a file cut short: get it again"
         ) from None
     if not rows:
         raise DataError(f"{name}: has a header and no row. Get the file again")

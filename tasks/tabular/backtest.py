@@ -1,0 +1,116 @@
+"""`backtest`: what scheduled retraining is worth, on calls in the order in which they were made.
+
+A random split hides that the world moves. Here every call is scored by a model that saw earlier calls only: one
+trained once, one retrained every so many calls on all calls so far, one retrained on the last so many. Each model
+is the mean of its folds' boosters, calibrated on their out-of-fold margins: no further fit, and with seeds the
+pooled AUC varies by .005 instead of .009.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retain.features import Featurizer
+from tasks.tabular import gbm, measures, rows
+from tasks.tabular.calibration import Floats, isotonic
+
+if TYPE_CHECKING:
+    from engine.stage import Metrics, Workspace
+    from tasks.config import BacktestConfig
+
+SCHEDULES = ("window", "all", "once")
+
+
+def run(config: BacktestConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """Metrics, each pooled over every scored call: `auc`, `ece` of retraining on the last `window` calls,
+    `auc_all`, `ece_all` of retraining on all so far, `auc_once`, `ece_once` of training once."""
+    table = rows.read(inputs["campaigns"])
+    features = Featurizer.fit(table.spec).transform(table.columns)
+    first = int(config.first * len(table.y))
+    starts = list(range(first, len(table.y), config.every))
+    finished = gbm.Finished.resume(workspace, 2 * len(starts) + 1)
+    scores = {name: np.empty(len(table.y) - first) for name in SCHEDULES}
+    for start in starts:
+        end = min(start + config.every, len(table.y))
+        for name, begin in (("all", 0), ("window", max(0, start - config.window))):
+            # The first model on all calls is the one that is never retrained: it scores the rest as well.
+            last = len(table.y) if name == "all" and start == first else end
+            found = finished.get(f"{name}-{start}")
+            if found is None:
+                found = _scores(features, table.y, begin, start, last, config, workspace)
+                finished.put(f"{name}-{start}", found, calls=float(start), yes=float(table.y[start:end].mean()))
+            scores[name][start - first : end - first] = found[: end - start]
+            if last > end or start == first == starts[-1]:
+                scores["once"] = found
+    y = table.y[first:]
+    rng = np.random.default_rng([workspace.seed, 4])
+    measured = {name: measures.measure(y, scores[name], config.ece_bins, config.bootstrap, rng) for name in SCHEDULES}
+    trained = {"all": len(starts), "window": len(starts), "once": 1}
+    workspace.out.parquet("evidence/schedules.parquet", _table(measured, trained))
+    workspace.out.parquet(
+        "evidence/predictions.parquet",
+        {"row": table.columns["row"][first:], "y": y.astype(np.int64), **{f"score_{n}": scores[n] for n in SCHEDULES}},
+    )
+    workspace.out.parquet("curves.parquet", _curves(y, scores, config.every, first))
+    metrics: Metrics = {
+        metric + ("" if name == "window" else f"_{name}"): measured[name][metric]
+        for name in SCHEDULES
+        for metric in ("auc", "ece")
+    }
+    metrics["retrains"] = {"value": float(len(starts))}
+    metrics["rows"] = {"value": float(len(y))}
+    return metrics
+
+
+def _scores(
+    features: NDArray[np.float32],
+    y: Floats,
+    begin: int,
+    start: int,
+    end: int,
+    config: BacktestConfig,
+    workspace: Workspace,
+) -> Floats:
+    """Scores of calls start..end-1 by a model of calls begin..start-1."""
+    params = gbm.parameters(config.booster, workspace.seed, workspace.threads)
+    margin, boosters = gbm.fixed_cross_fit(
+        features[begin:start], y[begin:start], params, config.booster.rounds, config.folds, workspace.seed
+    )
+    ahead = np.stack([gbm.margins(booster, features[start:end]) for booster in boosters])
+    return isotonic(margin, y[begin:start])(ahead.mean(axis=0))
+
+
+def _table(measured: Mapping[str, Mapping[str, Any]], trained: Mapping[str, int]) -> dict[str, list[Any]]:
+    table: dict[str, list[Any]] = {"schedule": list(SCHEDULES), "trained": [trained[name] for name in SCHEDULES]}
+    for metric in measures.NAMES:
+        table[metric] = [measured[name][metric]["value"] for name in SCHEDULES]
+        table[f"{metric}_low"] = [measured[name][metric]["ci"][0] for name in SCHEDULES]
+        table[f"{metric}_high"] = [measured[name][metric]["ci"][1] for name in SCHEDULES]
+    table["ece_chance"] = [measured[name]["ece"]["chance"] for name in SCHEDULES]
+    return table
+
+
+def _curves(y: Floats, scores: Mapping[str, Floats], every: int, first: int) -> dict[str, list[Any]]:
+    """By block of calls: the share of yes, each schedule's mean score, and its AUC where the block has both classes."""
+    curves: dict[str, list[Any]] = {name: [] for name in ("curve", "x", "y", "low", "high", "group")}
+
+    def add(curve: str, at: int, value: float, group: str) -> None:
+        for name, entry in zip(curves, (curve, float(at), value, float("nan"), float("nan"), group)):
+            curves[name].append(entry)
+
+    for start in range(0, len(y), every):
+        block = slice(start, start + every)
+        at = first + start
+        add("positive_rate", at, float(y[block].mean()), "observed")
+        for name in SCHEDULES:
+            score = scores[name][block]
+            add("positive_rate", at, float(score.mean()), name)
+            sample = measures.Sorted(y[block], score, 15).measures(np.ones((1, len(score)), dtype=np.int64))
+            if not np.isnan(sample["auc"][0]):
+                add("auc", at, float(sample["auc"][0]), name)
+    return curves
