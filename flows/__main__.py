@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped before any stage was started", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,8 +143,6 @@ class _Stop:
             self.killing.set()
         self.signal = number
         self.stopping.set()
-
-
 
 
 if __name__ == "__main__":

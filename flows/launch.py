@@ -81,5 +81,6 @@ def launch(request: StageRequest) -> Child:
             stderr=subprocess.STDOUT,
             cwd=ROOT,
             env=environment,
+            process_group=0,  # Ctrl-C reaches us alone; we ask the stages to stop
         )
     return Child(process=process, work=work, began=began)

@@ -51,6 +51,7 @@ def private_server(root: Path) -> Iterator[str]:
             cwd=ROOT,
             env=environment,
             pass_fds=[listener.fileno()],
+            process_group=0,  # Ctrl-C is not for it: the run still has to tell it how it ended
         )
     listener.close()
     try:

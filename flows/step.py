@@ -144,9 +144,11 @@ def _finish(run: Run, stage: Stage, identity: Identity) -> bool:
     if artifacts.manifest(stage.name, identity.fingerprint) is None:
         return False
     artifacts.set_current(stage.name, identity.fingerprint)
-    reused = run.board.rows[stage.name].attempts == 0
+    made = (
+        run.board.rows[stage.name].run_seconds > 0
+    )  # by an attempt of ours; else it was there, or another run made it
     metric = key_metrics(run.plan, stage.name, identity.fingerprint)
-    run.board.update(stage.name, state="reused" if reused else "complete", metric=metric, message="")
+    run.board.update(stage.name, state="complete" if made else "reused", metric=metric, message="")
     return True
 
 

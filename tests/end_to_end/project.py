@@ -135,7 +135,7 @@ class Stopwatch:
         self.project = project
         self.seconds: dict[str, float] = {}
         self._born: dict[str, float] = {}
-        self._known: dict[int, str | None] = {}
+        self._known: dict[int, str] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -149,18 +149,25 @@ class Stopwatch:
 
     def attempts(self) -> list[psutil.Process]:
         """The attempts that were alive at the last look."""
-        return [psutil.Process(pid) for pid, name in list(self._known.items()) if name and psutil.pid_exists(pid)]
+        return [psutil.Process(pid) for pid in list(self._known) if psutil.pid_exists(pid)]
 
     def _watch(self) -> None:
+        looks: dict[int, int] = {}
         while not self._done.wait(0.02):
             alive = set(psutil.pids())
-            for pid in alive - self._known.keys():
-                self._known[pid] = self._attempt_of(pid)
+            # Between fork and exec a child shows its parent's command line: look at a new process more than once.
+            for pid in [pid for pid in alive - self._known.keys() if looks.get(pid, 0) < 50]:
+                looks[pid] = looks.get(pid, 0) + 1
+                name = self._attempt_of(pid)
+                if name:
+                    self._known[pid] = name
             for pid in self._known.keys() - alive:
                 del self._known[pid]
+            for pid in looks.keys() - alive:
+                del looks[pid]
             now = time.monotonic()
             for pid, name in self._known.items():
-                if name and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                if _lives(pid):
                     self.seconds[name] = now - self._born.setdefault(name, now)
 
     def _attempt_of(self, pid: int) -> str | None:
@@ -173,3 +180,10 @@ class Stopwatch:
             return None
         experiment, stage, fingerprint, number = requests[0].parent.name.rsplit("-", 3)
         return f"{experiment}/{stage}/{fingerprint}/{number}"
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,146 @@
+"""Runs that are killed, at random and at every named place: the same bytes, no claim, no child, honest money."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from engine import faults
+from tests.end_to_end.project import STAGES, Project, Stopwatch, copy_project, states
+
+KILLS = 5
+HEARTBEAT_S = 2.0  # of experiment_chaos
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with one undisturbed run behind it."""
+    project = copy_project(tmp_path_factory.mktemp("kills"))
+    done = project.run()
+    assert done.returncode == 0, done.stdout
+    return project
+
+
+def run_to_the_end(project: Project, limit: int = 20) -> int:
+    """Runs until one isn't killed; how often that took."""
+    for attempt in range(1, limit + 1):
+        done = project.run()
+        if done.returncode != -signal.SIGKILL:
+            assert done.returncode == 0, done.stdout
+            return attempt
+    raise AssertionError("killed every time")
+
+
+def check_unharmed(project: Project, undisturbed: Project, seen: dict[str, float] | None = None) -> None:
+    until = time.monotonic() + 20
+    while project.processes() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert project.processes() == []
+    assert project.artifacts() == undisturbed.artifacts()
+    assert list((project.store / project.experiment).rglob("claim.json")) == []
+    entries = project.entries()
+    assert [entry for entry in entries if entry.state != "settled"] == []
+    for entry in entries:
+        if seen is None:
+            continue
+        # An attempt that ended before anyone looked lived for less than a look.
+        lived = seen.get(entry.attempt, 0.0)
+        allowed = HEARTBEAT_S + 1.0 if entry.estimated else 1.0
+        assert entry.seconds == pytest.approx(lived, abs=allowed), entry
+
+
+def shoot(project: Project, rng: random.Random) -> dict[str, float]:
+    """Runs the experiment under fire until KILLS kills were made, then to its end; attempt -> seconds seen alive."""
+    kills = 0
+    with Stopwatch(project) as watch:
+        while kills < KILLS:
+            run = project.start("run")
+            while run.poll() is None and kills < KILLS:
+                time.sleep(rng.uniform(0.2, 2.5))
+                attempts = watch.attempts()
+                # A parent dies as often as a stage; a run without attempts is starting up or ending.
+                target = rng.choice(["parent", "stage"]) if attempts else None
+                if target == "stage":
+                    kills += _kill(rng.choice(attempts).pid)
+                elif target == "parent":
+                    kills += _kill(run.pid)
+            if kills < KILLS or run.poll() is not None:
+                _drain(run)
+                if run.returncode == 0 and kills < KILLS:
+                    raise AssertionError(f"ended after {kills} kills: too fast for this test")
+        _drain(run)
+        run_to_the_end(project)
+    return watch.seconds
+
+
+def _kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _drain(run: subprocess.Popen[str]) -> None:
+    run.communicate(timeout=300)
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 9))], ids=lambda seed: f"seed{seed}"
+)
+def test_random_kills(project: Project, tmp_path: Path, seed: int) -> None:
+    shot = project.with_store(tmp_path / "store")
+    seen = shoot(shot, random.Random(seed))
+    check_unharmed(shot, project, seen)
+
+
+# In every run: one inside each of save, rename and settle. The others take their minutes in `make test-slow`.
+ALWAYS = ("checkpoint.seal", "store.rename@40", "ledger.settle@2")
+PLACES = (*faults.POINTS, *(f"store.{place}@40" for place in ("write", "rename", "renamed")), "ledger.settle@2")
+
+
+@pytest.mark.parametrize(
+    "place", [p if p in ALWAYS else pytest.param(p, marks=pytest.mark.slow) for p in dict.fromkeys((*ALWAYS, *PLACES))]
+)
+def test_a_kill_at_a_named_place(project: Project, tmp_path: Path, place: str) -> None:
+    mark = tmp_path / "died"
+    shot = project.with_store(tmp_path / "store", RETAIN_FAULT=place, RETAIN_FAULT_MARK=str(mark))
+    run_to_the_end(shot)
+    assert mark.exists(), "nobody came by"
+    check_unharmed(shot, project)
+
+
+def test_ctrl_c_leaves_everything_resumable(project: Project, tmp_path: Path) -> None:
+    stopped = project.with_store(tmp_path / "store")
+    run = stopped.start("run")
+    with Stopwatch(stopped) as watch:
+        while not any("risk" in name for name in watch.seconds):
+            assert run.poll() is None
+            time.sleep(0.02)
+        os.killpg(run.pid, signal.SIGINT)  # a terminal sends it to the whole group: stages get it too
+        output, _ = run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGINT
+    assert "the same command goes on from here" in output
+    assert states(output)["risk"] == "stopped"
+    assert stopped.processes() == []
+    assert list(stopped.store.rglob("claim.json")) == []
+    assert [entry.state for entry in stopped.entries()] == ["settled"] * len(watch.seconds)
+    assert run_to_the_end(stopped) == 1
+    check_unharmed(stopped, project)
+
+
+def test_two_runs_in_two_terminals(project: Project, tmp_path: Path) -> None:
+    shared = project.with_store(tmp_path / "store")
+    runs = [shared.start("run"), shared.start("run")]
+    outputs = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    done = [states(output) for output in outputs]
+    for stage in STAGES:
+        assert sorted(found[stage] for found in done) == ["complete", "reused"], (stage, outputs)
+    check_unharmed(shared, project)
