@@ -22,6 +22,7 @@ from engine.faults import fault
 
 ABSENT: Final = "absent"
 STALE_ASIDE_S: Final = 3600.0
+OWN: Final = ("aside", ".lock")  # what the folder store keeps for itself below its root
 
 
 class Conflict(Exception):
@@ -65,35 +66,29 @@ class FolderStore:
         return data, _version(data)
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> str:
-        aside = self._aside(data)
-        with self._locked():
-            try:
-                self._check(key, expect)
-            except Conflict:
-                aside.unlink()
-                raise
-            self._rename(aside, self._path(key))
+        target = self._path(key)
+        with self._aside(data) as aside, self._locked():
+            self._check(key, expect)
+            self._rename(aside, target)
         return _version(data)
 
     def delete(self, key: str, expect: str | None = None) -> None:
-        with self._locked():
+        target = self._path(key)
+        with self._writing(), self._locked():
             self._check(key, expect)
-            self._path(key).unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
 
     def list(self, prefix: str) -> Iterator[str]:
-        start = self._path(prefix)
-        for folder, folders, names in os.walk(start):
-            folders.sort()
-            for name in sorted(names):
-                yield str((Path(folder) / name).relative_to(self.root))
+        paths = [Path(folder) / name for folder, _, names in os.walk(self._path(prefix)) for name in names]
+        yield from sorted(path.relative_to(self.root).as_posix() for path in paths)
 
     def put_file(self, key: str, path: Path) -> None:
         target = self._path(key)
         if target.exists() and target.stat().st_size == path.stat().st_size:
             return
-        aside = self._aside(path.read_bytes())
-        aside.chmod(0o444)
-        self._rename(aside, target)
+        with self._aside(path.read_bytes()) as aside:
+            aside.chmod(0o444)
+            self._rename(aside, target)
 
     def local(self, key: str, scratch: Path) -> Path:
         return self._path(key)
@@ -108,25 +103,35 @@ class FolderStore:
                 continue
 
     def _path(self, key: str) -> Path:
-        if key.startswith("/") or ".." in key.split("/"):
+        parts = key.split("/")
+        if "\0" in key or {"", ".", ".."}.intersection(parts) or parts[0] in OWN:
             raise ValueError(f"{key!r} is no key of a store")
-        return self.root / key
+        return self.root.joinpath(*parts)
 
-    def _aside(self, data: bytes) -> Path:
+    @contextmanager
+    def _aside(self, data: bytes) -> Iterator[Path]:
+        """A synced file with the data, to be renamed; gone if it wasn't."""
         aside = self.root / "aside" / uuid.uuid4().hex
-        aside.parent.mkdir(parents=True, exist_ok=True)
+        with self._writing():
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with aside.open("wb") as file:
+                    file.write(data)
+                    fault("store.write")
+                    file.flush()
+                    os.fsync(file.fileno())
+                yield aside
+            finally:
+                aside.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            with aside.open("wb") as file:
-                file.write(data)
-                fault("store.write")
-                file.flush()
-                os.fsync(file.fileno())
+            yield
         except OSError as error:
-            aside.unlink(missing_ok=True)
             raise RetainError(
                 f"{self.root}: can't be written ({error.strerror}). Free some space, or set RETAIN_STORE elsewhere"
             ) from None
-        return aside
 
     def _rename(self, aside: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
