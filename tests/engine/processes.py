@@ -1,0 +1,52 @@
+"""Real processes, for tests of what happens between them. Forked: fresh interpreters would take most of the time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+FORK = multiprocessing.get_context("fork")
+PATIENCE_S = 30.0
+
+
+def start(function: Callable[..., object], *arguments: object) -> BaseProcess:
+    process = FORK.Process(target=function, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def code_of(function: Callable[..., object], *arguments: object) -> int | None:
+    """The exit code of a process that calls the function: 1 for an exception, negative for a signal."""
+    process = start(function, *arguments)
+    process.join(PATIENCE_S)
+    return process.exitcode
+
+
+def killed_at(point: str, function: Callable[..., object], *arguments: object) -> int | None:
+    """The exit code of a process that calls the function and is to be killed at the named place."""
+
+    def call() -> None:
+        os.environ["RETAIN_FAULT"] = point
+        function(*arguments)
+
+    return code_of(call)
+
+
+def race(runners: int, function: Callable[[int], Any]) -> list[Any]:
+    """What `runners` processes return that all call the function, with their number, at the same moment."""
+    barrier = FORK.Barrier(runners)
+    ends = [FORK.Pipe(duplex=False) for _ in range(runners)]
+
+    def run(number: int) -> None:
+        barrier.wait(PATIENCE_S)
+        ends[number][1].send(function(number))
+
+    processes = [start(run, number) for number in range(runners)]
+    results = [receive.recv() if receive.poll(PATIENCE_S) else None for receive, _ in ends]
+    for process in processes:
+        process.join(PATIENCE_S)
+    assert [process.exitcode for process in processes] == [0] * runners
+    return results
