@@ -63,7 +63,8 @@ def _run(experiment: str, wanted: list[str], console: Console) -> int:
     terminal.show_sources(plan, console)
     attempt.settle_lost(plan)
     reusable = plan.reusable()
-    board = Board({stage.name: Row(stage.name, stage.inputs) for stage in plan.stages})
+    rate = plan.experiment.costs.machines.local.usd_per_hour
+    board = Board({stage.name: Row(stage.name, stage.inputs, usd_per_hour=rate) for stage in plan.stages})
     if len(reusable) == len(plan.stages):
         _show_reused(plan, reusable, board, console)
         code = 0

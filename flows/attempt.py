@@ -105,9 +105,10 @@ def settle_lost(plan: Plan) -> int:
     store, scope = plan.store, plan.experiment.costs.scope
     settled = 0
     for entry in ledger.entries(store, scope):
-        if entry.state != "open" or entry.holder.alive() is not False:
-            continue
         prefix, _, number = entry.attempt.rpartition("/")
+        work = work_folder(store.url, entry.attempt)
+        if entry.holder.alive() is not False or (entry.state == "settled" and not work.exists()):
+            continue
         record = records.read(store, prefix, int(number))
         if record is not None and record.status == "running" and record.holder.alive():
             continue
@@ -115,9 +116,10 @@ def settle_lost(plan: Plan) -> int:
         seconds = record.seconds if record else 0.0
         if not seen:
             seconds += plan.experiment.execution.heartbeat_s
-        ledger.settle(store, scope, entry.attempt, seconds, estimated=not seen)
-        _close(store, prefix, int(number), work_folder(store.url, entry.attempt), seconds)
-        settled += 1
+        if entry.state == "open":
+            ledger.settle(store, scope, entry.attempt, seconds, estimated=not seen)
+            settled += 1
+        _close(store, prefix, int(number), work, seconds)
     return settled
 
 

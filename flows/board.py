@@ -25,6 +25,7 @@ class Row:
     seconds: float = 0.0
     run_seconds: float = 0.0  # from run()'s first line to its last, in the attempt that completed
     usd: float = 0.0
+    usd_per_hour: float = 0.0
     began: float | None = None  # time.monotonic() of the first attempt
     ended: float | None = None
     attempt_began: float | None = None

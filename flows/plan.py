@@ -146,10 +146,14 @@ def key_metrics(plan: Plan, stage: str, fingerprint: str) -> str:
     criteria = {str(name): c for name, c in plan.experiment.criteria.items()}.get(stage, {})
     verdicts = judge(stage, plan.artifacts.metrics(stage, fingerprint), criteria)
     return ", ".join(
-        f"{v.metric} {v.value:.4g} {v.op} {v.limit:g}{'' if v.passed else ' MISSED'}"
+        f"{v.metric} {_figure(v.value)} {v.op} {_figure(v.limit)}{'' if v.passed else ' MISSED'}"
         for v in verdicts
         if v.value is not None
     )
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) and abs(value) >= 1 else f"{value:.4g}"
 
 
 def _changes(plan: Plan, stage: str, fingerprint: str, now: Identity) -> list[str]:

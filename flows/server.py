@@ -42,7 +42,7 @@ def private_server(root: Path) -> Iterator[str]:
         "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     }
     log = home / "server.log"
-    with log.open("ab") as output:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.server", str(listener.fileno())],
             stdin=subprocess.PIPE,

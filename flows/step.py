@@ -33,6 +33,7 @@ from flows.plan import Plan, key_metrics
 PREEMPTIONS = (PREEMPTED, FENCED, -signal.SIGKILL, -signal.SIGTERM)
 HELD_POLL_S = 0.5
 PROGRESS_S = 0.5
+LOG_LINES = 100  # of an attempt that Prefect gets; all of them lie beside the artifact
 
 
 class StageEnded(RetainError):
@@ -102,6 +103,8 @@ def _carry_out(
             time.sleep(HELD_POLL_S)
             continue
         ending = _attempt(run, stage, identity, inputs, report)
+        for line in _log_lines(plan, stage, identity, ending)[-LOG_LINES:]:
+            log.info(line)
         log.info("%s: attempt %d %s after %.1f s, $%.5f", name, ending.record.attempt, *_words(ending))
         if ending.code in PREEMPTIONS and ending.record.status != "failed":
             preemptions += 1
@@ -195,8 +198,12 @@ def _exit_code(code: int) -> int:
 
 def _last_words(plan: Plan, stage: Stage, identity: Identity, ending: Ending) -> str:
     """What an attempt that died without a message left: the signal, and the last line of its log."""
-    prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
-    found = plan.store.read(f"{prefix}/execution/{ending.record.attempt:04d}.log")
-    lines = found[0].decode(errors="replace").strip().splitlines() if found else []
+    lines = _log_lines(plan, stage, identity, ending)
     cause = f"killed by {signal.Signals(-ending.code).name}" if ending.code < 0 else f"exit code {ending.code}"
     return f"{cause}: {lines[-1]}" if lines else cause
+
+
+def _log_lines(plan: Plan, stage: Stage, identity: Identity, ending: Ending) -> list[str]:
+    prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
+    found = plan.store.read(f"{prefix}/execution/{ending.record.attempt:04d}.log")
+    return found[0].decode(errors="replace").strip().splitlines() if found else []

@@ -61,13 +61,13 @@ def stage_table(board: Board) -> Table:
     table.add_column("metric against its criterion, or progress", overflow="fold")
     now = time.monotonic()
     for row in list(board.rows.values()):
-        seconds = row.seconds + (now - row.attempt_began if row.attempt_began is not None else 0.0)
+        running = now - row.attempt_began if row.attempt_began is not None else 0.0
         state = row.state + (f" ({row.attempts} attempts)" if row.attempts > 1 else "")
         table.add_row(
             row.stage,
             f"[{STYLES.get(row.state, 'dim')}]{state}[/]",
-            f"{seconds:.1f}" if row.attempts else "",
-            f"{row.usd:.5f}" if row.attempts else "",
+            f"{row.seconds + running:.1f}" if row.attempts else "",
+            f"{row.usd + running * row.usd_per_hour / 3600:.5f}" if row.attempts else "",
             (row.progress or row.message or row.metric).replace("[", r"\["),
         )
     return table

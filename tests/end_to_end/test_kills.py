@@ -37,18 +37,17 @@ def run_to_the_end(project: Project, limit: int = 20) -> int:
     raise AssertionError("killed every time")
 
 
-def check_unharmed(project: Project, undisturbed: Project, seen: dict[str, float] | None = None) -> None:
+def check_unharmed(project: Project, undisturbed: Project, seen: dict[str, float]) -> None:
     until = time.monotonic() + 20
     while project.processes() and time.monotonic() < until:
         time.sleep(0.1)
     assert project.processes() == []
     assert project.artifacts() == undisturbed.artifacts()
     assert list((project.store / project.experiment).rglob("claim.json")) == []
+    assert list((project.store / "work").glob("*")) == []
     entries = project.entries()
     assert [entry for entry in entries if entry.state != "settled"] == []
     for entry in entries:
-        if seen is None:
-            continue
         # An attempt that ended before anyone looked lived for less than a look.
         lived = seen.get(entry.attempt, 0.0)
         allowed = HEARTBEAT_S + 1.0 if entry.estimated else 1.0
@@ -111,9 +110,10 @@ PLACES = (*faults.POINTS, *(f"store.{place}@40" for place in ("write", "rename",
 def test_a_kill_at_a_named_place(project: Project, tmp_path: Path, place: str) -> None:
     mark = tmp_path / "died"
     shot = project.with_store(tmp_path / "store", RETAIN_FAULT=place, RETAIN_FAULT_MARK=str(mark))
-    run_to_the_end(shot)
+    with Stopwatch(shot) as watch:
+        run_to_the_end(shot)
     assert mark.exists(), "nobody came by"
-    check_unharmed(shot, project)
+    check_unharmed(shot, project, watch.seconds)
 
 
 def test_ctrl_c_leaves_everything_resumable(project: Project, tmp_path: Path) -> None:
@@ -123,24 +123,25 @@ def test_ctrl_c_leaves_everything_resumable(project: Project, tmp_path: Path) ->
         while not any("risk" in name for name in watch.seconds):
             assert run.poll() is None
             time.sleep(0.02)
-        os.killpg(run.pid, signal.SIGINT)  # a terminal sends it to the whole group: stages get it too
+        os.killpg(run.pid, signal.SIGINT)  # to the foreground group, as a terminal does
         output, _ = run.communicate(timeout=60)
-    assert run.returncode == 128 + signal.SIGINT
-    assert "the same command goes on from here" in output
-    assert states(output)["risk"] == "stopped"
-    assert stopped.processes() == []
-    assert list(stopped.store.rglob("claim.json")) == []
-    assert [entry.state for entry in stopped.entries()] == ["settled"] * len(watch.seconds)
-    assert run_to_the_end(stopped) == 1
-    check_unharmed(stopped, project)
+        assert run.returncode == 128 + signal.SIGINT
+        assert "the same command goes on from here" in output
+        assert states(output)["risk"] == "stopped"
+        assert stopped.processes() == []
+        assert list(stopped.store.rglob("claim.json")) == []
+        assert [entry.state for entry in stopped.entries()] == ["settled"] * len(watch.seconds)
+        assert run_to_the_end(stopped) == 1
+    check_unharmed(stopped, project, watch.seconds)
 
 
 def test_two_runs_in_two_terminals(project: Project, tmp_path: Path) -> None:
     shared = project.with_store(tmp_path / "store")
-    runs = [shared.start("run"), shared.start("run")]
-    outputs = [run.communicate(timeout=300)[0] for run in runs]
+    with Stopwatch(shared) as watch:
+        runs = [shared.start("run"), shared.start("run")]
+        outputs = [run.communicate(timeout=300)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], outputs
     done = [states(output) for output in outputs]
     for stage in STAGES:
         assert sorted(found[stage] for found in done) == ["complete", "reused"], (stage, outputs)
-    check_unharmed(shared, project)
+    check_unharmed(shared, project, watch.seconds)
