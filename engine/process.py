@@ -28,8 +28,8 @@ class Holder(BaseModel):
             return None
         try:
             process = psutil.Process(self.pid)
-            # create_time() drifts with the clock by less than this; a reused pid is further away.
-            return abs(process.create_time() - self.start) < 2 and process.status() != psutil.STATUS_ZOMBIE
+            # Outside Linux a start drifts with the clock by less than this; a reused pid is further away.
+            return abs(_started(self.pid) - self.start) < 2 and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
@@ -44,13 +44,19 @@ def machine() -> str:
 
 
 def this_process() -> Holder:
-    return Holder(machine=machine(), pid=os.getpid(), start=psutil.Process().create_time())
+    return Holder(machine=machine(), pid=os.getpid(), start=_started(os.getpid()))
 
 
 def age_s() -> float:
     """Seconds since this process was started: under load, the imports before the first line can take one."""
-    stat = Path("/proc/self/stat")
-    if stat.exists():
-        ticks = int(stat.read_text().rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return time.time() - psutil.Process().create_time()
+    now = time.clock_gettime(time.CLOCK_BOOTTIME) if Path("/proc/self/stat").exists() else time.time()
+    return now - _started(os.getpid())
+
+
+def _started(pid: int) -> float:
+    """Seconds from boot to the start of a process, where /proc tells it: setting the clock moves create_time()."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).create_time()
+    return int(stat.rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
