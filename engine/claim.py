@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
+from engine.errors import RetainError
 from engine.process import Holder, this_process
 from engine.store import ABSENT, Conflict, Store
 
@@ -62,7 +63,7 @@ class Claim:
 
     def check(self) -> None:
         found = self.store.read(self.key)
-        if found is None or ClaimState.model_validate_json(found[0]).token != self.state.token:
+        if found is None or _parse(self.store, self.key, found[0]).token != self.state.token:
             raise Fenced(self.key)
 
     def release(self) -> None:
@@ -83,19 +84,22 @@ class Watch:
 
     def __init__(self, store: Store, key: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.store, self.key, self.clock = store, key, clock
+        self.undecided = False  # the last look met a holder elsewhere that may be alive or not
         self._seen: str | None = None
         self._since = 0.0
 
     def held(self) -> bool:
         """True while somebody alive holds the claim, or may."""
+        self.undecided = False
         found = self.store.read(self.key)
         if found is None:
             return False
         data, version = found
-        state = ClaimState.model_validate_json(data)
+        state = _parse(self.store, self.key, data)
         alive = state.holder.alive()
         if alive is not None:
             return alive
+        self.undecided = self._seen in (None, version)
         if version != self._seen:
             self._seen, self._since = version, self.clock()
         return self.clock() - self._since < MISSED_RENEWALS * state.interval_s
@@ -112,6 +116,13 @@ def acquire(store: Store, key: str, token: int, interval_s: float, watch: Watch 
     except Conflict:
         return None
     return Claim(store, key, state, version)
+
+
+def _parse(store: Store, key: str, data: bytes) -> ClaimState:
+    try:
+        return ClaimState.model_validate_json(data)
+    except ValueError:
+        raise RetainError(f"{store.url}/{key}: not a claim; remove it when nothing runs there") from None
 
 
 def _dump(state: ClaimState) -> bytes:

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict
 from engine import execution as records
 from engine.artifact import ArtifactStore, ArtifactWriter, canonical
 from engine.checkpoint import Checkpointer, Preempted
-from engine.claim import Claim, Fenced, acquire
+from engine.claim import Claim, Fenced, Watch, acquire
 from engine.errors import CriteriaMissed, RetainError
 from engine.execution import Execution, Status
 from engine.fingerprint import Identity, code_digests, library_versions
@@ -184,8 +184,7 @@ def _run(attempt: _Attempt) -> tuple[int, str]:
     artifacts = ArtifactStore(attempt.store, request.experiment)
     try:
         _same_code(request)
-        claim_key = f"{attempt.prefix}/claim.json"
-        attempt.claim = acquire(attempt.store, claim_key, request.attempt, request.heartbeat_s)
+        attempt.claim = _claim(attempt)
         if attempt.claim is None:
             return CLAIMED, "another attempt is at it"
         if artifacts.manifest(request.stage, request.fingerprint) is not None:
@@ -281,6 +280,16 @@ def _same_code(request: StageRequest) -> None:
         raise RetainError(f"this machine holds other code than the request was made for: {', '.join(other)}")
     if libraries != request.identity.libraries:
         raise RetainError(f"this machine has other libraries than the request was made for: {libraries}")
+
+
+def _claim(attempt: _Attempt) -> Claim | None:
+    """The claim, or None. Whether a holder elsewhere died shows by its renewals alone, so they are waited for."""
+    interval = attempt.request.heartbeat_s
+    watch = Watch(attempt.store, f"{attempt.prefix}/claim.json")
+    while True:
+        claim = acquire(attempt.store, watch.key, attempt.request.attempt, interval, watch)
+        if claim is not None or not watch.undecided or attempt.stopping.wait(interval / 4):
+            return claim
 
 
 def _workspace(attempt: _Attempt, claim: Claim) -> Workspace:
