@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from retain.dataset import DatasetSpec, bridge_roles, cell, column, feature_columns, protected_columns
+
+DATASETS = Path(__file__).parents[2] / "ops" / "datasets"
+
+
+def content(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load((DATASETS / f"{name}.yaml").read_text())
+    return data
+
+
+def spec(data: dict[str, Any]) -> DatasetSpec:
+    return DatasetSpec.model_validate_json(json.dumps(data))
+
+
+def test_telco_and_bank_are_described() -> None:
+    telco, bank = spec(content("telco")), spec(content("bank"))
+    assert (telco.name, bank.name) == ("telco", "bank")
+    # 21 columns of each file: the rest are features, the target, and what is none
+    assert len(feature_columns(telco)) == 21 - len(["customerID", "Churn"])
+    assert len(feature_columns(bank)) == 21 - len(["duration", "y"])
+    assert bridge_roles(telco) == bridge_roles(bank) == ("senior", "partner", "paperless")
+    assert column(bank, "pdays").missing == 999
+    assert [c.name for c in protected_columns(bank)] == ["age", "marital"]
+
+
+def test_neither_ids_nor_leaks_nor_the_target_are_features() -> None:
+    for name in ("telco", "bank"):
+        table = spec(content(name))
+        features = {c.name for c in feature_columns(table)}
+        assert not features & {"duration", "customerID", table.target.column}
+
+
+def test_a_description_survives_json() -> None:
+    table = spec(content("telco"))
+    assert DatasetSpec.model_validate_json(json.dumps(table.model_dump(mode="json"), sort_keys=True)) == table
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"SeniorCitizen": 1, "Partner": "No", "PaperlessBilling": "Yes"}, "1,0,1"),
+        ({"SeniorCitizen": 0, "Partner": "Yes", "PaperlessBilling": "No"}, "0,1,0"),
+    ],
+)
+def test_the_cell_of_a_customer(row: dict[str, object], expected: str) -> None:
+    assert cell(spec(content("telco")), row) == expected
+
+
+@pytest.mark.parametrize(("age", "senior"), [(59, "0"), (60, "1"), (60.5, "1"), (None, "0"), (float("nan"), "0")])
+def test_a_cell_by_a_number(age: object, senior: str) -> None:
+    row = {"age": age, "marital": "married", "contact": "telephone"}
+    assert cell(spec(content("bank")), row) == f"{senior},1,0"
+
+
+def test_the_cell_follows_the_roles_that_are_asked_for() -> None:
+    row = {"SeniorCitizen": 1, "Partner": "No", "PaperlessBilling": "No"}
+    assert cell(spec(content("telco")), row, ["paperless", "senior"]) == "0,1"
+    assert cell(spec(content("telco")), row, ["senior", "householder"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d["columns"].append(d["columns"][1]), "'gender' is described twice"),
+        (lambda d: d["columns"][1].update(name="Churn"), "'Churn' is the target"),
+        (lambda d: d["columns"][1].update(values=["Female"]), "'gender' is a flag: values are"),
+        (lambda d: d["columns"][1].update(minimum=0), "'gender' is a flag: only a number has"),
+        (lambda d: d["columns"][5].update(values=["a", "b"]), "'tenure' is a number: it has no values"),
+        (lambda d: d["columns"][5].update(minimum=9, maximum=1), "minimum 9 is above maximum 1"),
+        (lambda d: d["columns"][5].update(bands=[1]), "a protected number, and nothing else, has bands"),
+        (lambda d: d["columns"][7].update(values=["No"]), "lists the two or more that are allowed"),
+        (lambda d: d["columns"][7].update(values=["No", "No"]), "values are distinct"),
+        (lambda d: d["columns"][7].update(values=["No", 1]), "all texts or all integers"),
+        (lambda d: d["roles"].update(tenure="Tenure"), "role 'tenure' names column 'Tenure'"),
+        (lambda d: d["roles"].pop("id"), "role 'id' and the column of kind id"),
+        (lambda d: d["columns"][1].update(kind="id", values=[]), "are all ids: a table has at most one"),
+        (lambda d: d["bridge"][0].update(column="age"), "bridge role 'senior' names column 'age'"),
+        (lambda d: d["bridge"][0].update(at_least=1), "exactly one of equals, at_least"),
+        (lambda d: d["bridge"].append(d["bridge"][0]), "stated twice"),
+        (lambda d: d["target"].update(positive="No"), "are the same"),
+        (lambda d: d["columns"][1].update(kind="colour"), "'id', 'number', 'category' or 'flag'"),
+        (lambda d: d["columns"][1].update(leaks=True), "Extra inputs are not permitted"),
+        (lambda d: d["source"].update(sha256="abc"), "String should match pattern"),
+        (lambda d: d["source"].update(separator="::"), "Input should be ','"),
+        (lambda d: d["roles"].update(salary="tenure"), "Input should be 'id'"),
+        (lambda d: [c.update(leak=True) for c in d["columns"]], "no column is left as a feature"),
+    ],
+)
+def test_a_wrong_description_is_told_what_is_wrong(change: Any, said: str) -> None:
+    data = content("telco")
+    change(data)
+    with pytest.raises(ValidationError) as caught:
+        spec(data)
+    assert said in str(caught.value)

@@ -1,0 +1,96 @@
+"""What tests of stages share: the described tables, a workspace that needs no engine, small synthetic data."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engine.artifact import ArtifactWriter
+from engine.checkpoint import Checkpoint
+from engine.stage import Workspace
+from retain.dataset import DatasetSpec
+from tasks.config import TableConfig
+from tasks.data import campaigns, customers
+
+DATASETS = Path(__file__).parents[2] / "ops" / "datasets"
+SPLIT = {"train": 0.6, "validation": 0.1, "test": 0.3}
+
+
+@dataclass
+class Checkpoints:
+    """Keeps what was saved last, as a store would; `kill_after` saves, the workspace is asked to stop."""
+
+    saved: Checkpoint | None = None
+    saves: int = 0
+    kill_after: int | None = None
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def load(self) -> Checkpoint | None:
+        return self.saved
+
+    def save(self, step: int, files: Mapping[str, bytes]) -> None:
+        self.saved = Checkpoint(step, dict(files))
+        self.saves += 1
+        if self.saves == self.kill_after:
+            self.stopping.set()
+
+
+def described(name: str) -> DatasetSpec:
+    return DatasetSpec.model_validate_json(json.dumps(yaml.safe_load((DATASETS / f"{name}.yaml").read_text())))
+
+
+def table_config(name: str, max_rows: int = 50_000) -> TableConfig:
+    data = {"dataset": described(name).model_dump(mode="json"), "max_rows": max_rows, "split": SPLIT}
+    return TableConfig.model_validate_json(json.dumps(data))
+
+
+def make_workspace(folder: Path, checkpoints: Any = None, seed: int = 42) -> Workspace:
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints = checkpoints or Checkpoints()
+    return Workspace(
+        out=ArtifactWriter(folder),
+        scratch=folder,
+        checkpoints=checkpoints,
+        seed=seed,
+        threads=1,
+        device="cpu",
+        deadline=float("inf"),
+        report=lambda step, total, metrics: None,
+        stopping=checkpoints.stopping,
+    )
+
+
+@pytest.fixture
+def spec() -> Callable[[str], DatasetSpec]:
+    return described
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of small synthetic artifacts, under the name of the stage that made them."""
+    root = tmp_path_factory.mktemp("tables")
+    customers.run(table_config("telco", 1500), {}, make_workspace(root / "customers"))
+    campaigns.run(table_config("bank", 3000), {}, make_workspace(root / "campaigns"))
+    return {"customers": root / "customers", "campaigns": root / "campaigns"}
+
+
+@pytest.fixture
+def workspace() -> Callable[..., Workspace]:
+    return make_workspace
+
+
+@pytest.fixture
+def checkpoints() -> type[Checkpoints]:
+    return Checkpoints
+
+
+@pytest.fixture
+def config() -> Callable[..., TableConfig]:
+    return table_config

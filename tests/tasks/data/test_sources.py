@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import io
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.errors import DataError
+from retain.dataset import DatasetSpec
+from tasks.data import sources
+
+CONTENT = b"a,b\n1,2\n"
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+NOWHERE = "http://127.0.0.1:9/none.csv"  # the discard port: nobody listens
+
+Described = Callable[[str], DatasetSpec]
+
+
+def telling(spec: DatasetSpec, url: str = NOWHERE, members: tuple[str, ...] = ()) -> DatasetSpec:
+    """The description of a table whose published file is CONTENT."""
+    changes = {"sha256": DIGEST, "url": url, "members": members, "files": ("table.csv",)}
+    return spec.model_copy(update={"source": spec.source.model_copy(update=changes)})
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        if self.path == "/hangs":
+            time.sleep(1.5)
+            return
+        body = self.server.bodies.get(self.path)  # type: ignore[attr-defined]
+        self.send_response(200 if body is not None else 404)
+        self.end_headers()
+        self.wfile.write(body or b"")
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[http.server.ThreadingHTTPServer]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        served.bodies, served.asked = {}, []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield served
+        served.shutdown()
+        thread.join()
+
+
+def address(server: http.server.ThreadingHTTPServer, path: str) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}{path}"
+
+
+def test_the_published_file_in_a_folder(tmp_path: Path, spec: Described) -> None:
+    (tmp_path / "table.csv").write_bytes(CONTENT)
+    found = sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache")["customers"]
+    assert (found.kind, found.path, found.sha256) == ("folder", tmp_path / "table.csv", DIGEST)
+    assert found.digest == f"sha256:{DIGEST}"
+    assert found.note == str(tmp_path / "table.csv")
+
+
+def test_a_file_of_ones_own_is_taken_and_said_to_be_so(tmp_path: Path, spec: Described) -> None:
+    (tmp_path / "table.csv").write_bytes(CONTENT + b"3,4\n")
+    found = sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache")["customers"]
+    assert found.sha256 == hashlib.sha256(CONTENT + b"3,4\n").hexdigest()
+    assert "is not the published file" in found.note
+
+
+def test_a_gzip_file_is_the_table_inside(tmp_path: Path, spec: Described) -> None:
+    (tmp_path / "table.csv.gz").write_bytes(gzip.compress(CONTENT))
+    found = sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache")["customers"]
+    assert found.sha256 == DIGEST
+    assert found.path is not None
+    assert found.path.read_bytes() == CONTENT
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{DIGEST}.csv"]
+
+
+@pytest.mark.parametrize("damaged", [gzip.compress(CONTENT * 99)[:-9], b"a,b\n"])
+def test_a_damaged_gzip_file_is_an_error(damaged: bytes, tmp_path: Path, spec: Described) -> None:
+    (tmp_path / "table.csv.gz").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"table\.csv\.gz: not a whole gzip file .* get it again"):
+        sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache")
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path, spec: Described) -> None:
+    with pytest.raises(DataError, match=r"RETAIN_DATA_DIR is .*gone: no such folder"):
+        sources.resolve({"customers": telling(spec("telco"))}, tmp_path / "gone", tmp_path / "cache")
+
+
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, spec: Described) -> None:
+    (tmp_path / "table.csv").mkdir()
+    with pytest.raises(DataError, match=r"table\.csv: can't be read \(Is a directory\)"):
+        sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache")
+
+
+def test_without_folder_and_network_it_is_synthetic_and_says_why(tmp_path: Path, spec: Described) -> None:
+    found = sources.resolve({"customers": telling(spec("telco"))}, None, tmp_path / "cache")["customers"]
+    assert (found.kind, found.path, found.sha256) == ("synthetic", None, None)
+    assert found.digest == f"synthetic:v{sources.GENERATOR_VERSION}"
+    assert "RETAIN_DATA_DIR is not set" in found.note
+    assert NOWHERE in found.note
+    assert "Connection refused" in found.note
+
+
+def test_a_missing_file_comes_from_its_public_place_and_is_kept(
+    tmp_path: Path, spec: Described, server: http.server.ThreadingHTTPServer
+) -> None:
+    server.bodies["/table.csv"] = CONTENT  # type: ignore[attr-defined]
+    table = telling(spec("telco"), address(server, "/table.csv"))
+    (tmp_path / "folder").mkdir()
+    found = sources.resolve({"customers": table}, tmp_path / "folder", tmp_path / "cache")["customers"]
+    assert (found.kind, found.path) == ("download", tmp_path / "cache" / f"{DIGEST}.csv")
+    assert "has no table.csv; downloaded from" in found.note
+    again = sources.resolve({"customers": table}, None, tmp_path / "cache")["customers"]
+    assert (again.kind, again.path, again.digest) == ("download", found.path, found.digest)
+    assert server.asked == ["/table.csv"]  # type: ignore[attr-defined]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{DIGEST}.csv"]
+
+
+def test_a_damaged_cache_is_downloaded_again(
+    tmp_path: Path, spec: Described, server: http.server.ThreadingHTTPServer
+) -> None:
+    server.bodies["/table.csv"] = CONTENT  # type: ignore[attr-defined]
+    (tmp_path / f"{DIGEST}.csv").write_bytes(b"half a fi")
+    table = telling(spec("telco"), address(server, "/table.csv"))
+    found = sources.resolve({"customers": table}, None, tmp_path)["customers"]
+    assert found.path is not None
+    assert found.path.read_bytes() == CONTENT
+
+
+def test_a_download_with_another_hash_is_not_used(
+    tmp_path: Path, spec: Described, server: http.server.ThreadingHTTPServer
+) -> None:
+    server.bodies["/table.csv"] = CONTENT + b"<html>"  # type: ignore[attr-defined]
+    table = telling(spec("telco"), address(server, "/table.csv"))
+    found = sources.resolve({"customers": table}, None, tmp_path)["customers"]
+    assert found.kind == "synthetic"
+    assert "served something else" in found.note
+    assert not list(tmp_path.iterdir())
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def test_the_way_through_nested_zip_files(
+    tmp_path: Path, spec: Described, server: http.server.ThreadingHTTPServer
+) -> None:
+    server.bodies["/outer.zip"] = zipped("inner.zip", zipped("inner/table.csv", CONTENT))  # type: ignore[attr-defined]
+    table = telling(spec("bank"), address(server, "/outer.zip"), ("inner.zip", "inner/table.csv"))
+    found = sources.resolve({"campaigns": table}, None, tmp_path)["campaigns"]
+    assert found.path is not None
+    assert found.path.read_bytes() == CONTENT
+    lost = telling(spec("bank"), address(server, "/outer.zip"), ("inner.zip", "table.csv"))
+    (tmp_path / f"{DIGEST}.csv").unlink()
+    assert "no item named" in sources.resolve({"campaigns": lost}, None, tmp_path)["campaigns"].note
+
+
+def test_a_server_that_hangs_holds_all_tables_up_once(
+    tmp_path: Path, spec: Described, server: http.server.ThreadingHTTPServer
+) -> None:
+    server.bodies["/table.csv"] = CONTENT  # type: ignore[attr-defined]
+    hangs = telling(spec("telco"), address(server, "/hangs"))
+    found = sources.resolve({"a": hangs, "b": hangs, "c": hangs}, None, tmp_path, offline_budget_s=0.3)
+    assert [source.kind for source in found.values()] == ["synthetic"] * 3
+    # all three were asked at once, not one after the other
+    assert server.asked.count("/hangs") == 3  # type: ignore[attr-defined]

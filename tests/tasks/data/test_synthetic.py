@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from engine.errors import DataError
+from retain.dataset import DatasetSpec
+from retain.features import Featurizer
+from tasks.data import synthetic, table, text
+
+Described = Callable[[str], DatasetSpec]
+
+
+@pytest.mark.parametrize(("name", "rows"), [("telco", 7043), ("bank", 41188)])
+def test_made_up_rows_pass_the_checks_of_the_real_ones(name: str, rows: int, spec: Described) -> None:
+    cells = text.parse(synthetic.csv(spec(name), 42), spec(name))
+    table.check(cells, spec(name))
+    assert cells.rows == rows
+
+
+@pytest.mark.parametrize("name", ["telco", "bank"])
+def test_there_is_something_to_learn_and_not_too_much(name: str, spec: Described) -> None:
+    columns, _ = table.typed(text.parse(synthetic.csv(spec(name), 42), spec(name)), spec(name), 6000, 42)
+    features = np.nan_to_num(Featurizer.fit(spec(name)).transform(columns).astype(np.float64))
+    features = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-9)
+    y = np.array(columns[spec(name).target.column]) == spec(name).target.positive
+    model = LogisticRegression(max_iter=500).fit(features[::2], y[::2])
+    assert 0.70 < roc_auc_score(y[1::2], model.predict_proba(features[1::2])[:, 1]) < 0.92
+    assert 0.05 < y.mean() < 0.4
+
+
+def test_a_seed_makes_the_same_bytes_and_another_makes_others(spec: Described) -> None:
+    assert synthetic.csv(spec("telco"), 7) == synthetic.csv(spec("telco"), 7)
+    assert synthetic.csv(spec("telco"), 7) != synthetic.csv(spec("telco"), 8)
+
+
+def test_a_table_without_a_generator_needs_its_data(spec: Described) -> None:
+    with pytest.raises(DataError, match=r"there is no synthetic generator for 'grocer'\. Set RETAIN_DATA_DIR"):
+        synthetic.csv(spec("telco").model_copy(update={"name": "grocer"}), 42)
