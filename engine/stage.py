@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict
 
 from engine import execution as records
 from engine.artifact import ArtifactStore, ArtifactWriter, canonical
-from engine.checkpoint import Checkpointer, Preempted
+from engine.checkpoint import Checkpointer, Preempted, clear
 from engine.claim import Claim, Fenced, Watch, acquire
 from engine.errors import CriteriaMissed, RetainError
 from engine.execution import Execution, Status
@@ -40,7 +40,7 @@ Metrics = dict[str, Metric]
 
 GRACE_S = 10.0
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
-IDENTITY = "identity.json"
+IDENTITY, CLAIM, CHECKPOINTS = "identity.json", "claim.json", "checkpoints"
 
 COMPLETE, FAILED, BAD_INPUT, REFUSED = 0, 1, 2, 3
 CLAIMED, PREEMPTED, FENCED, OVERDUE = 73, 75, 76, 77
@@ -196,13 +196,14 @@ def _run(attempt: _Attempt) -> tuple[int, str]:
         started = time.monotonic()
         metrics = run(config, inputs, workspace)
         run_seconds = round(time.monotonic() - started, 3)
-        attempt.record = attempt.record.model_copy(update={"run_seconds": run_seconds})
+        with attempt.writing:
+            attempt.record = attempt.record.model_copy(update={"run_seconds": run_seconds})
         workspace.out.json("metrics.json", metrics)
         attempt.claim.check()
         identity = request.identity.model_dump(mode="json")
         attempt.store.write(f"{attempt.prefix}/{IDENTITY}", canonical(identity))
         artifacts.publish(request.stage, request.fingerprint, workspace.out.folder)
-        workspace.checkpoints.clear()
+        clear(attempt.store, workspace.checkpoints.prefix)
         return COMPLETE, ""
     except Preempted:
         return attempt.reason, _REASONS[attempt.reason]
@@ -250,14 +251,19 @@ def _beat(attempt: _Attempt) -> None:
         try:
             if attempt.claim is not None:
                 attempt.claim.renew()
+            attempt.write("running")
         except Fenced:
             attempt.stop(FENCED)
-        attempt.write("running")
+        except RetainError as error:
+            # A full disk costs a beat, as a slow one does; the deadline holds all the same.
+            print(error, file=sys.stderr, flush=True)
     if not attempt.finished.wait(GRACE_S):
         # The stage sits in a call that doesn't ask should_stop(): the process ends without it.
         code = attempt.reason
-        _end(attempt, code, f"{_REASONS[code]}; it did not answer within {GRACE_S:.0f} s")
-        os._exit(code)
+        try:
+            _end(attempt, code, f"{_REASONS[code]}; it did not answer within {GRACE_S:.0f} s")
+        finally:
+            os._exit(code)
 
 
 def _watch_signals(attempt: _Attempt) -> None:
@@ -285,7 +291,7 @@ def _same_code(request: StageRequest) -> None:
 def _claim(attempt: _Attempt) -> Claim | None:
     """The claim, or None. Whether a holder elsewhere died shows by its renewals alone, so they are waited for."""
     interval = attempt.request.heartbeat_s
-    watch = Watch(attempt.store, f"{attempt.prefix}/claim.json")
+    watch = Watch(attempt.store, f"{attempt.prefix}/{CLAIM}")
     while True:
         claim = acquire(attempt.store, watch.key, attempt.request.attempt, interval, watch)
         if claim is not None or not watch.undecided or attempt.stopping.wait(interval / 4):
@@ -306,7 +312,7 @@ def _workspace(attempt: _Attempt, claim: Claim) -> Workspace:
     return Workspace(
         out=ArtifactWriter(work / "out"),
         scratch=work / "scratch",
-        checkpoints=Checkpointer(attempt.store, f"{attempt.prefix}/checkpoints", claim),
+        checkpoints=Checkpointer(attempt.store, f"{attempt.prefix}/{CHECKPOINTS}", claim),
         seed=request.identity.seed,
         threads=request.threads,
         device=request.device,
