@@ -32,6 +32,12 @@ class Checkpoint:
     files: Mapping[str, bytes]
 
 
+def clear(store: Store, prefix: str) -> None:
+    """Removes every checkpoint below `prefix`: the artifact is there."""
+    for key in list(store.list(prefix)):
+        store.delete(key)
+
+
 @dataclass(frozen=True)
 class Checkpointer:
     """Checkpoints of one fingerprint, below `prefix`; only the claim's owner may save."""
@@ -42,6 +48,8 @@ class Checkpointer:
 
     def save(self, step: int, files: Mapping[str, bytes]) -> None:
         """Raises engine.claim.Fenced when another attempt has taken over."""
+        if any(name.split("/")[-1] == SEAL for name in files):
+            raise ValueError(f"{SEAL!r} is no name of a checkpoint's file")
         fault("checkpoint.save")
         self.claim.check()
         folder = f"{self.prefix}/{step:012d}-{self.claim.state.token:06d}"
@@ -52,43 +60,50 @@ class Checkpointer:
         self.claim.check()
         self.store.write(f"{folder}/{SEAL}", json.dumps(seal, sort_keys=True).encode())
         fault("checkpoint.prune")
-        for old in self._folders()[KEPT:]:
-            self._remove(old)
+        # What stands at this step or later was not loaded by the attempt that got here, so it is damaged; it must not
+        # count as one of those that are kept.
+        before = [old for old in self._sealed() if _step(old) < step]
+        for other in sorted(self._all() - {folder, *before[: KEPT - 1]}):
+            self._remove(other)
 
     def load(self) -> Checkpoint | None:
         """The newest whole checkpoint, or None."""
-        for folder in self._folders():
+        for folder in self._sealed():
             files = self._read(folder)
             if files is not None:
-                return Checkpoint(step=int(folder.rsplit("/", 1)[1].split("-")[0]), files=files)
+                return Checkpoint(step=_step(folder), files=files)
         return None
 
-    def clear(self) -> None:
-        """Removes all of them: the artifact is there."""
-        for key in list(self.store.list(self.prefix)):
-            self.store.delete(key)
+    def _all(self) -> set[str]:
+        """Every folder, also those that a killed attempt never sealed."""
+        depth = len(self.prefix.split("/"))
+        return {"/".join(key.split("/")[: depth + 1]) for key in self.store.list(self.prefix)}
 
-    def _folders(self) -> list[str]:
-        seals = [key for key in self.store.list(self.prefix) if key.endswith(f"/{SEAL}")]
-        return sorted((key.removesuffix(f"/{SEAL}") for key in seals), reverse=True)
+    def _sealed(self) -> list[str]:
+        """The newest first."""
+        keys = set(self.store.list(self.prefix))
+        return sorted((folder for folder in self._all() if f"{folder}/{SEAL}" in keys), reverse=True)
 
     def _read(self, folder: str) -> dict[str, bytes] | None:
         found = self.store.read(f"{folder}/{SEAL}")
-        try:
-            seal = json.loads(found[0]) if found else None
-        except ValueError:
-            return None
-        if not isinstance(seal, dict):
+        if found is None:
             return None
         files: dict[str, bytes] = {}
-        for name, digest in seal.items():
-            content = self.store.read(f"{folder}/{name}")
-            if content is None or hashlib.sha256(content[0]).hexdigest() != digest:
-                return None
-            files[name] = content[0]
+        try:
+            for name, digest in json.loads(found[0]).items():
+                content = self.store.read(f"{folder}/{name}")
+                if content is None or hashlib.sha256(content[0]).hexdigest() != digest:
+                    return None
+                files[name] = content[0]
+        except (ValueError, AttributeError):  # not JSON, no mapping, or names that are no keys
+            return None
         return files
 
     def _remove(self, folder: str) -> None:
         self.store.delete(f"{folder}/{SEAL}")  # first: from here on it is no checkpoint
         for key in list(self.store.list(folder)):
             self.store.delete(key)
+
+
+def _step(folder: str) -> int:
+    return int(folder.rsplit("/", 1)[1].split("-")[0])

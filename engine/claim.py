@@ -118,6 +118,17 @@ def acquire(store: Store, key: str, token: int, interval_s: float, watch: Watch 
     return Claim(store, key, state, version)
 
 
+def clear_dead(store: Store, key: str) -> None:
+    """Removes the claim of a holder that died on this machine: where nobody comes to replace it, it would stay."""
+    found = store.read(key)
+    if found is None or _parse(store, key, found[0]).holder.alive() is not False:
+        return
+    try:
+        store.delete(key, expect=found[1])
+    except Conflict:
+        return  # somebody replaced it in the meantime
+
+
 def _parse(store: Store, key: str, data: bytes) -> ClaimState:
     try:
         return ClaimState.model_validate_json(data)

@@ -45,7 +45,7 @@ class Store(Protocol):
         """Keys below the folder `prefix`, sorted."""
 
     def put_file(self, key: str, path: Path) -> None:
-        """A file's bytes under a key that names its content: an existing key of that size is left alone."""
+        """A file's bytes under a key that names its content: a key that has them already is left alone."""
 
     def local(self, key: str, scratch: Path) -> Path:
         """A path with the bytes of the key, to be read only."""
@@ -84,9 +84,10 @@ class FolderStore:
 
     def put_file(self, key: str, path: Path) -> None:
         target = self._path(key)
-        if target.exists() and target.stat().st_size == path.stat().st_size:
+        data = path.read_bytes()
+        if target.exists() and target.read_bytes() == data:
             return
-        with self._aside(path.read_bytes()) as aside:
+        with self._aside(data) as aside:
             aside.chmod(0o444)
             self._rename(aside, target)
 

@@ -18,12 +18,14 @@ from platform import node
 
 from engine import execution as records
 from engine import ledger
+from engine.artifact import MANIFEST
+from engine.checkpoint import clear
+from engine.claim import clear_dead
 from engine.errors import BudgetExceeded
 from engine.execution import Execution
 from engine.fingerprint import ROOT, Identity
 from engine.process import this_process
-from engine.stage import Stage, StageRequest
-from engine.store import Store
+from engine.stage import CHECKPOINTS, CLAIM, Stage, StageRequest
 from flows.launch import LOG, PROGRESS, Child, launch, work_folder
 from flows.plan import Plan
 
@@ -91,7 +93,7 @@ def attempt(
         watch(child)
         time.sleep(POLL_S)
     entry = ledger.settle(store, experiment.costs.scope, name, child.seconds, estimated=False)
-    final = _close(store, prefix, record.attempt, child.work, child.seconds)
+    final = _close(plan, prefix, record.attempt, child.work, child.seconds)
     child.close()
     return Ending(code=code, record=final, seconds=child.seconds, usd=entry.metered_usd)
 
@@ -119,7 +121,7 @@ def settle_lost(plan: Plan) -> int:
         if entry.state == "open":
             ledger.settle(store, scope, entry.attempt, seconds, estimated=not seen)
             settled += 1
-        _close(store, prefix, int(number), work, seconds)
+        _close(plan, prefix, int(number), work, seconds)
     return settled
 
 
@@ -138,8 +140,9 @@ def _planned(plan: Plan, identity: Identity) -> Execution:
     )
 
 
-def _close(store: Store, prefix: str, number: int, work: Path, seconds: float) -> Execution:
-    """The attempt's final record, with its log and progress beside it; its folder goes."""
+def _close(plan: Plan, prefix: str, number: int, work: Path, seconds: float) -> Execution:
+    """The attempt's final record, with its log and progress beside it; what it left behind goes."""
+    store = plan.store
     record = records.read(store, prefix, number)
     assert record is not None, f"{prefix}: attempt {number} has no record"
     if not record.ended:
@@ -150,6 +153,10 @@ def _close(store: Store, prefix: str, number: int, work: Path, seconds: float) -
         path = work / name
         if path.exists() and path.stat().st_size:
             store.write(f"{prefix}/execution/{number:04d}.{suffix}", path.read_bytes())
+    # Killed between its manifest and its end, an attempt leaves a claim and checkpoints that nobody needs any more.
+    clear_dead(store, f"{prefix}/{CLAIM}")
+    if store.read(f"{prefix}/{MANIFEST}") is not None:
+        clear(store, f"{prefix}/{CHECKPOINTS}")
     shutil.rmtree(work, ignore_errors=True)
     return record
 

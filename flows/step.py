@@ -23,7 +23,7 @@ from prefect.logging import get_run_logger
 from engine.claim import Watch
 from engine.errors import BudgetExceeded, RetainError
 from engine.fingerprint import Identity
-from engine.stage import CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, Stage
+from engine.stage import CLAIM, CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, Stage
 from flows.attempt import Ending, attempt
 from flows.board import Board
 from flows.launch import PROGRESS, Child
@@ -89,7 +89,7 @@ def _carry_out(
     stage = next(stage for stage in plan.stages if stage.name == name)
     inputs = {upstream: plan.artifacts.current()[upstream] for upstream in stage.inputs}
     identity = plan.identity(stage, {i: _digest(plan, i, fingerprint) for i, fingerprint in inputs.items()})
-    claim = Watch(plan.store, f"{plan.artifacts.prefix(name, identity.fingerprint)}/claim.json")
+    claim = Watch(plan.store, f"{plan.artifacts.prefix(name, identity.fingerprint)}/{CLAIM}")
     preemptions = 0
     while True:
         if _finish(run, stage, identity):

@@ -44,6 +44,7 @@ def check_unharmed(project: Project, undisturbed: Project, seen: dict[str, float
     assert project.processes() == []
     assert project.artifacts() == undisturbed.artifacts()
     assert list((project.store / project.experiment).rglob("claim.json")) == []
+    assert list((project.store / project.experiment).rglob("checkpoints/*/*")) == []
     assert list((project.store / "work").glob("*")) == []
     entries = project.entries()
     assert [entry for entry in entries if entry.state != "settled"] == []
