@@ -33,19 +33,20 @@ def run(config: BacktestConfig, inputs: Mapping[str, Path], workspace: Workspace
     features = Featurizer.fit(table.spec).transform(table.columns)
     first = int(config.first * len(table.y))
     starts = list(range(first, len(table.y), config.every))
-    finished = gbm.Finished.resume(workspace, 2 * len(starts) + 1)
+    finished = gbm.Finished.resume(workspace, 2 * len(starts))
     scores = {name: np.empty(len(table.y) - first) for name in SCHEDULES}
     for start in starts:
         end = min(start + config.every, len(table.y))
         for name, begin in (("all", 0), ("window", max(0, start - config.window))):
             # The first model on all calls is the one that is never retrained: it scores the rest as well.
-            last = len(table.y) if name == "all" and start == first else end
+            only_once = name == "all" and start == first
+            last = len(table.y) if only_once else end
             found = finished.get(f"{name}-{start}")
             if found is None:
                 found = _scores(features, table.y, begin, start, last, config, workspace)
                 finished.put(f"{name}-{start}", found, calls=float(start), yes=float(table.y[start:end].mean()))
             scores[name][start - first : end - first] = found[: end - start]
-            if last > end or start == first == starts[-1]:
+            if only_once:
                 scores["once"] = found
     y = table.y[first:]
     rng = np.random.default_rng([workspace.seed, 4])

@@ -67,7 +67,7 @@ def make_workspace(folder: Path, checkpoints: Any = None, seed: int = 42) -> Wor
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def spec() -> Callable[[str], DatasetSpec]:
     return described
 
@@ -81,16 +81,16 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"customers": root / "customers", "campaigns": root / "campaigns"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def workspace() -> Callable[..., Workspace]:
     return make_workspace
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def checkpoints() -> type[Checkpoints]:
     return Checkpoints
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config() -> Callable[..., TableConfig]:
     return table_config
