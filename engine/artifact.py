@@ -15,8 +15,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from engine.errors import ArtifactError
@@ -75,10 +76,9 @@ class ArtifactWriter:
         self.bytes(name, _without_version(sink.getvalue().to_pybytes()))
 
     def _path(self, name: str) -> Path:
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts:
+        if not _is_name(name):
             raise ValueError(f"{name!r} is no name of an artifact's file")
-        return self.folder.joinpath(*parts)
+        return self.folder / name
 
 
 def canonical(content: Any) -> bytes:
@@ -152,24 +152,30 @@ class ArtifactStore:
 
     def current(self) -> dict[str, str]:
         """stage -> fingerprint of what completed last."""
-        found = self.store.read(self._current_key)
-        if found is None:
-            return {}
-        content = json.loads(found[0])
-        return {str(stage): str(fingerprint) for stage, fingerprint in content.items()}
+        return self._current()[0]
 
     def set_current(self, stage: str, fingerprint: str) -> None:
         while True:
-            found = self.store.read(self._current_key)
-            content = json.loads(found[0]) if found else {}
+            content, version = self._current()
             if content.get(stage) == fingerprint:
                 return
             content[stage] = fingerprint
             try:
-                self.store.write(self._current_key, canonical(content), expect=found[1] if found else ABSENT)
+                self.store.write(self._current_key, canonical(content), expect=version)
                 return
             except Conflict:
                 continue
+
+    def _current(self) -> tuple[dict[str, str], str]:
+        found = self.store.read(self._current_key)
+        if found is None:
+            return {}, ABSENT
+        with suppress(ValueError, AttributeError):  # not JSON, no mapping
+            content = {str(stage): str(fingerprint) for stage, fingerprint in json.loads(found[0]).items()}
+            if all(map(_is_name, (*content, *content.values()))):
+                return content, found[1]
+        where = f"{self.store.url}/{self._current_key}"
+        raise ArtifactError(f"{where}: not a list of what completed last; remove it and run again")
 
     @property
     def _current_key(self) -> str:
@@ -198,13 +204,19 @@ def current(root: Path, experiment: str) -> dict[str, Path]:
 def parse_manifest(data: bytes, where: str) -> Manifest:
     try:
         files = tuple(File(str(f["path"]), str(f["sha256"]), int(f["bytes"])) for f in json.loads(data)["files"])
-    except (ValueError, KeyError, TypeError):
+        if len({file.path for file in files}) != len(files):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise ArtifactError(f"{where}: not a manifest; remove the artifact and run again") from None
     for file in files:
-        unsafe = PurePosixPath(file.path).is_absolute() or ".." in PurePosixPath(file.path).parts
-        if unsafe or not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
+        if not _is_name(file.path) or not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
             raise ArtifactError(f"{where}: names a file outside the artifact ({file.path!r}); do not use it")
     return Manifest(files)
+
+
+def _is_name(text: str) -> bool:
+    """A path below a folder, said in the one way it can be said."""
+    return "\0" not in text and not {"", ".", ".."}.intersection(text.split("/"))
 
 
 def _verify(path: Path, file: File, where: str) -> None:
