@@ -66,8 +66,8 @@ def telco(rng: np.random.Generator, rows: int) -> Columns:
     charge = np.round(np.clip(charge, 18.25, 118.75), 2)
     total = np.round(np.maximum(charge * tenure * rng.normal(1, 0.03, rows), charge), 2)
     senior = (rng.random(rows) < 0.16).astype(np.int64)
-    logit = -0.1 - 1.9 * (contract == "Two year") - 1.2 * (contract == "One year") - 0.033 * tenure
-    logit += 0.9 * (internet == "Fiber optic") - 0.9 * (internet == "No") + 0.5 * (payment == "Electronic check")
+    logit = 0.0 - 2.4 * (contract == "Two year") - 1.5 * (contract == "One year") - 0.045 * tenure
+    logit += 1.2 * (internet == "Fiber optic") - 1.2 * (internet == "No") + 0.5 * (payment == "Electronic check")
     logit += -0.5 * (services["TechSupport"] == "Yes") - 0.5 * (services["OnlineSecurity"] == "Yes") + 0.2 * senior
     return {
         "customerID": [f"{row:04d}-SYNTH" for row in range(rows)],
