@@ -56,6 +56,8 @@ def code_digests(entry: str, root: Path = ROOT) -> dict[str, str]:
         if module in seen or module.split(".")[0] == OUTSIDE:
             continue
         seen.add(module)
+        if "." in module:
+            pending.append(module.rpartition(".")[0])
         found = _find(module, root)
         if found is None:
             continue
@@ -63,8 +65,6 @@ def code_digests(entry: str, root: Path = ROOT) -> dict[str, str]:
         tree = _normalised(path)
         digests[path.relative_to(root).as_posix()] = hashlib.sha256(_dump(tree)).hexdigest()
         pending.extend(_imports(tree, module, is_package))
-        if "." in module:
-            pending.append(module.rpartition(".")[0])
     return dict(sorted(digests.items()))
 
 
@@ -95,10 +95,10 @@ def _version(name: str) -> str:
 
 def _find(module: str, root: Path) -> tuple[Path, bool] | None:
     base = root.joinpath(*module.split("."))
-    if base.with_suffix(".py").is_file():
-        return base.with_suffix(".py"), False
     if (base / "__init__.py").is_file():
         return base / "__init__.py", True
+    if base.with_suffix(".py").is_file():
+        return base.with_suffix(".py"), False
     return None
 
 
@@ -146,24 +146,28 @@ def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Dotted key -> JSON of its value: what the fingerprint sees, which tells 1 from 1.0 and null from nothing."""
+    if not isinstance(value, Mapping) or (prefix and not value):
+        return {prefix: json.dumps(value, sort_keys=True)}
+    flat: dict[str, str] = {}
     for key, child in value.items():
         flat |= _flat(child, f"{prefix}.{key}" if prefix else str(key))
     return flat
 
 
-def _line(part: str, key: str, old: Any, new: Any) -> str:
+def _line(part: str, key: str, old: str | None, new: str | None) -> str:
     if part == "code":
         change = "is new" if old is None else "is gone" if new is None else "changed"
         return f"code: {key} {change}"
+    if part != "config":
+        old, new = (text and text.strip('"') for text in (old, new))
     if part == "inputs":
         return f"inputs: {key} has other bytes ({_short(old)} -> {_short(new)})"
     return f"{part}: {key} {_short(old)} -> {_short(new)}"
 
 
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else json.dumps(value) if not isinstance(value, str) else value
+def _short(text: str | None) -> str:
+    if text is None:
+        return "nothing"
     return text if len(text) <= 24 else text[:20] + "..."
