@@ -94,7 +94,7 @@ def reserve(
         if metered + held + amount > round(cap_usd * MICRO):
             raise BudgetExceeded(
                 f"{stage}: refused before it started. It reserves ${amount / MICRO:.4f} "
-                f"({limit_s:.0f} s at ${usd_per_hour:g} an hour); metered so far ${metered / MICRO:.4f}, "
+                f"({limit_s + overhead_s:.0f} s at ${usd_per_hour:g} an hour); metered so far ${metered / MICRO:.4f}, "
                 f"reserved by running attempts ${held / MICRO:.4f}, cap of {scope} ${cap_usd:g}. "
                 "Raise the cap (costs.budget_usd) or lower the stage's time limit"
             )
@@ -144,7 +144,10 @@ def _read(store: Store, scope: str) -> tuple[_Document, str]:
     if found is None:
         return _Document(scope=scope, revision=0, entries={}), ABSENT
     try:
-        return _Document.model_validate_json(found[0]), found[1]
+        document = _Document.model_validate_json(found[0])
+        if document.scope != scope:
+            raise ValueError
+        return document, found[1]
     except ValueError:
         raise RetainError(f"{store.url}/{_key(scope)}: not a ledger; restore it before spending more") from None
 
