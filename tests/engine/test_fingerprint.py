@@ -42,7 +42,7 @@ HOUSE = {
     "tasks/__init__.py": '"""The stages."""\n',
     "tasks/tabular/__init__.py": '"""Tables."""\n',
     "tasks/tabular/risk.py": RISK,
-    "tasks/tabular/gbm.py": "import retain.features\n\n\ndef fit(rounds):\n    return retain.features.names(rounds)\n",
+    "tasks/tabular/gbm.py": "import retain.features\nimport engine.stage\n\n\ndef fit(rounds):\n    return retain.features.names(rounds)\n",
     "tasks/tabular/accept.py": "def run(config, inputs, workspace):\n    return {}\n",
     "tasks/config.py": "class RiskConfig:\n    depth: int\n",
     "retain/__init__.py": "",
