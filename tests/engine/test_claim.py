@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.claim import MISSED_RENEWALS, Claim, ClaimState, Fenced, Watch, acquire
+from engine.claim import MISSED_RENEWALS, Claim, ClaimState, Fenced, Watch, acquire, clear_dead
 from engine.errors import RetainError
-from engine.process import Holder, this_process
+from engine.process import Holder, machine, this_process
 from engine.stage import CLAIMED, COMPLETE
 from engine.store import FolderStore
 from tests.engine.processes import FORK, PATIENCE_S, race, start
@@ -260,6 +260,21 @@ def test_release_again_or_of_a_claim_that_is_gone_does_nothing(store: FolderStor
     claim.release()
     claim.renew()
     assert store.read(KEY) is None
+
+
+def test_only_the_claim_of_one_who_died_here_is_cleared(store: FolderStore) -> None:
+    clear_dead(store, KEY)  # of nothing
+    process = holding_process(store, 1)
+    clear_dead(store, KEY)
+    assert state_of(store).token == 1
+    put(store, 2, elsewhere())
+    clear_dead(store, KEY)
+    assert state_of(store).token == 2
+    assert process.pid is not None
+    put(store, 3, Holder(machine=machine(), pid=process.pid, start=0.0))
+    clear_dead(store, KEY)
+    assert store.read(KEY) is None
+    process.kill()
 
 
 class Slow(FolderStore):

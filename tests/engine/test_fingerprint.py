@@ -38,11 +38,20 @@ def run(config: RiskConfig, inputs, workspace):
     return {"auc": {"value": model}}
 '''
 
+GBM = """\
+import engine.stage
+import retain.features
+
+
+def fit(rounds):
+    return retain.features.names(rounds)
+"""
+
 HOUSE = {
     "tasks/__init__.py": '"""The stages."""\n',
     "tasks/tabular/__init__.py": '"""Tables."""\n',
     "tasks/tabular/risk.py": RISK,
-    "tasks/tabular/gbm.py": "import retain.features\nimport engine.stage\n\n\ndef fit(rounds):\n    return retain.features.names(rounds)\n",
+    "tasks/tabular/gbm.py": GBM,
     "tasks/tabular/accept.py": "def run(config, inputs, workspace):\n    return {}\n",
     "tasks/config.py": "class RiskConfig:\n    depth: int\n",
     "retain/__init__.py": "",
