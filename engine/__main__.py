@@ -32,4 +32,9 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    # All is written and recorded. Taking the interpreter and its libraries down was seen to take 1.7 s under load:
+    # time that no record would show.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -16,6 +16,7 @@ from engine.errors import ConfigError, DataError
 from engine.fingerprint import Identity, code_digests, differences, library_versions
 from engine.stage import IDENTITY, Stage
 from engine.store import Store, open_store, store_url
+from retain.release import PARTS
 from tasks.config import Experiment, ReleaseConfig, TableConfig
 from tasks.data import sources
 from tasks.data.sources import Source
@@ -116,7 +117,7 @@ def stage_config(experiment: Experiment, name: str) -> dict[str, Any]:
     """The stage's slice of the experiment. Exit criteria are in the slice of `release` alone."""
     keys = getattr(experiment.stages, name)
     if name == "release":
-        judged = {str(stage): c for stage, c in experiment.criteria.items() if stage in STAGES[name].inputs}
+        judged = {str(stage): c for stage, c in experiment.criteria.items() if stage in PARTS}
         keys = ReleaseConfig(**dict(keys), experiment=experiment.tag, criteria=judged)
     content: dict[str, Any] = keys.model_dump(mode="json")
     return content

@@ -87,5 +87,7 @@ def _listen(settings: Settings) -> socket.socket:
         listening.bind(address)
         listening.listen(2048)
     except OSError as error:
-        raise RetainError(f"HOST={settings.host} PORT={settings.port}: can't listen there ({error.strerror})") from None
+        raise RetainError(
+            f"RETAIN_HOST={settings.host} PORT={settings.port}: can't listen there ({error.strerror})"
+        ) from None
     return listening

@@ -2,7 +2,7 @@
 
 RELEASE_PATH: the folder of a release's artifact; unset: the current release of EXPERIMENT in RETAIN_STORE.
 RISK_MODEL_PATH, ACCEPT_MODEL_PATH: artifact folders of those stages, in place of the release's own part.
-HOST, PORT: where to listen.
+RETAIN_HOST, PORT: where to listen (HOST itself is a name that shells and compilers take for other things).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def read(environment: Mapping[str, str]) -> Settings:
     return Settings(
         release=_folder("RELEASE_PATH", release) if release else _current(experiment),
         parts={part: _folder(name, environment[name]) for part, name in OVERRIDES.items() if environment.get(name)},
-        host=environment.get("HOST") or "127.0.0.1",
+        host=environment.get("RETAIN_HOST") or "127.0.0.1",
         port=int(port),
     )
 
@@ -72,10 +72,7 @@ def _folder(name: str, value: str) -> Path:
 
 
 def _current(experiment: str) -> Path:
-    try:
-        found = current(Path(store_url()), experiment).get("release")
-    except (ValueError, AttributeError):
-        raise RetainError(f"{store_url()}/{experiment}/current.json is damaged: run `make run` again") from None
+    found = current(Path(store_url()), experiment).get("release")
     if found is None:
         run = "make run" if experiment == DEFAULT_EXPERIMENT else f"make run EXPERIMENT={experiment}"
         raise RetainError(

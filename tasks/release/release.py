@@ -26,7 +26,7 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
     """Writes release.json, schema.json, risk/, accept/, messages.json and decision.json."""
     verdicts = [
         verdict
-        for stage in ("customers", *PARTS)
+        for stage in PARTS
         for verdict in judge(stage, _json(inputs[stage] / "metrics.json"), config.criteria.get(stage, {}))
     ]
     refuse(verdicts)

@@ -42,7 +42,12 @@ def race(runners: int, function: Callable[[int], Any]) -> list[Any]:
 
     def run(number: int) -> None:
         barrier.wait(PATIENCE_S)
-        ends[number][1].send(function(number))
+        try:
+            ends[number][1].send(function(number))
+        except BaseException:
+            barrier.abort()
+            raise
+        barrier.wait(PATIENCE_S)  # all live until the last is done: the claim of a winner that ended would be free
 
     processes = [start(run, number) for number in range(runners)]
     results = [receive.recv() if receive.poll(PATIENCE_S) else None for receive, _ in ends]

@@ -117,7 +117,7 @@ def test_a_port_in_use_is_one_line(address: tuple[str, int], artifact: Path) -> 
     process = serve({"RELEASE_PATH": str(artifact), "PORT": str(address[1])})
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (2, "")
-    assert err == f"HOST=127.0.0.1 PORT={address[1]}: can't listen there (Address already in use)\n"
+    assert err == f"RETAIN_HOST=127.0.0.1 PORT={address[1]}: can't listen there (Address already in use)\n"
 
 
 def test_no_release_is_one_line(tmp_path: Path) -> None:

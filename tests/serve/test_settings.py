@@ -28,7 +28,7 @@ def test_a_release_is_found_by_its_path(artifact: Path, tmp_path: Path) -> None:
 
 def test_without_a_path_the_current_release_is_served(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETAIN_STORE", str(store))
-    settings = read({"EXPERIMENT": "toy", "HOST": "0.0.0.0", "PORT": "0"})
+    settings = read({"EXPERIMENT": "toy", "RETAIN_HOST": "0.0.0.0", "PORT": "0"})
     assert (settings.host, settings.port) == ("0.0.0.0", 0)
     assert load_release(settings)[1].experiment == "toy"
 
@@ -70,7 +70,9 @@ def test_a_damaged_pointer_is_named(tmp_path: Path) -> None:
     pointer.parent.mkdir(parents=True)
     for content in ("{", "[]"):
         pointer.write_text(content)
-        with pytest.raises(RetainError, match=r"current\.json is damaged"):
+        with pytest.raises(
+            RetainError, match=r"current\.json: not a list of what completed last; remove it and run again"
+        ):
             read({})
 
 
