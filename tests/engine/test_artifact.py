@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +115,11 @@ def test_other_bytes_than_the_manifests_are_refused_naming_the_file(
         content[0] ^= 1
     elif how == "last byte":
         content[-1] ^= 1
-    changed = {"cut": content[:-1], "longer": content + b"\n", "empty": b""}.get(how, content)
+    parts: dict[str, bytes] = {"cut": bytes(content[:-1]), "longer": bytes(content + b"\n"), "empty": b""}
     if how == "folder":
         path.mkdir()
     elif how != "gone":
-        path.write_bytes(changed)
+        path.write_bytes(parts.get(how, bytes(content)))
     with pytest.raises(ArtifactError, match=f"{name} is missing or damaged"):
         open_artifact(folder_of(artifacts))
     with pytest.raises(ArtifactError, match=f"exp/risk/{FP}: {name} is missing or damaged"):
@@ -201,11 +202,12 @@ def test_a_name_that_stands_twice_is_refused() -> None:
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_the_writer_refuses_names_that_escape_or_name_two_things(tmp_path: Path, name: str) -> None:
     out = ArtifactWriter(tmp_path / "out")
-    for write in (
+    writes: tuple[Callable[[], None], ...] = (
         lambda: out.bytes(name, b"gotcha"),
         lambda: out.json(name, {}),
         lambda: out.parquet(name, {"a": [1]}),
-    ):
+    )
+    for write in writes:
         with pytest.raises(ValueError, match="is no name of an artifact's file"):
             write()
     assert not (tmp_path / "x").exists()

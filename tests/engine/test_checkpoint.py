@@ -46,7 +46,7 @@ def loaded(checkpoints: Checkpointer) -> int | None:
     """The step of what is loaded, which has to be all of that step's bytes."""
     found = checkpoints.load()
     assert found is None or found == Checkpoint(found.step, state(found.step))
-    return found and found.step
+    return None if found is None else found.step
 
 
 def folders(store: FolderStore) -> list[str]:

@@ -176,6 +176,7 @@ def test_merged_holds_the_childs_leaf_else_the_parents(
     else:
         kept = theirs if isinstance(theirs, dict) else {}
         assert isinstance(merged, dict)
+        assert isinstance(ours, dict)
         assert merged.keys() == ours.keys() | kept.keys()
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from engine.criteria import Criterion, Verdict, judge
+from engine.stage import Metrics
 
 BELOW, AT, ABOVE = math.nextafter(0.78, 0), 0.78, math.nextafter(0.78, 1)
 
@@ -88,7 +89,7 @@ def test_gating_passes_through_and_does_not_change_the_judgement() -> None:
 
 
 def test_verdicts_come_in_the_order_of_the_criteria_and_only_for_them() -> None:
-    metrics = {"auc": {"value": 0.85}, "ece": {"value": 0.02}, "rows": {"value": 7032}}
+    metrics: Metrics = {"auc": {"value": 0.85}, "ece": {"value": 0.02}, "rows": {"value": 7032}}
     criteria = {"ece": Criterion(below=0.05), "brier": Criterion(below=0.2), "auc": Criterion(at_least=0.78)}
     assert [(v.stage, v.metric, v.passed) for v in judge("risk", metrics, criteria)] == [
         ("risk", "ece", True),

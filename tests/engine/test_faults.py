@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from engine import faults
 from engine.faults import POINTS, fault
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def test_a_place_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_nothing_happens_without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RETAIN_FAULT", raising=False)
-    monkeypatch.setattr(faults.os, "kill", lambda *_: pytest.fail("killed"))
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("killed"))
     for point in POINTS:
         fault(point)
 

@@ -205,7 +205,8 @@ def test_metered_and_reserved_stay_below_the_cap_in_any_order(
 ) -> None:
     store = FolderStore(tmp_path)
     store.delete(KEY)
-    cap, expected = 0.06, {}  # attempt -> micro-dollars that count
+    cap = 0.06
+    expected: dict[str, int] = {}  # attempt -> micro-dollars that count
     for number, (event, attempt, seconds) in enumerate(events):
         name = f"a/a/a/{attempt}"
         if event == "reserve" and name not in expected:

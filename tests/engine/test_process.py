@@ -46,7 +46,7 @@ def test_a_process_that_ended_and_that_nobody_reaped_is_dead() -> None:
     process = start(lambda: send.send(this_process()))
     holder = receive.recv()
     assert process.pid == holder.pid
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
     assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
     assert holder.alive() is False
     process.join(PATIENCE_S)
