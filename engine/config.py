@@ -26,6 +26,7 @@ Key = tuple[str | int, ...]
 
 PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
+MOST_NODES = 20_000
 CONFIGS = Path(__file__).resolve().parent.parent / "ops" / "configs"
 
 
@@ -157,6 +158,8 @@ def _read(path: Path, origins: dict[Key, str], prefix: Key = (), seen: tuple[Pat
 def _construct(node: yaml.Node, path: Path, origins: dict[Key, str], key: Key, seen: tuple[Path, ...]) -> Any:
     where = f"{path}:{node.start_mark.line + 1}"
     origins[key] = where
+    if len(origins) > MOST_NODES:
+        raise ConfigError(f"{where}: more than {MOST_NODES:,} values: aliases that repeat each other are no experiment")
     if node.tag == "!include":
         if not isinstance(node, yaml.ScalarNode):
             raise ConfigError(f"{where}: !include takes one file name")

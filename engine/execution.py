@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from engine.artifact import canonical
+from engine.errors import RetainError
 from engine.process import Holder
 from engine.store import ABSENT, Conflict, Store
 
@@ -71,7 +72,11 @@ def write(store: Store, prefix: str, execution: Execution) -> None:
 
 def read(store: Store, prefix: str, attempt: int) -> Execution | None:
     found = store.read(key(prefix, attempt))
-    return Execution.model_validate_json(found[0]) if found else None
+    try:
+        return Execution.model_validate_json(found[0]) if found else None
+    except ValueError:
+        where = f"{store.url}/{key(prefix, attempt)}"
+        raise RetainError(f"{where}: not the record of an attempt; remove that folder of the artifact") from None
 
 
 def _dump(execution: Execution) -> bytes:

@@ -25,7 +25,7 @@ from engine.errors import BudgetExceeded
 from engine.execution import Execution
 from engine.fingerprint import ROOT, Identity
 from engine.process import this_process
-from engine.stage import CHECKPOINTS, CLAIM, Stage, StageRequest
+from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, Stage, StageRequest
 from flows.launch import LOG, PROGRESS, Child, launch, work_folder
 from flows.plan import Plan
 
@@ -65,7 +65,7 @@ def attempt(
             experiment=experiment.tag,
             stage=stage.name,
             usd_per_hour=machine.usd_per_hour,
-            limit_s=limit,
+            limit_s=limit + GRACE_S,  # what an attempt may take that doesn't stop when it is asked to
             overhead_s=execution.overhead_s,
         )
     except BudgetExceeded as error:

@@ -18,6 +18,9 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
+# What the store keeps beside the experiments' folders.
+RESERVED = ("aside", "downloads", "ledger", "prefect", "sources", "work")
+
 StageName = Literal[
     "customers",
     "campaigns",
@@ -344,6 +347,12 @@ class Experiment(_Block):
     execution: Execution
     monitoring: Monitoring
     canary: Canary
+
+    @model_validator(mode="after")
+    def _place_of_its_own(self) -> Experiment:
+        if self.tag in RESERVED:
+            raise ValueError(f"tag {self.tag!r} is a folder of the store; an experiment needs another name")
+        return self
 
     @model_validator(mode="after")
     def _money_for_all(self) -> Experiment:

@@ -607,3 +607,12 @@ def test_experiment_path_of_a_name_that_is_none(monkeypatch: pytest.MonkeyPatch,
     for name in ("nobody", "../base", "", "x" * 300, "a\0b"):
         with pytest.raises(ConfigError, match="Known: base"):
             experiment_path(name)
+
+
+def test_aliases_that_multiply_are_refused_at_once(tmp_path: Path) -> None:
+    lines = ["tag: bomb", "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    path = tmp_path / "experiment_bomb.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=r"experiment_bomb\.yaml:\d+: more than 20,000 values"):
+        config.load(path)

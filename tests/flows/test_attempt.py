@@ -111,16 +111,16 @@ def test_equal_bytes_upstream_stop_the_change_there(tmp_path: Path) -> None:
 
 
 def test_a_reservation_over_the_cap_starts_nothing(tmp_path: Path) -> None:
-    # 60 s at $0.134 an hour reserve $0.002234.
-    plan = toy_plan(tmp_path, ALONE, budget_usd=0.002233)
+    # 60 s and 10 s of grace at $0.134 an hour reserve $0.002606.
+    plan = toy_plan(tmp_path, ALONE, budget_usd=0.002605)
     run = Run(plan, board_of(plan))
-    with pytest.raises(BudgetExceeded, match=r"risk: refused before it started.*cap of chaos \$0\.002233"):
+    with pytest.raises(BudgetExceeded, match=r"risk: refused before it started.*cap of chaos \$0\.002605"):
         carry_out(run, "risk", LOG, lambda percent: None)
     assert entries(plan) == []
     assert run.board.rows["risk"].state == "refused"
     assert run.board.rows["risk"].attempts == 1
     assert not (tmp_path / "work").exists()
-    go(toy_plan(tmp_path, ALONE, budget_usd=0.002235))
+    go(toy_plan(tmp_path, ALONE, budget_usd=0.002606))
 
 
 def test_a_killed_attempt_is_tried_again_and_both_are_paid(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,9 @@ def test_a_split_is_whole() -> None:
     Split(train=0.6, validation=0.1, test=0.3)
     with pytest.raises(ValidationError, match=r"add up to 0\.9"):
         Split(train=0.5, validation=0.1, test=0.3)
+
+
+def test_a_tag_that_is_a_folder_of_the_store_is_refused() -> None:
+    content = config.load(config.experiment_path("local")).data | {"tag": "ledger"}
+    with pytest.raises(ValidationError, match="tag 'ledger' is a folder of the store"):
+        Experiment.model_validate_json(json.dumps(content))
