@@ -58,7 +58,8 @@ class Column(_Frozen):
     """One column. A `flag` has two values (false, true), a `category` all that are allowed.
 
     `missing`: a number that means "no value" (pdays 999: never contacted). `blank`: what training does with
-    an empty cell; `blank_value`: what it stands for in a request (a customer of tenure 0 has no total yet).
+    an empty cell; `blank_value`: what it stands for in a request. A blank total charge is taken of customers of
+    tenure 0 only, in a table as in a request: they have no total yet, anybody else's is lost.
     `leak`: known only after the outcome, so never a feature. `protected`: shown by group, never seen by a
     policy.
     """

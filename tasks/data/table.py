@@ -19,22 +19,27 @@ from numpy.typing import NDArray
 
 from engine.errors import DataError
 from retain.dataset import Column, DatasetSpec
+from retain.dataset import column as column_of
+from retain.features import LARGEST
 from tasks.data import synthetic, text
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
     from tasks.config import TableConfig
 
+TAKE_OUT = "take it out of the table and out of the description"
 REPORTED = 20
 SLICES = 20
 PARTS = ("train", "validation", "test")
+# Cells are read as float64: from 2**53 on, an integer may be read as its neighbour.
+LARGEST_INTEGER = 2.0**53 - 1
 
 
 def run(config: TableConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Reads inputs["source"]/source.csv, or makes a synthetic table when there is no source."""
     spec = config.dataset
     source = inputs["source"] / "source.csv" if "source" in inputs else None
-    content = source.read_bytes() if source else synthetic.csv(spec, workspace.seed)
+    content = _read(source, spec) if source else synthetic.csv(spec, workspace.seed)
     workspace.progress(0, 3)
     cells = text.parse(content, spec)
     check(cells, spec)
@@ -70,6 +75,15 @@ def run(config: TableConfig, inputs: Mapping[str, Path], workspace: Workspace) -
     return {name: {"value": float(value)} for name, value in metrics.items()}
 
 
+def _read(source: Path, spec: DatasetSpec) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{spec.source.files[0]}: its copy {source} can't be read ({error.strerror}). Run this again"
+        ) from None
+
+
 # -- checks
 # ----------------------------------------------------------------------------------------------------------
 
@@ -80,33 +94,39 @@ def check(cells: text.Text, spec: DatasetSpec) -> None:
     for column, values in cells.columns.items():
         distinct = set(values)
         if all(not value.strip() for value in distinct):
-            raise DataError(f"{name}: column {column!r} is empty in every row. Fill it, or take it out of the table")
+            raise DataError(f"{name}: column {column!r} is empty in every row. Fill it, or {TAKE_OUT}")
         if len(distinct) == 1 and cells.rows > 1:
             only = next(iter(distinct))
             what = "the target has one class" if column == spec.target.column else "the column is constant"
             raise DataError(
                 f"{name}: column {column!r} is {only!r} in every row: {what}, so nothing can be learnt from it. "
-                f"Give a table in which it varies{'' if column == spec.target.column else ', or take it out'}"
+                f"Give a table in which it varies{'' if column == spec.target.column else f', or {TAKE_OUT}'}"
             )
     frame = pd.DataFrame(cells.columns, dtype=object)
     try:
-        _schema(spec).validate(frame, lazy=True)
+        _schema(spec, frame).validate(frame, lazy=True)
     except pa.errors.SchemaErrors as errors:
         raise DataError(_report(errors.failure_cases, cells, spec)) from None
 
 
-def _schema(spec: DatasetSpec) -> pa.DataFrameSchema:
+def _schema(spec: DatasetSpec, frame: pd.DataFrame) -> pa.DataFrameSchema:
     columns = {column.name: pa.Column(object, _checks(column)) for column in spec.columns}
+    total, tenure = spec.roles.get("total_charge"), spec.roles.get("tenure")
+    if total and tenure:
+        # As in a request: who has only just come has no total yet, anybody else's is lost.
+        new = pd.Series(_numbers(frame[tenure]), index=frame.index).eq(0)
+        columns[total] = pa.Column(object, _checks(column_of(spec, total), f" where {tenure!r} is 0", new))
     target = (spec.target.negative, spec.target.positive)
     columns[spec.target.column] = pa.Column(object, _one_of(target))
     return pa.DataFrameSchema(columns, strict=True)
 
 
-def _checks(column: Column) -> pa.Check:
+def _checks(column: Column, where: str = "", blank: pd.Series[bool] | bool = True) -> pa.Check:
+    """`blank`: the rows in which a number that may be blank may be so; `where` says which those are."""
     if column.kind == "id":
-        return _check(lambda v: v.str.strip().ne("") & ~v.duplicated(), "an id that stands in no row above")
+        return _check(_ids_fit, "an id that stands in no row above, without space around it or control characters")
     if column.kind == "number":
-        return _check(lambda values: _numbers_fit(column, values), _expected_number(column))
+        return _check(lambda values: _numbers_fit(column, values, blank), _expected_number(column, where))
     return _one_of(column.values)
 
 
@@ -119,33 +139,40 @@ def _check(holds: Callable[[Any], Any], expected: str) -> pa.Check:
     return pa.Check(holds, name=expected, error=expected)
 
 
-def _numbers_fit(column: Column, values: pd.Series[Any]) -> pd.Series[bool]:
+def _ids_fit(values: pd.Series[Any]) -> pd.Series[bool]:
+    return values.ne("") & values.eq(values.str.strip()) & values.map(str.isprintable) & ~values.duplicated()
+
+
+def _bounds(column: Column) -> tuple[float, float]:
+    """The described ones, within what int64 and a feature (float32) can hold."""
+    limit = LARGEST_INTEGER if column.integer else LARGEST
+    low = -limit if column.minimum is None else max(column.minimum, -limit)
+    high = limit if column.maximum is None else min(column.maximum, limit)
+    return low, high
+
+
+def _numbers_fit(column: Column, values: pd.Series[Any], blank: pd.Series[bool] | bool) -> pd.Series[bool]:
     numbers = pd.Series(_numbers(values), index=values.index)
-    fits = numbers.map(math.isfinite)
+    fits = numbers.between(*_bounds(column))
     if column.integer:
         fits &= numbers.mod(1).eq(0)
-    if column.minimum is not None:
-        fits &= numbers.ge(column.minimum)
-    if column.maximum is not None:
-        fits &= numbers.le(column.maximum)
     if column.missing is not None:
         fits |= numbers.eq(column.missing)
     if column.blank == "drop":
-        fits |= values.str.strip().eq("")
+        fits |= values.str.strip().eq("") & blank
     return fits
 
 
-def _expected_number(column: Column) -> str:
-    what = "an integer" if column.integer else "a number"
-    if column.minimum is not None and column.maximum is not None:
-        what += f" from {column.minimum:g} to {column.maximum:g}"
-    elif column.minimum is not None:
-        what += f" of at least {column.minimum:g}"
-    elif column.maximum is not None:
-        what += f" of at most {column.maximum:g}"
+def _expected_number(column: Column, where: str) -> str:
+    low, high = map(_shown, _bounds(column))
+    what = f"{'an integer' if column.integer else 'a number'} from {low} to {high}"
     if column.missing is not None:
         what += f", or {column.missing:g} for none"
-    return what + (", or blank" if column.blank == "drop" else "")
+    return what + (f", or blank{where}" if column.blank == "drop" else "")
+
+
+def _shown(bound: float) -> str:
+    return f"{bound:.0f}" if abs(bound) == LARGEST_INTEGER else f"{bound:g}"
 
 
 def _report(failures: pd.DataFrame, cells: text.Text, spec: DatasetSpec) -> str:
@@ -179,11 +206,11 @@ def _check_classes(positive: NDArray[np.bool_], parts: NDArray[Any], spec: Datas
 
 
 def _numbers(values: Sequence[str] | pd.Series[Any]) -> list[float]:
-    """Texts as float64; NaN for what is no number."""
+    """Texts as float64; NaN for what is no number (Python would read "1_0" and full-width digits, too)."""
     numbers = []
     for value in values:
         try:
-            numbers.append(float(value) if "_" not in value else math.nan)
+            numbers.append(float(value) if value.isascii() and "_" not in value else math.nan)
         except ValueError:
             numbers.append(math.nan)
     return numbers

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from engine.errors import DataError
 from engine.stage import Workspace
 from retain.dataset import DatasetSpec
+from retain.features import Featurizer
 from tasks.config import Split, TableConfig
 from tasks.data import customers, sources, synthetic, table, text
 
 Described = Callable[[str], DatasetSpec]
+AN_ID = "an id that stands in no row above, without space around it or control characters"
 SPLIT = Split(train=0.6, validation=0.1, test=0.3)
 
 
@@ -55,12 +57,18 @@ def cell(content: bytes, line: int, column: str, value: str) -> bytes:
         ("tenure", "1201", "an integer from 0 to 1200"),
         ("tenure", "1_0", "an integer from 0 to 1200"),
         ("MonthlyCharges", " ", "a number from 0 to 100000"),
+        ("tenure", "\uff15", "an integer from 0 to 1200"),
         ("MonthlyCharges", "nan", "a number from 0 to 100000"),
         ("MonthlyCharges", "inf", "a number from 0 to 100000"),
         ("MonthlyCharges", "1e400", "a number from 0 to 100000"),
-        ("TotalCharges", "many", "a number from 0 to 1e+08, or blank"),
-        ("customerID", " ", "an id that stands in no row above"),
-        ("customerID", "0003-SYNTH", "an id that stands in no row above"),
+        ("TotalCharges", "many", "a number from 0 to 1e+08, or blank where 'tenure' is 0"),
+        ("TotalCharges", " ", "a number from 0 to 1e+08, or blank where 'tenure' is 0"),
+        ("customerID", " ", AN_ID),
+        ("customerID", "", AN_ID),
+        ("customerID", "0003-SYNTH", AN_ID),
+        ("customerID", "0003-SYNTH ", AN_ID),
+        ("customerID", "\u30005-SYNTH", AN_ID),
+        ("customerID", "0005\x1b[2J", AN_ID),
     ],
 )
 def test_a_cell_that_is_not_as_described(
@@ -69,6 +77,42 @@ def test_a_cell_that_is_not_as_described(
     message = refusal(cell(content, 7, column, value), spec("telco"))
     assert "1 cell is not as the description of 'telco' says" in message
     assert message.split("\n")[1:] == [f"  row 7, column {column!r}: {value!r}; expected is {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("campaign", "1e300", "an integer from 1 to 9007199254740991"),
+        ("campaign", "1e19", "an integer from 1 to 9007199254740991"),
+        ("campaign", "9223372036854775807", "an integer from 1 to 9007199254740991"),
+        ("campaign", "9007199254740993", "an integer from 1 to 9007199254740991"),
+        ("previous", "1e30", "an integer from 0 to 9007199254740991"),
+        ("pdays", "1e25", "an integer from 0 to 9007199254740991, or 999 for none"),
+        ("euribor3m", "1e39", "a number from -3.40282e+38 to 3.40282e+38"),
+        ("euribor3m", "-1e39", "a number from -3.40282e+38 to 3.40282e+38"),
+    ],
+)
+def test_a_number_too_large_to_be_held_is_a_violation(column: str, value: str, expected: str, spec: Described) -> None:
+    lines = synthetic.csv(spec("bank"), 1).decode().split("\n")
+    cells = lines[6].split(";")
+    cells[lines[0].split(";").index(column)] = value
+    message = refusal("\n".join([*lines[:6], ";".join(cells), *lines[7:]]).encode(), spec("bank"))
+    assert message.split("\n")[1:] == [f"  row 7, column {column!r}: {value!r}; expected is {expected}"]
+
+
+@pytest.mark.parametrize(("column", "value"), [("campaign", "9007199254740991"), ("euribor3m", "-3.4e38")])
+def test_the_largest_numbers_become_features(column: str, value: str, spec: Described) -> None:
+    lines = synthetic.csv(spec("bank"), 1).decode().split("\n")
+    cells = lines[6].split(";")
+    at = lines[0].split(";").index(column)
+    cells[at] = value
+    parsed = text.parse("\n".join([*lines[:6], ";".join(cells), *lines[7:]]).encode(), spec("bank"))
+    table.check(parsed, spec("bank"))
+    columns, _ = table.typed(parsed, spec("bank"), 10**6, 42)
+    assert columns[column][5] == float(value)
+    made = Featurizer.fit(spec("bank"))
+    found = made.transform({name: np.asarray(values) for name, values in columns.items()})
+    assert found[5, made.names.index(column)] == np.float32(value)
 
 
 def test_at_most_twenty_violations_in_the_files_order(content: bytes, spec: Described) -> None:
@@ -96,8 +140,18 @@ def test_numbers_may_be_missing_by_sentinel_only_where_described(spec: Described
     ("column", "value", "said"),
     [
         ("Churn", "No", "column 'Churn' is 'No' in every row: the target has one class"),
-        ("Partner", "Yes", "column 'Partner' is 'Yes' in every row: the column is constant"),
-        ("TechSupport", "", "column 'TechSupport' is empty in every row"),
+        (
+            "Partner",
+            "Yes",
+            "column 'Partner' is 'Yes' in every row: the column is constant, so nothing can be learnt from it. "
+            "Give a table in which it varies, or take it out of the table and out of the description",
+        ),
+        (
+            "TechSupport",
+            "",
+            "column 'TechSupport' is empty in every row. Fill it, or take it out of the table and out of the "
+            "description",
+        ),
         ("TotalCharges", " ", "column 'TotalCharges' is empty in every row"),
     ],
 )
@@ -184,6 +238,13 @@ def test_a_stage_writes_table_description_and_catalog(
     assert all(low < y < high for low, y, high in zip(curves["low"], curves["y"], curves["high"]))
     customers.run(config("telco"), {"source": source}, workspace(tmp_path / "again"))
     assert written(tmp_path / "again") == written(tmp_path / "out")
+
+
+def test_a_source_that_is_gone_is_an_error(
+    tmp_path: Path, config: Callable[..., TableConfig], workspace: Callable[..., Workspace]
+) -> None:
+    with pytest.raises(DataError, match=r"Telco.*\.csv: its copy .* can't be read \(No such file or directory\)"):
+        customers.run(config("telco"), {"source": tmp_path}, workspace(tmp_path / "out"))
 
 
 def test_without_a_source_the_table_is_synthetic_and_the_catalog_says_so(
