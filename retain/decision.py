@@ -29,7 +29,7 @@ class History:
     """What the caller knows of earlier contacts; empty when a request brings none.
 
     `contacts`: how often the customer was contacted in each of the last months, oldest first. `running_offer` in
-    percent with `months_left`; None or 0 when no discount runs. `accepted`, `declined`: answers so far.
+    percent with `months_left`; None or 0, and no months, when no discount runs. `accepted`, `declined`: answers so far.
     """
 
     contacts: tuple[int, ...] = ()
@@ -121,7 +121,7 @@ def barred(rule: ThresholdRule, history: History, opted_out: bool) -> Why | None
     """What forbids a contact, whatever any policy wants; the customer's own word first."""
     if opted_out:
         return "do_not_contact"
-    if history.running_offer and history.months_left > 0:
+    if history.running_offer or history.months_left:  # either alone is a contradiction: nobody is contacted on one
         return "running_offer"
     if sum(history.contacts[-rule.cap_months :]) >= rule.max_contacts:
         return "contact_cap"
@@ -145,12 +145,15 @@ def decide(
 def opted_out(spec: DatasetSpec, values: Mapping[str, object]) -> bool:
     """Whether the customer's row says not to contact her; a table without that role never says so.
 
-    The role's column is a flag, whose second value is true, or a number, where anything but 0 is.
+    The role's column is a flag, whose second value is true, or a number, where anything but 0 is. A blank counts as
+    an opt-out: nobody may be contacted who was not asked.
     """
     name = spec.roles.get("do_not_contact")
     if name is None:
         return False
-    value = values[name]
+    value = values.get(name)
+    if value is None:
+        return True
     for column in spec.columns:
         if column.name == name and column.values:
             return value != column.values[0]

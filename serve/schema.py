@@ -148,13 +148,17 @@ class RequestReader:
             values[name] = found = check(value)
             if type(found) is _Fault:
                 faults.append((found.kind, ("history", name)))
+        offer, left = values.get("running_offer"), values.get("months_left", 0)
+        if type(offer) is not _Fault and type(left) is not _Fault and bool(offer) != bool(left):
+            lacking = "months_left" if offer else "running_offer"
+            faults.append(("contradicts_running_offer" if offer else "contradicts_months_left", ("history", lacking)))
         if faults:
             return NO_HISTORY
         answers = values.get("answers", {})
         return History(
             contacts=values.get("contacts", ()),
-            running_offer=values.get("running_offer"),
-            months_left=values.get("months_left", 0),
+            running_offer=offer,
+            months_left=left,
             accepted=answers.get("accepted", 0),
             declined=answers.get("declined", 0),
         )
@@ -291,13 +295,13 @@ def request_schema(spec: DatasetSpec, rule: ThresholdRule) -> dict[str, Any]:
                 "type": ["integer", "null"],
                 "minimum": 0,
                 "maximum": 100,
-                "description": "discount that runs now, in percent; null or 0: none",
+                "description": "discount that runs now, in percent, with its months_left; null or 0: none",
             },
             "months_left": {
                 "type": "integer",
                 "minimum": 0,
                 "maximum": 120,
-                "description": "months that it still runs",
+                "description": "months that it still runs; 0 when none does",
             },
             "answers": {
                 "type": "object",
@@ -306,6 +310,17 @@ def request_schema(spec: DatasetSpec, rule: ThresholdRule) -> dict[str, Any]:
                 "description": "how often offers were accepted and declined so far",
             },
         },
+        # A discount runs with months left, or there are neither.
+        "anyOf": [
+            {
+                "required": ["running_offer", "months_left"],
+                "properties": {
+                    "running_offer": {"type": "integer", "minimum": 1},
+                    "months_left": {"minimum": 1},
+                },
+            },
+            {"properties": {"running_offer": {"enum": [None, 0]}, "months_left": {"maximum": 0}}},
+        ],
     }
     return {
         "type": "object",

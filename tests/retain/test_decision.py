@@ -46,8 +46,14 @@ def test_whoever_reaches_the_threshold_gets_the_fixed_offer(risk: float, action:
         (History(contacts=(9,)), False, "contact_cap"),
         (History(contacts=(0, 0, 1)), False, "risk_at_threshold"),
         (History(contacts=(2, 0, 0, 1)), False, "risk_at_threshold"),  # four months ago is beyond the cap's three
-        (History(running_offer=10, months_left=0), False, "risk_at_threshold"),
-        (History(running_offer=0, months_left=3), False, "risk_at_threshold"),
+        (
+            History(running_offer=10, months_left=0),
+            False,
+            "running_offer",
+        ),  # a contradiction: nobody is contacted on it
+        (History(running_offer=0, months_left=3), False, "running_offer"),
+        (History(months_left=3), False, "running_offer"),
+        (History(running_offer=0, months_left=0), False, "risk_at_threshold"),
         (History(accepted=3, declined=2), False, "risk_at_threshold"),
     ],
 )
@@ -69,7 +75,7 @@ def test_a_contact_never_breaks_cap_opt_out_or_running_offer(
     risk: float, contacts: list[int], running: int | None, left: int, out: bool
 ) -> None:
     decision = decide(RULES, risk, 0.2, History(tuple(contacts), running, left), out)
-    forbidden = out or sum(contacts) >= 2 or bool(running and left)
+    forbidden = out or sum(contacts) >= 2 or bool(running or left)
     assert (decision.action == "contact") == (risk >= 0.5 and not forbidden)
 
 
@@ -145,3 +151,12 @@ def test_the_opt_out_is_read_from_its_role() -> None:
     number = dataset("telco", roles=roles | {"do_not_contact": "MonthlyCharges"})
     assert opted_out(number, {"MonthlyCharges": 1})
     assert not opted_out(number, {"MonthlyCharges": 0})
+
+
+def test_a_blank_opt_out_is_an_opt_out() -> None:
+    telco = dataset("telco")
+    for name in ("Contract", "MonthlyCharges", "PaperlessBilling"):
+        roles = {role: column for role, column in telco.roles.items() if column != name}
+        spec = dataset("telco", roles=roles | {"do_not_contact": name})
+        assert opted_out(spec, {name: None})
+        assert opted_out(spec, {})

@@ -57,6 +57,7 @@ def test_history_forbids_a_contact(client: Client, release: Release) -> None:
     ):
         answer = client.post({"customer": customer, "history": history}).json()
         assert (answer["action"], answer["offer"], answer["message"], answer["why"]) == ("no_contact", None, None, why)
+    assert client.post({"customer": customer, "history": {"running_offer": 20}}).status_code == 422
 
 
 def test_a_customer_who_has_only_just_come_is_answered(client: Client, customer: dict[str, Any]) -> None:

@@ -148,13 +148,22 @@ def test_a_history_is_read() -> None:
         ({"running_offer": 101}, ("above_maximum", "history", "running_offer")),
         ({"months_left": None}, ("integer_type", "history", "months_left")),
         ({"months_left": -1}, ("below_minimum", "history", "months_left")),
+        ({"running_offer": 20}, ("contradicts_running_offer", "history", "months_left")),
+        ({"running_offer": 20, "months_left": 0}, ("contradicts_running_offer", "history", "months_left")),
+        ({"months_left": 2}, ("contradicts_months_left", "history", "running_offer")),
+        ({"running_offer": 0, "months_left": 2}, ("contradicts_months_left", "history", "running_offer")),
+        ({"running_offer": None, "months_left": 2}, ("contradicts_months_left", "history", "running_offer")),
         ({"answers": []}, ("not_an_object", "history", "answers")),
         ({"answers": {"maybe": 1}}, ("unknown_key", "history", "answers")),
         ({"answers": {"accepted": 1.5}}, ("integer_type", "history", "answers")),
     ],
 )
 def test_a_wrong_history_is_told_by_type_and_place(history: Any, fault: tuple[str, ...]) -> None:
-    assert faults({"customer": CUSTOMER, "history": history}) == [fault]
+    body = {"customer": CUSTOMER, "history": history}
+    assert faults(body) == [fault]
+    if history != {"contacts": [0.0]}:  # an integer to JSON schema
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(body, request_schema(TELCO, RULES))
 
 
 BODY = json.dumps({"customer": CUSTOMER})
