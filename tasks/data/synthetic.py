@@ -19,7 +19,7 @@ from engine.errors import DataError
 from retain.dataset import DatasetSpec
 
 # Part of a synthetic source's identity: raise it with every change of what is generated.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 
 Columns = dict[str, Any]
 

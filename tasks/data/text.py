@@ -47,6 +47,11 @@ def parse(content: bytes, spec: DatasetSpec) -> Text:
             rows.append(row)
             lines.append(reader.line_num)
     except csv.Error as error:
+        # A cell that reads on over the end of its line has a quote before it; one on a line of its own is just long.
+        if "field limit" in str(error) and reader.line_num == begins:
+            raise DataError(
+                f"{name}, row {begins}: a cell is longer than {csv.field_size_limit():,} characters. Mend the line"
+            ) from None
         raise DataError(
             f"{name}, row {begins}: {error}. A quote that is never closed, or a file cut short: get it again"
         ) from None
@@ -87,12 +92,14 @@ def _check_header(header: list[str], spec: DatasetSpec, name: str) -> None:
     twice = sorted({column for column in header if header.count(column) > 1})
     missing = [column for column in wanted if column not in header]
     unknown = [column for column in header if column not in wanted]
-    for what, columns in (("twice", twice), ("missing", missing), ("not in its description", unknown)):
-        if columns:
-            raise DataError(
-                f"{name}, row 1: {'column is' if len(columns) == 1 else 'columns are'} {what}: "
-                f"{', '.join(map(repr, columns[:20]))}. Mend the header, or describe the table as it is"
-            )
+    faults = (("twice", twice), ("missing", missing), ("not in its description", unknown))
+    said = [
+        f"{'column is' if len(columns) == 1 else 'columns are'} {what}: {', '.join(map(repr, columns[:20]))}"
+        for what, columns in faults
+        if columns
+    ]
+    if said:
+        raise DataError(f"{name}, row 1: {'; '.join(said)}. Mend the header, or describe the table as it is")
 
 
 def _check_width(row: list[str], line: int, header: list[str], text: str, name: str) -> None:

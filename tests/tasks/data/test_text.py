@@ -61,9 +61,27 @@ def test_latin_1_is_read_where_the_description_says_so(content: bytes, spec: Des
         (lambda c: c.replace(b",", b";"), "row 1: semicolons part its columns, its description says commas"),
         (lambda c: c.replace(b",", b"\t"), "row 1: tabs part its columns"),
         (lambda c: c.replace(b"tenure", b"Tenure"), "row 1: column is missing: 'tenure'"),
+        (
+            lambda c: c.replace(b"tenure", b"tenure "),
+            "row 1: column is missing: 'tenure'; column is not in its description: 'tenure '. Mend the header",
+        ),
+        (
+            lambda c: c.replace(b"gender", b"Partner"),
+            "row 1: column is twice: 'Partner'; column is missing: 'gender'. Mend the header",
+        ),
+        (
+            lambda c: c.replace(b"0007-SYNTH", b"7" * 131_073),
+            "row 9: a cell is longer than 131,072 characters. Mend the line",
+        ),
+        (
+            lambda c: c.replace(b"0007-SYNTH", b'"0007-SYNTH') + c.split(b"\n", 1)[1] * 40,
+            "row 9: field larger than field limit (131072). A quote that is never closed",
+        ),
         (lambda c: c.replace(b",Churn", b",Churn,score"), "row 1: column is not in its description: 'score'"),
-        (lambda c: c.replace(b"gender", b"Partner"), "row 1: column is twice: 'Partner'"),
-        (lambda c: c[:-30], "row 41: the last line ends after 18 of 21 columns. The file is cut short"),
+        (
+            lambda c: c.rstrip(b"\n").rsplit(b",", 3)[0],
+            "row 41: the last line ends after 18 of 21 columns. The file is cut short",
+        ),
         (lambda c: c.replace(b"0007-SYNTH,", b"0007-SYNTH,x,"), "row 9: has 22 cells, the header 21"),
         (lambda c: c.replace(b"0007-SYNTH,", b""), "row 9: has 20 cells, the header 21"),
         (lambda c: c.replace(b"0007-SYNTH", b'"0007-SYNTH'), "row 9: unexpected end of data. A quote"),
