@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import DataError
 from retain.features import Featurizer
 from tasks.tabular import gbm, measures, rows
 from tasks.tabular.calibration import Floats, isotonic
@@ -33,6 +34,7 @@ def run(config: BacktestConfig, inputs: Mapping[str, Path], workspace: Workspace
     features = Featurizer.fit(table.spec).transform(table.columns)
     first = int(config.first * len(table.y))
     starts = list(range(first, len(table.y), config.every))
+    _check_classes(table, first, starts, config)
     finished = gbm.Finished.resume(workspace, 2 * len(starts))
     scores = {name: np.empty(len(table.y) - first) for name in SCHEDULES}
     for start in starts:
@@ -66,6 +68,24 @@ def run(config: BacktestConfig, inputs: Mapping[str, Path], workspace: Workspace
     metrics["retrains"] = {"value": float(len(starts))}
     metrics["rows"] = {"value": float(len(y))}
     return metrics
+
+
+def _check_classes(table: rows.Rows, first: int, starts: list[int], config: BacktestConfig) -> None:
+    """DataError, before anything is trained, where one class is all there is to learn from or to measure on."""
+    target, file = table.spec.target.column, table.spec.source.files[0]
+    advice = "The table has to be in date order, not sorted by its target; else give more rows, or mend stages.backtest"
+    if len(set(table.y[first:].tolist())) < 2:
+        raise DataError(f"{file}: its last {len(table.y) - first} calls, to be scored, are of one {target!r}. {advice}")
+    for start in starts:
+        for begin in (0, max(0, start - config.window)):
+            yes = int(table.y[begin:start].sum())
+            # Two of each, so that every fold's trees see one.
+            if min(yes, start - begin - yes) < 2:
+                raise DataError(
+                    f"{file}: calls {begin} to {start - 1}, to be learnt from, hold {yes} of "
+                    f"{table.spec.target.positive!r} and {start - begin - yes} of {table.spec.target.negative!r} in "
+                    f"{target!r}: at least 2 of each are needed. {advice}"
+                )
 
 
 def _scores(

@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from engine.checkpoint import Preempted
+from engine.errors import DataError
 from engine.stage import Metrics, Workspace
 from tasks.config import BacktestConfig
 from tasks.tabular import backtest, rows
@@ -118,6 +119,41 @@ def test_when_the_world_turns_round_retraining_follows(
     assert metrics["auc_once"]["value"] < 0.5
     assert metrics["auc"]["value"] > metrics["auc_once"]["value"] + 0.1
     assert metrics["ece"]["value"] < metrics["ece_once"]["value"]
+
+
+def answers(y: list[bool], tables: dict[str, Path], folder: Path, workspace: Callable[..., Workspace]) -> Any:
+    """The table of calls with other answers."""
+    table = pq.read_table(tables["campaigns"] / "data.parquet").to_pandas()
+    table["y"] = np.where(y, "yes", "no")
+    inputs = workspace(folder)
+    inputs.out.parquet("data.parquet", table)
+    inputs.out.bytes("schema.json", (tables["campaigns"] / "schema.json").read_bytes())
+    return {"campaigns": folder}
+
+
+@pytest.mark.parametrize(
+    ("yes", "said"),
+    [
+        # 3,000 calls, of which the last 1,200 are scored
+        (lambda n: n < 900, r"its last 1200 calls, to be scored, are of one 'y'\. The table has to be in date order"),
+        (lambda n: n >= 2500, r"calls 0 to 1799, to be learnt from, hold 0 of 'yes' and 1800 of 'no' in 'y'"),
+        (lambda n: (n == 7) | (n >= 1850), r"calls 0 to 1799, to be learnt from, hold 1 of 'yes' and 1799 of 'no'"),
+        (lambda n: (n % 2 == 0) & ((n < 700) | (n > 2900)), r"calls 800 to 1799, .* hold 0 of 'yes' and 1000 of 'no'"),
+    ],
+)
+def test_calls_of_one_class_are_an_error_before_training(
+    yes: Callable[[Any], Any],
+    said: str,
+    tables: dict[str, Path],
+    tmp_path: Path,
+    workspace: Callable[..., Workspace],
+    checkpoints: Callable[..., Any],
+) -> None:
+    kept = checkpoints()
+    inputs = answers(yes(np.arange(3000)), tables, tmp_path / "campaigns", workspace)
+    with pytest.raises(DataError, match=said):
+        backtest.run(CONFIG, inputs, workspace(tmp_path / "out", kept))
+    assert kept.saves == 0
 
 
 def test_one_block_is_enough(tables: dict[str, Path], tmp_path: Path, workspace: Callable[..., Workspace]) -> None:
