@@ -17,11 +17,12 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from engine.errors import DataError
+from engine.errors import DataError, RetainError
 from retain.dataset import DatasetSpec
 from tasks.data.synthetic import GENERATOR_VERSION
 
@@ -37,7 +38,7 @@ DOWNLOAD_S = 300.0
 class Source:
     """One table's source. `path` is the decompressed CSV, `sha256` that of its bytes; both None if synthetic.
 
-    `note` says in a line what was found and what was not.
+    `note` says in a line what was found and what was not; of a synthetic source, why it is one or would be.
     """
 
     kind: Literal["folder", "download", "synthetic"]
@@ -72,7 +73,6 @@ def resolve(
     if missing:
         found |= _download(missing, cache, offline_budget_s, notes)
     for stage in missing.keys() - found.keys():
-        notes[stage].append("synthetic data instead")
         found[stage] = Source("synthetic", None, None, "; ".join(notes[stage]))
     return {stage: found[stage] for stage in specs}
 
@@ -82,7 +82,8 @@ def _from_folder(spec: DatasetSpec, data_dir: Path | None, cache: Path, notes: l
         notes.append("RETAIN_DATA_DIR is not set")
         return None
     names = [*spec.source.files, *(f"{name}.gz" for name in spec.source.files if not name.endswith(".gz"))]
-    path = next((data_dir / name for name in names if (data_dir / name).exists()), None)
+    # A link that leads nowhere is a file that can't be read, not one that was never there.
+    path = next((data_dir / name for name in names if os.path.lexists(data_dir / name)), None)
     if path is None:
         notes.append(f"{data_dir} has no {spec.source.files[0]}")
         return None
@@ -92,11 +93,13 @@ def _from_folder(spec: DatasetSpec, data_dir: Path | None, cache: Path, notes: l
         raise DataError(f"{path}: can't be read ({error.strerror}). Mend that, or move it out of the folder") from None
     if path.suffix == ".gz":
         try:
-            content = gzip.decompress(content)
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST_BYTES + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(
                 f"{path}: not a whole gzip file ({error}). It was cut short or damaged on its way; get it again"
             ) from None
+    if len(content) > LARGEST_BYTES:
+        raise DataError(f"{path}: holds more than {LARGEST_BYTES:,} bytes: no table as described. Give a smaller one")
     digest = hashlib.sha256(content).hexdigest()
     if digest != spec.source.sha256:
         notes.append(f"{path} is not the published file (sha256 {digest[:12]}...): taken as your own data")
@@ -180,13 +183,21 @@ def _member(content: bytes, members: tuple[str, ...]) -> bytes:
 def _keep(content: bytes, digest: str, cache: Path) -> Path:
     """Writes the bytes under their hash: aside, to disk, then in place, so that a name never holds half a file."""
     path = cache / f"{digest}.csv"
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
-        return path
-    cache.mkdir(parents=True, exist_ok=True)
     aside = cache / f"{digest}.{os.getpid()}.part"
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+            return path
+        cache.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
+        raise RetainError(
+            f"{cache}: a table of {len(content):,} bytes can't be kept there ({error.strerror}). "
+            "Make room, or name a folder that can be written to in RETAIN_STORE"
+        ) from None
     return path
