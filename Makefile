@@ -36,28 +36,28 @@ $(DEV): pyproject.toml $(RUN)
 	@touch $@
 
 run: $(RUN) ## Train and release everything on this machine (EXPERIMENT=local)
-	$(PY) -m flows run --experiment $(LOCAL)
+	$(PY) -m flows run --experiment '$(LOCAL)'
 
 train.risk: $(RUN) ## Train the churn risk model, and what it lacks (EXPERIMENT=exp_001_mvp)
-	$(PY) -m flows run --experiment $(LOCKED) --stage risk
+	$(PY) -m flows run --experiment '$(LOCKED)' --stage risk
 
 train.accept: $(RUN) ## Train the offer acceptance model, and what it lacks (EXPERIMENT=exp_001_mvp)
-	$(PY) -m flows run --experiment $(LOCKED) --stage accept
+	$(PY) -m flows run --experiment '$(LOCKED)' --stage accept
 
 train.all: $(RUN) ## Every stage that exists, release included (EXPERIMENT=exp_001_mvp)
-	$(PY) -m flows run --experiment $(LOCKED)
+	$(PY) -m flows run --experiment '$(LOCKED)'
 
 serve: $(RUN) ## Answer POST /retain on port 8000 from the current release (EXPERIMENT=local)
-	EXPERIMENT=$(LOCAL) $(PY) -m serve
+	EXPERIMENT='$(LOCAL)' $(PY) -m serve
 
 verdict: $(RUN) ## Measured values against the exit criteria; exit code 1 if one is missed (EXPERIMENT=local)
-	$(PY) -m eval.verdict --experiment $(LOCAL)
+	$(PY) -m eval.verdict --experiment '$(LOCAL)'
 
 why: $(RUN) ## Which stages would run again and what changed; STAGE=risk for one of them (EXPERIMENT=local)
-	$(PY) -m flows why --experiment $(LOCAL) $(STAGE)
+	$(PY) -m flows why --experiment '$(LOCAL)' $(STAGE)
 
 costs: $(RUN) ## Estimated and metered dollars by component, and what is left (EXPERIMENT=local)
-	$(PY) -m eval.costs --experiment $(LOCAL)
+	$(PY) -m eval.costs --experiment '$(LOCAL)'
 
 lock: $(RUN) ## Renew the digest of a locked experiment after a deliberate change (EXPERIMENT=exp_001_mvp)
 	$(PY) -m engine.config lock $(LOCKED)

@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,17 +126,27 @@ class ArtifactStore:
 
     def open(self, stage: str, fingerprint: str, into: Path) -> Path:
         """A folder of links to the artifact's files, each checked against its hash."""
+        for file, source in self._checked(stage, fingerprint, into):
+            link = into / file.path
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(source)
+        return into
+
+    def verify(self, stage: str, fingerprint: str) -> None:
+        """Raises ArtifactError unless every file has the bytes of its hash. Reads all of them: 2 ms a megabyte."""
+        with tempfile.TemporaryDirectory() as scratch:
+            for _ in self._checked(stage, fingerprint, Path(scratch)):
+                pass
+
+    def _checked(self, stage: str, fingerprint: str, scratch: Path) -> Iterator[tuple[File, Path]]:
         manifest = self.manifest(stage, fingerprint)
         prefix = self.prefix(stage, fingerprint)
         if manifest is None:
             raise ArtifactError(f"{prefix}: no such artifact in {self.store.url}")
         for file in manifest.files:
-            source = self.store.local(f"{prefix}/files/{file.sha256}", into)
-            _verify(source, file, prefix)
-            link = into / file.path
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(source)
-        return into
+            source = self.store.local(f"{prefix}/files/{file.sha256}", scratch)
+            _verify(source, file, f"{self.store.url}/{prefix}")
+            yield file, source
 
     def metrics(self, stage: str, fingerprint: str) -> dict[str, dict[str, Any]]:
         """metrics.json of an artifact that is there."""

@@ -53,10 +53,10 @@ def key(prefix: str, attempt: int) -> str:
     return f"{prefix}/execution/{attempt:04d}.json"
 
 
-def number(store: Store, prefix: str, first: Execution) -> Execution:
-    """`first` under the next free number."""
+def number(store: Store, prefix: str, first: Execution, above: int = 0) -> Execution:
+    """`first` under the next free number that is higher than `above`."""
     taken = [k for k in store.list(f"{prefix}/execution") if k.endswith(".json")]
-    attempt = 1 + max((int(k.rsplit("/", 1)[1].split(".")[0]) for k in taken), default=0)
+    attempt = 1 + max((above, *(int(k.rsplit("/", 1)[1].split(".")[0]) for k in taken)))
     while True:
         execution = first.model_copy(update={"attempt": attempt})
         try:

@@ -9,6 +9,7 @@ drift. What stands here is metered by our own clock at a stated price; it is no 
 from __future__ import annotations
 
 import math
+import time
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -33,6 +34,8 @@ class Entry(BaseModel):
     holder: Holder  # who settles it
     micro_usd_per_hour: int
     overhead_s: float
+    reserved_at: float  # seconds since 1970, by the clock of whoever reserved
+    reserved_s: float
     reserved_micro_usd: int
     state: Literal["open", "settled"] = "open"
     seconds: float = 0.0
@@ -83,6 +86,8 @@ def reserve(
         holder=this_process(),
         micro_usd_per_hour=rate,
         overhead_s=overhead_s,
+        reserved_at=round(time.time(), 3),
+        reserved_s=limit_s + overhead_s,
         reserved_micro_usd=amount,
     )
     while True:

@@ -63,6 +63,8 @@ class FolderStore:
             data = self._path(key).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise RetainError(f"{self.root}/{key}: can't be read ({error.strerror})") from None
         return data, _version(data)
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> str:

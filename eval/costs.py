@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from engine.config import experiment_path, load, validate
+from engine.config import check_lock, experiment_path, load, validate
 from engine.errors import RetainError
 from engine.ledger import Entry, entries
 from engine.store import open_store, store_url
@@ -140,6 +140,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         resolved = load(experiment_path(options.experiment))
+        check_lock(resolved)
         costs = validate(resolved, _Experiment).costs
         table = lines(costs.components, entries(open_store(store_url()), costs.scope))
     except RetainError as error:

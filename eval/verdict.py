@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.artifact import ArtifactStore
-from engine.config import Resolved, experiment_path, load, validate
+from engine.config import Resolved, check_lock, experiment_path, load, validate
 from engine.criteria import Criterion, Verdict, judge
 from engine.errors import RetainError
 from engine.store import open_store, store_url
@@ -131,6 +131,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         resolved = load(experiment_path(options.experiment))
+        check_lock(resolved)
         artifacts = ArtifactStore(open_store(store_url()), resolved.tag)
         table = rows(resolved, artifacts)
     except RetainError as error:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
 from engine.errors import RetainError
+from engine.stage import BAD_INPUT, REFUSED
 from engine.store import FolderStore
 from flows import attempt, terminal
 from flows.board import Board, Row
-from flows.plan import Plan, key_metrics, make_plan, put_sources, why
+from flows.plan import key_metrics, make_plan, put_sources, why
+from flows.run import Run
+from flows.server import Server, ServerGone, private_server
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,11 +31,20 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "run":
             return _run(options.experiment, options.stage, console)
         return _why(options.experiment, options.stage, console)
+    except ServerGone as error:
+        print(f"error: {error}. The same command goes on from here", file=sys.stderr)
+        # Without taking Prefect's client down, which would wait for its server.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.exit_code)
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"error: {error.filename or 'the store'}: {error.strerror or error}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
-        print("stopped before any stage was started", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
@@ -53,76 +67,91 @@ def _why(experiment: str, wanted: list[str], console: Console) -> int:
             continue
         console.print(f"{stage}: {'would run' if lines else 'is there'}", style="yellow" if lines else "green")
         for line in lines:
-            console.print(f"  {line}", markup=False, highlight=False)
+            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
 def _run(experiment: str, wanted: list[str], console: Console) -> int:
     plan = make_plan(experiment, wanted)
-    console.print(f"experiment {experiment}, store {plan.store.url}", style="bold", highlight=False)
+    console.print(f"experiment {experiment}, store {plan.store.url}", style="bold", highlight=False, soft_wrap=True)
     terminal.show_sources(plan, console)
     attempt.settle_lost(plan)
     reusable = plan.reusable()
     rate = plan.experiment.costs.machines.local.usd_per_hour
-    board = Board({stage.name: Row(stage.name, stage.inputs, usd_per_hour=rate) for stage in plan.stages})
+    run = Run(plan, Board({stage.name: Row(stage.name, stage.inputs, usd_per_hour=rate) for stage in plan.stages}))
     if len(reusable) == len(plan.stages):
-        _show_reused(plan, reusable, board, console)
+        _show_reused(run, reusable, console)
         code = 0
     else:
         if isinstance(plan.store, FolderStore):
             plan.store.sweep()
         put_sources(plan)
-        code = _carry_out(plan, board, console)
+        code = _carry_out(run, console)
         attempt.settle_lost(plan)
-    terminal.show_summary(plan, board, console)
-    if any(stage.name == "release" for stage in plan.stages):
-        terminal.show_release(plan, console)
+    terminal.show_summary(plan, run.board, console)
+    if "release" in run.board.rows:
+        terminal.show_release(plan, run.board.rows["release"], console)
     return code
 
 
-def _show_reused(plan: Plan, reusable: dict[str, str], board: Board, console: Console) -> None:
+def _show_reused(run: Run, reusable: dict[str, str], console: Console) -> None:
     for stage, fingerprint in reusable.items():
-        plan.artifacts.set_current(stage, fingerprint)
-        board.update(stage, state="reused", metric=key_metrics(plan, stage, fingerprint))
+        run.plan.artifacts.set_current(stage, fingerprint)
+        run.board.update(stage, state="reused", metric=key_metrics(run.plan, stage, fingerprint))
     console.print("nothing changed, nothing to run")
-    console.print(terminal.stage_table(board))
+    console.print(terminal.stage_table(run.board))
 
 
-def _carry_out(plan: Plan, board: Board, console: Console) -> int:
+def _carry_out(run: Run, console: Console) -> int:
     """Runs the DAG in a thread of its own: Prefect installs no signal handlers there, so Ctrl-C is ours."""
-    from flows.server import private_server
-
     console.print("starting Prefect's server ...", style="dim")
-    with private_server(Path(plan.store.url) / "prefect") as url:
-        from flows.step import Run
-        from flows.train import train
-
-        console.print(f"Prefect: {url.removesuffix('/api')}", style="dim", highlight=False)
-        run = Run(plan, board)
-        stop = _Stop(run.stopping, run.killing)
-        failure: list[BaseException] = []
-
-        def flow() -> None:
-            try:
-                train(run)
-            except BaseException as error:
-                failure.append(error)
-
-        thread = threading.Thread(target=flow, name="flow")
-        with stop, terminal.shown(board, console):
-            thread.start()
-            while thread.is_alive():
-                thread.join(0.2)
+    root = Path(run.plan.store.url) / "prefect"
+    stop = _Stop(run.stopping, run.killing)
+    failure: list[BaseException] = []
+    with stop, private_server(root, run.stopping) as server:
+        if stop.signal is None:
+            console.print(f"Prefect: {server.address}", style="dim", highlight=False)
+            with terminal.shown(run.board, console):
+                failure += _watch(run, server)
+    for stage, row in run.board.rows.items():
+        if row.state == "waiting" and stop.signal is None:
+            run.board.update(stage, state="skipped", message="a stage that it reads from did not complete")
     if stop.signal is not None:
         console.print("stopped; the same command goes on from here", style="magenta")
         return 128 + stop.signal
-    if run.exit_codes:
-        for stage in run.exit_codes:
-            console.print(f"{stage}: {board.rows[stage].message}", style="bold red", markup=False, highlight=False)
-        return max(run.exit_codes.values(), key=lambda code: (code == 3, code))
+    for stage in run.exit_codes:
+        message = f"{stage}: {run.board.rows[stage].message}"
+        console.print(message, style="bold red", markup=False, highlight=False, soft_wrap=True)
     if failure:
         raise failure[0]
-    return 0
+    if all(row.state in ("complete", "reused") for row in run.board.rows.values()):
+        return 0
+    return max(run.exit_codes.values(), key=lambda code: (code == REFUSED, code), default=1)
+
+
+def _watch(run: Run, server: Server) -> list[BaseException]:
+    """Waits for the DAG; what broke it. If the server is gone, the stages are stopped and settled, and no more."""
+    from flows.train import train  # Prefect: after its settings are made
+
+    failure: list[BaseException] = []
+
+    def flow() -> None:
+        try:
+            train(run)
+        except BaseException as error:
+            failure.append(error)
+
+    # A daemon: a flow whose server is gone waits for it much longer than anybody at a terminal.
+    thread = threading.Thread(target=flow, name="flow", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+        if error := server.gone():
+            run.stopping.set()
+            while run.at_work():
+                time.sleep(0.1)
+            return [error]
+    return failure
 
 
 class _Stop:

@@ -21,15 +21,17 @@ from engine import ledger
 from engine.artifact import MANIFEST
 from engine.checkpoint import clear
 from engine.claim import clear_dead
-from engine.errors import BudgetExceeded
+from engine.errors import BudgetExceeded, RetainError
 from engine.execution import Execution
 from engine.fingerprint import ROOT, Identity
-from engine.process import this_process
+from engine.process import Holder, this_process
 from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, Stage, StageRequest
 from flows.launch import LOG, PROGRESS, Child, launch, work_folder
 from flows.plan import Plan
 
 POLL_S = 0.05
+CLOCKS_DIFFER_S = 60.0
+ENDING_S = GRACE_S + 5.0  # what an attempt may take beyond its limit: asked to stop, ended by itself, noticed by us
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ def attempt(
     store, experiment = plan.store, plan.experiment
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
     machine, execution = experiment.costs.machines.local, experiment.execution
-    record = records.number(store, prefix, _planned(plan, identity))
+    # Past the ledger's numbers too: whoever removes an artifact's folder removes its records, not its money.
+    spent = [int(e.attempt.rpartition("/")[2]) for e in _entries(plan) if e.attempt.startswith(f"{prefix}/")]
+    record = records.number(store, prefix, _planned(plan, identity), above=max(spent, default=0))
     name = f"{prefix}/{record.attempt}"
     limit = execution.time_limit_s[stage.name]  # type: ignore[index]
     try:
@@ -65,7 +69,7 @@ def attempt(
             experiment=experiment.tag,
             stage=stage.name,
             usd_per_hour=machine.usd_per_hour,
-            limit_s=limit + GRACE_S,  # what an attempt may take that doesn't stop when it is asked to
+            limit_s=limit + ENDING_S,
             overhead_s=execution.overhead_s,
         )
     except BudgetExceeded as error:
@@ -89,30 +93,36 @@ def attempt(
             heartbeat_s=execution.heartbeat_s,
         )
     )
-    while (code := child.poll()) is None:
+    try:
         watch(child)
-        time.sleep(POLL_S)
-    entry = ledger.settle(store, experiment.costs.scope, name, child.seconds, estimated=False)
-    final = _close(plan, prefix, record.attempt, child.work, child.seconds)
-    child.close()
-    return Ending(code=code, record=final, seconds=child.seconds, usd=entry.metered_usd)
+        while child.poll() is None:
+            time.sleep(POLL_S)
+            watch(child)
+    finally:
+        code = child.end()  # whatever went wrong with us, no attempt goes on unwatched or unpaid
+        entry = ledger.settle(store, experiment.costs.scope, name, child.seconds, estimated=False)
+        final = _close(plan, prefix, record.attempt, child.work, child.seconds)
+    return Ending(code=code, record=final or record, seconds=child.seconds, usd=entry.metered_usd)
 
 
 def settle_lost(plan: Plan) -> int:
     """Settles the attempts of this scope whose parent died, and returns how many.
 
     One that wrote how it ended is charged what it wrote; one that didn't, up to its last sign of life and one
-    interval, marked estimated. One whose process still lives is left: it stops by itself.
+    interval, marked estimated. One whose process still lives is left: it stops by itself. So is one of another machine
+    or boot, which nobody here can look at, until it must have stopped at its own deadline.
     """
     store, scope = plan.store, plan.experiment.costs.scope
     settled = 0
-    for entry in ledger.entries(store, scope):
+    for entry in _entries(plan):
         prefix, _, number = entry.attempt.rpartition("/")
         work = work_folder(store.url, entry.attempt)
-        if entry.holder.alive() is not False or (entry.state == "settled" and not work.exists()):
+        if entry.state == "settled" and not work.exists():
             continue
-        record = records.read(store, prefix, int(number))
-        if record is not None and record.status == "running" and record.holder.alive():
+        record = _readable(plan, prefix, int(number))
+        at_work = record is not None and record.status == "running"
+        holders = [entry.holder, *([record.holder] if record is not None and at_work else [])]
+        if not all(_gone(holder, entry) for holder in holders):
             continue
         seen = record is not None and record.ended
         seconds = record.seconds if record else 0.0
@@ -123,6 +133,25 @@ def settle_lost(plan: Plan) -> int:
             settled += 1
         _close(plan, prefix, int(number), work, seconds)
     return settled
+
+
+def _entries(plan: Plan) -> list[ledger.Entry]:
+    return ledger.entries(plan.store, plan.experiment.costs.scope)
+
+
+def _gone(holder: Holder, entry: ledger.Entry) -> bool:
+    alive = holder.alive()
+    if alive is None:
+        return time.time() > entry.reserved_at + entry.reserved_s + CLOCKS_DIFFER_S
+    return not alive
+
+
+def _readable(plan: Plan, prefix: str, number: int) -> Execution | None:
+    """The attempt's record; None if it is gone or damaged, so that nothing is known of the attempt."""
+    try:
+        return records.read(plan.store, prefix, number)
+    except RetainError:
+        return None
 
 
 def _planned(plan: Plan, identity: Identity) -> Execution:
@@ -140,18 +169,16 @@ def _planned(plan: Plan, identity: Identity) -> Execution:
     )
 
 
-def _close(plan: Plan, prefix: str, number: int, work: Path, seconds: float) -> Execution:
+def _close(plan: Plan, prefix: str, number: int, work: Path, seconds: float) -> Execution | None:
     """The attempt's final record, with its log and progress beside it; what it left behind goes."""
     store = plan.store
-    record = records.read(store, prefix, number)
-    assert record is not None, f"{prefix}: attempt {number} has no record"
-    if not record.ended:
-        changes = {"status": "killed", "seconds": round(seconds, 3)}
-        record = record.model_copy(update=changes)
+    record = _readable(plan, prefix, number)
+    if record is not None and not record.ended:
+        record = record.model_copy(update={"status": "killed", "seconds": round(seconds, 3)})
         records.write(store, prefix, record)
     for name, suffix in ((LOG, "log"), (PROGRESS, "progress.jsonl")):
         path = work / name
-        if path.exists() and path.stat().st_size:
+        if record is not None and path.exists() and path.stat().st_size:
             store.write(f"{prefix}/execution/{number:04d}.{suffix}", path.read_bytes())
     # Killed between its manifest and its end, an attempt leaves a claim and checkpoints that nobody needs any more.
     clear_dead(store, f"{prefix}/{CLAIM}")

@@ -7,7 +7,6 @@ whatever way, it reads the end of the file and stops as if preempted.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -53,11 +52,16 @@ class Child:
         path = self.work / name
         return path.read_bytes() if path.exists() else b""
 
-    def close(self) -> None:
-        """Gives back the pipe and the attempt's folder."""
-        if self.process.stdin:
-            self.process.stdin.close()
-        shutil.rmtree(self.work, ignore_errors=True)
+    def end(self) -> int:
+        """The exit code; kills what still lives."""
+        if self.poll() is None:
+            self.kill()
+            self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        code = self.poll()
+        assert code is not None
+        return code
 
 
 def work_folder(store_url: str, attempt: str) -> Path:

@@ -69,12 +69,13 @@ class Plan:
         return known
 
     def reusable(self) -> dict[str, str]:
-        """stage -> fingerprint of the artifacts that are there already."""
-        return {
-            name: identity.fingerprint
-            for name, identity in self.standing().items()
-            if identity is not None and self.artifacts.manifest(name, identity.fingerprint) is not None
-        }
+        """stage -> fingerprint of the artifacts that are there already. Raises ArtifactError for a damaged one."""
+        found = {}
+        for name, identity in self.standing().items():
+            if identity is not None and self.artifacts.manifest(name, identity.fingerprint) is not None:
+                self.artifacts.verify(name, identity.fingerprint)
+                found[name] = identity.fingerprint
+        return found
 
     def source_key(self, stage: str) -> str | None:
         """Where the store keeps the stage's source file; None for synthetic data and stages without one."""
@@ -94,6 +95,9 @@ def make_plan(name: str, wanted: Iterable[str] = ()) -> Plan:
     """The plan for the wanted stages and all they need; all stages when none is named."""
     experiment = load_experiment(name)
     stages = _with_inputs(tuple(wanted) or tuple(STAGES))
+    for stage in stages:
+        if stage.name not in set(experiment.execution.time_limit_s):
+            raise ConfigError(f"experiment {name}: key 'execution.time_limit_s' lacks stage {stage.name!r}")
     store = open_store(store_url())
     return Plan(
         experiment=experiment,
@@ -161,7 +165,11 @@ def _changes(plan: Plan, stage: str, fingerprint: str, now: Identity) -> list[st
     found = plan.store.read(f"{plan.artifacts.prefix(stage, fingerprint)}/{IDENTITY}")
     if found is None:
         return ["its last artifact is gone from the store"]
-    return differences(Identity.model_validate_json(found[0]), now) or ["its last artifact is gone from the store"]
+    try:
+        before = Identity.model_validate_json(found[0])
+    except ValueError:
+        return [f"unknown: the {IDENTITY} of its last artifact is damaged"]
+    return differences(before, now) or ["its last artifact is gone from the store"]
 
 
 def _with_inputs(wanted: tuple[str, ...]) -> tuple[Stage, ...]:

@@ -19,8 +19,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import quote
 
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
@@ -28,19 +30,38 @@ from engine.fingerprint import ROOT
 START_S = 120.0
 
 
+class ServerGone(RetainError):
+    """The server ended while it was needed."""
+
+    exit_code = 1
+
+
+@dataclass
+class Server:
+    """A running server. `address` is where a browser finds its pages."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def gone(self) -> ServerGone | None:
+        """What to say if it has ended."""
+        if self.process.poll() is None:
+            return None
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return ServerGone(f"Prefect's server ended ({lines[-1] if lines else 'it said nothing'}); see {self.log}")
+
+
 @contextmanager
-def private_server(root: Path) -> Iterator[str]:
-    """The API's address while the block runs. Sets PREFECT_HOME; call it before Prefect is imported."""
+def private_server(root: Path, stopping: threading.Event) -> Iterator[Server]:
+    """Runs the server while the block runs, and sets Prefect's settings: call it before Prefect is imported.
+
+    Raises ServerGone if it doesn't start; yields early, with a server that may not answer, once `stopping` is set.
+    """
     home, lock = _free_home(root)
     listener = socket.create_server(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-    environment = os.environ | {
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
-        "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
-    }
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    _configure(home, address)
     log = home / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -49,25 +70,39 @@ def private_server(root: Path) -> Iterator[str]:
             stdout=output,
             stderr=output,
             cwd=ROOT,
-            env=environment,
-            pass_fds=[listener.fileno()],
+            # With the lock's file, so that it is held until both of us are gone.
+            pass_fds=[listener.fileno(), lock.fileno()],
             process_group=0,  # Ctrl-C is not for it: the run still has to tell it how it ended
         )
     listener.close()
+    server = Server(address, process, log)
     try:
-        _wait(process, url, log)
-        os.environ |= {
-            "PREFECT_HOME": str(home),
-            "PREFECT_API_URL": url,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the table is what the terminal shows
-        }
-        yield url
+        _wait(server, stopping)
+        yield server
     finally:
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
         lock.close()
+
+
+def _configure(home: Path, address: str) -> None:
+    """The environment of the server and of this process: nothing of the user's own Prefect comes in."""
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        del os.environ[name]
+    os.environ |= {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"{address}/api",
+        # Quoted: a store's path may hold what an address takes for its own.
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{quote(str(home / 'prefect.db'))}",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+        "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the table is what the terminal shows
+    }
+    for name in ("NO_PROXY", "no_proxy"):  # no proxy leads to this machine
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
 
 
 def _free_home(root: Path) -> tuple[Path, TextIO]:
@@ -84,17 +119,19 @@ def _free_home(root: Path) -> tuple[Path, TextIO]:
     raise AssertionError
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait(server: Server, stopping: threading.Event) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
+    while not stopping.is_set():
+        if error := server.gone():
+            raise error
+        if time.monotonic() > deadline:
+            raise ServerGone(f"Prefect's server did not answer within {START_S:.0f} s; see {server.log}")
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
+            with opener.open(f"{server.address}/api/health", timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    process.kill()
-    lines = log.read_text(errors="replace").strip().splitlines()
-    raise RetainError(f"Prefect's server did not start: {lines[-1] if lines else 'it said nothing'}. See {log}")
 
 
 def serve(descriptor: int) -> None:

@@ -15,9 +15,10 @@ from rich.table import Table
 
 from engine import ledger
 from engine.artifact import open_artifact
+from engine.errors import RetainError
 from flows.board import ENDED, Board, Row, critical_path, makespan
 from flows.plan import Plan
-from retain.release import load
+from retain.release import ReleaseError, load
 from serve.schema import examples
 
 STYLES = {
@@ -36,7 +37,7 @@ REFRESH_PER_S = 4
 @contextmanager
 def shown(board: Board, console: Console) -> Iterator[None]:
     """Shows the board while the block runs."""
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:
         with Live(get_renderable=lambda: stage_table(board), console=console, refresh_per_second=REFRESH_PER_S):
             yield
         return
@@ -46,7 +47,9 @@ def shown(board: Board, console: Console) -> Iterator[None]:
         detail = row.message or row.metric
         seconds = f"{row.seconds:7.1f} s" if row.state in ENDED and row.attempts else " " * 9
         console.print(
-            f"[{time.monotonic() - began:6.1f}] {row.stage:<12} {row.state:<10} {seconds}  {detail}", markup=False
+            f"[{time.monotonic() - began:6.1f}] {row.stage:<12} {row.state:<10} {seconds}  {detail}",
+            markup=False,
+            soft_wrap=True,
         )
 
     board.on_change = line
@@ -68,7 +71,7 @@ def stage_table(board: Board) -> Table:
             f"[{STYLES.get(row.state, 'dim')}]{state}[/]",
             f"{row.seconds + running:.1f}" if row.attempts else "",
             f"{row.usd + running * row.usd_per_hour / 3600:.5f}" if row.attempts else "",
-            (row.progress or row.message or row.metric).replace("[", r"\["),
+            ((row.state not in ENDED and row.progress) or row.message or row.metric).replace("[", r"\["),
         )
     return table
 
@@ -109,13 +112,19 @@ def show_summary(plan: Plan, board: Board, console: Console) -> None:
         console.print("  this ran on SYNTHETIC DATA: good for a look, not for a decision  ", style="bold white on red")
 
 
-def show_release(plan: Plan, console: Console) -> None:
+def show_release(plan: Plan, row: Row, console: Console) -> None:
     """Where the current release lies, and a request to it that runs as it stands."""
     fingerprint = plan.artifacts.current().get("release")
     if fingerprint is None:
         return
     folder = Path(plan.store.url) / plan.artifacts.prefix("release", fingerprint)
-    release = load(open_artifact(folder))
+    if row.state not in ("complete", "reused"):
+        console.print(f"no new release; that of an earlier run stays: {folder}", markup=False, soft_wrap=True)
+        return
+    try:
+        release = load(open_artifact(folder))
+    except ReleaseError as error:
+        raise RetainError(f"{folder}: can't be served: {error}; remove it and run again") from None
     body = json.dumps(examples(release.spec, release.rule)["customer"]["value"])
     tag = plan.experiment.tag
     console.print(f"release: {folder}", markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prefect import State, flow
@@ -11,7 +12,8 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
-from flows.step import Run, step
+from flows.run import Run
+from flows.step import step
 
 
 def train(run: Run) -> None:
@@ -19,6 +21,7 @@ def train(run: Run) -> None:
     stages = run.plan.stages
     # A thread a stage: threads only wait for their subprocess, and the machine shares its cores better than a queue.
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(stages))
+    reporter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="progress")
 
     @flow(name="train", flow_run_name=f"train-{run.plan.experiment.tag}", task_runner=runner)  # type: ignore[arg-type]
     def dag(experiment: str) -> State[None]:
@@ -26,17 +29,13 @@ def train(run: Run) -> None:
         for stage in stages:
             one = step.with_options(name=stage.name, task_run_name=stage.name)
             upstream = [futures[name] for name in stage.inputs]
-            # quote: Prefect looks into parameters for futures, and there are none in a Run.
-            futures[stage.name] = one.submit(quote(run), stage.name, wait_for=upstream)  # type: ignore[call-overload]
+            # quote: Prefect looks into parameters for futures, and there are none in these.
+            arguments = (quote(run), stage.name, quote(reporter))
+            futures[stage.name] = one.submit(*arguments, wait_for=upstream)  # type: ignore[call-overload]
         wait(list(futures.values()))
-        return _outcome(run, [name for name, future in futures.items() if not future.state.is_completed()])
+        reporter.shutdown()
+        missing = [name for name, future in futures.items() if not future.state.is_completed()]
+        return Failed(message=f"did not complete: {', '.join(missing)}") if missing else Completed()
 
     dag(run.plan.experiment.tag, return_state=True)
     APILogHandler().flush()
-
-
-def _outcome(run: Run, missing: list[str]) -> State[None]:
-    for name in missing:
-        if run.board.rows[name].state == "waiting":
-            run.board.update(name, state="skipped", message="a stage that it reads from did not complete")
-    return Failed(message=f"did not complete: {', '.join(missing)}") if missing else Completed()

@@ -48,6 +48,7 @@ def check_unharmed(project: Project, undisturbed: Project, seen: dict[str, float
     assert list((project.store / "work").glob("*")) == []
     entries = project.entries()
     assert [entry for entry in entries if entry.state != "settled"] == []
+    assert {name for name, lived in seen.items() if lived > 0.1} <= {entry.attempt for entry in entries}
     for entry in entries:
         # An attempt that ended before anyone looked lived for less than a look.
         lived = seen.get(entry.attempt, 0.0)
@@ -134,6 +135,38 @@ def test_ctrl_c_leaves_everything_resumable(project: Project, tmp_path: Path) ->
         assert [entry.state for entry in stopped.entries()] == ["settled"] * len(watch.seconds)
         assert run_to_the_end(stopped) == 1
     check_unharmed(stopped, project, watch.seconds)
+
+
+def test_a_run_whose_server_dies_stops_and_goes_on_later(project: Project, tmp_path: Path) -> None:
+    orphaned = project.with_store(tmp_path / "store")
+    run = orphaned.start("run")
+    with Stopwatch(orphaned) as watch:
+        while not any("risk" in name for name in watch.seconds):
+            assert run.poll() is None
+            time.sleep(0.02)
+        (server,) = [p for p in orphaned.processes() if "flows.server" in p.cmdline()]
+        server.kill()
+        output, _ = run.communicate(timeout=60)
+        assert run.returncode == 1
+        assert "error: Prefect's server ended" in output
+        assert "The same command goes on from here" in output
+        assert [entry.state for entry in orphaned.entries()] == ["settled"] * len(watch.seconds)
+        assert run_to_the_end(orphaned) == 1
+    check_unharmed(orphaned, project, watch.seconds)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_can_be_stopped_before_its_first_stage(project: Project, tmp_path: Path, number: signal.Signals) -> None:
+    early = project.with_store(tmp_path / "store")
+    run = early.start("run")
+    while not any("flows.server" in p.cmdline() for p in early.processes()):
+        assert run.poll() is None
+        time.sleep(0.02)
+    run.send_signal(number)
+    output, _ = run.communicate(timeout=30)
+    assert run.returncode == 128 + number
+    assert "stopped; the same command goes on from here" in output
+    assert early.processes() == []
 
 
 def test_two_runs_in_two_terminals(project: Project, tmp_path: Path) -> None:

@@ -27,8 +27,10 @@ def changed(path: Path, change: Callable[[str], str]) -> Iterator[None]:
     after = change(before)
     assert after != before
     path.write_text(after)
-    yield
-    path.write_text(before)
+    try:
+        yield
+    finally:
+        path.write_text(before)
 
 
 def expect(project: Project, reruns: dict[str, str], waits: tuple[str, ...] = (), reused: tuple[str, ...] = ()) -> None:

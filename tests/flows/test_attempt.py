@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,12 @@ import psutil
 import pytest
 
 from engine import ledger
-from engine.errors import BudgetExceeded
+from engine.errors import ArtifactError, BudgetExceeded
 from engine.fingerprint import ROOT
+from engine.process import machine
 from flows.attempt import settle_lost
 from flows.plan import Plan
-from flows.step import Run, StageEnded, carry_out
+from flows.run import Run, StageEnded, carry_out
 from tests.flows.toy_plan import board_of, toy_plan, toy_stage
 
 LOG = logging.getLogger("test")
@@ -111,16 +113,16 @@ def test_equal_bytes_upstream_stop_the_change_there(tmp_path: Path) -> None:
 
 
 def test_a_reservation_over_the_cap_starts_nothing(tmp_path: Path) -> None:
-    # 60 s and 10 s of grace at $0.134 an hour reserve $0.002606.
-    plan = toy_plan(tmp_path, ALONE, budget_usd=0.002605)
+    # 60 s and 15 s to end at $0.134 an hour reserve $0.002792.
+    plan = toy_plan(tmp_path, ALONE, budget_usd=0.002791)
     run = Run(plan, board_of(plan))
-    with pytest.raises(BudgetExceeded, match=r"risk: refused before it started.*cap of chaos \$0\.002605"):
+    with pytest.raises(BudgetExceeded, match=r"risk: refused before it started.*cap of chaos \$0\.002791"):
         carry_out(run, "risk", LOG, lambda percent: None)
     assert entries(plan) == []
     assert run.board.rows["risk"].state == "refused"
-    assert run.board.rows["risk"].attempts == 1
+    assert run.board.rows["risk"].attempts == 0
     assert not (tmp_path / "work").exists()
-    go(toy_plan(tmp_path, ALONE, budget_usd=0.002606))
+    go(toy_plan(tmp_path, ALONE, budget_usd=0.002792))
 
 
 def test_a_killed_attempt_is_tried_again_and_both_are_paid(tmp_path: Path) -> None:
@@ -176,6 +178,106 @@ def test_failures_are_not_tried_again(tmp_path: Path, function: str, state: str,
     assert entry.state == "settled"
     (log,) = (tmp_path / "chaos").rglob("0001.log")
     assert log.read_text().strip()
+
+
+def test_no_attempt_is_metered_beyond_its_reservation(tmp_path: Path) -> None:
+    stage = toy_stage("risk", function="stubborn")
+    plan = toy_plan(tmp_path, (stage,), time_limit_s=1.0, risk={"pause_s": 60.0})
+    with pytest.raises(StageEnded, match="outlived its time limit"):
+        go(plan)
+    (entry,) = entries(plan)
+    assert entry.seconds > 10  # it never asked whether to stop
+    assert entry.metered_usd <= entry.reserved_usd
+
+
+def test_a_run_takes_its_inputs_from_itself_and_not_from_another(tmp_path: Path) -> None:
+    ours, other = toy_plan(tmp_path), toy_plan(tmp_path, risk={"scale": 2.0})
+    run = Run(ours, board_of(ours))
+    for name in ("customers", "risk", "accept"):
+        carry_out(run, name, LOG, lambda percent: None)
+    theirs = go(other)
+    carry_out(run, "release", LOG, lambda percent: None)
+    assert run.made["risk"] != theirs.made["risk"]
+    assert run.made["release"] != theirs.made["release"]
+    again = go(toy_plan(tmp_path))
+    assert again.made == run.made
+    assert [row.state for row in again.board.rows.values()] == ["reused"] * 4
+
+
+def test_removing_an_artifact_is_enough_to_make_it_again(tmp_path: Path) -> None:
+    before = go(toy_plan(tmp_path))
+    shutil.rmtree(tmp_path / "chaos" / "risk")
+    run = go(toy_plan(tmp_path))
+    assert [row.state for row in run.board.rows.values()] == ["reused", "complete", "reused", "reused"]
+    assert run.made == before.made
+    numbers = [entry.attempt.rpartition("/")[2] for entry in entries(run.plan) if entry.stage == "risk"]
+    assert numbers == ["1", "2"]
+
+
+def test_a_damaged_artifact_is_noticed_before_anything_runs(tmp_path: Path) -> None:
+    go(toy_plan(tmp_path))
+    victim = next((tmp_path / "chaos" / "risk").glob("*/files/*"))
+    victim.chmod(0o644)
+    victim.write_bytes(victim.read_bytes()[:-1] + b"#")
+    with pytest.raises(ArtifactError, match=r"risk/.*is missing or damaged; remove the artifact and run again"):
+        toy_plan(tmp_path).reusable()
+
+
+@pytest.mark.parametrize("harm", ["removed", "damaged"])
+def test_a_lost_attempt_without_its_record_is_settled_all_the_same(tmp_path: Path, start_run: Start, harm: str) -> None:
+    parent = start_run(tmp_path, 1000, 0.02)
+    child, _ = first_child(parent)
+    wait_for(lambda: list(tmp_path.rglob("complete.json")))
+    parent.send_signal(signal.SIGSTOP)
+    child.kill()
+    parent.kill()
+    parent.wait()
+    (record,) = tmp_path.rglob("execution/*.json")
+    if harm == "removed":
+        shutil.rmtree(record.parent.parent)
+    else:
+        record.write_text("{}")
+    plan = toy_plan(tmp_path)
+    assert settle_lost(plan) == 1
+    (entry,) = entries(plan)
+    assert (entry.state, entry.estimated, entry.seconds) == ("settled", True, 0.5)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_an_attempt_of_another_boot_is_settled_once_it_must_have_ended(
+    tmp_path: Path, start_run: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = start_run(tmp_path, 1000, 0.02)
+    child, _ = first_child(parent)
+    wait_for(lambda: list(tmp_path.rglob("complete.json")))
+    parent.send_signal(signal.SIGSTOP)
+    child.kill()
+    parent.kill()
+    parent.wait()
+    for path in (*tmp_path.rglob("execution/*.json"), tmp_path / "ledger" / "chaos.json"):
+        path.write_text(path.read_text().replace(machine(), "another-boot/pid:[1]"))
+    plan = toy_plan(tmp_path)
+    assert settle_lost(plan) == 0  # it may live there
+    (entry,) = entries(plan)
+    later = time.time() + entry.reserved_s + 61
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert settle_lost(plan) == 1
+    assert [entry.state for entry in entries(plan)] == ["settled"]
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_whatever_goes_wrong_with_us_the_child_is_ended_and_paid(tmp_path: Path) -> None:
+    plan = toy_plan(tmp_path, ALONE, steps=1000, pause_s=0.02)
+    run = Run(plan, board_of(plan))
+
+    def report(percent: float) -> None:
+        raise ConnectionError("nobody listens")
+
+    with pytest.raises(ConnectionError):
+        carry_out(run, "risk", LOG, report)
+    assert children(os.getpid()) == []
+    assert [entry.state for entry in entries(plan)] == ["settled"]
+    assert (run.board.rows["risk"].state, run.exit_codes) == ("failed", {"risk": 1})
 
 
 def test_a_stopped_run_leaves_a_checkpoint_and_goes_on(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from flows.attempt import settle_lost
-from flows.step import Run, carry_out
+from flows.run import Run, carry_out
 from tests.flows.toy_plan import board_of, toy_plan
 
 

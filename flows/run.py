@@ -1,0 +1,190 @@
+"""One run of a plan: each stage reused, or attempted until it is there. The one owner of retries.
+
+A stage that was preempted or killed is tried again, from its checkpoint, until it was preempted more often than the
+experiment allows. One that failed, missed its criteria, outlived its limit or may not be paid for is not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.claim import Watch
+from engine.errors import BudgetExceeded, RetainError
+from engine.fingerprint import Identity
+from engine.stage import CLAIM, CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, Stage
+from flows.attempt import Ending, attempt
+from flows.board import ENDED, Board
+from flows.launch import PROGRESS, Child
+from flows.plan import Plan, key_metrics
+
+# Asked to stop, overtaken, or gone without a word. Other signals (a segmentation fault) are failures.
+PREEMPTIONS = (PREEMPTED, FENCED, -signal.SIGKILL, -signal.SIGTERM)
+HELD_POLL_S = 0.5
+PROGRESS_S = 0.5
+LOG_LINES = 100  # of an attempt that Prefect gets; all of them lie beside the artifact
+
+Log = logging.Logger | logging.LoggerAdapter[Any]
+Report = Callable[[float], None]  # told the percentage done; must neither raise nor wait
+
+
+class StageEnded(RetainError):
+    """A stage that did not complete; `exit_code` is what the run ends with."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass
+class Run:
+    """What the stages of one run share. `stopping` asks children to checkpoint, `killing` ends them.
+
+    `made`: stage -> fingerprint of the artifact that this run made or found. Inputs come from here, not from
+    `current.json`: there, another run of the experiment may have put its own.
+    """
+
+    plan: Plan
+    board: Board
+    made: dict[str, str] = field(default_factory=dict)
+    exit_codes: dict[str, int] = field(default_factory=dict)  # stages that did not complete
+    stopping: threading.Event = field(default_factory=threading.Event)
+    killing: threading.Event = field(default_factory=threading.Event)
+
+    def at_work(self) -> bool:
+        """Whether a stage is being carried out, so that there is money to settle."""
+        return any(row.state not in (*ENDED, "waiting") for row in self.board.rows.values())
+
+
+def carry_out(run: Run, name: str, log: Log, report: Report) -> None:
+    """Makes sure that the stage's artifact is there. Raises StageEnded or another RetainError if it can't be."""
+    try:
+        _carry_out(run, name, log, report)
+    except BudgetExceeded as error:
+        _end(run, name, "refused", error.exit_code, str(error))
+        raise
+    except StageEnded as error:
+        states = {REFUSED: "refused", PREEMPTED: "stopped"}
+        _end(run, name, states.get(error.exit_code, "failed"), error.exit_code, str(error))
+        raise
+    except RetainError as error:
+        _end(run, name, "failed", error.exit_code, str(error))
+        raise
+    except Exception as error:
+        _end(run, name, "failed", 1, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _end(run: Run, name: str, state: str, exit_code: int, message: str) -> None:
+    run.exit_codes[name] = exit_code
+    run.board.update(name, state=state, message=message.removeprefix(f"{name}: "))
+
+
+def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
+    plan = run.plan
+    stage = next(stage for stage in plan.stages if stage.name == name)
+    inputs = {upstream: run.made[upstream] for upstream in stage.inputs}
+    identity = plan.identity(stage, {i: _digest(plan, i, fingerprint) for i, fingerprint in inputs.items()})
+    claim = Watch(plan.store, f"{plan.artifacts.prefix(name, identity.fingerprint)}/{CLAIM}")
+    preemptions = 0
+    worked = False
+    while not _finish(run, stage, identity, worked):
+        if run.stopping.is_set():
+            raise StageEnded("stopped; run again to go on", PREEMPTED)
+        if claim.held():
+            run.board.update(name, state="held", message="another run is at it")
+            time.sleep(HELD_POLL_S)
+            continue
+        ending = _attempt(run, stage, identity, inputs, report)
+        worked = worked or ending.code != CLAIMED
+        for line in _log_lines(plan, stage, identity, ending)[-LOG_LINES:]:
+            log.info(line)
+        record = ending.record
+        log.info(
+            "%s: attempt %d %s after %.1f s, $%.5f", name, record.attempt, record.status, ending.seconds, ending.usd
+        )
+        if ending.code in PREEMPTIONS and record.status != "failed":
+            preemptions += 1
+            if preemptions > plan.experiment.execution.max_preemptions and not run.stopping.is_set():
+                raise StageEnded(f"preempted {preemptions} times, more than execution.max_preemptions", 1)
+            run.board.update(name, state="preempted", message=f"{record.status}; trying again")
+        elif ending.code not in (COMPLETE, CLAIMED):
+            failed = 1 if ending.code == OVERDUE or ending.code < 0 else ending.code
+            raise StageEnded(record.message or _last_words(plan, stage, identity, ending), failed)
+    log.info("%s: %s", name, run.board.rows[name].metric or "complete")
+    report(100.0)
+
+
+def _attempt(run: Run, stage: Stage, identity: Identity, inputs: dict[str, str], report: Report) -> Ending:
+    asked = looked = 0.0
+    began = False
+
+    def watch(child: Child) -> None:
+        nonlocal asked, began, looked
+        if not began:
+            began = True
+            run.board.attempt_began(stage.name)
+        if run.killing.is_set():
+            child.kill()
+        elif run.stopping.is_set() and not asked:
+            asked = time.monotonic()
+            child.preempt()
+        if time.monotonic() - looked > PROGRESS_S:
+            looked = time.monotonic()
+            _show_progress(run.board, stage.name, child.read(PROGRESS), report)
+
+    ending = attempt(run.plan, stage, identity, inputs, watch)
+    run.board.attempt_ended(stage.name, ending.seconds, ending.usd)
+    if ending.code == COMPLETE:
+        run.board.update(stage.name, run_seconds=ending.record.run_seconds)
+    return ending
+
+
+def _finish(run: Run, stage: Stage, identity: Identity, worked: bool) -> bool:
+    """True when the artifact is there; it is then this run's, and the experiment's current one."""
+    artifacts = run.plan.artifacts
+    if artifacts.manifest(stage.name, identity.fingerprint) is None:
+        return False
+    artifacts.set_current(stage.name, identity.fingerprint)
+    run.made[stage.name] = identity.fingerprint
+    metric = key_metrics(run.plan, stage.name, identity.fingerprint)
+    run.board.update(stage.name, state="complete" if worked else "reused", metric=metric, message="")
+    return True
+
+
+def _digest(plan: Plan, stage: str, fingerprint: str) -> str:
+    manifest = plan.artifacts.manifest(stage, fingerprint)
+    if manifest is None:
+        raise RetainError(f"{stage}: its artifact {fingerprint} is gone from {plan.store.url}; run again")
+    return manifest.digest
+
+
+def _show_progress(board: Board, stage: str, lines: bytes, report: Callable[[float], None]) -> None:
+    complete = lines[: lines.rfind(b"\n") + 1].splitlines()
+    if not complete:
+        return
+    line = json.loads(complete[-1])
+    step, total = line.pop("step"), line.pop("total")
+    line.pop("seconds")
+    figures = " ".join(f"{key} {value:.4g}" for key, value in line.items())
+    board.update(stage, progress=f"{step}/{total} {figures}".strip())
+    report(100.0 * step / max(total, 1))
+
+
+def _last_words(plan: Plan, stage: Stage, identity: Identity, ending: Ending) -> str:
+    """What an attempt that died without a message left: the signal, and the last line of its log."""
+    lines = _log_lines(plan, stage, identity, ending)
+    cause = f"killed by {signal.Signals(-ending.code).name}" if ending.code < 0 else f"exit code {ending.code}"
+    return f"{cause}: {lines[-1]}" if lines else cause
+
+
+def _log_lines(plan: Plan, stage: Stage, identity: Identity, ending: Ending) -> list[str]:
+    prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
+    found = plan.store.read(f"{prefix}/execution/{ending.record.attempt:04d}.log")
+    return found[0].decode(errors="replace").strip().splitlines() if found else []
