@@ -16,6 +16,7 @@ from retain.dataset import Column, DatasetSpec
 from retain.decision import NO_HISTORY, History, ThresholdRule
 
 LARGEST = 3.4028234663852886e38  # of float32: beyond it a number is infinite to the models
+EXACT = 2**53 - 1  # beyond it integers are no longer what the caller wrote, and from 2**64 on orjson refuses them
 MAX_ID = 128
 MAX_COUNT = 10_000
 MAX_ERRORS = 20
@@ -202,8 +203,8 @@ _UNSEEN = _Fault("not_one_of_the_allowed")
 
 
 def _number(column: Column) -> Check:
-    low = -LARGEST if column.minimum is None else column.minimum
-    high = LARGEST if column.maximum is None else column.maximum
+    low, high = _bounds(column)
+    limit = EXACT if column.integer else LARGEST
     missing, integer, nullable = column.missing, column.integer, is_nullable(column)
 
     def check(value: Any) -> Any:
@@ -212,15 +213,22 @@ def _number(column: Column) -> Check:
             if nullable and (value is None or (kind is str and value in BLANK)):
                 return None
             return _Fault("number_type")
-        if low <= value <= high or value == missing:
-            if integer and kind is float:
-                return int(value) if value.is_integer() else _Fault("integer_type")
-            return value
+        if low <= value <= high or (value == missing and -limit <= value <= limit):
+            if not integer:
+                return float(value)
+            return value if kind is int else int(value) if value.is_integer() else _Fault("integer_type")
         if not -LARGEST <= value <= LARGEST:
             return _Fault("not_finite")
         return _Fault("below_minimum" if value < low else "above_maximum")
 
     return check
+
+
+def _bounds(column: Column) -> tuple[float, float]:
+    limit = EXACT if column.integer else LARGEST
+    low = -limit if column.minimum is None else max(column.minimum, -limit)
+    high = limit if column.maximum is None else min(column.maximum, limit)
+    return low, high
 
 
 def is_nullable(column: Column) -> bool:
@@ -338,10 +346,11 @@ def _column_schema(column: Column) -> dict[str, Any]:
         kind = "string" if type(column.values[0]) is str else "integer"
         return {"type": kind, "enum": list(column.values), **about}
     kind = "integer" if column.integer else "number"
-    bounds = {"minimum": column.minimum, "maximum": column.maximum}
+    low, high = _bounds(column)
     return {
         "type": [kind, "null"] if is_nullable(column) else kind,
-        **{name: bound for name, bound in bounds.items() if bound is not None},
+        "minimum": low,
+        "maximum": high,
         **about,
     }
 

@@ -7,7 +7,7 @@ import pytest
 from engine.artifact import open_artifact
 from retain.release import Release, load
 from serve.app import create_app
-from tests.releases import dataset, inputs, publish, run_stage
+from tests.releases import config, dataset, inputs, publish, run_stage
 from tests.serve.client import Client
 
 
@@ -29,6 +29,14 @@ def artifact(store: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def release(artifact: Path) -> Release:
+    return load(open_artifact(artifact))
+
+
+@pytest.fixture(scope="session")
+def bank_release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """A release for a table with numbers that have no bounds, which shows every column as a reason."""
+    base, bank = tmp_path_factory.mktemp("bank"), dataset("bank")
+    artifact = publish(base / "store", "release", run_stage(base, inputs(base / "in", bank, bank), config(reasons=99)))
     return load(open_artifact(artifact))
 
 

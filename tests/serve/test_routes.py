@@ -13,6 +13,7 @@ from retain.message import check
 from retain.release import Release
 from serve.app import create_app
 from serve.routes import MAX_BODY, Answer, Refusal, Service
+from serve.schema import request_columns
 from tests.releases import rows
 from tests.serve.client import Client
 
@@ -20,6 +21,12 @@ from tests.serve.client import Client
 @pytest.fixture
 def customer(release: Release) -> dict[str, Any]:
     return rows(release.spec, 1, seed=4)[0]
+
+
+def stated(release: Release) -> dict[str, Any]:
+    """A customer with what a request states of her."""
+    row = rows(release.spec, 1, seed=4)[0]
+    return {column.name: row[column.name] for column in request_columns(release.spec)}
 
 
 def risky(release: Release) -> dict[str, Any]:
@@ -155,12 +162,15 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.parametrize("table", ["release", "bank_release"])
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_body_gets_a_500(client: Client, release: Release, data: st.DataObject) -> None:
-    customer: dict[str, Any] = rows(release.spec, 1, seed=4)[0]
+def test_no_body_gets_a_500(request: pytest.FixtureRequest, table: str, data: st.DataObject) -> None:
+    release = request.getfixturevalue(table)
+    client = Client(create_app("v1", release))
+    customer = stated(release)
     keys = st.sampled_from([*customer, "Churn"]) | TEXT
-    values = JSON | st.sampled_from([*customer.values(), 0, 1, -1, 10**30, 1e308, "\ud800", "\x00", " "])
+    values = JSON | st.sampled_from([*customer.values(), 0, 1, -1, 2**64, 10**30, 1e308, "\ud800", "\x00", " "])
     customer |= data.draw(st.dictionaries(keys, values, max_size=3))
     for key in data.draw(st.lists(st.sampled_from(list(customer)), max_size=1)):
         del customer[key]
@@ -175,6 +185,14 @@ def test_no_body_gets_a_500(client: Client, release: Release, data: st.DataObjec
     response = client.post(body)
     assert response.status_code in (200, 422)
     (Answer if response.status_code == 200 else Refusal).model_validate(response.json())
+
+
+def test_a_number_without_bounds_is_answered_or_refused(bank_release: Release) -> None:
+    client, customer = Client(create_app("v1", bank_release)), stated(bank_release)
+    for number, status in ((10**30, 200), (-(2**70), 200), (10**39, 422)):
+        assert client.post({"customer": customer | {"nr.employed": number}}).status_code == status
+    for number, status in ((2**53 - 1, 200), (2**64, 422), (10**30, 422)):
+        assert client.post({"customer": customer | {"campaign": number}}).status_code == status
 
 
 def test_openapi_shows_this_release_s_own_fields(client: Client, release: Release) -> None:

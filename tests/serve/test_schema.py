@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,7 +82,7 @@ def test_a_wrong_value_is_told_by_type_and_place(name: str, value: Any, kind: st
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "read"), [("tenure", 5.0, 5), ("SeniorCitizen", 1.0, 1), ("MonthlyCharges", 20, 20)]
+    ("name", "value", "read"), [("tenure", 5.0, 5), ("SeniorCitizen", 1.0, 1), ("MonthlyCharges", 20, 20.0)]
 )
 def test_a_whole_number_is_one_however_it_is_written(name: str, value: Any, read: Any) -> None:
     found = READER.read(json.dumps(changed(**{name: value})).encode())[0][name]
@@ -107,6 +108,35 @@ def test_keys_are_exactly_the_table_s() -> None:
     assert faults({"customer": CUSTOMER, "extra": 1}) == [("unknown_key",)]
     assert faults({}) == [("missing", "customer")]
     assert len(faults({"customer": {}})) == min(MAX_ERRORS, len(CUSTOMER))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("previous", 2**53 - 1, None),
+        ("previous", 2**53, "above_maximum"),
+        ("previous", float(2**53), "above_maximum"),
+        ("previous", 10**30, "above_maximum"),
+        ("previous", 10**40, "not_finite"),
+        ("previous", -(2**53), "below_minimum"),
+        ("pdays", 10**30, "above_maximum"),
+        ("nr.employed", 10**30, None),
+        ("nr.employed", -(10**38), None),
+        ("nr.employed", 10**39, "not_finite"),
+    ],
+)
+def test_a_column_without_bounds_takes_what_can_be_answered(name: str, value: Any, kind: str | None) -> None:
+    reader = RequestReader(BANK, RULES)
+    customer = {column.name: rows(BANK, 1, seed=1)[0][column.name] for column in request_columns(BANK)}
+    body = {"customer": customer | {name: value}}
+    assert jsonschema.Draft202012Validator(request_schema(BANK, RULES)).is_valid(body) == (kind is None)
+    if kind is not None:
+        assert faults(body, reader) == [(kind, "customer", name)]
+        return
+    read = reader.read(json.dumps(body).encode())[0][name]
+    assert read == (value if type(read) is int else float(value))
+    assert orjson.loads(orjson.dumps(read)) == read
+    assert np.isfinite(np.float32(read))
 
 
 def test_what_is_known_only_after_the_outcome_is_not_accepted() -> None:
