@@ -5,6 +5,7 @@
 
 Prints each seed and the means against their targets, and writes bench/results/tabular.json. A seed draws the split,
 the folds, the boosters and the bootstrap anew; the backtest has no split, so its seed draws folds and boosters.
+The boosters' settings are not drawn anew, and the figures are the kinder for it: NOTE.
 Exits with 1 if a mean misses its target.
 """
 
@@ -37,6 +38,10 @@ from tasks.stages import STAGES
 
 SEEDS = (1000, 1001, 1002, 1003, 1004)
 RESULTS = Path(__file__).parent / "results" / "tabular.json"
+NOTE = (
+    "The boosters' settings were chosen by cross-validation inside the training part of seed 42, which overlaps the "
+    "test parts of these seeds; the locked run, of seed 42, is clean of that."
+)
 # stage -> metric -> (">=" or "<=", limit of the mean over the seeds)
 TARGETS = {
     "risk": {"auc": (">=", 0.848), "ece": ("<=", 0.030)},
@@ -78,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
     summary = means(found)
     show(found, summary)
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"seeds": found, "means": summary}, indent=2, sort_keys=True) + "\n")
+    RESULTS.write_text(json.dumps({"note": NOTE, "seeds": found, "means": summary}, indent=2, sort_keys=True) + "\n")
     return 0 if all(row["met"] for rows in summary.values() for row in rows.values() if "met" in row) else 1
 
 
@@ -156,6 +161,7 @@ def show(found: Mapping[int, Mapping[str, Metrics]], summary: Mapping[str, Mappi
         met = {True: "met", False: "MISSED", None: ""}
         table.add_row("", *(met[rows[name].get("met")] for name in names), "", "")
         console.print(table)
+    console.print(NOTE, highlight=False)
 
 
 if __name__ == "__main__":

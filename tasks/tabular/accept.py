@@ -46,7 +46,9 @@ def run(config: AcceptConfig, inputs: Mapping[str, Path], workspace: Workspace) 
 def bridge(table: rows.Rows, common: model.Model) -> dict[str, Any]:
     """cell -> mean and sd of the calibrated out-of-fold score, and the training rows behind it.
 
-    A cell that no row is in has the overall mean and 0 rows.
+    A cell that no row is in has the overall mean and 0 rows. A cell of few rows is no better known than they are:
+    in exp_001_mvp the senior, single and paper one (1,0,0) rests on 27 calls with 4 yes (.19 by the mean score; by
+    the calls alone .06 to .32 with 95 % confidence), the next smallest ones on 109 and 144, the rest on 466 or more.
     """
     roles = bridge_roles(table.spec)
     train = np.flatnonzero(table.train())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +30,17 @@ def test_means_are_held_against_their_targets(capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     assert "MISSED" in printed
     assert "0.8500" in printed
+    assert "chosen by cross-validation inside the training part of seed 42" in " ".join(printed.split())
+
+
+def test_what_is_written_says_what_its_figures_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETAIN_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(tabular, "repeat", lambda experiment, seed, data: measured(0.86, 0.009))
+    monkeypatch.setattr(tabular, "RESULTS", tmp_path / "results" / "tabular.json")
+    assert tabular.main(["--seeds", "7"]) == 0
+    written = json.loads(tabular.RESULTS.read_text())
+    assert "chosen by cross-validation inside the training part of seed 42" in written["note"]
+    assert list(written["seeds"]) == ["7"]
 
 
 def test_it_needs_real_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
