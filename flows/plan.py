@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import config
 from engine.artifact import ArtifactStore
-from engine.criteria import judge
+from engine.criteria import Verdict, judge
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import Identity, code_digests, differences, library_versions
 from engine.stage import IDENTITY, Stage
@@ -151,10 +151,12 @@ def key_metrics(plan: Plan, stage: str, fingerprint: str) -> str:
     criteria = {str(name): c for name, c in plan.experiment.criteria.items()}.get(stage, {})
     verdicts = judge(stage, plan.artifacts.metrics(stage, fingerprint), criteria)
     return ", ".join(
-        f"{v.metric} {_figure(v.value)} {v.op} {_figure(v.limit)}{'' if v.passed else ' MISSED'}"
-        for v in verdicts
-        if v.value is not None
+        f"{v.metric} {_figure(v.value)} {v.op} {_figure(v.limit)}{_remark(v)}" for v in verdicts if v.value is not None
     )
+
+
+def _remark(verdict: Verdict) -> str:
+    return "" if verdict.passed else " MISSED" if verdict.gating else " (not met; shown, not gating)"
 
 
 def _figure(value: float) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from retain.dataset import DatasetSpec
+from retain.dataset import DatasetSpec, protected_columns
 from retain.decision import NO_HISTORY, Bridge, Decision, DecisionError, History, ThresholdRule, decide, opted_out
 from retain.message import Bank, MessageError, situation
 from retain.score import Floats, ModelError, Scorer
@@ -34,7 +34,10 @@ class ReleaseError(ValueError):
 
 @dataclass(frozen=True)
 class Release:
-    """`versions` holds a digest of each part's content. `has_bank_columns`: a customer has all that `accept` asks."""
+    """`versions` holds a digest of each part's content. `has_bank_columns`: a customer has all that `accept` asks.
+
+    `replaced`: the parts that are not the release's own.
+    """
 
     experiment: str
     spec: DatasetSpec
@@ -45,6 +48,7 @@ class Release:
     bank: Bank
     versions: Mapping[str, str]
     has_bank_columns: bool
+    replaced: tuple[str, ...] = ()
 
     def decide(self, values: Mapping[str, object], history: History = NO_HISTORY) -> tuple[Decision, Floats]:
         """The decision for one validated customer, and the features it was made from."""
@@ -52,6 +56,14 @@ class Release:
         risk = self.risk.score(x)
         acceptance = self.bridge.acceptance(values)
         return decide(self.rule, risk, acceptance, history, opted_out(self.spec, values)), x
+
+    def reasons(self, x: Floats) -> list[tuple[str, float]]:
+        """(column, contribution) as Scorer.reasons(), without the protected columns.
+
+        The risk is theirs too, but neither a message nor whoever reads an answer gets to act on them.
+        """
+        protected = {column.name for column in protected_columns(self.spec)}
+        return [reason for reason in self.risk.reasons(x) if reason[0] not in protected]
 
     def full_acceptance(self, values: Mapping[str, object]) -> float | None:
         """The whole acceptance model's score; None for a table without the bank's columns."""
@@ -106,7 +118,8 @@ def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release
             )
     except (DecisionError, ModelError) as error:
         raise ReleaseError(str(error)) from None
-    return replace(changed, versions={**release.versions, part: digest(here, part)})
+    versions = {**release.versions, part: digest(here, part)}
+    return replace(changed, versions=versions, replaced=(*release.replaced, part))
 
 
 def digest(files: Mapping[str, Path], part: str) -> str:

@@ -17,7 +17,7 @@ from engine.errors import RetainError
 from retain.release import Release
 from serve.metrics import Metrics
 from serve.routes import Observed, Service, refused, router
-from serve.settings import Settings, load_release, read
+from serve.settings import Settings, load_release, read, warnings
 
 
 def create_app(version: str, release: Release) -> FastAPI:
@@ -55,10 +55,11 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         return error.exit_code
     host, port = listening.getsockname()[:2]
     app = create_app(version, release)
-    if release.bridge.warning:
-        print(f"warning: {release.bridge.warning}", file=sys.stderr)
+    for warning in warnings(release):
+        print(f"warning: {warning}", file=sys.stderr)
+    sources = ", ".join([str(settings.release), *(f"{part} of {path}" for part, path in settings.parts.items())])
     print(
-        f"Retain serves release {version} ({settings.release}) on http://{host}:{port}: POST /retain, docs at /docs",
+        f"Retain serves release {version} ({sources}) on http://{host}:{port}: POST /retain, docs at /docs",
         flush=True,
     )
     config = uvicorn.Config(

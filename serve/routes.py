@@ -25,6 +25,7 @@ from retain.message import SITUATIONS
 from retain.release import Release
 from serve.metrics import CONTENT_TYPE, Metrics
 from serve.schema import Invalid, RequestReader, examples, request_schema
+from serve.settings import warnings
 
 MAX_BODY = 16 * 1024
 # What is read and thrown away after a body proved too large, so that the caller gets to see the 413 instead of a
@@ -36,7 +37,7 @@ log = logging.getLogger("retain.serve")
 
 
 class Reason(BaseModel):
-    """A column's share in the log-odds of churn, along the paths of the trees."""
+    """A column's share in the log-odds of churn, along the paths of the trees; protected columns are left out."""
 
     feature: str
     value: Any
@@ -99,7 +100,7 @@ class Service:
         values, history = self.reader.read(body)
         release = self.release
         decision, x = release.decide(values, history)
-        reasons = release.risk.reasons(x)
+        reasons = release.reasons(x)
         message = release.message(decision, reasons, values)
         self.metrics.decisions[decision.action, decision.why].inc()
         if message is not None:
@@ -169,7 +170,7 @@ def router(service: Service) -> APIRouter:
                 "release": service.versions["release"],
                 "parts": dict(release.versions),
                 "history": "comes with the request",
-                "warnings": [] if release.bridge.warning is None else [release.bridge.warning],
+                "warnings": warnings(release),
             }
         )
 

@@ -1,7 +1,8 @@
 """Settings of the service, from the environment; each is checked before anything is loaded.
 
 RELEASE_PATH: the folder of a release's artifact; unset: the current release of EXPERIMENT in RETAIN_STORE.
-RISK_MODEL_PATH, ACCEPT_MODEL_PATH: artifact folders of those stages, in place of the release's own part.
+RISK_MODEL_PATH, ACCEPT_MODEL_PATH: artifact folders of those stages, in place of the release's own part; the version
+that answers, /readyz and the line at the start say so.
 RETAIN_HOST, PORT: where to listen (HOST itself is a name that shells and compilers take for other things).
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from engine.artifact import MANIFEST, current, open_artifact, parse_manifest
 from engine.errors import RetainError
-from engine.store import store_url
+from engine.store import open_store, store_url
 from retain.release import PARTS, Release, ReleaseError, load, with_part
 
 DEFAULT_EXPERIMENT = "local"
@@ -46,10 +47,17 @@ def read(environment: Mapping[str, str]) -> Settings:
     )
 
 
+def warnings(release: Release) -> list[str]:
+    """What whoever runs the service ought to know of the release it answers from."""
+    found = [f"{part} is that of {OVERRIDES[part]}, not the release's own" for part in release.replaced]
+    return found if release.bridge.warning is None else [*found, release.bridge.warning]
+
+
 def load_release(settings: Settings) -> tuple[str, Release]:
     """The release's own version and the release, every file checked against its hash. Raises RetainError.
 
-    The version is the digest of the content, since a release may be copied into a folder of any name.
+    The version is the digest of the content, since a release may be copied into a folder of any name; "+risk" behind
+    it says that this part is another one.
     """
     folder, setting = settings.release, "RELEASE_PATH"
     try:
@@ -61,7 +69,8 @@ def load_release(settings: Settings) -> tuple[str, Release]:
     except ReleaseError as error:
         raise RetainError(f"{setting}: {folder} can't be served: {error}") from None
     manifest = settings.release / MANIFEST
-    return parse_manifest(manifest.read_bytes(), str(manifest)).digest[:12], release
+    digest = parse_manifest(manifest.read_bytes(), str(manifest)).digest[:12]
+    return "+".join((digest, *release.replaced)), release
 
 
 def _folder(name: str, value: str) -> Path:
@@ -72,10 +81,11 @@ def _folder(name: str, value: str) -> Path:
 
 
 def _current(experiment: str) -> Path:
-    found = current(Path(store_url()), experiment).get("release")
+    store = open_store(store_url())
+    found = current(Path(store.url), experiment).get("release")
     if found is None:
         run = "make run" if experiment == DEFAULT_EXPERIMENT else f"make run EXPERIMENT={experiment}"
         raise RetainError(
-            f"experiment {experiment} has no release in {store_url()}: run `{run}` first, or set RELEASE_PATH"
+            f"experiment {experiment} has no release in {store.url}: run `{run}` first, or set RELEASE_PATH"
         )
     return found

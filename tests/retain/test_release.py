@@ -118,6 +118,7 @@ def test_one_part_is_replaced_and_named_by_another_version(release: Release, tmp
     row = rows(release.spec, 1, seed=1)[0]
     changed = with_part(release, "risk", files(tmp_path / "risk"))
     assert changed.versions["risk"] != release.versions["risk"]
+    assert (release.replaced, changed.replaced) == ((), ("risk",))
     assert changed.versions["accept"] == release.versions["accept"]
     assert changed.decide(row)[0].risk != release.decide(row)[0].risk
 

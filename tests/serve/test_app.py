@@ -49,6 +49,26 @@ def address(artifact: Path) -> Iterator[tuple[str, int]]:
         assert process.stderr.read() == ""
 
 
+def test_a_replaced_part_is_told_at_the_start_and_in_answers(artifact: Path, store: Path) -> None:
+    risk = store / "toy" / "risk" / ("f" * 64)
+    with serve({"RELEASE_PATH": str(artifact), "RISK_MODEL_PATH": str(risk), "PORT": "0"}) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        found = re.search(r"release ([0-9a-f]{12}\+risk) \((\S+), risk of (\S+)\) on (http://[\d.:]+)", line)
+        assert found, line
+        assert found.group(2, 3) == (str(artifact), str(risk))
+        with urllib.request.urlopen(f"{found[4]}/readyz", timeout=30) as response:
+            ready = json.load(response)
+        with urllib.request.urlopen(f"{found[4]}/metrics", timeout=30) as response:
+            assert f'retain_release_info{{release="{found[1]}"}} 1.0' in response.read().decode()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert ready["release"] == found[1]
+        assert [f"warning: {warning}\n" for warning in ready["warnings"]] == process.stderr.readlines()
+        assert len(ready["warnings"]) == 1
+
+
 def talk(address: tuple[str, int], *pieces: bytes) -> tuple[int, Any]:
     """Sends the pieces of one request as they are; status and JSON of the answer."""
     with socket.create_connection(address, timeout=30) as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retain.decision import Bridge
 from retain.message import check
 from retain.release import Release
 from serve.app import create_app
 from serve.routes import MAX_BODY, Answer, Refusal, Service
 from serve.schema import request_columns
-from tests.releases import rows
+from tests.releases import dataset, rows
 from tests.serve.client import Client
 
 
@@ -45,10 +47,24 @@ def test_a_customer_gets_a_decision_with_its_reasons(client: Client, release: Re
     assert answer["acceptance_full"] is None
     assert answer["mode"] == "baseline"
     assert answer["versions"] == {"release": "v1", **release.versions}
-    expected = release.risk.reasons(x)[: release.rule.reasons]
+    expected = release.reasons(x)[: release.rule.reasons]
     assert [(reason["feature"], reason["contribution"]) for reason in answer["reasons"]] == expected
     assert all(reason["value"] == customer[reason["feature"]] for reason in answer["reasons"])
     assert check(answer["message"]["text"], 10, 6) == []
+
+
+def test_no_protected_column_is_shown_as_a_reason(bank_release: Release) -> None:
+    spec = bank_release.spec.model_copy(
+        update={"columns": tuple(c.model_copy(update={"protected": c.name == "euribor3m"}) for c in bank_release.spec.columns)}
+    )
+    hidden = Client(create_app("v1", dataclasses.replace(bank_release, spec=spec)))
+    customer = stated(bank_release)
+    shown = [
+        {reason["feature"] for reason in client.post({"customer": customer}).json()["reasons"]}
+        for client in (Client(create_app("v1", bank_release)), hidden)
+    ]
+    assert "age" not in shown[0]
+    assert shown[0] - shown[1] == {"euribor3m"}
 
 
 def test_every_answer_has_an_id_of_its_own(client: Client, customer: dict[str, Any]) -> None:
@@ -236,6 +252,13 @@ def test_health_and_readiness_say_what_answers(client: Client, release: Release)
         "history": "comes with the request",
         "warnings": [],
     }
+
+
+def test_a_replaced_part_and_a_table_without_the_bridge_are_warned_of(release: Release) -> None:
+    bridge = Bridge({"roles": ["senior"], "cells": {}, "overall": 0.1}, dataset("telco", bridge=[]))
+    other = dataclasses.replace(release, replaced=("risk",), bridge=bridge)
+    warnings = Client(create_app("v1+risk", other)).get("/readyz").json()["warnings"]
+    assert warnings == ["risk is that of RISK_MODEL_PATH, not the release's own", bridge.warning]
 
 
 def test_metrics_count_requests_decisions_and_seconds(client: Client, release: Release) -> None:

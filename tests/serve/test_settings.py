@@ -36,10 +36,13 @@ def test_without_a_path_the_current_release_is_served(store: Path, monkeypatch: 
 def test_a_part_is_overridden_by_the_playbook_s_names(artifact: Path, store: Path, tmp_path: Path) -> None:
     part(tmp_path / "risk", dataset("telco"), seed=8)
     other = publish(tmp_path / "store", "risk", tmp_path / "risk")
-    plain = load_release(read({"RELEASE_PATH": str(artifact)}))[1]
+    version, plain = load_release(read({"RELEASE_PATH": str(artifact)}))
+    assert plain.replaced == ()
     accept = store / "toy" / "accept" / ("f" * 64)
     settings = read({"RELEASE_PATH": str(artifact), "RISK_MODEL_PATH": str(other), "ACCEPT_MODEL_PATH": str(accept)})
-    release = load_release(settings)[1]
+    changed, release = load_release(settings)
+    assert changed == f"{version}+risk+accept"
+    assert release.replaced == ("risk", "accept")
     assert release.versions["risk"] != plain.versions["risk"]
     assert release.versions["accept"] == plain.versions["accept"]
 
@@ -63,6 +66,12 @@ def test_a_setting_that_can_not_be_used_is_named(environment: dict[str, str], sa
     assert says in str(error.value)
     assert error.value.exit_code == 2
     assert "\n" not in str(error.value)
+
+
+def test_a_bucket_is_said_not_to_be_a_store_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETAIN_STORE", "gs://retain/artifacts")
+    with pytest.raises(RetainError, match=r"RETAIN_STORE=gs://retain/artifacts: only a folder can be a store so far"):
+        read({})
 
 
 def test_a_damaged_pointer_is_named(tmp_path: Path) -> None:
