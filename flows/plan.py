@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -113,8 +114,15 @@ def put_sources(plan: Plan) -> None:
     """Copies the source files into the store, where every machine finds them under their hash."""
     for stage, source in plan.sources.items():
         key = plan.source_key(stage)
-        if key and source.path:
-            plan.store.put_file(key, source.path)
+        if key is None or source.path is None:
+            continue
+        try:
+            found = hashlib.sha256(source.path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(f"{source.path}: can't be read any more ({error.strerror}). Run this again") from None
+        if found != source.sha256:
+            raise DataError(f"{source.path}: changed since the plan was made. Run this again")
+        plan.store.put_file(key, source.path)
 
 
 def stage_config(experiment: Experiment, name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import ROOT
-from flows.plan import load_experiment, make_plan, stage_config
+from flows.plan import load_experiment, make_plan, put_sources, stage_config
 from retain.dataset import DatasetSpec
 from tasks.data import sources, synthetic
 from tasks.data.sources import Source
@@ -85,6 +85,18 @@ def test_the_locked_experiment_refuses_synthetic_data_naming_every_missing_file(
     assert "campaigns: bank-additional-full.csv" in message
     assert "Set RETAIN_DATA_DIR" in message
     assert make_plan("local").sources["customers"].kind == "synthetic"
+
+
+@pytest.mark.parametrize(("harm", "words"), [("removed", "can't be read any more"), ("changed", "changed since")])
+def test_a_table_that_is_not_what_was_planned_with_is_refused(tables: Path, harm: str, words: str) -> None:
+    plan = make_plan("local", ["risk"])
+    (path,) = tables.glob("Telco*")
+    if harm == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(DataError, match=words):
+        put_sources(plan)
 
 
 def test_synthetic_rows_of_another_seed_are_another_source(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
