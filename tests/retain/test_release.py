@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retain.dataset import protected_columns
 from retain.release import Release, ReleaseError, load, with_part
 from tests.releases import dataset, inputs, part, rows, run_stage
 
@@ -47,6 +48,17 @@ def test_a_customer_is_scored_as_the_parts_score_her(release: Release) -> None:
         assert margin == pytest.approx(float(release.risk.trees.margin(features)), abs=1e-4)
         assert {name for name, _ in reasons} <= {column.name for column in release.spec.columns}
     assert {release.decide(row)[0].action for row in table} == {"contact", "no_contact"}
+
+
+def test_protected_columns_are_no_reasons(release: Release) -> None:
+    protected = {column.name for column in protected_columns(release.spec)}
+    left_out = set()
+    for row in rows(release.spec, 20, seed=5):
+        x = release.risk.features(row)
+        every, shown = release.risk.reasons(x), release.reasons(x)
+        assert shown == [reason for reason in every if reason[0] not in protected]
+        left_out |= {name for name, _ in every} - {name for name, _ in shown}
+    assert left_out == protected
 
 
 def test_only_a_table_with_the_bank_s_columns_gets_the_full_acceptance(tmp_path: Path, release: Release) -> None:

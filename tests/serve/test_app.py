@@ -23,10 +23,19 @@ ROOT = Path(__file__).resolve().parents[2]
 CHUNK = b"[" * 65_536
 
 
-def serve(environment: dict[str, str]) -> subprocess.Popen[str]:
+class Served(subprocess.Popen[str]):
+    """Killed rather than waited for when a test fails."""
+
+    def __exit__(self, *error: Any) -> None:
+        if self.poll() is None:
+            self.kill()
+        super().__exit__(*error)
+
+
+def serve(environment: dict[str, str], code: str = "") -> Served:
     plain = {name: value for name, value in os.environ.items() if not re.match("RETAIN|RELEASE|.*_PATH$", name)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "serve"],
+    return Served(
+        [sys.executable, "-c", f"{code}; raise SystemExit(a.main())"] if code else [sys.executable, "-m", "serve"],
         cwd=ROOT,
         env=plain | environment,
         stdout=subprocess.PIPE,
@@ -55,7 +64,7 @@ def test_a_replaced_part_is_told_at_the_start_and_in_answers(artifact: Path, sto
         assert process.stdout is not None
         assert process.stderr is not None
         line = process.stdout.readline()
-        found = re.search(r"release ([0-9a-f]{12}\+risk) \((\S+), risk of (\S+)\) on (http://[\d.:]+)", line)
+        found = re.search(r"release ([0-9a-f]{12}\+risk) \((\S+), risk of (\S+)\) on (http://[\d.]+:\d+)", line)
         assert found, line
         assert found.group(2, 3) == (str(artifact), str(risk))
         with urllib.request.urlopen(f"{found[4]}/readyz", timeout=30) as response:
