@@ -16,8 +16,11 @@ from starlette.exceptions import HTTPException
 from engine.errors import RetainError
 from retain.release import Release
 from serve.metrics import Metrics
+from serve.protocol import LimitedProtocol
 from serve.routes import Observed, Service, refused, router
 from serve.settings import Settings, load_release, read, warnings
+
+MAX_CONNECTIONS = 512  # at a time, idle ones among them; whoever comes then gets 503
 
 
 def create_app(version: str, release: Release) -> FastAPI:
@@ -65,7 +68,8 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=LimitedProtocol,
+        limit_concurrency=MAX_CONNECTIONS,
         ws="none",
         log_level="warning",
         access_log=False,

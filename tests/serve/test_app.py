@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from retain.release import Release
+from serve.protocol import MAX_HEAD, MAX_PIPELINE
 from tests.releases import rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,3 +165,126 @@ def test_the_service_imports_no_training_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.fixture(scope="module")
+def hasty(artifact: Path) -> Iterator[tuple[str, int]]:
+    """A service that waits one second for a head and serves four connections."""
+    code = "import serve.app as a, serve.protocol as p; p.HEAD_SECONDS = 1.0; a.MAX_CONNECTIONS = 4"
+    with serve({"RELEASE_PATH": str(artifact), "PORT": "0"}, code) as process:
+        assert process.stdout is not None
+        found = re.search(r"on http://([\d.]+):(\d+)", process.stdout.readline())
+        assert found
+        yield found[1], int(found[2])
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := connection.recv(65_536):
+            found += piece
+    return found
+
+
+def alive(connection: socket.socket) -> bool:
+    """Whether one answer of /healthz comes."""
+    found = b""
+    while not found.endswith(b"}") and (piece := connection.recv(65_536)):
+        found += piece
+    return found.startswith(b"HTTP/1.1 200 ")
+
+
+def refused_while_sending(address: tuple[str, int], start: bytes, piece: bytes, most: int) -> bool:
+    """Whether the service closes before it was sent `most` bytes."""
+    with socket.create_connection(address, timeout=30) as connection:
+        try:
+            connection.sendall(start)
+            for _ in range(most // len(piece)):
+                connection.sendall(piece)
+        except (ConnectionResetError, BrokenPipeError):
+            return True
+    return False
+
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: test\r\n"
+ENDLESS = [
+    pytest.param(GET + b"X: ", b"a" * 40_000, id="header"),
+    pytest.param(GET, b"X: y\r\n" * 8_000, id="headers"),
+    pytest.param(b"GET /", b"a" * 40_000, id="url"),
+]
+
+
+@pytest.mark.parametrize(("start", "piece"), ENDLESS)
+def test_an_endless_head_is_answered_431_and_closed(address: tuple[str, int], start: bytes, piece: bytes) -> None:
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall((start + piece)[: MAX_HEAD + 1])
+        answer = everything(connection)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"detail": "request line and headers may have 32768 bytes"}
+    assert refused_while_sending(address, start, piece, 64 * 1024 * 1024)
+
+
+def test_endless_trailers_are_closed(address: tuple[str, int]) -> None:
+    for path in (b"/retain", b"/nowhere"):
+        start = head("Transfer-Encoding: chunked").replace(b"/retain", path) + b"0\r\n"
+        assert refused_while_sending(address, start, b"X: y\r\n" * 8_000, 64 * 1024 * 1024)
+
+
+def test_a_head_of_just_less_than_the_limit_is_read(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=30) as connection:
+        for _ in range(3):  # each head has its own limit
+            connection.sendall(GET + b"X: " + b"a" * 30_000 + b"\r\n\r\n")
+            assert alive(connection)
+
+
+def test_a_few_pipelined_requests_are_answered_and_many_are_not(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall((GET + b"\r\n") * MAX_PIPELINE + GET + b"Connection: close\r\n\r\n")
+        assert everything(connection).count(b"HTTP/1.1 200 ") == MAX_PIPELINE + 1
+    assert refused_while_sending(address, b"", (GET + b"\r\n") * 2_000, 64 * 1024 * 1024)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(GET + b"X: a", id="half a head"),
+        pytest.param(GET + b"\r\n" + GET, id="half a second head"),
+    ],
+)
+def test_half_sent_heads_are_closed(hasty: tuple[str, int], sent: bytes) -> None:
+    with socket.create_connection(hasty, timeout=30) as connection:
+        connection.sendall(sent)
+        assert everything(connection).count(b"HTTP/1.1 200 ") == sent.count(b"\r\n\r\n")
+
+
+def closed_while_dripping(connection: socket.socket, seconds: float) -> bool:
+    """Whether the service closes although a line end, which belongs to no request, comes every tenth of a second."""
+    connection.settimeout(0.1)
+    for _ in range(round(seconds * 10)):
+        try:
+            connection.sendall(b"\r\n")
+            if connection.recv(1) == b"":
+                return True
+        except TimeoutError:
+            continue
+        except (ConnectionResetError, BrokenPipeError):
+            return True
+    return False
+
+
+def test_a_dripping_head_is_closed(hasty: tuple[str, int]) -> None:
+    with socket.create_connection(hasty, timeout=30) as connection:
+        connection.sendall(GET + b"\r\n")
+        assert alive(connection)
+        assert closed_while_dripping(connection, seconds=20)
+
+
+def test_more_connections_than_the_limit_get_503(hasty: tuple[str, int]) -> None:
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(socket.create_connection(hasty, timeout=30)) for _ in range(4)]
+        connections[-1].sendall(GET + b"Connection: close\r\n\r\n")
+        assert everything(connections[-1]).startswith(b"HTTP/1.1 503 ")
+    with urllib.request.urlopen(f"http://{hasty[0]}:{hasty[1]}/healthz", timeout=30) as response:
+        assert response.status == 200
