@@ -3,8 +3,8 @@
 A bank is a list of {situation, offer, text, source, score}: templates now, texts of a language model later, in the
 same place. A text has slots ({offer}, {months}), so no amount is ever written by hand or by a model. check() runs
 over a whole bank when it is released and again over each message when it is sent; it prefers turning down a good
-text to sending a bad one. It reads words, not meaning: what it can't see (irony, another language) is kept out by
-the judges a bank passes before it is released.
+text to sending a bad one. It is a list of English words and phrases, no more (its docstring says which): it is the
+last look at texts that were written with care, not what makes a language model's texts safe by itself.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-SITUATIONS = ("price", "low_use", "support", "contract_end", "payment", "new", "default")
+SITUATIONS = ("price", "support", "contract", "payment", "new", "default")
 
 # Which role's column, when it is what raises the risk most, makes which situation.
 SITUATION_OF_ROLE = {
     "monthly_charge": "price",
     "total_charge": "price",
-    "use": "low_use",
     "internet": "support",
     "support": "support",
-    "contract": "contract_end",
+    "contract": "contract",  # its kind: when one ends, no table says so far
     "payment": "payment",
     "tenure": "new",
 }
@@ -161,15 +160,9 @@ def _entry(item: object, where: str) -> Entry:
 TEMPLATES = {
     "price": (
         "Your bill should feel right for what you get. We would like to take {offer} off your monthly charge for"
-        " {months}; everything else about your plan stays as it is. Reply YES and we will set it up for you.",
+        " {months}; nothing else about your plan changes. Reply YES and we will set it up for you.",
         "Your bill should feel right for what you get. We are happy to go through your plan with you and see whether"
         " another one suits you better. Reply YES and we will call you at a time that you choose.",
-    ),
-    "low_use": (
-        "There is more in your plan than most people find at first. We would like to show you the parts that suit"
-        " you, and to take {offer} off your monthly charge for {months}. Reply YES to have both.",
-        "There is more in your plan than most people find at first. We would like to show you the parts that suit"
-        " you, whenever you have a moment. Reply YES and we will send you a short guide.",
     ),
     "support": (
         "Good help should be easy to reach. One of our specialists would be glad to check that your service runs as"
@@ -177,11 +170,12 @@ TEMPLATES = {
         "Good help should be easy to reach. One of our specialists would be glad to check that your service runs as"
         " it should and to answer your questions. Reply YES and we will call you at a time that you choose.",
     ),
-    "contract_end": (
-        "This may be a good moment to look at your plan again. If you would like to stay on, we will take {offer} off"
-        " your monthly charge for {months}. Reply YES and we will add it to your account.",
-        "This may be a good moment to look at your plan again. We can go through the choices with you and explain"
-        " each of them in plain words. Reply YES and we will be in touch.",
+    # For every kind of contract: of the 711 customers of exp_001_mvp whom it concerns, none has one with a term.
+    "contract": (
+        "Your plan should fit the way you live. We would be glad to go through its terms with you, and to take {offer}"
+        " off your monthly charge for {months} whichever terms suit you. Reply YES to have both.",
+        "Your plan should fit the way you live. We would be glad to go through its terms with you and explain the"
+        " choices in plain words. Reply YES and we will call you at a time that you choose.",
     ),
     "payment": (
         "Paying your bill should take no effort. We can help you find the way to pay that suits you, and we would"
@@ -237,11 +231,17 @@ _PERCENT = r"(?:%|per ?-?cent\b|pct\b|percentage\b)"
 _PERCENT_NEXT = re.compile(rf" ?-?{_PERCENT}")
 # "ten or more percent", "twenty off", "fifteen full per cent": up to two words in between still make it one.
 _PERCENT_NEAR = re.compile(rf"(?:[ -]+[a-z]+){{0,2}}?[ -]*(?:{_PERCENT}|\boff\b|\bdiscount|\bless\b|\bpoints?\b)")
-_DURATION_NEXT = re.compile(r"[ -]+(?:more |full |whole )?(day|week|month|year)s?\b")
+_DURATION_NEXT = re.compile(r"[ -]+(?:full |whole )?(day|week|month|year)s?\b(?! (?:more|longer|extra|further|on top))")
+# Every other way to speak of a time that an offer runs; "each month" and "per month" state none.
+_DURATION = re.compile(
+    r"(?<!each )(?<!per )\bmonths?\b|\b(?:days|weeks?|fortnight\w*|years?|yearly|annual\w*|quarterly|decades?|"
+    r"centur\w+|dozens?|couple|several|a few|summer|winter|autumn|seasons?)\b"
+)
 _QUALIFIED = re.compile(
     r"\b(?:up to|as much as|at least|at most|more than|less than|over|under|above|another|extra|additional|further|"
     r"nearly|almost|about|around|roughly|minus|plus)\b[ a-z]{0,12}?[ (]*(?:\d|" + rf"(?:{_ANY_TEEN}|{_ANY_TEN})\b)"
 )
+_OTHER_DURATION = "names a duration that is not the offer's"
 _SPELLED = re.compile(r"(?:\b[a-z][ .,;:-]+){4,}")
 _JOINED = re.compile(r"(?<=\w)[-–—'’.](?=\w)")
 
@@ -259,16 +259,24 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
         "promises something besides the offer",
         _words(
             r"(?<!feel )free", r"gifts?", r"vouchers?", r"coupons?", r"refund\w*", r"rebate\w*", r"cash ?back",
-            r"credit(?! card)\w*", r"waive\w*", r"complimentary", r"bonus\w*", r"no (?:charge|cost|fee)s?",
-            r"without charge", r"prizes?", r"rewards?",
+            r"credit(?! card)\w*", r"waive\w*", r"complimentary", r"bonus\w*",
+            r"(?:no|without|zero) (?:\w+ )?(?:charge|cost|fee|payment)s?", r"prizes?", r"rewards?", r"on the house",
+            r"(?<!count )(?<!rely )on us", r"our treat", r"ourselves",
+            r"we(?: will|ll| can| would|d| shall)? (?:\w+ ){0,2}(?:pay|cover|settle)",
+            r"(?:pay|pays|paying|cost|costs|charge|charged|owe) (?:\w+ ){0,2}nothing", r"nothing (?:more )?to pay",
+            r"present", r"surprise", r"upgrade\w*", r"money", r"cash", r"dollars?", r"euros?", r"pounds?", r"cents",
+            r"pence", r"penn(?:y|ies)", r"bucks?", r"quid", r"tenners?", r"fivers?", r"grand", r"usd", r"eur",
+            r"gbp",
         ),
     ),
     (
         "guarantees something",
         _words(
-            r"guarant\w*", r"promis\w*", "always", "never", r"forever", r"life ?time", r"for life", r"ever again",
+            r"guarant\w*", r"promis\w*", "always", "never", r"life ?time", r"for life", r"ever again",
             r"no matter what", r"definitely", r"certainly", r"assured?", r"no strings\w*", r"no catch", r"riskfree",
-            r"(?:best|lowest|cheapest) (?:price|rate|deal|offer)s?", "cheapest", r"permanent\w*",
+            r"(?:best|lowest|cheapest) (?:price|rate|deal|offer)s?", "cheapest", r"permanent\w*", r"for ?ever\w*",
+            r"(?:for )?as long as", r"while you are", r"for good", r"indefinite\w*", r"until further", r"unlimited",
+            r"rest of your", r"you have our word", r"rest assured", r"without fail", r"no end",
         ),
     ),
     (
@@ -277,16 +285,22 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"hurry", r"urgen\w*", "immediately", r"act (?:now|fast|today|quickly)", r"right (?:now|away)",
             r"last chance", r"final\w*", r"(?:only|just) today", r"today only", r"only (?:\w+ ){0,2}left",
             r"limited", r"expir\w*", r"deadlines?", r"miss(?:ing)? out", r"(?:dont|do not|cant|never) miss",
-            r"too late", r"ends? (?:soon|today|tonight)", r"while (?:it|stocks?|supplies) lasts?", r"must", r"or lose",
-            r"losing", r"regret\w*", r"running out", r"once in a", r"now or never", r"before (?:its|it is) gone",
-            r"asap", r"warning", r"penalt\w*",
+            r"too late", r"ends? (?:soon|today|tonight)", r"while (?:it|stocks?|supplies) lasts?", r"must",
+            r"or lose", r"losing", r"regret\w*", r"running out", r"once in a", r"now or never",
+            r"before (?:its|it is) gone", r"asap", r"warning", r"penalt\w*", r"today", r"tonight", r"tomorrow",
+            r"midnight", r"noon", r"soon(?:est|er)", r"(?:mon|tues|wednes|thurs|fri|satur|sun)days?", r"weekends?",
+            r"this (?:week|month|year|morning|evening)", r"within (?:\w+ ){0,2}(?:hour|day|week)s?", r"by the end",
+            r"end of", r"until", r"instant\w*", r"at once", r"straight away", r"only (?:now|until|for)",
+            r"(?:reply|call|act|answer|decide|respond|accept) (?:now|by)", r"dont (?:wait|delay|hesitate)",
+            r"do not (?:wait|delay)", r"without delay", r"time is", r"exclusive\w*",
         ),
     ),
     (
         "holds a link",
         _words(
             r"https?", r"www", r"click\w*", r"links?", r"dot com", r"tap here", r"web ?sites?", r"download\w*",
-            r"qr", r"e?mails? (?:us|me)", r"[a-z]+(?:dotcom)",
+            r"qr", r"dot", r"slash", r"url", r"home ?pages?", r"portal", r"online at", r"scan",
+            r"e?mails? (?:us|me)", r"[a-z]+(?:dotcom)",
         ),
     ),
     (
@@ -299,24 +313,48 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "talks about risk or about how it was chosen",
         _words(
-            r"predict\w*", r"forecast\w*", r"churn\w*", r"risk\w*", r"likel(?:y|ihood)", r"probab\w*", r"algorithm\w*",
-            r"models?", r"scores?", r"scored", r"profil\w*", r"analy[sz]\w*", r"machine learning", r"artificial\w*",
-            r"our (?:data|records|systems?)", r"leaving", r"(?:to|you|might|may|could|will) leave", r"leave us",
-            r"cancel\w*", r"switch\w*", r"notic(?:ed|ing)", r"we (?:have )?(?:seen?|saw|know) (?:that )?you",
-            r"monitor\w*", r"track\w*", r"competitors?", r"goodbye", r"selected",
+            r"predict\w*", r"forecast\w*", r"churn\w*", r"risk\w*", r"likel(?:y|ihood)", r"probab\w*",
+            r"algorithm\w*", r"models?", r"scores?", r"scored", r"profil\w*", r"analy[sz]\w*", r"machine learning",
+            r"artificial\w*", r"our (?:data|records|systems?)", r"leav(?:e|es|ing)", r"left us", r"stay\w*",
+            r"remain(?:ing)? (?:with|a|our)", r"quit\w*", r"about to", r"you(?:r)? go(?:ing)?", r"los(?:e|ing) you",
+            r"keep(?:ing)? you", r"part ways", r"departure", r"depart", r"farewell", r"good ?bye\w*", r"elsewhere",
+            r"mov(?:e|ing) (?:on|away)", r"other providers?", r"loyal\w*", r"retain\w*", r"retention",
+            r"terminat\w*", r"unsubscrib\w*", r"win you back", r"cancel\w*", r"switch\w*", r"notic(?:ed|ing)",
+            r"we (?:have )?(?:seen?|saw|know) (?:that )?you", r"monitor\w*", r"track\w*", r"competitors?",
+            r"selected",
         ),
     ),
     (
         "mentions a protected attribute",
         _words(
             r"genders?", r"sex\w*", r"males?", r"females?", r"man", r"men", r"wom[ae]n", r"lad(?:y|ies)",
-            r"gentlem[ae]n", "sir", "madam", "maam", r"mr", r"mrs", r"ms", r"miss", r"boys?", r"girls?", r"husbands?",
-            r"wi(?:fe|ves)", r"spouses?", r"partners?", r"marri\w*", r"divorc\w*", r"widow\w*", r"singles?",
-            r"senior\w*", r"elder\w*", r"old", r"older", r"oldest", r"young\w*", r"age", r"aged", r"ages",
-            r"retire\w*", r"pension\w*", r"child\w*", r"kids?", r"famil(?:y|ies)", r"dependa?ents?", r"dependants?",
-            r"pregnan\w*", r"mothers?", r"fathers?", r"mom", r"mum", r"dad", r"parents?", r"rac(?:e|ial)",
-            r"ethnic\w*", r"religi\w*", r"christian\w*", r"muslims?", r"jew\w*", r"disab\w*", r"gay", r"lesbian\w*",
-            r"national\w*", r"immigra\w*", r"citizen\w*", r"foreign\w*",
+            r"gentlem[ae]n", "sir", "madam", "maam", r"mr", r"mrs", r"ms", r"miss", r"boys?", r"girls?",
+            r"husbands?", r"wi(?:fe|ves)", r"spouses?", r"partners?", r"marri\w*", r"divorc\w*", r"widow\w*",
+            r"singles?", r"senior\w*", r"elder\w*", r"old", r"older", r"oldest", r"young\w*", r"age", r"aged",
+            r"ages", r"retire\w*", r"pension\w*", r"child\w*", r"kids?", r"famil(?:y|ies)", r"dependa?ents?",
+            r"dependants?", r"pregnan\w*",
+            r"(?:grand|step|god)?(?:mother|father|parent|son|daughter)(?:s|ly|al|hood)?",
+            r"(?:grand|step|god)child\w*", r"grand(?:ma|pa)s?", r"gran(?:ny|nies|dad)?", r"mom(?:s|my)?",
+            r"mum(?:my|s)?", r"dad(?:dy|s)?", r"aunts?", r"uncles?", r"brothers?", r"sisters?", r"bab(?:y|ies)",
+            r"teen\w*", r"adults?", r"youth\w*", r"boyfriends?", r"girlfriends?", r"fianc\w*", r"unmarried",
+            r"bachelor\w*", r"bride\w*", r"birthdays?", r"middle aged", r"rac(?:e|ial)", r"ethnic\w*", r"religi\w*",
+            r"christian\w*", r"muslims?", r"islam\w*", r"jew\w*", r"catholic\w*", r"protestant\w*", r"orthodox",
+            r"evangelical\w*", r"mormon\w*", r"hindu\w*", r"buddhis\w*", r"sikh\w*", r"atheis\w*", r"god",
+            r"faith\w*", r"church\w*", r"mosques?", r"temples?", r"synagogues?", r"pray\w*", r"christmas", r"easter",
+            r"ramadan", r"black", r"white", r"asian\w*", r"african\w*", r"hispanic\w*", r"latin\w*", r"arab\w*",
+            r"queer", r"(?:bi|homo|hetero|trans)sexual\w*", r"transgender\w*", r"wheelchair\w*", r"blind", r"deaf",
+            r"handicap\w*", r"illness\w*", r"disease\w*", r"politic\w*", r"migrants?", r"refugees?", r"disab\w*",
+            r"gay", r"lesbian\w*", r"national\w*", r"immigra\w*", r"citizen\w*", r"foreign\w*",
+        ),
+    ),
+    (
+        "insults the customer",
+        _words(
+            r"stupid\w*", r"idiot\w*", r"damn\w*", r"dumb\w*", r"moron\w*", r"imbecile\w*", r"fool\w*", r"hell",
+            r"(?:bull)?shit\w*", r"\w*fuck\w*", r"crap\w*", r"bastard\w*", r"bitch\w*", r"ass", r"arse\w*",
+            r"asshole\w*", r"bloody", r"piss\w*", r"suck\w*", r"losers?", r"shut up", r"hat(?:e|es|ed)", r"lazy",
+            r"ugly", r"pathetic", r"ridiculous\w*", r"ignoran\w*", r"worthless", r"useless", r"scum\w*", r"kill\w*",
+            r"die",
         ),
     ),
 )  # fmt: skip
@@ -331,6 +369,12 @@ def check(text: str, offer: int, months: int | None = None) -> list[str]:
 
     `offer` is the chosen percentage, which must be the only number of the text; 0 means that no discount may be
     mentioned. `months` is how long an offer runs, the only duration that may be named (None: none may be).
+
+    Checked: length and characters; numbers in digits, and in English words up to a hundred, fractions and multiples;
+    durations; and, by the word lists above, promises besides the offer, guarantees, pressure, links, identifiers, talk
+    of risk, of selection and of staying or leaving, protected attributes, insults; capitals and spelled-out letters.
+    Not checked: meaning. The same thought in words that no list has, a misspelling, another language, irony, a false
+    claim about the service, a tone that is unkind without an insult: all of these pass.
     """
     return list(broken_rules(text, offer, months))
 
@@ -359,7 +403,7 @@ def broken_rules(text: str, offer: int, months: int | None) -> tuple[str, ...]:
 
 
 def _amounts(low: str, offer: int, months: int | None) -> list[str]:
-    percentages, broken = set(), []
+    percentages, broken, spans = set(), [], []
     for match in _DIGITS.finditer(low):
         number = match[0].rstrip(".,")
         follows = low[match.start() + len(number) :]
@@ -374,11 +418,15 @@ def _amounts(low: str, offer: int, months: int | None) -> list[str]:
         duration = _DURATION_NEXT.match(follows)
         if duration:
             if months is None or duration[1] != "month" or value != months:
-                broken.append("names a duration that is not the offer's")
+                broken.append(_OTHER_DURATION)
+            spans.append((match.start(), match.end() + duration.end()))
         elif _PERCENT_NEAR.match(follows) or (value >= 5 and value % 5 == 0):
             percentages.add(value)
-    if re.search(r"\b(?:years?|decades?)\b", low):
-        broken.append("names a duration that is not the offer's")
+    rest = low
+    for start, end in spans:
+        rest = rest[:start] + "_" * (end - start) + rest[end:]
+    if _DURATION.search(rest):
+        broken.append(_OTHER_DURATION)
     if percentages != ({offer} if offer else set()) or _FRACTION.search(low) or _QUALIFIED.search(low):
         wanted = f"{offer} %" if offer else "none"
         broken.append(f"the only percentage must be the chosen one ({wanted})")

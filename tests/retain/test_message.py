@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retain.dataset import Role
 from retain.message import (
+    SITUATION_OF_ROLE,
     SITUATIONS,
     TEMPLATES,
     Bank,
@@ -111,6 +116,30 @@ def test_any_other_amount_is_turned_down(phrase: str) -> None:
         ("It holds for two years.", "duration"),
         ("It holds for twelve months.", "duration"),
         ("It holds all year.", "duration"),
+        ("It comes at no extra charge.", "besides the offer"),
+        ("Installation is on the house.", "besides the offer"),
+        ("We will pay your first bill ourselves.", "besides the offer"),
+        ("You will pay nothing for six months.", "besides the offer"),
+        ("You get a tenner each time.", "besides the offer"),
+        ("It is yours if you reply by Friday.", "presses"),
+        ("Reply today, this week only.", "presses"),
+        ("Answer before midnight.", "presses"),
+        ("We hate to see you go.", "risk"),
+        ("You seem about to quit.", "risk"),
+        ("Please stay on.", "risk"),
+        ("We would be sad to lose you.", "risk"),
+        ("It is nice for a grandmother.", "protected"),
+        ("Every grandson likes it.", "protected"),
+        ("Whether you are catholic or hindu, it fits.", "protected"),
+        ("See acme dot org for more.", "link"),
+        ("It may run a dozen months more.", "duration"),
+        ("It may run a fortnight longer.", "duration"),
+        ("It may run six more months.", "duration"),
+        ("It may run six months more.", "duration"),
+        ("It may run a few months.", "duration"),
+        ("It holds as long as you are with us.", "guarantees"),
+        ("It is yours for good.", "guarantees"),
+        ("You stupid idiot, damn you.", "insults"),
         ("DEAR CUSTOMER.", "shouts"),
         ("Really! Truly! Yes!", "shouts"),
         ("h u r r y to us.", "spells out"),
@@ -135,7 +164,18 @@ def test_without_an_offer_none_is_hinted_at(phrase: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "phrase", ["Feel free to ask.", "You can pay by credit card.", "We’re happy to help – any time.", "A real person."]
+    "phrase",
+    [
+        "Feel free to ask.",
+        "You can pay by credit card.",
+        "We’re happy to help – any time.",
+        "A real person.",
+        "You can pay your bill in one step.",
+        "It comes off each month.",
+        "A specialist will be glad to talk it over.",
+        "Hello from all of us, whenever you have a moment for a song or a film.",
+        "There is help within your plan, and our support department is glad to give it.",
+    ],
 )
 def test_harmless_words_are_let_through(phrase: str) -> None:
     assert check(f"{GOOD} {phrase}", 10, 6) == []
@@ -219,7 +259,7 @@ ROLES = {"monthly_charge": "Charge", "contract": "Contract", "payment": "Pay", "
 @pytest.mark.parametrize(
     ("reasons", "months", "expected"),
     [
-        ([("Contract", 0.9), ("Charge", 0.8)], 30, "contract_end"),
+        ([("Contract", 0.9), ("Charge", 0.8)], 30, "contract"),
         ([("Contract", -0.9), ("Charge", 0.8)], 30, "price"),  # what lowers the risk is no reason to talk
         ([("Colour", 0.9), ("Help", 0.1)], 30, "support"),
         ([("Pay", 0.1)], 30, "payment"),
@@ -227,7 +267,7 @@ ROLES = {"monthly_charge": "Charge", "contract": "Contract", "payment": "Pay", "
         ([("Months", 0.9), ("Pay", 0.1)], 8, "new"),
         ([("Contract", 0.9)], 2, "new"),
         ([("Contract", 0.9)], 0, "new"),
-        ([("Contract", 0.9)], None, "contract_end"),
+        ([("Contract", 0.9)], None, "contract"),
         ([("Contract", -0.9)], 30, "default"),
         ([], 30, "default"),
     ],
@@ -236,6 +276,16 @@ def test_a_situation_is_what_raises_the_risk_most(
     reasons: list[tuple[str, float]], months: int | None, expected: str
 ) -> None:
     assert situation(ROLES, reasons, {"Months": months}) == expected
+
+
+def test_every_situation_but_the_default_comes_from_a_role_that_a_table_can_have() -> None:
+    assert set(SITUATION_OF_ROLE) <= set(get_args(Role))
+    assert {*SITUATION_OF_ROLE.values(), "default"} == set(SITUATIONS)
+
+
+def test_what_the_templates_say_of_contracts_is_true_of_every_kind() -> None:
+    for text in TEMPLATES["contract"]:
+        assert not re.search(r"\b(?:end\w*|expir\w*|renew\w*|stay\w*|leav\w*|your contract)\b", text)
 
 
 def test_a_table_without_roles_has_one_situation() -> None:
