@@ -102,7 +102,7 @@ def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list
     risks = [release.risk.score(features) for features in x]
     decisions = [release.decide(row)[0] for row in rows]
     contacts = [i for i, decision in enumerate(decisions) if decision.action == "contact"]
-    reasons = [release.risk.reasons(features) for features in x]
+    reasons = [release.reasons(features) for features in x]
     texts = [found[1] for i in contacts if (found := release.message(decisions[i], reasons[i], rows[i]))]
     bodies = [json.dumps({"customer": row}).encode() for row in rows]
     service = Service("bench", release, Metrics())
@@ -118,7 +118,7 @@ def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list
     costs |= {
         "scoring in one call": cpu_us(lambda i: release.decide(rows[i]), n),
         "full acceptance model": cpu_us(lambda i: release.accept.score(release.accept.features(campaigns[i])), n),
-        "reasons": cpu_us(lambda i: release.risk.reasons(x[i]), n),
+        "reasons": cpu_us(lambda i: release.reasons(x[i]), n),
         "request read and checked": cpu_us(lambda i: service.reader.read(bodies[i]), n),
         "body to answer": cpu_us(lambda i: service.answer(bodies[i]), n),
         "whole handler": asyncio.run(_handler_us(release, bodies[:n])),
