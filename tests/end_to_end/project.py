@@ -106,7 +106,7 @@ class Project:
 
 
 def copy_project(folder: Path) -> Project:
-    """The files that git would take, and seeded tables in place of the real ones."""
+    """The files that git would take, and a copy of the real tables; of seeded ones where there are none."""
     listing = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -119,7 +119,12 @@ def copy_project(folder: Path) -> Project:
     data = folder / "data"
     data.mkdir()
     for table in (stages.customers, stages.campaigns):
-        (data / table.dataset.source.files[0]).write_bytes(synthetic.csv(table.dataset, seed=1))
+        names = table.dataset.source.files
+        real = [path for name in names if (path := Path(os.environ.get("RETAIN_DATA_DIR", "")) / name).is_file()]
+        if real:
+            shutil.copyfile(real[0], data / real[0].name)
+        else:
+            (data / names[0]).write_bytes(synthetic.csv(table.dataset, seed=1))
     return Project(folder / "project", data, folder / "store")
 
 
