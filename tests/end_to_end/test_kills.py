@@ -63,7 +63,7 @@ def shoot(project: Project, rng: random.Random) -> dict[str, float]:
         while kills < KILLS:
             run = project.start("run")
             while run.poll() is None and kills < KILLS:
-                time.sleep(rng.uniform(0.2, 2.5))
+                time.sleep(rng.uniform(0.2, 1.5))  # five shots have to fit into the ten seconds of a run
                 attempts = watch.attempts()
                 # A parent dies as often as a stage; a run without attempts is starting up or ending.
                 target = rng.choice(["parent", "stage"]) if attempts else None
