@@ -164,10 +164,6 @@ def column(spec: DatasetSpec, name: str) -> Column:
     raise KeyError(name)
 
 
-def id_column(spec: DatasetSpec) -> str | None:
-    return spec.roles.get("id")
-
-
 def feature_columns(spec: DatasetSpec) -> tuple[Column, ...]:
     """The columns a model may see: neither the id nor what is known only after the outcome."""
     return tuple(column for column in spec.columns if column.kind != "id" and not column.leak)

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,11 @@ class Release:
 
         The risk is theirs too, but neither a message nor whoever reads an answer gets to act on them.
         """
-        protected = {column.name for column in protected_columns(self.spec)}
-        return [reason for reason in self.risk.reasons(x) if reason[0] not in protected]
+        return [reason for reason in self.risk.reasons(x) if reason[0] not in self._protected]
+
+    @cached_property
+    def _protected(self) -> frozenset[str]:
+        return frozenset(column.name for column in protected_columns(self.spec))
 
     def full_acceptance(self, values: Mapping[str, object]) -> float | None:
         """The whole acceptance model's score; None for a table without the bank's columns."""
