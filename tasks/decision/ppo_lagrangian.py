@@ -1,0 +1,610 @@
+"""PPO under constraints: the most reward whose costs stay within their limits, each by a multiplier of its own.
+
+One iteration plays the whole cohort for a year, moves the multipliers by what that year cost (on-policy, before the
+policy: OmniSafe's order), and improves the policy on (A_reward - sum of multiplier x A_cost) / (1 + sum of
+multipliers). `Learner.iterate` is the algorithm; what it calls stands above it.
+
+- PPO: Schulman et al. 2017 (https://arxiv.org/abs/1707.06347); advantages: GAE, https://arxiv.org/abs/1506.02438.
+- Multipliers: PID control, Stooke, Achiam and Abbeel 2020 (https://arxiv.org/abs/2007.03964).
+
+Four ideas are not textbook:
+
+- **Survival is integrated out.** The environment says how likely a customer stays instead of drawing it. Rewards and
+  costs are per customer still there, survival is the discount of the next month, and a sample weighs as much as the
+  share of its customer that is left. The expectation is the same, the noise is less.
+- **The critic knows the month, the policy doesn't.** They share a body, and each month has a value head of its own:
+  what is still to come shrinks with every month, and a policy in service has no clock.
+- **Every customer plays at a price of her own**, spread around the first multiplier, and the network sees it. So one
+  training gives the policies of a whole range of prices (retain/policy.py), and the multiplier is driven by the cost
+  at its own price, read off a parabola through costs over prices.
+- **Every draw comes from (seed, iteration)**, so a checkpoint needs no generator, and none of torch's is used.
+
+The loss' gradient by logits and values is written out (`gradients`): autograd through a softmax over five columns
+took as long as half the network.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.checkpoint import Preempted
+from engine.errors import RetainError
+from retain.policy import Policy, price_input
+
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+WORLD, DRAWS, ORDER = 0, 1, 2  # what a generator of (seed, iteration, purpose) draws
+
+
+class Step(Protocol):
+    """A month of n customers. Reward, costs and survival are per customer still there at its start."""
+
+    @property
+    def observation(self) -> Singles:
+        """(n, o), of the next month."""
+        ...
+
+    @property
+    def reward(self) -> Floats:
+        """(n,)"""
+        ...
+
+    @property
+    def costs(self) -> Floats:
+        """(n, k)"""
+        ...
+
+    @property
+    def survival(self) -> Floats:
+        """(n,): probability of being there at the next month's start."""
+        ...
+
+
+class Environment(Protocol):
+    """n customers at once; an episode has a fixed number of months, and what comes after them is worth nothing."""
+
+    @property
+    def customers(self) -> int: ...
+    @property
+    def months(self) -> int: ...
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Names of the columns of an observation."""
+        ...
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """Names of the actions; the first one is always allowed."""
+        ...
+
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        """Names of the costs. The first is in units of the reward, and its price can be refitted after training."""
+        ...
+
+    def reset(self, rng: np.random.Generator) -> Singles:
+        """The first observation (n, o) of an episode, which draws from `rng` alone."""
+        ...
+
+    def mask(self) -> Mask:
+        """(n, a): what is allowed now."""
+        ...
+
+    def step(self, actions: NDArray[np.int64]) -> Step: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`limits`: cost of an episode, mean over customers; one for each constraint, above 0. `multipliers`: at the start.
+
+    `pid`: gains of the multipliers, per relative excess of cost over its limit. `price_spread`: every customer's
+    1 + price lies within a factor exp(+-price_spread) of 1 + the first multiplier; 0 trains at one price. Learning rate
+    and entropy bonus fall to 0 in a straight line.
+    """
+
+    iterations: int
+    epochs: int
+    minibatches: int  # of an epoch
+    hidden: tuple[int, ...]
+    learning_rate: float
+    gae_lambda: float
+    clip: float
+    entropy: float
+    value_weight: float
+    limits: tuple[float, ...]
+    multipliers: tuple[float, ...]
+    pid: tuple[float, float, float]
+    price_spread: float
+    validate_every: int  # iterations
+    checkpoint_every: int
+
+
+def check(env: Environment, settings: Settings) -> None:
+    """Raises RetainError when nothing can be learnt by these settings in this environment."""
+    k = len(env.constraints)
+    if len(settings.limits) != k or len(settings.multipliers) != k or not k:
+        raise RetainError(f"limits and multipliers: wants one each for {', '.join(env.constraints) or 'no constraint'}")
+    for name, limit, multiplier in zip(env.constraints, settings.limits, settings.multipliers):
+        if not 0 < limit < np.inf:
+            raise RetainError(f"a limit of {limit:g} on {name}: a multiplier needs one above 0")
+        if not 0 <= multiplier < np.inf:
+            raise RetainError(f"a multiplier of {multiplier:g} on {name}: it is a finite number from 0")
+    if len(env.actions) < 2:
+        raise RetainError("there are no offers: nothing is to be learnt")
+    if not 1 <= settings.minibatches <= env.customers:
+        raise RetainError(f"{settings.minibatches} minibatches of {env.customers} customers: wants 1 to that many")
+    if min(settings.iterations, settings.epochs, settings.validate_every, settings.checkpoint_every) < 1:
+        raise RetainError("iterations, epochs, validate_every and checkpoint_every start at 1")
+
+
+class Multipliers:
+    """One for each constraint, by PID control of (cost - limit) / limit.
+
+    Costs have different units. A multiplier of cost k moves in units of limit 0 / limit k, so that the same excess
+    moves what a whole limit is worth by the same amount.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.limits = np.array(settings.limits, dtype=np.float64)
+        self.unit = self.limits[0] / self.limits
+        self.gains = settings.pid
+        self.value = np.array(settings.multipliers, dtype=np.float64)
+        self.integral = self.value / self.unit
+        self.excess = np.zeros_like(self.limits)
+
+    def update(self, costs: Floats) -> None:
+        """`costs` (k,): what an episode cost."""
+        proportional, integral, derivative = self.gains
+        excess = costs / self.limits - 1
+        rise = np.maximum(0.0, excess - self.excess)  # a falling cost is not resisted, as in the paper
+        self.integral = np.maximum(0.0, self.integral + integral * excess)
+        found = self.integral + proportional * excess + derivative * rise
+        self.value = self.unit * np.maximum(0.0, found)
+        self.excess = excess
+
+
+class Network:
+    """A tanh body, logits, and for each month a linear value of each stream (reward first, then the costs).
+
+    Inputs are standardised observations and, last, the price; values are standardised, too (`Scales`).
+    """
+
+    def __init__(self, inputs: int, actions: int, months: int, streams: int, hidden: tuple[int, ...]) -> None:
+        widths = [inputs, *hidden]
+        self.weights = [torch.zeros(a, b) for a, b in zip(widths, [*hidden, actions])]
+        self.biases = [torch.zeros(b) for b in [*hidden, actions]]
+        self.value_weight = torch.zeros(months, hidden[-1], streams)
+        self.value_bias = torch.zeros(months, 1, streams)
+        for parameter in self.parameters():
+            parameter.requires_grad_()
+
+    def initialise(self, rng: np.random.Generator) -> None:
+        """Orthogonal; a small last layer, so that every action is as likely at first, as CleanRL does it."""
+        gains = [*[2.0**0.5] * (len(self.weights) - 1), 0.01]
+        with torch.no_grad():
+            for weight, gain in zip(self.weights, gains):
+                weight.copy_(torch.from_numpy(np.float32(gain) * _orthogonal(weight.shape[0], weight.shape[1], rng)))
+
+    def parameters(self) -> list[Tensor]:
+        return [*self.weights, *self.biases, self.value_weight, self.value_bias]
+
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (months, n, a) and values (months, n, streams) of inputs (months, n, i)."""
+        body = self._body(inputs)
+        values = torch.baddbmm(self.value_bias, body, self.value_weight)
+        return body @ self.weights[-1] + self.biases[-1], values
+
+    def month(self, inputs: Tensor, month: int) -> tuple[Tensor, Tensor]:
+        """Logits (n, a) and values (n, streams) of one month's inputs (n, i)."""
+        body = self._body(inputs)
+        values = body @ self.value_weight[month] + self.value_bias[month]
+        return body @ self.weights[-1] + self.biases[-1], values
+
+    def _body(self, inputs: Tensor) -> Tensor:
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
+            inputs = torch.tanh(inputs @ weight + bias)
+        return inputs
+
+
+def _orthogonal(rows: int, columns: int, rng: np.random.Generator) -> Singles:
+    square = rng.normal(size=(max(rows, columns), min(rows, columns)))
+    basis, triangle = np.linalg.qr(square)
+    basis *= np.sign(np.diag(triangle))
+    return np.asarray(basis if rows >= columns else basis.T, dtype=np.float32)
+
+
+@dataclass
+class Scales:
+    """What makes observations and returns numbers of order one, measured once.
+
+    Moving statistics would change the function under the optimiser's feet.
+    """
+
+    mean: Singles  # (o,)
+    scale: Singles  # (o,)
+    offset: Floats  # (months, streams)
+    spread: Floats  # (streams,)
+
+    @classmethod
+    def of(cls, observations: Singles, returns: Floats) -> Scales:
+        """Of observations (months, n, o) and returns (months, n, streams); what never varies stays as it is."""
+        deviation = observations.std(axis=(0, 1), dtype=np.float64)
+        offset = returns.mean(axis=1)
+        spread = (returns - offset[:, None]).std(axis=(0, 1))
+        return cls(
+            observations.mean(axis=(0, 1), dtype=np.float64).astype(np.float32),
+            np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32),
+            offset,
+            np.where(spread > 0, spread, 1.0),
+        )
+
+
+@dataclass
+class Episode:
+    """A year of the cohort; a stream is the reward or one of the costs."""
+
+    inputs: Singles  # (months, n, o + 1), standardised, the price last
+    mask: Mask  # (months, n, a)
+    actions: NDArray[np.int64]  # (months, n)
+    log_probability: Singles  # (months, n)
+    values: Floats  # (months, n, streams)
+    streams: Floats  # (months, n, streams)
+    survival: Floats  # (months, n)
+
+    @property
+    def left(self) -> Floats:
+        """(months, n): the share of a customer that is still there at the start of each month."""
+        alive = np.ones_like(self.survival)
+        np.cumprod(self.survival[:-1], axis=0, out=alive[1:])
+        return alive
+
+
+def play(env: Environment, network: Network, scales: Scales, prices: Floats, seed: int, iteration: int) -> Episode:
+    """One episode at `prices` (n,)."""
+    rng = np.random.default_rng([seed, iteration, DRAWS])
+    months, n, streams = env.months, env.customers, 1 + len(env.constraints)
+    episode = Episode(
+        inputs=np.empty((months, n, len(env.observed) + 1), np.float32),
+        mask=np.empty((months, n, len(env.actions)), np.bool_),
+        actions=np.empty((months, n), np.int64),
+        log_probability=np.empty((months, n), np.float32),
+        values=np.empty((months, n, streams)),
+        streams=np.empty((months, n, streams)),
+        survival=np.empty((months, n)),
+    )
+    episode.inputs[:, :, -1] = price_input(prices)
+    observation = env.reset(np.random.default_rng([seed, iteration, WORLD]))
+    for month in range(months):
+        np.subtract(observation, scales.mean, out=episode.inputs[month, :, :-1])
+        episode.inputs[month, :, :-1] /= scales.scale
+        episode.mask[month] = env.mask()
+        with torch.no_grad():
+            logits, values = network.month(torch.from_numpy(episode.inputs[month]), month)
+            found = log_probabilities(logits, _barred(episode.mask[month])).numpy()
+        episode.values[month] = scales.offset[month] + scales.spread * values.numpy()
+        actions = episode.actions[month] = draw(np.exp(found), rng)
+        episode.log_probability[month] = found[actions, np.arange(n)]
+        step = env.step(actions)
+        observation = step.observation
+        episode.streams[month, :, 0], episode.streams[month, :, 1:] = step.reward, step.costs
+        episode.survival[month] = step.survival
+    return episode
+
+
+def _barred(mask: Mask) -> Tensor:
+    """What to add to logits, actions first: 0, or a number that leaves the forbidden a probability of 0."""
+    return torch.from_numpy(np.where(np.moveaxis(mask, -1, 0), np.float32(0), np.float32(-1e9)))
+
+
+def log_probabilities(logits: Tensor, barred: Tensor) -> Tensor:
+    """(a, ...) of logits (..., a). Actions first: a softmax over the last five columns takes 18 times as long."""
+    return torch.log_softmax(logits.movedim(-1, 0) + barred, dim=0)
+
+
+def draw(probabilities: Singles, rng: np.random.Generator) -> NDArray[np.int64]:
+    """An action (n,) from each column of `probabilities` (a, n); one of probability 0 is never drawn."""
+    below = np.cumsum(probabilities, axis=0, dtype=np.float64)
+    return np.asarray((rng.random(below.shape[1]) * below[-1] >= below).sum(axis=0))
+
+
+def advantages(episode: Episode, gae_lambda: float) -> Floats:
+    """Generalised advantage estimates (months, n, streams), discounted by survival."""
+    found = np.empty_like(episode.streams)
+    following, value = np.zeros_like(found[0]), np.zeros_like(found[0])
+    for month in reversed(range(len(found))):
+        stays = episode.survival[month][:, None]
+        surprise = episode.streams[month] + stays * value - episode.values[month]
+        following = found[month] = surprise + gae_lambda * stays * following
+        value = episode.values[month]
+    return found
+
+
+def cost_at_own_price(costs: Floats, place: Floats) -> Floats:
+    """(k,): what customers with `costs` (n, k) cost on average at the middle of the spread of their prices.
+
+    `place` (n,) in [-1, 1] says where in the spread a customer's price lay; the middle is read off a parabola.
+    """
+    if not place.any():
+        return np.asarray(costs.mean(axis=0))
+    return np.asarray(np.polynomial.polynomial.polyfit(place, costs, 2)[0])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """An episode as the optimiser reads it. A sample weighs as much as the share of its customer that is left.
+
+    `advantage` is the one that a customer's price and the other multipliers leave, of mean 0 and variance 1 over
+    samples that had a choice; `weight` is 0 for those that had none.
+    """
+
+    inputs: Tensor  # (months, n, i)
+    barred: Tensor  # (a, months, n)
+    chosen: Tensor  # (a, months, n): 1 for the action taken
+    log_probability: Tensor  # (months, n)
+    advantage: Tensor  # (months, n)
+    weight: Tensor  # (months, n)
+    left: Tensor  # (months, n, 1)
+    targets: Tensor  # (months, n, streams)
+
+    @classmethod
+    def of(cls, episode: Episode, prices: Floats, multipliers: Floats, scales: Scales, gae_lambda: float) -> Batch:
+        """`prices` (n,) are what the first cost is charged at, and what the network is shown; `multipliers` (k,)."""
+        found = advantages(episode, gae_lambda)
+        targets = (found + episode.values - scales.offset[:, None]) / scales.spread
+        charged = np.repeat(multipliers[None], len(prices), axis=0)  # (n, k)
+        charged[:, 0] = prices
+        advantage = (found[..., 0] - (charged * found[..., 1:]).sum(axis=-1)) / (1 + charged.sum(axis=-1))
+        left = episode.left
+        weight = left * (episode.mask.sum(axis=-1) > 1)
+        weight /= max(weight.mean(), 1e-12)
+        advantage -= (weight * advantage).mean()
+        advantage /= np.sqrt((weight * advantage**2).mean()) + 1e-12
+        episode.inputs[:, :, -1] = price_input(prices)
+        actions = np.arange(episode.mask.shape[-1])[:, None, None]
+        return cls(
+            inputs=torch.from_numpy(episode.inputs),
+            barred=_barred(episode.mask),
+            chosen=_singles(episode.actions == actions),
+            log_probability=torch.from_numpy(episode.log_probability),
+            advantage=_singles(advantage),
+            weight=_singles(weight),
+            left=_singles(left / left.mean())[..., None],
+            targets=_singles(targets),
+        )
+
+    def of_customers(self, rows: Tensor) -> Batch:
+        """The years of some customers."""
+        return Batch(
+            inputs=self.inputs.index_select(1, rows),
+            barred=self.barred.index_select(2, rows),
+            chosen=self.chosen.index_select(2, rows),
+            log_probability=self.log_probability.index_select(1, rows),
+            advantage=self.advantage.index_select(1, rows),
+            weight=self.weight.index_select(1, rows),
+            left=self.left.index_select(1, rows),
+            targets=self.targets.index_select(1, rows),
+        )
+
+
+def _singles(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
+class Gradients(NamedTuple):
+    logits: Tensor  # (months, n, a)
+    values: Tensor  # (months, n, streams)
+    entropy: Tensor  # these two (months, n), for the curves
+    ratio: Tensor
+
+
+@torch.no_grad()
+def gradients(
+    logits: Tensor, values: Tensor, batch: Batch, clip: float, entropy: float, value_weight: float
+) -> Gradients:
+    """Of PPO's loss, by logits and values. With p the policy, r its ratio to the one that played, H its entropy:
+
+    loss = mean(- weight x min(r A, clip(r, 1 - clip, 1 + clip) A) - entropy x weight x H
+                + value_weight x left x mean over streams of (value - target)^2)
+    """
+    logs = log_probabilities(logits, batch.barred)
+    p = logs.exp()
+    ratio = ((logs * batch.chosen).sum(0) - batch.log_probability).exp()
+    unclipped = torch.where(batch.advantage > 0, ratio < 1 + clip, ratio > 1 - clip)
+    gain = batch.weight * batch.advantage * ratio * unclipped
+    spread = -(p * logs).sum(0)
+    by_logits = (p - batch.chosen) * gain + (entropy * batch.weight) * p * (logs + spread)
+    by_values = batch.left * (values - batch.targets) * (2 * value_weight / values.numel())
+    return Gradients((by_logits / ratio.numel()).movedim(0, -1), by_values, spread, ratio)
+
+
+class Learner:
+    """What training is between two iterations; `state` is all of it, as named bytes without pickle."""
+
+    def __init__(self, env: Environment, settings: Settings, seed: int) -> None:
+        check(env, settings)
+        self.env, self.settings, self.seed = env, settings, seed
+        inputs, streams = len(env.observed) + 1, 1 + len(env.constraints)
+        self.network = Network(inputs, len(env.actions), env.months, streams, settings.hidden)
+        self.network.initialise(np.random.default_rng([seed, 0, ORDER]))
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate, eps=1e-5, fused=True)
+        self.multipliers = Multipliers(settings)
+        self.iteration = 0
+        self.curves: list[dict[str, float]] = []
+        # A year of the untrained network, to which all actions are about as good, says how large things are.
+        unit = Scales(
+            mean=np.zeros(inputs - 1, np.float32),
+            scale=np.ones(inputs - 1, np.float32),
+            offset=np.zeros((env.months, streams)),
+            spread=np.zeros(streams),
+        )
+        year = play(env, self.network, unit, np.zeros(env.customers), seed, 0)
+        self.scales = Scales.of(year.inputs[:, :, :-1], advantages(year, 1.0))
+
+    def iterate(self) -> dict[str, float]:
+        """One year played, multipliers moved, the policy improved. Returns what the curves show of it."""
+        self.iteration += 1
+        rng = np.random.default_rng([self.seed, self.iteration, ORDER])
+        place = rng.permutation(np.linspace(-1.0, 1.0, self.env.customers)) * self.settings.price_spread
+        episode = play(self.env, self.network, self.scales, self._prices(place), self.seed, self.iteration)
+        totals = (episode.left[:, :, None] * episode.streams).sum(axis=0)  # (n, streams)
+        costs = cost_at_own_price(totals[:, 1:], place)
+        self.multipliers.update(costs)
+        figures = {"reward": float(totals[:, 0].mean())}
+        for name, cost, multiplier in zip(self.env.constraints, costs, self.multipliers.value):
+            figures |= {f"cost_{name}": float(cost), f"multiplier_{name}": float(multiplier)}
+        figures["explained_variance"] = explained_variance(episode)
+        figures |= self._improve(episode, self._prices(place), rng)
+        if not all(np.isfinite(value) for value in figures.values()):
+            raise RetainError(
+                f"training diverged in iteration {self.iteration}: {figures}; a lower learning rate helps"
+            )
+        self.curves.append(figures)
+        return figures
+
+    def _prices(self, place: Floats) -> Floats:
+        """(n,) around the first multiplier; `place` in +-price_spread."""
+        return np.asarray(np.maximum(0.0, np.expm1(np.log1p(self.multipliers.value[0]) + place)))
+
+    def _improve(self, episode: Episode, prices: Floats, rng: np.random.Generator) -> dict[str, float]:
+        """PPO's epochs over the episode; a minibatch is the years of some customers."""
+        settings, remaining = self.settings, 1 - (self.iteration - 1) / self.settings.iterations
+        batch = Batch.of(episode, prices, self.multipliers.value, self.scales, settings.gae_lambda)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * remaining
+        for _ in range(settings.epochs):
+            sums = np.zeros(4)
+            order = torch.from_numpy(rng.permutation(self.env.customers))
+            for rows in order.tensor_split(settings.minibatches):
+                part = batch.of_customers(rows)
+                logits, values = self.network(part.inputs)
+                found = gradients(
+                    logits, values, part, settings.clip, settings.entropy * remaining, settings.value_weight
+                )
+                self.optimizer.zero_grad()
+                torch.autograd.backward((logits, values), (found.logits, found.values))
+                self.optimizer.step()
+                sums += _watched(found, part, settings.clip)
+        total, entropy, kl, clipped = sums.tolist()
+        return {"entropy": entropy / total, "approx_kl": kl / total, "clip_fraction": clipped / total}
+
+    def policy(self) -> Policy:
+        """As it is now, at its own multiplier."""
+        layers = zip(self.network.weights, self.network.biases)
+        ends = self._prices(np.array([-1.0, 1.0]) * self.settings.price_spread)
+        return Policy(
+            observed=tuple(self.env.observed),
+            actions=tuple(self.env.actions),
+            mean=self.scales.mean.copy(),
+            scale=self.scales.scale.copy(),
+            layers=tuple((weight.detach().numpy().copy(), bias.detach().numpy().copy()) for weight, bias in layers),
+            price=float(np.clip(self.multipliers.value[0], *ends)),
+            prices=(float(ends[0]), float(ends[1])),
+        )
+
+    def state(self) -> dict[str, bytes]:
+        arrays = {f"scales.{name}": getattr(self.scales, name) for name in ("mean", "scale", "offset", "spread")}
+        arrays |= {f"multipliers.{name}": getattr(self.multipliers, name) for name in ("value", "integral", "excess")}
+        for at, parameter in enumerate(self.network.parameters()):
+            arrays[f"network.{at}"] = parameter.detach().numpy()
+            arrays |= {f"adam.{at}.{key}": value.numpy() for key, value in self.optimizer.state[parameter].items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        text = json.dumps({"iteration": self.iteration, "curves": self.curves}, sort_keys=True)
+        return {"learner.npz": buffer.getvalue(), "learner.json": text.encode()}
+
+    def restore(self, files: Mapping[str, bytes]) -> None:
+        """From `state` of a learner of the same environment, settings and seed."""
+        content = json.loads(files["learner.json"])
+        self.iteration, self.curves = content["iteration"], content["curves"]
+        adam: dict[int, dict[str, Tensor]] = {}
+        parameters = self.network.parameters()
+        with np.load(io.BytesIO(files["learner.npz"]), allow_pickle=False) as arrays:
+            for key in arrays:
+                part, name = key.split(".", 1)
+                if part == "network":
+                    parameters[int(name)].detach().copy_(torch.from_numpy(arrays[key]))
+                elif part == "adam":
+                    at, what = name.split(".")
+                    adam.setdefault(int(at), {})[what] = torch.from_numpy(arrays[key])
+                else:
+                    setattr(getattr(self, part), name, arrays[key])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": adam})
+
+
+def explained_variance(episode: Episode) -> float:
+    """Share of the variance of returns that the critic foresaw; 0 when there is none."""
+    returns = advantages(episode, 1.0)[..., 0] + episode.values[..., 0]
+    total = returns.var()
+    return float(1 - (returns - episode.values[..., 0]).var() / total) if total > 0 else 0.0
+
+
+def _watched(found: Gradients, part: Batch, clip: float) -> Floats:
+    """Sums over samples: weight, entropy, approximate KL (Schulman's k3), samples beyond the clip."""
+    ratio, weight = found.ratio.numpy(), part.weight.numpy()
+    kl = ratio - 1 - np.log(ratio)
+    return np.array([weight.sum(), *((weight * of).sum() for of in (found.entropy.numpy(), kl, abs(ratio - 1) > clip))])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`policy` is the one that did best in `validation` (iteration -> score), the last one when there was none."""
+
+    policy: Policy
+    last: Policy
+    curves: list[dict[str, float]]
+    validation: dict[int, float]
+
+
+def train(
+    env: Environment,
+    settings: Settings,
+    seed: int,
+    threads: int,
+    validate: Callable[[Policy], float] | None = None,
+    resume: Mapping[str, bytes] | None = None,
+    save: Callable[[int, dict[str, bytes]], None] = lambda iteration, files: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int, Mapping[str, float]], None] = lambda iteration, total, figures: None,
+) -> Trained:
+    """Trains from the start, or from the files that `save` was given by a run of the same environment and settings.
+
+    The same seed and threads give the same bytes, interrupted or not. Raises Preempted, after a save, when asked to
+    stop; RetainError for settings that can't work or training that diverges.
+    """
+    torch.set_num_threads(threads)
+    learner = Learner(env, settings, seed)
+    best, validation = learner.policy(), dict[int, float]()
+    if resume is not None:
+        learner.restore(resume)
+        best = Policy.from_json(resume["best.json"])
+        validation = {int(key): value for key, value in json.loads(resume["validation.json"]).items()}
+    while learner.iteration < settings.iterations:
+        figures = learner.iterate()
+        done = learner.iteration == settings.iterations
+        if validate is None:
+            best = learner.policy()
+        elif done or learner.iteration % settings.validate_every == 0:
+            score = validate(learner.policy())
+            if score > max(validation.values(), default=-np.inf):
+                best = learner.policy()
+            validation[learner.iteration] = score
+            figures["validation"] = score
+        progress(learner.iteration, settings.iterations, figures)
+        stopping = should_stop()
+        if done or stopping or learner.iteration % settings.checkpoint_every == 0:
+            kept = {"best.json": best.to_json(), "validation.json": json.dumps(validation, sort_keys=True).encode()}
+            save(learner.iteration, learner.state() | kept)
+        if stopping and not done:
+            raise Preempted
+    return Trained(best, learner.policy(), learner.curves, validation)
