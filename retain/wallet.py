@@ -1,0 +1,254 @@
+"""The offer budget: a hold when an offer is made, settled by its answer, never overdrawn.
+
+An offer that was made is honoured, so what may still be accepted has to be covered before it is made. A wallet counts
+as *committed* what contacts cost, and for each accepted offer its FULL remaining liability (discount x charge x months
+left; a customer who leaves gives hers back). The offers still *open*, made and not yet answered, are held for in one
+of two modes: `worst_case` holds their full liability; `expected` holds what they will cost with probability 1 - 1e-6.
+
+**P(overdraw) in mode `expected`.** Let offer i be accepted, A_i = 1, with probability at most p_i given all that was
+known when it was made, and open offers answer independently (given the same; and to be still unanswered is no sign of
+yes). For any theta > 0 the open set S has
+
+    E exp(theta sum_S A_i L_i) <= prod_S (1 - p_i + p_i exp(theta L_i)) = exp(sum_S psi_i(theta)),
+
+so by Markov's inequality (Chernoff 1952)
+
+    P( sum_S A_i L_i > (sum_S psi_i(theta) + ln 1/delta) / theta ) <= delta.
+
+S is known before its answers are: so may theta be, and the hold is the least of the right-hand side over a fixed grid
+of theta, and of the worst case sum_S L_i (theta -> infinity). Offers are admitted while committed + hold <= budget.
+Committed money grows by answers of open offers alone, so whenever the budget is passed, the answers to the offers that
+were open at the last admission before came out above their hold. Call *batch* j what is admitted between two answers:
+only its last admission counts, for it holds for the largest open set, and the policy can't choose it by answers it has
+not seen. With delta_j = delta / (j (j + 1)), whose sum over all j is delta, P(the wallet is ever overdrawn) <= delta:
+for any policy, an adversary too, and for any number of offers. (A margin of 4.75 standard deviations is 1e-6 for normal
+sums only: of 200 offers with p = .001 three are accepted once in 900 times, where it holds for 2.3.) In worst_case
+nothing is left to chance.
+
+**When p is wrong.** sum A_i - sum p_i of the settled offers is watched by the same psi: if every p_i is right,
+exp(ln k sum A_i - sum ln(1 + p_i (k - 1))) is a supermartingale for each k > 1, so that its mean over a few k passes
+1 / alpha with probability <= alpha in all time (Ville 1939). When it does, acceptance runs above its interval, and the
+wallet goes over to worst_case for good. alpha is 1e-3: a false alarm costs some revenue, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Mode = Literal["expected", "worst_case"]
+
+OVERDRAW = 1e-6  # delta
+FALSE_ALARM = 1e-3  # alpha
+ODDS = np.array([1.1, 1.2, 1.4, 1.7, 2.0, 3.0])  # k: how much too low the odds of acceptance may be taken to be
+# theta from ln(1/delta) / budget, where the margin alone would fill the wallet, in steps of sqrt 2, which loses at most
+# 1.5 % of the margin to the best theta. The 48th is 1.2e7 times the first: beyond, the worst case is as good.
+THETAS = np.log(1 / OVERDRAW) * 2.0 ** (np.arange(48) / 2)
+
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(11)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+
+
+@dataclass(frozen=True)
+class Offers:
+    """What may be offered: `levels` in percent off the monthly charge, rising, for `months`; action i is levels[i - 1].
+
+    `contact_cost` in units of `currency` is paid for every offer made, accepted or not.
+    """
+
+    levels: tuple[int, ...]
+    months: int
+    contact_cost: float
+    currency: str
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            raise ValueError("no offers: levels wants one percentage or more")
+        if list(self.levels) != sorted(set(self.levels)):
+            raise ValueError(f"offers {list(self.levels)}: wants rising percentages, each once")
+        if not all(0 <= level <= 100 for level in self.levels):
+            raise ValueError(f"offers {list(self.levels)}: a discount is a percentage from 0 to 100")
+        if self.months < 1:
+            raise ValueError(f"offers run for {self.months} months: wants 1 or more")
+        if not 0 <= self.contact_cost < np.inf:
+            raise ValueError(f"a contact costs {self.contact_cost:g}: wants a finite number from 0")
+
+    @property
+    def discounts(self) -> Floats:
+        """(1 + offers,) share of the charge that each action takes off; 0 for no contact."""
+        return np.array([0.0, *(level / 100 for level in self.levels)])
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """P(accept): log-odds = level + shrink x log-odds of the bridge's score + slope ln(1 + percent / unit)
+    - fatigue x F, F the earlier contacts, decayed.
+
+    What no feature tells is taken as normal around it: `slope_sd` of the slope (a share of it), and the spread of the
+    scores within a customer's cell. `probability` is the mean over both: what a wallet has to reckon with.
+    """
+
+    level: float
+    shrink: float
+    slope: float
+    unit: float
+    slope_sd: float
+    fatigue: float
+
+    def log_odds(self, score: Floats, percent: float | Floats) -> Floats:
+        """(n,) of customers with bridge scores (n,), not yet contacted."""
+        return np.asarray(self.level + self.shrink * logit(score) + self.slope * np.log1p(percent / self.unit))
+
+    def sd(self, spread: Floats, percent: float | Floats) -> Floats:
+        """(n,) standard deviation of the log-odds, `spread` (n,) that of the score's log-odds within the cell."""
+        return np.hypot(self.shrink * spread, self.slope_sd * self.slope * np.log1p(percent / self.unit))
+
+    def probability(
+        self, score: Floats, spread: Floats, percent: float | Floats, tired: float | Floats = 0.0
+    ) -> Floats:
+        """(n,) mean acceptance, `tired` the F of each."""
+        centre = self.log_odds(score, percent) - self.fatigue * tired
+        return mean_probability(centre, self.sd(spread, percent))
+
+
+def logit(p: Floats) -> Floats:
+    return np.asarray(np.log(p) - np.log1p(-p))
+
+
+def mean_probability(centre: Floats, sd: Floats) -> Floats:
+    """(...,) mean of the logistic function of a normal variable, by Gauss-Hermite quadrature: 1e-9 at sd 0.7."""
+    return np.asarray(1 / (1 + np.exp(-(centre[..., None] + sd[..., None] * _NODES))) @ _WEIGHTS)
+
+
+class Wallet:
+    """One budget. Amounts in currency units; the arrays of a call are offers in their order of arrival. `overdraw` is
+    delta."""
+
+    def __init__(self, budget: float, mode: Mode = "expected", overdraw: float = OVERDRAW) -> None:
+        if not 0 <= budget < np.inf:
+            raise ValueError(f"a budget of {budget:g}: wants a finite number from 0")
+        if mode not in ("expected", "worst_case"):
+            raise ValueError(f"a wallet in mode {mode!r}: wants expected or worst_case")
+        self.budget = float(budget)
+        self.mode: Mode = mode
+        self.overdraw = overdraw
+        self.committed = 0.0
+        self.batch = 1
+        self.open = 0
+        self._liability = 0.0  # of the open offers, all accepted
+        self._theta = THETAS / max(self.budget, 1e-6)  # less than a millionth buys nothing, and would overflow
+        self._psi = np.zeros(len(THETAS))  # of the open offers, summed
+        self._answered = False
+        self._accepted = 0
+        self._expected = np.zeros(len(ODDS))  # sum of ln(1 + p (k - 1)) over the settled offers
+
+    @property
+    def held(self) -> float:
+        """What the open offers are taken to cost at most."""
+        return float(self._hold(self._psi, np.array(self._liability)))
+
+    @property
+    def free(self) -> float:
+        return self.budget - self.committed - self.held
+
+    def admit(self, cost: Floats, liability: Floats, acceptance: Floats) -> Bools:
+        """(n,): which of n offers are made; those are open from now on, and their contact `cost` is committed.
+
+        The result is that of asking for one after the other, bit for bit. Raises ValueError for an offer that has
+        no price: an amount that is negative or not finite, an acceptance outside 0..1.
+        """
+        _check(liability, acceptance)
+        if not (np.isfinite(cost).all() and (cost >= 0).all()):
+            raise ValueError("an offer's contact cost is negative or not finite")
+        made = np.zeros(len(cost), np.bool_)
+        if not len(cost):
+            return made
+        if self._answered:
+            self._answered = False
+            self.batch += 1
+        psi = self._prices(liability, acceptance)
+        waiting = np.arange(len(cost))
+        while len(waiting):
+            # If everything that waits were admitted in turn: committed, psi and liability after each.
+            committed = np.cumsum(np.concatenate(([self.committed], cost[waiting])))[1:]
+            prices = np.cumsum(np.concatenate((self._psi[None], psi[waiting])), axis=0)[1:]
+            liabilities = np.cumsum(np.concatenate(([self._liability], liability[waiting])))[1:]
+            fits = committed + self._hold(prices, liabilities) <= self.budget
+            first = len(fits) if fits.all() else int(fits.argmin())
+            if first:
+                made[waiting[:first]] = True
+                self.committed, self._psi = float(committed[first - 1]), prices[first - 1]
+                self._liability, self.open = float(liabilities[first - 1]), self.open + first
+            # Holds only grow: whoever would not fit now, alone, will not fit after others either.
+            waiting = waiting[first + 1 :]
+            alone = (
+                self.committed
+                + cost[waiting]
+                + self._hold(self._psi + psi[waiting], self._liability + liability[waiting])
+            )
+            waiting = waiting[alone <= self.budget]
+        return made
+
+    def settle(self, liability: Floats, acceptance: Floats, accepted: Bools) -> None:
+        """Answers of open offers (expired ones declined), with the liability and acceptance they were admitted with."""
+        _check(liability, acceptance)
+        if len(accepted) > self.open:
+            raise ValueError(f"{len(accepted)} answers to {self.open} open offers")
+        if not len(accepted):
+            return
+        self.open -= len(accepted)
+        self.committed += float(liability[accepted].sum())
+        if self.open:
+            self._psi = self._psi - self._prices(liability, acceptance).sum(axis=0)
+            self._liability -= float(liability.sum())
+        else:  # exactly nothing, whatever was rounded on the way
+            self._psi = np.zeros(len(THETAS))
+            self._liability = 0.0
+        self._answered = True
+        self._accepted += int(accepted.sum())
+        self._expected = self._expected + np.log1p(acceptance[:, None] * (ODDS - 1)).sum(axis=0)
+        if self.evidence >= -np.log(FALSE_ALARM):
+            self.mode = "worst_case"
+
+    def release(self, amount: float) -> None:
+        """Gives back what accepted offers will not cost any more, since their customers left."""
+        self.committed -= amount
+
+    @property
+    def evidence(self) -> float:
+        """ln of the supermartingale that tells whether acceptance runs above its interval."""
+        return float(np.logaddexp.reduce(np.log(ODDS) * self._accepted - self._expected) - np.log(len(ODDS)))
+
+    def _prices(self, liability: Floats, acceptance: Floats) -> Floats:
+        """(n, thetas) psi of each offer, without overflow."""
+        with np.errstate(divide="ignore"):
+            no, yes = np.log1p(-acceptance), np.log(acceptance)
+        return np.asarray(np.logaddexp(no[:, None], yes[:, None] + liability[:, None] * self._theta))
+
+    def _hold(self, psi: Floats, liability: Floats) -> Floats:
+        """(...,) of summed psi (..., thetas) and summed liability (...,) of the open offers."""
+        if self.mode == "worst_case":
+            return liability
+        rare = np.log(self.batch * (self.batch + 1) / self.overdraw)
+        return np.asarray(np.minimum(((psi + rare) / self._theta).min(axis=-1), liability))
+
+
+def _check(liability: Floats, acceptance: Floats) -> None:
+    if not (np.isfinite(liability).all() and (liability >= 0).all()):
+        raise ValueError("an offer's liability is negative or not finite")
+    if not ((acceptance >= 0) & (acceptance <= 1)).all():
+        raise ValueError("an offer's acceptance is no probability")
+
+
+def tiredness(contacts: Sequence[int] | NDArray[np.int64], decay: float) -> float:
+    """F of one customer: contacts of each month so far, oldest first, each decayed once per month since."""
+    tired = 0.0
+    for count in contacts:
+        tired = decay * tired + count
+    return tired

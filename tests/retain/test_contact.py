@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retain import contact
+
+
+def test_a_contact_is_allowed_while_the_cap_and_the_month_leave_room() -> None:
+    contacts = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [2, 0, 0], [0, 0, 1], [0, 1, 0]])
+    assert contact.allowed(contacts, 2, 3).tolist() == [True, True, False, False, False, True]
+    assert contact.allowed(contacts, 1, 2).tolist() == [True, True, False, True, False, False]
+    assert not contact.allowed(contacts, 0, 3).any()
+
+
+def test_what_lies_before_the_window_does_not_count() -> None:
+    assert contact.allowed(np.array([[1, 1, 0, 0, 0]]), 1, 3).all()
+
+
+def test_opted_out_or_with_a_running_offer_only_no_contact_is_left() -> None:
+    none = np.zeros((3, 3), np.int64)
+    found = contact.mask(none, np.array([0, 2, 0]), np.array([False, False, True]), offers=2, max_contacts=2, window=3)
+    assert found.tolist() == [[True, True, True], [True, False, False], [True, False, False]]
+
+
+@pytest.mark.parametrize(("max_contacts", "window"), [(-1, 3), (2, 0)])
+def test_a_cap_that_means_nothing_is_refused(max_contacts: int, window: int) -> None:
+    with pytest.raises(ValueError, match="a cap of"):
+        contact.allowed(np.zeros((1, 3)), max_contacts, window)
+
+
+def test_a_history_shorter_than_the_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 months or more"):
+        contact.allowed(np.zeros((4, 2)), 2, 3)
+
+
+@given(
+    wanted=st.lists(st.booleans(), min_size=1, max_size=24),
+    max_contacts=st.integers(0, 4),
+    window=st.integers(1, 6),
+)
+def test_whoever_asks_in_whatever_months_the_cap_is_never_passed(
+    wanted: list[bool], max_contacts: int, window: int
+) -> None:
+    made = [0] * window
+    for month, wish in enumerate(wanted):
+        history = np.array([[*made, 0]])
+        if wish and contact.allowed(history, max_contacts, window)[0]:
+            made.append(1)
+        else:
+            # Refused only if one more would pass the cap.
+            assert not wish or sum(made[window + month - window + 1 :]) + 1 > max_contacts
+            made.append(0)
+        assert sum(made[-window:]) <= max_contacts

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from retain.wallet import Acceptance, Mode, Offers, Wallet, logit, mean_probability
+
+Floats = NDArray[np.float64]
+offer = st.tuples(st.floats(0, 5), st.floats(0, 100), st.floats(0, 1))  # contact cost, liability, acceptance
+
+
+def arrays(offers: list[tuple[float, float, float]]) -> tuple[Floats, Floats, Floats]:
+    cost, liability, acceptance = np.array(offers, dtype=np.float64).reshape(-1, 3).T
+    return cost, liability, acceptance
+
+
+@settings(deadline=None)
+@given(months=st.lists(st.lists(offer, max_size=12), max_size=4), budget=st.floats(0, 400), seed=st.integers(0, 99))
+@pytest.mark.parametrize("mode", ["expected", "worst_case"])
+def test_many_at_once_are_admitted_as_one_after_the_other(
+    mode: Mode, months: list[list[tuple[float, float, float]]], budget: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    together, alone = Wallet(budget, mode), Wallet(budget, mode)
+    for offers in months:
+        cost, liability, acceptance = arrays(offers)
+        made = together.admit(cost, liability, acceptance)
+        one_by_one = [
+            bool(alone.admit(cost[i : i + 1], liability[i : i + 1], acceptance[i : i + 1])[0]) for i in range(len(cost))
+        ]
+        assert made.tolist() == one_by_one
+        assert (together.committed, together.held, together.open) == (alone.committed, alone.held, alone.open)
+        yes = rng.random(int(made.sum())) < acceptance[made]
+        for wallet in (together, alone):
+            wallet.settle(liability[made], acceptance[made], yes)
+        assert together.committed == alone.committed
+
+
+@settings(deadline=None)
+@given(months=st.lists(st.lists(offer, max_size=12), max_size=6), budget=st.floats(0, 400), seed=st.integers(0, 9999))
+def test_in_worst_case_nothing_is_ever_overdrawn(
+    months: list[list[tuple[float, float, float]]], budget: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    wallet = Wallet(budget, "worst_case")
+    for offers in months:
+        cost, liability, acceptance = arrays(offers)
+        made = wallet.admit(cost, liability, acceptance)
+        wallet.settle(liability[made], acceptance[made], np.ones(int(made.sum()), np.bool_))
+        assert wallet.committed <= wallet.budget * (1 + 1e-12)
+        wallet.release(wallet.committed * rng.random() / 2)
+
+
+@given(offers=st.lists(offer, max_size=20))
+def test_expected_never_holds_more_than_the_worst_case_nor_less_than_the_mean(
+    offers: list[tuple[float, float, float]],
+) -> None:
+    cost, liability, acceptance = arrays(offers)
+    wallet = Wallet(10_000.0)
+    assert wallet.admit(cost, liability, acceptance).all()
+    worst, mean = liability.sum(), (liability * acceptance).sum()
+    assert mean - 1e-6 <= wallet.held <= worst * (1 + 1e-12)
+
+
+def test_the_hold_is_chernoffs_bound_of_the_exact_tail() -> None:
+    """60 equal offers: the binomial tail beyond the hold is below delta, and the hold not much above its quantile."""
+    n, p, price = 60, 0.2, 10.0
+    wallet = Wallet(5_000.0)
+    wallet.admit(np.zeros(n), np.full(n, price), np.full(n, p))
+    yes = math.floor(wallet.held / price)
+    tail = sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(yes + 1, n + 1))
+    assert tail <= 1e-6 / 2  # the first batch has half of delta
+    exact = next(
+        m for m in range(n) if sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(m + 1, n + 1)) <= 1e-6 / 2
+    )
+    assert yes <= exact + 3
+
+
+def test_rare_acceptances_are_held_for_where_4_75_standard_deviations_are_not() -> None:
+    """The docstring's example: three of 200 accept once in 900 times, and the normal margin holds for 2.3."""
+    n, p = 200, 0.001
+    normal = n * p + 4.75 * math.sqrt(n * p * (1 - p))
+    beyond = 1 - sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(3))
+    assert normal < 3
+    assert beyond > 1e-3
+    wallet = Wallet(1000.0)
+    wallet.admit(np.zeros(n), np.ones(n), np.full(n, p))
+    yes = math.floor(wallet.held)
+    assert 1 - sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(yes + 1)) <= 1e-6
+
+
+# What an adversary offers in a month, given the wallet and how things went: (contact cost, liability, acceptance).
+Adversary = Callable[[Wallet, np.random.Generator], tuple[Floats, Floats, Floats]]
+
+
+def rare(wallet: Wallet, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+    """Many offers that hardly anybody accepts, each as large as a twentieth of the wallet."""
+    return np.zeros(200), np.full(200, wallet.budget / 20), np.full(200, 0.002)
+
+
+def even(wallet: Wallet, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+    """As many coin tosses as fit."""
+    return np.full(200, 0.1), np.full(200, 5.0), np.full(200, 0.5)
+
+
+def doubling(wallet: Wallet, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+    """All that is free on a few offers, again and again: what bankrupts who prices by the mean."""
+    return np.zeros(8), np.full(8, max(wallet.free, 0.0) / 3), rng.uniform(0.05, 0.6, 8)
+
+
+def sure(wallet: Wallet, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+    """Acceptances of 0 and 1 among others, amounts over six orders."""
+    return rng.random(60), 10 ** rng.uniform(-3, 3, 60), rng.choice([0.0, 1.0, 0.01, 0.3], 60)
+
+
+def overdraws(adversary: Adversary, wallets: int, overdraw: float, months: int = 12) -> int:
+    found = 0
+    for seed in range(wallets):
+        rng = np.random.default_rng([7, seed])
+        wallet = Wallet(300.0, overdraw=overdraw)
+        for _ in range(months):
+            cost, liability, acceptance = adversary(wallet, rng)
+            made = wallet.admit(cost, liability, acceptance)
+            wallet.settle(liability[made], acceptance[made], rng.random(int(made.sum())) < acceptance[made])
+            if wallet.committed > wallet.budget * (1 + 1e-12):
+                found += 1
+                break
+    return found
+
+
+@pytest.mark.parametrize("adversary", [rare, even, doubling, sure])
+def test_no_adversary_overdraws(adversary: Adversary) -> None:
+    assert overdraws(adversary, 400, 1e-6) == 0
+
+
+@pytest.mark.parametrize("adversary", [rare, even, doubling, sure])
+def test_overdraws_stay_below_what_the_bound_allows(adversary: Adversary) -> None:
+    """At 1e-6 a wrong bound would hardly show; at 20 % it does."""
+    wallets = 400
+    assert overdraws(adversary, wallets, 0.2) <= 0.2 * wallets
+
+
+def test_a_bound_of_20_percent_is_in_fact_used() -> None:
+    """Otherwise the test above could not fail."""
+    assert sum(overdraws(adversary, 400, 0.2) for adversary in (rare, even, doubling)) > 0
+
+
+def test_acceptance_above_its_interval_ends_in_worst_case() -> None:
+    rng = np.random.default_rng(3)
+    wallet = Wallet(1e6)
+    p, price = np.full(100, 0.3), np.ones(100)
+    seen = 0
+    while wallet.mode == "expected":
+        wallet.admit(np.zeros(100), price, p)
+        wallet.settle(price, p, rng.random(100) < 0.45)
+        seen += 100
+    assert seen <= 500
+    wallet.admit(np.zeros(100), price, p)
+    assert wallet.held == 100
+    wallet.settle(price, p, np.zeros(100, np.bool_))
+    assert wallet.mode == "worst_case"
+
+
+def test_calibrated_acceptance_raises_few_false_alarms() -> None:
+    rng = np.random.default_rng(4)
+    alarms = 0
+    for _ in range(300):
+        wallet = Wallet(1e6)
+        for _ in range(12):
+            p = rng.uniform(0.05, 0.6, 40)
+            wallet.admit(np.zeros(40), np.ones(40), p)
+            wallet.settle(np.ones(40), p, rng.random(40) < p)
+        alarms += wallet.mode == "worst_case"
+    assert alarms <= 2  # 0.3 expected at most; three or more has probability .004
+
+
+def test_without_a_budget_nothing_is_offered() -> None:
+    wallet = Wallet(0.0)
+    assert not wallet.admit(np.array([1.0, 0.5]), np.array([0.0, 3.0]), np.array([0.1, 0.1])).any()
+    assert wallet.committed == 0
+
+
+def test_what_leaving_customers_give_back_can_be_offered_again() -> None:
+    wallet = Wallet(10.0, "worst_case")
+    one = (np.array([0.0]), np.array([10.0]), np.array([0.5]))
+    assert wallet.admit(*one).all()
+    wallet.settle(one[1], one[2], np.array([True]))
+    assert not wallet.admit(*one).any()
+    wallet.release(10.0)
+    assert wallet.admit(*one).all()
+
+
+@pytest.mark.parametrize("budget", [-1.0, math.nan, math.inf])
+def test_a_budget_that_is_none_is_refused(budget: float) -> None:
+    with pytest.raises(ValueError, match="a budget of"):
+        Wallet(budget)
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="wants expected or worst_case"):
+        Wallet(1.0, "hopeful")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("cost", "liability", "acceptance"),
+    [
+        (math.nan, 1.0, 0.5),
+        (-1.0, 1.0, 0.5),
+        (1.0, -1.0, 0.5),
+        (1.0, math.inf, 0.5),
+        (1.0, 1.0, 1.5),
+        (1.0, 1.0, math.nan),
+    ],
+)
+def test_an_offer_without_a_price_is_refused(cost: float, liability: float, acceptance: float) -> None:
+    wallet = Wallet(100.0)
+    with pytest.raises(ValueError, match="an offer's"):
+        wallet.admit(np.array([cost]), np.array([liability]), np.array([acceptance]))
+    assert (wallet.committed, wallet.open) == (0.0, 0)
+
+
+def test_more_answers_than_open_offers_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 answers to 0 open offers"):
+        Wallet(100.0).settle(np.array([1.0]), np.array([0.5]), np.array([True]))
+
+
+@pytest.mark.parametrize(
+    ("levels", "months", "cost", "message"),
+    [
+        ((), 6, 1.0, "no offers"),
+        ((5, 5), 6, 1.0, "each once"),
+        ((10, 5), 6, 1.0, "rising"),
+        ((5, 120), 6, 1.0, "0 to 100"),
+        ((5,), 0, 1.0, "1 or more"),
+        ((5,), 6, -1.0, "from 0"),
+        ((5,), 6, math.nan, "from 0"),
+    ],
+)
+def test_offers_that_mean_nothing_are_refused(levels: tuple[int, ...], months: int, cost: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Offers(levels, months, cost, "EUR")
+
+
+def test_mean_acceptance_is_the_mean_over_latents() -> None:
+    model = Acceptance(level=-1.3, shrink=0.5, slope=1.1, unit=5.0, slope_sd=0.2, fatigue=0.4)
+    score, spread = np.array([0.05, 0.4]), np.array([0.9, 0.7])
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((2, 400_000))
+    odds = (
+        model.log_odds(score, 10.0)[:, None] - 0.4 * 1.6 + 0.5 * spread[:, None] * z[0] + 0.2 * 1.1 * math.log(3) * z[1]
+    )
+    drawn = 1 / (1 + np.exp(-odds))
+    error = drawn.std(axis=1) / math.sqrt(drawn.shape[1])
+    assert (np.abs(model.probability(score, spread, 10.0, 1.6) - drawn.mean(axis=1)) < 4 * error).all()
+
+
+def test_the_quadrature_is_exact_where_nothing_varies() -> None:
+    p = np.array([0.02, 0.3, 0.9])
+    assert np.allclose(mean_probability(logit(p), np.zeros(3)), p, rtol=1e-12)
