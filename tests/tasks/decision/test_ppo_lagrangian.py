@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -180,40 +180,44 @@ def test_the_written_gradient_is_autograds() -> None:
     rng = np.random.default_rng(0)
     months, n, a, streams = 3, 40, 5, 3
 
-    def draws(*shape: int) -> torch.Tensor:
-        return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
+    def draws(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
 
     mask = rng.random((months, n, a)) < 0.7
     mask[..., 0] = True
-    logits, values = draws(months, n, a).requires_grad_(), draws(months, n, streams).requires_grad_()
-    barred = ppo._barred(mask)
-    logs = ppo.log_probabilities(logits.detach(), barred)
-    actions = ppo.draw(logs.exp().numpy().reshape(a, -1), rng).reshape(months, n)
-    chosen = torch.from_numpy((actions == np.arange(a)[:, None, None]).astype(np.float32))
+    logits, values = draws(months, n, a), draws(months, n, streams)
+    logs = ppo.log_probabilities(logits, mask)
+    actions = ppo.draw(np.exp(logs).reshape(a, -1), rng).reshape(months, n)
     batch = ppo.Batch(
         inputs=draws(months, n, 2),
-        barred=barred,
-        chosen=chosen,
-        log_probability=(logs * chosen).sum(0) + 0.3 * draws(months, n),  # so that both ends of the clip are met
+        mask=mask,
+        actions=actions.astype(np.int8),
+        # Off by so much that both ends of the clip are met.
+        log_probability=np.take_along_axis(logs, actions[None], 0)[0] + 0.3 * draws(months, n),
         advantage=draws(months, n),
-        weight=draws(months, n).abs(),
-        left=draws(months, n, 1).abs(),
+        weight=abs(draws(months, n)),
+        left=abs(draws(months, n)),
         targets=draws(months, n, streams),
     )
-    found = ppo.gradients(logits.detach(), values.detach(), batch, clip=0.2, entropy=0.03, value_weight=0.5)
-    log_p = torch.log_softmax(logits.masked_fill(~torch.from_numpy(mask), -1e9), dim=-1)
-    ratio = (log_p.gather(-1, torch.from_numpy(actions)[..., None])[..., 0] - batch.log_probability).exp()
+    found = ppo.gradients(logits, values, batch, clip=0.2, entropy=0.03, value_weight=0.5)
+
+    by = {field.name: torch.from_numpy(getattr(batch, field.name)) for field in fields(batch)}
+    z, v = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(values).requires_grad_()
+    log_p = torch.log_softmax(z.masked_fill(~by["mask"], -1e9), dim=-1)
+    ratio = (log_p.gather(-1, by["actions"].long()[..., None])[..., 0] - by["log_probability"]).exp()
     assert (ratio < 0.8).any()
     assert (ratio > 1.2).any()
-    gain = torch.minimum(ratio * batch.advantage, ratio.clamp(0.8, 1.2) * batch.advantage)
+    gain = torch.minimum(ratio * by["advantage"], ratio.clamp(0.8, 1.2) * by["advantage"])
     entropy = -(log_p.exp() * log_p).sum(-1)
-    loss = -(batch.weight * (gain + 0.03 * entropy)).mean()
-    loss = loss + 0.5 * (batch.left * (values - batch.targets).square()).mean()
+    loss = -(by["weight"] * (gain + 0.03 * entropy)).mean()
+    loss = loss + 0.5 * (by["left"][..., None] * (v - by["targets"]).square()).mean()
     loss.backward()
-    torch.testing.assert_close(found.logits, logits.grad, rtol=1e-5, atol=1e-9)
-    torch.testing.assert_close(found.values, values.grad, rtol=1e-5, atol=1e-9)
-    torch.testing.assert_close(found.ratio, ratio.detach())
-    torch.testing.assert_close(found.entropy, entropy.detach())
+    for mine, theirs in ((found.logits, z.grad), (found.values, v.grad)):
+        assert theirs is not None
+        np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-5, atol=1e-8)
+        assert mine.dtype == np.float32
+    np.testing.assert_allclose(found.ratio, ratio.detach().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(found.entropy, entropy.detach().numpy(), atol=1e-6)
 
 
 def test_advantages_with_lambda_one_are_returns_less_values_discounted_by_survival() -> None:
@@ -282,7 +286,7 @@ def test_the_exported_policy_is_the_trained_network(trained: ppo.Trained) -> Non
     with torch.no_grad():
         logits, _ = learner.network.month(torch.from_numpy(inputs), 0)
         whole = learner.network(torch.from_numpy(inputs)[None].repeat(4, 1, 1))[0][0]
-        expected = ppo.log_probabilities(logits, ppo._barred(mask)).exp().T.numpy()
+    expected = np.exp(ppo.log_probabilities(logits.numpy(), mask)).T
     torch.testing.assert_close(whole, logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(policy.logits(observation), logits.numpy(), atol=1e-6)
     np.testing.assert_allclose(policy.probabilities(observation, mask), expected, atol=1e-6)
