@@ -1,0 +1,206 @@
+"""Customers of one part of the split, as they enter the simulated year and as they age through it.
+
+A customer's risk is re-scored every month as tenure (and what she was charged so far) grows: margin + f(x_t) - f(x_0),
+with f the risk model's trees. For training customers `margin` is out of fold, of trees that did not see whether they
+left: on in-fold scores a policy would learn to trust a risk that is surer than any it will meet. For all others it is
+f(x_0) itself. The label reads as churn within a quarter.
+
+Acceptance comes over the bridge: the mean score of the bank's clients in the customer's cell. Their spread within the
+cell is real and unseen, so it is a latent of the simulator, and the level is not the bank's: it is set (`world`) so
+that the risk-weighted mean at one reference discount is the literature's.
+
+Where the assumptions come from:
+- Acceptance .30: the mean of the Beta(6, 14) that EMPC takes for the probability of accepting a retention offer
+  (Verbraken, Verbeke, Baesens, IEEE TKDE 25, 2013).
+- Sleeping dogs: Ascarza, Iyengar, Schleicher (J. Marketing Research 53, 2016): an offer to customers who were not
+  leaving raised their churn from 6 to 10 %; +.5 of the log-rate is what that makes over all of them, ln(10 / 6) = .51.
+- That who is likeliest to leave is not who is best contacted: Ascarza (J. Marketing Research 55, 2018), two field
+  experiments. Effects here grow with the discount and differ between customers of the same risk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from engine.errors import DataError
+from retain.dataset import DatasetSpec, cell, feature_columns, protected_columns
+from retain.decision import Bridge, opted_out
+from retain.features import Featurizer
+from retain.score import Scorer
+from retain.wallet import Acceptance, logit
+from tasks.decision.simulator import Bools, Cohort, Floats, World, dog_probability
+
+LEAST = 1e-6  # a score of 0 or 1 has no odds
+
+
+def load(inputs: Mapping[str, Path], part: str, months: int) -> Cohort:
+    """The customers of one `part` (train, validation or test) from the folders of the artifacts `customers`, `risk`
+    and `accept`. Raises DataError for customers that no year can be simulated with."""
+    spec = DatasetSpec.model_validate_json((inputs["customers"] / "schema.json").read_text())
+    columns = _columns(inputs["customers"] / "data.parquet", part)
+    scored = _columns(inputs["risk"] / "evidence" / "predictions.parquet", part)
+    if not len(columns["row"]):
+        raise DataError(f"no customer is in the {part} part: nothing to simulate")
+    if not np.array_equal(columns["row"], scored["row"]):
+        raise DataError("risk was scored on other customers than these: run it again")
+    ids = columns[spec.roles["id"]] if "id" in spec.roles else columns["row"]
+    for role in ("monthly_charge", "tenure"):
+        if role not in spec.roles:
+            raise DataError(f"{spec.name} has no column of role {role}: without it no year can be simulated")
+    charge = columns[spec.roles["monthly_charge"]].astype(np.float64)
+    monthly = {spec.roles["tenure"]: np.ones(len(charge))}  # what a month adds to a column
+    if "total_charge" in spec.roles:
+        monthly[spec.roles["total_charge"]] = charge
+    margin = scored["margin"].astype(np.float64)
+    if not np.isfinite(margin).all():
+        raise DataError(f"customer {ids[int(np.argmin(np.isfinite(margin)))]}: the risk is not a number")
+    files = {name: inputs["risk"] / name for name in Scorer.FILES}
+    risk = _aged(Scorer.load(files), columns, margin, monthly, months)
+    acceptance, spread = _acceptance(json.loads((inputs["accept"] / "bridge.json").read_text()), spec, columns)
+    shown = [column.name for column in feature_columns(spec) if not column.protected]
+    featurizer = Featurizer.fit(spec, shown)
+    growth = np.zeros((len(charge), len(featurizer.names)), np.float32)
+    for name, more in monthly.items():
+        growth[:, featurizer.names.index(name)] = more
+    return Cohort(
+        ids=ids,
+        charge=charge,
+        margin=logit(np.clip(risk, LEAST, 1 - LEAST)),
+        risk=risk,
+        acceptance=acceptance,
+        spread=spread,
+        features=featurizer.transform(columns),
+        growth=growth,
+        names=featurizer.names,
+        opted_out=_opted_out(spec, columns),
+        groups=_groups(spec, columns),
+    )
+
+
+def world(assumptions: Any, training: Cohort) -> World:
+    """The simulated world of the experiment's `assumptions`; the levels of acceptance and of sleeping dogs are set on
+    the training customers, once: held-out customers meet a world that is the same, not one that fits them."""
+    accept, dogs, tired = assumptions.acceptance, assumptions.sleeping_dogs, assumptions.fatigue
+    made = World(
+        label_months=assumptions.label_months,
+        effect=tuple(assumptions.effect),
+        effect_sd=assumptions.effect_sd,
+        hazard_sd=assumptions.hazard_sd,
+        acceptance=Acceptance(
+            level=0.0,
+            shrink=accept.shrink,
+            slope=accept.slope,
+            unit=accept.unit,
+            slope_sd=accept.slope_sd,
+            fatigue=accept.fatigue,
+        ),
+        dogs_level=0.0,
+        dogs_loyalty=dogs.loyalty,
+        dogs_rate=dogs.rate,
+        dogs_months=dogs.months,
+        decay=tired.decay,
+        tired_rate=tired.rate,
+    )
+    weight = training.risk[:, 0] / training.risk[:, 0].sum()
+
+    def accepting(level: float) -> float:
+        model = replace(made.acceptance, level=level)
+        return float(weight @ model.probability(training.acceptance, training.spread, accept.at))
+
+    def sleeping(level: float) -> float:
+        return float(dog_probability(training, replace(made, dogs_level=level)).mean())
+
+    return replace(
+        made,
+        acceptance=replace(made.acceptance, level=_solve(accepting, accept.mean)),
+        dogs_level=_solve(sleeping, dogs.share),
+    )
+
+
+def _solve(share: Any, wanted: float) -> float:
+    """Where a rising `share` of a level of log-odds is `wanted`, to 1e-12."""
+    low, high = -40.0, 40.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(middle) < wanted else (low, middle)
+    return (low + high) / 2
+
+
+def _columns(path: Path, part: str) -> dict[str, NDArray[Any]]:
+    table = pq.read_table(path, filters=[("split", "==", part)])
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def _aged(
+    scorer: Scorer, columns: dict[str, NDArray[Any]], margin: Floats, monthly: dict[str, Floats], months: int
+) -> Floats:
+    """(n, months) calibrated risk as the customers age, from their margins (n,) at the start."""
+
+    def trees(month: int) -> Floats:
+        aged = columns | {name: columns[name] + month * more for name, more in monthly.items()}
+        return scorer.trees.margins(scorer.featurizer.transform(aged)).astype(np.float64)
+
+    start = trees(0)
+    return np.stack([scorer.calibration(margin + trees(month) - start) for month in range(months)], axis=1)
+
+
+def _acceptance(bridge: dict[str, Any], spec: DatasetSpec, columns: dict[str, NDArray[Any]]) -> tuple[Floats, Floats]:
+    """(n,) the bridge's score of each customer, and the standard deviation of its log-odds within the cell.
+
+    A table without the bridge's roles is one cell: everybody's. Raises DataError for a cell that holds customers but
+    had no client of the bank.
+    """
+    cells, known = bridge["cells"], Bridge(bridge, spec)
+    n = len(columns["row"])
+    rows = np.array([found["rows"] for found in cells.values()], dtype=np.float64)
+    if not rows.sum():
+        raise DataError("the bridge has no client of the bank in any cell: run `accept` on more campaigns")
+    if known.warning is not None:
+        scores = np.array([found["acceptance"] for found in cells.values()])
+        within = np.array([found["sd"] for found in cells.values()])
+        variance = rows @ (within**2 + (scores - known.overall) ** 2) / rows.sum()
+        score, sd = np.full(n, known.overall), np.full(n, np.sqrt(variance))
+    else:
+        wanted = [part.column for part in spec.bridge]
+        values = {name: columns[name].tolist() for name in wanted}
+        places = [cell(spec, {name: values[name][i] for name in wanted}, known.roles) for i in range(n)]
+        empty = sorted({place for place in places if not cells.get(place, {"rows": 0})["rows"]})
+        if empty:
+            raise DataError(
+                f"bridge cell {empty[0]} ({', '.join(known.roles)}) has customers, but no client of the bank: "
+                "run `accept` on more campaigns, or match by fewer roles"
+            )
+        score = np.array([cells[place]["acceptance"] for place in places])
+        sd = np.array([cells[place]["sd"] for place in places])
+    if ((score <= 0) | (score >= 1)).any():
+        raise DataError("an acceptance of 0 or 1 has no odds: the bridge's cells lie between")
+    return score, sd / (score * (1 - score))
+
+
+def _opted_out(spec: DatasetSpec, columns: dict[str, NDArray[Any]]) -> Bools:
+    name = spec.roles.get("do_not_contact")
+    if name is None:
+        return np.zeros(len(columns["row"]), np.bool_)
+    return np.array([opted_out(spec, {name: value}) for value in columns[name].tolist()])
+
+
+def _groups(spec: DatasetSpec, columns: dict[str, NDArray[Any]]) -> dict[tuple[str, str], Bools]:
+    """(protected column, value or band) -> who is in it."""
+    found: dict[tuple[str, str], Bools] = {}
+    for column in protected_columns(spec):
+        values = columns[column.name]
+        if column.kind == "number":
+            for low, high in pairwise((-np.inf, *column.bands, np.inf)):
+                found[column.name, f"{low:g} to below {high:g}"] = np.asarray((values >= low) & (values < high))
+        else:
+            found |= {(column.name, str(value)): np.asarray(values == value) for value in column.values}
+    return found

@@ -1,0 +1,67 @@
+"""A small world: customers with a few features, drawn, and the assumptions of the experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retain.wallet import Acceptance, Offers
+from tasks.decision.simulator import Cap, Cohort, World
+
+OFFERS = Offers((0, 5, 10, 20), 6, 1.0, "EUR")
+CAP = Cap(2, 3)
+WORLD = World(
+    label_months=3,
+    effect=(0.25, 0.55, 0.85, 1.25),
+    effect_sd=0.2,
+    hazard_sd=0.3,
+    acceptance=Acceptance(level=-1.3, shrink=0.5, slope=1.1, unit=5.0, slope_sd=0.2, fatigue=0.4),
+    dogs_level=-2.5,
+    dogs_loyalty=0.5,
+    dogs_rate=0.5,
+    dogs_months=3,
+    decay=0.6,
+    tired_rate=0.05,
+)
+
+
+def make_cohort(n: int = 120, months: int = 12, seed: int = 0, **changed: Any) -> Cohort:
+    rng = np.random.default_rng(seed)
+    margin = rng.normal(-1.0, 1.3, n)[:, None] - 0.05 * np.arange(months)
+    parts: dict[str, Any] = {
+        "ids": np.array([f"c{i}" for i in range(n)]),
+        "charge": rng.uniform(20, 110, n),
+        "margin": margin,
+        "risk": 1 / (1 + np.exp(-margin)),
+        "acceptance": rng.choice([0.05, 0.12, 0.4], n),
+        "spread": rng.choice([0.5, 0.9], n),
+        "features": np.column_stack((rng.integers(1, 70, n), rng.random(n))).astype(np.float32),
+        "growth": np.column_stack((np.ones(n), np.zeros(n))).astype(np.float32),
+        "names": ("tenure", "other"),
+        "opted_out": np.zeros(n, np.bool_),
+        "groups": {},
+    }
+    return Cohort(**(parts | changed))
+
+
+@pytest.fixture(scope="session")
+def cohort() -> Callable[..., Cohort]:
+    return make_cohort
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    return WORLD
+
+
+@pytest.fixture(scope="session")
+def offers() -> Offers:
+    return OFFERS
+
+
+@pytest.fixture(scope="session")
+def cap() -> Cap:
+    return CAP
