@@ -5,11 +5,11 @@ as *committed* what contacts cost, and for each accepted offer its FULL remainin
 left; a customer who leaves gives hers back). The offers still *open*, made and not yet answered, are held for in one
 of two modes: `worst_case` holds their full liability; `expected` holds what they will cost with probability 1 - 1e-6.
 
-**P(overdraw) in mode `expected`.** Let offer i be accepted, A_i = 1, with probability at most p_i given all that was
+**P(overdraw) in mode `expected`.** Let offer i be accepted, A_i = 1, with probability at most q_i given all that was
 known when it was made, and open offers answer independently (given the same; and to be still unanswered is no sign of
 yes). For any theta > 0 the open set S has
 
-    E exp(theta sum_S A_i L_i) <= prod_S (1 - p_i + p_i exp(theta L_i)) = exp(sum_S psi_i(theta)),
+    E exp(theta sum_S A_i L_i) <= prod_S (1 - q_i + q_i exp(theta L_i)) = exp(sum_S psi_i(theta)),
 
 so by Markov's inequality (Chernoff 1952)
 
@@ -25,10 +25,19 @@ for any policy, an adversary too, and for any number of offers. (A margin of 4.7
 sums only: of 200 offers with p = .001 three are accepted once in 900 times, where it holds for 2.3.) In worst_case
 nothing is left to chance.
 
-**When p is wrong.** sum A_i - sum p_i of the settled offers is watched by the same psi: if every p_i is right,
-exp(ln k sum A_i - sum ln(1 + p_i (k - 1))) is a supermartingale for each k > 1, so that its mean over a few k passes
-1 / alpha with probability <= alpha in all time (Ville 1939). When it does, acceptance runs above its interval, and the
-wallet goes over to worst_case for good. alpha is 1e-3: a false alarm costs some revenue, nothing else.
+**What q is.** The wallet is told p, what the model believes, and doubts it: q = min(1, doubt x p), with doubt 2 at
+first. Answers dispel it: k of DOUBTS is ruled out when the likelihood of all answers under p passes that under k p by
+1 / delta, for if acceptance were k p or more, their ratio would be a supermartingale that ever gets there with
+probability <= delta (Ville 1939); doubt is the least k ruled out. So the bound above is one for acceptances of up to
+twice what is believed: half of 1e-6 for the holds, the rest for k ruled out wrongly.
+
+**When p is wrong.** If every p_i is right, exp(ln k sum A_i - sum ln(1 + p_i (k - 1))) is a supermartingale, too, for
+each k > 1, so its mean over a few k passes 1 / alpha with probability <= alpha in all time. When it does, acceptance
+runs above its interval, and the wallet goes over to worst_case for good. alpha is 1e-3: a false alarm costs some
+revenue, nothing else.
+
+Both watch every offer from when it was made: as if accepted for the first, as if declined for the second, until it is
+answered. So neither is misled by a yes that comes sooner than a no.
 """
 
 from __future__ import annotations
@@ -44,9 +53,10 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Mode = Literal["expected", "worst_case"]
 
-OVERDRAW = 1e-6  # delta
+OVERDRAW = 1e-6
 FALSE_ALARM = 1e-3  # alpha
-ODDS = np.array([1.1, 1.2, 1.4, 1.7, 2.0, 3.0])  # k: how much too low the odds of acceptance may be taken to be
+DOUBTS = np.array([1.25, 1.5, 2.0])  # the last one is where a wallet starts
+ODDS = np.array([1.1, 1.2, 1.4, 1.7, 2.0, 3.0])  # k of the alarm: how much too low the odds of acceptance may be
 # theta from ln(1/delta) / budget, where the margin alone would fill the wallet, in steps of sqrt 2, which loses at most
 # 1.5 % of the margin to the best theta. The 48th is 1.2e7 times the first: beyond, the worst case is as good.
 THETAS = np.log(1 / OVERDRAW) * 2.0 ** (np.arange(48) / 2)
@@ -127,8 +137,11 @@ def mean_probability(centre: Floats, sd: Floats) -> Floats:
 
 
 class Wallet:
-    """One budget. Amounts in currency units; the arrays of a call are offers in their order of arrival. `overdraw` is
-    delta."""
+    """One budget. Amounts in currency units; the arrays of a call are offers in their order of arrival.
+
+    `overdraw`: how likely it may be, in all time, that the budget is passed. `doubt`: how many times the acceptances
+    that it is told are held for.
+    """
 
     def __init__(self, budget: float, mode: Mode = "expected", overdraw: float = OVERDRAW) -> None:
         if not 0 <= budget < np.inf:
@@ -143,15 +156,20 @@ class Wallet:
         self.open = 0
         self._liability = 0.0  # of the open offers, all accepted
         self._theta = THETAS / max(self.budget, 1e-6)  # less than a millionth buys nothing, and would overflow
-        self._psi = np.zeros(len(THETAS))  # of the open offers, summed
+        self._psi = np.zeros((len(DOUBTS), len(THETAS)))  # of the open offers, summed
         self._answered = False
-        self._accepted = 0
-        self._expected = np.zeros(len(ODDS))  # sum of ln(1 + p (k - 1)) over the settled offers
+        self._doubt = len(DOUBTS) - 1
+        self._below = np.zeros(len(DOUBTS))  # ln of how much likelier the answers are under p than under k p
+        self._above = np.zeros(len(ODDS))  # ln of the alarm's supermartingale, for each k
+
+    @property
+    def doubt(self) -> float:
+        return float(DOUBTS[self._doubt])
 
     @property
     def held(self) -> float:
         """What the open offers are taken to cost at most."""
-        return float(self._hold(self._psi, np.array(self._liability)))
+        return float(self._hold(self._psi[self._doubt], np.array(self._liability)))
 
     @property
     def free(self) -> float:
@@ -172,27 +190,33 @@ class Wallet:
         if self._answered:
             self._answered = False
             self.batch += 1
-        psi = self._prices(liability, acceptance)
+        psi = self._prices(liability, acceptance, self._doubt)
+        of_open = self._psi[self._doubt]
         waiting = np.arange(len(cost))
         while len(waiting):
             # If everything that waits were admitted in turn: committed, psi and liability after each.
             committed = np.cumsum(np.concatenate(([self.committed], cost[waiting])))[1:]
-            prices = np.cumsum(np.concatenate((self._psi[None], psi[waiting])), axis=0)[1:]
+            prices = np.cumsum(np.concatenate((of_open[None], psi[waiting])), axis=0)[1:]
             liabilities = np.cumsum(np.concatenate(([self._liability], liability[waiting])))[1:]
             fits = committed + self._hold(prices, liabilities) <= self.budget
             first = len(fits) if fits.all() else int(fits.argmin())
             if first:
                 made[waiting[:first]] = True
-                self.committed, self._psi = float(committed[first - 1]), prices[first - 1]
+                self.committed, of_open = float(committed[first - 1]), prices[first - 1]
                 self._liability, self.open = float(liabilities[first - 1]), self.open + first
             # Holds only grow: whoever would not fit now, alone, will not fit after others either.
             waiting = waiting[first + 1 :]
-            alone = (
-                self.committed
-                + cost[waiting]
-                + self._hold(self._psi + psi[waiting], self._liability + liability[waiting])
-            )
-            waiting = waiting[alone <= self.budget]
+            alone = self._hold(of_open + psi[waiting], self._liability + liability[waiting])
+            waiting = waiting[self.committed + cost[waiting] + alone <= self.budget]
+        for index in range(len(DOUBTS)):
+            if index == self._doubt:
+                self._psi[index] = of_open
+            else:
+                for price in self._prices(liability[made], acceptance[made], index):
+                    self._psi[index] += price
+        yes, _ = _likelier(acceptance[made])
+        self._below += yes.sum(axis=0)
+        self._above -= np.log1p(acceptance[made, None] * (ODDS - 1)).sum(axis=0)
         return made
 
     def settle(self, liability: Floats, acceptance: Floats, accepted: Bools) -> None:
@@ -205,38 +229,46 @@ class Wallet:
         self.open -= len(accepted)
         self.committed += float(liability[accepted].sum())
         if self.open:
-            self._psi = self._psi - self._prices(liability, acceptance).sum(axis=0)
+            for index in range(len(DOUBTS)):
+                self._psi[index] -= self._prices(liability, acceptance, index).sum(axis=0)
             self._liability -= float(liability.sum())
         else:  # exactly nothing, whatever was rounded on the way
-            self._psi = np.zeros(len(THETAS))
+            self._psi[:] = 0.0
             self._liability = 0.0
         self._answered = True
-        self._accepted += int(accepted.sum())
-        self._expected = self._expected + np.log1p(acceptance[:, None] * (ODDS - 1)).sum(axis=0)
-        if self.evidence >= -np.log(FALSE_ALARM):
+        yes, no = _likelier(acceptance[~accepted])
+        self._below += (no - yes).sum(axis=0)
+        self._above += np.log(ODDS) * accepted.sum()
+        ruled_out = np.flatnonzero(self._below >= np.log(2 * len(DOUBTS) / self.overdraw))
+        if len(ruled_out):
+            self._doubt = min(self._doubt, int(ruled_out[0]))
+        if np.logaddexp.reduce(self._above) >= np.log(len(ODDS) / FALSE_ALARM):
             self.mode = "worst_case"
 
     def release(self, amount: float) -> None:
         """Gives back what accepted offers will not cost any more, since their customers left."""
         self.committed -= amount
 
-    @property
-    def evidence(self) -> float:
-        """ln of the supermartingale that tells whether acceptance runs above its interval."""
-        return float(np.logaddexp.reduce(np.log(ODDS) * self._accepted - self._expected) - np.log(len(ODDS)))
-
-    def _prices(self, liability: Floats, acceptance: Floats) -> Floats:
+    def _prices(self, liability: Floats, acceptance: Floats, doubt: int) -> Floats:
         """(n, thetas) psi of each offer, without overflow."""
+        q = np.minimum(1.0, DOUBTS[doubt] * acceptance)
         with np.errstate(divide="ignore"):
-            no, yes = np.log1p(-acceptance), np.log(acceptance)
+            no, yes = np.log1p(-q), np.log(q)
         return np.asarray(np.logaddexp(no[:, None], yes[:, None] + liability[:, None] * self._theta))
 
     def _hold(self, psi: Floats, liability: Floats) -> Floats:
         """(...,) of summed psi (..., thetas) and summed liability (...,) of the open offers."""
         if self.mode == "worst_case":
             return liability
-        rare = np.log(self.batch * (self.batch + 1) / self.overdraw)
+        rare = np.log(2 * self.batch * (self.batch + 1) / self.overdraw)
         return np.asarray(np.minimum(((psi + rare) / self._theta).min(axis=-1), liability))
+
+
+def _likelier(acceptance: Floats) -> tuple[Floats, Floats]:
+    """(n, doubts) ln of how much likelier a yes, and a no, is under p than under k p (at most .95, or p)."""
+    p = np.clip(acceptance[:, None], 1e-12, 1 - 1e-12)
+    more = np.maximum(p, np.minimum(0.95, DOUBTS * p))
+    return np.log(p / more), np.log((1 - p) / (1 - more))
 
 
 def _check(liability: Floats, acceptance: Floats) -> None:

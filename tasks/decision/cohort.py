@@ -109,6 +109,7 @@ def world(assumptions: Any, training: Cohort) -> World:
         dogs_months=dogs.months,
         decay=tired.decay,
         tired_rate=tired.rate,
+        answered=assumptions.answered,
     )
     weight = training.risk[:, 0] / training.risk[:, 0].sum()
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -83,7 +84,9 @@ class World:
     Sleeping dogs, a share of P(dog) = logistic(dogs_level - dogs_loyalty x margin), leave at a rate exp(dogs_rate)
     times as high for `dogs_months` from a contact on. Earlier contacts add up to F, decayed by `decay` a month, and
     raise the rate by exp(tired_rate F). `hazard_sd`: of the log-rate between customers who look the same.
-    `acceptance_factor` multiplies probabilities: 1 but in a changed world.
+    Customers come in any order over a month, and answers come in `answered` times in it, evenly spaced: a wallet has
+    to admit the offers of a month's first part before it learns of any answer. `acceptance_factor` multiplies
+    probabilities: 1 but in a changed world.
     """
 
     label_months: float
@@ -97,6 +100,7 @@ class World:
     dogs_months: int
     decay: float
     tired_rate: float
+    answered: int
     acceptance_factor: float = 1.0
 
 
@@ -246,26 +250,11 @@ class Simulator:
         wanted = (actions > 0) & (weight > 0)
         may = wanted & self.mask()[:, 1]
         answers = self._answers.random(len(charge))
-        arrivals = self._arrivals.random(len(charge)) if self.wallet is not None else None
         who = np.flatnonzero(may)
-        if arrivals is not None:
-            who = who[np.argsort(arrivals[who])]
+        if self.wallet is not None:
+            who = self._admit(who, actions, answers, self.wallet)
         what = actions[who]
-        # Only as many months as are left of the year are paid for in it.
-        months = min(self.offers.months, self.months - self.month)
-        liability = weight[who] * self._discount[what] * charge[who] * months
-        if self.wallet is not None:
-            believed = self.believed.acceptance
-            p = believed.probability(
-                self.cohort.acceptance[who], self.cohort.spread[who], self._percent[what], self.tired[who]
-            )
-            p = np.minimum(1.0, self.believed.acceptance_factor * p)
-            made = self.wallet.admit(weight[who] * self.offers.contact_cost, liability, p)
-            who, what, liability, p = who[made], what[made], liability[made], p[made]
-        odds = drawn.odds[what - 1, who] - drawn.fatigue[what - 1, who] * self.tired[who]
-        yes = answers[who] < self.world.acceptance_factor / (1 + np.exp(-odds))
-        if self.wallet is not None:
-            self.wallet.settle(liability, p, yes)
+        yes = self._accepts(who, what, answers)
 
         contacted = np.zeros(len(charge), np.bool_)
         contacted[who] = True
@@ -319,6 +308,32 @@ class Simulator:
             refused=may & ~contacted,
             done=self.month == self.months,
         )
+
+    def _accepts(self, who: Actions, what: Actions, answers: Floats) -> Bools:
+        odds = self.drawn.odds[what - 1, who] - self.drawn.fatigue[what - 1, who] * self.tired[who]
+        return np.asarray(answers[who] < self.world.acceptance_factor / (1 + np.exp(-odds)))
+
+    def _admit(self, who: Actions, actions: Actions, answers: Floats, wallet: Wallet) -> Actions:
+        """Those of `who` whose offers the wallet lets be made, in order of arrival."""
+        arrivals = self._arrivals.random(self.customers)
+        who = who[np.argsort(arrivals[who])]
+        what = actions[who]
+        # Only as many months as are left of the year are paid for in it.
+        months = min(self.offers.months, self.months - self.month)
+        liability = self.weight[who] * self._discount[what] * self.cohort.charge[who] * months
+        p = self.believed.acceptance.probability(
+            self.cohort.acceptance[who], self.cohort.spread[who], self._percent[what], self.tired[who]
+        )
+        p = np.minimum(1.0, self.believed.acceptance_factor * p)
+        yes = self._accepts(who, what, answers)
+        made = np.zeros(len(who), np.bool_)
+        ends = np.searchsorted(arrivals[who], np.arange(1, self.world.answered + 1) / self.world.answered)
+        for start, end in pairwise((0, *ends.tolist())):
+            part = slice(start, end)
+            admitted = wallet.admit(self.weight[who[part]] * self.offers.contact_cost, liability[part], p[part])
+            wallet.settle(liability[part][admitted], p[part][admitted], yes[part][admitted])
+            made[part] = admitted
+        return who[made]
 
     def _observe(self) -> Singles:
         """What a policy sees at the start of a month; after the last one, a view that no decision follows from."""

@@ -25,6 +25,7 @@ WORLD = World(
     dogs_months=3,
     decay=0.6,
     tired_rate=0.05,
+    answered=4,
 )
 
 

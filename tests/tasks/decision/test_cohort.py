@@ -36,6 +36,7 @@ RISK = RiskConfig.model_validate(REST)
 ACCEPT = AcceptConfig.model_validate({**REST, "bridge_columns": ("age", "job", "marital", "contact", "poutcome")})
 ASSUMED = SimpleNamespace(
     label_months=3,
+    answered=4,
     effect=[0.25, 0.55, 0.85, 1.25],
     effect_sd=0.2,
     hazard_sd=0.3,
