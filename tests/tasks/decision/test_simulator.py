@@ -322,7 +322,7 @@ def test_ten_thousand_cohorts_keep_their_budget(
     latents: bool, cohort: Made, world: World, offers: Offers, cap: Cap
 ) -> None:
     """With calibrated acceptance, as the wallet's bound says; with latents in it, too, though the bound says less then:
-    who accepted once is likelier to accept again than the wallet is told."""
+    who accepted once is likelier to accept again than the wallet is told. Both: 0 of 10,000."""
     customers = cohort(60)
     if not latents:
         customers = replace(customers, spread=np.zeros(60))
