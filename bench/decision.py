@@ -177,7 +177,7 @@ def decision_us(learner: Learner, simulator: Simulator) -> float:
     """Microseconds of one decision, mask included, as the service makes it."""
     policy = learner.policy()
     observation, mask = simulator.reset(np.random.default_rng(0)), simulator.mask()
-    rows = [(observation[at], mask[at]) for at in range(200)]
+    rows = [(observation[at], mask[at]) for at in range(min(200, simulator.customers))]
     best = float("inf")
     for _ in range(5):
         started = time.perf_counter()
