@@ -136,7 +136,7 @@ class BacktestConfig(_Evaluation):
     window: Annotated[int, Field(ge=1000)]
 
 
-# -- language and decision: what the playbook states; a stage brings the rest of its keys when it is built -----------
+# -- language: what the playbook states; a stage brings the rest of its keys when it is built ------------------------
 
 
 class BaseConfig(_Block):
@@ -170,50 +170,199 @@ class TextPpoConfig(_Block):
     iterations: Count
 
 
+# -- decision -------------------------------------------------------------------------------------------------------
+
 # Percent off the monthly charge. More than half is no offer that any table of costs here was made for.
 Offer = Annotated[int, Field(ge=0, le=50)]
+# A year is as far as anything here looks ahead.
+Months = Annotated[int, Field(ge=1, le=12)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
-class PolicyConfig(_Block):
-    """`decision`: what is learned, and the three baselines that it is compared with."""
+class OffersConfig(_Block):
+    """What may be offered: percent off the monthly charge, for so many months; a contact costs `contact_cost`."""
 
-    algorithm: Literal["lagrangian_ppo"]
-    offers: Annotated[tuple[Offer, ...], Field(min_length=1)]
-    baselines: Annotated[tuple[Literal["threshold", "thompson_sampling", "uplift_tree"], ...], Field(min_length=1)]
-    threshold_offer: Offer
+    levels: Annotated[tuple[Offer, ...], Field(min_length=1)]
+    months: Months
+    contact_cost: NotNegative
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+
+    @model_validator(mode="after")
+    def _rising(self) -> OffersConfig:
+        if list(self.levels) != sorted(set(self.levels)):
+            raise ValueError(f"levels {list(self.levels)}: wants rising percentages, each once")
+        return self
+
+
+class CapConfig(_Block):
+    """At most `max_contacts` in any `window` months; a request tells of the last three."""
+
+    max_contacts: Count
+    window: Annotated[int, Field(ge=1, le=3)]
+
+
+class AcceptanceAssumptions(_Block):
+    """P(accept): log-odds = level + shrink x bridge score's + slope ln(1 + percent / unit) - fatigue F; the level is
+    where the risk-weighted mean at `at` percent is `mean`. `slope_sd`: share of the slope, between customers."""
+
+    mean: Fraction
+    at: Offer
+    shrink: Annotated[float, Field(ge=0, le=1)]
+    slope: NotNegative
+    unit: Positive
+    slope_sd: Annotated[float, Field(ge=0, le=1)]
+    fatigue: NotNegative
+
+
+class SleepingDogsAssumptions(_Block):
+    """A `share` of customers leaves at exp(rate) times the rate for `months` from a contact on; the likelier, the
+    more loyal: `loyalty` in log-odds per log-odds of churn."""
+
+    share: Fraction
+    loyalty: NotNegative
+    rate: NotNegative
+    months: Months
+
+
+class FatigueAssumptions(_Block):
+    """F, earlier contacts, decayed; raises the rate of leaving by exp(rate F)."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)]
+    rate: NotNegative
+
+
+class Assumptions(_Block):
+    """What is assumed of how customers answer and leave, where no public data tells: one key each, with its source."""
+
+    # In which the label counts a customer as gone; a year is the other reading of IBM's table.
+    label_months: Annotated[int, Field(ge=1, le=12)]
+    # Answers come in so many times a month.
+    answered: Annotated[int, Field(ge=1, le=30)]
+    # Of an accepted offer, one for each level: it multiplies the rate of leaving by exp(-effect).
+    effect: Annotated[tuple[NotNegative, ...], Field(min_length=1)]
+    effect_sd: Annotated[float, Field(ge=0, le=1)]
+    hazard_sd: Annotated[float, Field(ge=0, le=2)]
+    acceptance: AcceptanceAssumptions
+    sleeping_dogs: SleepingDogsAssumptions
+    fatigue: FatigueAssumptions
+
+
+class SearchConfig(_Block):
+    """How baselines are tuned, all with the same effort: `evaluations` settings of `years` years each; `log_years` of
+    a random test are what the learning ones learn from."""
+
+    evaluations: Annotated[int, Field(ge=2, le=1000)]
+    years: Count
+    log_years: Count
+
+
+class PpoConfig(_Block):
+    iterations: Count
+    epochs: Annotated[int, Field(ge=1, le=100)]
+    minibatches: Count
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(min_length=1)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    gae_lambda: Annotated[float, Field(ge=0, le=1)]
+    clip: Annotated[float, Field(gt=0, lt=1)]
+    entropy: NotNegative
+    value_weight: Positive
+    # Contacts per customer and year that the second multiplier holds the policy to.
+    contacts: Positive
+    # Of offer budget and contacts, at the start.
+    multipliers: tuple[NotNegative, NotNegative]
+    pid: tuple[NotNegative, NotNegative, NotNegative]
+    price_spread: Annotated[float, Field(ge=0, le=2)]
+    validate_every: Count
+    checkpoint_every: Count
+
+
+class OffPolicyConfig(_Block):
+    """A log of the best baseline that explores: `exploration` of its decisions are uniform over what is allowed."""
+
+    exploration: Annotated[float, Field(ge=0, le=1)]
+    min_effective: Positive
+    max_unsupported: Fraction
+    max_heaviest: Fraction
+    max_weight_errors: Positive
+
+
+# What a changed world changes, and by how much: a factor, or for label_months the number, for risk_shuffled 1.
+Change = Literal["acceptance", "sleeping_dogs", "label_months", "fatigue", "risk_shuffled"]
+
+
+class EvaluationConfig(_Block):
+    """`part` of the split, `years` simulated for each policy, the same ones for all. `cost` is what the policy may
+    cost of what the best baseline cost on validation customers; `budgets` are those of the budget-to-lift curve."""
+
+    part: Literal["validation", "test"]
+    years: Count
+    # Below 100 resamples the ends of a 95 % interval rest on two or three of them.
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)]
+    cost: Annotated[float, Field(gt=0, le=1)]
+    budgets: Annotated[tuple[Fraction, ...], Field(min_length=1)]
     # Predicted quarterly churn from which a customer counts as at risk in the criteria.
     at_risk_from: Fraction
+    off_policy: OffPolicyConfig
+    worlds: dict[str, dict[Change, Positive]]
+
+
+class DecisionConfig(_Block):
+    """`decision`: what is learned, in which simulated year, and the three baselines that it is compared with."""
+
+    algorithm: Literal["lagrangian_ppo"]
+    months: Annotated[int, Field(ge=1, le=12)]
+    offers: OffersConfig
+    cap: CapConfig
+    # Share of months x the starting monthly revenue that offers and contacts may cost.
+    budget: Annotated[float, Field(ge=0, le=1)]
+    wallet: Literal["expected", "worst_case"]
+    seeds: Annotated[int, Field(ge=1, le=100)]
+    baselines: tuple[Literal["threshold"], Literal["thompson_sampling"], Literal["uplift_tree"]]
+    threshold_offer: Offer
+    search: SearchConfig
+    ppo: PpoConfig
+    evaluation: EvaluationConfig
+    assumptions: Assumptions
+
+    @model_validator(mode="after")
+    def _fits(self) -> DecisionConfig:
+        if self.budget == 0:
+            raise ValueError("a budget of 0 contacts nobody, so there is nothing to learn: wants a share of revenue")
+        if self.threshold_offer not in self.offers.levels:
+            raise ValueError(f"threshold_offer {self.threshold_offer} is not one of levels {list(self.offers.levels)}")
+        if len(self.assumptions.effect) != len(self.offers.levels):
+            raise ValueError(
+                f"assumptions.effect has {len(self.assumptions.effect)} numbers for {len(self.offers.levels)} levels"
+            )
+        return self
 
 
 # -- release ------------------------------------------------------------------------------------------------------
 
 
 class ThresholdConfig(_Block):
-    """The first baseline: whoever's risk reaches the threshold is offered the one fixed discount."""
+    """The first baseline: whoever's risk reaches a threshold, which `decision` tunes, is offered one fixed discount."""
 
     rule: Literal["threshold"]
-    threshold: Fraction
     offer: Offer
-    offers: Annotated[tuple[Offer, ...], Field(min_length=1)]
-    # How long an accepted offer runs; messages say it, and a year is as far as anything here looks ahead.
-    offer_months: Annotated[int, Field(ge=1, le=12)]
-    max_contacts: Count
-    cap_months: Annotated[int, Field(ge=1, le=12)]
     reasons: Annotated[int, Field(ge=1, le=20)]
 
-    @model_validator(mode="after")
-    def _offers(self) -> ThresholdConfig:
-        if list(self.offers) != sorted(set(self.offers)):
-            raise ValueError(f"offers {list(self.offers)} are not in rising order")
-        if self.offer not in self.offers:
-            raise ValueError(f"offer {self.offer} is not one of offers {list(self.offers)}")
-        return self
+
+class Override(_Block):
+    """Lets a part into the release that missed criteria: who takes that on, why, for which criteria, and for which
+    artifact alone (the digest of the part, as release.json names it)."""
+
+    by: Annotated[str, Field(min_length=1)]
+    reason: Annotated[str, Field(min_length=1)]
+    criteria: Annotated[tuple[str, ...], Field(min_length=1)]
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 
 
 class ReleaseKeys(_Block):
     """What an experiment states about `release`."""
 
     decision: ThresholdConfig
+    overrides: dict[Literal["decision"], Override]
 
 
 class ReleaseConfig(ReleaseKeys):
@@ -233,7 +382,7 @@ class Stages(_Block):
     risk: RiskConfig
     accept: AcceptConfig
     backtest: BacktestConfig
-    decision: PolicyConfig
+    decision: DecisionConfig
     base: BaseConfig
     sft: FinetuneConfig
     rm: FinetuneConfig
@@ -352,6 +501,13 @@ class Experiment(_Block):
     def _place_of_its_own(self) -> Experiment:
         if self.tag in RESERVED:
             raise ValueError(f"tag {self.tag!r} is a folder of the store; an experiment needs another name")
+        return self
+
+    @model_validator(mode="after")
+    def _one_of_the_offers(self) -> Experiment:
+        offer, levels = self.stages.release.decision.offer, self.stages.decision.offers.levels
+        if offer not in levels:
+            raise ValueError(f"stages.release.decision.offer {offer} is not one of the offers {list(levels)}")
         return self
 
     @model_validator(mode="after")
