@@ -303,7 +303,26 @@ class EvaluationConfig(_Block):
     # Predicted quarterly churn from which a customer counts as at risk in the criteria.
     at_risk_from: Fraction
     off_policy: OffPolicyConfig
-    worlds: dict[str, dict[Change, Positive]]
+    worlds: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], dict[Change, Positive]]
+
+    @model_validator(mode="after")
+    def _rising(self) -> EvaluationConfig:
+        if list(self.budgets) != sorted(set(self.budgets)):
+            raise ValueError(f"budgets {list(self.budgets)}: wants rising shares of revenue, each once")
+        return self
+
+    @model_validator(mode="after")
+    def _other_worlds(self) -> EvaluationConfig:
+        for name, changes in self.worlds.items():
+            if name == "as_assumed":
+                raise ValueError("worlds.as_assumed: the unchanged world is always shown; a changed one wants a name")
+            if not changes:
+                raise ValueError(f"worlds.{name} changes nothing")
+            if changes.get("label_months", 1) not in range(1, 13):
+                raise ValueError(f"worlds.{name}.label_months {changes['label_months']:g}: wants whole months, 1 to 12")
+            if changes.get("risk_shuffled", 1) != 1:
+                raise ValueError(f"worlds.{name}.risk_shuffled {changes['risk_shuffled']:g}: is 1, or is left out")
+        return self
 
 
 class DecisionConfig(_Block):

@@ -36,12 +36,11 @@ PLAYBOOK: dict[str, Any] = {
     "criteria.accept.ece": {"below": 0.05},
     # task 3
     "stages.decision.algorithm": "lagrangian_ppo",
-    "stages.decision.offers": [0, 5, 10, 20],
+    "stages.decision.offers.levels": [0, 5, 10, 20],
     "stages.decision.baselines": ["threshold", "thompson_sampling", "uplift_tree"],
     "stages.decision.threshold_offer": 10,
     "stages.release.decision.rule": "threshold",
     "stages.release.decision.offer": 10,
-    "stages.release.decision.offers": [0, 5, 10, 20],
     "criteria.decision.nrr_gain": {"at_least": 0.03, "gating": False},
     "criteria.decision.nrr_gain_at_risk": {"at_least": 0.03},
     "criteria.decision.offer_cost_change": {"at_most": -0.05},
@@ -139,6 +138,29 @@ def test_the_others_say_only_what_differs(name: str, mvp: Resolved) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "exp_001_mvp"])
 def test_the_others_spend_from_ledgers_of_their_own(name: str) -> None:
     assert load(experiment_path(name)).data["costs"]["scope"] == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_test_part_is_opened_by_the_locked_experiment_alone(name: str) -> None:
+    """Whatever is tried out is judged on validation customers."""
+    stages = load(experiment_path(name)).data["stages"]
+    assert (stages["decision"]["evaluation"]["part"] == "test") == (name == "exp_001_mvp")
+
+
+def test_what_the_decision_is_judged_by_was_fixed_before_it_was_trained(mvp: Resolved) -> None:
+    decision = mvp.data["stages"]["decision"]
+    assert decision["evaluation"]["at_risk_from"] == 0.25
+    assert decision["evaluation"]["cost"] <= 1 + mvp.data["criteria"]["decision"]["offer_cost_change"]["at_most"]
+    assert decision["budget"] in decision["evaluation"]["budgets"]
+    assert decision["seeds"] >= 5
+    assert mvp.data["criteria"]["decision"]["lift_gain"] == {"at_least": 0.12}
+    assert mvp.data["criteria"]["decision"]["lift_gain_low"] == {"above": 0.05}
+    assert mvp.data["criteria"]["decision"]["nrr_gain_at_risk_low"] == {"above": 0.0}
+    assert mvp.data["criteria"]["decision"]["attempted_overspend"] == {"at_most": 0.01}
+
+
+def test_nobody_is_let_into_a_release_by_default(mvp: Resolved) -> None:
+    assert [load(experiment_path(name)).data["stages"]["release"]["overrides"] for name in NAMES] == [{}] * len(NAMES)
 
 
 @pytest.mark.parametrize("name", ["local", "chaos"])

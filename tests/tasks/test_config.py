@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,21 @@ def changed(tmp_path: Path, change: dict[str, Any]) -> config.Resolved:
     path = configs / "experiment_tried.yaml"
     path.write_text(yaml.safe_dump({"extends": "exp_001_mvp", "tag": "tried", **change}))
     return config.load(path)
+
+
+@pytest.fixture(scope="module")
+def mvp() -> config.Resolved:
+    return config.load(config.experiment_path("exp_001_mvp"))
+
+
+def put(resolved: config.Resolved, key: tuple[str | int, ...], value: object) -> config.Resolved:
+    """`resolved` with another value at `key`."""
+    data = copy.deepcopy(resolved.data)
+    block: Any = data
+    for part in key[:-1]:
+        block = block.setdefault(part, {}) if isinstance(block, dict) else block[part]
+    block[key[-1]] = value
+    return replace(resolved, data=data)
 
 
 def nested(key: str, value: object) -> dict[str, Any]:
@@ -61,9 +78,11 @@ def nested(key: str, value: object) -> dict[str, Any]:
         ("stages.backtest.first", 1.0),
         ("stages.sft.bits", 7),
         ("stages.ppo_text.kl_target", 0.0),
-        ("stages.release.decision.threshold", 1.0),
-        ("stages.release.decision.offer", 15),
-        ("stages.release.decision.offers", [0, 10, 10]),
+        ("stages.release.decision.threshold", 0.5),
+        ("stages.release.decision.offers", [0, 10]),
+        ("stages.release.decision.reasons", 0),
+        ("stages.release.overrides", {"risk": {}}),
+        ("stages.release.overrides.decision.digest", "c0ffee"),
         ("stages.nothing", {}),
         ("criteria.risk.auc", {"at_least": 0.78, "below": 0.9}),
         ("criteria.risk.auc", {"at_leats": 0.78}),
@@ -88,6 +107,180 @@ def test_a_value_that_cannot_be_meant_is_named_with_its_file(tmp_path: Path, key
     # The split's and the components' own rules name the block, which is where the sum is wrong.
     assert key in message or key.rpartition(".")[0] in message
     assert "experiment_" in message
+
+
+# Each with a bound of its own, or a type that it isn't.
+OUT_OF_BOUNDS: list[tuple[str, object]] = [
+    ("algorithm", "dqn"),
+    ("months", 0),
+    ("months", 13),
+    ("offers.levels", []),
+    ("offers.levels.0", -5),
+    ("offers.levels.3", 51),
+    ("offers.levels.1", 5.5),
+    ("offers.months", 0),
+    ("offers.months", 13),
+    ("offers.contact_cost", -1.0),
+    ("offers.currency", "usd"),
+    ("cap.max_contacts", 0),
+    ("cap.window", 0),
+    ("cap.window", 4),
+    ("budget", -0.01),
+    ("budget", 1.01),
+    ("budget", float("nan")),
+    ("wallet", "best_case"),
+    ("seeds", 0),
+    ("baselines", ["threshold", "uplift_tree", "thompson_sampling"]),
+    ("baselines", ["threshold"]),
+    ("threshold_offer", -10),
+    ("search.evaluations", 1),
+    ("search.years", 0),
+    ("search.log_years", 0),
+    ("ppo.iterations", 0),
+    ("ppo.epochs", 0),
+    ("ppo.minibatches", 0),
+    ("ppo.hidden", []),
+    ("ppo.hidden.1", 0),
+    ("ppo.learning_rate", 0.0),
+    ("ppo.gae_lambda", 1.1),
+    ("ppo.clip", 1.0),
+    ("ppo.entropy", -0.1),
+    ("ppo.value_weight", 0.0),
+    ("ppo.contacts", 0.0),
+    ("ppo.multipliers", [0.5]),
+    ("ppo.multipliers.1", -0.1),
+    ("ppo.pid", [0.3, 0.3]),
+    ("ppo.price_spread", 2.1),
+    ("ppo.validate_every", 0),
+    ("ppo.checkpoint_every", 0),
+    ("ppo.cilp", 0.2),
+    ("evaluation.part", "train"),
+    ("evaluation.years", 0),
+    ("evaluation.bootstrap", 99),
+    ("evaluation.cost", 0.0),
+    ("evaluation.cost", 1.1),
+    ("evaluation.budgets", []),
+    ("evaluation.budgets.0", 0.0),
+    ("evaluation.budgets.3", 1.0),
+    ("evaluation.at_risk_from", 1.0),
+    ("evaluation.off_policy.exploration", 1.1),
+    ("evaluation.off_policy.min_effective", 0.0),
+    ("evaluation.off_policy.max_unsupported", 0.0),
+    ("evaluation.off_policy.max_heaviest", 1.0),
+    ("evaluation.off_policy.max_weight_errors", 0.0),
+    ("evaluation.worlds.tired.fatige", 2.0),
+    ("evaluation.worlds.fatigue_doubled.fatigue", 0.0),
+    ("evaluation.worlds.Annual label", {"label_months": 12}),
+    ("assumptions.label_months", 0),
+    ("assumptions.label_months", 13),
+    ("assumptions.answered", 0),
+    ("assumptions.answered", 31),
+    ("assumptions.effect", []),
+    ("assumptions.effect.2", -0.1),
+    ("assumptions.effect_sd", 1.1),
+    ("assumptions.hazard_sd", -0.1),
+    ("assumptions.acceptance.mean", 0.0),
+    ("assumptions.acceptance.mean", 1.0),
+    ("assumptions.acceptance.at", 51),
+    ("assumptions.acceptance.shrink", 1.1),
+    ("assumptions.acceptance.slope", -0.1),
+    ("assumptions.acceptance.unit", 0.0),
+    ("assumptions.acceptance.slope_sd", -0.1),
+    ("assumptions.acceptance.fatigue", -0.1),
+    ("assumptions.sleeping_dogs.share", 1.0),
+    ("assumptions.sleeping_dogs.loyalty", -0.1),
+    ("assumptions.sleeping_dogs.rate", -0.1),
+    ("assumptions.sleeping_dogs.months", 0),
+    ("assumptions.fatigue.decay", 1.0),
+    ("assumptions.fatigue.rate", -0.1),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), OUT_OF_BOUNDS)
+def test_a_value_of_the_decision_beyond_its_bounds_is_named_with_file_and_line(
+    mvp: config.Resolved, key: str, value: object
+) -> None:
+    path = ("stages", "decision", *(int(part) if part.isdigit() else part for part in key.split(".")))
+    with pytest.raises(ConfigError) as raised:
+        config.validate(put(mvp, path, value), Experiment)
+    lines = str(raised.value).splitlines()
+    where, _, what = lines[0].partition(": key ")
+    assert where.rpartition(":")[0].endswith("experiment_exp_001_mvp.yaml")
+    assert where.rpartition(":")[2].isdigit()
+    assert what.startswith(f"'stages.decision.{key}")
+    assert len(lines[0]) < 300
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("offers.levels", [0, 10, 10, 20], "levels [0, 10, 10, 20]: wants rising percentages, each once"),
+        ("offers.levels", [20, 10, 5, 0], "levels [20, 10, 5, 0]: wants rising percentages, each once"),
+        ("budget", 0.0, "a budget of 0 contacts nobody, so there is nothing to learn: wants a share of revenue"),
+        ("threshold_offer", 15, "threshold_offer 15 is not one of levels [0, 5, 10, 20]"),
+        ("assumptions.effect", [0.25, 0.55], "assumptions.effect has 2 numbers for 4 levels"),
+        ("offers.levels", [0, 10, 20], "assumptions.effect has 4 numbers for 3 levels"),
+        ("evaluation.budgets", [0.03, 0.02], "budgets [0.03, 0.02]: wants rising shares of revenue, each once"),
+        ("evaluation.budgets", [0.03, 0.03], "budgets [0.03, 0.03]: wants rising shares of revenue, each once"),
+        ("evaluation.worlds.as_assumed", {"fatigue": 2.0}, "the unchanged world is always shown"),
+        ("evaluation.worlds.tired", {}, "worlds.tired changes nothing"),
+        ("evaluation.worlds.label_annual.label_months", 7.5, "label_months 7.5: wants whole months, 1 to 12"),
+        ("evaluation.worlds.label_annual.label_months", 24, "label_months 24: wants whole months, 1 to 12"),
+        ("evaluation.worlds.risk_shuffled.risk_shuffled", 3, "risk_shuffled 3: is 1, or is left out"),
+    ],
+)
+def test_values_of_the_decision_that_do_not_go_together_are_said_in_a_line(
+    mvp: config.Resolved, key: str, value: object, words: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        config.validate(put(mvp, ("stages", "decision", *key.split(".")), value), Experiment)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).partition(": key ")[0].rpartition(":")[2].isdigit()
+
+
+@pytest.mark.parametrize(("levels", "effect"), [((0, 5, 20), (0.2, 0.5, 1.2)), ((10,), (0.8,))])
+def test_other_offers_are_taken_once_everything_follows_them(
+    mvp: config.Resolved, levels: tuple[int, ...], effect: tuple[float, ...]
+) -> None:
+    content = put(mvp, ("stages", "decision", "offers", "levels"), list(levels))
+    for key, value in {
+        ("stages", "decision", "assumptions", "effect"): list(effect),
+        ("stages", "decision", "threshold_offer"): levels[-1],
+        ("stages", "release", "decision", "offer"): levels[-1],
+    }.items():
+        content = put(content, key, value)
+    assert config.validate(content, Experiment).stages.decision.offers.levels == levels
+
+
+@pytest.mark.parametrize("offer", [15, 50])
+def test_what_the_baseline_offers_is_one_of_the_offers(mvp: config.Resolved, offer: int) -> None:
+    with pytest.raises(ConfigError) as raised:
+        config.validate(put(mvp, ("stages", "release", "decision", "offer"), offer), Experiment)
+    assert f"stages.release.decision.offer {offer} is not one of the offers [0, 5, 10, 20]" in str(raised.value)
+
+
+OVERRIDE = {"by": "Ann", "reason": "a pilot", "criteria": ["lift_gain"], "digest": "0123456789ab"}
+
+
+def test_an_override_is_taken(mvp: config.Resolved) -> None:
+    taken = config.validate(put(mvp, ("stages", "release", "overrides"), {"decision": OVERRIDE}), Experiment)
+    assert taken.stages.release.overrides["decision"].model_dump(mode="json") == OVERRIDE
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("by", ""), ("reason", ""), ("criteria", []), ("digest", "0123456789AB"), ("digest", "0123"), ("until", "now")],
+)
+def test_an_override_says_who_why_what_for_and_which(mvp: config.Resolved, key: str, value: object) -> None:
+    override = {"decision": OVERRIDE | {key: value}}
+    with pytest.raises(ConfigError, match=rf"stages\.release\.overrides\.decision\.{key}"):
+        config.validate(put(mvp, ("stages", "release", "overrides"), override), Experiment)
+
+
+def test_an_override_lets_in_no_part_that_a_release_can_not_do_without(mvp: config.Resolved) -> None:
+    with pytest.raises(ConfigError, match=r"overrides\.risk.*input should be 'decision'"):
+        config.validate(put(mvp, ("stages", "release", "overrides"), {"risk": OVERRIDE}), Experiment)
 
 
 def test_a_time_limit_without_money_is_refused(tmp_path: Path) -> None:
@@ -162,7 +355,7 @@ def test_every_number_has_bounds(model: type[BaseModel]) -> None:
 
 def test_the_walk_found_the_nested_models() -> None:
     names = {model.__name__ for model in models(Experiment)}
-    assert {"StoppedBooster", "Machine", "RateAlert", "Split", "Component"} <= names
+    assert {"StoppedBooster", "Machine", "RateAlert", "Split", "Component", "Assumptions", "Override"} <= names
     assert {DatasetSpec, Criterion} <= set(models(Experiment))
 
 
