@@ -7,6 +7,10 @@ now: a threshold can change without a stage running again. A stage belongs to th
 `execution.time_limit_s` gives it time; criteria of other stages are stated ahead, for parts still to be built. They
 are "later": left out of table and JSON unless `--all` asks for them, and never deciding the exit code.
 
+A value stands beside what it is read against, where there is such: an ECE beside what chance would show, the gain in
+NRR of the whole cohort beside that of the exact bound, which no policy can pass. (The playbook's "+3 % NRR" is there
+twice: of the whole cohort, not gating, and of the customers at risk, gating.)
+
 Exit code: 0 every gating criterion holds, 1 one is missed or its stage has not run, 2 bad input.
 """
 
@@ -20,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -29,6 +34,9 @@ from engine.config import Resolved, check_lock, experiment_path, load, validate
 from engine.criteria import Criterion, Verdict, judge
 from engine.errors import RetainError
 from engine.store import open_store, store_url
+
+# The metric that no policy can bring above the other one.
+BOUNDS = {"nrr_gain": "upper_bound"}
 
 State = Literal["measured", "not run", "later"]
 
@@ -50,11 +58,13 @@ class _Experiment(BaseModel):
 
 @dataclass(frozen=True)
 class Row:
-    """`chance`: what a perfect model would show by chance on as many rows, where a metric knows that (ECE)."""
+    """`chance`: what a perfect model would show by chance on as many rows, where a metric knows that (ECE). `bound`:
+    what the exact upper bound reaches, where a stage measured that."""
 
     verdict: Verdict
     state: State
     chance: float | None = None
+    bound: float | None = None
 
 
 def rows(resolved: Resolved, artifacts: ArtifactStore) -> list[Row]:
@@ -70,7 +80,12 @@ def rows(resolved: Resolved, artifacts: ArtifactStore) -> list[Row]:
         else:
             state = "not run" if stage in experiment.execution.time_limit_s else "later"
         result += [
-            Row(verdict, state, metrics.get(verdict.metric, {}).get("chance"))
+            Row(
+                verdict,
+                state,
+                chance=metrics.get(verdict.metric, {}).get("chance"),
+                bound=metrics.get(BOUNDS.get(verdict.metric, ""), {}).get("value"),
+            )
             for verdict in judge(stage, metrics, criteria)
         ]
     return result
@@ -82,16 +97,19 @@ def missed(table: Sequence[Row]) -> list[Row]:
 
 
 def to_json(table: Sequence[Row]) -> str:
-    return json.dumps({"criteria": [row.verdict.as_dict() for row in table]}, indent=2, allow_nan=False)
+    """`upper_bound` stands in the rows that have one."""
+    rows = [row.verdict.as_dict() | ({"upper_bound": row.bound} if row.bound is not None else {}) for row in table]
+    return json.dumps({"criteria": rows}, indent=2, allow_nan=False)
 
 
 def to_table(table: Sequence[Row], title: str) -> Table:
     result = Table(title=title, title_justify="left")
+    result.box, result.show_edge, result.pad_edge, result.padding = box.SIMPLE_HEAD, False, False, (0, 1, 0, 0)
     for name in ("stage", "metric"):
         result.add_column(name, no_wrap=True)
-    for name in ("value", "95 % CI", "by chance", "limit"):
+    for name in ("value", "95 % CI", "beside", "limit"):
         result.add_column(name, justify="right", no_wrap=True)
-    result.add_column("verdict", no_wrap=True)
+    result.add_column("verdict")
     for row in table:
         verdict = row.verdict
         result.add_row(
@@ -99,7 +117,7 @@ def to_table(table: Sequence[Row], title: str) -> Table:
             verdict.metric,
             _number(verdict.value),
             f"{_number(verdict.ci[0])} .. {_number(verdict.ci[1])}" if verdict.ci else "",
-            _number(row.chance) if row.chance is not None else "",
+            _beside(row),
             f"{verdict.op} {_number(verdict.limit)}",
             _word(row),
         )
@@ -111,6 +129,12 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if value.is_integer() else f"{value:.4f}"
+
+
+def _beside(row: Row) -> str:
+    if row.chance is not None:
+        return f"chance {_number(row.chance)}"
+    return f"bound {_number(row.bound)}" if row.bound is not None else ""
 
 
 def _word(row: Row) -> Text:

@@ -92,6 +92,41 @@ def test_the_table_shows_interval_and_chance_level(
     assert "All 3 gating criteria" in printed
 
 
+DECISION = EXPERIMENT.replace(
+    "execution: {time_limit_s: {risk: 60, accept: 60}}",
+    """  decision:
+    nrr_gain: {at_least: 0.03, gating: false}
+    nrr_gain_at_risk: {at_least: 0.03}
+execution: {time_limit_s: {decision: 60}}
+""",
+)
+
+
+def test_the_playbooks_gain_stands_twice_whole_cohort_first_beside_the_bound(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config.CONFIGS / "experiment_tried.yaml").write_text(DECISION)
+    gains = {"nrr_gain": {"value": 0.0131, "ci": [0.011, 0.0152]}, "nrr_gain_at_risk": {"value": 0.0321}}
+    complete(experiment, "decision", gains | {"upper_bound": {"value": 0.0249}}, tmp_path)
+    assert verdict.main(["--experiment", "tried"]) == 0
+    whole, at_risk = re.findall(r"decision +nrr_gain.*", capsys.readouterr().out)
+    assert re.search(r"nrr_gain +0\.0131 .* bound 0\.0249 +>= 0\.0300 +not met \(shown, not gating\)", whole)
+    assert re.search(r"nrr_gain_at_risk +0\.0321 +>= 0\.0300 +met", at_risk)
+    assert verdict.main(["--experiment", "tried", "--json"]) == 0
+    rows = read(capsys)
+    assert rows["decision", "nrr_gain"]["upper_bound"] == 0.0249
+    assert "upper_bound" not in rows["decision", "nrr_gain_at_risk"]
+
+
+def test_a_gain_at_risk_that_is_missed_fails_the_experiment(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config.CONFIGS / "experiment_tried.yaml").write_text(DECISION)
+    complete(experiment, "decision", {"nrr_gain": {"value": 0.05}, "nrr_gain_at_risk": {"value": 0.029}}, tmp_path)
+    assert verdict.main(["--experiment", "tried"]) == 1
+    assert "decision.nrr_gain_at_risk" in capsys.readouterr().out
+
+
 def test_a_missed_criterion_ends_with_1_and_is_named(
     experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
