@@ -20,6 +20,7 @@ refitted.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -149,6 +150,18 @@ class Thompson:
         gains, costs, roots = (np.array(part) for part in zip(*found))
         return cls(gains, costs, roots, (columns[0], columns[1], columns[2]), price=0.0, boldness=1.0)
 
+    def to_bytes(self) -> bytes:
+        """The posterior, for a checkpoint."""
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, gain=self.gain, cost=self.cost, root=self.root, columns=self.columns)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Thompson:
+        with np.load(io.BytesIO(data), allow_pickle=False) as found:
+            risk, acceptance, recent = found["columns"].tolist()
+            return cls(found["gain"], found["cost"], found["root"], (risk, acceptance, recent), 0.0, 1.0)
+
     def start(self, rng: np.random.Generator) -> Callable[[Singles, Bools], Actions]:
         def decide(observation: Singles, mask: Bools) -> Actions:
             x = _basis(observation, self.columns)
@@ -180,6 +193,24 @@ class Uplift:
             models.append((gain, cost))
         return cls(tuple(models), price=0.0, rounds=int(TREATED["rounds"]))
 
+    def to_files(self) -> dict[str, bytes]:
+        """Every booster, for a checkpoint."""
+        return {
+            f"{offer}-{name}.ubj": bytes(model.save_raw("ubj"))
+            for offer, pair in enumerate(self.models)
+            for name, model in zip(("gain", "cost"), pair)
+        }
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Uplift:
+        models = []
+        for offer in range(len(files) // 2):
+            gain, cost = xgb.Booster({"nthread": 1}), xgb.Booster({"nthread": 1})
+            gain.load_model(bytearray(files[f"{offer}-gain.ubj"]))
+            cost.load_model(bytearray(files[f"{offer}-cost.ubj"]))
+            models.append((gain, cost))
+        return cls(tuple(models), price=0.0, rounds=int(TREATED["rounds"]))
+
     def start(self, rng: np.random.Generator) -> Callable[[Singles, Bools], Actions]:
         def decide(observation: Singles, mask: Bools) -> Actions:
             worth = np.full((len(observation), len(self.models)), -np.inf)
@@ -195,9 +226,10 @@ class Uplift:
 
 @dataclass(frozen=True)
 class Tuned:
-    """`evaluations`: every setting that was tried, with its mean NRR and offer cost as shares of revenue."""
+    """`best` of all `evaluations`: the settings that were tried, with mean NRR and offer cost as shares of revenue."""
 
     policy: Policy
+    best: Mapping[str, float]
     evaluations: tuple[Mapping[str, float], ...]
 
 
@@ -233,7 +265,7 @@ def tune(
         cost = float(np.mean([year.cost.sum() for year in results])) / simulator.cohort.revenue
         tried.append((place, nrr, {**setting, "nrr": nrr, "cost": cost}))
     best_setting = max(tried, key=lambda one: one[1])[2]
-    return Tuned(make(best_setting), tuple(one[2] for one in tried))
+    return Tuned(make(best_setting), best_setting, tuple(one[2] for one in tried))
 
 
 def compete(simulator: Simulator, policy: Policy, years: int, seed: int, mode: Mode | None) -> list[Year]:
@@ -246,48 +278,43 @@ def compete(simulator: Simulator, policy: Policy, years: int, seed: int, mode: M
     ]
 
 
-def threshold(simulator: Simulator, percent: int, evaluations: int, years: int, seed: int, mode: Mode) -> Tuned:
-    """Threshold and a fixed offer of `percent`, tuned."""
+# What is searched for each baseline: a scalar that may be refitted first, then what else is its own.
+RANGES: Mapping[str, Mapping[str, Range]] = {
+    "threshold": {"threshold": ("linear", 0.02, 0.9)},
+    "thompson_sampling": {"price": ("linear", 0.5, 3.0), "boldness": ("log", 0.03, 1.0)},
+    "uplift_tree": {"price": ("linear", 0.5, 3.0), "rounds": ("log", 3, TREATED["rounds"])},
+}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The baselines before their search: a rule, and two models of what offers bring."""
+
+    threshold: Threshold
+    thompson: Thompson
+    uplift: Uplift
+
+    def policy(self, name: str, setting: Mapping[str, float]) -> Policy:
+        """The baseline `name` of RANGES with what was found for it."""
+        if name == "threshold":
+            return replace(self.threshold, threshold=setting["threshold"])
+        if name == "thompson_sampling":
+            return replace(self.thompson, price=setting["price"] - 1, boldness=setting["boldness"])
+        return replace(self.uplift, price=setting["price"] - 1, rounds=round(setting["rounds"]))
+
+
+def fixed(simulator: Simulator, percent: int) -> Threshold:
+    """The threshold baseline's rule: nobody's risk reaches it yet. Raises DataError for a level that isn't offered."""
     if percent not in simulator.offers.levels:
         raise DataError(f"the threshold's offer of {percent} % is not one of {list(simulator.offers.levels)}")
-    rule = Threshold(simulator.observed.index("risk"), 1 + simulator.offers.levels.index(percent), 1.0)
-    return tune(
-        simulator,
-        lambda setting: replace(rule, threshold=setting["threshold"]),
-        {"threshold": ("linear", 0.02, 0.9)},
-        evaluations,
-        years,
-        seed,
-        mode,
-    )
+    return Threshold(simulator.observed.index("risk"), 1 + simulator.offers.levels.index(percent), 1.0)
 
 
-def thompson(simulator: Simulator, learnt: Log, evaluations: int, years: int, seed: int, mode: Mode) -> Tuned:
-    """Thompson sampling, tuned in its price and its boldness."""
-    fitted = Thompson.fit(learnt, simulator.observed, len(simulator.offers.levels))
-    return tune(
-        simulator,
-        lambda setting: replace(fitted, price=setting["price"] - 1, boldness=setting["boldness"]),
-        {"price": ("linear", 0.5, 3.0), "boldness": ("log", 0.03, 1.0)},
-        evaluations,
-        years,
-        seed,
-        mode,
-    )
-
-
-def uplift(simulator: Simulator, learnt: Log, evaluations: int, years: int, seed: int, mode: Mode) -> Tuned:
-    """Two-model uplift, tuned in its price and the number of its trees."""
-    fitted = Uplift.fit(learnt)
-    return tune(
-        simulator,
-        lambda setting: replace(fitted, price=setting["price"] - 1, rounds=round(setting["rounds"])),
-        {"price": ("linear", 0.5, 3.0), "rounds": ("log", 3, TREATED["rounds"])},
-        evaluations,
-        years,
-        seed,
-        mode,
-    )
+def search(
+    simulator: Simulator, fitted: Fitted, name: str, evaluations: int, years: int, seed: int, mode: Mode
+) -> Tuned:
+    """The baseline `name`, tuned."""
+    return tune(simulator, lambda found: fitted.policy(name, found), RANGES[name], evaluations, years, seed, mode)
 
 
 def _value(of: Range, place: float) -> float:

@@ -86,6 +86,13 @@ def load(inputs: Mapping[str, Path], part: str, months: int) -> Cohort:
     )
 
 
+def revenue(inputs: Mapping[str, Path], months: int) -> float:
+    """What all customers of the table, whatever their part, are charged in `months` at the start."""
+    spec = DatasetSpec.model_validate_json((inputs["customers"] / "schema.json").read_text())
+    table = pq.read_table(inputs["customers"] / "data.parquet", columns=[spec.roles["monthly_charge"]])
+    return months * float(table[0].to_numpy().sum())
+
+
 def world(assumptions: Any, training: Cohort) -> World:
     """The simulated world of the experiment's `assumptions`; the levels of acceptance and of sleeping dogs are set on
     the training customers, once: held-out customers meet a world that is the same, not one that fits them."""

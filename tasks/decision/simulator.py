@@ -180,7 +180,8 @@ def dog_probability(cohort: Cohort, world: World) -> Floats:
 
 class Simulator:
     """A cohort through its months. `world` is what happens, `believed` (the same, if not given) what the wallet's holds
-    are computed from; `budget` in currency units."""
+    are computed from; `budget` in currency units. `sampled` draws who leaves; without `latents` customers are what
+    their features tell, on average."""
 
     def __init__(
         self,
@@ -191,11 +192,13 @@ class Simulator:
         budget: float,
         believed: World | None = None,
         sampled: bool = False,
+        latents: bool = True,
     ) -> None:
         check(cohort, world, offers, budget)
         self.cohort, self.world, self.offers, self.cap, self.budget = cohort, world, offers, cap, budget
         self.believed = world if believed is None else believed
         self.sampled = sampled
+        self.latents = latents
         self.months = cohort.margin.shape[1]
         self.customers = len(cohort)
         self.actions = ("no_contact", *(f"offer_{level}" for level in offers.levels))
@@ -217,7 +220,7 @@ class Simulator:
         """The first observation (n, o) of a new draw of the world. Latents, answers, arrivals and departures come
         from `rng` alone, and the same for whatever is done: two policies can be compared on the same worlds."""
         latent, self._answers, self._arrivals, self._leaving = rng.spawn(4)
-        self.drawn = parameters(self.cohort, self.world, self.offers, latent)
+        self.drawn = parameters(self.cohort, self.world, self.offers, latent if self.latents else None)
         n = len(self.cohort)
         self.wallet = wallet
         self.month = 0
@@ -370,14 +373,15 @@ class Year:
     """What a policy made of a year; arrays (n,) in currency units, leaving integrated out.
 
     `net`: charges less discounts less contacts; `cost`: discounts and contacts; `run_rate`: what is charged for the
-    month after the last one, discounts taken off. `offers`: made, by action. `refused`, `forbidden`: offers that
-    wallet or mask kept from being made, of those wanted. `peak`: the most that was ever committed, to be held against
-    the budget. `most_contacts`: of any customer within any window of the cap.
+    month after the last one, discounts taken off; `contacts` (n,): their expected number. `offers`: made, by action.
+    `refused`, `forbidden`: offers that wallet or mask kept from being made, of those wanted. `peak`: the most that was
+    ever committed, to be held against the budget. `most_contacts`: of any customer within any window of the cap.
     """
 
     net: Floats
     cost: Floats
     run_rate: Floats
+    contacts: Floats
     offers: NDArray[np.int64]
     accepted: int
     refused: int
@@ -393,7 +397,7 @@ def play(simulator: Simulator, policy: Policy, rng: np.random.Generator, wallet:
     observation = simulator.reset(world, wallet)
     decide = policy.start(own)
     n = simulator.customers
-    net, cost = np.zeros(n), np.zeros(n)
+    net, cost, expected = np.zeros(n), np.zeros(n), np.zeros(n)
     contacts: list[Bools] = []
     offers = np.zeros(len(simulator.actions), np.int64)
     accepted = refused = forbidden = 0
@@ -403,6 +407,7 @@ def play(simulator: Simulator, policy: Policy, rng: np.random.Generator, wallet:
         observation = step.observation
         net += step.weight * step.reward
         cost += step.weight * step.costs[:, 0]
+        expected += step.weight * step.costs[:, 1]
         offers += np.bincount(step.action, minlength=len(offers))
         accepted += int(step.accepted.sum())
         refused += int(step.refused.sum())
@@ -416,6 +421,7 @@ def play(simulator: Simulator, policy: Policy, rng: np.random.Generator, wallet:
         net=net,
         cost=cost,
         run_rate=simulator.weight * simulator.cohort.charge * (1 - simulator.offers.discounts[simulator.running]),
+        contacts=expected,
         offers=offers,
         accepted=accepted,
         refused=refused,

@@ -1,0 +1,449 @@
+"""What the learned policy is worth on customers that nothing was tuned on, and how sure that is.
+
+Every part is kept in the checkpoint once it is known (`Keep`), so an interruption costs one of them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retain.policy import Policy as Network
+from retain.policy import PolicyError, reprice
+from tasks.decision import baselines, bound, off_policy
+from tasks.decision.baselines import Fitted, Nobody
+from tasks.decision.comparison import Comparison, Metric, Returns, metric, returns
+from tasks.decision.simulator import Actions, Bools, Cohort, Floats, Policy, Simulator, Singles, parameters
+from tasks.decision.worlds import Setting, changed
+
+if TYPE_CHECKING:
+    from engine.stage import Metrics, Workspace
+    from tasks.config import DecisionConfig
+
+NO_CONTACT, PPO, DP, BOUND = "no_contact", "lagrangian_ppo", "dp_on_features", "upper_bound"
+# Added to the experiment's seed: no two purposes meet the same years.
+VALIDATED, PRICED, EVALUATED = 1, 2, 3
+VALIDATION_YEARS = 4
+PRICED_YEARS = 2  # of mean parameters: only answers are drawn, and thousands of them
+PRICE_ROUNDS = 9  # halvings of a price's range; the last one moves cost by less than .1 % of the budget
+
+# (name, makes its bytes) -> those bytes, made once and kept.
+Keep = Callable[[str, Callable[[], bytes]], bytes]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The network's likeliest action, as the service takes it."""
+
+    network: Network
+
+    def start(self, rng: np.random.Generator) -> Callable[[Singles, Bools], Actions]:
+        return self.network.choose
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """All that are compared: `baselines` as tuned, `best` of them on training customers, and the `learned` policy of
+    each seed at the price that fits `limit`, what it may cost as a share of revenue; `chosen` is the one to deploy."""
+
+    baselines: Mapping[str, Policy]
+    fitted: Fitted
+    best: str
+    learned: tuple[Network, ...]
+    chosen: int
+    limit: float
+
+
+def on_validation(setting: Setting, customers: Cohort, policy: Policy, seed: int) -> tuple[float, float]:
+    """NRR and offer cost on validation customers, as shares of revenue."""
+    years = setting.play(setting.simulator(customers), policy, VALIDATION_YEARS, seed + VALIDATED)
+    net, cost = (float(np.mean([getattr(year, name).sum() for year in years])) for name in ("net", "cost"))
+    return net / customers.revenue, cost / customers.revenue
+
+
+def foreseen_cost(setting: Setting, customers: Cohort, seed: int) -> Callable[[Policy], float]:
+    """What a policy will cost as far as features tell: wallet and all, on `customers` of mean parameters."""
+    simulator = setting.simulator(customers, latents=False)
+
+    def cost(policy: Policy) -> float:
+        years = setting.play(simulator, policy, PRICED_YEARS, seed + PRICED)
+        return float(np.mean([year.cost.sum() for year in years])) / customers.revenue
+
+    return cost
+
+
+def within(setting: Setting, customers: Cohort, network: Network, limit: float, seed: int) -> Network:
+    """The policy at the lowest price at which it is foreseen to cost `limit`, a share of revenue.
+
+    Where even its highest price costs more, that one: then the wallet alone holds it.
+    """
+    cost = foreseen_cost(setting, customers, seed)
+    try:
+        return reprice(network, lambda priced: cost(Learned(priced)), limit, PRICE_ROUNDS)[0]
+    except PolicyError:
+        return network.at(network.prices[1])
+
+
+def by_features(setting: Setting, customers: Cohort, limit: float, seed: int) -> Policy:
+    """The DP that knows what features tell, at its own price for the same `limit`."""
+    simulator = setting.simulator(customers, latents=False)
+    means = parameters(customers, setting.world, setting.offers, None)
+    cost = foreseen_cost(setting, customers, seed)
+    column = simulator.observed.index("contacts_1_months_ago")
+
+    def at(price: float) -> Policy:
+        return bound.FeaturePolicy.at(customers, means, setting.world, setting.offers, setting.cap, price, column)
+
+    return at(bound.price_of(lambda price: cost(at(price)), limit, PRICE_ROUNDS))
+
+
+def play(setting: Setting, simulator: Simulator, years: int, seed: int, policies: tuple[Policy, ...]) -> Returns:
+    """The same years for everybody, with the wallet, and fewer of them without it."""
+    with_wallet = [setting.play(simulator, policy, years, seed) for policy in policies]
+    without = [setting.play(simulator, policy, max(1, years // 4), seed, free=True) for policy in policies]
+    return returns(simulator.budget, setting.cap.max_contacts, with_wallet, without)
+
+
+def _play_features(setting: Setting, simulator: Simulator, years: int, seed: int, limit: float) -> Returns:
+    policy = by_features(setting, simulator.cohort, limit, seed)
+    return play(setting, simulator, years, seed, (policy,))
+
+
+def clairvoyant(setting: Setting, simulator: Simulator, years: int, seed: int) -> Returns:
+    """The dual bound over the very years that `play` has.
+
+    One price for all years, found on the first: any price bounds (weak duality). What is left of the budget at that
+    price is spread by charge, so that the sum is the bound.
+    """
+    customers, budget = simulator.cohort, simulator.budget
+
+    def solve(year: int, price: float) -> bound.Solution:
+        world = np.random.default_rng([seed, 0, year]).spawn(2)[0]  # as baselines.compete and simulator.play do
+        drawn = parameters(customers, setting.world, setting.offers, world.spawn(4)[0])
+        return bound.solve(customers, drawn, setting.world, setting.offers, setting.cap, price)
+
+    price = bound.price_of(lambda at: float(solve(0, at).cost.sum()), budget, PRICE_ROUNDS)
+    found = [solve(year, price) for year in range(years)]
+    cost = np.mean([one.cost for one in found], axis=0)
+    net = np.mean([one.value for one in found], axis=0) + price * cost
+    net += price * (budget - cost.sum()) * customers.charge / customers.charge.sum()
+    return Returns(net[None], cost[None], None, None, None, 0, 0, 0, 0.0, 0, price)
+
+
+def evaluate(
+    config: DecisionConfig,
+    setting: Setting,
+    training: Cohort,
+    target: Cohort,
+    rivals: Rivals,
+    workspace: Workspace,
+    keep: Keep,
+) -> Metrics:
+    """Writes comparison, worlds, budgets, groups and off_policy (JSON) and their evidence; returns the metrics."""
+    asked, seed, out = config.evaluation, workspace.seed + EVALUATED, workspace.out
+    simulator = setting.simulator(target)
+    shared = (setting, simulator, asked.years, seed)
+    found = {NO_CONTACT: _kept_returns(keep, NO_CONTACT, play, *shared, (Nobody(),))}
+    for name, policy in rivals.baselines.items():
+        found[name] = _kept_returns(keep, name, play, *shared, (policy,))
+    found[PPO] = _kept_returns(keep, PPO, play, *shared, tuple(Learned(network) for network in rivals.learned))
+    found[DP] = _kept_returns(keep, DP, _play_features, *shared, rivals.limit)
+    found[BOUND] = _kept_returns(keep, BOUND, clairvoyant, *shared)
+
+    rng = np.random.default_rng([workspace.seed, 4])
+    table = Comparison(target, setting.budget, asked.at_risk_from, found, asked.bootstrap, rng)
+    gains = _gains(table, rivals.best)
+    network = rivals.learned[rivals.chosen]
+    out.json(
+        "comparison.json", _about(config, table, rivals) | {"rows": [table.row(of) for of in found], "gains": gains}
+    )
+    out.json("groups.json", _groups(table, target, (rivals.best, PPO)))
+    out.parquet("evidence/returns.parquet", _evidence(target, found))
+    out.parquet("evidence/probabilities.parquet", _decisions(setting, simulator, network, seed))
+
+    policies = {NO_CONTACT: Nobody(), **rivals.baselines, PPO: Learned(network)}
+    worlds = []
+    for name, change in {"as_assumed": dict[Any, float](), **asked.worlds}.items():
+        rows = _kept_json(keep, f"worlds/{name}", _world, config, setting, training, target, change, policies, seed)
+        worlds.append({"world": name, "rows": rows})
+    out.json("worlds.json", worlds)
+    budgets = []
+    for share in asked.budgets:
+        other = replace(setting, budget=share)
+        name = f"budgets/{share:g}"
+        budgets += _kept_json(keep, name, _budget, config, other, training, target, rivals, workspace.seed)
+    out.json("budgets.json", budgets)
+    looked = _kept_json(keep, "off_policy", _looks_back, config, setting, target, rivals, seed)
+    out.json("off_policy.json", looked)
+    return _metrics(table, gains)
+
+
+def _kept_returns(keep: Keep, name: str, make: Callable[..., Returns], *arguments: Any) -> Returns:
+    """What `make` finds, or found before an interruption."""
+    data = keep(f"returns/{name}.npz", lambda: _pack(make(*arguments)))
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        content = dict(arrays)
+    values: dict[str, Any] = {of.name: content.get(of.name) for of in fields(Returns)}
+    values |= {name: int(values[name]) for name in ("overdrawn", "over_cap", "fell_back", "years")}
+    return Returns(**values | {name: float(values[name]) for name in ("peak", "price")})
+
+
+def _pack(found: Returns) -> bytes:
+    buffer = io.BytesIO()
+    values = {of.name: getattr(found, of.name) for of in fields(found)}
+    parts = {name: np.asarray(value) for name, value in values.items() if value is not None}
+    np.savez(buffer, allow_pickle=False, **parts)
+    return buffer.getvalue()
+
+
+def _kept_json(keep: Keep, name: str, make: Callable[..., Any], *arguments: Any) -> Any:
+    """What `make` finds, or found before an interruption."""
+    return json.loads(keep(f"{name}.json", lambda: json.dumps(make(*arguments)).encode()))
+
+
+def _about(config: DecisionConfig, table: Comparison, rivals: Rivals) -> dict[str, Any]:
+    return {
+        "part": config.evaluation.part,
+        "customers": len(table.at_risk),
+        "at_risk": int(table.at_risk.sum()),
+        "years": config.evaluation.years,
+        "seeds": len(rivals.learned),
+        "budget": table.budget,
+        "best_baseline": rivals.best,
+        "deployed_seed": rivals.chosen,
+    }
+
+
+def _gains(table: Comparison, best: str) -> dict[str, Metric]:
+    # At the price of the full budget the dual bounds every other cost, too.
+    at_cost = table.nrr[BOUND] - table.policies[BOUND].price * (table.budget - table.cost[PPO])
+    return {
+        "nrr_gain": table.gain(table.nrr, PPO, best),
+        "nrr_gain_at_risk": table.gain({name: table.nrr_at_risk(name) for name in (PPO, best)}, PPO, best),
+        "lift_gain": table.gain(table.lift, PPO, best),
+        "offer_cost_change": table.gain(table.cost, PPO, best),
+        "share_of_dp": table.share_of(PPO, DP),
+        "share_of_bound": metric(table.lift[PPO] / np.maximum(at_cost - table.nrr[NO_CONTACT], 1e-12)),
+        "upper_bound": table.gain(table.nrr, BOUND, best),
+        "upper_bound_at_risk": table.gain({name: table.nrr_at_risk(name) for name in (BOUND, best)}, BOUND, best),
+        "dp_lift_gain": table.gain(table.lift, DP, best),
+    }
+
+
+def _metrics(table: Comparison, gains: Mapping[str, Metric]) -> Metrics:
+    row = table.row(PPO)
+    lows = {f"{name}_low": {"value": gains[name]["ci"][0]} for name in ("nrr_gain_at_risk", "lift_gain")}
+    return {
+        **gains,
+        **lows,
+        **{name: row[name] for name in ("nrr", "lift", "nrr_at_risk", "exit_nrr", "offer_cost", "attempted_overspend")},
+        "violations_executed": row["executed_violations"],
+        "over_cap": row["over_cap"],
+    }
+
+
+def _world(
+    config: DecisionConfig,
+    setting: Setting,
+    training: Cohort,
+    target: Cohort,
+    change: Mapping[Any, float],
+    policies: Mapping[str, Policy],
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Rows of one changed world; nothing is trained, tuned or priced again, and the wallet believes what it did."""
+    customers, world = changed(setting, config.assumptions, training, target, change)
+    simulator = setting.simulator(customers, world=world)
+    years, rows, base = max(1, config.evaluation.years // 2), [], 0.0
+    for name, policy in policies.items():
+        played = setting.play(simulator, policy, years, seed)
+        found = returns(simulator.budget, setting.cap.max_contacts, [played], [])
+        nrr = float(found.net.sum()) / customers.revenue
+        base = nrr if name == NO_CONTACT else base
+        rows.append(
+            {
+                "policy": name,
+                "nrr": nrr,
+                "lift": nrr - base,
+                "offer_cost": float(found.cost.sum()) / customers.revenue,
+                "peak": found.peak,
+                "over_cap": found.over_cap / found.years,
+                "fell_back": found.fell_back / found.years,
+            }
+        )
+    return rows
+
+
+def _budget(
+    config: DecisionConfig, setting: Setting, training: Cohort, target: Cohort, rivals: Rivals, seed: int
+) -> list[dict[str, Any]]:
+    """Rows of one budget: baselines tuned for it (half the effort), PPO at the price for it, and the bound."""
+    simulator, policies = setting.simulator(training), dict[str, Policy]()
+    for name in rivals.baselines:
+        half = (max(2, config.search.evaluations // 2), max(1, config.search.years // 2))
+        policies[name] = baselines.search(simulator, rivals.fitted, name, *half, seed, setting.mode).policy
+    limit = config.evaluation.cost * setting.budget
+    policies[PPO] = Learned(within(setting, target, rivals.learned[rivals.chosen], limit, seed))
+    simulator, years = setting.simulator(target), max(1, config.evaluation.years // 2)
+    rows: list[dict[str, Any]] = []
+
+    def played(policy: Policy) -> tuple[float, float]:
+        found = setting.play(simulator, policy, years, seed + EVALUATED)
+        net, cost = (float(np.mean([getattr(year, name).sum() for year in found])) for name in ("net", "cost"))
+        return net / target.revenue, cost / target.revenue
+
+    base = played(Nobody())[0]
+    for name, policy in policies.items():
+        nrr, cost = played(policy)
+        rows.append({"budget": setting.budget, "policy": name, "nrr": nrr, "lift": nrr - base, "offer_cost": cost})
+    line = clairvoyant(setting, simulator, years, seed + EVALUATED)
+    nrr, cost = float(line.net.sum()) / target.revenue, float(line.cost.sum()) / target.revenue
+    rows.append({"budget": setting.budget, "policy": BOUND, "nrr": nrr, "lift": nrr - base, "offer_cost": cost})
+    return rows
+
+
+def _groups(table: Comparison, customers: Cohort, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Offers a customer and year, and lift, of each value of the protected columns."""
+    found = []
+    for (column, value), who in customers.groups.items():
+        rows = []
+        for name in names:
+            contacts = table.policies[name].contacts
+            assert contacts is not None
+            offers = float(contacts[:, who].mean()) if who.any() else 0.0
+            rows.append({"policy": name, "offer_share": offers, "lift": table.lift_of(name, who)})
+        found.append({"column": column, "value": value, "customers": int(who.sum()), "rows": rows})
+    return found
+
+
+def _looks_back(
+    config: DecisionConfig, setting: Setting, customers: Cohort, rivals: Rivals, seed: int
+) -> dict[str, Any]:
+    share = config.evaluation.off_policy.exploration
+    return {
+        "exploring": _look_back(config, setting, customers, rivals, share, seed),
+        "deterministic": _look_back(config, setting, customers, rivals, 0.0, seed),
+    }
+
+
+def _look_back(
+    config: DecisionConfig, setting: Setting, customers: Cohort, rivals: Rivals, exploration: float, seed: int
+) -> dict[str, Any]:
+    """What a log of first decisions tells of the learned policy, beside what is true.
+
+    One decision for each customer, made by the uplift baseline, of which a share of `exploration` is uniform over what
+    is allowed; nothing is offered after it. The reward is what she paid in the year, of 12 x her charge.
+    """
+    rng = np.random.default_rng([seed, 5])
+    simulator = setting.simulator(customers)
+    observation, mask = simulator.reset(rng.spawn(1)[0]), simulator.mask()
+    everybody = np.arange(len(customers))
+
+    def certain(policy: Policy) -> Floats:
+        found = np.zeros(mask.shape)
+        found[everybody, policy.start(rng)(observation, mask)] = 1.0
+        return found
+
+    wanted, usual = certain(Learned(rivals.learned[rivals.chosen])), certain(rivals.baselines["uplift_tree"])
+    behaviour = exploration * mask / mask.sum(axis=1, keepdims=True) + (1 - exploration) * usual
+
+    def drawn(distribution: Floats) -> Actions:
+        below: Floats = distribution.cumsum(axis=1)[:, :-1]
+        return np.asarray((rng.random(len(everybody))[:, None] >= below).sum(axis=1))
+
+    def reward(actions: Actions, year: int, sampled: bool) -> Floats:
+        world = Simulator(customers, setting.world, setting.offers, setting.cap, simulator.budget, sampled=sampled)
+        world.reset(np.random.default_rng([seed, 6, year]))
+        total = np.zeros(len(customers))
+        for month in range(world.months):
+            step = world.step(actions if month == 0 else np.zeros_like(actions))
+            total += step.weight * step.reward
+        return np.asarray(total / (world.months * customers.charge))
+
+    actions = drawn(behaviour)
+    columns = [simulator.observed.index(name) for name in ("risk", "acceptance")]
+    log = off_policy.Log(
+        context=np.column_stack((observation[:, columns], customers.charge)),
+        action=actions,
+        reward=reward(actions, 0, sampled=True),
+        pscore=behaviour[everybody, actions],
+        customer=everybody,
+        behaviour=behaviour,
+    )
+    limits = config.evaluation.off_policy
+    found = off_policy.compare(
+        log,
+        wanted,
+        off_policy.Thresholds(
+            limits.min_effective, limits.max_unsupported, limits.max_heaviest, limits.max_weight_errors
+        ),
+    )
+    true = [
+        float((reward(wanted.argmax(axis=1), year, False) - reward(drawn(behaviour), year, False)).mean())
+        for year in range(1, 1 + config.evaluation.years)
+    ]
+    return {
+        "verdict": found.verdict,
+        "gain": {"value": found.gain, "ci": list(found.ci)},
+        "true_gain": float(np.mean(true)),
+        "reasons": list(found.reasons),
+        "estimates": {name: {"value": one.value, "ci": list(one.ci)} for name, one in found.estimates.items()},
+        "effective": found.overlap.effective,
+    }
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A policy that writes down what it was asked."""
+
+    network: Network
+    rows: list[tuple[Floats, Bools, Actions]]
+
+    def start(self, rng: np.random.Generator) -> Callable[[Singles, Bools], Actions]:
+        def decide(observation: Singles, mask: Bools) -> Actions:
+            chosen = self.network.choose(observation, mask)
+            self.rows.append((self.network.probabilities(observation, mask), mask, chosen))
+            return chosen
+
+        return decide
+
+
+def _decisions(setting: Setting, simulator: Simulator, network: Network, seed: int) -> dict[str, NDArray[Any]]:
+    """Every decision of the policy in the first of the compared years: probabilities, what was allowed and chosen."""
+    recorded = _Recorded(network, [])
+    setting.play(simulator, recorded, 1, seed)
+    n = simulator.customers
+    found: dict[str, NDArray[Any]] = {
+        "customer": np.tile(np.asarray(simulator.cohort.ids), len(recorded.rows)),
+        "month": np.repeat(np.arange(len(recorded.rows)), n),
+        "chosen": np.concatenate([chosen for _, _, chosen in recorded.rows]),
+        "allowed": np.concatenate([mask[:, 1:].any(axis=1) for _, mask, _ in recorded.rows]),
+    }
+    probabilities = np.concatenate([rows for rows, _, _ in recorded.rows])
+    return found | {f"p_{name}": probabilities[:, at] for at, name in enumerate(simulator.actions)}
+
+
+def _evidence(customers: Cohort, found: Mapping[str, Returns]) -> dict[str, NDArray[Any]]:
+    """One row for each policy, seed and customer: what the comparison's figures are sums of."""
+    columns: dict[str, list[NDArray[Any]]] = {}
+    for name, of in found.items():
+        for at in range(len(of.net)):
+            row: dict[str, NDArray[Any]] = {
+                "policy": np.full(len(customers), name, object),
+                "seed": np.full(len(customers), at),
+                "customer": np.asarray(customers.ids),
+                "charge": customers.charge,
+                "risk": customers.risk[:, 0],
+            }
+            for column in ("net", "cost", "run_rate", "contacts", "attempted"):
+                values = getattr(of, column)
+                row[column] = np.full(len(customers), np.nan) if values is None else values[at]
+            for column, values in row.items():
+                columns.setdefault(column, []).append(values)
+    return {column: np.concatenate(parts) for column, parts in columns.items()}

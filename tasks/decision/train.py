@@ -1,0 +1,281 @@
+"""`decision`: learns whom to contact with what, and shows what that is worth.
+
+In this order, each part kept in the checkpoint once it is finished: the baselines learn from a random test and are
+tuned, all on training customers; PPO is trained once per seed, and of each training the checkpoint that did best on
+validation customers is taken; then everything meets the customers of `evaluation.part`, once.
+
+Nothing is tuned on those. One scalar is refitted there without any outcome: the price of PPO and of the DP on features,
+to what may be spent (`evaluation.cost` x what the best baseline cost on validation customers), in a simulated year of
+mean parameters. The best baseline is the one of highest NRR on training customers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.checkpoint import Preempted
+from engine.errors import DataError
+from retain.policy import Policy
+from tasks.decision import baselines, cohort, evaluation, ppo_lagrangian
+from tasks.decision.baselines import Fitted, Tuned
+from tasks.decision.evaluation import Learned, Rivals
+from tasks.decision.simulator import Cohort
+from tasks.decision.worlds import Setting
+
+if TYPE_CHECKING:
+    from engine.stage import Metrics, Workspace
+    from tasks.config import DecisionConfig
+
+LEARNER = "learner/"  # where a checkpoint keeps the seed in hand
+
+
+@dataclass
+class Finished:
+    """What is done, as a checkpoint keeps it: files, and the step, which only grows."""
+
+    step: int = 0
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def resume(cls, workspace: Workspace) -> Finished:
+        found = workspace.checkpoints.load()
+        return cls() if found is None else cls(found.step, dict(found.files))
+
+    def keep(self, workspace: Workspace, step: int, files: Mapping[str, bytes]) -> None:
+        """Saves `files` besides what is kept already. Raises Preempted when asked to stop."""
+        self.step = step
+        self.files |= files
+        workspace.checkpoints.save(step, self.files)
+        if workspace.should_stop():
+            raise Preempted
+
+    def part(self, prefix: str) -> dict[str, bytes]:
+        return {name.removeprefix(prefix): data for name, data in self.files.items() if name.startswith(prefix)}
+
+    def drop(self, prefix: str) -> None:
+        self.files = {name: data for name, data in self.files.items() if not name.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class Customers:
+    """The three parts that a training uses; `target` is the one it is evaluated on."""
+
+    training: Cohort
+    validation: Cohort
+    target: Cohort
+
+    @classmethod
+    def load(cls, config: DecisionConfig, inputs: Mapping[str, Path]) -> Customers:
+        training, validation = (cohort.load(inputs, part, config.months) for part in ("train", "validation"))
+        if len(training) < config.ppo.minibatches:
+            raise DataError(
+                f"{len(training)} training customers for {config.ppo.minibatches} minibatches: wants one each or more"
+            )
+        same = config.evaluation.part == "validation"
+        target = validation if same else cohort.load(inputs, config.evaluation.part, config.months)
+        return cls(training, validation, target)
+
+
+def run(config: DecisionConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """Writes policy.json, terms.json, tuning.json, curves.parquet and what evaluation.evaluate writes."""
+    customers = Customers.load(config, inputs)
+    setting = Setting.of(config, customers.training)
+    finished = Finished.resume(workspace)
+    steps = Steps(config)
+
+    fitted = fit_baselines(config, setting, customers.training, finished, workspace, steps)
+    tuned = tune_baselines(config, setting, customers.training, fitted, finished, workspace, steps)
+    best = max(tuned, key=lambda name: tuned[name].best["nrr"])
+    trained = [train_seed(config, setting, customers, at, finished, workspace, steps) for at in range(config.seeds)]
+
+    seed, validation = workspace.seed, customers.validation
+    limit = config.evaluation.cost * evaluation.on_validation(setting, validation, tuned[best].policy, seed)[1]
+    priced = [evaluation.within(setting, validation, policy, limit, seed) for policy, _ in trained]
+    nrr = [evaluation.on_validation(setting, validation, Learned(policy), seed)[0] for policy in priced]
+    rivals = Rivals(
+        baselines={name: found.policy for name, found in tuned.items()},
+        fitted=fitted,
+        best=best,
+        learned=tuple(evaluation.within(setting, customers.target, policy, limit, seed) for policy, _ in trained),
+        chosen=int(np.argmax(nrr)),
+        limit=limit,
+    )
+    workspace.out.bytes("policy.json", priced[rivals.chosen].to_json())
+    revenue = cohort.revenue(inputs, config.months)
+    workspace.out.json("terms.json", terms(config, setting, revenue, tuned["threshold"].best["threshold"]))
+    workspace.out.json("tuning.json", {name: _searched(found) for name, found in tuned.items()})
+    workspace.out.parquet("curves.parquet", curves([of for _, of in trained], customers.training, config))
+    keep = keeper(finished, workspace, steps)
+    return evaluation.evaluate(config, setting, customers.training, customers.target, rivals, workspace, keep)
+
+
+class Steps:
+    """How far the stage is: an iteration of PPO is a step, and so is every other part that is kept."""
+
+    def __init__(self, config: DecisionConfig) -> None:
+        self.iterations = config.ppo.iterations
+        self.before = 1 + len(config.baselines)  # the random test, and each baseline's search
+        self.trained = self.before + config.seeds * self.iterations
+        # Of the evaluation: each policy and line, each world, each budget, looking back.
+        asked = config.evaluation
+        policies = 1 + len(config.baselines) + 3
+        self.total = self.trained + policies + 1 + len(asked.worlds) + len(asked.budgets) + 1
+
+    def of_seed(self, at: int, iteration: int) -> int:
+        return self.before + at * self.iterations + iteration
+
+
+def keeper(finished: Finished, workspace: Workspace, steps: Steps) -> evaluation.Keep:
+    """Keeps the parts of the evaluation; one that is kept already isn't made again."""
+    at = steps.trained
+
+    def keep(name: str, make: Callable[[], bytes]) -> bytes:
+        nonlocal at
+        at += 1
+        key = f"evaluation/{name}"
+        if key not in finished.files:
+            finished.keep(workspace, at, {key: make()})
+            workspace.progress(at, steps.total)
+        return finished.files[key]
+
+    return keep
+
+
+def fit_baselines(
+    config: DecisionConfig, setting: Setting, training: Cohort, finished: Finished, workspace: Workspace, steps: Steps
+) -> Fitted:
+    """Thompson's and uplift's models, of one random test on training customers."""
+    simulator = setting.simulator(training)
+    if "thompson.npz" not in finished.files:
+        learnt = baselines.log(simulator, config.search.log_years, np.random.default_rng([workspace.seed, 2]))
+        thompson = baselines.Thompson.fit(learnt, simulator.observed, len(setting.offers.levels))
+        trees = {f"uplift/{name}": data for name, data in baselines.Uplift.fit(learnt).to_files().items()}
+        finished.keep(workspace, 1, {"thompson.npz": thompson.to_bytes(), **trees})
+        workspace.progress(1, steps.total)
+    # Also when just fitted: what was kept is what is used, interrupted or not.
+    return Fitted(
+        baselines.fixed(simulator, config.threshold_offer),
+        baselines.Thompson.from_bytes(finished.files["thompson.npz"]),
+        baselines.Uplift.from_files(finished.part("uplift/")),
+    )
+
+
+def tune_baselines(
+    config: DecisionConfig,
+    setting: Setting,
+    training: Cohort,
+    fitted: Fitted,
+    finished: Finished,
+    workspace: Workspace,
+    steps: Steps,
+) -> dict[str, Tuned]:
+    """name -> the tuned baseline; each with the same number of evaluations, in the same years."""
+    simulator, search, found = setting.simulator(training), config.search, dict[str, Tuned]()
+    for at, name in enumerate(config.baselines, start=2):
+        key = f"tuning/{name}.json"
+        if key not in finished.files:
+            done = baselines.search(
+                simulator, fitted, name, search.evaluations, search.years, workspace.seed, setting.mode
+            )
+            finished.keep(workspace, at, {key: json.dumps([dict(one) for one in done.evaluations]).encode()})
+            workspace.progress(at, steps.total, nrr=done.best["nrr"], cost=done.best["cost"])
+        tried = json.loads(finished.files[key])
+        best = max(tried, key=lambda one: one["nrr"])
+        found[name] = Tuned(fitted.policy(name, best), best, tuple(tried))
+    return found
+
+
+def train_seed(
+    config: DecisionConfig,
+    setting: Setting,
+    customers: Customers,
+    at: int,
+    finished: Finished,
+    workspace: Workspace,
+    steps: Steps,
+) -> tuple[Policy, list[dict[str, float]]]:
+    """The policy of one seed that did best on validation customers, and its curves."""
+    key = f"seed-{at}/"
+    if f"{key}policy.json" not in finished.files:
+        unit = len(customers.training) / customers.training.revenue
+        result = ppo_lagrangian.train(
+            setting.simulator(customers.training),
+            settings(config, setting, customers.training),
+            seed=workspace.seed + at,
+            threads=workspace.threads,
+            validate=lambda policy: evaluation.on_validation(
+                setting, customers.validation, Learned(policy), workspace.seed
+            )[0],
+            resume=finished.part(LEARNER) or None,
+            save=lambda iteration, files: workspace.checkpoints.save(
+                steps.of_seed(at, iteration), finished.files | {LEARNER + name: data for name, data in files.items()}
+            ),
+            should_stop=workspace.should_stop,
+            progress=lambda iteration, _, figures: workspace.progress(
+                steps.of_seed(at, iteration),
+                steps.total,
+                nrr=figures["reward"] * unit,
+                cost=figures["cost_offer_cost"] * unit,
+            ),
+        )
+        # The next save keeps it; until then the learner's own last one does.
+        finished.drop(LEARNER)
+        content = {"policy.json": result.policy.to_json(), "curves.json": json.dumps(result.curves).encode()}
+        finished.files |= {key + name: data for name, data in content.items()}
+    policy = Policy.from_json(finished.files[f"{key}policy.json"])
+    return policy, json.loads(finished.files[f"{key}curves.json"])
+
+
+def settings(config: DecisionConfig, setting: Setting, training: Cohort) -> ppo_lagrangian.Settings:
+    """PPO's, its limits in currency units and contacts of one customer and year."""
+    limits = (setting.budget * training.revenue / len(training), config.ppo.contacts)
+    return ppo_lagrangian.Settings(**config.ppo.model_dump(exclude={"contacts"}), limits=limits)
+
+
+def terms(config: DecisionConfig, setting: Setting, revenue: float, threshold: float) -> dict[str, Any]:
+    """What holds for whoever decides in service; the budget in currency, of all customers of the table."""
+    acceptance = setting.world.acceptance
+    return {
+        "offers": config.offers.model_dump(mode="json"),
+        "cap": config.cap.model_dump(mode="json"),
+        "acceptance": {name: getattr(acceptance, name) for name in acceptance.__dataclass_fields__},
+        "decay": setting.world.decay,
+        "wallet": setting.mode,
+        "budget": {"share": setting.budget, "months": config.months, "amount": setting.budget * revenue},
+        "threshold": threshold,
+    }
+
+
+def curves(of_seeds: list[list[dict[str, float]]], training: Cohort, config: DecisionConfig) -> dict[str, list[Any]]:
+    """One row for each seed and iteration: PPO's figures, and what they mean in shares of revenue and of limits.
+
+    It is trained without a wallet, so overspend is attempted. `validation` is NaN where nobody looked.
+    """
+    unit = len(training) / training.revenue
+    rows = [
+        {
+            **figures,
+            "seed": at,
+            "iteration": iteration,
+            "nrr": figures["reward"] * unit,
+            "offer_cost": figures["cost_offer_cost"] * unit,
+            "attempted_overspend": figures["cost_offer_cost"] * unit / config.budget - 1,
+            "attempted_contacts": figures["cost_contacts"] / config.ppo.contacts - 1,
+            "validation": figures.get("validation", float("nan")),
+        }
+        for at, of_seed in enumerate(of_seeds)
+        for iteration, figures in enumerate(of_seed, start=1)
+    ]
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _searched(found: Tuned) -> dict[str, Any]:
+    setting = {name: value for name, value in found.best.items() if name not in ("nrr", "cost")}
+    evaluations = [dict(one) for one in found.evaluations]
+    return {"setting": setting, "nrr": found.best["nrr"], "cost": found.best["cost"], "evaluations": evaluations}
