@@ -4,20 +4,22 @@ VENV   ?= .venv
 PYTHON ?= $(firstword $(shell command -v python3.11 2>/dev/null) python3)
 PY     := $(VENV)/bin/python
 
-# What `make run` needs, and what the checks need besides. A stamp is older than pyproject.toml when pins changed.
+# What `make run` needs, and what the checks and the benchmarks need besides. A stamp is older than pyproject.toml when
+# pins changed.
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
+BENCH := $(VENV)/.installed-bench
 
 # The name the user gave, or the default of the target: laptop for looking around, the locked one for training.
 LOCAL  = $(or $(EXPERIMENT),local)
 LOCKED = $(or $(EXPERIMENT),exp_001_mvp)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run train.risk train.accept train.all serve verdict why costs lock \
+.PHONY: help setup run train.risk train.accept train.ppo.decision train.all serve verdict compare why costs lock \
         test test-slow bench lint types imports
 
 help: ## Print this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z.-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(DEV) ## Create .venv with everything to run, test and lint (the other targets do it themselves)
 
@@ -35,6 +37,10 @@ $(DEV): pyproject.toml $(RUN)
 	$(PY) -m pip install --quiet --editable '.[train,flows,serve,dev]'
 	@touch $@
 
+$(BENCH): pyproject.toml $(DEV)
+	$(PY) -m pip install --quiet --editable '.[train,flows,serve,dev,bench]'
+	@touch $@
+
 run: $(RUN) ## Train and release everything on this machine (EXPERIMENT=local)
 	$(PY) -m flows run --experiment '$(LOCAL)'
 
@@ -44,6 +50,9 @@ train.risk: $(RUN) ## Train the churn risk model, and what it lacks (EXPERIMENT=
 train.accept: $(RUN) ## Train the offer acceptance model, and what it lacks (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment '$(LOCKED)' --stage accept
 
+train.ppo.decision: $(RUN) ## Train the decision policy, and what it lacks; ends with the comparison (EXPERIMENT=exp_001_mvp)
+	$(PY) -m flows run --experiment '$(LOCKED)' --stage decision
+
 train.all: $(RUN) ## Every stage that exists, release included (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment '$(LOCKED)'
 
@@ -52,6 +61,9 @@ serve: $(RUN) ## Answer POST /retain on port 8000 from the current release (EXPE
 
 verdict: $(RUN) ## Measured values against the exit criteria; exit code 1 if one is missed (EXPERIMENT=local)
 	$(PY) -m eval.verdict --experiment '$(LOCAL)'
+
+compare: $(RUN) ## The learned policy beside its baselines and limits, from the last run (EXPERIMENT=local)
+	$(PY) -m eval.comparison --experiment '$(LOCAL)'
 
 why: $(RUN) ## Which stages would run again and what changed; STAGE=risk for one of them (EXPERIMENT=local)
 	$(PY) -m flows why --experiment '$(LOCAL)' $(STAGE)
@@ -68,7 +80,7 @@ test: $(DEV) ## All tests but those of minutes
 test-slow: $(DEV) ## The tests of minutes: kills and whole runs
 	$(PY) -m pytest -m slow
 
-bench: $(DEV) ## Every benchmark: a table each, and bench/results/<name>.json
+bench: $(BENCH) ## Every benchmark: a table each, and bench/results/<name>.json
 	@set -e; for script in bench/[a-z]*.py; do echo "$(PY) $$script"; $(PY) $$script; done
 
 lint: $(DEV) ## Format and lint

@@ -23,6 +23,8 @@ from tasks.data import sources
 from tasks.data.sources import Source
 from tasks.stages import STAGES
 
+MOST_METRICS = 4  # of a stage that its row shows one by one
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -155,19 +157,24 @@ def why(plan: Plan) -> dict[str, list[str]]:
 
 
 def key_metrics(plan: Plan, stage: str, fingerprint: str) -> str:
-    """The stage's criteria against what it reached, such as "auc 0.852 >= 0.78"."""
+    """The stage's criteria against what it reached, such as "auc 0.852 >= 0.78"; of many, those that aren't met."""
     criteria = {str(name): c for name, c in plan.experiment.criteria.items()}.get(stage, {})
     verdicts = judge(stage, plan.artifacts.metrics(stage, fingerprint), criteria)
-    return ", ".join(
-        f"{v.metric} {_figure(v.value)} {v.op} {_figure(v.limit)}{_remark(v)}" for v in verdicts if v.value is not None
-    )
+    shown = [verdict for verdict in verdicts if verdict.value is not None]
+    counted = []
+    if len(shown) > MOST_METRICS:
+        counted = [f"{sum(verdict.passed for verdict in verdicts)} of {len(verdicts)} criteria met"]
+        shown = [verdict for verdict in shown if not verdict.passed]
+    return ", ".join(counted + [f"{v.metric} {_figure(v.value)} {v.op} {_figure(v.limit)}{_remark(v)}" for v in shown])
 
 
 def _remark(verdict: Verdict) -> str:
     return "" if verdict.passed else " MISSED" if verdict.gating else " (not met; shown, not gating)"
 
 
-def _figure(value: float) -> str:
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "-"
     return f"{value:,.0f}" if value == int(value) and abs(value) >= 1 else f"{value:.4g}"
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -16,6 +17,9 @@ from rich.table import Table
 from engine import ledger
 from engine.artifact import open_artifact
 from engine.errors import RetainError
+from eval import comparison
+from eval.decision import STAGE as DECISION
+from eval.decision import read
 from flows.board import ENDED, Board, Row, critical_path, makespan
 from flows.plan import Plan
 from retain.release import ReleaseError, load
@@ -112,6 +116,34 @@ def show_summary(plan: Plan, board: Board, console: Console) -> None:
         console.print("  this ran on SYNTHETIC DATA: good for a look, not for a decision  ", style="bold white on red")
 
 
+def show_decision(plan: Plan, row: Row, console: Console, whole: bool) -> None:
+    """The learned policy beside its baselines: the `whole` comparison, or the short one and how to see the rest."""
+    fingerprint = plan.artifacts.current().get(DECISION)
+    if fingerprint is None or row.state not in ("complete", "reused"):
+        return
+    tag = plan.experiment.tag
+    report = read(Path(plan.store.url) / plan.artifacts.prefix(DECISION, fingerprint), tag)
+    criteria = {str(stage): limits for stage, limits in plan.experiment.criteria.items()}.get(DECISION, {})
+    console.print()
+    for part in comparison.whole(report, criteria) if whole else comparison.short(report):
+        console.print(part, highlight=False)
+    if not whole:
+        console.print(f"the rest of it, and the criteria: make compare{_experiment(tag)}", style="dim", highlight=False)
+    console.print()
+
+
+def show_exceptions(
+    left_out: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[str, Any]], console: Console
+) -> None:
+    """In red: which parts the release does without, and which it has though they missed criteria."""
+    for part in left_out:
+        text = f"LEFT OUT of the release: {part['part']} {part['digest']}. The baseline decides in its place. It missed"
+        console.print(f"{text} {'; '.join(part['missed'])}", style="bold red", markup=False, soft_wrap=True)
+    for part in overrides:
+        text = f"LET IN by {part['by']} ({part['reason']}): {part['part']} {part['digest']}, which missed"
+        console.print(f"{text} {'; '.join(part['missed'])}", style="bold red", markup=False, soft_wrap=True)
+
+
 def show_release(plan: Plan, row: Row, console: Console) -> None:
     """Where the current release lies, and a request to it that runs as it stands."""
     fingerprint = plan.artifacts.current().get("release")
@@ -125,9 +157,14 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
         release = load(open_artifact(folder))
     except ReleaseError as error:
         raise RetainError(f"{folder}: can't be served: {error}; remove it and run again") from None
-    body = json.dumps(examples(release.spec, release.rule)["customer"]["value"])
-    tag = plan.experiment.tag
+    show_exceptions(release.left_out, release.overrides, console)
+    body = json.dumps(examples(release.spec, release.terms)["customer"]["value"])
     console.print(f"release: {folder}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"serve it with `make serve{'' if tag == 'local' else f' EXPERIMENT={tag}'}`, then ask:")
+    console.print(f"serve it with `make serve{_experiment(plan.experiment.tag)}`, then ask:")
     # Not through a wrapping console: a line to be copied has to stay one line.
     print(f"curl -s localhost:8000/retain -H 'content-type: application/json' -d {shlex.quote(body)}")
+
+
+def _experiment(tag: str) -> str:
+    """What a make target needs besides: nothing for its default."""
+    return "" if tag == "local" else f" EXPERIMENT={tag}"

@@ -47,9 +47,11 @@ def test_make_alone_lists_every_target() -> None:
         ("run", "flows run", "local"),
         ("train.risk", "flows run", "exp_001_mvp"),
         ("train.accept", "flows run", "exp_001_mvp"),
+        ("train.ppo.decision", "flows run", "exp_001_mvp"),
         ("train.all", "flows run", "exp_001_mvp"),
         ("serve", "serve", "local"),
         ("verdict", "eval.verdict", "local"),
+        ("compare", "eval.comparison", "local"),
         ("why", "flows why", "local"),
         ("costs", "eval.costs", "local"),
         ("lock", "engine.config lock", "exp_001_mvp"),
@@ -63,8 +65,9 @@ def test_default_experiment_and_the_users(target: str, module: str, experiment: 
     assert re.search(r"\bmine\b", commands(target, EXPERIMENT="mine")[0])
 
 
-def test_two_targets_in_one_call_run_both() -> None:
-    assert [line.rpartition("--stage ")[2] for line in commands("train.risk", "train.accept")] == ["risk", "accept"]
+def test_targets_in_one_call_all_run() -> None:
+    stages = [line.rpartition("--stage ")[2] for line in commands("train.risk", "train.accept", "train.ppo.decision")]
+    assert stages == ["risk", "accept", "decision"]
 
 
 def test_all_names_no_stage() -> None:

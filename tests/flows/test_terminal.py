@@ -1,0 +1,127 @@
+"""What the end of a run says: the decision's comparison, and what the release does without."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from engine.errors import ArtifactError
+from engine.stage import Stage
+from flows import terminal
+from flows.board import Row
+from flows.plan import Plan, key_metrics, load_experiment
+from tests.eval import made_decision
+from tests.flows.toy_plan import toy_plan, toy_stage
+
+STAGES: tuple[Stage, ...] = (toy_stage("decision"),)
+DONE = Row("decision", (), state="complete")
+
+
+@pytest.fixture
+def console() -> Console:
+    """A terminal with colours, 100 columns wide, that keeps what is printed."""
+    return Console(file=io.StringIO(), width=100, force_terminal=True, color_system="standard")
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def plain(console: Console) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", said(console))
+
+
+def plan_with(root: Path, tag: str = "chaos") -> Plan:
+    """The toy plan, its experiment with the criteria and the name that it would have."""
+    plan = toy_plan(root, STAGES)
+    criteria = load_experiment("chaos").criteria
+    return Plan(**{**vars(plan), "experiment": plan.experiment.model_copy(update={"criteria": criteria, "tag": tag})})
+
+
+def test_make_run_ends_with_the_policies_alone(tmp_path: Path, console: Console) -> None:
+    made_decision.publish(tmp_path / "store", "local", tmp_path)
+    terminal.show_decision(plan_with(tmp_path / "store", "local"), DONE, console, whole=False)
+    text = plain(console)
+    assert "What it brings" in text
+    assert "Against the best baseline" not in text
+    assert "make compare\n" in text
+
+
+def test_another_experiment_says_its_name(tmp_path: Path, console: Console) -> None:
+    made_decision.publish(tmp_path / "store", "chaos", tmp_path)
+    terminal.show_decision(plan_with(tmp_path / "store"), DONE, console, whole=False)
+    assert "make compare EXPERIMENT=chaos\n" in plain(console)
+
+
+def test_train_ppo_decision_ends_with_the_whole_comparison(tmp_path: Path, console: Console) -> None:
+    made_decision.publish(tmp_path / "store", "chaos", tmp_path)
+    terminal.show_decision(plan_with(tmp_path / "store"), DONE, console, whole=True)
+    text = plain(console)
+    # Limits are those of the experiment.
+    assert "NRR, customers at risk" in text
+    assert ">= 12.00" in text
+    assert "make compare" not in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("state", ["failed", "skipped", "stopped"])
+def test_what_an_earlier_run_made_is_not_shown_as_this_one_s(tmp_path: Path, console: Console, state: str) -> None:
+    made_decision.publish(tmp_path / "store", "chaos", tmp_path)
+    row = Row("decision", (), state=state)  # type: ignore[arg-type]
+    terminal.show_decision(plan_with(tmp_path / "store"), row, console, whole=True)
+    assert said(console) == ""
+
+
+def test_before_anything_is_there_nothing_is_said(tmp_path: Path, console: Console) -> None:
+    terminal.show_decision(plan_with(tmp_path / "store"), DONE, console, whole=True)
+    assert said(console) == ""
+
+
+def test_a_damaged_artifact_is_one_error(tmp_path: Path, console: Console) -> None:
+    folder = made_decision.publish(tmp_path / "store", "chaos", tmp_path)
+    for path in (folder / "files").iterdir():
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ArtifactError, match="missing or damaged"):
+        terminal.show_decision(plan_with(tmp_path / "store"), DONE, console, whole=True)
+
+
+def test_what_is_left_out_is_said_in_red_with_what_it_missed(console: Console) -> None:
+    missed = ["decision nrr_gain_at_risk 0.0281 (wanted >= 0.03)", "decision over_cap 0.02 (wanted < 0.01)"]
+    terminal.show_exceptions([{"part": "decision", "digest": "0123456789ab", "missed": missed}], [], console)
+    (line,) = plain(console).splitlines()
+    assert "LEFT OUT" in line
+    assert "decision 0123456789ab" in line
+    assert all(one in line for one in missed)
+    assert "\x1b[1;31m" in said(console)
+
+
+def test_who_let_a_part_in_is_said_in_red(console: Console) -> None:
+    override = {
+        "part": "decision",
+        "by": "A. Person",
+        "reason": "a trial [of] two weeks",
+        "digest": "0123456789ab",
+        "missed": ["decision nrr_gain_at_risk 0.0281 (wanted >= 0.03)"],
+    }
+    terminal.show_exceptions([], [override], console)
+    (line,) = plain(console).splitlines()
+    assert "LET IN by A. Person (a trial [of] two weeks): decision 0123456789ab" in line
+    assert "nrr_gain_at_risk 0.0281" in line
+    assert "\x1b[1;31m" in said(console)
+
+
+def test_without_exceptions_nothing_is_said(console: Console) -> None:
+    terminal.show_exceptions([], [], console)
+    assert said(console) == ""
+
+
+def test_a_stage_of_many_criteria_names_those_that_are_not_met(tmp_path: Path) -> None:
+    made_decision.publish(tmp_path / "store", "chaos", tmp_path)
+    shown = key_metrics(plan_with(tmp_path / "store"), "decision", "d" * 32)
+    assert shown == "8 of 9 criteria met, nrr_gain 0.0152 >= 0.03 (not met; shown, not gating)"
