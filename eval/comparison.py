@@ -57,7 +57,7 @@ GAINS = {
     "lift_gain": ("lift over no contact", "lift"),
     "offer_cost_change": ("offer cost", "offer_cost"),
 }
-SHARES = {"share_of_dp": "lift, of the DP's", "share_of_bound": "lift, of the bound's"}
+SHARES = {"share_of_dp": "lift, of the DP's", "share_of_bound": "lift, of the bound's"}  # at PPO's cost
 CURVES = {
     "nrr": "NRR",
     "offer_cost": "offer cost",
@@ -166,7 +166,10 @@ def gains_table(report: Report, criteria: Mapping[str, Criterion]) -> Table:
         table.add_row(words, _measure(gain, signed=True), *map(_signed, limits), *_wanted(verdicts.get(name)))
     for name, words in SHARES.items():
         table.add_row(words, _measure(found.gains.get(name)), "", "", *_wanted(verdicts.get(name)))
-    table.caption = "The DP knows all that features tell, but not how the world goes on; no policy can pass the bound."
+    table.caption = (
+        "The DP knows the world and what features tell, and may spend what PPO may. The bound knows everything and has "
+        "the whole budget: no policy passes it. Shares of it are at PPO's cost."
+    )
     return table
 
 
@@ -264,16 +267,16 @@ def off_policy_lines(report: Report) -> Iterator[RenderableType]:
     """What a log would have told of the learned policy, and what it truly gains."""
     if not report.off_policy:
         return
-    table = _table("Told from a log of the best baseline: gain of the learned policy", "log")
+    table = _table("Told from a log of uplift's first decisions: gain of the learned ones, % of a year's charge", "log")
     for name in ("verdict", "gain (DR)", "true gain", "effective n"):
         table.add_column(name, justify="left" if name == "verdict" else "right")
     for name, told in report.off_policy.items():
         style = {"go": "green", "no_go": "red"}.get(told.verdict, "yellow")
-        gain = _interval(f"{told.gain.value:.3f}", told.gain, lambda end: f"{end:.3f}")
-        table.add_row(name, Text(told.verdict, style=style), gain, f"{told.true_gain:.3f}", f"{told.effective:,.0f}")
+        gain, true = _measure(told.gain, signed=True), _signed(told.true_gain)
+        table.add_row(name, Text(told.verdict, style=style), gain, true, f"{told.effective:,.0f}")
     yield table
     for name, told in report.off_policy.items():
-        values = ", ".join(f"{kind.upper()} {measure.value:.3f}" for kind, measure in told.estimates.items())
+        values = ", ".join(f"{kind.upper()} {_measure(measure)}" for kind, measure in told.estimates.items())
         lines = [f"{name}: {values}"] if values else []
         lines += [f"{name}: {reason}" for reason in told.reasons]
         for line in lines:

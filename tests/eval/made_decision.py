@@ -117,16 +117,16 @@ def content() -> dict[str, Any]:
         "off_policy": {
             "exploring": {
                 "verdict": "go",
-                "gain": measure(0.5, 0.2),
-                "true_gain": 0.45,
+                "gain": measure(0.005, 0.002),
+                "true_gain": 0.0045,
                 "reasons": [],
-                "estimates": {kind: measure(60.0) for kind in ("ips", "snips", "dm", "dr")},
+                "estimates": {kind: measure(0.65) for kind in ("ips", "snips", "dm", "dr")},
                 "effective": 412.0,
             },
             "deterministic": {
                 "verdict": "inconclusive",
-                "gain": measure(0.1, 2.0),
-                "true_gain": 0.45,
+                "gain": measure(0.001, 0.02),
+                "true_gain": 0.0045,
                 "reasons": ["41.0% of what it would do was never done"],
                 "estimates": {},
                 "effective": 31.0,

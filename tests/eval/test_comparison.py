@@ -113,7 +113,7 @@ def test_the_other_tables(store: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert len(long) == 1
     assert re.search(r"gender Female +1,043 +1\.25 +6\.00 .* 1\.25 +7\.00", text)
     assert re.search(r"threshold +24 +threshold 0\.2345 +64\.00 +1\.90", text)
-    assert re.search(r"exploring +go +0\.500 \(0\.300\.\.0\.700\) +0\.450 +412", text)
+    assert re.search(r"exploring +go +\+0\.50 \(0\.30\.\.0\.70\) +\+0\.45 +412", text)
     assert "41.0% of what it would do was never done" in text
     assert re.search(r"^entropy +█.*▁ +1\.2 +0\.61", text, flags=re.MULTILINE)
     # Looked at six times: six bars, not sixty with gaps.
