@@ -7,12 +7,14 @@ no contact, is always allowed; actions 1.. are the offers in the order of the ex
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Bools = NDArray[np.bool_]
+Bar = Literal["do_not_contact", "running_offer", "contact_cap", "contacted_this_month"]
 
 
 def allowed(contacts: NDArray[Any], max_contacts: int, window: int) -> Bools:
@@ -41,3 +43,19 @@ def mask(
     out[:, 0] = True
     out[:, 1:] = free[:, None]
     return out
+
+
+def barred(contacts: Sequence[int], running: bool, opted_out: bool, max_contacts: int, window: int) -> Bar | None:
+    """`mask` of one customer, with what forbids a contact; the customer's own word first, None when nothing does.
+
+    `contacts` of each month that is known of, oldest first; the last one is the month that ends now.
+    """
+    if opted_out:
+        return "do_not_contact"
+    if running:
+        return "running_offer"
+    if sum(contacts[-window:]) >= max_contacts:
+        return "contact_cap"
+    if contacts and contacts[-1]:
+        return "contacted_this_month"
+    return None

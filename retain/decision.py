@@ -1,35 +1,63 @@
-"""Customer and history -> contact or not, with which offer, and why.
+"""Customer, history and wallet -> contact or not, with which offer, and why.
 
-The playbook's first baseline: contact whoever's risk reaches a threshold, with one fixed offer. Learned policies will
-stand beside it and share what comes before any policy: nobody is contacted who opted out, whose offer still runs, or
-who was contacted as often as the cap allows. Pure functions of what they are given.
+One place for every policy: the playbook's first baseline (a risk threshold and one fixed offer) and the learned one.
+They differ in what they want alone. What may not be done is the same for both and comes first: nobody is contacted who
+opted out, whose offer still runs, who was contacted in the month that ends now, or as often as the cap allows. What
+can't be paid for is the same as well and comes last: the wallet admits an offer, or it is not made. Learned policies
+observe what the simulated year let them observe, number for number. Nothing here reads a clock or a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Annotated, Any, Literal
 
-from retain.dataset import DatasetSpec, cell
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from retain.contact import Bar, barred
+from retain.dataset import DatasetSpec, cell, feature_columns
+from retain.policy import Policy
+from retain.wallet import Acceptance, Mode, Offers, Wallet, tiredness
+
+Singles = NDArray[np.float32]
 
 CONTACT: Literal["contact"] = "contact"
 NO_CONTACT: Literal["no_contact"] = "no_contact"
 
+Arm = Literal["baseline", "learned"]
 Action = Literal["contact", "no_contact"]
-Why = Literal["risk_at_threshold", "risk_below_threshold", "do_not_contact", "running_offer", "contact_cap"]
+Why = Literal[
+    "risk_at_threshold",
+    "risk_below_threshold",
+    "policy_contact",
+    "policy_no_contact",
+    "do_not_contact",
+    "running_offer",
+    "contact_cap",
+    "contacted_this_month",
+    "offer_budget",
+]
+
+# Months of contacts that a learned policy observes, the last one ending now: those of the simulated year.
+CONTACTS = 3
 
 
 class DecisionError(ValueError):
-    """A bridge or a rule that can't be used: what is wrong in it."""
+    """A bridge, terms or a policy that can't be used: what is wrong in it."""
 
 
 @dataclass(frozen=True)
 class History:
     """What the caller knows of earlier contacts; empty when a request brings none.
 
-    `contacts`: how often the customer was contacted in each of the last months, oldest first. `running_offer` in
-    percent with `months_left`; None or 0, and no months, when no discount runs. `accepted`, `declined`: answers so far.
+    `contacts`: how often the customer was contacted in each of the last months, oldest first, the last one ending now.
+    `running_offer` in percent with `months_left`; None or 0, and no months, when none runs (0 with months left: an
+    accepted contact without a discount). `accepted`, `declined`: answers so far.
     """
 
     contacts: tuple[int, ...] = ()
@@ -52,11 +80,16 @@ class Bridge:
         try:
             self.roles = tuple(str(role) for role in content["roles"])
             self.overall = float(content["overall"])
-            self.cells = {str(key): float(found["acceptance"]) for key, found in content["cells"].items()}
+            found = {
+                str(key): (float(one["acceptance"]), float(one["sd"]), int(one["rows"]))
+                for key, one in content["cells"].items()
+            }
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise DecisionError("bridge.json: wants roles, cells with their acceptance, overall") from None
-        if not all(0 <= value <= 1 for value in (self.overall, *self.cells.values())):
-            raise DecisionError("bridge.json: an acceptance is no probability")
+            raise DecisionError("bridge.json: wants roles, overall, and cells with acceptance, sd and rows") from None
+        if not all(0 < value < 1 for value in (self.overall, *(mean for mean, _, _ in found.values()))):
+            raise DecisionError("bridge.json: an acceptance is no probability between 0 and 1")
+        if not all(0 <= sd < math.inf and rows >= 0 for _, sd, rows in found.values()):
+            raise DecisionError("bridge.json: an sd or a number of rows is below 0, or not finite")
         missing = [role for role in self.roles if role not in {part.role for part in spec.bridge}]
         self.warning = (
             f"{spec.name} has no column for {', '.join(missing)}: every customer gets the overall acceptance"
@@ -64,82 +97,268 @@ class Bridge:
             else None
         )
         self._spec = spec
+        self._cells = {key: (mean, _spread(mean, sd)) for key, (mean, sd, rows) in found.items() if rows}
+        total = sum(rows for _, _, rows in found.values())
+        variance = sum(rows * (sd**2 + (mean - self.overall) ** 2) for mean, sd, rows in found.values())
+        self._everybody = (self.overall, _spread(self.overall, math.sqrt(variance / total) if total else 0.0))
+
+    def score(self, values: Mapping[str, object]) -> tuple[float, float]:
+        """The acceptance, and how its log-odds spread within the cell (standard deviation). A cell nobody was seen in
+        counts as the overall mean."""
+        if self.warning is not None:
+            return self._everybody
+        return self._cells.get(cell(self._spec, values, self.roles), self._everybody)
 
     def acceptance(self, values: Mapping[str, object]) -> float:
-        """A cell nobody was seen in counts as the overall mean."""
-        if self.warning is not None:
-            return self.overall
-        return self.cells.get(cell(self._spec, values, self.roles), self.overall)
+        return self.score(values)[0]
+
+
+def _spread(score: float, sd: float) -> float:
+    return sd / (score * (1 - score))
+
+
+# -- terms ---------------------------------------------------------------------------------------------------------
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+_Count = Annotated[int, Field(ge=1, le=120)]
+_Months = Annotated[int, Field(ge=1, le=12)]
+_NotNegative = Annotated[float, Field(ge=0)]
+_Open = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Offers(_Block):
+    levels: list[int]
+    months: _Months
+    contact_cost: float
+    currency: Annotated[str, Field(min_length=1)]
+
+
+class _Cap(_Block):
+    max_contacts: _Count
+    window: _Months
+
+
+class _Acceptance(_Block):
+    level: float
+    shrink: _NotNegative
+    slope: _NotNegative
+    unit: Annotated[float, Field(gt=0)]
+    slope_sd: _NotNegative
+    fatigue: _NotNegative
+
+
+class _Budget(_Block):
+    share: _NotNegative
+    months: _Months
+    amount: _NotNegative
+
+
+class _Rule(_Block):
+    rule: Literal["threshold"]
+    offer: int
+    reasons: _Count
+
+
+class _Terms(_Block):
+    offers: _Offers
+    cap: _Cap
+    acceptance: _Acceptance
+    decay: Annotated[float, Field(ge=0, lt=1)]
+    wallet: Mode
+    budget: _Budget
+    threshold: _Open
+    rule: _Rule
 
 
 @dataclass(frozen=True)
-class ThresholdRule:
-    """Propensity threshold + one fixed offer. Percentages are whole numbers; `offers` are all that may be made."""
+class Terms:
+    """What holds for every policy, and the threshold baseline.
 
+    At most `max_contacts` in any `window` months. `acceptance` is what the wallet believes, with `decay` of earlier
+    contacts a month. `budget` in the offers' currency for `months`, of which `share` is the part of revenue. The
+    baseline makes its one `offer` (percent) from `threshold` on; `reasons` of a risk are shown.
+    """
+
+    offers: Offers
+    max_contacts: int
+    window: int
+    acceptance: Acceptance
+    decay: float
+    wallet: Mode
+    budget: float
+    months: int
+    share: float
     threshold: float
     offer: int
-    offers: tuple[int, ...]
-    offer_months: int
-    max_contacts: int
-    cap_months: int
     reasons: int
 
     @classmethod
-    def from_json(cls, content: object) -> ThresholdRule:
+    def from_json(cls, content: object) -> Terms:
         """From a release's decision.json. Raises DecisionError."""
-        wanted = set(cls.__dataclass_fields__) | {"rule"}
-        if not isinstance(content, dict) or set(content) != wanted or content["rule"] != "threshold":
-            raise DecisionError(f"decision.json: wants rule: threshold and the keys {', '.join(sorted(wanted))}")
-        offers, threshold = content["offers"], content["threshold"]
-        counts = [content[key] for key in ("offer_months", "max_contacts", "cap_months", "reasons")]
-        if not isinstance(offers, list) or any(type(offer) is not int for offer in offers):
-            raise DecisionError("decision.json: offers are whole percentages")
-        if type(threshold) not in (int, float) or not 0 < threshold < 1:
-            raise DecisionError("decision.json: threshold is no probability between 0 and 1")
-        if content["offer"] not in offers or not all(0 <= offer <= 100 for offer in offers):
-            raise DecisionError("decision.json: offer is not one of offers, or one of them is no percentage")
-        if any(type(count) is not int or not 1 <= count <= 120 for count in counts) or counts[0] > 12:
-            raise DecisionError("decision.json: months, contacts and reasons are whole numbers from 1")
+        try:
+            read = _Terms.model_validate(content)
+            levels = tuple(read.offers.levels)
+            offers = Offers(levels, read.offers.months, read.offers.contact_cost, read.offers.currency)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise DecisionError(f"decision.json: {where or 'as a whole'}: {first['msg']}") from None
+        except ValueError as error:
+            raise DecisionError(f"decision.json: {error}") from None
+        if read.rule.offer not in levels:
+            raise DecisionError(f"decision.json: rule.offer {read.rule.offer} is not one of the offers {list(levels)}")
         return cls(
-            threshold=float(threshold), offer=content["offer"], offers=tuple(offers), offer_months=counts[0],
-            max_contacts=counts[1], cap_months=counts[2], reasons=counts[3],
-        )  # fmt: skip
+            offers=offers,
+            max_contacts=read.cap.max_contacts,
+            window=read.cap.window,
+            acceptance=Acceptance(**read.acceptance.model_dump()),
+            decay=read.decay,
+            wallet=read.wallet,
+            budget=read.budget.amount,
+            months=read.budget.months,
+            share=read.budget.share,
+            threshold=read.threshold,
+            offer=read.rule.offer,
+            reasons=read.rule.reasons,
+        )
+
+    @property
+    def history_months(self) -> int:
+        """Months of contacts that decisions follow from: what the cap counts, and what a policy observes."""
+        return max(CONTACTS, self.window)
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """What the outputs of a learned policy mean."""
+        return ("no_contact", *(f"offer_{level}" for level in self.offers.levels))
+
+    def new_wallet(self) -> Wallet:
+        """The budget, whole."""
+        return Wallet(self.budget, self.wallet)
+
+
+def check_policy(policy: Policy, terms: Terms, features: Sequence[str]) -> None:
+    """Raises DecisionError for a policy that learned other actions, or from other columns, than there are here."""
+    if policy.actions != terms.actions:
+        raise DecisionError(
+            f"policy.json: decides between {', '.join(policy.actions)}; the terms have {', '.join(terms.actions)}"
+        )
+    wanted = observed(features)
+    if len(policy.observed) != len(wanted):
+        raise DecisionError(f"policy.json: observes {len(policy.observed)} columns, where a customer has {len(wanted)}")
+    for name, here in zip(policy.observed, wanted):
+        if name != here:
+            raise DecisionError(f"policy.json: observes {name!r}, where a customer has {here!r}")
+
+
+# -- what a policy observes ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is known of a customer when a decision is due.
+
+    `features` (f,) are those that a policy may see, `charge` hers for a month in currency units, `spread` that of the
+    log-odds of `acceptance` within her cell.
+    """
+
+    features: Singles
+    risk: float
+    acceptance: float
+    spread: float
+    charge: float
+    history: History
+    opted_out: bool
+
+
+def seen_columns(spec: DatasetSpec) -> list[str]:
+    """The columns whose features a policy may see: the protected ones are not among them."""
+    return [column.name for column in feature_columns(spec) if not column.protected]
+
+
+def observed(features: Sequence[str]) -> tuple[str, ...]:
+    """Names of an observation's columns."""
+    contacts = (f"contacts_{ago}_months_ago" for ago in reversed(range(CONTACTS)))
+    return (*features, "risk", "acceptance", *contacts, "running_offer", "months_left", "accepted", "declined", "pace")
+
+
+def observe(case: Case, pace: float) -> Singles:
+    """(o,) float32: what a learned policy sees of a customer."""
+    history, f = case.history, len(case.features)
+    contacts = ((0,) * CONTACTS + history.contacts)[-CONTACTS:]
+    answers = (history.accepted, history.declined)
+    seen = np.empty(f + CONTACTS + 7, np.float32)
+    seen[:f] = case.features
+    seen[f:] = (
+        case.risk, case.acceptance, *contacts, history.running_offer or 0, history.months_left, *answers, pace,
+    )  # fmt: skip
+    return seen
+
+
+def pace(wallet: Wallet, left: float) -> float:
+    """Share of the budget that is free, less the share of its period that is `left`; between -1 and 1."""
+    free = 1 - (wallet.committed + wallet.held) / wallet.budget if wallet.budget > 0 else 0.0
+    return min(1.0, max(-1.0, free - left))
+
+
+# -- decisions -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Decision:
-    """`offer` in percent, None without contact; `why` is what the action follows from."""
+    """`offer` in percent, None without contact; `why` is what the action follows from, `arm` whose decision it is."""
 
     risk: float
     acceptance: float
     action: Action
     offer: int | None
     why: Why
+    arm: Arm = "baseline"
 
 
-def barred(rule: ThresholdRule, history: History, opted_out: bool) -> Why | None:
-    """What forbids a contact, whatever any policy wants; the customer's own word first."""
-    if opted_out:
-        return "do_not_contact"
-    if history.running_offer or history.months_left:  # either alone is a contradiction: nobody is contacted on one
-        return "running_offer"
-    if sum(history.contacts[-rule.cap_months :]) >= rule.max_contacts:
-        return "contact_cap"
-    return None
+def decide(terms: Terms, case: Case, wallet: Wallet, policy: Policy | None = None, left: float = 1.0) -> Decision:
+    """The decision of `policy`, of whose wallet's period the share `left` is to come; with none, the baseline's.
+
+    An offer that is decided on has been admitted by `wallet` and is open from now on. Raises PolicyError before that
+    if the policy can't decide. A risk that is NaN reaches no threshold, so the baseline contacts nobody on one.
+    """
+    arm: Arm = "baseline" if policy is None else "learned"
+    bar = forbidden(terms, case.history, case.opted_out)
+    offer, why = (None, bar) if bar else _wanted(terms, case, wallet, policy, left)
+    if offer is not None and not wallet.admit_one(*price(terms, case, offer)):
+        offer, why = None, "offer_budget"
+    return Decision(case.risk, case.acceptance, NO_CONTACT if offer is None else CONTACT, offer, why, arm)
 
 
-def decide(
-    rule: ThresholdRule,
-    risk: float,
-    acceptance: float,
-    history: History = NO_HISTORY,
-    opted_out: bool = False,
-) -> Decision:
-    """The baseline's decision. A risk that is NaN reaches no threshold, so it contacts nobody."""
-    why = barred(rule, history, opted_out)
-    if why is None and risk >= rule.threshold:
-        return Decision(risk, acceptance, CONTACT, rule.offer, "risk_at_threshold")
-    return Decision(risk, acceptance, NO_CONTACT, None, why or "risk_below_threshold")
+def _wanted(terms: Terms, case: Case, wallet: Wallet, policy: Policy | None, left: float) -> tuple[int | None, Why]:
+    """The offer that an arm wants to make, None for no contact, and why."""
+    if policy is None:
+        return (terms.offer, "risk_at_threshold") if case.risk >= terms.threshold else (None, "risk_below_threshold")
+    action = policy.best(observe(case, pace(wallet, left)))
+    return (terms.offers.levels[action - 1], "policy_contact") if action else (None, "policy_no_contact")
+
+
+def forbidden(terms: Terms, history: History, opted_out: bool) -> Bar | None:
+    """What forbids a contact, whatever any policy wants."""
+    # Either alone is a contradiction, and nobody is contacted on one.
+    running = bool(history.running_offer or history.months_left)
+    return barred(history.contacts, running, opted_out, terms.max_contacts, terms.window)
+
+
+def price(terms: Terms, case: Case, offer: int) -> tuple[float, float, float]:
+    """What the wallet asks of an `offer` in percent: contact cost, liability, and how likely it is to be accepted."""
+    tired = tiredness(case.history.contacts, terms.decay)
+    probability = _acceptance(terms.acceptance, case.acceptance, case.spread, offer, tired)
+    return terms.offers.contact_cost, offer / 100 * case.charge * terms.offers.months, probability
+
+
+@lru_cache(maxsize=4096)  # cells, offers and histories are few
+def _acceptance(model: Acceptance, score: float, spread: float, offer: int, tired: float) -> float:
+    return float(model.probability(np.array([score]), np.array([spread]), float(offer), tired)[0])
 
 
 def opted_out(spec: DatasetSpec, values: Mapping[str, object]) -> bool:

@@ -83,6 +83,14 @@ class Policy:
         """The likeliest allowed action (n,) of each row, or of the one row given."""
         return np.asarray(np.where(mask, self.logits(observation), -np.inf).argmax(axis=-1))
 
+    def best(self, observation: Singles) -> int:
+        """The likeliest action for one observation (o,) with every action allowed. Raises PolicyError when a logit is
+        not finite: the largest of such numbers is no decision."""
+        logits = self.logits(observation)
+        if not math.isfinite(logits.sum()):
+            raise PolicyError("the network's output is not finite")
+        return int(logits.argmax())
+
     def at(self, price: float) -> Policy:
         """The same network at another price of those it was trained at."""
         if not self.prices[0] <= price <= self.prices[1]:

@@ -1,8 +1,8 @@
 """A release as it is read: by the stage that makes it, to see that it can be, and by the service.
 
-All that decides about a customer is here: the table's description, two scorers, the bridge, the rule and the bank of
-messages. It is loaded from plain files (name -> path); where they lie and whether their hashes hold is the caller's
-affair.
+All that decides about a customer is here: the table's description, two scorers, the bridge, the terms with the
+baseline's rule, the learned policy if there is one, and the bank of messages. It is loaded from plain files
+(name -> path); where they lie and whether their hashes hold is the caller's affair.
 """
 
 from __future__ import annotations
@@ -15,18 +15,42 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from retain.dataset import DatasetSpec, protected_columns
-from retain.decision import NO_HISTORY, Bridge, Decision, DecisionError, History, ThresholdRule, decide, opted_out
+from retain.dataset import DatasetSpec, column, protected_columns
+from retain.decision import (
+    NO_HISTORY,
+    Arm,
+    Bridge,
+    Case,
+    Decision,
+    DecisionError,
+    History,
+    Singles,
+    Terms,
+    check_policy,
+    decide,
+    opted_out,
+    seen_columns,
+)
+from retain.features import Featurizer
 from retain.message import Bank, MessageError, situation
+from retain.policy import Policy, PolicyError
 from retain.score import Floats, ModelError, Scorer
+from retain.wallet import Wallet
 
-# What is needed of each part that a stage made, by name in the release and in the stage's own artifact.
+# What is needed of each part that a stage made, by name in the release and in the stage's own artifact. The terms that
+# `decision` writes beside its policy (TERMS) are not among them: every release needs those.
 PARTS = {
     "risk": (*Scorer.FILES, "schema.json"),
     "accept": (*Scorer.FILES, "schema.json", "bridge.json"),
+    "decision": ("policy.json",),
 }
+TERMS = "terms.json"
+# Without these there is nothing to serve; what else fails its criteria is left out.
+REQUIRED = ("risk", "accept")
 
 
 class ReleaseError(ValueError):
@@ -37,7 +61,8 @@ class ReleaseError(ValueError):
 class Release:
     """`versions` holds a digest of each part's content. `has_bank_columns`: a customer has all that `accept` asks.
 
-    `replaced`: the parts that are not the release's own.
+    `policy` is None where the learned one is left out; `left_out` and `overrides` are what release.json says of parts
+    that missed criteria. `replaced`: the parts that are not the release's own.
     """
 
     experiment: str
@@ -45,18 +70,67 @@ class Release:
     risk: Scorer
     accept: Scorer
     bridge: Bridge
-    rule: ThresholdRule
+    terms: Terms
+    policy: Policy | None
     bank: Bank
     versions: Mapping[str, str]
     has_bank_columns: bool
+    left_out: tuple[Mapping[str, Any], ...] = ()
+    overrides: tuple[Mapping[str, Any], ...] = ()
     replaced: tuple[str, ...] = ()
 
-    def decide(self, values: Mapping[str, object], history: History = NO_HISTORY) -> tuple[Decision, Floats]:
-        """The decision for one validated customer, and the features it was made from."""
+    def decide(
+        self,
+        values: Mapping[str, object],
+        history: History = NO_HISTORY,
+        wallet: Wallet | None = None,
+        left: float = 1.0,
+        arm: Arm = "baseline",
+    ) -> tuple[Decision, Floats]:
+        """The decision of one arm for one validated customer, and the features it was made from.
+
+        `wallet` holds for what is offered, `left` is the share of its period that is to come; without one the budget
+        is whole. Raises PolicyError when the learned arm can't decide, or has no policy; nothing is held for then.
+        """
+        case, x = self.case(values, history)
+        return self.decide_case(case, wallet or self.terms.new_wallet(), left, arm), x
+
+    def decide_case(self, case: Case, wallet: Wallet, left: float, arm: Arm) -> Decision:
+        """As `decide`, for a customer whose case is known."""
+        if arm == "baseline":
+            return decide(self.terms, case, wallet)
+        if self.policy is None:
+            raise PolicyError("the release has no learned policy")
+        return decide(self.terms, case, wallet, self.policy, left)
+
+    def case(self, values: Mapping[str, object], history: History = NO_HISTORY) -> tuple[Case, Floats]:
+        """What decisions about one validated customer follow from, and the features of her risk."""
         x = self.risk.features(values)
-        risk = self.risk.score(x)
-        acceptance = self.bridge.acceptance(values)
-        return decide(self.rule, risk, acceptance, history, opted_out(self.spec, values)), x
+        acceptance, spread = self.bridge.score(values)
+        case = Case(
+            features=self._seen(values, x),
+            risk=self.risk.score(x),
+            acceptance=acceptance,
+            spread=spread,
+            charge=float(values[self.spec.roles["monthly_charge"]]),  # type: ignore[arg-type]  # load() saw to it
+            history=history,
+            opted_out=opted_out(self.spec, values),
+        )
+        return case, x
+
+    def _seen(self, values: Mapping[str, object], x: Floats) -> Singles:
+        """The features that a policy may see: picked from those of the risk, if they are among them."""
+        return self._featurizer.row(values) if self._places is None else x[self._places]
+
+    @cached_property
+    def _featurizer(self) -> Featurizer:
+        return Featurizer.fit(self.spec, seen_columns(self.spec))
+
+    @cached_property
+    def _places(self) -> NDArray[np.intp] | None:
+        known = {name: place for place, name in enumerate(self.risk.featurizer.names)}
+        wanted = self._featurizer.names
+        return np.array([known[name] for name in wanted]) if set(wanted) <= set(known) else None
 
     def reasons(self, x: Floats) -> list[tuple[str, float]]:
         """(column, contribution) as Scorer.reasons(), without the protected columns.
@@ -80,7 +154,7 @@ class Release:
         if decision.offer is None:
             return None
         name = situation(self.spec.roles, reasons, values)
-        return self.bank.message(name, decision.offer, self.rule.offer_months)
+        return self.bank.message(name, decision.offer, self.terms.offers.months)
 
 
 def load(files: Mapping[str, Path]) -> Release:
@@ -89,40 +163,67 @@ def load(files: Mapping[str, Path]) -> Release:
     if not isinstance(about, dict) or not isinstance(about.get("experiment"), str):
         raise ReleaseError("release.json: names no experiment")
     spec = _spec(files, "schema.json")
+    _priced(spec)
+    policy = None
     try:
-        rule = ThresholdRule.from_json(_json(files, "decision.json"))
+        terms = Terms.from_json(_json(files, "decision.json"))
         bank = Bank.from_json(_json(files, "messages.json"))
-        risk, accept = (Scorer.load(files, f"{part}/") for part in PARTS)
+        risk, accept = (Scorer.load(files, f"{part}/") for part in REQUIRED)
         bridge = Bridge(_json(files, "accept/bridge.json"), spec)
+        if "decision/policy.json" in files:
+            policy = _policy(files, "decision/policy.json", spec, terms)
     except (DecisionError, MessageError, ModelError) as error:
         raise ReleaseError(str(error)) from None
-    if problems := bank.problems(rule.offers, rule.offer_months):
+    if problems := bank.problems(terms.offers.levels, terms.offers.months):
         raise ReleaseError(f"messages.json: {problems[0]}")
     _suits(risk, spec)
-    versions = {part: digest(files, part) for part in PARTS}
+    versions = {part: digest(files, part) for part in REQUIRED}
     versions |= {name: _sha(files[f"{name}.json"])[:12] for name in ("messages", "decision")}
-    has_bank_columns = set(accept.featurizer.columns) <= set(spec.columns)
-    return Release(about["experiment"], spec, risk, accept, bridge, rule, bank, versions, has_bank_columns)
+    if policy is not None:
+        versions["policy"] = digest(files, "decision")
+    return Release(
+        experiment=about["experiment"],
+        spec=spec,
+        risk=risk,
+        accept=accept,
+        bridge=bridge,
+        terms=terms,
+        policy=policy,
+        bank=bank,
+        versions=versions,
+        has_bank_columns=set(accept.featurizer.columns) <= set(spec.columns),
+        left_out=_objects(about.get("left_out", []), "left_out"),
+        overrides=_objects(about.get("overrides", []), "overrides"),
+    )
 
 
 def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release:
-    """The release with its `risk` or `accept` taken from that stage's own artifact. Raises ReleaseError."""
+    """The release with its `risk`, `accept` or `decision` taken from that stage's own artifact. Raises ReleaseError.
+
+    Of `decision` the policy alone is taken: terms and threshold stay the release's, and it must have been trained for
+    the same offers and the same cap.
+    """
     here = {f"{part}/{name}": path for name, path in files.items()}
     try:
-        scorer = Scorer.load(here, f"{part}/")
-        if part == "risk":
-            _suits(scorer, release.spec)
-            changed = replace(release, risk=scorer)
+        if part == "decision":
+            policy = _policy(here, "decision/policy.json", release.spec, release.terms)
+            _same_terms(_json(here, f"decision/{TERMS}"), release.terms)
+            changed = replace(release, policy=policy)
         else:
-            changed = replace(
-                release,
-                accept=scorer,
-                bridge=Bridge(_json(here, f"{part}/bridge.json"), release.spec),
-                has_bank_columns=set(scorer.featurizer.columns) <= set(release.spec.columns),
-            )
+            scorer = Scorer.load(here, f"{part}/")
+            if part == "risk":
+                _suits(scorer, release.spec)
+                changed = replace(release, risk=scorer)
+            else:
+                changed = replace(
+                    release,
+                    accept=scorer,
+                    bridge=Bridge(_json(here, f"{part}/bridge.json"), release.spec),
+                    has_bank_columns=set(scorer.featurizer.columns) <= set(release.spec.columns),
+                )
     except (DecisionError, ModelError) as error:
         raise ReleaseError(str(error)) from None
-    versions = {**release.versions, part: digest(here, part)}
+    versions = {**release.versions, "policy" if part == "decision" else part: digest(here, part)}
     return replace(changed, versions=versions, replaced=(*release.replaced, part))
 
 
@@ -136,11 +237,54 @@ def digest(files: Mapping[str, Path], part: str) -> str:
     return total.hexdigest()[:12]
 
 
+def _policy(files: Mapping[str, Path], name: str, spec: DatasetSpec, terms: Terms) -> Policy:
+    try:
+        policy = Policy.from_json(_read(files, name), name)
+    except PolicyError as error:
+        raise ReleaseError(str(error)) from None
+    check_policy(policy, terms, Featurizer.fit(spec, seen_columns(spec)).names)
+    return policy
+
+
+def _same_terms(content: object, terms: Terms) -> None:
+    offers, cap = terms.offers, {"max_contacts": terms.max_contacts, "window": terms.window}
+    here = {
+        "offers": {
+            "levels": list(offers.levels),
+            "months": offers.months,
+            "contact_cost": offers.contact_cost,
+            "currency": offers.currency,
+        },
+        "cap": cap,
+    }
+    for key, wanted in here.items():
+        found = content.get(key) if isinstance(content, dict) else None
+        if found != wanted:
+            raise ReleaseError(f"decision/{TERMS}: its {key} are {found}, the release's {wanted}")
+
+
+def _priced(spec: DatasetSpec) -> None:
+    """An offer takes a share off the monthly charge, so every customer has to have one."""
+    name = spec.roles.get("monthly_charge")
+    if name is None:
+        raise ReleaseError("schema.json: no column has the role monthly_charge, so no offer has a price")
+    of = column(spec, name)
+    blank = of.missing is not None or of.blank_value is not None
+    if of.kind != "number" or of.minimum is None or of.minimum < 0 or blank or of.leak:
+        raise ReleaseError(f"schema.json: the monthly charge {name} wants a number from 0 that is never missing")
+
+
+def _objects(content: object, name: str) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
+        raise ReleaseError(f"release.json: {name} is no list of objects")
+    return tuple(content)
+
+
 def _suits(risk: Scorer, spec: DatasetSpec) -> None:
     known = set(spec.columns)
-    for column in risk.featurizer.columns:
-        if column not in known:
-            raise ReleaseError(f"risk/featurizer.json: its column {column.name!r} is not that of schema.json")
+    for one in risk.featurizer.columns:
+        if one not in known:
+            raise ReleaseError(f"risk/featurizer.json: its column {one.name!r} is not that of schema.json")
 
 
 def _sha(path: Path) -> str:

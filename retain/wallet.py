@@ -42,8 +42,10 @@ answered. So neither is misled by a yes that comes sooner than a no.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -169,7 +171,7 @@ class Wallet:
     @property
     def held(self) -> float:
         """What the open offers are taken to cost at most."""
-        return float(self._hold(self._psi[self._doubt], np.array(self._liability)))
+        return float(self._hold(self._psi[self._doubt], self._liability))
 
     @property
     def free(self) -> float:
@@ -212,12 +214,34 @@ class Wallet:
             if index == self._doubt:
                 self._psi[index] = of_open
             else:
-                for price in self._prices(liability[made], acceptance[made], index):
-                    self._psi[index] += price
+                self._psi[index] = _in_turn(self._psi[index], self._prices(liability[made], acceptance[made], index))
         yes, _ = _likelier(acceptance[made])
-        self._below += yes.sum(axis=0)
-        self._above -= np.log1p(acceptance[made, None] * (ODDS - 1)).sum(axis=0)
+        self._below = _in_turn(self._below, yes)
+        self._above = _in_turn(self._above, -np.log1p(acceptance[made, None] * (ODDS - 1)))
         return made
+
+    def admit_one(self, cost: float, liability: float, acceptance: float) -> bool:
+        """`admit` of a single offer, bit for bit, in a third of the time: for a service, where they come one by one."""
+        if not 0 <= cost < math.inf:
+            raise ValueError("an offer's contact cost is negative or not finite")
+        if not 0 <= liability < math.inf:
+            raise ValueError("an offer's liability is negative or not finite")
+        if not 0 <= acceptance <= 1:
+            raise ValueError("an offer's acceptance is no probability")
+        if self._answered:
+            self._answered = False
+            self.batch += 1
+        no, yes, below, above = _alone(acceptance)
+        psi = self._psi + np.logaddexp(no, yes + liability * self._theta)
+        total = self._liability + liability
+        if not self.committed + cost + float(self._hold(psi[self._doubt], total)) <= self.budget:
+            return False
+        self.committed += cost
+        self._psi, self._liability = psi, total
+        self.open += 1
+        self._below = self._below + below
+        self._above = self._above - above
+        return True
 
     def settle(self, liability: Floats, acceptance: Floats, accepted: Bools) -> None:
         """Answers of open offers (expired ones declined), with the liability and acceptance they were admitted with."""
@@ -256,10 +280,10 @@ class Wallet:
             no, yes = np.log1p(-q), np.log(q)
         return np.asarray(np.logaddexp(no[:, None], yes[:, None] + liability[:, None] * self._theta))
 
-    def _hold(self, psi: Floats, liability: Floats) -> Floats:
+    def _hold(self, psi: Floats, liability: Floats | float) -> Floats:
         """(...,) of summed psi (..., thetas) and summed liability (...,) of the open offers."""
         if self.mode == "worst_case":
-            return liability
+            return np.asarray(liability)
         rare = np.log(2 * self.batch * (self.batch + 1) / self.overdraw)
         return np.asarray(np.minimum(((psi + rare) / self._theta).min(axis=-1), liability))
 
@@ -269,6 +293,22 @@ def _likelier(acceptance: Floats) -> tuple[Floats, Floats]:
     p = np.clip(acceptance[:, None], 1e-12, 1 - 1e-12)
     more = np.maximum(p, np.minimum(0.95, DOUBTS * p))
     return np.log(p / more), np.log((1 - p) / (1 - more))
+
+
+@lru_cache(maxsize=4096)  # a service meets few acceptances: of its cells, offers and histories
+def _alone(acceptance: float) -> tuple[Floats, Floats, Floats, Floats]:
+    """What `admit` needs of one offer's acceptance: ln of a no and of a yes (doubts, 1) for psi, and what both watches
+    add up."""
+    q = np.minimum(1.0, DOUBTS * acceptance)
+    with np.errstate(divide="ignore"):
+        no, yes = np.log1p(-q), np.log(q)
+    p = np.array([acceptance])
+    return no[:, None], yes[:, None], _likelier(p)[0][0], np.log1p(p * (ODDS - 1))
+
+
+def _in_turn(start: Floats, rows: Floats) -> Floats:
+    """`start` (k,) plus the rows (n, k), one after the other: sums of another order round otherwise."""
+    return np.asarray(np.cumsum(np.concatenate((start[None], rows)), axis=0)[-1])
 
 
 def _check(liability: Floats, acceptance: Floats) -> None:

@@ -17,22 +17,24 @@ from engine.errors import RetainError
 from retain.release import Release
 from serve.metrics import Metrics
 from serve.protocol import LimitedProtocol
-from serve.routes import Observed, Service, refused, router
-from serve.settings import Settings, load_release, read, warnings
+from serve.router import EVERYBODY_BASELINE, Router
+from serve.routes import Observed, Service, refused, routes_of
+from serve.settings import Settings, load_release, read
 
 MAX_CONNECTIONS = 512  # at a time, idle ones among them; whoever comes then gets 503
 
 
-def create_app(version: str, release: Release) -> FastAPI:
+def create_app(version: str, release: Release, router: Router = EVERYBODY_BASELINE) -> FastAPI:
     """The API of one release; `version` is what it is called in answers and metrics."""
     metrics = Metrics()
-    service = Service(version, release, metrics)
+    service = Service(version, release, metrics, router)
     app = FastAPI(
         title="Retain",
         version=version,
         summary=f"Whom to contact, with which offer, in which words ({release.spec.title})",
     )
-    app.include_router(router(service))
+    app.state.service = service
+    app.include_router(routes_of(service))
     app.add_exception_handler(HTTPException, refused)
     app.add_middleware(Observed, metrics=metrics)
     describe = app.openapi
@@ -57,12 +59,13 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     host, port = listening.getsockname()[:2]
-    app = create_app(version, release)
-    for warning in warnings(release):
+    app = create_app(version, release, settings.router)
+    for warning in app.state.service.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     sources = ", ".join([str(settings.release), *(f"{part} of {path}" for part, path in settings.parts.items())])
     print(
-        f"Retain serves release {version} ({sources}) on http://{host}:{port}: POST /retain, docs at /docs",
+        f"Retain serves release {version} ({sources}) on http://{host}:{port}: POST /retain, docs at /docs; "
+        f"{app.state.service.arms}",
         flush=True,
     )
     config = uvicorn.Config(

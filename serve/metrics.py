@@ -6,17 +6,20 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from retain.message import SITUATIONS
+from retain.wallet import Wallet
 
 # 0.5 s is the playbook's limit: p95 above it is more than 5 % of requests outside the 0.5 bucket.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 CODES = (200, 400, 404, 405, 408, 413, 415, 422, 500)
+BARS = ("do_not_contact", "running_offer", "contact_cap", "contacted_this_month", "offer_budget")
 OUTCOMES = (
-    ("contact", "risk_at_threshold"),
-    ("no_contact", "risk_below_threshold"),
-    ("no_contact", "do_not_contact"),
-    ("no_contact", "running_offer"),
-    ("no_contact", "contact_cap"),
+    ("baseline", "contact", "risk_at_threshold"),
+    ("learned", "contact", "policy_contact"),
+    *(("baseline", "no_contact", why) for why in ("risk_below_threshold", *BARS)),
+    *(("learned", "no_contact", why) for why in ("policy_no_contact", *BARS)),
 )
+# Why the learned policy did not decide about a customer of its arm: it raised an exception, or a number was not finite.
+DOUBTS = ("error", "not_finite")
 PATHS = ("/retain", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -34,9 +37,19 @@ class Metrics:
             "retain_request_seconds", "Seconds per request to /retain", buckets=BUCKETS, registry=self.registry
         )
         decisions = Counter(
-            "retain_decisions", "Decisions by action and why", ["action", "why"], registry=self.registry
+            "retain_decisions", "Decisions by arm, action and why", ["mode", "action", "why"], registry=self.registry
         )
-        self.decisions = {(action, why): decisions.labels(action, why) for action, why in OUTCOMES}
+        self.decisions = {outcome: decisions.labels(*outcome) for outcome in OUTCOMES}
+        doubts = Counter(
+            "retain_learned_doubts",
+            "Decisions of the learned arm that the baseline took, by reason",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.doubts = {reason: doubts.labels(reason) for reason in DOUBTS}
+        self.refused = Counter(
+            "retain_wallet_refused", "Offers that the wallet did not let be made", registry=self.registry
+        )
         messages = Counter("retain_messages", "Messages by situation", ["situation"], registry=self.registry)
         self.messages = {name: messages.labels(name) for name in SITUATIONS}
         self.unsent = Counter(
@@ -44,8 +57,18 @@ class Metrics:
         )
         self._info = Gauge("retain_release_info", "The release that answers", ["release"], registry=self.registry)
 
-    def serves(self, release: str) -> None:
+    def serves(self, release: str, wallet: Wallet, currency: str) -> None:
+        """What answers, and the wallet, which is read whenever the metrics are."""
         self._info.labels(release).set(1)
+        for name, about, read in (
+            ("budget", "Offer budget of the period", lambda: wallet.budget),
+            ("committed", "Contact costs, and what accepted offers still cost", lambda: wallet.committed),
+            ("held", "What open offers are taken to cost at most", lambda: wallet.held),
+        ):
+            gauge = Gauge(f"retain_wallet_{name}", f"{about} ({currency})", registry=self.registry)
+            gauge.set_function(read)
+        mode = Gauge("retain_wallet_worst_case", "1: open offers are held for in full", registry=self.registry)
+        mode.set_function(lambda: wallet.mode == "worst_case")
 
     def request(self, path: str, code: int, seconds: float) -> None:
         if path not in PATHS:

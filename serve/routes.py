@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any, Literal
 
 import orjson
@@ -20,10 +22,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from retain.decision import Action, Why
+from retain.decision import Action, Arm, Case, Decision, Why
 from retain.message import SITUATIONS
+from retain.policy import PolicyError
 from retain.release import Release
 from serve.metrics import CONTENT_TYPE, Metrics
+from serve.router import EVERYBODY_BASELINE, Router, routed
 from serve.schema import Invalid, RequestReader, examples, request_schema
 from serve.settings import warnings
 
@@ -32,6 +36,8 @@ MAX_BODY = 16 * 1024
 # broken connection; beyond it the connection is closed.
 MAX_DISCARDED = 64 * 1024 * 1024
 READ_SECONDS = 10.0
+MONTH_SECONDS = 365.2425 / 12 * 86_400
+DOUBT_SECONDS = 60.0  # between two lines in the log about doubts in the learned policy
 
 log = logging.getLogger("retain.serve")
 
@@ -50,7 +56,10 @@ class Text(BaseModel):
 
 
 class Answer(BaseModel):
-    """What /retain answers; here for OpenAPI, the service writes it itself."""
+    """What /retain answers; here for OpenAPI, the service writes it itself.
+
+    `mode` is the arm that decided: in any doubt about the learned policy's decision it is the baseline.
+    """
 
     decision_id: str
     risk: float
@@ -61,7 +70,7 @@ class Answer(BaseModel):
     why: Why
     message: Text | None
     reasons: list[Reason]
-    mode: Literal["baseline"]
+    mode: Arm
     versions: dict[str, str]
 
 
@@ -77,32 +86,72 @@ class Refusal(BaseModel):
 
 
 class Service:
-    """A loaded release behind its routes."""
+    """A loaded release behind its routes.
 
-    def __init__(self, version: str, release: Release, metrics: Metrics) -> None:
+    The wallet is one for both arms, as the baseline's offers cost money, too. It lives in this process, whose start
+    begins its period; since no answer reaches it yet, what it holds for an offer stays held. All requests are answered
+    on one event loop, and nothing is awaited between asking the wallet and the answer, so it needs no lock.
+    """
+
+    def __init__(
+        self,
+        version: str,
+        release: Release,
+        metrics: Metrics,
+        router: Router = EVERYBODY_BASELINE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.release = release
         self.metrics = metrics
-        self.reader = RequestReader(release.spec, release.rule)
+        self.reader = RequestReader(release.spec, release.terms)
+        self.router, unrouted = routed(router, release)
+        self.warnings = [*warnings(release), *unrouted]
+        self.wallet = release.terms.new_wallet()
         self.versions = {"release": version, **release.versions}
         self.request_body = {  # as OpenAPI describes it
             "required": True,
             "content": {
                 "application/json": {
-                    "schema": request_schema(release.spec, release.rule),
-                    "examples": examples(release.spec, release.rule),
+                    "schema": request_schema(release.spec, release.terms),
+                    "examples": examples(release.spec, release.terms),
                 }
             },
         }
-        metrics.serves(version)
+        self._id = release.spec.roles.get("id")
+        self._clock = clock
+        self._started = clock()
+        self._doubts, self._doubt_logged = 0, -math.inf
+        metrics.serves(version, self.wallet, release.terms.offers.currency)
+
+    @property
+    def mode(self) -> str:
+        percent = self.router.learned_percent
+        return "baseline" if percent == 0 else "learned" if percent == 100 else "canary"
+
+    @property
+    def arms(self) -> str:
+        """Who decides, in words."""
+        percent = self.router.learned_percent
+        return f"the learned policy decides about {percent:g} % of customers" if percent else "the baseline decides"
+
+    @property
+    def period_left(self) -> float:
+        """The share of the budget's period that is to come."""
+        gone = (self._clock() - self._started) / (self.release.terms.months * MONTH_SECONDS)
+        return min(1.0, max(0.0, 1 - gone))
 
     def answer(self, body: bytes) -> bytes:
         """The JSON that answers a request's body. Raises Invalid."""
         values, history = self.reader.read(body)
         release = self.release
-        decision, x = release.decide(values, history)
+        case, x = release.case(values, history)
         reasons = release.reasons(x)
+        acceptance_full = release.full_acceptance(values)
+        decision = self._decide(case, self.router.arm(values.get(self._id) if self._id else None))
         message = release.message(decision, reasons, values)
-        self.metrics.decisions[decision.action, decision.why].inc()
+        self.metrics.decisions[decision.arm, decision.action, decision.why].inc()
+        if decision.why == "offer_budget":
+            self.metrics.refused.inc()
         if message is not None:
             self.metrics.messages[message[0]].inc()
         elif decision.action == "contact":
@@ -112,22 +161,72 @@ class Service:
                 "decision_id": str(uuid.uuid4()),
                 "risk": decision.risk,
                 "acceptance": decision.acceptance,
-                "acceptance_full": release.full_acceptance(values),
+                "acceptance_full": acceptance_full,
                 "action": decision.action,
                 "offer": decision.offer,
                 "why": decision.why,
                 "message": None if message is None else {"situation": message[0], "text": message[1]},
                 "reasons": [
                     {"feature": name, "value": values[name], "contribution": contribution}
-                    for name, contribution in reasons[: release.rule.reasons]
+                    for name, contribution in reasons[: release.terms.reasons]
                 ],
-                "mode": "baseline",
+                "mode": decision.arm,
                 "versions": self.versions,
             }
         )
 
+    def _decide(self, case: Case, arm: Arm) -> Decision:
+        if arm == "learned":
+            try:
+                return self.release.decide_case(case, self.wallet, self.period_left, "learned")
+            except PolicyError as error:
+                self._doubt("not_finite", error)
+            except Exception as error:  # whatever it is, the customer gets an answer
+                self._doubt("error", error)
+        return self.release.decide_case(case, self.wallet, 1.0, "baseline")
 
-def router(service: Service) -> APIRouter:
+    def _doubt(self, reason: str, error: Exception) -> None:
+        self.metrics.doubts[reason].inc()
+        self._doubts += 1
+        now = self._clock()
+        if now - self._doubt_logged >= DOUBT_SECONDS:
+            log.warning(
+                "the learned policy could not decide (%d times so far): the baseline did", self._doubts, exc_info=error
+            )
+            self._doubt_logged = now
+
+    def ready(self) -> dict[str, Any]:
+        """What /readyz says."""
+        release, terms, wallet = self.release, self.release.terms, self.wallet
+        return {
+            "status": "ready",
+            "mode": self.mode,
+            "learned_percent": self.router.learned_percent,
+            "experiment": release.experiment,
+            "dataset": release.spec.name,
+            "release": self.versions["release"],
+            "parts": dict(release.versions),
+            "left_out": list(release.left_out),
+            "overrides": list(release.overrides),
+            "history": "comes with the request",
+            "wallet": {
+                "state": "in this process: a restart forgets it",
+                "answers": "not received yet: what an offer may cost stays held until a restart",
+                "mode": wallet.mode,
+                "currency": terms.offers.currency,
+                "budget": wallet.budget,
+                "committed": wallet.committed,
+                "held": wallet.held,
+                "free": wallet.free,
+                "open_offers": wallet.open,
+                "months": terms.months,
+                "period_left": self.period_left,
+            },
+            "warnings": self.warnings,
+        }
+
+
+def routes_of(service: Service) -> APIRouter:
     routes = APIRouter()
 
     @routes.post(
@@ -160,19 +259,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/readyz", summary="What answers, and whether it can")
     async def readyz() -> Response:
-        release = service.release
-        return _json(
-            {
-                "status": "ready",
-                "mode": "baseline",
-                "experiment": release.experiment,
-                "dataset": release.spec.name,
-                "release": service.versions["release"],
-                "parts": dict(release.versions),
-                "history": "comes with the request",
-                "warnings": warnings(release),
-            }
-        )
+        return _json(service.ready())
 
     @routes.get("/metrics", summary="Prometheus metrics")
     async def metrics() -> Response:

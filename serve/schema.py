@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from retain.dataset import Column, DatasetSpec
-from retain.decision import NO_HISTORY, History, ThresholdRule
+from retain.decision import NO_HISTORY, History, Terms
 
 LARGEST = 3.4028234663852886e38  # of float32: beyond it a number is infinite to the models
 EXACT = 2**53 - 1  # beyond it integers are no longer what the caller wrote, and from 2**64 on orjson refuses them
@@ -83,15 +83,17 @@ Check = Callable[[Any], Any]  # a value as the models take it, or a _Fault
 class RequestReader:
     """Body -> (customer's values, history), for one release."""
 
-    def __init__(self, spec: DatasetSpec, rule: ThresholdRule) -> None:
+    def __init__(self, spec: DatasetSpec, terms: Terms) -> None:
         self._checks = {column.name: _check(column) for column in request_columns(spec)}
         self._refused = {spec.target.column, *(column.name for column in spec.columns if column.leak)}
         self._history = {
-            "contacts": _contacts(rule.cap_months),
+            "contacts": _contacts(terms.history_months),
             "running_offer": _whole(0, 100, nullable=True),
             "months_left": _whole(0, 120),
             "answers": _whole_numbers("accepted", "declined"),
         }
+        # An accepted contact without a discount runs like any other offer.
+        self._free_offers = 0 in terms.offers.levels
         # A total that is blank is that of a customer who has only just come; anybody else's is lost.
         self._total, self._tenure = spec.roles.get("total_charge"), spec.roles.get("tenure")
 
@@ -150,7 +152,8 @@ class RequestReader:
             if type(found) is _Fault:
                 faults.append((found.kind, ("history", name)))
         offer, left = values.get("running_offer"), values.get("months_left", 0)
-        if type(offer) is not _Fault and type(left) is not _Fault and bool(offer) != bool(left):
+        free = self._free_offers and offer == 0
+        if type(offer) is not _Fault and type(left) is not _Fault and bool(offer) != bool(left) and not free:
             lacking = "months_left" if offer else "running_offer"
             faults.append(("contradicts_running_offer" if offer else "contradicts_months_left", ("history", lacking)))
         if faults:
@@ -277,9 +280,10 @@ def _whole_numbers(*names: str) -> Check:
 # -- OpenAPI -------------------------------------------------------------------------------------------------------
 
 
-def request_schema(spec: DatasetSpec, rule: ThresholdRule) -> dict[str, Any]:
+def request_schema(spec: DatasetSpec, terms: Terms) -> dict[str, Any]:
     """JSON schema of a request, from the same table that RequestReader checks against."""
     columns = request_columns(spec)
+    free = 0 in terms.offers.levels
     counts = {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}
     customer = {
         "type": "object",
@@ -296,14 +300,16 @@ def request_schema(spec: DatasetSpec, rule: ThresholdRule) -> dict[str, Any]:
             "contacts": {
                 "type": "array",
                 "items": counts,
-                "maxItems": rule.cap_months,
-                "description": f"contacts in each of the last {rule.cap_months} months, oldest first",
+                "maxItems": terms.history_months,
+                "description": f"contacts in each of the last {terms.history_months} months, oldest first; the last is "
+                "the month that ends now, in which nobody is contacted twice",
             },
             "running_offer": {
                 "type": ["integer", "null"],
                 "minimum": 0,
                 "maximum": 100,
-                "description": "discount that runs now, in percent, with its months_left; null or 0: none",
+                "description": "discount that runs now, in percent, with its months_left; null: none; 0: none"
+                + (", or with months_left an accepted contact without a discount" if free else ""),
             },
             "months_left": {
                 "type": "integer",
@@ -323,7 +329,7 @@ def request_schema(spec: DatasetSpec, rule: ThresholdRule) -> dict[str, Any]:
             {
                 "required": ["running_offer", "months_left"],
                 "properties": {
-                    "running_offer": {"type": "integer", "minimum": 1},
+                    "running_offer": {"type": "integer", "minimum": 0 if free else 1},
                     "months_left": {"minimum": 1},
                 },
             },
@@ -355,11 +361,11 @@ def _column_schema(column: Column) -> dict[str, Any]:
     }
 
 
-def examples(spec: DatasetSpec, rule: ThresholdRule) -> dict[str, Any]:
+def examples(spec: DatasetSpec, terms: Terms) -> dict[str, Any]:
     """Requests that run as they stand: a customer, one with a history, and one who has only just come."""
     customer: dict[str, Any] = {column.name: _example(column) for column in request_columns(spec)}
     history = {
-        "contacts": [0] * (rule.cap_months - 1) + [1],
+        "contacts": [0] * (terms.history_months - 2) + [1, 0],
         "running_offer": None,
         "months_left": 0,
         "answers": {"accepted": 0, "declined": 1},

@@ -1,8 +1,10 @@
 """Settings of the service, from the environment; each is checked before anything is loaded.
 
 RELEASE_PATH: the folder of a release's artifact; unset: the current release of EXPERIMENT in RETAIN_STORE.
-RISK_MODEL_PATH, ACCEPT_MODEL_PATH: artifact folders of those stages, in place of the release's own part; the version
-that answers, /readyz and the line at the start say so.
+RISK_MODEL_PATH, ACCEPT_MODEL_PATH, PPO_POLICY_PATH: artifact folders of `risk`, `accept` and `decision`, in place of
+the release's own part; the version that answers, /readyz and the line at the start say so.
+FORCE_BASELINE: true (unless set) lets the baseline decide about everybody, false the learned policy about some.
+CANARY_PERCENT: about how many, 0 to 100; 5 unless set. ASSIGNMENT_KEY: what draws them (router.py).
 RETAIN_HOST, PORT: where to listen (HOST itself is a name that shells and compilers take for other things).
 """
 
@@ -16,16 +18,19 @@ from pathlib import Path
 from engine.artifact import MANIFEST, current, open_artifact, parse_manifest
 from engine.errors import RetainError
 from engine.store import open_store, store_url
-from retain.release import PARTS, Release, ReleaseError, load, with_part
+from retain.release import PARTS, TERMS, Release, ReleaseError, load, with_part
+from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
 
 DEFAULT_EXPERIMENT = "local"
-OVERRIDES = {"risk": "RISK_MODEL_PATH", "accept": "ACCEPT_MODEL_PATH"}
+OVERRIDES = {"risk": "RISK_MODEL_PATH", "accept": "ACCEPT_MODEL_PATH", "decision": "PPO_POLICY_PATH"}
+YES_OR_NO = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True)
 class Settings:
     release: Path
     parts: Mapping[str, Path]
+    router: Router
     host: str
     port: int
 
@@ -42,9 +47,23 @@ def read(environment: Mapping[str, str]) -> Settings:
     return Settings(
         release=_folder("RELEASE_PATH", release) if release else _current(experiment),
         parts={part: _folder(name, environment[name]) for part, name in OVERRIDES.items() if environment.get(name)},
+        router=_router(environment),
         host=environment.get("RETAIN_HOST") or "127.0.0.1",
         port=int(port),
     )
+
+
+def _router(environment: Mapping[str, str]) -> Router:
+    force = environment.get("FORCE_BASELINE") or "true"
+    if force.lower() not in YES_OR_NO:
+        raise RetainError(f"FORCE_BASELINE={force}: wants true or false (or 1 or 0)")
+    percent = environment.get("CANARY_PERCENT") or str(DEFAULT_PERCENT)
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", percent) or float(percent) > 100:
+        raise RetainError(f"CANARY_PERCENT={percent}: wants a number from 0 to 100")
+    key = environment.get("ASSIGNMENT_KEY") or DEFAULT_KEY
+    if len(key.encode("utf-8", "surrogateescape")) > MAX_KEY or not key.isprintable():
+        raise RetainError(f"ASSIGNMENT_KEY: wants 1 to {MAX_KEY} bytes of text")  # it may be a secret: not repeated
+    return Router(YES_OR_NO[force.lower()], float(percent), key)
 
 
 def warnings(release: Release) -> list[str]:
@@ -65,7 +84,7 @@ def load_release(settings: Settings) -> tuple[str, Release]:
         for part, path in settings.parts.items():
             folder, setting = path, OVERRIDES[part]
             files = open_artifact(path)
-            release = with_part(release, part, {name: files[name] for name in PARTS[part] if name in files})
+            release = with_part(release, part, {n: files[n] for n in (*PARTS[part], TERMS) if n in files})
     except ReleaseError as error:
         raise RetainError(f"{setting}: {folder} can't be served: {error}") from None
     manifest = settings.release / MANIFEST

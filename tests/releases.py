@@ -15,29 +15,36 @@ from engine.artifact import ArtifactStore, ArtifactWriter, canonical
 from engine.criteria import Criterion
 from engine.store import FolderStore
 from retain.dataset import DatasetSpec, feature_columns
+from retain.decision import observed, seen_columns
 from retain.features import Featurizer
+from retain.policy import Policy
+from tasks.config import Override
 from tasks.release import release as stage
 
 DATASETS = Path(__file__).resolve().parent.parent / "ops" / "datasets"
-RULE = {
-    "rule": "threshold",
+RULE = {"rule": "threshold", "offer": 10, "reasons": 5}
+TERMS: dict[str, Any] = {
+    "offers": {"levels": [0, 5, 10, 20], "months": 6, "contact_cost": 1.0, "currency": "EUR"},
+    "cap": {"max_contacts": 2, "window": 3},
+    "acceptance": {"level": -1.3, "shrink": 0.5, "slope": 1.1, "unit": 5.0, "slope_sd": 0.2, "fatigue": 0.4},
+    "decay": 0.6,
+    "wallet": "expected",
+    "budget": {"share": 0.03, "months": 12, "amount": 45_000.0},
     "threshold": 0.5,
-    "offer": 10,
-    "offers": [0, 5, 10, 20],
-    "offer_months": 6,
-    "max_contacts": 2,
-    "cap_months": 3,
-    "reasons": 5,
 }
+DECISION: dict[str, Any] = {**TERMS, "rule": RULE}
+CHARGED = {"monthly_charge": "campaign"}  # roles with which the bank's clients can be offered something
 CRITERIA = {
     "customers": {"rows": {"at_least": 100}},
     "risk": {"auc": {"at_least": 0.78}, "ece": {"below": 0.05}},
     "accept": {"auc": {"at_least": 0.70}},
+    "decision": {"nrr_gain": {"at_least": 0.03, "gating": False}, "lift_gain": {"at_least": 0.12}},
 }
 PASSED: dict[str, dict[str, Any]] = {
     "customers": {"rows": {"value": 7032.0}},
     "risk": {"auc": {"value": 0.85, "ci": [0.83, 0.87]}, "ece": {"value": 0.02}},
     "accept": {"auc": {"value": 0.8}},
+    "decision": {"nrr_gain": {"value": 0.01}, "lift_gain": {"value": 0.3}},
 }
 
 
@@ -46,12 +53,14 @@ class Decision(SimpleNamespace):
         return dict(self.__dict__)
 
 
-def config(**changes: Any) -> Any:
+def config(overrides: dict[str, Override] | None = None, **changes: Any) -> Any:
     """What ReleaseConfig gives the stage, without the experiment around it."""
     criteria = {
         name: {metric: Criterion(**limit) for metric, limit in limits.items()} for name, limits in CRITERIA.items()
     }
-    return SimpleNamespace(experiment="toy", decision=Decision(**{**RULE, **changes}), criteria=criteria)
+    return SimpleNamespace(
+        experiment="toy", decision=Decision(**{**RULE, **changes}), criteria=criteria, overrides=dict(overrides or {})
+    )
 
 
 def dataset(name: str, **changes: Any) -> DatasetSpec:
@@ -79,8 +88,8 @@ def rows(spec: DatasetSpec, n: int, seed: int) -> list[dict[str, Any]]:
 
 
 def inputs(folder: Path, spec: DatasetSpec, campaigns: DatasetSpec) -> dict[str, Path]:
-    """Folders of customers, risk and accept as their stages would leave them, with metrics that pass."""
-    folders = {name: folder / name for name in ("customers", "risk", "accept")}
+    """Folders of customers, risk, accept and decision as their stages would leave them, with metrics that pass."""
+    folders = {name: folder / name for name in ("customers", "risk", "accept", "decision")}
     for name, path in folders.items():
         path.mkdir(parents=True)
         (path / "metrics.json").write_bytes(canonical(PASSED[name]))
@@ -91,7 +100,25 @@ def inputs(folder: Path, spec: DatasetSpec, campaigns: DatasetSpec) -> dict[str,
              for a in (0, 1) for b in (0, 1) for c in (0, 1)}  # fmt: skip
     bridge = {"roles": ["senior", "partner", "paperless"], "cells": cells, "overall": 0.12}
     (folders["accept"] / "bridge.json").write_bytes(canonical(bridge))
+    (folders["decision"] / "terms.json").write_bytes(canonical(TERMS))
+    (folders["decision"] / "policy.json").write_bytes(policy(spec).to_json())
     return folders
+
+
+def policy(spec: DatasetSpec, eager: float | None = None, offer: int | None = None) -> Policy:
+    """A small network of random weights, for TERMS; with `eager` one that makes an `offer` at whatever it observes, or
+    rests, if that is below 0."""
+    features = Featurizer.fit(spec, seen_columns(spec))
+    columns = observed(features.names)
+    actions = ("no_contact", *(f"offer_{level}" for level in TERMS["offers"]["levels"]))
+    rng = np.random.default_rng(5)
+    sizes = ((len(columns) + 1, 8), (8, len(actions)))
+    layers = [(rng.normal(size=size).astype(np.float32) / 2, np.zeros(size[1], np.float32)) for size in sizes]
+    if eager is not None:
+        layers[1][0][:] = 0
+        layers[1][1][actions.index(f"offer_{offer}")] = eager
+    scale = np.full(len(columns), 30, np.float32)
+    return Policy(columns, actions, np.zeros_like(scale), scale, tuple(layers), 0.4, (0.1, 0.9))
 
 
 def part(folder: Path, spec: DatasetSpec, seed: int) -> None:

@@ -1,52 +1,76 @@
 """release: judges what it is given, and puts together what passed.
 
 Without `risk` and `accept` there is nothing to serve, so a gating criterion missed there ends the stage with
-CriteriaMissed and no release is written. What is written loads without pickle, pandas, scikit-learn or XGBoost:
-it is loaded here once, as the service will load it.
+CriteriaMissed and no release is written. A decision part that missed one is left out: the baseline, whose terms and
+threshold come from the same stage, serves without it, unless a recorded override lets it in. What is written loads
+without pickle, pandas, scikit-learn or XGBoost: it is loaded here once, as the service will load it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.criteria import Verdict, judge
-from engine.errors import CriteriaMissed, DataError
+from engine.errors import ConfigError, CriteriaMissed, DataError
 from engine.stage import Metrics, Workspace
+from retain.decision import DecisionError, Terms
 from retain.message import template_bank
-from retain.release import PARTS, ReleaseError, digest, load
+from retain.release import PARTS, REQUIRED, TERMS, ReleaseError, digest, load
 
 if TYPE_CHECKING:
-    from tasks.config import ReleaseConfig
+    from tasks.config import Override, ReleaseConfig
 
 
 def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
-    """Writes release.json, schema.json, risk/, accept/, messages.json and decision.json."""
-    verdicts = [
-        verdict
-        for stage in PARTS
-        for verdict in judge(stage, _json(inputs[stage] / "metrics.json"), config.criteria.get(stage, {}))
-    ]
-    refuse(verdicts)
+    """Writes release.json, schema.json, risk/, accept/, decision.json, messages.json, and decision/ if it passed."""
+    verdicts = {
+        stage: judge(stage, _json(inputs[stage] / "metrics.json"), config.criteria.get(stage, {})) for stage in PARTS
+    }
+    refuse([verdict for stage in REQUIRED for verdict in verdicts[stage]])
 
     files = {f"{part}/{name}": inputs[part] / name for part, names in PARTS.items() for name in names}
-    files["schema.json"] = inputs["customers"] / "schema.json"
+    for path in files.values():
+        _bytes(path)  # a missing file is said here, before any digest is taken
+    digests = {part: digest(files, part) for part in PARTS}
+    left_out, overrides = [], []
+    for part in PARTS:
+        missed = _missed(verdicts[part])
+        if not missed:
+            continue
+        override = config.overrides.get(part)  # type: ignore[call-overload]
+        texts = [str(verdict) for verdict in missed]
+        if override is None:
+            left_out.append({"part": part, "digest": digests[part], "missed": texts})
+        else:
+            _allows(override, part, digests[part], missed)
+            overrides.append({"part": part, **override.model_dump(mode="json"), "missed": texts})
+    parts = [part for part in PARTS if part not in {one["part"] for one in left_out}]
+
+    decision = {**_json(inputs["decision"] / TERMS), "rule": config.decision.model_dump(mode="json")}
+    try:
+        terms = Terms.from_json(decision)
+    except DecisionError as error:
+        raise DataError(f"the release can't be put together: {error}") from None
+    bank = template_bank(terms.offers.levels)
     for name, path in files.items():
-        workspace.out.bytes(name, _bytes(path))
-    rule = config.decision.model_dump(mode="json")
-    bank = template_bank(config.decision.offers)
-    workspace.out.json("decision.json", rule)
+        if name.partition("/")[0] in parts:
+            workspace.out.bytes(name, _bytes(path))
+    workspace.out.bytes("schema.json", _bytes(inputs["customers"] / "schema.json"))
+    workspace.out.json("decision.json", decision)
     workspace.out.json("messages.json", bank.to_json())
+    everything = [verdict for stage in PARTS for verdict in verdicts[stage]]
     workspace.out.json(
         "release.json",
         {
             "experiment": config.experiment,
-            "parts": {part: {"digest": digest(files, part)} for part in PARTS},
-            "verdicts": [verdict.as_dict() for verdict in verdicts],
-            "decision": rule,
-            "left_out": [],
+            "parts": {part: {"digest": digests[part]} for part in parts},
+            "verdicts": [verdict.as_dict() for verdict in everything],
+            "decision": decision,
+            "left_out": left_out,
+            "overrides": overrides,
         },
     )
     written = {path.relative_to(workspace.out.folder).as_posix(): path for path in workspace.out.folder.rglob("*.json")}
@@ -56,23 +80,43 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
         raise DataError(f"the release can't be read back: {error}") from None
     return {
         "messages": {"value": float(len(bank.entries))},
-        "criteria": {"value": float(len(verdicts))},
-        "criteria_passed": {"value": float(sum(verdict.passed for verdict in verdicts))},
+        "criteria": {"value": float(len(everything))},
+        "criteria_passed": {"value": float(sum(verdict.passed for verdict in everything))},
+        "left_out": {"value": float(len(left_out))},
     }
 
 
-def refuse(verdicts: list[Verdict]) -> None:
+def refuse(verdicts: Sequence[Verdict]) -> None:
     """Raises CriteriaMissed that names each gating criterion that was missed, with its value and its limit."""
-    missed = [str(verdict) for verdict in verdicts if verdict.gating and not verdict.passed]
-    if missed:
-        raise CriteriaMissed("no release: " + "; ".join(missed))
+    if missed := _missed(verdicts):
+        raise CriteriaMissed("no release: " + "; ".join(map(str, missed)))
+
+
+def _missed(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    return [verdict for verdict in verdicts if verdict.gating and not verdict.passed]
+
+
+def _allows(override: Override, part: str, digest: str, missed: Sequence[Verdict]) -> None:
+    """Raises ConfigError for an override that was given for another artifact, or for fewer criteria than it missed."""
+    where = f"stages.release.overrides.{part}"
+    if override.digest != digest:
+        raise ConfigError(
+            f"{where}.digest: lets in {override.digest}, but the part that missed "
+            f"{', '.join(verdict.metric for verdict in missed)} is {digest}: look at it, then name it or remove this"
+        )
+    unnamed = [str(verdict) for verdict in missed if verdict.metric not in override.criteria]
+    if unnamed:
+        raise ConfigError(f"{where}.criteria: does not name {'; '.join(unnamed)}: add it, or remove the override")
 
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(_bytes(path))
+        found = json.loads(_bytes(path))
     except ValueError:
-        raise DataError(f"{path.parent.name}/{path.name}: is damaged; run that stage again") from None
+        found = None
+    if not isinstance(found, dict):
+        raise DataError(f"{path.parent.name}/{path.name}: is damaged; run that stage again")
+    return found
 
 
 def _bytes(path: Path) -> bytes:

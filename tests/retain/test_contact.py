@@ -37,6 +37,38 @@ def test_a_history_shorter_than_the_window_is_refused() -> None:
 
 
 @given(
+    contacts=st.lists(st.integers(0, 3), max_size=6),
+    months_left=st.integers(0, 6),
+    opted_out=st.booleans(),
+    max_contacts=st.integers(0, 4),
+    window=st.integers(1, 6),
+)
+def test_one_customer_is_masked_as_many_are(
+    contacts: list[int], months_left: int, opted_out: bool, max_contacts: int, window: int
+) -> None:
+    whole = np.array([[0] * 6 + contacts])  # what is not known of did not happen
+    many = contact.mask(whole, np.array([months_left]), np.array([opted_out]), 1, max_contacts, window)
+    bar = contact.barred(contacts, months_left > 0, opted_out, max_contacts, window)
+    assert many.tolist() == [[True, bar is None]]
+
+
+@pytest.mark.parametrize(
+    ("contacts", "running", "out", "why"),
+    [
+        ((1, 1, 1), True, True, "do_not_contact"),
+        ((1, 1, 1), True, False, "running_offer"),
+        ((0, 1, 1), False, False, "contact_cap"),
+        ((0, 0, 1), False, False, "contacted_this_month"),
+        ((0, 1, 0), False, False, None),
+        ((2, 0, 0, 0), False, False, None),
+        ((), False, False, None),
+    ],
+)
+def test_what_forbids_a_contact_is_named(contacts: tuple[int, ...], running: bool, out: bool, why: str | None) -> None:
+    assert contact.barred(contacts, running, out, 2, 3) == why
+
+
+@given(
     wanted=st.lists(st.booleans(), min_size=1, max_size=24),
     max_contacts=st.integers(0, 4),
     window=st.integers(1, 6),

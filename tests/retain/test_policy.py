@@ -59,6 +59,22 @@ def test_one_row_alone_is_decided_as_among_others(seen: np.ndarray) -> None:
         np.testing.assert_allclose(policy.logits(seen[row]), policy.logits(seen)[row], atol=1e-12)
 
 
+def test_a_single_decision_is_the_likeliest_of_all_actions(seen: np.ndarray) -> None:
+    policy = make()
+    chosen = policy.choose(seen, np.ones((200, 3), np.bool_))
+    assert [policy.best(row) for row in seen] == chosen.tolist()
+    with pytest.raises(PolicyError, match="not finite in risk"):
+        policy.best(np.array([60, np.nan, 1], np.float32))
+
+
+def test_an_output_that_is_no_number_is_no_decision(seen: np.ndarray) -> None:
+    policy = make()
+    # No file holds such weights (see below); a sum over them may still run over.
+    broken = replace(policy, layers=(*policy.layers[:-1], (np.full((16, 3), np.nan, np.float32), policy.layers[-1][1])))
+    with pytest.raises(PolicyError, match="the network's output is not finite"):
+        broken.best(seen[0])
+
+
 def test_what_the_mask_forbids_has_no_probability(seen: np.ndarray) -> None:
     policy, mask = make(), np.random.default_rng(3).random((200, 3)) < 0.5
     mask[:, 0] = True

@@ -14,7 +14,7 @@ import pytest
 
 from retain.dataset import protected_columns
 from retain.release import Release, ReleaseError, load, with_part
-from tests.releases import dataset, inputs, part, rows, run_stage
+from tests.releases import CHARGED, dataset, inputs, part, rows, run_stage
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_protected_columns_are_no_reasons(release: Release) -> None:
 
 def test_only_a_table_with_the_bank_s_columns_gets_the_full_acceptance(tmp_path: Path, release: Release) -> None:
     assert release.full_acceptance(rows(release.spec, 1, seed=1)[0]) is None
-    bank = dataset("bank")
+    bank = dataset("bank", roles=CHARGED)
     both = load(files(run_stage(tmp_path, inputs(tmp_path / "inputs", bank, bank))))
     row = rows(bank, 1, seed=1)[0]
     assert both.full_acceptance(row) == both.accept.score(both.accept.features(row))
@@ -98,7 +98,12 @@ def damaged(folder: Path, tmp_path: Path, name: str, change: Callable[[Any], Any
         ("accept/bridge.json", lambda content: {}, "bridge.json: wants"),
         ("messages.json", lambda content: content[:1], "no message for"),
         ("messages.json", lambda content: {}, "messages.json: is no list"),
-        ("decision.json", lambda content: {}, "decision.json: wants"),
+        ("decision.json", lambda content: {}, "decision.json: offers: Field required"),
+        ("decision.json", lambda content: [], "decision.json: as a whole"),
+        ("decision.json", lambda content: content | {"threshold": 1.0}, "decision.json: threshold: "),
+        ("decision/policy.json", lambda content: {}, "decision/policy.json: wants observed"),
+        ("decision/policy.json", lambda content: content | {"price": 7}, "decision/policy.json: a price of 7"),
+        ("release.json", lambda content: content | {"left_out": {}}, "release.json: left_out is no list"),
     ],
 )
 def test_a_damaged_release_is_refused_in_one_line(

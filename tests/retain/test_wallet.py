@@ -27,19 +27,45 @@ def test_many_at_once_are_admitted_as_one_after_the_other(
     mode: Mode, months: list[list[tuple[float, float, float]]], budget: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    together, alone = Wallet(budget, mode), Wallet(budget, mode)
+    together, alone, single = Wallet(budget, mode), Wallet(budget, mode), Wallet(budget, mode)
     for offers in months:
         cost, liability, acceptance = arrays(offers)
         made = together.admit(cost, liability, acceptance)
         one_by_one = [
             bool(alone.admit(cost[i : i + 1], liability[i : i + 1], acceptance[i : i + 1])[0]) for i in range(len(cost))
         ]
-        assert made.tolist() == one_by_one
-        assert (together.committed, together.held, together.open) == (alone.committed, alone.held, alone.open)
+        singly = [single.admit_one(*map(float, one)) for one in zip(cost, liability, acceptance)]
+        assert made.tolist() == one_by_one == singly
+        assert state(together) == state(alone) == state(single)
         yes = rng.random(int(made.sum())) < acceptance[made]
-        for wallet in (together, alone):
+        for wallet in (together, alone, single):
             wallet.settle(liability[made], acceptance[made], yes)
-        assert together.committed == alone.committed
+        assert state(together) == state(alone) == state(single)
+
+
+def state(wallet: Wallet) -> tuple[object, ...]:
+    """Everything that later decisions follow from, to the last bit."""
+    exact = (wallet._psi.tobytes(), wallet._below.tobytes(), wallet._above.tobytes(), wallet._liability)
+    return (wallet.committed, wallet.held, wallet.open, wallet.batch, wallet.mode, wallet.doubt, *exact)
+
+
+@pytest.mark.parametrize(
+    ("cost", "liability", "acceptance"),
+    [
+        (-1.0, 1.0, 0.5),
+        (math.nan, 1.0, 0.5),
+        (1.0, -1.0, 0.5),
+        (1.0, math.inf, 0.5),
+        (1.0, 1.0, 1.1),
+        (1.0, 1.0, math.nan),
+    ],
+)
+def test_an_offer_without_a_price_is_refused_and_nothing_held(cost: float, liability: float, acceptance: float) -> None:
+    for wallet in (Wallet(100.0), Wallet(100.0, "worst_case")):
+        before = state(wallet)
+        with pytest.raises(ValueError, match="an offer's"):
+            wallet.admit_one(cost, liability, acceptance)
+        assert state(wallet) == before
 
 
 @settings(deadline=None)

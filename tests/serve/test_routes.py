@@ -47,7 +47,7 @@ def test_a_customer_gets_a_decision_with_its_reasons(client: Client, release: Re
     assert answer["acceptance_full"] is None
     assert answer["mode"] == "baseline"
     assert answer["versions"] == {"release": "v1", **release.versions}
-    expected = release.reasons(x)[: release.rule.reasons]
+    expected = release.reasons(x)[: release.terms.reasons]
     assert [(reason["feature"], reason["contribution"]) for reason in answer["reasons"]] == expected
     assert all(reason["value"] == customer[reason["feature"]] for reason in answer["reasons"])
     assert check(answer["message"]["text"], 10, 6) == []
@@ -77,6 +77,7 @@ def test_history_forbids_a_contact(client: Client, release: Release) -> None:
     customer = risky(release)
     for history, why in (
         ({"contacts": [1, 0, 1]}, "contact_cap"),
+        ({"contacts": [1]}, "contacted_this_month"),
         ({"running_offer": 5, "months_left": 1}, "running_offer"),
     ):
         answer = client.post({"customer": customer, "history": history}).json()
@@ -243,14 +244,30 @@ def test_every_example_of_openapi_runs_as_it_stands(client: Client) -> None:
 def test_health_and_readiness_say_what_answers(client: Client, release: Release) -> None:
     assert client.get("/healthz").json() == {"status": "alive"}
     ready = client.get("/readyz").json()
+    assert 0.999 < ready["wallet"].pop("period_left") <= 1
     assert ready == {
         "status": "ready",
         "mode": "baseline",
+        "learned_percent": 0.0,
         "experiment": "toy",
         "dataset": "telco",
         "release": "v1",
         "parts": dict(release.versions),
+        "left_out": [],
+        "overrides": [],
         "history": "comes with the request",
+        "wallet": {
+            "state": "in this process: a restart forgets it",
+            "answers": "not received yet: what an offer may cost stays held until a restart",
+            "mode": "expected",
+            "currency": "EUR",
+            "budget": 45_000.0,
+            "committed": 0.0,
+            "held": 0.0,
+            "free": 45_000.0,
+            "open_offers": 0,
+            "months": 12,
+        },
         "warnings": [],
     }
 
@@ -273,8 +290,8 @@ def test_metrics_count_requests_decisions_and_seconds(client: Client, release: R
         'retain_requests_total{code="200",path="/retain"} 2.0',
         'retain_requests_total{code="422",path="/retain"} 1.0',
         'retain_requests_total{code="404",path="other"} 1.0',
-        'retain_decisions_total{action="contact",why="risk_at_threshold"} 1.0',
-        'retain_decisions_total{action="no_contact",why="contact_cap"} 1.0',
+        'retain_decisions_total{action="contact",mode="baseline",why="risk_at_threshold"} 1.0',
+        'retain_decisions_total{action="no_contact",mode="baseline",why="contact_cap"} 1.0',
         'retain_request_seconds_bucket{le="0.5"} 3.0',
         "retain_request_seconds_count 3.0",
         'retain_release_info{release="v1"} 1.0',

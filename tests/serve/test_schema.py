@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retain.dataset import DatasetSpec
-from retain.decision import History, ThresholdRule
+from retain.decision import History, Terms
 from retain.features import Featurizer
 from serve.schema import MAX_ERRORS, Invalid, RequestReader, examples, parse, request_columns, request_schema
-from tests.releases import RULE, dataset, rows
+from tests.releases import DECISION, dataset, rows
 
-RULES = ThresholdRule.from_json(RULE)
+RULES = Terms.from_json(DECISION)
 TELCO = dataset("telco")
 BANK = dataset("bank")
 READER = RequestReader(TELCO, RULES)
@@ -163,6 +163,27 @@ def test_a_history_is_read() -> None:
         assert READER.read(json.dumps({"customer": CUSTOMER, "history": nothing}).encode())[1] == History()
 
 
+def test_a_contact_without_a_discount_runs_where_one_may_be_made() -> None:
+    body = {"customer": CUSTOMER, "history": {"running_offer": 0, "months_left": 2}}
+    assert READER.read(json.dumps(body).encode())[1] == History(running_offer=0, months_left=2)
+    jsonschema.validate(body, request_schema(TELCO, RULES))
+    discounts = Terms.from_json(DECISION | {"offers": DECISION["offers"] | {"levels": [7, 10]}})
+    assert faults(body, RequestReader(TELCO, discounts)) == [("contradicts_months_left", "history", "running_offer")]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(body, request_schema(TELCO, discounts))
+
+
+def test_a_history_is_as_long_as_the_cap_and_the_policy_look_back() -> None:
+    for window, months in ((1, 3), (3, 3), (5, 5)):
+        terms = Terms.from_json(DECISION | {"cap": {"max_contacts": 2, "window": window}})
+        reader = RequestReader(TELCO, terms)
+        body = {"customer": CUSTOMER, "history": {"contacts": [0] * months}}
+        assert reader.read(json.dumps(body).encode())[1] == History(contacts=(0,) * months)
+        jsonschema.validate(body, request_schema(TELCO, terms))
+        body["history"]["contacts"].append(0)
+        assert faults(body, reader) == [("too_long", "history", "contacts")]
+
+
 @pytest.mark.parametrize(
     ("history", "fault"),
     [
@@ -181,7 +202,6 @@ def test_a_history_is_read() -> None:
         ({"running_offer": 20}, ("contradicts_running_offer", "history", "months_left")),
         ({"running_offer": 20, "months_left": 0}, ("contradicts_running_offer", "history", "months_left")),
         ({"months_left": 2}, ("contradicts_months_left", "history", "running_offer")),
-        ({"running_offer": 0, "months_left": 2}, ("contradicts_months_left", "history", "running_offer")),
         ({"running_offer": None, "months_left": 2}, ("contradicts_months_left", "history", "running_offer")),
         ({"answers": []}, ("not_an_object", "history", "answers")),
         ({"answers": {"maybe": 1}}, ("unknown_key", "history", "answers")),
