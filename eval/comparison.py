@@ -224,6 +224,7 @@ def budgets_table(report: Report) -> Table:
                 style=_style(row.policy),
                 end_section=index == len(rows) - 1,
             )
+    table.caption = "Baselines tuned for each budget, with half the effort; the policy at the price that fits it."
     return table
 
 
@@ -252,7 +253,8 @@ def tuning_table(report: Report) -> Table:
     table.add_column("setting chosen")
     for name in ("NRR, %", "cost, %"):
         table.add_column(name, justify="right")
-    for policy, tuned in report.tuning.items():
+    order = list(report.comparison.by_policy)
+    for policy, tuned in sorted(report.tuning.items(), key=lambda one: order.index(one[0]) if one[0] in order else 0):
         table.add_row(
             _policy(policy, report.comparison),
             str(len(tuned.evaluations)),
@@ -267,8 +269,8 @@ def off_policy_lines(report: Report) -> Iterator[RenderableType]:
     """What a log would have told of the learned policy, and what it truly gains."""
     if not report.off_policy:
         return
-    table = _table("Told from a log of uplift's first decisions: gain of the learned ones, % of a year's charge", "log")
-    for name in ("verdict", "gain (DR)", "true gain", "effective n"):
+    table = _table("What a log of uplift's decisions tells of the learned ones, % of a year's charge", "log")
+    for name in ("verdict", "their gain (DR)", "true gain", "effective n"):
         table.add_column(name, justify="left" if name == "verdict" else "right")
     for name, told in report.off_policy.items():
         style = {"go": "green", "no_go": "red"}.get(told.verdict, "yellow")
@@ -276,8 +278,8 @@ def off_policy_lines(report: Report) -> Iterator[RenderableType]:
         table.add_row(name, Text(told.verdict, style=style), gain, true, f"{told.effective:,.0f}")
     yield table
     for name, told in report.off_policy.items():
-        values = ", ".join(f"{kind.upper()} {_measure(measure)}" for kind, measure in told.estimates.items())
-        lines = [f"{name}: {values}"] if values else []
+        values = ", ".join(f"{kind.upper()} {_percent(told.estimates[kind].value)}" for kind in sorted(told.estimates))
+        lines = [f"{name}: their value by {values}"] if values else []
         lines += [f"{name}: {reason}" for reason in told.reasons]
         for line in lines:
             yield Padding(Text(line, style="dim"), (0, 0, 0, 1))
