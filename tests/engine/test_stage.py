@@ -249,6 +249,17 @@ def test_checkpoints_of_one_fingerprint_are_not_seen_by_another(tmp_path: Path) 
     assert Checkpointer(store, "b/checkpoints", claim).load() is None
 
 
+def test_threads_are_those_of_the_request_and_wait_without_spinning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    request = make_request(tmp_path, "surroundings", threads=2)
+    assert run(request) == COMPLETE
+    threads = json.loads(artifact_of(request)["threads.json"])
+    assert (threads["OMP_NUM_THREADS"], threads["MKL_NUM_THREADS"]) == ("2", "2")
+    assert (threads["OMP_WAIT_POLICY"], threads["OPENBLAS_NUM_THREADS"]) == ("PASSIVE", "1")
+
+
 def test_a_request_that_is_none_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "request.json"
     path.write_text("{}")

@@ -48,6 +48,15 @@ def walk(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -
     return {"place": {"value": place}}
 
 
+def surroundings(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """Writes down what the libraries read about threads."""
+    workspace.out.json(
+        "threads.json",
+        {name: value for name, value in os.environ.items() if "_THREADS" in name or "OMP_" in name},
+    )
+    return {}
+
+
 def stubborn(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Never asks should_stop()."""
     time.sleep(config.pause_s)
