@@ -17,6 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--years", type=int, default=12, help="iterations of PPO in a round")
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args(arguments)
-    torch.set_num_threads(asked.threads)
-    found = measure(made(CUSTOMERS), asked.years, asked.rounds) | {"threads": asked.threads}
+    found = measure(made(CUSTOMERS), asked.threads, asked.years, asked.rounds) | {"threads": asked.threads}
     met = {name: found[name] >= limit if op == ">=" else found[name] <= limit for name, (op, limit) in LIMITS.items()}
     show(found, met)
     RESULTS.parent.mkdir(exist_ok=True)
@@ -103,9 +103,9 @@ def settings(simulator: Simulator) -> Settings:
     )
 
 
-def measure(simulator: Simulator, years: int, rounds: int) -> dict[str, float]:
+def measure(simulator: Simulator, threads: int, years: int, rounds: int) -> dict[str, float]:
     """Steps a second of PPO and of its parts, each in its best year of all `rounds`."""
-    learner = Learner(simulator, settings(simulator), seed=0)
+    learner = Learner(simulator, settings(simulator), seed=0, threads=threads)
     steps = simulator.customers * simulator.months
     parts: dict[str, Callable[[], object]] = {
         "ppo": learner.iterate,
@@ -139,30 +139,41 @@ def simulated(simulator: Simulator) -> None:
 
 def asked(learner: Learner) -> Callable[[], None]:
     """The network's logits and values of a whole year."""
-    inputs = _inputs(learner)
+    workers = learner.workers
+    months = [list(of_month.tensor_split(workers.threads)) for of_month in _inputs(learner)]
+
+    def ask(month: int, part: torch.Tensor) -> None:
+        with torch.no_grad():
+            learner.network.month(part, month)
 
     def run() -> None:
-        with torch.no_grad():
-            for month, of_month in enumerate(inputs):
-                learner.network.month(of_month, month)
+        for month, parts in enumerate(months):
+            workers(partial(ask, month), parts)
 
     return run
 
 
 def updated(learner: Learner) -> Callable[[], None]:
-    """An iteration's updates without an objective: forward, backward, Adam."""
-    env, settings = learner.env, learner.settings
+    """An iteration's updates without an objective: forward, backward, Adam; shared by the same threads."""
+    env, settings, workers = learner.env, learner.settings, learner.workers
     network = Network(len(env.observed) + 1, len(env.actions), env.months, 1 + len(env.constraints), settings.hidden)
     network.initialise(np.random.default_rng(0))
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-5, fused=True)
-    parts = [part.contiguous() for part in _inputs(learner).tensor_split(settings.minibatches, dim=1)]
+    parameters = network.parameters()
+    optimizer = torch.optim.Adam(parameters, lr=1e-5, fused=True)
+    minibatches = [
+        [part.contiguous() for part in minibatch.tensor_split(workers.threads, dim=1)]
+        for minibatch in _inputs(learner).tensor_split(settings.minibatches, dim=1)
+    ]
+
+    def descend(part: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = network(part)
+        return torch.autograd.grad(outputs, parameters, torch.ones_like(outputs))
 
     def run() -> None:
         for _ in range(settings.epochs):
-            for part in parts:
-                outputs = network(part)
-                optimizer.zero_grad()
-                torch.autograd.backward(outputs, tuple(torch.ones_like(output) for output in outputs))
+            for minibatch in minibatches:
+                for parameter, *by_part in zip(parameters, *workers(descend, minibatch)):
+                    parameter.grad = sum(by_part[1:], by_part[0]).contiguous()
                 optimizer.step()
 
     return run

@@ -27,9 +27,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +45,9 @@ from retain.policy import Policy, price_input
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 WORLD, DRAWS, ORDER = 0, 1, 2  # what a generator of (seed, iteration, purpose) draws
 
@@ -148,6 +153,28 @@ def check(env: Environment, settings: Settings) -> None:
         raise RetainError("iterations, epochs, validate_every and checkpoint_every start at 1")
 
 
+class Workers:
+    """Threads that share the work of every step, a part of the customers each.
+
+    Torch computes with one thread within each of them: a whole part (network, loss, gradient) has nothing to wait for
+    but its end. Torch's own threads meet at the end of every product instead: they leave numpy to one of them, and on
+    a machine that others use, too, they wait for each other most of the time.
+    """
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(1)
+        self.threads = threads
+        self._others = ThreadPoolExecutor(max(1, threads - 1), initializer=torch.set_num_threads, initargs=(1,))
+
+    def split(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        return np.array_split(rows, self.threads)
+
+    def __call__(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+        """`work` of each part; the first one is done by the caller's thread."""
+        others = [self._others.submit(work, part) for part in parts[1:]]
+        return [work(parts[0]), *(other.result() for other in others)]
+
+
 class Multipliers:
     """One for each constraint, by PID control of (cost - limit) / limit.
 
@@ -199,11 +226,12 @@ class Network:
     def parameters(self) -> list[Tensor]:
         return [*self.weights, *self.biases, self.value_weight, self.value_bias]
 
-    def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (months, n, a) and values (months, n, streams) of inputs (months, n, i)."""
-        body = self._body(inputs)
-        values = torch.baddbmm(self.value_bias, body, self.value_weight)
-        return body @ self.weights[-1] + self.biases[-1], values
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Logits, then values (months, n, a + streams) of inputs (months, n, i)."""
+        months = len(inputs)
+        weight = torch.cat((self.weights[-1].expand(months, -1, -1), self.value_weight), dim=2)
+        bias = torch.cat((self.biases[-1].expand(months, 1, -1), self.value_bias), dim=2)
+        return torch.baddbmm(bias, self._body(inputs), weight)
 
     def month(self, inputs: Tensor, month: int) -> tuple[Tensor, Tensor]:
         """Logits (n, a) and values (n, streams) of one month's inputs (n, i)."""
@@ -270,9 +298,10 @@ class Episode:
         return alive
 
 
-def play(env: Environment, network: Network, scales: Scales, prices: Floats, seed: int, iteration: int) -> Episode:
+def play(
+    env: Environment, network: Network, scales: Scales, prices: Floats, seed: int, iteration: int, workers: Workers
+) -> Episode:
     """One episode at `prices` (n,)."""
-    rng = np.random.default_rng([seed, iteration, DRAWS])
     months, n, streams = env.months, env.customers, 1 + len(env.constraints)
     episode = Episode(
         inputs=np.empty((months, n, len(env.observed) + 1), np.float32),
@@ -284,39 +313,57 @@ def play(env: Environment, network: Network, scales: Scales, prices: Floats, see
         survival=np.empty((months, n)),
     )
     episode.inputs[:, :, -1] = price_input(prices)
+    chance = np.random.default_rng([seed, iteration, DRAWS]).random((months, n))
+    parts = [slice(part[0], part[-1] + 1) for part in workers.split(np.arange(n)) if len(part)]
     observation = env.reset(np.random.default_rng([seed, iteration, WORLD]))
     for month in range(months):
-        np.subtract(observation, scales.mean, out=episode.inputs[month, :, :-1])
-        episode.inputs[month, :, :-1] /= scales.scale
         episode.mask[month] = env.mask()
-        with torch.no_grad():
-            logits, values = network.month(torch.from_numpy(episode.inputs[month]), month)
-        found = log_probabilities(logits.numpy(), episode.mask[month])
-        episode.values[month] = scales.offset[month] + scales.spread * values.numpy()
-        actions = episode.actions[month] = draw(np.exp(found), rng)
-        episode.log_probability[month] = found[actions, np.arange(n)]
-        step = env.step(actions)
+        workers(partial(_decide, episode, network, scales, month, observation, chance[month]), parts)
+        step = env.step(episode.actions[month])
         observation = step.observation
         episode.streams[month, :, 0], episode.streams[month, :, 1:] = step.reward, step.costs
         episode.survival[month] = step.survival
     return episode
 
 
-def log_probabilities(logits: Singles, mask: Mask) -> Singles:
-    """(a, ...) of logits and mask (..., a); a forbidden action gets a probability of 0.
+def _decide(
+    episode: Episode, network: Network, scales: Scales, month: int, observation: Singles, chance: Floats, who: slice
+) -> None:
+    """What some customers look like in a month, and what is done: into the episode."""
+    inputs = episode.inputs[month, who]
+    np.subtract(observation[who], scales.mean, out=inputs[:, :-1])
+    inputs[:, :-1] /= scales.scale
+    with torch.no_grad():
+        logits, values = network.month(torch.from_numpy(inputs), month)
+    episode.values[month, who] = scales.offset[month] + scales.spread * values.numpy()
+    logs = log_probabilities(_actions_first(logits.numpy()), penalty(episode.mask[month, who]))
+    actions = episode.actions[month, who] = draw(np.exp(logs), chance[who])
+    episode.log_probability[month, who] = logs[actions, np.arange(len(actions))]
 
-    Actions first, and so in memory: over the five columns of a last axis it takes nine times as long.
-    """
-    found: Singles = np.ascontiguousarray(np.moveaxis(logits - np.float32(1e9) * ~mask, -1, 0))
+
+def penalty(mask: Mask) -> Singles:
+    """(a, ...) of a mask (..., a): what is added to logits so that a forbidden action gets a probability of 0."""
+    return np.float32(-1e9) * ~_actions_first(mask)
+
+
+def log_probabilities(logits: Singles, penalty: Singles) -> Singles:
+    """(a, ...) of both."""
+    found = logits + penalty
     found -= found.max(axis=0)
     found -= np.log(np.exp(found).sum(axis=0))
     return found
 
 
-def draw(probabilities: Singles, rng: np.random.Generator) -> NDArray[np.int64]:
-    """An action (n,) from each column of `probabilities` (a, n); one of probability 0 is never drawn."""
+def _actions_first(found: NDArray[Any]) -> NDArray[Any]:
+    """(a, ...) of (..., a), and so in memory: over five columns of a last axis a softmax takes ten times as long."""
+    return np.ascontiguousarray(np.moveaxis(found, -1, 0))
+
+
+def draw(probabilities: Singles, chance: Floats) -> NDArray[np.int64]:
+    """An action (n,) from each column of `probabilities` (a, n), by `chance` (n,), uniform from 0 to below 1; one of
+    probability 0 is never drawn."""
     below = np.cumsum(probabilities, axis=0, dtype=np.float64)
-    return np.asarray((rng.random(below.shape[1]) * below[-1] >= below).sum(axis=0))
+    return np.asarray((chance * below[-1] >= below).sum(axis=0))
 
 
 def advantages(episode: Episode, gae_lambda: float) -> Floats:
@@ -346,17 +393,17 @@ class Batch:
     """An episode as the optimiser reads it. A sample weighs as much as the share of its customer that is left.
 
     `advantage` is the one that a customer's price and the other multipliers leave, of mean 0 and variance 1 over
-    samples that had a choice; `weight` is 0 for those that had none.
+    samples that had a choice; `weight` is 0 for those that had none. But for the inputs, customers are the last axis.
     """
 
     inputs: Singles  # (months, n, i)
-    mask: Mask  # (months, n, a)
-    actions: NDArray[np.int8]  # (months, n)
+    penalty: Singles  # (a, months, n)
+    chosen: Singles  # (a, months, n), 1 at the action that was played
     log_probability: Singles  # (months, n)
     advantage: Singles  # (months, n)
     weight: Singles  # (months, n)
     left: Singles  # (months, n)
-    targets: Singles  # (months, n, streams)
+    targets: Singles  # (streams, months, n)
 
     @classmethod
     def of(cls, episode: Episode, prices: Floats, multipliers: Floats, scales: Scales, gae_lambda: float) -> Batch:
@@ -375,53 +422,59 @@ class Batch:
         episode.inputs[:, :, -1] = price_input(prices)
         return cls(
             inputs=episode.inputs,
-            mask=episode.mask,
-            actions=episode.actions.astype(np.int8),
+            penalty=penalty(episode.mask),
+            chosen=np.float32(1) * (episode.actions == np.arange(episode.mask.shape[-1])[:, None, None]),
             log_probability=episode.log_probability,
             advantage=advantage.astype(np.float32),
             weight=weight.astype(np.float32),
             left=(left / left.mean()).astype(np.float32),
-            targets=targets.astype(np.float32),
+            targets=np.moveaxis(targets, -1, 0).astype(np.float32, order="C"),
         )
 
     def of_customers(self, rows: NDArray[np.int64]) -> Batch:
         """The years of some customers."""
-        return Batch(*(getattr(self, field.name).take(rows, axis=1) for field in fields(self)))
+        others = (getattr(self, field.name).take(rows, axis=-1) for field in fields(self)[1:])
+        return Batch(self.inputs.take(rows, axis=1), *others)
 
 
 class Gradients(NamedTuple):
-    logits: Singles  # (months, n, a)
-    values: Singles  # (months, n, streams)
+    outputs: Singles  # (months, n, a + streams)
     entropy: Singles  # (months, n); this and the ratio are for the curves
     ratio: Singles  # (months, n)
 
 
 def gradients(
-    logits: Singles, values: Singles, batch: Batch, clip: float, entropy: float, value_weight: float
+    outputs: Singles, batch: Batch, samples: int, clip: float, entropy: float, value_weight: float
 ) -> Gradients:
-    """Of PPO's loss, by logits and values. With p the policy, r its ratio to the one that played, H its entropy:
+    """Of PPO's loss, by the network's outputs. With p the policy, r its ratio to the one that played, H its entropy:
 
     loss = mean(- weight x min(r A, clip(r, 1 - clip, 1 + clip) A) - entropy x weight x H
                 + value_weight x left x mean over streams of (value - target)^2)
+
+    The mean is over `samples`, those of the whole minibatch that `batch` is a part of.
     """
-    logs = log_probabilities(logits, batch.mask)
+    actions, streams = len(batch.penalty), len(batch.targets)
+    logits, values = np.split(_actions_first(outputs), [actions])
+    logs = log_probabilities(logits, batch.penalty)
     p = np.exp(logs)
-    chosen = (batch.actions == np.arange(len(p), dtype=np.int8)[:, None, None]).astype(np.float32)
-    ratio = np.exp((logs * chosen).sum(axis=0) - batch.log_probability)
-    unclipped = np.where(batch.advantage > 0, ratio < 1 + clip, ratio > 1 - clip)
+    ratio = np.exp((logs * batch.chosen).sum(axis=0) - batch.log_probability)
+    unclipped = np.sign(batch.advantage) * (ratio - 1) < clip
     gain = batch.weight * batch.advantage * ratio * unclipped
     spread = -(p * logs).sum(axis=0)
-    by_logits = (p - chosen) * gain + (entropy * batch.weight) * p * (logs + spread)
-    by_values = (values - batch.targets) * batch.left[..., None] * np.float32(2 * value_weight / values.size)
-    return Gradients(np.moveaxis(by_logits / ratio.size, 0, -1), by_values, spread, ratio)
+    by_logits = (p - batch.chosen) * gain + p * (logs + spread) * (entropy * batch.weight)
+    by_values = (values - batch.targets) * batch.left
+    by_values *= 2 * value_weight / streams
+    by_outputs = np.empty_like(outputs)
+    np.divide(np.moveaxis(np.concatenate((by_logits, by_values)), 0, -1), samples, out=by_outputs)
+    return Gradients(by_outputs, spread, ratio)
 
 
 class Learner:
     """What training is between two iterations; `state` is all of it, as named bytes without pickle."""
 
-    def __init__(self, env: Environment, settings: Settings, seed: int) -> None:
+    def __init__(self, env: Environment, settings: Settings, seed: int, threads: int = 1) -> None:
         check(env, settings)
-        self.env, self.settings, self.seed = env, settings, seed
+        self.env, self.settings, self.seed, self.workers = env, settings, seed, Workers(threads)
         inputs, streams = len(env.observed) + 1, 1 + len(env.constraints)
         self.network = Network(inputs, len(env.actions), env.months, streams, settings.hidden)
         self.network.initialise(np.random.default_rng([seed, 0, ORDER]))
@@ -436,7 +489,7 @@ class Learner:
             offset=np.zeros((env.months, streams)),
             spread=np.zeros(streams),
         )
-        year = play(env, self.network, unit, np.zeros(env.customers), seed, 0)
+        year = play(env, self.network, unit, np.zeros(env.customers), seed, 0, self.workers)
         self.scales = Scales.of(year.inputs[:, :, :-1], advantages(year, 1.0))
 
     def iterate(self) -> dict[str, float]:
@@ -444,7 +497,8 @@ class Learner:
         self.iteration += 1
         rng = np.random.default_rng([self.seed, self.iteration, ORDER])
         place = rng.permutation(np.linspace(-1.0, 1.0, self.env.customers)) * self.settings.price_spread
-        episode = play(self.env, self.network, self.scales, self._prices(place), self.seed, self.iteration)
+        prices = self._prices(place)
+        episode = play(self.env, self.network, self.scales, prices, self.seed, self.iteration, self.workers)
         totals = (episode.left[:, :, None] * episode.streams).sum(axis=0)  # (n, streams)
         costs = cost_at_own_price(totals[:, 1:], place)
         self.multipliers.update(costs)
@@ -465,31 +519,37 @@ class Learner:
         return np.asarray(np.maximum(0.0, np.expm1(np.log1p(self.multipliers.value[0]) + place)))
 
     def _improve(self, episode: Episode, prices: Floats, rng: np.random.Generator) -> dict[str, float]:
-        """PPO's epochs over the episode; a minibatch is the years of some customers."""
-        settings, remaining = self.settings, 1 - (self.iteration - 1) / self.settings.iterations
-        batch = Batch.of(episode, prices, self.multipliers.value, self.scales, settings.gae_lambda)
+        """PPO's epochs over the episode; a minibatch is the years of some customers, in parts for the workers.
+
+        Who is together is drawn once an iteration, the minibatches' order in every epoch: an episode is copied once.
+        """
+        settings, workers, parameters = self.settings, self.workers, self.network.parameters()
+        remaining = 1 - (self.iteration - 1) / settings.iterations
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * remaining
-        for epoch in range(settings.epochs):
-            order = rng.permutation(self.env.customers)
+        batch = Batch.of(episode, prices, self.multipliers.value, self.scales, settings.gae_lambda)
+        minibatches = [
+            workers(batch.of_customers, workers.split(rows))
+            for rows in np.array_split(rng.permutation(self.env.customers), settings.minibatches)
+        ]
+
+        def descend(samples: int, part: Batch) -> tuple[Sequence[Tensor], Floats]:
+            outputs = self.network(torch.from_numpy(part.inputs))
+            by = outputs.detach().numpy(), part, samples
+            found = gradients(*by, settings.clip, settings.entropy * remaining, settings.value_weight)
+            downhill = torch.autograd.grad(outputs, parameters, torch.from_numpy(found.outputs))
+            return downhill, _watched(found, part, settings.clip)
+
+        for _ in range(settings.epochs):
             watched = np.zeros(4)
-            for rows in np.array_split(order, settings.minibatches):
-                part = batch.of_customers(rows)
-                logits, values = self.network(torch.from_numpy(part.inputs))
-                found = gradients(
-                    logits.detach().numpy(),
-                    values.detach().numpy(),
-                    part,
-                    settings.clip,
-                    settings.entropy * remaining,
-                    settings.value_weight,
-                )
-                self.optimizer.zero_grad()
-                by_output = torch.from_numpy(found.logits), torch.from_numpy(found.values)
-                torch.autograd.backward((logits, values), by_output)
+            for at in rng.permutation(settings.minibatches):
+                samples = sum(part.weight.size for part in minibatches[at])
+                found = workers(partial(descend, samples), minibatches[at])
+                for parameter, *by_part in zip(parameters, *(downhill for downhill, _ in found)):
+                    # Contiguous: fused Adam reads memory in order, whatever the strides say.
+                    parameter.grad = sum(by_part[1:], by_part[0]).contiguous()
                 self.optimizer.step()
-                if epoch == settings.epochs - 1:
-                    watched += _watched(found, part, settings.clip)
+                watched += sum(seen for _, seen in found)
         weight, entropy, kl, clipped = watched.tolist()
         weight = max(weight, 1e-12)  # nobody may have had a choice
         return {"entropy": entropy / weight, "approx_kl": kl / weight, "clip_fraction": clipped / weight}
@@ -540,7 +600,9 @@ class Learner:
 
 def explained_variance(episode: Episode) -> float:
     """Share of the variance of returns that the critic foresaw; 0 when there is none."""
-    returns = advantages(episode, 1.0)[..., 0] + episode.values[..., 0]
+    returns, following = np.empty_like(episode.survival), np.zeros(episode.survival.shape[1])
+    for month in reversed(range(len(returns))):
+        following = returns[month] = episode.streams[month, :, 0] + episode.survival[month] * following
     total = returns.var()
     return float(1 - (returns - episode.values[..., 0]).var() / total) if total > 0 else 0.0
 
@@ -578,8 +640,7 @@ def train(
     The same seed and threads give the same bytes, interrupted or not. Raises Preempted, after a save, when asked to
     stop; RetainError for settings that can't work or training that diverges.
     """
-    torch.set_num_threads(threads)
-    learner = Learner(env, settings, seed)
+    learner = Learner(env, settings, seed, threads)
     best, validation = learner.policy(), dict[int, float]()
     if resume is not None:
         learner.restore(resume)

@@ -6,7 +6,7 @@ from bench import decision
 
 
 def test_every_part_of_the_benchmark_is_measured() -> None:
-    found = decision.measure(decision.made(60), years=1, rounds=1)
+    found = decision.measure(decision.made(60), threads=2, years=1, rounds=1)
     assert set(decision.LIMITS) <= set(found)
     assert all(math.isfinite(value) and value > 0 for value in found.values())
     parts = (found[f"{name}_steps_per_s"] for name in ("simulator", "inference", "updates"))

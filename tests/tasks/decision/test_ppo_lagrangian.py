@@ -186,36 +186,38 @@ def test_the_written_gradient_is_autograds() -> None:
     mask = rng.random((months, n, a)) < 0.7
     mask[..., 0] = True
     logits, values = draws(months, n, a), draws(months, n, streams)
-    logs = ppo.log_probabilities(logits, mask)
-    actions = ppo.draw(np.exp(logs).reshape(a, -1), rng).reshape(months, n)
+    logs = ppo.log_probabilities(np.moveaxis(logits, -1, 0), ppo.penalty(mask))
+    actions = ppo.draw(np.exp(logs).reshape(a, -1), rng.random(months * n)).reshape(months, n)
     batch = ppo.Batch(
         inputs=draws(months, n, 2),
-        mask=mask,
-        actions=actions.astype(np.int8),
+        penalty=ppo.penalty(mask),
+        chosen=(actions == np.arange(a)[:, None, None]).astype(np.float32),
         # Off by so much that both ends of the clip are met.
         log_probability=np.take_along_axis(logs, actions[None], 0)[0] + 0.3 * draws(months, n),
         advantage=draws(months, n),
         weight=abs(draws(months, n)),
         left=abs(draws(months, n)),
-        targets=draws(months, n, streams),
+        targets=draws(streams, months, n),
     )
-    found = ppo.gradients(logits, values, batch, clip=0.2, entropy=0.03, value_weight=0.5)
+    outputs = np.concatenate((logits, values), axis=-1)
+    found = ppo.gradients(outputs, batch, samples=months * n, clip=0.2, entropy=0.03, value_weight=0.5)
 
     by = {field.name: torch.from_numpy(getattr(batch, field.name)) for field in fields(batch)}
     z, v = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(values).requires_grad_()
-    log_p = torch.log_softmax(z.masked_fill(~by["mask"], -1e9), dim=-1)
-    ratio = (log_p.gather(-1, by["actions"].long()[..., None])[..., 0] - by["log_probability"]).exp()
+    log_p = torch.log_softmax(z.masked_fill(~torch.from_numpy(mask), -1e9), dim=-1)
+    ratio = (log_p.gather(-1, torch.from_numpy(actions)[..., None])[..., 0] - by["log_probability"]).exp()
     assert (ratio < 0.8).any()
     assert (ratio > 1.2).any()
     gain = torch.minimum(ratio * by["advantage"], ratio.clamp(0.8, 1.2) * by["advantage"])
     entropy = -(log_p.exp() * log_p).sum(-1)
     loss = -(by["weight"] * (gain + 0.03 * entropy)).mean()
-    loss = loss + 0.5 * (by["left"][..., None] * (v - by["targets"]).square()).mean()
+    loss = loss + 0.5 * (by["left"] * (v.movedim(-1, 0) - by["targets"]).square()).mean()
     loss.backward()
-    for mine, theirs in ((found.logits, z.grad), (found.values, v.grad)):
-        assert theirs is not None
-        np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-5, atol=1e-8)
-        assert mine.dtype == np.float32
+    assert z.grad is not None
+    assert v.grad is not None
+    expected = torch.cat((z.grad, v.grad), dim=-1).numpy()
+    np.testing.assert_allclose(found.outputs, expected, rtol=1e-5, atol=1e-8)
+    assert found.outputs.dtype == np.float32
     np.testing.assert_allclose(found.ratio, ratio.detach().numpy(), rtol=1e-5)
     np.testing.assert_allclose(found.entropy, entropy.detach().numpy(), atol=1e-6)
 
@@ -254,7 +256,7 @@ def test_the_cost_at_the_own_price_is_read_off_the_middle() -> None:
 
 def test_draws_follow_the_probabilities_and_never_take_what_is_forbidden() -> None:
     probabilities = np.tile(np.array([[0.0], [0.5], [0.0], [0.2], [0.3], [0.0]], np.float32), 200_000)
-    drawn = np.bincount(ppo.draw(probabilities, np.random.default_rng(3)), minlength=6) / 200_000
+    drawn = np.bincount(ppo.draw(probabilities, np.random.default_rng(3).random(200_000)), minlength=6) / 200_000
     np.testing.assert_array_equal(drawn[[0, 2, 5]], 0)
     np.testing.assert_allclose(drawn, probabilities[:, 0], atol=0.005)
 
@@ -285,8 +287,8 @@ def test_the_exported_policy_is_the_trained_network(trained: ppo.Trained) -> Non
     inputs[:, 3] = ppo.price_input(policy.price)
     with torch.no_grad():
         logits, _ = learner.network.month(torch.from_numpy(inputs), 0)
-        whole = learner.network(torch.from_numpy(inputs)[None].repeat(4, 1, 1))[0][0]
-    expected = np.exp(ppo.log_probabilities(logits.numpy(), mask)).T
+        whole = learner.network(torch.from_numpy(inputs)[None].repeat(4, 1, 1))[0, :, :3]
+    expected = np.exp(ppo.log_probabilities(logits.numpy().T, ppo.penalty(mask))).T
     torch.testing.assert_close(whole, logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(policy.logits(observation), logits.numpy(), atol=1e-6)
     np.testing.assert_allclose(policy.probabilities(observation, mask), expected, atol=1e-6)
