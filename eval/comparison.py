@@ -87,7 +87,7 @@ def criteria_of(resolved: Resolved) -> Mapping[str, Criterion]:
 def short(report: Report) -> Iterator[RenderableType]:
     """The policies alone: the end of `make run`."""
     yield heading(report)
-    yield returns_table(report.comparison)
+    yield returns_table(report)
     yield promises_table(report.comparison)
 
 
@@ -114,14 +114,15 @@ def heading(report: Report) -> Text:
     return Text.assemble(
         (f"Decision of {report.experiment}: {customers}\n", "bold"),
         f"{found.seeds} training{'s' * (found.seeds > 1)} x {found.years} simulated years, the same for every policy; "
-        f"budget {100 * found.budget:g} % of a year's revenue\n"
-        f"({terms.budget.amount:,.0f} {terms.offers.currency}), wallet {terms.wallet}. "
+        f"budget {100 * found.budget:g} % of {terms.budget.months} months' revenue "
+        f"({terms.budget.amount:,.0f} {terms.offers.currency} for the whole table), wallet {terms.wallet}. "
         "In parentheses 95 % intervals; * is the best baseline.",
     )
 
 
-def returns_table(found: Comparison) -> Table:
-    table = _table("What it brings, % of 12 x the starting monthly revenue", "policy")
+def returns_table(report: Report) -> Table:
+    found = report.comparison
+    table = _table(f"What it brings, % of {report.terms.budget.months} x the starting monthly revenue", "policy")
     for name in ("NRR", "lift", "NRR at risk", "exit NRR"):
         table.add_column(name, justify="right")
     for row in found.rows:

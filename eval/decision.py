@@ -128,6 +128,7 @@ class OffPolicy(_Part):
 
 class _Budget(_Part):
     amount: float
+    months: int
 
 
 class _Offers(_Part):
@@ -135,7 +136,7 @@ class _Offers(_Part):
 
 
 class Terms(_Part):
-    """What holds for every arm; `budget.amount` in currency, for all customers of the table, a year."""
+    """What holds for every arm; `budget.amount` in currency, for all customers of the table in `months`."""
 
     wallet: str
     budget: _Budget

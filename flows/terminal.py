@@ -137,11 +137,18 @@ def show_exceptions(
 ) -> None:
     """In red: which parts the release does without, and which it has though they missed criteria."""
     for part in left_out:
-        text = f"LEFT OUT of the release: {part['part']} {part['digest']}. The baseline decides in its place. It missed"
-        console.print(f"{text} {'; '.join(part['missed'])}", style="bold red", markup=False, soft_wrap=True)
+        _in_red(
+            console, f"LEFT OUT of the release: {part['part']} {part['digest']}; the baseline decides. Missed:", part
+        )
     for part in overrides:
-        text = f"LET IN by {part['by']} ({part['reason']}): {part['part']} {part['digest']}, which missed"
-        console.print(f"{text} {'; '.join(part['missed'])}", style="bold red", markup=False, soft_wrap=True)
+        by = f"{part['by']} ({part['reason']})"
+        _in_red(console, f"LET INTO the release by {by}: {part['part']} {part['digest']}. Missed:", part)
+
+
+def _in_red(console: Console, text: str, part: Mapping[str, Any]) -> None:
+    lines = [text, *(f"  {missed.removeprefix(part['part']).strip()}" for missed in part["missed"])]
+    for line in lines:
+        console.print(line, style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_release(plan: Plan, row: Row, console: Console) -> None:
