@@ -171,7 +171,9 @@ def share(hits: int, of: int) -> Metric:
     p, z = hits / of, NORMAL
     centre = (p + z**2 / (2 * of)) / (1 + z**2 / of)
     half = z * np.sqrt(p * (1 - p) / of + z**2 / (4 * of**2)) / (1 + z**2 / of)
-    return {"value": p, "ci": [float(max(0.0, centre - half)), float(min(1.0, centre + half))]}
+    # At the ends the formula is 0 or 1 but for rounding.
+    low, high = (0.0 if hits == 0 else centre - half), (1.0 if hits == of else centre + half)
+    return {"value": p, "ci": [float(low), float(high)]}
 
 
 def _nonzero(values: Floats) -> Floats:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,18 @@ import pytest
 from engine.errors import DataError
 from retain.wallet import Offers
 from tasks.decision import baselines
-from tasks.decision.baselines import Log, Nobody, Thompson, Threshold, Uplift, compete, tune
+from tasks.decision.baselines import (
+    Fitted,
+    Log,
+    Nobody,
+    Thompson,
+    Threshold,
+    Tuned,
+    Uplift,
+    compete,
+    search,
+    tune,
+)
 from tasks.decision.simulator import Cap, Cohort, Simulator, World
 
 Made = Callable[..., Cohort]
@@ -68,22 +80,26 @@ def test_what_the_models_say_of_gain_and_cost_is_what_tests_show(log: Log, simul
 
 
 def test_each_baseline_gains_and_thompson_more_than_a_threshold(log: Log, simulator: Simulator) -> None:
-    tuned = {
-        "threshold": baselines.threshold(simulator, 10, 10, 1, 0, "expected"),
-        "thompson": baselines.thompson(simulator, log, 10, 1, 0, "expected"),
-        "uplift": baselines.uplift(simulator, log, 10, 1, 0, "expected"),
-    }
+    fitted = Fitted(baselines.fixed(simulator, 10), Thompson.fit(log, simulator.observed, 4), Uplift.fit(log))
+    tuned = {name: search(simulator, fitted, name, 10, 1, 0, "expected") for name in baselines.RANGES}
     found = {name: lift(simulator, one.policy) for name, one in tuned.items()}
     assert {len(one.evaluations) for one in tuned.values()} == {10}
     assert found["threshold"] > 0.005
-    assert found["thompson"] > 1.1 * found["threshold"]
-    assert found["uplift"] > 0.005  # its leaves are meant for more customers than these
+    assert found["thompson_sampling"] > 1.1 * found["threshold"]
+    assert found["uplift_tree"] > 0.005  # its leaves are meant for more customers than these
 
 
 def test_tuning_returns_the_best_it_tried_and_is_repeatable(simulator: Simulator) -> None:
-    found = [baselines.threshold(simulator, 10, 9, 2, 5, "expected") for _ in range(2)]
+    rule = baselines.fixed(simulator, 10)
+
+    def tuned() -> Tuned:
+        ranges = baselines.RANGES["threshold"]
+        return tune(simulator, lambda at: replace(rule, threshold=at["threshold"]), ranges, 9, 2, 5, "expected")
+
+    found = [tuned(), tuned()]
     assert found[0].evaluations == found[1].evaluations
     best = max(found[0].evaluations, key=lambda one: one["nrr"])
+    assert found[0].best == best
     assert isinstance(found[0].policy, Threshold)
     assert found[0].policy.threshold == best["threshold"]
     years = compete(simulator, found[0].policy, 2, 5, "expected")
@@ -119,4 +135,19 @@ def test_what_cannot_be_learnt_or_offered_is_refused(cohort: Made, world: World,
     with pytest.raises(DataError, match="6 customers are too few to learn 5 actions from"):
         baselines.log(few, 1, np.random.default_rng(0))
     with pytest.raises(DataError, match="offer of 15 % is not one of"):
-        baselines.threshold(few, 15, 2, 1, 0, "expected")
+        baselines.fixed(few, 15)
+
+
+def test_what_a_checkpoint_keeps_of_the_models_decides_the_same(log: Log, simulator: Simulator) -> None:
+    observation, mask = simulator.reset(np.random.default_rng(1)), simulator.mask()
+    for fitted, kept in (
+        (Thompson.fit(log, simulator.observed, 4), lambda model: Thompson.from_bytes(model.to_bytes())),
+        (Uplift.fit(log), lambda model: Uplift.from_files(model.to_files())),
+    ):
+        seen = set[int]()
+        for price in (0.0, 0.5, 1.0, 2.0, 4.0, 20.0):
+            priced = [replace(of, price=price) for of in (fitted, kept(fitted))]
+            chosen = [of.start(np.random.default_rng(2))(observation, mask) for of in priced]
+            assert (chosen[0] == chosen[1]).all()
+            seen |= set(chosen[0].tolist())
+        assert len(seen) > 1
