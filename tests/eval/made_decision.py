@@ -164,6 +164,7 @@ def publish(
     scratch: Path,
     made: dict[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
+    fingerprint: str = "d" * 32,
 ) -> Path:
     """The folder of a complete artifact in the store at `root`; `files` replace what is written."""
     writer = ArtifactWriter(scratch / f"decision-{experiment}")
@@ -173,6 +174,6 @@ def publish(
     for name, data in (files or {}).items():
         writer.bytes(name, data)
     artifacts = ArtifactStore(FolderStore(root), experiment)
-    artifacts.publish("decision", "d" * 32, writer.folder)
-    artifacts.set_current("decision", "d" * 32)
-    return root / artifacts.prefix("decision", "d" * 32)
+    artifacts.publish("decision", fingerprint, writer.folder)
+    artifacts.set_current("decision", fingerprint)
+    return root / artifacts.prefix("decision", fingerprint)

@@ -12,6 +12,7 @@ from rich.console import Console
 from engine.errors import ArtifactError
 from engine.stage import Stage
 from flows import terminal
+from flows.__main__ import main
 from flows.board import Row
 from flows.plan import Plan, key_metrics, load_experiment
 from tests.eval import made_decision
@@ -67,6 +68,27 @@ def test_train_ppo_decision_ends_with_the_whole_comparison(tmp_path: Path, conso
     assert ">= 12.00" in text
     assert "make compare" not in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(("arguments", "whole"), [([], False), (["--stage", "decision"], True)])
+def test_a_run_prints_all_of_it_only_if_the_stage_was_asked_for(
+    arguments: list[str],
+    whole: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also when nothing had to run."""
+    plan = plan_with(tmp_path / "store")
+    fingerprint = plan.identity(STAGES[0], {}).fingerprint
+    made_decision.publish(tmp_path / "store", "chaos", tmp_path, fingerprint=fingerprint)
+    monkeypatch.setattr("flows.__main__.make_plan", lambda experiment, wanted: plan)
+    assert main(["run", "--experiment", "chaos", *arguments]) == 0
+    text = capsys.readouterr().out
+    assert "nothing changed, nothing to run" in text
+    assert "Lagrangian PPO" in text
+    assert ("Against the best baseline" in text) is whole
+    assert text.index("What it brings") < text.index("metered, not billed")
 
 
 @pytest.mark.parametrize("state", ["failed", "skipped", "stopped"])
