@@ -106,8 +106,8 @@ def inputs(folder: Path, spec: DatasetSpec, campaigns: DatasetSpec) -> dict[str,
 
 
 def policy(spec: DatasetSpec, eager: float | None = None, offer: int | None = None) -> Policy:
-    """A small network of random weights, for TERMS; with `eager` one that makes an `offer` at whatever it observes, or
-    rests, if that is below 0."""
+    """A small network of random weights, for TERMS; with an `eager` above 0 one that makes that `offer` at whatever it
+    observes, with one below 0 one that contacts nobody."""
     features = Featurizer.fit(spec, seen_columns(spec))
     columns = observed(features.names)
     actions = ("no_contact", *(f"offer_{level}" for level in TERMS["offers"]["levels"]))

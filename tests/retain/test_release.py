@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from retain.dataset import protected_columns
+from retain.policy import PolicyError
 from retain.release import Release, ReleaseError, load, with_part
-from tests.releases import CHARGED, dataset, inputs, part, rows, run_stage
+from tests.releases import CHARGED, TERMS, dataset, inputs, part, policy, rows, run_stage
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +140,57 @@ def test_one_part_is_replaced_and_named_by_another_version(release: Release, tmp
     assert (release.replaced, changed.replaced) == ((), ("risk",))
     assert changed.versions["accept"] == release.versions["accept"]
     assert changed.decide(row)[0].risk != release.decide(row)[0].risk
+
+
+def test_the_policy_is_replaced_by_one_of_the_same_offers(release: Release, tmp_path: Path) -> None:
+    eager = policy(release.spec, eager=99.0, offer=20)
+    (tmp_path / "policy.json").write_bytes(eager.to_json())
+    (tmp_path / "terms.json").write_text(json.dumps(TERMS | {"threshold": 0.9, "decay": 0.1}))
+    row = rows(release.spec, 1, seed=1)[0]
+    changed = with_part(release, "decision", files(tmp_path))
+    assert changed.versions["policy"] != release.versions["policy"]
+    assert changed.replaced == ("decision",)
+    assert changed.terms == release.terms
+    assert changed.decide(row, arm="learned")[0].offer == 20
+    without = dataclasses.replace(release, policy=None)
+    assert with_part(without, "decision", files(tmp_path)).policy is not None
+    with pytest.raises(PolicyError, match="no learned policy"):
+        without.decide(row, arm="learned")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("policy.json", None, "decision/policy.json: is missing"),
+        ("policy.json", "{", "decision/policy.json: wants observed"),
+        ("policy.json", '{"observed": NaN}', "decision/policy.json: wants observed"),
+        ("terms.json", None, "decision/terms.json: is missing"),
+        ("terms.json", "[]", "decision/terms.json: its offers are None"),
+        ("terms.json", json.dumps(TERMS | {"cap": {"max_contacts": 9, "window": 3}}), "its cap are"),
+    ],
+)
+def test_a_policy_artifact_that_does_not_suit_is_refused(
+    release: Release, tmp_path: Path, name: str, content: str | None, says: str
+) -> None:
+    (tmp_path / "policy.json").write_bytes(policy(release.spec).to_json())
+    (tmp_path / "terms.json").write_text(json.dumps(TERMS))
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ReleaseError) as error:
+        with_part(release, "decision", files(tmp_path))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_policy_whose_weights_are_no_numbers_is_refused(release: Release, tmp_path: Path) -> None:
+    content = json.loads(policy(release.spec).to_json())
+    content["layers"][0]["weight"][0][0] = float("nan")
+    (tmp_path / "policy.json").write_text(json.dumps(content))
+    (tmp_path / "terms.json").write_text(json.dumps(TERMS))
+    with pytest.raises(ReleaseError, match=r"^decision/policy\.json: a number is not finite"):
+        with_part(release, "decision", files(tmp_path))
 
 
 def test_a_part_of_another_table_is_refused(release: Release, tmp_path: Path) -> None:

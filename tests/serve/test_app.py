@@ -35,7 +35,8 @@ class Served(subprocess.Popen[str]):
 
 
 def serve(environment: dict[str, str], code: str = "") -> Served:
-    plain = {name: value for name, value in os.environ.items() if not re.match("RETAIN|RELEASE|.*_PATH$", name)}
+    ours = "RETAIN|RELEASE|.*_PATH$|FORCE_BASELINE|CANARY_PERCENT|ASSIGNMENT_KEY"
+    plain = {name: value for name, value in os.environ.items() if not re.match(ours, name)}
     return Served(
         [sys.executable, "-c", f"{code}; raise SystemExit(a.main())"] if code else [sys.executable, "-m", "serve"],
         cwd=ROOT,
@@ -78,6 +79,28 @@ def test_a_replaced_part_is_told_at_the_start_and_in_answers(artifact: Path, sto
         assert ready["release"] == found[1]
         assert [f"warning: {warning}\n" for warning in ready["warnings"]] == process.stderr.readlines()
         assert len(ready["warnings"]) == 1
+
+
+def test_the_learned_policy_answers_when_it_may(artifact: Path, store: Path, release: Release) -> None:
+    decision = store / "toy" / "decision" / ("f" * 64)
+    environment = {"FORCE_BASELINE": "false", "CANARY_PERCENT": "100", "PPO_POLICY_PATH": str(decision)}
+    with serve({"RELEASE_PATH": str(artifact), "PORT": "0", **environment}) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.endswith("docs at /docs; the learned policy decides about 100 % of customers\n")
+        found = re.search(r"\+decision \(.* on http://([\d.]+):(\d+)", line)
+        assert found, line
+        body = json.dumps({"customer": rows(release.spec, 1, seed=4)[0]}).encode()
+        status, answer = talk((found[1], int(found[2])), head(f"Content-Length: {len(body)}"), body)
+        assert (status, answer["mode"]) == (200, "learned")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+def test_a_setting_that_means_nothing_is_one_line(artifact: Path) -> None:
+    process = serve({"RELEASE_PATH": str(artifact), "CANARY_PERCENT": "all"})
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (2, "", "CANARY_PERCENT=all: wants a number from 0 to 100\n")
 
 
 def talk(address: tuple[str, int], *pieces: bytes) -> tuple[int, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from engine.errors import RetainError
-from serve.settings import load_release, read
-from tests.releases import dataset, part, publish
+from serve.router import Router
+from serve.settings import load_release, read, warnings
+from tests.releases import TERMS, dataset, part, policy, publish
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +22,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_release_is_found_by_its_path(artifact: Path, tmp_path: Path) -> None:
     settings = read({"RELEASE_PATH": str(artifact)})
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.router == Router(force_baseline=True, percent=5.0, key="retain")
     version, release = load_release(settings)
     assert release.experiment == "toy"
     shutil.copytree(artifact, tmp_path / "copy")
@@ -48,6 +51,55 @@ def test_a_part_is_overridden_by_the_playbook_s_names(artifact: Path, store: Pat
 
 
 @pytest.mark.parametrize(
+    ("environment", "router"),
+    [
+        ({"FORCE_BASELINE": ""}, Router(True, 5.0)),
+        ({"FORCE_BASELINE": "True", "CANARY_PERCENT": "50"}, Router(True, 50.0)),
+        ({"FORCE_BASELINE": "false"}, Router(False, 5.0)),
+        ({"FORCE_BASELINE": "0", "CANARY_PERCENT": "100", "ASSIGNMENT_KEY": "s3cret"}, Router(False, 100.0, "s3cret")),
+        ({"FORCE_BASELINE": "FALSE", "CANARY_PERCENT": "0.5"}, Router(False, 0.5)),
+        ({"FORCE_BASELINE": "1", "CANARY_PERCENT": "0"}, Router(True, 0.0)),
+    ],
+)
+def test_arms_are_set_by_the_playbook_s_names(environment: dict[str, str], router: Router, tmp_path: Path) -> None:
+    assert read({"RELEASE_PATH": str(tmp_path), **environment}).router == router
+
+
+def test_a_policy_is_replaced_by_another_decision_artifact(artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "decision").mkdir()
+    (tmp_path / "decision" / "policy.json").write_bytes(policy(dataset("telco"), 99.0, 20).to_json())
+    (tmp_path / "decision" / "terms.json").write_text(json.dumps(TERMS))
+    other = publish(tmp_path / "store", "decision", tmp_path / "decision")
+    version, plain = load_release(read({"RELEASE_PATH": str(artifact)}))
+    changed, release = load_release(read({"RELEASE_PATH": str(artifact), "PPO_POLICY_PATH": str(other)}))
+    assert changed == f"{version}+decision"
+    assert release.replaced == ("decision",)
+    assert release.versions["policy"] != plain.versions["policy"]
+    assert warnings(release) == ["decision is that of PPO_POLICY_PATH, not the release's own"]
+
+
+def test_a_policy_that_can_not_be_served_is_one_line(artifact: Path, store: Path, tmp_path: Path) -> None:
+    for number, (content, says) in enumerate(
+        (
+            (policy(dataset("bank")).to_json(), "policy.json: observes "),
+            (json.dumps(json.loads(policy(dataset("telco")).to_json()) | {"price": "NaN"}).encode(), "a price of nan"),
+            (b"", "decision/policy.json: wants observed"),
+        )
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "policy.json").write_bytes(content)
+        (folder / "terms.json").write_text(json.dumps(TERMS))
+        other = publish(tmp_path / f"store-{number}", "decision", folder)
+        with pytest.raises(RetainError, match=f"^PPO_POLICY_PATH: .* can't be served: .*{says}") as error:
+            load_release(read({"RELEASE_PATH": str(artifact), "PPO_POLICY_PATH": str(other)}))
+        assert "\n" not in str(error.value)
+    risk = store / "toy" / "risk" / ("f" * 64)
+    with pytest.raises(RetainError, match=r"PPO_POLICY_PATH: .* decision/policy\.json: is missing"):
+        load_release(read({"RELEASE_PATH": str(artifact), "PPO_POLICY_PATH": str(risk)}))
+
+
+@pytest.mark.parametrize(
     ("environment", "says"),
     [
         ({"PORT": "http"}, "PORT=http: wants a number"),
@@ -56,6 +108,16 @@ def test_a_part_is_overridden_by_the_playbook_s_names(artifact: Path, store: Pat
         ({"EXPERIMENT": "../other"}, "EXPERIMENT='../other': wants the name"),
         ({"RELEASE_PATH": "no/such/folder"}, "RELEASE_PATH=no/such/folder: is no folder"),
         ({"RELEASE_PATH": "{here}", "RISK_MODEL_PATH": "nowhere"}, "RISK_MODEL_PATH=nowhere: is no folder"),
+        ({"RELEASE_PATH": "{here}", "PPO_POLICY_PATH": "nowhere"}, "PPO_POLICY_PATH=nowhere: is no folder"),
+        ({"RELEASE_PATH": "{here}", "FORCE_BASELINE": "maybe"}, "FORCE_BASELINE=maybe: wants true or false"),
+        ({"RELEASE_PATH": "{here}", "FORCE_BASELINE": "2"}, "FORCE_BASELINE=2: wants true or false"),
+        ({"RELEASE_PATH": "{here}", "CANARY_PERCENT": "five"}, "CANARY_PERCENT=five: wants a number from 0 to 100"),
+        ({"RELEASE_PATH": "{here}", "CANARY_PERCENT": "-1"}, "CANARY_PERCENT=-1: wants a number from 0 to 100"),
+        ({"RELEASE_PATH": "{here}", "CANARY_PERCENT": "100.1"}, "CANARY_PERCENT=100.1: wants a number"),
+        ({"RELEASE_PATH": "{here}", "CANARY_PERCENT": "nan"}, "CANARY_PERCENT=nan: wants a number"),
+        ({"RELEASE_PATH": "{here}", "CANARY_PERCENT": "1e1"}, "CANARY_PERCENT=1e1: wants a number"),
+        ({"RELEASE_PATH": "{here}", "ASSIGNMENT_KEY": "k" * 65}, "ASSIGNMENT_KEY: wants 1 to 64 bytes of text"),
+        ({"RELEASE_PATH": "{here}", "ASSIGNMENT_KEY": "a\nb"}, "ASSIGNMENT_KEY: wants 1 to 64 bytes of text"),
         ({}, "experiment local has no release in"),
         ({"EXPERIMENT": "exp_001_mvp"}, "run `make run EXPERIMENT=exp_001_mvp` first"),
     ],

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from engine.artifact import canonical
-from engine.errors import CriteriaMissed, DataError
+from engine.errors import ConfigError, CriteriaMissed, DataError
 from retain.release import load
-from tests.releases import PASSED, config, dataset, inputs, run_stage
+from tasks.config import Override
+from tests.releases import PASSED, RULE, TERMS, config, dataset, inputs, policy, run_stage
 
 
 @pytest.fixture
@@ -38,15 +39,21 @@ def test_what_passed_is_put_together(tmp_path: Path, given: dict[str, Path]) -> 
         ("risk", "auc"),
         ("risk", "ece"),
         ("accept", "auc"),
+        ("decision", "nrr_gain"),
+        ("decision", "lift_gain"),
     ]
     assert about["verdicts"][0] == {
         "stage": "risk", "metric": "auc", "value": 0.85, "ci": [0.83, 0.87],
         "op": ">=", "limit": 0.78, "gating": True, "passed": True,
     }  # fmt: skip
     assert about["parts"]["risk"]["digest"] == release.versions["risk"]
-    assert about["decision"] == json.loads(written["decision.json"].read_bytes())
-    assert json.loads(written["metrics.json"].read_bytes())["criteria_passed"]["value"] == 3
-    for name in ("risk/model.json", "accept/bridge.json"):
+    assert about["parts"]["decision"]["digest"] == release.versions["policy"]
+    assert about["overrides"] == []
+    assert release.policy is not None
+    assert about["decision"] == json.loads(written["decision.json"].read_bytes()) == {**TERMS, "rule": RULE}
+    counts = json.loads(written["metrics.json"].read_bytes())
+    assert (counts["criteria"]["value"], counts["criteria_passed"]["value"]) == (5, 4)
+    for name in ("risk/model.json", "accept/bridge.json", "decision/policy.json"):
         assert written[name].read_bytes() == (given[name.partition("/")[0]] / Path(name).name).read_bytes()
 
 
@@ -100,6 +107,12 @@ def test_a_criterion_that_is_not_gating_is_shown_and_stops_nothing(tmp_path: Pat
         ("risk", "model.json", b"{}", "risk/model.json"),
         ("accept", "bridge.json", b"{}", "bridge.json"),
         ("customers", "schema.json", b"{}", "schema.json"),
+        ("decision", "metrics.json", b"[]", "decision/metrics.json: is damaged"),
+        ("decision", "terms.json", None, "decision/terms.json: is missing"),
+        ("decision", "terms.json", b"[]", "decision/terms.json: is damaged"),
+        ("decision", "terms.json", b"{}", "decision.json: offers: Field required"),
+        ("decision", "policy.json", None, "decision/policy.json: is missing"),
+        ("decision", "policy.json", b"{}", "decision/policy.json: wants"),
     ],
 )
 def test_a_damaged_input_is_one_clear_error(
@@ -115,5 +128,114 @@ def test_a_damaged_input_is_one_clear_error(
 
 
 def test_a_rule_that_can_not_be_served_is_refused(tmp_path: Path, given: dict[str, Path]) -> None:
-    with pytest.raises(DataError, match=r"decision\.json: offer is not one of"):
+    with pytest.raises(DataError, match=r"decision\.json: rule\.offer 15 is not one of"):
         run_stage(tmp_path, given, config(offer=15))
+
+
+# -- the decision part ---------------------------------------------------------------------------------------------
+
+
+def written(out: Path) -> dict[str, Path]:
+    return {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
+
+
+def about(out: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((out / "release.json").read_bytes())
+    return content
+
+
+def test_a_decision_part_that_missed_is_left_out_and_the_release_says_so(
+    tmp_path: Path, given: dict[str, Path]
+) -> None:
+    whole = about(run_stage(tmp_path / "whole", given))
+    measured(given, "decision", lift_gain=0.05)
+    out = run_stage(tmp_path, given)
+    assert "decision/policy.json" not in written(out)
+    digest = whole["parts"]["decision"]["digest"]  # what an override has to name
+    left_out = [{"part": "decision", "digest": digest, "missed": ["decision lift_gain 0.05 (wanted >= 0.12)"]}]
+    assert about(out)["left_out"] == left_out
+    assert set(about(out)["parts"]) == {"risk", "accept"}
+    assert about(out)["overrides"] == []
+    release = load(written(out))
+    assert release.policy is None
+    assert list(release.left_out) == left_out
+    assert "policy" not in release.versions
+    assert release.terms.threshold == TERMS["threshold"]
+    assert json.loads((out / "metrics.json").read_bytes())["left_out"]["value"] == 1
+
+
+def test_what_was_not_measured_has_not_passed(tmp_path: Path, given: dict[str, Path]) -> None:
+    for change in ({"lift_gain": None}, {"lift_gain": float("nan")}):
+        (given["decision"] / "metrics.json").write_text(
+            json.dumps({name: {"value": value} for name, value in change.items() if value is not None})
+        )
+        out = run_stage(tmp_path / str(len(change)) / str(change["lift_gain"]), given)
+        assert about(out)["left_out"][0]["missed"] == ["decision lift_gain missing (wanted >= 0.12)"]
+
+
+def override(digest: str, *criteria: str) -> dict[str, Override]:
+    found = Override(by="A. Person", reason="a pilot of two weeks", criteria=criteria, digest=digest)
+    return {"decision": found}
+
+
+def test_a_recorded_override_lets_the_part_in(tmp_path: Path, given: dict[str, Path]) -> None:
+    measured(given, "decision", lift_gain=0.05)
+    digest = about(run_stage(tmp_path / "left_out", given))["left_out"][0]["digest"]
+    out = run_stage(tmp_path, given, config(override(digest, "lift_gain", "offer_cost_change")))
+    assert about(out)["left_out"] == []
+    assert about(out)["overrides"] == [
+        {
+            "part": "decision",
+            "by": "A. Person",
+            "reason": "a pilot of two weeks",
+            "criteria": ["lift_gain", "offer_cost_change"],
+            "digest": digest,
+            "missed": ["decision lift_gain 0.05 (wanted >= 0.12)"],
+        }
+    ]
+    release = load(written(out))
+    assert release.policy is not None
+    assert release.versions["policy"] == digest
+    assert release.overrides[0]["by"] == "A. Person"
+
+
+def test_an_override_of_another_artifact_or_of_fewer_criteria_is_an_error(
+    tmp_path: Path, given: dict[str, Path]
+) -> None:
+    measured(given, "decision", lift_gain=0.05)
+    digest = about(run_stage(tmp_path / "left_out", given))["left_out"][0]["digest"]
+    other = "0" * 12
+    for allowed, says in (
+        (override(other, "lift_gain"), rf"overrides\.decision\.digest: lets in {other}, but .*lift_gain is {digest}"),
+        (override(digest, "nrr_gain"), r"criteria: does not name decision lift_gain 0\.05 \(wanted >= 0\.12\)"),
+    ):
+        with pytest.raises(ConfigError, match=says) as error:
+            run_stage(tmp_path / allowed["decision"].digest, given, config(allowed))
+        assert "\n" not in str(error.value)
+        assert not any((tmp_path / allowed["decision"].digest / "out").iterdir())
+
+
+def test_an_override_that_is_not_needed_is_not_recorded(tmp_path: Path, given: dict[str, Path]) -> None:
+    out = run_stage(tmp_path, given, config(override("0" * 12, "lift_gain")))
+    assert (about(out)["overrides"], about(out)["left_out"]) == ([], [])
+
+
+def test_no_override_lets_risk_in(tmp_path: Path, given: dict[str, Path]) -> None:
+    measured(given, "risk", auc=0.5)
+    with pytest.raises(CriteriaMissed):
+        run_stage(tmp_path, given, config({"risk": override("0" * 12, "auc")["decision"]}))
+
+
+def test_a_policy_of_another_table_is_refused(tmp_path: Path, given: dict[str, Path]) -> None:
+    (given["decision"] / "policy.json").write_bytes(policy(dataset("bank")).to_json())
+    with pytest.raises(DataError, match=r"can't be read back: policy\.json: observes \d+ columns, where"):
+        run_stage(tmp_path, given)
+
+
+def test_a_table_without_a_charge_has_no_prices(tmp_path: Path) -> None:
+    bank = dataset("bank")
+    with pytest.raises(DataError, match=r"schema\.json: no column has the role monthly_charge"):
+        run_stage(tmp_path, inputs(tmp_path / "inputs", bank, bank))
+    doubtful = dataset("bank", roles={"monthly_charge": "pdays"})
+    with pytest.raises(DataError, match=r"the monthly charge pdays wants a number from 0 that is never missing"):
+        run_stage(tmp_path / "doubtful", inputs(tmp_path / "in", doubtful, bank))

@@ -1,0 +1,272 @@
+"""The learned arm behind /retain: who gets it, what it may do, and what happens when it can't decide."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from retain.policy import Policy
+from retain.release import Release
+from serve.app import create_app
+from serve.metrics import Metrics
+from serve.router import Router
+from serve.routes import DOUBT_SECONDS, MONTH_SECONDS, Answer, Service
+from tests.releases import dataset, policy, rows
+from tests.serve.client import Client
+
+TELCO = dataset("telco")
+ALL = Router(force_baseline=False, percent=100)
+
+
+def with_policy(release: Release, chosen: Policy | None = None, **terms: Any) -> Release:
+    return dataclasses.replace(
+        release,
+        policy=release.policy if chosen is None else chosen,
+        terms=dataclasses.replace(release.terms, **terms),
+    )
+
+
+def ask(service: Service, customer: dict[str, Any], history: Any = None) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(service.answer(json.dumps({"customer": customer, "history": history}).encode()))
+    Answer.model_validate(answer, strict=True)
+    return answer
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_at_100_percent_everybody_gets_the_policys_decision(release: Release) -> None:
+    client = Client(create_app("v1", release, ALL))
+    wallet = release.terms.new_wallet()
+    seen = set()
+    for row in rows(TELCO, 60, seed=7):
+        answer = client.post({"customer": row}).json()
+        Answer.model_validate(answer, strict=True)
+        decision, _ = release.decide(row, wallet=wallet, left=1.0, arm="learned")
+        assert (answer["mode"], answer["action"], answer["offer"], answer["why"]) == (
+            "learned", decision.action, decision.offer, decision.why,
+        )  # fmt: skip
+        assert answer["versions"]["policy"] == release.versions["policy"]
+        seen.add(answer["why"])
+    assert seen == {"policy_contact", "policy_no_contact"}
+    text = client.get("/metrics").text
+    counted = [line for line in text.splitlines() if line.startswith("retain_decisions_total") and "learned" in line]
+    assert sum(float(line.split()[-1]) for line in counted) == 60
+
+
+def test_at_5_percent_mode_is_the_customers_arm(release: Release) -> None:
+    router = Router(force_baseline=False, percent=5)
+    service = Service("v1", release, Metrics(), router)
+    customer = rows(TELCO, 1, seed=4)[0]
+    modes = {}
+    for number in range(400):
+        answer = ask(service, customer | {"customerID": f"C-{number}"})
+        assert answer["mode"] == router.arm(f"C-{number}")
+        assert answer["why"].startswith("risk_" if answer["mode"] == "baseline" else "policy_")
+        modes[number] = answer["mode"]
+    assert 5 <= list(modes.values()).count("learned") <= 40
+
+
+def test_the_baseline_is_the_default_and_can_be_forced(release: Release) -> None:
+    customer = rows(TELCO, 1, seed=4)[0]
+    for app in (create_app("v1", release), create_app("v1", release, Router(force_baseline=True, percent=100))):
+        assert Client(app).post({"customer": customer}).json()["mode"] == "baseline"
+        assert Client(app).get("/readyz").json()["mode"] == "baseline"
+
+
+def test_readyz_tells_arms_wallet_and_warnings(release: Release) -> None:
+    clock = Clock()
+    service = Service("v1", release, Metrics(), ALL, clock)
+    ready = service.ready()
+    assert (ready["mode"], ready["learned_percent"], ready["warnings"]) == ("learned", 100, [])
+    assert Service("v1", release, Metrics(), Router(False, 5)).ready()["mode"] == "canary"
+    assert ready["wallet"]["state"] == "in this process: a restart forgets it"
+    assert ready["wallet"]["period_left"] == 1.0
+    clock.now += 3 * MONTH_SECONDS
+    assert service.ready()["wallet"]["period_left"] == pytest.approx(0.75)
+    clock.now += 100 * MONTH_SECONDS
+    assert service.ready()["wallet"]["period_left"] == 0.0
+    ask(Service("v1", with_policy(release, policy(TELCO, 99.0, 10)), Metrics(), ALL), rows(TELCO, 1, seed=4)[0])
+
+
+def test_readyz_and_metrics_show_what_offers_take_from_the_wallet(release: Release) -> None:
+    client = Client(create_app("v1", with_policy(release, policy(TELCO, 99.0, 20), budget=900.0), ALL))
+    customer = rows(TELCO, 1, seed=4)[0] | {"MonthlyCharges": 100.0}
+    offers = 0
+    while client.post({"customer": customer}).json()["action"] == "contact":
+        offers += 1
+    assert offers >= 5
+    wallet = client.get("/readyz").json()["wallet"]
+    assert (wallet["open_offers"], wallet["committed"]) == (offers, float(offers))
+    assert wallet["budget"] == 900
+    assert 0 <= wallet["free"] == pytest.approx(900 - wallet["committed"] - wallet["held"])
+    text = client.get("/metrics").text
+    for line in (
+        "retain_wallet_budget 900.0",
+        f"retain_wallet_committed {float(offers)}",
+        f"retain_wallet_held {wallet['held']}",
+        "retain_wallet_refused_total 1.0",
+        "retain_wallet_worst_case 0.0",
+        'retain_decisions_total{action="no_contact",mode="learned",why="offer_budget"} 1.0',
+        f'retain_decisions_total{{action="contact",mode="learned",why="policy_contact"}} {float(offers)}',
+        'retain_learned_doubts_total{reason="error"} 0.0',
+    ):
+        assert line in text
+
+
+@pytest.mark.parametrize("mode", ["expected", "worst_case"])
+@pytest.mark.parametrize("percent", [0.0, 50.0, 100.0])
+def test_a_storm_of_requests_never_overdraws(release: Release, mode: str, percent: float) -> None:
+    """All at once, both arms, one wallet: it fills, then nobody is contacted."""
+    router = Router(force_baseline=False, percent=percent)
+    spent = with_policy(release, policy(TELCO, 99.0, 20), budget=3_000.0, wallet=mode, threshold=0.01)
+    app = create_app("v1", spent, router)
+    wallet = app.state.service.wallet
+    customers = [row | {"customerID": f"S-{i}"} for i, row in enumerate(rows(TELCO, 300, seed=9))]
+
+    async def storm() -> list[dict[str, Any]]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+
+            async def one(customer: dict[str, Any]) -> dict[str, Any]:
+                response = await client.post("/retain", json={"customer": customer})
+                assert wallet.committed + wallet.held <= wallet.budget
+                found: dict[str, Any] = response.json()
+                return found
+
+            return await asyncio.gather(*(one(customer) for customer in customers))
+
+    answers = asyncio.run(storm())
+    contacts = [answer for answer in answers if answer["action"] == "contact"]
+    assert 5 <= len(contacts) == wallet.open < 300
+    assert wallet.committed == len(contacts)
+    assert {answer["mode"] for answer in answers} == (
+        {"baseline"} if percent == 0 else {"learned"} if percent == 100 else {"baseline", "learned"}
+    )
+    refused = [answer for answer in answers if answer["why"] == "offer_budget"]
+    assert refused
+    for answer in refused:
+        assert (answer["action"], answer["offer"], answer["message"]) == ("no_contact", None, None)
+    if mode == "worst_case":
+        charges = {customer["customerID"]: customer["MonthlyCharges"] for customer in customers}
+        by_id = zip(customers, answers)
+        worst = sum(
+            answer["offer"] / 100 * charges[customer["customerID"]] * 6
+            for customer, answer in by_id
+            if answer["action"] == "contact"
+        )
+        assert worst + wallet.committed <= wallet.budget
+        assert wallet.held == pytest.approx(worst)
+
+
+class Raises(Policy):
+    def best(self, observation: Any) -> int:
+        raise ZeroDivisionError("secret")
+
+
+def broken(kind: str, release: Release) -> Policy:
+    found = release.policy
+    assert found is not None
+    if kind == "error":
+        return Raises(**{field.name: getattr(found, field.name) for field in dataclasses.fields(Policy)})
+    weight, bias = found.layers[-1]
+    return dataclasses.replace(found, layers=(*found.layers[:-1], (weight, np.full_like(bias, np.nan))))
+
+
+@pytest.mark.parametrize("kind", ["error", "not_finite"])
+def test_in_doubt_the_baseline_decides(release: Release, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    clock, metrics = Clock(), Metrics()
+    service = Service("v1", with_policy(release, broken(kind, release)), metrics, ALL, clock)
+    plain = Service("v1", release, Metrics())
+    with caplog.at_level(logging.WARNING, "retain.serve"):
+        for row in rows(TELCO, 20, seed=7):
+            answer, expected = ask(service, row), ask(plain, row)
+            assert answer["mode"] == "baseline"
+            for key in ("action", "offer", "why", "risk", "message", "reasons"):
+                assert answer[key] == expected[key]
+        assert len(caplog.records) == 1
+        clock.now += DOUBT_SECONDS
+        ask(service, row)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the learned policy could not decide (1 times so far): the baseline did",
+        "the learned policy could not decide (21 times so far): the baseline did",
+    ]
+    assert f'retain_learned_doubts_total{{reason="{kind}"}} 21.0' in metrics.text().decode()
+    assert service.wallet.committed == plain.wallet.committed + (service.wallet.open - plain.wallet.open)
+
+
+def test_a_release_without_a_policy_answers_by_the_baseline_and_warns(release: Release) -> None:
+    client = Client(create_app("v1", dataclasses.replace(release, policy=None), ALL))
+    assert client.post({"customer": rows(TELCO, 1, seed=4)[0]}).json()["mode"] == "baseline"
+    ready = client.get("/readyz").json()
+    assert (ready["mode"], ready["learned_percent"]) == ("baseline", 0)
+    assert ready["warnings"] == [
+        "FORCE_BASELINE=false, but the release has no learned policy: everybody gets the baseline"
+    ]
+
+
+def test_a_table_without_an_id_is_the_baselines(bank_release: Release) -> None:
+    client = Client(create_app("v1", bank_release, ALL))
+    row = rows(bank_release.spec, 1, seed=4)[0]
+    del row["duration"]
+    assert client.post({"customer": row}).json()["mode"] == "baseline"
+    assert client.get("/readyz").json()["warnings"] == [
+        "FORCE_BASELINE=false, but bank has no id that an arm could be drawn by: everybody gets the baseline"
+    ]
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    percent=st.sampled_from([0.0, 30.0, 100.0]),
+    offer=st.sampled_from([None, 0, 5, 10, 20]),
+    contacts=st.lists(st.integers(0, 3), max_size=3),
+    running=st.none() | st.tuples(st.sampled_from([0, 5, 20]), st.integers(1, 6)),
+    out=st.booleans(),
+    number=st.integers(0, 10**6),
+)
+def test_nobody_is_contacted_who_may_not_be_whoever_decides(
+    release: Release,
+    percent: float,
+    offer: int | None,
+    contacts: list[int],
+    running: tuple[int, int] | None,
+    out: bool,
+    number: int,
+) -> None:
+    """The flag Partner stands for an opt-out here; `offer` None is a policy of random weights."""
+    roles = release.spec.roles | {"do_not_contact": "Partner"}
+    spec = release.spec.model_copy(update={"roles": roles})
+    chosen = policy(TELCO) if offer is None else policy(TELCO, 99.0, offer)
+    here = dataclasses.replace(with_policy(release, chosen, threshold=1e-9), spec=spec)
+    service = Service("v1", here, Metrics(), Router(False, percent))
+    customer = rows(TELCO, 1, seed=4)[0] | {"customerID": number, "Partner": "Yes" if out else "No"}
+    history: dict[str, Any] = {"contacts": contacts}
+    if running:
+        history |= {"running_offer": running[0], "months_left": running[1]}
+    answer = ask(service, customer, history)
+    forbidden = out or bool(running) or sum(contacts) >= 2 or contacts[-1:] > [0]
+    if forbidden:
+        assert answer["action"] == "no_contact"
+        assert answer["why"] in ("do_not_contact", "running_offer", "contact_cap", "contacted_this_month")
+        assert service.wallet.open == 0
+    elif offer is not None or answer["mode"] == "baseline":
+        assert answer["action"] == "contact"
+
+
+def test_openapi_says_what_is_answered(release: Release) -> None:
+    document = Client(create_app("v1", release, ALL)).get("/openapi.json").json()
+    answer = document["components"]["schemas"]["Answer"]["properties"]
+    assert answer["mode"]["enum"] == ["baseline", "learned"]
+    assert {"policy_contact", "policy_no_contact", "offer_budget", "contacted_this_month"} <= set(answer["why"]["enum"])
