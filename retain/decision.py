@@ -350,7 +350,8 @@ def forbidden(terms: Terms, history: History, opted_out: bool) -> Bar | None:
 
 
 def price(terms: Terms, case: Case, offer: int) -> tuple[float, float, float]:
-    """What the wallet asks of an `offer` in percent: contact cost, liability, and how likely it is to be accepted."""
+    """What the wallet asks of an `offer` in percent: contact cost, liability (the discount over all its months, also
+    those beyond the budget's period), and how likely it is to be accepted."""
     tired = tiredness(case.history.contacts, terms.decay)
     probability = _acceptance(terms.acceptance, case.acceptance, case.spread, offer, tired)
     return terms.offers.contact_cost, offer / 100 * case.charge * terms.offers.months, probability

@@ -89,7 +89,8 @@ class Service:
     """A loaded release behind its routes.
 
     The wallet is one for both arms, as the baseline's offers cost money, too. It lives in this process, whose start
-    begins its period; since no answer reaches it yet, what it holds for an offer stays held. All requests are answered
+    begins its period; since no answer reaches it yet, what it holds for an offer stays held, and a customer asked about
+    twice without the first contact in her history is held for twice. All requests are answered
     on one event loop, and nothing is awaited between asking the wallet and the answer, so it needs no lock.
     """
 
@@ -211,7 +212,7 @@ class Service:
             "history": "comes with the request",
             "wallet": {
                 "state": "in this process: a restart forgets it",
-                "answers": "not received yet: what an offer may cost stays held until a restart",
+                "answers": "not received yet: what each offer made may cost stays held until a restart",
                 "mode": wallet.mode,
                 "currency": terms.offers.currency,
                 "budget": wallet.budget,

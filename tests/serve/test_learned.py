@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import json
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
@@ -127,6 +128,30 @@ def test_readyz_and_metrics_show_what_offers_take_from_the_wallet(release: Relea
         assert line in text
 
 
+class Notes(Policy):
+    """Contacts nobody and notes what it observes."""
+
+    seen: ClassVar[list[Any]] = []
+
+    def best(self, observation: Any) -> int:
+        self.seen.append(observation)
+        return 0
+
+
+def test_the_policy_observes_wallet_and_clock(release: Release) -> None:
+    clock = Clock()
+    service = Service("v1", with_policy(release, like(Notes, release), budget=1_000.0), Metrics(), ALL, clock)
+    customer = rows(TELCO, 1, seed=4)[0]
+    clock.now += 3 * MONTH_SECONDS
+    assert service.wallet.admit_one(100.0, 150.0, 0.5)
+    history = {"contacts": [1, 0], "answers": {"accepted": 1, "declined": 2}}
+    assert ask(service, customer, history)["why"] == "policy_no_contact"
+    expected = [0, 1, 0, 0, 0, 1, 2, np.float32(0.75 - 0.75)]
+    assert Notes.seen[-1][-8:].tolist() == expected
+    assert ask(service, customer, {"running_offer": 10, "months_left": 2})["why"] == "running_offer"
+    assert len(Notes.seen) == 1  # nor is it asked about whom nobody may contact
+
+
 @pytest.mark.parametrize("mode", ["expected", "worst_case"])
 @pytest.mark.parametrize("percent", [0.0, 50.0, 100.0])
 def test_a_storm_of_requests_never_overdraws(release: Release, mode: str, percent: float) -> None:
@@ -134,6 +159,7 @@ def test_a_storm_of_requests_never_overdraws(release: Release, mode: str, percen
     router = Router(force_baseline=False, percent=percent)
     spent = with_policy(release, policy(TELCO, 99.0, 20), budget=3_000.0, wallet=mode, threshold=0.01)
     app = create_app("v1", spent, router)
+    assert not inspect.iscoroutinefunction(Service.answer)  # nothing can come between the wallet and the answer
     wallet = app.state.service.wallet
     customers = [row | {"customerID": f"S-{i}"} for i, row in enumerate(rows(TELCO, 300, seed=9))]
 
@@ -176,11 +202,17 @@ class Raises(Policy):
         raise ZeroDivisionError("secret")
 
 
+def like(kind: type[Policy], release: Release) -> Policy:
+    """The release's policy as one of that kind."""
+    assert release.policy is not None
+    return kind(**{field.name: getattr(release.policy, field.name) for field in dataclasses.fields(Policy)})
+
+
 def broken(kind: str, release: Release) -> Policy:
     found = release.policy
     assert found is not None
     if kind == "error":
-        return Raises(**{field.name: getattr(found, field.name) for field in dataclasses.fields(Policy)})
+        return like(Raises, release)
     weight, bias = found.layers[-1]
     return dataclasses.replace(found, layers=(*found.layers[:-1], (weight, np.full_like(bias, np.nan))))
 

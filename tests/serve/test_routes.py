@@ -258,7 +258,7 @@ def test_health_and_readiness_say_what_answers(client: Client, release: Release)
         "history": "comes with the request",
         "wallet": {
             "state": "in this process: a restart forgets it",
-            "answers": "not received yet: what an offer may cost stays held until a restart",
+            "answers": "not received yet: what each offer made may cost stays held until a restart",
             "mode": "expected",
             "currency": "EUR",
             "budget": 45_000.0,
