@@ -192,8 +192,8 @@ def load(files: Mapping[str, Path]) -> Release:
         bank=bank,
         versions=versions,
         has_bank_columns=set(accept.featurizer.columns) <= set(spec.columns),
-        left_out=_objects(about.get("left_out", []), "left_out"),
-        overrides=_objects(about.get("overrides", []), "overrides"),
+        left_out=_objects(about.get("left_out", []), "left_out", {"part", "digest", "missed"}),
+        overrides=_objects(about.get("overrides", []), "overrides", {"part", "digest", "missed", "by", "reason"}),
     )
 
 
@@ -274,9 +274,9 @@ def _priced(spec: DatasetSpec) -> None:
         raise ReleaseError(f"schema.json: the monthly charge {name} wants a number from 0 that is never missing")
 
 
-def _objects(content: object, name: str) -> tuple[Mapping[str, Any], ...]:
-    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
-        raise ReleaseError(f"release.json: {name} is no list of objects")
+def _objects(content: object, name: str, keys: set[str]) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(content, list) or not all(isinstance(item, dict) and keys <= set(item) for item in content):
+        raise ReleaseError(f"release.json: {name} is no list of objects with {', '.join(sorted(keys))}")
     return tuple(content)
 
 

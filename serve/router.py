@@ -58,7 +58,7 @@ def routed(router: Router, release: Release) -> tuple[Router, list[str]]:
         return router, []
     why = None
     if release.policy is None:
-        missed = [text for part in release.left_out if part.get("part") == "decision" for text in part["missed"]]
+        missed = [text for part in release.left_out if part["part"] == "decision" for text in part["missed"]]
         why = "the release has no learned policy" + (f" (it missed {'; '.join(missed)})" if missed else "")
     elif "id" not in release.spec.roles:
         why = f"{release.spec.name} has no id that an arm could be drawn by"

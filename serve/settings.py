@@ -69,6 +69,9 @@ def _router(environment: Mapping[str, str]) -> Router:
 def warnings(release: Release) -> list[str]:
     """What whoever runs the service ought to know of the release it answers from."""
     found = [f"{part} is that of {OVERRIDES[part]}, not the release's own" for part in release.replaced]
+    if "decision" in release.replaced and release.versions["policy"] in {part["digest"] for part in release.left_out}:
+        found.append(f"the policy of {OVERRIDES['decision']} is the one that this release left out")
+    found += [f"{part['part']} missed criteria and was let in by {part['by']}" for part in release.overrides]
     return found if release.bridge.warning is None else [*found, release.bridge.warning]
 
 

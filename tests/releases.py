@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +24,9 @@ from tasks.release import release as stage
 
 DATASETS = Path(__file__).resolve().parent.parent / "ops" / "datasets"
 RULE = {"rule": "threshold", "offer": 10, "reasons": 5}
+LEVELS = (0, 5, 10, 20)
 TERMS: dict[str, Any] = {
-    "offers": {"levels": [0, 5, 10, 20], "months": 6, "contact_cost": 1.0, "currency": "EUR"},
+    "offers": {"levels": list(LEVELS), "months": 6, "contact_cost": 1.0, "currency": "EUR"},
     "cap": {"max_contacts": 2, "window": 3},
     "acceptance": {"level": -1.3, "shrink": 0.5, "slope": 1.1, "unit": 5.0, "slope_sd": 0.2, "fatigue": 0.4},
     "decay": 0.6,
@@ -105,12 +107,14 @@ def inputs(folder: Path, spec: DatasetSpec, campaigns: DatasetSpec) -> dict[str,
     return folders
 
 
-def policy(spec: DatasetSpec, eager: float | None = None, offer: int | None = None) -> Policy:
-    """A small network of random weights, for TERMS; with an `eager` above 0 one that makes that `offer` at whatever it
-    observes, with one below 0 one that contacts nobody."""
+def policy(
+    spec: DatasetSpec, eager: float | None = None, offer: int | None = None, levels: Sequence[int] = LEVELS
+) -> Policy:
+    """A small network of random weights, for TERMS or other `levels`; with an `eager` above 0 one that makes that
+    `offer` at whatever it observes, with one below 0 one that contacts nobody."""
     features = Featurizer.fit(spec, seen_columns(spec))
     columns = observed(features.names)
-    actions = ("no_contact", *(f"offer_{level}" for level in TERMS["offers"]["levels"]))
+    actions = ("no_contact", *(f"offer_{level}" for level in levels))
     rng = np.random.default_rng(5)
     sizes = ((len(columns) + 1, 8), (8, len(actions)))
     layers = [(rng.normal(size=size).astype(np.float32) / 2, np.zeros(size[1], np.float32)) for size in sizes]

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import json
 import logging
+from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
@@ -16,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retain.policy import Policy
-from retain.release import Release
+from retain.release import Release, load
 from serve.app import create_app
 from serve.metrics import Metrics
 from serve.router import Router
 from serve.routes import DOUBT_SECONDS, MONTH_SECONDS, Answer, Service
-from tests.releases import dataset, policy, rows
+from tests.releases import TERMS, config, dataset, inputs, policy, rows, run_stage
 from tests.serve.client import Client
 
 TELCO = dataset("telco")
@@ -302,3 +303,23 @@ def test_openapi_says_what_is_answered(release: Release) -> None:
     answer = document["components"]["schemas"]["Answer"]["properties"]
     assert answer["mode"]["enum"] == ["baseline", "learned"]
     assert {"policy_contact", "policy_no_contact", "offer_budget", "contacted_this_month"} <= set(answer["why"]["enum"])
+
+
+def test_other_offers_months_and_currency_are_other_data_alone(tmp_path: Path) -> None:
+    given = inputs(tmp_path / "inputs", TELCO, dataset("bank"))
+    offers = {"levels": [7, 33], "months": 2, "contact_cost": 150.0, "currency": "JPY"}
+    terms = TERMS | {"offers": offers, "budget": {"share": 0.03, "months": 6, "amount": 9e6}}
+    (given["decision"] / "terms.json").write_text(json.dumps(terms))
+    (given["decision"] / "policy.json").write_bytes(policy(TELCO, 99.0, 33, levels=(7, 33)).to_json())
+    out = run_stage(tmp_path, given, config(offer=7))
+    release = load({path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()})
+    customer = rows(TELCO, 1, seed=4)[0] | {"MonthlyCharges": 9_000.0, "tenure": 40}
+    for router, offer in ((ALL, 33), (Router(), 7)):
+        app = create_app("v1", with_policy(release, threshold=1e-9), router)
+        answer = Client(app).post({"customer": customer}).json()
+        assert (answer["action"], answer["offer"]) == ("contact", offer)
+        assert f"{offer}%" in answer["message"]["text"]
+        assert "two months" in answer["message"]["text"]
+        wallet = Client(app).get("/readyz").json()["wallet"]
+        assert (wallet["currency"], wallet["months"], wallet["committed"]) == ("JPY", 6, 150.0)
+        assert wallet["held"] == pytest.approx(offer / 100 * 9_000 * 2)

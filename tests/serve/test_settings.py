@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -76,6 +77,20 @@ def test_a_policy_is_replaced_by_another_decision_artifact(artifact: Path, tmp_p
     assert release.replaced == ("decision",)
     assert release.versions["policy"] != plain.versions["policy"]
     assert warnings(release) == ["decision is that of PPO_POLICY_PATH, not the release's own"]
+
+
+def test_parts_that_missed_criteria_are_warned_of(artifact: Path, store: Path) -> None:
+    decision = store / "toy" / "decision" / ("f" * 64)
+    _, release = load_release(read({"RELEASE_PATH": str(artifact), "PPO_POLICY_PATH": str(decision)}))
+    missed = {"part": "decision", "digest": release.versions["policy"], "missed": ["decision lift_gain 0"]}
+    assert warnings(dataclasses.replace(release, left_out=(missed,))) == [
+        "decision is that of PPO_POLICY_PATH, not the release's own",
+        "the policy of PPO_POLICY_PATH is the one that this release left out",
+    ]
+    let_in = missed | {"by": "A. Person", "reason": "a pilot"}
+    assert warnings(dataclasses.replace(release, replaced=(), overrides=(let_in,))) == [
+        "decision missed criteria and was let in by A. Person"
+    ]
 
 
 def test_a_policy_that_can_not_be_served_is_one_line(artifact: Path, store: Path, tmp_path: Path) -> None:
