@@ -1,23 +1,63 @@
 from __future__ import annotations
 
 import math
+import sys
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
 
 from bench import decision
+from engine import config
+from tasks.config import DecisionConfig, Experiment
 
 
-def test_every_part_of_the_benchmark_is_measured() -> None:
-    found = decision.measure(decision.made(60), threads=2, years=1, rounds=1)
-    assert set(decision.LIMITS) <= set(found)
+@pytest.fixture(scope="module")
+def stated() -> DecisionConfig:
+    return config.validate(config.load(config.experiment_path("exp_001_mvp")), Experiment).stages.decision
+
+
+def test_every_part_of_the_benchmark_is_measured(stated: DecisionConfig) -> None:
+    found = decision.measure(*decision.made(stated, 60), threads=2, years=1, rounds=1)
+    assert {"share_of_limit", "decision_us"} <= set(found)
     assert all(math.isfinite(value) and value > 0 for value in found.values())
     parts = (found[f"{name}_steps_per_s"] for name in ("simulator", "inference", "updates"))
     assert math.isclose(1 / found["limit_steps_per_s"], sum(1 / part for part in parts))
     assert math.isclose(found["share_of_limit"], found["ppo_steps_per_s"] / found["limit_steps_per_s"])
 
 
-def test_the_updates_of_the_limit_leave_the_learner_alone() -> None:
-    simulator = decision.made(60)
-    learner = decision.Learner(simulator, decision.settings(simulator), seed=0)
+def test_the_updates_of_the_limit_leave_the_learner_alone(stated: DecisionConfig) -> None:
+    simulator, settings = decision.made(stated, 60)
+    learner = decision.Learner(simulator, settings, seed=0, threads=2)
     before = learner.policy().to_json()
     decision.updated(learner)()
     decision.asked(learner)()
     assert learner.policy().to_json() == before
+
+
+def test_the_time_to_the_final_lift_is_not_after_the_end(
+    stated: DecisionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lifts = iter([0.0, 0.5, 0.99, 0.9, 0.985, 1.0])  # of no contact, and after 4, 8, 12, 16 and 18 iterations
+    monkeypatch.setattr(decision, "lift_of", lambda simulator, policy: next(lifts))
+    simulator, settings = decision.made(stated, 60)
+    short = replace(settings, iterations=18)
+    found = decision.followed(simulator, short, threads=1)
+    assert found["final_lift"] == 1.0
+    assert 0 < found["time_to_98_s"] < found["training_s"]
+
+
+@pytest.mark.slow  # 8,192 steps of single customers
+def test_stable_baselines_is_measured_beside(stated: DecisionConfig) -> None:
+    pytest.importorskip("stable_baselines3")
+    simulator, settings = decision.made(stated, 24)
+    found = decision.stable_baselines(simulator, settings, 1, partial(decision.made, stated, 1), iterations=1)
+    assert set(found) == {"whole_cohort", "documented"}
+    assert all(np.isfinite(speed) and speed > 0 for speed in found.values())
+
+
+def test_without_stable_baselines_the_rest_is_measured(stated: DecisionConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    simulator, settings = decision.made(stated, 24)
+    assert decision.stable_baselines(simulator, settings, 1, partial(decision.made, stated, 1)) == {}
