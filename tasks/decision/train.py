@@ -272,7 +272,8 @@ def curves(of_seeds: list[list[dict[str, float]]], training: Cohort, config: Dec
         for at, of_seed in enumerate(of_seeds)
         for iteration, figures in enumerate(of_seed, start=1)
     ]
-    return {name: [row[name] for row in rows] for name in rows[0]}
+    # In order of their names: a checkpoint doesn't keep another.
+    return {name: [row[name] for row in rows] for name in sorted(rows[0])}
 
 
 def _searched(found: Tuned) -> dict[str, Any]:
