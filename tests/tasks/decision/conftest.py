@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from engine.stage import Workspace
 from retain.wallet import Acceptance, Offers
+from tasks.config import AcceptConfig, RiskConfig
 from tasks.decision.simulator import Cap, Cohort, World
+from tasks.tabular import accept, risk
+
+BOOSTER: dict[str, Any] = {
+    "max_depth": 2,
+    "learning_rate": 0.3,
+    "subsample": 0.8,
+    "colsample_bytree": 0.8,
+    "min_child_weight": 1.0,
+    "reg_lambda": 1.0,
+    "max_rounds": 15,
+    "early_stopping_rounds": 5,
+}
+REST: dict[str, Any] = {"booster": BOOSTER, "folds": 2, "stop_fraction": 0.1, "bootstrap": 100, "ece_bins": 15}
+RISK = RiskConfig.model_validate(REST)
+ACCEPT = AcceptConfig.model_validate({**REST, "bridge_columns": ("age", "job", "marital", "contact", "poutcome")})
+
+Inputs = dict[str, Path]
 
 OFFERS = Offers((0, 5, 10, 20), 6, 1.0, "EUR")
 CAP = Cap(2, 3)
@@ -66,3 +88,25 @@ def offers() -> Offers:
 @pytest.fixture(scope="session")
 def cap() -> Cap:
     return CAP
+
+
+@pytest.fixture(scope="session")
+def inputs(
+    tables: dict[str, Path], workspace: Callable[..., Workspace], tmp_path_factory: pytest.TempPathFactory
+) -> Inputs:
+    root = tmp_path_factory.mktemp("scored")
+    risk.run(RISK, tables, workspace(root / "risk"))
+    accept.run(ACCEPT, tables, workspace(root / "accept"))
+    for name in ("data.parquet", "schema.json"):
+        (root / "customers").mkdir(exist_ok=True)
+        shutil.copy(tables["customers"] / name, root / "customers" / name)
+    _fill_cells(root / "accept" / "bridge.json")
+    return {name: root / name for name in ("customers", "risk", "accept")}
+
+
+def _fill_cells(path: Path) -> None:
+    """Synthetic clients of the bank are few: a rare cell may have none."""
+    bridge = json.loads(path.read_text())
+    for found in bridge["cells"].values():
+        found["rows"] = max(found["rows"], 1)
+    path.write_text(json.dumps(bridge))

@@ -12,28 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import DataError
-from engine.stage import Workspace
 from retain.dataset import DatasetSpec
 from retain.score import Scorer
-from tasks.config import AcceptConfig, RiskConfig
 from tasks.decision import cohort
 from tasks.decision.cohort import load
 from tasks.decision.simulator import dog_probability
-from tasks.tabular import accept, risk
 
-BOOSTER: dict[str, Any] = {
-    "max_depth": 2,
-    "learning_rate": 0.3,
-    "subsample": 0.8,
-    "colsample_bytree": 0.8,
-    "min_child_weight": 1.0,
-    "reg_lambda": 1.0,
-    "max_rounds": 15,
-    "early_stopping_rounds": 5,
-}
-REST: dict[str, Any] = {"booster": BOOSTER, "folds": 2, "stop_fraction": 0.1, "bootstrap": 100, "ece_bins": 15}
-RISK = RiskConfig.model_validate(REST)
-ACCEPT = AcceptConfig.model_validate({**REST, "bridge_columns": ("age", "job", "marital", "contact", "poutcome")})
 ASSUMED = SimpleNamespace(
     label_months=3,
     answered=4,
@@ -46,28 +30,6 @@ ASSUMED = SimpleNamespace(
 )
 
 Inputs = dict[str, Path]
-
-
-@pytest.fixture(scope="module")
-def inputs(
-    tables: dict[str, Path], workspace: Callable[..., Workspace], tmp_path_factory: pytest.TempPathFactory
-) -> Inputs:
-    root = tmp_path_factory.mktemp("scored")
-    risk.run(RISK, tables, workspace(root / "risk"))
-    accept.run(ACCEPT, tables, workspace(root / "accept"))
-    for name in ("data.parquet", "schema.json"):
-        (root / "customers").mkdir(exist_ok=True)
-        shutil.copy(tables["customers"] / name, root / "customers" / name)
-    _fill_cells(root / "accept" / "bridge.json")
-    return {name: root / name for name in ("customers", "risk", "accept")}
-
-
-def _fill_cells(path: Path) -> None:
-    """Synthetic clients of the bank are few: a rare cell may have none."""
-    bridge = json.loads(path.read_text())
-    for found in bridge["cells"].values():
-        found["rows"] = max(found["rows"], 1)
-    path.write_text(json.dumps(bridge))
 
 
 def changed(inputs: Inputs, folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> Inputs:
