@@ -6,14 +6,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
+import pytest
 
 from engine import ledger
 from engine.fingerprint import ROOT
@@ -21,30 +23,45 @@ from engine.store import FolderStore
 from flows.plan import load_experiment
 from tasks.data import synthetic
 
-STAGES = ("customers", "campaigns", "risk", "accept", "backtest", "release")
+STAGES = ("customers", "campaigns", "risk", "accept", "backtest", "decision", "release")
+HEARTBEAT_S = 2.0  # of experiment_chaos
 
 
 @dataclass
 class Project:
-    """`root`: the copy; `data`: its tables; `store`: where its runs go."""
+    """`root`: the copy; `data`: its tables; `store`: where its runs go; `wanted`: stages that they carry out, with what
+    those read from, or all."""
 
     root: Path
     data: Path
     store: Path
     experiment: str = "chaos"
+    wanted: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
-    def with_store(self, store: Path, **environment: str) -> Project:
-        """The same project on another store. Prefect's home comes along: a new database takes it 9 s to make."""
+    def with_store(self, store: Path, *wanted: str, **environment: str) -> Project:
+        """The same project on an empty store. Prefect's home comes along: a new database takes it 9 s to make."""
         home = self.store / "prefect" / "home-0"
         if home.exists():
             shutil.copytree(home, store / "prefect" / "home-0")
-        return Project(self.root, self.data, store, self.experiment, environment)
+        return replace(self, store=store, wanted=wanted, environment=environment)
+
+    def with_its_store(self, store: Path, *wanted: str, **environment: str) -> Project:
+        """The same project on a copy of its store."""
+        shutil.copytree(self.store, store)
+        return replace(self, store=store, wanted=wanted, environment=environment)
+
+    def apart(self, folder: Path) -> Project:
+        """A copy of code, tables and store, for tests that change them."""
+        for name in ("root", "data", "store"):
+            shutil.copytree(getattr(self, name), folder / name)
+        return replace(self, root=folder / "root", data=folder / "data", store=folder / "store")
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """`python -m flows ARGUMENTS` in a process group of its own, as a terminal would start it."""
+        wanted = [part for stage in self.wanted for part in ("--stage", stage)] if arguments == ("run",) else []
         return subprocess.Popen(
-            [sys.executable, "-m", "flows", *arguments, "--experiment", self.experiment],
+            [sys.executable, "-m", "flows", *arguments, "--experiment", self.experiment, *wanted],
             cwd=self.root,
             env=self._environment(),
             stdout=subprocess.PIPE,
@@ -131,6 +148,41 @@ def copy_project(folder: Path) -> Project:
 def states(output: str) -> dict[str, str]:
     """stage -> state, from the table that a run ends with."""
     return dict(re.findall(r"^(\w+) +│ (\w+)", output, flags=re.MULTILINE))
+
+
+def run_to_the_end(project: Project, limit: int = 20) -> int:
+    """Runs until one isn't killed; how often that took."""
+    for attempt in range(1, limit + 1):
+        done = project.run()
+        if done.returncode != -signal.SIGKILL:
+            assert done.returncode == 0, done.stdout
+            return attempt
+    raise AssertionError("killed every time")
+
+
+def check_unharmed(project: Project, undisturbed: Project, seen: dict[str, float]) -> None:
+    """The same bytes, nothing left behind, and every attempt of `seen` (attempt -> seconds alive) paid for."""
+    until = time.monotonic() + 20
+    while project.processes() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert project.processes() == []
+    found, expected = project.artifacts(), undisturbed.artifacts()
+    if project.wanted:
+        made = {name.partition("/")[0] for name in found}
+        assert set(project.wanted) <= made
+        expected = {name: content for name, content in expected.items() if name.partition("/")[0] in made}
+    assert {name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)} == set()
+    assert list((project.store / project.experiment).rglob("claim.json")) == []
+    assert [path for path in project.store.rglob("checkpoints/*/**/*") if path.is_file()] == []
+    assert list((project.store / "work").glob("*")) == []
+    entries = project.entries()
+    assert [entry for entry in entries if entry.state != "settled"] == []
+    assert {name for name, lived in seen.items() if lived > 0.1} <= {entry.attempt for entry in entries}
+    for entry in entries:
+        # An attempt that ended before anyone looked lived for less than a look.
+        lived = seen.get(entry.attempt, 0.0)
+        allowed = HEARTBEAT_S + 1.0 if entry.estimated else 1.0
+        assert entry.seconds == pytest.approx(lived, abs=allowed), entry
 
 
 class Stopwatch:

@@ -12,48 +12,15 @@ from pathlib import Path
 import pytest
 
 from engine import faults
-from tests.end_to_end.project import STAGES, Project, Stopwatch, copy_project, states
+from tests.end_to_end.project import STAGES, Project, Stopwatch, check_unharmed, run_to_the_end, states
 
 KILLS = 5
-HEARTBEAT_S = 2.0  # of experiment_chaos
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with one undisturbed run behind it."""
-    project = copy_project(tmp_path_factory.mktemp("kills"))
-    done = project.run()
-    assert done.returncode == 0, done.stdout
-    return project
-
-
-def run_to_the_end(project: Project, limit: int = 20) -> int:
-    """Runs until one isn't killed; how often that took."""
-    for attempt in range(1, limit + 1):
-        done = project.run()
-        if done.returncode != -signal.SIGKILL:
-            assert done.returncode == 0, done.stdout
-            return attempt
-    raise AssertionError("killed every time")
-
-
-def check_unharmed(project: Project, undisturbed: Project, seen: dict[str, float]) -> None:
-    until = time.monotonic() + 20
-    while project.processes() and time.monotonic() < until:
-        time.sleep(0.1)
-    assert project.processes() == []
-    assert project.artifacts() == undisturbed.artifacts()
-    assert list((project.store / project.experiment).rglob("claim.json")) == []
-    assert list((project.store / project.experiment).rglob("checkpoints/*/*")) == []
-    assert list((project.store / "work").glob("*")) == []
-    entries = project.entries()
-    assert [entry for entry in entries if entry.state != "settled"] == []
-    assert {name for name, lived in seen.items() if lived > 0.1} <= {entry.attempt for entry in entries}
-    for entry in entries:
-        # An attempt that ended before anyone looked lived for less than a look.
-        lived = seen.get(entry.attempt, 0.0)
-        allowed = HEARTBEAT_S + 1.0 if entry.estimated else 1.0
-        assert entry.seconds == pytest.approx(lived, abs=allowed), entry
+@pytest.fixture
+def project(finished: Project) -> Project:
+    """The undisturbed run; not to be changed."""
+    return finished
 
 
 def shoot(project: Project, rng: random.Random) -> dict[str, float]:

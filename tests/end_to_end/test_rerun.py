@@ -8,16 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.project import STAGES, Project, copy_project, states
+from tests.end_to_end.project import STAGES, Project, states
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = copy_project(tmp_path_factory.mktemp("rerun"))
-    done = project.run()
-    assert done.returncode == 0, done.stdout
-    assert states(done.stdout) == dict.fromkeys(STAGES, "complete")
-    return project
+def project(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A finished run with code and tables that may be changed."""
+    return finished.apart(tmp_path_factory.mktemp("rerun"))
 
 
 @contextmanager
@@ -63,7 +60,7 @@ def test_nothing_changed(project: Project) -> None:
 def test_a_hyperparameter_of_risk(project: Project) -> None:
     path = project.root / "ops/configs/experiment_chaos.yaml"
     with changed(path, lambda text: text.replace("learning_rate: 0.2,", "learning_rate: 0.25,", 1)):
-        expect(project, {"risk": "config: booster.learning_rate 0.2 -> 0.25"}, waits=("release",))
+        expect(project, {"risk": "config: booster.learning_rate 0.2 -> 0.25"}, waits=("decision", "release"))
     assert project.why() == {stage: [] for stage in STAGES}  # back to what is there
 
 
@@ -79,12 +76,46 @@ def test_a_threshold_in_criteria(project: Project) -> None:
         expect(project, {"release": "config: criteria.risk.auc.at_least 0.78 -> 0.5"})
 
 
+def test_a_hyperparameter_of_ppo(project: Project) -> None:
+    path = project.root / "ops/configs/experiment_chaos.yaml"
+    with changed(path, lambda text: text.replace("ppo: {iterations: 8,", "ppo: {iterations: 6,", 1)):
+        expect(project, {"decision": "config: ppo.iterations 8 -> 6"}, waits=("release",))
+
+
+def test_a_criterion_of_the_decision_trains_nothing(project: Project) -> None:
+    path = project.root / "ops/configs/experiment_chaos.yaml"
+    with changed(path, lambda text: text + "criteria:\n  decision:\n    lift_gain: {at_least: 0.11}\n"):
+        expect(project, {"release": "config: criteria.decision.lift_gain.at_least 0.12 -> 0.11"})
+
+
+def test_an_assumption(project: Project) -> None:
+    path = project.root / "ops/configs/experiment_chaos.yaml"
+    with changed(path, lambda text: text.replace("  decision:\n", "  decision:\n    assumptions: {answered: 2}\n", 1)):
+        expect(project, {"decision": "config: assumptions.answered 4 -> 2"}, waits=("release",))
+
+
+def test_what_the_baseline_offers(project: Project) -> None:
+    """The rule of the release, which every arm can fall back to, is no part of what was learnt."""
+    path = project.root / "ops/configs/experiment_chaos.yaml"
+    change = "stages:\n  release: {decision: {offer: 5}}\n"
+    with changed(path, lambda text: text.replace("stages:\n", change, 1)):
+        causes = project.why()
+        assert any("config: decision.offer 10 -> 5" in line for line in causes.pop("release"))
+        assert causes == {stage: [] for stage in STAGES if stage != "release"}
+
+
+def test_the_code_of_the_learner_that_makes_no_difference(project: Project) -> None:
+    path = project.root / "tasks/decision/ppo_lagrangian.py"
+    with changed(path, lambda text: text + "\n_UNUSED = 1\n"):
+        expect(project, {"decision": "code: tasks/decision/ppo_lagrangian.py changed"}, reused=("release",))
+
+
 def test_one_byte_of_the_table(project: Project) -> None:
     (path,) = project.data.glob("Telco*.csv")
     header, first, rest = path.read_text().split("\n", 2)
     other = first.replace(",Yes,", ",No,", 1) if ",Yes," in first else first.replace(",No,", ",Yes,", 1)
     with changed(path, lambda text: "\n".join([header, other, rest])):
-        expect(project, {"customers": "source: sha256:"}, waits=("risk", "release"))
+        expect(project, {"customers": "source: sha256:"}, waits=("risk", "decision", "release"))
 
 
 def test_the_code_of_one_stage(project: Project) -> None:
@@ -98,7 +129,7 @@ def test_shared_code_that_makes_no_difference_stops_at_equal_bytes(project: Proj
     cause = "code: tasks/tabular/gbm.py changed"
     with changed(path, lambda text: text + "\n_UNUSED = 1\n"):
         causes = dict.fromkeys(("risk", "accept", "backtest"), cause)
-        expect(project, causes, reused=("release",))
+        expect(project, causes, reused=("decision", "release"))
 
 
 def test_the_keys_of_a_stage_that_is_still_to_come(project: Project) -> None:

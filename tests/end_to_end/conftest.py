@@ -1,0 +1,26 @@
+"""One undisturbed run that the tests of whole runs share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.end_to_end.project import Project, copy_project
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Everything that `decision` reads from is there; not to be changed."""
+    project = copy_project(tmp_path_factory.mktemp("ready"))
+    project.wanted = ("risk", "accept")
+    done = project.run()
+    assert done.returncode == 0, done.stdout
+    return project
+
+
+@pytest.fixture(scope="session")
+def finished(ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The whole run; not to be changed."""
+    project = ready.with_its_store(tmp_path_factory.mktemp("finished") / "store")
+    done = project.run()
+    assert done.returncode == 0, done.stdout
+    return project
