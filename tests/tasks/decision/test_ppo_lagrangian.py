@@ -37,11 +37,15 @@ def test_a_year_with_a_known_optimum_is_solved_within_one_percent(trained: ppo.T
     assert reward < bound  # or the bound is none
 
 
-def test_the_multiplier_converges_to_the_dual_price(trained: ppo.Trained) -> None:
+@pytest.mark.parametrize("start", [0.25, 1.5])
+def test_the_multiplier_converges_to_the_dual_price(start: float) -> None:
     price = solve(Tiny())[1]
-    late = [row["multiplier_budget"] for row in trained.curves[-20:]]
-    assert 1 + np.mean(late) == pytest.approx(1 + price, rel=0.05)
-    assert np.mean([row["cost_budget"] for row in trained.curves[-20:]]) == pytest.approx(LIMIT, rel=0.05)
+    assert 0.4 < price < 0.6
+    found = train(Tiny(), replace(SETTINGS, multipliers=(start,)), seed=0, threads=1)
+    late = [row["multiplier_budget"] for row in found.curves[-20:]]
+    # Both starts are further off. From 0 it may settle on a worse policy that needs a price of 0.75.
+    assert 1 + np.mean(late) == pytest.approx(1 + price, rel=0.1)
+    assert np.mean([row["cost_budget"] for row in found.curves[-20:]]) == pytest.approx(LIMIT, rel=0.05)
 
 
 def test_one_training_gives_the_policies_of_a_range_of_prices(trained: ppo.Trained) -> None:
@@ -103,10 +107,42 @@ def score(policy: Policy) -> float:
     return reward - 2 * max(0.0, float(cost[0]) - LIMIT)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
-    runs = [train(Tiny(), SHORT, seed, 1, validate=score) for seed in (3, 3, 4)]
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_same_seed_and_threads_give_the_same_bytes_and_another_seed_others(threads: int) -> None:
+    runs = [train(Tiny(), SHORT, seed, threads, validate=score) for seed in (3, 3, 4)]
     assert bytes_of(runs[0]) == bytes_of(runs[1])
     assert runs[0].policy.to_json() != runs[2].policy.to_json()
+
+
+def test_threads_share_the_work_without_changing_it() -> None:
+    """Up to rounding: after one iteration policies are the same, and so is the year that was played."""
+    runs = [train(Tiny(), replace(SHORT, iterations=1), 3, threads) for threads in (1, 2, 3)]
+    for other in runs[1:]:
+        assert other.curves[0] == pytest.approx(runs[0].curves[0], rel=1e-3, abs=1e-5)
+        for (mine, _), (theirs, _) in zip(other.last.layers, runs[0].last.layers):
+            np.testing.assert_allclose(mine, theirs, atol=2e-4)
+
+
+def test_more_threads_than_a_minibatch_has_customers() -> None:
+    found = train(Tiny(10), replace(SHORT, iterations=2, minibatches=10), 0, threads=3)
+    assert np.isfinite(found.last.layers[0][0]).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_stopped_at_random_again_and_again_ends_with_the_bytes_of_an_undisturbed_one(seed: int) -> None:
+    whole = train(Tiny(), SHORT, seed, 2, validate=score)
+    rng, kept, ended = np.random.default_rng(seed), dict[str, bytes](), None
+    while ended is None:
+        try:
+            ended = train(
+                Tiny(), SHORT, seed, 2, validate=score,
+                resume=kept or None,
+                save=lambda iteration, files: kept.update(files),
+                should_stop=lambda: rng.random() < 0.4,
+            )  # fmt: skip
+        except Preempted:
+            assert kept
+    assert bytes_of(ended) == bytes_of(whole)
 
 
 @pytest.mark.parametrize("validate", [score, None])
