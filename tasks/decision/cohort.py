@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from engine.errors import DataError
 from retain.dataset import DatasetSpec, cell, feature_columns, protected_columns
-from retain.decision import Bridge, opted_out
+from retain.decision import Bridge, DecisionError, opted_out
 from retain.features import Featurizer
 from retain.score import Scorer
 from retain.wallet import Acceptance, logit
@@ -56,18 +56,22 @@ def load(inputs: Mapping[str, Path], part: str, months: int) -> Cohort:
     for role in ("monthly_charge", "tenure"):
         if role not in spec.roles:
             raise DataError(f"{spec.name} has no column of role {role}: without it no year can be simulated")
-    charge = columns[spec.roles["monthly_charge"]].astype(np.float64)
+    charge = _charges(columns[spec.roles["monthly_charge"]], ids)
     monthly = {spec.roles["tenure"]: np.ones(len(charge))}  # what a month adds to a column
     if "total_charge" in spec.roles:
         monthly[spec.roles["total_charge"]] = charge
     margin = scored["margin"].astype(np.float64)
     if not np.isfinite(margin).all():
         raise DataError(f"customer {ids[int(np.argmin(np.isfinite(margin)))]}: the risk is not a number")
-    files = {name: inputs["risk"] / name for name in Scorer.FILES}
-    risk = _aged(Scorer.load(files), columns, margin, monthly, months)
-    acceptance, spread = _acceptance(json.loads((inputs["accept"] / "bridge.json").read_text()), spec, columns)
+    scorer = Scorer.load({name: inputs["risk"] / name for name in Scorer.FILES})
     shown = [column.name for column in feature_columns(spec) if not column.protected]
     featurizer = Featurizer.fit(spec, shown)
+    try:
+        risk = _aged(scorer, columns, margin, monthly, months)
+        features = featurizer.transform(columns)
+    except ValueError as error:
+        raise DataError(f"{spec.name}, {part} part: {error}") from None
+    acceptance, spread = _acceptance(json.loads((inputs["accept"] / "bridge.json").read_text()), spec, columns)
     growth = np.zeros((len(charge), len(featurizer.names)), np.float32)
     for name, more in monthly.items():
         growth[:, featurizer.names.index(name)] = more
@@ -78,7 +82,7 @@ def load(inputs: Mapping[str, Path], part: str, months: int) -> Cohort:
         risk=risk,
         acceptance=acceptance,
         spread=spread,
-        features=featurizer.transform(columns),
+        features=features,
         growth=growth,
         names=featurizer.names,
         opted_out=_opted_out(spec, columns),
@@ -89,8 +93,9 @@ def load(inputs: Mapping[str, Path], part: str, months: int) -> Cohort:
 def revenue(inputs: Mapping[str, Path], months: int) -> float:
     """What all customers of the table, whatever their part, are charged in `months` at the start."""
     spec = DatasetSpec.model_validate_json((inputs["customers"] / "schema.json").read_text())
-    table = pq.read_table(inputs["customers"] / "data.parquet", columns=[spec.roles["monthly_charge"]])
-    return months * float(table[0].to_numpy().sum())
+    name = spec.roles["monthly_charge"]
+    table = pq.read_table(inputs["customers"] / "data.parquet", columns=[name, spec.roles.get("id", "row")])
+    return months * float(_charges(table[0].to_numpy(), table[1].to_numpy()).sum())
 
 
 def world(assumptions: Any, training: Cohort) -> World:
@@ -143,6 +148,18 @@ def _solve(share: Any, wanted: float) -> float:
     return (low + high) / 2
 
 
+def _charges(values: NDArray[Any], ids: NDArray[Any]) -> Floats:
+    """Raises DataError, naming the customer, for a charge that is missing or not above 0."""
+    charge = values.astype(np.float64)
+    bad = np.flatnonzero(~(np.isfinite(charge) & (charge > 0)))
+    if len(bad):
+        raise DataError(
+            f"customer {ids[bad[0]]}: a monthly charge of {charge[bad[0]]:g}: NRR is a share of revenue, so every "
+            "charge is above 0"
+        )
+    return charge
+
+
 def _columns(path: Path, part: str) -> dict[str, NDArray[Any]]:
     table = pq.read_table(path, filters=[("split", "==", part)])
     return {name: table[name].to_numpy() for name in table.column_names}
@@ -167,7 +184,10 @@ def _acceptance(bridge: dict[str, Any], spec: DatasetSpec, columns: dict[str, ND
     A table without the bridge's roles is one cell: everybody's. Raises DataError for a cell that holds customers but
     had no client of the bank.
     """
-    cells, known = bridge["cells"], Bridge(bridge, spec)
+    try:
+        cells, known = bridge["cells"], Bridge(bridge, spec)
+    except DecisionError as error:
+        raise DataError(str(error)) from None
     n = len(columns["row"])
     rows = np.array([found["rows"] for found in cells.values()], dtype=np.float64)
     if not rows.sum():

@@ -4,9 +4,9 @@ In this order, each part kept in the checkpoint once it is finished: the baselin
 tuned, all on training customers; PPO is trained once per seed, and of each training the checkpoint that did best on
 validation customers is taken; then everything meets the customers of `evaluation.part`, once.
 
-Nothing is tuned on those. One scalar is refitted there without any outcome: the price of PPO and of the DP on features,
-to what may be spent (`evaluation.cost` x what the best baseline cost on validation customers), in a simulated year of
-mean parameters. The best baseline is the one of highest NRR on training customers.
+Nothing is tuned on those. One scalar is refitted there without any outcome: the price of PPO and of the DP on features.
+On validation customers it is the one at which `evaluation.cost` x the best baseline's cost is spent; on those compared,
+the one at which a year of mean parameters is foreseen to cost as much as it was foreseen to on validation customers. The best baseline is the one of highest NRR on training customers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from engine.errors import DataError
 from retain.policy import Policy
 from tasks.decision import baselines, cohort, evaluation, ppo_lagrangian
 from tasks.decision.baselines import Fitted, Tuned
-from tasks.decision.evaluation import Learned, Rivals
+from tasks.decision.evaluation import Customers, Learned, Rivals
 from tasks.decision.simulator import Cohort
 from tasks.decision.worlds import Setting
 
@@ -62,29 +62,42 @@ class Finished:
         self.files = {name: data for name, data in self.files.items() if not name.startswith(prefix)}
 
 
-@dataclass(frozen=True)
-class Customers:
-    """The three parts that a training uses; `target` is the one it is evaluated on."""
-
-    training: Cohort
-    validation: Cohort
-    target: Cohort
-
-    @classmethod
-    def load(cls, config: DecisionConfig, inputs: Mapping[str, Path]) -> Customers:
-        training, validation = (cohort.load(inputs, part, config.months) for part in ("train", "validation"))
-        if len(training) < config.ppo.minibatches:
-            raise DataError(
-                f"{len(training)} training customers for {config.ppo.minibatches} minibatches: wants one each or more"
-            )
-        same = config.evaluation.part == "validation"
-        target = validation if same else cohort.load(inputs, config.evaluation.part, config.months)
-        return cls(training, validation, target)
+def load(config: DecisionConfig, inputs: Mapping[str, Path]) -> Customers:
+    """Raises DataError for customers that no policy can be trained on."""
+    training, validation = (cohort.load(inputs, part, config.months) for part in ("train", "validation"))
+    if len(training) < config.ppo.minibatches:
+        raise DataError(
+            f"{len(training)} training customers for {config.ppo.minibatches} minibatches: wants one each or more"
+        )
+    part = config.evaluation.part
+    return Customers(
+        training, validation, validation if part == "validation" else cohort.load(inputs, part, config.months)
+    )
 
 
 def run(config: DecisionConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes policy.json, terms.json, tuning.json, curves.parquet and what evaluation.evaluate writes."""
-    customers = Customers.load(config, inputs)
+    customers = load(config, inputs)
+    revenue = cohort.revenue(inputs, config.months)
+    setting = Setting.of(config, customers.training)
+    finished = Finished.resume(workspace)
+    steps = Steps(config)
+
+    fitted = fit_baselines(config, setting, customers.training, finished, workspace, steps)
+    tuned = tune_baselines(config, setting, customers.training, fitted, finished, workspace, steps)
+    best = max(tuned, key=lambda name: tuned[name].best["nrr"])
+    trained = [train_seed(config, setting, customers, at, finished, workspace, steps) for at in range(config.seeds)]
+
+    seed, validation = workspace.seed, customers.validation
+    limit = config.evaluation.cost * evaluation.on_validation(setting, validation, tuned[best].policy, seed)[1]
+    learned = tuple(
+        evaluation.priced(setting, validation, customers.target, policy, limit, seed) for policy, _ in trained
+    )
+    nrr = [evaluation.on_validation(setting, validation, Learned(of.validation), seed)[0] for of in learned]
+    chosen = int(np.argmax(nrr))
+    rivals = Rivals({name: found.policy for name, found in tuned.items()}, fitted, best, learned, chosen, limit)
+    workspace.out.bytes("policy.json", learned[chosen].validation.to_json())
+    revenue = cohort.revenue(inputs, config.months)
     setting = Setting.of(config, customers.training)
     finished = Finished.resume(workspace)
     steps = Steps(config)
@@ -107,12 +120,11 @@ def run(config: DecisionConfig, inputs: Mapping[str, Path], workspace: Workspace
         limit=limit,
     )
     workspace.out.bytes("policy.json", priced[rivals.chosen].to_json())
-    revenue = cohort.revenue(inputs, config.months)
     workspace.out.json("terms.json", terms(config, setting, revenue, tuned["threshold"].best["threshold"]))
     workspace.out.json("tuning.json", {name: _searched(found) for name, found in tuned.items()})
     workspace.out.parquet("curves.parquet", curves([of for _, of in trained], customers.training, config))
     keep = keeper(finished, workspace, steps)
-    return evaluation.evaluate(config, setting, customers.training, customers.target, rivals, workspace, keep)
+    return evaluation.evaluate(config, setting, customers, rivals, workspace, keep)
 
 
 class Steps:
