@@ -6,7 +6,8 @@ validation customers is taken; then everything meets the customers of `evaluatio
 
 Nothing is tuned on those. One scalar is refitted there without any outcome: the price of PPO and of the DP on features.
 On validation customers it is the one at which `evaluation.cost` x the best baseline's cost is spent; on those compared,
-the one at which a year of mean parameters is foreseen to cost as much as it was foreseen to on validation customers. The best baseline is the one of highest NRR on training customers.
+the one at which a year of mean parameters is foreseen to cost as much as it was foreseen to on validation customers.
+The best baseline is the one of highest NRR on training customers.
 """
 
 from __future__ import annotations
@@ -78,7 +79,6 @@ def load(config: DecisionConfig, inputs: Mapping[str, Path]) -> Customers:
 def run(config: DecisionConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes policy.json, terms.json, tuning.json, curves.parquet and what evaluation.evaluate writes."""
     customers = load(config, inputs)
-    revenue = cohort.revenue(inputs, config.months)
     setting = Setting.of(config, customers.training)
     finished = Finished.resume(workspace)
     steps = Steps(config)
@@ -98,28 +98,6 @@ def run(config: DecisionConfig, inputs: Mapping[str, Path], workspace: Workspace
     rivals = Rivals({name: found.policy for name, found in tuned.items()}, fitted, best, learned, chosen, limit)
     workspace.out.bytes("policy.json", learned[chosen].validation.to_json())
     revenue = cohort.revenue(inputs, config.months)
-    setting = Setting.of(config, customers.training)
-    finished = Finished.resume(workspace)
-    steps = Steps(config)
-
-    fitted = fit_baselines(config, setting, customers.training, finished, workspace, steps)
-    tuned = tune_baselines(config, setting, customers.training, fitted, finished, workspace, steps)
-    best = max(tuned, key=lambda name: tuned[name].best["nrr"])
-    trained = [train_seed(config, setting, customers, at, finished, workspace, steps) for at in range(config.seeds)]
-
-    seed, validation = workspace.seed, customers.validation
-    limit = config.evaluation.cost * evaluation.on_validation(setting, validation, tuned[best].policy, seed)[1]
-    priced = [evaluation.within(setting, validation, policy, limit, seed) for policy, _ in trained]
-    nrr = [evaluation.on_validation(setting, validation, Learned(policy), seed)[0] for policy in priced]
-    rivals = Rivals(
-        baselines={name: found.policy for name, found in tuned.items()},
-        fitted=fitted,
-        best=best,
-        learned=tuple(evaluation.within(setting, customers.target, policy, limit, seed) for policy, _ in trained),
-        chosen=int(np.argmax(nrr)),
-        limit=limit,
-    )
-    workspace.out.bytes("policy.json", priced[rivals.chosen].to_json())
     workspace.out.json("terms.json", terms(config, setting, revenue, tuned["threshold"].best["threshold"]))
     workspace.out.json("tuning.json", {name: _searched(found) for name, found in tuned.items()})
     workspace.out.parquet("curves.parquet", curves([of for _, of in trained], customers.training, config))

@@ -9,7 +9,7 @@ from retain.policy import Policy
 from retain.wallet import Offers
 from tasks.decision import evaluation
 from tasks.decision.baselines import Nobody, Threshold
-from tasks.decision.evaluation import EVALUATED, clairvoyant, foreseen_cost, play, within
+from tasks.decision.evaluation import EVALUATED, Learned, clairvoyant, foreseen_cost, on_validation, play, priced
 from tasks.decision.simulator import Cap, Cohort, World, observed
 from tasks.decision.worlds import Setting
 
@@ -39,17 +39,19 @@ def keen(customers: Cohort, offers: Offers, prices: tuple[float, float] = (0.0, 
     return Policy(names, actions, *flat, ((weight, bias),), prices[0], prices)
 
 
-def test_a_price_is_found_for_what_may_be_spent(customers: Cohort, setting: Setting) -> None:
-    network, cost = keen(customers, setting.offers), foreseen_cost(setting, customers, 0)
-    dearest = cost(evaluation.Learned(network))
-    priced = within(setting, customers, network, 0.5 * dearest, 0)
-    spent = cost(evaluation.Learned(priced))
+def test_a_price_is_found_for_what_may_be_spent(customers: Cohort, cohort: Made, setting: Setting) -> None:
+    others, network = cohort(400, seed=9), keen(customers, setting.offers)
+    dearest = on_validation(setting, customers, Learned(network), 0)[1]
+    found = priced(setting, customers, others, network, 0.5 * dearest, 0)
+    spent = on_validation(setting, customers, Learned(found.validation), 0)[1]
     assert 0.42 * dearest <= spent <= 0.5 * dearest
+    foreseen = foreseen_cost(setting, customers, Learned(found.validation), 0)
+    assert 0.9 * foreseen <= foreseen_cost(setting, others, Learned(found.target), 0) <= foreseen
 
 
 def test_the_highest_price_is_taken_where_none_is_high_enough(customers: Cohort, setting: Setting) -> None:
     network = keen(customers, setting.offers, prices=(0.0, 0.1))
-    assert within(setting, customers, network, 1e-6, 0).price == 0.1
+    assert priced(setting, customers, customers, network, 1e-6, 0).validation.price == 0.1
 
 
 def test_nobody_passes_the_bound_and_the_dp_comes_nearest(customers: Cohort, setting: Setting) -> None:
@@ -59,7 +61,7 @@ def test_nobody_passes_the_bound_and_the_dp_comes_nearest(customers: Cohort, set
     nets = {
         "nobody": play(setting, simulator, years, seed, (Nobody(),)),
         "threshold": play(setting, simulator, years, seed, (rule,)),
-        "dp": play(setting, simulator, years, seed, (evaluation.by_features(setting, customers, 0.03, 0),)),
+        "dp": play(setting, simulator, years, seed, (evaluation.by_features(setting, customers, customers, 0.03, 0),)),
         "bound": clairvoyant(setting, simulator, years, seed),
     }
     total = {name: float(found.net.sum()) / customers.revenue for name, found in nets.items()}
