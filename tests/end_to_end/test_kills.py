@@ -86,7 +86,7 @@ def test_a_kill_at_a_named_place(project: Project, tmp_path: Path, place: str) -
 
 
 def test_ctrl_c_leaves_everything_resumable(project: Project, tmp_path: Path) -> None:
-    stopped = project.with_store(tmp_path / "store")
+    stopped = project.with_store(tmp_path / "store", "risk", "accept")
     run = stopped.start("run")
     with Stopwatch(stopped) as watch:
         while not any("risk" in name for name in watch.seconds):
@@ -105,7 +105,7 @@ def test_ctrl_c_leaves_everything_resumable(project: Project, tmp_path: Path) ->
 
 
 def test_a_run_whose_server_dies_stops_and_goes_on_later(project: Project, tmp_path: Path) -> None:
-    orphaned = project.with_store(tmp_path / "store")
+    orphaned = project.with_store(tmp_path / "store", "risk", "accept")
     run = orphaned.start("run")
     with Stopwatch(orphaned) as watch:
         while not any("risk" in name for name in watch.seconds):

@@ -91,7 +91,10 @@ def test_a_criterion_of_the_decision_trains_nothing(project: Project) -> None:
 def test_an_assumption(project: Project) -> None:
     path = project.root / "ops/configs/experiment_chaos.yaml"
     with changed(path, lambda text: text.replace("  decision:\n", "  decision:\n    assumptions: {answered: 2}\n", 1)):
-        expect(project, {"decision": "config: assumptions.answered 4 -> 2"}, waits=("release",))
+        causes = project.why()
+    assert causes.pop("decision") == ["config: assumptions.answered 4 -> 2"]
+    assert causes.pop("release")[0].startswith("waits for decision")
+    assert set(map(tuple, causes.values())) == {()}
 
 
 def test_what_the_baseline_offers(project: Project) -> None:
@@ -108,6 +111,28 @@ def test_the_code_of_the_learner_that_makes_no_difference(project: Project) -> N
     path = project.root / "tasks/decision/ppo_lagrangian.py"
     with changed(path, lambda text: text + "\n_UNUSED = 1\n"):
         expect(project, {"decision": "code: tasks/decision/ppo_lagrangian.py changed"}, reused=("release",))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("budget: 0.0", "a budget of 0 contacts nobody, so there is nothing to learn"),
+        ("offers: {levels: []}", "key 'stages.decision.offers.levels' is []"),
+        ("offers: {levels: [0, 5, 5, 20]}", "levels [0, 5, 5, 20]: wants rising percentages, each once"),
+        ("threshold_offer: 15", "threshold_offer 15 is not one of levels [0, 5, 10, 20]"),
+    ],
+)
+def test_a_decision_that_can_not_be_meant_stops_before_anything_runs(project: Project, keys: str, words: str) -> None:
+    path = project.root / "ops/configs/experiment_chaos.yaml"
+    before = sorted(project.store.rglob("*"))
+    with changed(path, lambda text: text.replace("  decision:\n", f"  decision:\n    {keys}\n", 1)):
+        done = project.run()
+    assert done.returncode == 2
+    (line,) = done.stdout.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "experiment_chaos.yaml:" in line
+    assert words in line
+    assert sorted(project.store.rglob("*")) == before
 
 
 def test_one_byte_of_the_table(project: Project) -> None:
