@@ -533,15 +533,14 @@ class Learner:
             for rows in np.array_split(rng.permutation(self.env.customers), settings.minibatches)
         ]
 
-        def descend(samples: int, part: Batch) -> tuple[Sequence[Tensor], Floats]:
+        def descend(samples: int, part: Batch) -> tuple[Sequence[Tensor], Gradients]:
             outputs = self.network(torch.from_numpy(part.inputs))
             by = outputs.detach().numpy(), part, samples
             found = gradients(*by, settings.clip, settings.entropy * remaining, settings.value_weight)
-            downhill = torch.autograd.grad(outputs, parameters, torch.from_numpy(found.outputs))
-            return downhill, _watched(found, part, settings.clip)
+            return torch.autograd.grad(outputs, parameters, torch.from_numpy(found.outputs)), found
 
-        for _ in range(settings.epochs):
-            watched = np.zeros(4)
+        watched = np.zeros(4)
+        for epoch in range(settings.epochs):
             for at in rng.permutation(settings.minibatches):
                 samples = sum(part.weight.size for part in minibatches[at])
                 found = workers(partial(descend, samples), minibatches[at])
@@ -549,7 +548,8 @@ class Learner:
                     # Contiguous: fused Adam reads memory in order, whatever the strides say.
                     parameter.grad = sum(by_part[1:], by_part[0]).contiguous()
                 self.optimizer.step()
-                watched += sum(seen for _, seen in found)
+                if epoch == settings.epochs - 1:
+                    watched += sum(_watched(of, part, settings.clip) for (_, of), part in zip(found, minibatches[at]))
         weight, entropy, kl, clipped = watched.tolist()
         weight = max(weight, 1e-12)  # nobody may have had a choice
         return {"entropy": entropy / weight, "approx_kl": kl / weight, "clip_fraction": clipped / weight}
