@@ -10,7 +10,8 @@ and what counts is the best year of each, so that others' work on the machine di
 Beside it Stable-Baselines3's PPO on the same simulator, twice. `whole_cohort`: a VecEnv with an environment for each
 customer and n_steps of a year, its network 64-64 with one body as ours, minibatches and epochs as ours; torch's threads
 are one or all, whichever is faster. `documented`: make_vec_env of four environments of one customer each, everything
-else by default (10 epochs of minibatches of 64), on one thread. Neither has constraints, masks or more than one value to learn.
+else by default (10 epochs of minibatches of 64), on one thread. Neither has constraints, masks or more than one value
+to learn.
 
 Customers are made (speed doesn't depend on who they are); everything else is stated by exp_001_mvp. Lift is that of the
 likeliest actions under the wallet, over no contact; `time_to_98_s` are seconds of training until 98 % of the final one,
