@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,21 +86,37 @@ def run(config: DecisionConfig, inputs: Mapping[str, Path], workspace: Workspace
     fitted = fit_baselines(config, setting, customers.training, finished, workspace, steps)
     tuned = tune_baselines(config, setting, customers.training, fitted, finished, workspace, steps)
     best = max(tuned, key=lambda name: tuned[name].best["nrr"])
-    trained = [train_seed(config, setting, customers, at, finished, workspace, steps) for at in range(config.seeds)]
+    trained = {
+        training.name: train_policy(config, training, customers, finished, workspace, steps, steps.of_training(at))
+        for at, training in enumerate(trainings(config, setting, workspace.seed))
+    }
 
     seed, validation = workspace.seed, customers.validation
     limit = config.evaluation.cost * evaluation.on_validation(setting, validation, tuned[best].policy, seed)[1]
     learned = tuple(
-        evaluation.priced(setting, validation, customers.target, policy, limit, seed) for policy, _ in trained
+        evaluation.priced(setting, validation, customers.target, trained[f"seed-{at}"][0], limit, seed)
+        for at in range(config.seeds)
     )
     nrr = [evaluation.on_validation(setting, validation, Learned(of.validation), seed)[0] for of in learned]
     chosen = int(np.argmax(nrr))
-    rivals = Rivals({name: found.policy for name, found in tuned.items()}, fitted, best, learned, chosen, limit)
+    by_budget = {
+        budget: trained.get(f"budget-{budget:g}", trained[f"seed-{chosen}"])[0] for budget in config.evaluation.budgets
+    }
+    rivals = Rivals(
+        baselines={name: found.policy for name, found in tuned.items()},
+        fitted=fitted,
+        best=best,
+        learned=learned,
+        chosen=chosen,
+        by_budget=by_budget,
+        limit=limit,
+    )
     workspace.out.bytes("policy.json", learned[chosen].validation.to_json())
     revenue = cohort.revenue(inputs, config.months)
     workspace.out.json("terms.json", terms(config, setting, revenue, tuned["threshold"].best["threshold"]))
     workspace.out.json("tuning.json", {name: _searched(found) for name, found in tuned.items()})
-    workspace.out.parquet("curves.parquet", curves([of for _, of in trained], customers.training, config))
+    of_seeds = [trained[f"seed-{at}"][1] for at in range(config.seeds)]
+    workspace.out.parquet("curves.parquet", curves(of_seeds, customers.training, config))
     keep = keeper(finished, workspace, steps)
     return evaluation.evaluate(config, setting, customers, rivals, workspace, keep)
 
@@ -111,14 +127,16 @@ class Steps:
     def __init__(self, config: DecisionConfig) -> None:
         self.iterations = config.ppo.iterations
         self.before = 1 + len(config.baselines)  # the random test, and each baseline's search
-        self.trained = self.before + config.seeds * self.iterations
-        # Of the evaluation: each policy and line, each world, each budget, looking back.
         asked = config.evaluation
+        others = sum(budget != config.budget for budget in asked.budgets)
+        self.trained = self.of_training(config.seeds + others)
+        # Of the evaluation: each policy and line, each world, each budget, looking back.
         policies = 1 + len(config.baselines) + 3
         self.total = self.trained + policies + 1 + len(asked.worlds) + len(asked.budgets) + 1
 
-    def of_seed(self, at: int, iteration: int) -> int:
-        return self.before + at * self.iterations + iteration
+    def of_training(self, at: int) -> int:
+        """How many come before it."""
+        return self.before + at * self.iterations
 
 
 def keeper(finished: Finished, workspace: Workspace, steps: Steps) -> evaluation.Keep:
@@ -181,34 +199,50 @@ def tune_baselines(
     return found
 
 
-def train_seed(
+@dataclass(frozen=True)
+class Training:
+    """One policy to train: for a seed, and one more for each other budget of the budget-to-lift curve."""
+
+    name: str
+    setting: Setting
+    seed: int
+
+
+def trainings(config: DecisionConfig, setting: Setting, seed: int) -> list[Training]:
+    others = [budget for budget in config.evaluation.budgets if budget != config.budget]
+    return [Training(f"seed-{at}", setting, seed + at) for at in range(config.seeds)] + [
+        Training(f"budget-{budget:g}", replace(setting, budget=budget), seed) for budget in others
+    ]
+
+
+def train_policy(
     config: DecisionConfig,
-    setting: Setting,
+    training: Training,
     customers: Customers,
-    at: int,
     finished: Finished,
     workspace: Workspace,
     steps: Steps,
+    before: int,
 ) -> tuple[Policy, list[dict[str, float]]]:
-    """The policy of one seed that did best on validation customers, and its curves."""
-    key = f"seed-{at}/"
+    """The policy that did best on validation customers, and its curves; `before` steps come before its first."""
+    key, setting = f"{training.name}/", training.setting
     if f"{key}policy.json" not in finished.files:
         unit = len(customers.training) / customers.training.revenue
         result = ppo_lagrangian.train(
             setting.simulator(customers.training),
             settings(config, setting, customers.training),
-            seed=workspace.seed + at,
+            seed=training.seed,
             threads=workspace.threads,
             validate=lambda policy: evaluation.on_validation(
                 setting, customers.validation, Learned(policy), workspace.seed
             )[0],
             resume=finished.part(LEARNER) or None,
             save=lambda iteration, files: workspace.checkpoints.save(
-                steps.of_seed(at, iteration), finished.files | {LEARNER + name: data for name, data in files.items()}
+                before + iteration, finished.files | {LEARNER + name: data for name, data in files.items()}
             ),
             should_stop=workspace.should_stop,
             progress=lambda iteration, _, figures: workspace.progress(
-                steps.of_seed(at, iteration),
+                before + iteration,
                 steps.total,
                 nrr=figures["reward"] * unit,
                 cost=figures["cost_offer_cost"] * unit,
