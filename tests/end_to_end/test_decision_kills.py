@@ -113,6 +113,7 @@ def test_a_kill_at_a_named_place(ready: Project, undisturbed: dict[str, bytes], 
     check(shot, undisturbed, watch)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_stopped_goes_on_from_its_checkpoint(
     ready: Project, finished: Project, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -68,8 +68,9 @@ def test_random_kills(project: Project, tmp_path: Path, seed: int) -> None:
     check_unharmed(shot, project, seen)
 
 
-# In every run: one inside each of save, rename and settle. The others take their minutes in `make test-slow`.
-ALWAYS = ("checkpoint.seal", "store.rename@40", "ledger.settle@2")
+# In every run: one inside each of rename and settle, without the stages of longer runs; test_decision_kills.py has one
+# inside the save of a checkpoint. The others take their minutes in `make test-slow`.
+ALWAYS = ("store.rename@40", "ledger.settle@2")
 PLACES = (*faults.POINTS, *(f"store.{place}@40" for place in ("write", "rename", "renamed")), "ledger.settle@2")
 
 
@@ -78,7 +79,8 @@ PLACES = (*faults.POINTS, *(f"store.{place}@40" for place in ("write", "rename",
 )
 def test_a_kill_at_a_named_place(project: Project, tmp_path: Path, place: str) -> None:
     mark = tmp_path / "died"
-    shot = project.with_store(tmp_path / "store", RETAIN_FAULT=place, RETAIN_FAULT_MARK=str(mark))
+    wanted = ("risk", "accept") if place in ALWAYS else ()
+    shot = project.with_store(tmp_path / "store", *wanted, RETAIN_FAULT=place, RETAIN_FAULT_MARK=str(mark))
     with Stopwatch(shot) as watch:
         run_to_the_end(shot)
     assert mark.exists(), "nobody came by"

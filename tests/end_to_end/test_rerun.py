@@ -107,6 +107,7 @@ def test_what_the_baseline_offers(project: Project) -> None:
         assert causes == {stage: [] for stage in STAGES if stage != "release"}
 
 
+@pytest.mark.slow
 def test_the_code_of_the_learner_that_makes_no_difference(project: Project) -> None:
     path = project.root / "tasks/decision/ppo_lagrangian.py"
     with changed(path, lambda text: text + "\n_UNUSED = 1\n"):
