@@ -49,3 +49,14 @@ def test_what_is_generated_changes_with_its_version_only(name: str, digest: str,
 def test_a_table_without_a_generator_needs_its_data(spec: Described) -> None:
     with pytest.raises(DataError, match=r"there is no synthetic generator for 'grocer'\. Set RETAIN_DATA_DIR"):
         synthetic.csv(spec("telco").model_copy(update={"name": "grocer"}), 42)
+
+
+def test_every_cell_of_the_bridge_has_clients_and_customers_pay(spec: Described) -> None:
+    """Else no year could be simulated with made-up customers."""
+    bank, _ = table.typed(text.parse(synthetic.csv(spec("bank"), 42), spec("bank")), spec("bank"), 50_000, 42)
+    age, marital, contact = (np.asarray(bank[name]) for name in ("age", "marital", "contact"))
+    found = np.bincount(4 * (age >= 60) + 2 * (marital == "married") + (contact == "cellular"), minlength=8)
+    assert found.min() >= 100
+    assert {part.role for part in spec("telco").bridge} == {"senior", "partner", "paperless"}
+    customers, _ = table.typed(text.parse(synthetic.csv(spec("telco"), 42), spec("telco")), spec("telco"), 50_000, 42)
+    assert np.asarray(customers["MonthlyCharges"]).min() > 0
