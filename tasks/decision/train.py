@@ -79,6 +79,7 @@ def load(config: DecisionConfig, inputs: Mapping[str, Path]) -> Customers:
 def run(config: DecisionConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes policy.json, terms.json, tuning.json, curves.parquet and what evaluation.evaluate writes."""
     customers = load(config, inputs)
+    revenue = cohort.revenue(inputs, config.months)  # now: it refuses charges that nothing else looks at
     setting = Setting.of(config, customers.training)
     finished = Finished.resume(workspace)
     steps = Steps(config)
@@ -112,7 +113,6 @@ def run(config: DecisionConfig, inputs: Mapping[str, Path], workspace: Workspace
         limit=limit,
     )
     workspace.out.bytes("policy.json", learned[chosen].validation.to_json())
-    revenue = cohort.revenue(inputs, config.months)
     workspace.out.json("terms.json", terms(config, setting, revenue, tuned["threshold"].best["threshold"]))
     workspace.out.json("tuning.json", {name: _searched(found) for name, found in tuned.items()})
     of_seeds = [trained[f"seed-{at}"][1] for at in range(config.seeds)]

@@ -42,7 +42,7 @@ def call(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_risk_and_accept_meet_the_locked_criteria(store: Path) -> None:
     ended = call(store, "eval/verdict.py", "--experiment", "exp_001_mvp", "--json")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.returncode == 1, ended.stdout + ended.stderr  # of a decision that isn't there yet
     rows: list[dict[str, Any]] = json.loads(ended.stdout)["criteria"]
     judged = {(row["stage"], row["metric"]): row for row in rows}
     for stage in ("risk", "accept"):
@@ -51,6 +51,9 @@ def test_risk_and_accept_meet_the_locked_criteria(store: Path) -> None:
             assert row["passed"]
             low, high = row["ci"]
             assert low <= row["value"] <= high
+    missed = {row["stage"] for row in rows if row["gating"] and not row["passed"]}
+    assert missed == {"decision"}
+    assert {row["value"] for row in rows if row["stage"] == "decision"} == {None}
     assert judged["customers", "rows"]["value"] == 7032
     assert judged["campaigns", "rows"]["value"] == 41188
 
