@@ -25,19 +25,16 @@ for any policy, an adversary too, and for any number of offers. (A margin of 4.7
 sums only: of 200 offers with p = .001 three are accepted once in 900 times, where it holds for 2.3.) In worst_case
 nothing is left to chance.
 
-**What q is.** The wallet is told p, what the model believes, and doubts it: q = min(1, doubt x p), with doubt 2 at
-first. Answers dispel it: k of DOUBTS is ruled out when the likelihood of all answers under p passes that under k p by
-1 / delta, for if acceptance were k p or more, their ratio would be a supermartingale that ever gets there with
-probability <= delta (Ville 1939); doubt is the least k ruled out. So the bound above is one for acceptances of up to
-twice what is believed: half of 1e-6 for the holds, the rest for k ruled out wrongly.
+**What q is.** The wallet is told p, what the model believes, and holds for DOUBT = 2 times that: q = min(1, 2 p), for
+ever. So the bound holds for any policy as long as each offer's true acceptance is at most twice the told one, whichever
+offers are wrong. Answers do not dispel the doubt: those to one kind of offer say nothing of another's.
 
-**When p is wrong.** If every p_i is right, exp(ln k sum A_i - sum ln(1 + p_i (k - 1))) is a supermartingale, too, for
-each k > 1, so its mean over a few k passes 1 / alpha with probability <= alpha in all time. When it does, acceptance
-runs above its interval, and the wallet goes over to worst_case for good. alpha is 1e-3: a false alarm costs some
-revenue, nothing else.
-
-Both watch every offer from when it was made: as if accepted for the first, as if declined for the second, until it is
-answered. So neither is misled by a yes that comes sooner than a no.
+**When p is wrong.** If every p_i is right, exp(ln k sum A_i - sum ln(1 + p_i (k - 1))) is a supermartingale for each
+k > 1 (Ville 1939), so its mean over a few k passes 1 / alpha with probability <= alpha in all time. It takes an offer
+as declined until it is answered, so a yes that comes sooner than a no misleads nobody. When it passes, acceptance runs
+above its interval, and the wallet goes over to worst_case for good: offers made from then on are held for in full.
+That is no bound for what was open then: it was admitted on a smaller hold, and where acceptance is more than twice what
+was told it may still pass the budget. alpha is 1e-3: a false alarm costs some revenue, nothing else.
 """
 
 from __future__ import annotations
@@ -57,7 +54,7 @@ Mode = Literal["expected", "worst_case"]
 
 OVERDRAW = 1e-6
 FALSE_ALARM = 1e-3  # alpha
-DOUBTS = np.array([1.25, 1.5, 2.0])  # the last one is where a wallet starts
+DOUBT = 2.0  # how many times the acceptances that it is told a wallet holds for
 ODDS = np.array([1.1, 1.2, 1.4, 1.7, 2.0, 3.0])  # k of the alarm: how much too low the odds of acceptance may be
 # theta from ln(1/delta) / budget, where the margin alone would fill the wallet, in steps of sqrt 2, which loses at most
 # 1.5 % of the margin to the best theta. The 48th is 1.2e7 times the first: beyond, the worst case is as good.
@@ -141,8 +138,7 @@ def mean_probability(centre: Floats, sd: Floats) -> Floats:
 class Wallet:
     """One budget. Amounts in currency units; the arrays of a call are offers in their order of arrival.
 
-    `overdraw`: how likely it may be, in all time, that the budget is passed. `doubt`: how many times the acceptances
-    that it is told are held for.
+    `overdraw`: how likely it may be, in all time, that the budget is passed.
     """
 
     def __init__(self, budget: float, mode: Mode = "expected", overdraw: float = OVERDRAW) -> None:
@@ -157,21 +153,21 @@ class Wallet:
         self.batch = 1
         self.open = 0
         self._liability = 0.0  # of the open offers, all accepted
+        self._mean = 0.0  # of the open offers, accepted as often as believed
         self._theta = THETAS / max(self.budget, 1e-6)  # less than a millionth buys nothing, and would overflow
-        self._psi = np.zeros((len(DOUBTS), len(THETAS)))  # of the open offers, summed
+        self._psi = np.zeros(len(THETAS))  # of the open offers, summed
         self._answered = False
-        self._doubt = len(DOUBTS) - 1
-        self._below = np.zeros(len(DOUBTS))  # ln of how much likelier the answers are under p than under k p
         self._above = np.zeros(len(ODDS))  # ln of the alarm's supermartingale, for each k
-
-    @property
-    def doubt(self) -> float:
-        return float(DOUBTS[self._doubt])
 
     @property
     def held(self) -> float:
         """What the open offers are taken to cost at most."""
-        return float(self._hold(self._psi[self._doubt], self._liability))
+        return float(self._hold(self._psi, self._liability))
+
+    @property
+    def expected(self) -> float:
+        """What is committed, and what the open offers will cost on average if acceptance is what is believed."""
+        return self.committed + self._mean
 
     @property
     def free(self) -> float:
@@ -192,31 +188,25 @@ class Wallet:
         if self._answered:
             self._answered = False
             self.batch += 1
-        psi = self._prices(liability, acceptance, self._doubt)
-        of_open = self._psi[self._doubt]
+        psi = self._prices(liability, acceptance)
         waiting = np.arange(len(cost))
         while len(waiting):
             # If everything that waits were admitted in turn: committed, psi and liability after each.
             committed = np.cumsum(np.concatenate(([self.committed], cost[waiting])))[1:]
-            prices = np.cumsum(np.concatenate((of_open[None], psi[waiting])), axis=0)[1:]
+            prices = np.cumsum(np.concatenate((self._psi[None], psi[waiting])), axis=0)[1:]
             liabilities = np.cumsum(np.concatenate(([self._liability], liability[waiting])))[1:]
             fits = committed + self._hold(prices, liabilities) <= self.budget
             first = len(fits) if fits.all() else int(fits.argmin())
             if first:
                 made[waiting[:first]] = True
-                self.committed, of_open = float(committed[first - 1]), prices[first - 1]
+                self.committed, self._psi = float(committed[first - 1]), prices[first - 1]
                 self._liability, self.open = float(liabilities[first - 1]), self.open + first
             # Holds only grow: whoever would not fit now, alone, will not fit after others either.
             waiting = waiting[first + 1 :]
-            alone = self._hold(of_open + psi[waiting], self._liability + liability[waiting])
+            alone = self._hold(self._psi + psi[waiting], self._liability + liability[waiting])
             waiting = waiting[self.committed + cost[waiting] + alone <= self.budget]
-        for index in range(len(DOUBTS)):
-            if index == self._doubt:
-                self._psi[index] = of_open
-            else:
-                self._psi[index] = _in_turn(self._psi[index], self._prices(liability[made], acceptance[made], index))
-        yes, _ = _likelier(acceptance[made])
-        self._below = _in_turn(self._below, yes)
+        mean = acceptance[made] * liability[made]
+        self._mean = float(np.cumsum(np.concatenate(([self._mean], mean)))[-1])
         self._above = _in_turn(self._above, -np.log1p(acceptance[made, None] * (ODDS - 1)))
         return made
 
@@ -231,15 +221,15 @@ class Wallet:
         if self._answered:
             self._answered = False
             self.batch += 1
-        no, yes, below, above = _alone(acceptance)
+        no, yes, above = _alone(acceptance)
         psi = self._psi + np.logaddexp(no, yes + liability * self._theta)
         total = self._liability + liability
-        if not self.committed + cost + float(self._hold(psi[self._doubt], total)) <= self.budget:
+        if not self.committed + cost + float(self._hold(psi, total)) <= self.budget:
             return False
         self.committed += cost
         self._psi, self._liability = psi, total
+        self._mean += acceptance * liability
         self.open += 1
-        self._below = self._below + below
         self._above = self._above - above
         return True
 
@@ -253,19 +243,14 @@ class Wallet:
         self.open -= len(accepted)
         self.committed += float(liability[accepted].sum())
         if self.open:
-            for index in range(len(DOUBTS)):
-                self._psi[index] -= self._prices(liability, acceptance, index).sum(axis=0)
+            self._psi = self._psi - self._prices(liability, acceptance).sum(axis=0)
             self._liability -= float(liability.sum())
+            self._mean -= float((acceptance * liability).sum())
         else:  # exactly nothing, whatever was rounded on the way
-            self._psi[:] = 0.0
-            self._liability = 0.0
+            self._psi = np.zeros(len(THETAS))
+            self._liability = self._mean = 0.0
         self._answered = True
-        yes, no = _likelier(acceptance[~accepted])
-        self._below += (no - yes).sum(axis=0)
         self._above += np.log(ODDS) * accepted.sum()
-        ruled_out = np.flatnonzero(self._below >= np.log(2 * len(DOUBTS) / self.overdraw))
-        if len(ruled_out):
-            self._doubt = min(self._doubt, int(ruled_out[0]))
         if np.logaddexp.reduce(self._above) >= np.log(len(ODDS) / FALSE_ALARM):
             self.mode = "worst_case"
 
@@ -273,9 +258,9 @@ class Wallet:
         """Gives back what accepted offers will not cost any more, since their customers left."""
         self.committed -= amount
 
-    def _prices(self, liability: Floats, acceptance: Floats, doubt: int) -> Floats:
+    def _prices(self, liability: Floats, acceptance: Floats) -> Floats:
         """(n, thetas) psi of each offer, without overflow."""
-        q = np.minimum(1.0, DOUBTS[doubt] * acceptance)
+        q = np.minimum(1.0, DOUBT * acceptance)
         with np.errstate(divide="ignore"):
             no, yes = np.log1p(-q), np.log(q)
         return np.asarray(np.logaddexp(no[:, None], yes[:, None] + liability[:, None] * self._theta))
@@ -284,26 +269,18 @@ class Wallet:
         """(...,) of summed psi (..., thetas) and summed liability (...,) of the open offers."""
         if self.mode == "worst_case":
             return np.asarray(liability)
-        rare = np.log(2 * self.batch * (self.batch + 1) / self.overdraw)
+        rare = np.log(self.batch * (self.batch + 1) / self.overdraw)
         return np.asarray(np.minimum(((psi + rare) / self._theta).min(axis=-1), liability))
 
 
-def _likelier(acceptance: Floats) -> tuple[Floats, Floats]:
-    """(n, doubts) ln of how much likelier a yes, and a no, is under p than under k p (at most .95, or p)."""
-    p = np.clip(acceptance[:, None], 1e-12, 1 - 1e-12)
-    more = np.maximum(p, np.minimum(0.95, DOUBTS * p))
-    return np.log(p / more), np.log((1 - p) / (1 - more))
-
-
 @lru_cache(maxsize=4096)  # a service meets few acceptances: of its cells, offers and histories
-def _alone(acceptance: float) -> tuple[Floats, Floats, Floats, Floats]:
-    """What `admit` needs of one offer's acceptance: ln of a no and of a yes (doubts, 1) for psi, and what both watches
-    add up."""
-    q = np.minimum(1.0, DOUBTS * acceptance)
-    with np.errstate(divide="ignore"):
-        no, yes = np.log1p(-q), np.log(q)
+def _alone(acceptance: float) -> tuple[Floats, Floats, Floats]:
+    """What `admit` needs of one offer's acceptance: ln of a no and of a yes (1,) for psi, and what the alarm takes
+    off (odds,)."""
     p = np.array([acceptance])
-    return no[:, None], yes[:, None], _likelier(p)[0][0], np.log1p(p * (ODDS - 1))
+    q = np.minimum(1.0, DOUBT * p)
+    with np.errstate(divide="ignore"):
+        return np.log1p(-q), np.log(q), np.log1p(p * (ODDS - 1))
 
 
 def _in_turn(start: Floats, rows: Floats) -> Floats:
