@@ -300,8 +300,12 @@ def observe(case: Case, pace: float) -> Singles:
 
 
 def pace(wallet: Wallet, left: float) -> float:
-    """Share of the budget that is free, less the share of its period that is `left`; between -1 and 1."""
-    free = 1 - (wallet.committed + wallet.held) / wallet.budget if wallet.budget > 0 else 0.0
+    """Share of the budget not expected to be spent, less the share of its period that is `left`; between -1 and 1.
+
+    In the simulated year every answer is in when a policy decides, so it learned from what is committed. In a service
+    offers are open; what is held for them is what they cost at most, so they count as what they cost on average.
+    """
+    free = 1 - wallet.expected / wallet.budget if wallet.budget > 0 else 0.0
     return min(1.0, max(-1.0, free - left))
 
 

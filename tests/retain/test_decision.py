@@ -343,13 +343,29 @@ def test_pace_stays_between_minus_one_and_one(committed: float, budget: float, l
     assert -1 <= pace(wallet, left) <= 1
 
 
-def test_pace_is_what_is_free_less_what_is_to_come() -> None:
+def test_pace_is_what_is_not_expected_to_be_spent_less_what_is_to_come() -> None:
     wallet = Wallet(1000.0)
     assert pace(wallet, 1.0) == 0.0
     assert pace(wallet, 0.25) == 0.75
     assert wallet.admit_one(100.0, 150.0, 0.5)  # alone, its worst case is held
-    assert pace(wallet, 1.0) == pytest.approx(-0.25)
+    assert pace(wallet, 1.0) == pytest.approx(-0.175)
     assert pace(Wallet(0.0), 0.5) == -0.5
+
+
+def test_pace_is_nearly_the_same_whether_offers_were_answered_or_not() -> None:
+    """A service that gets no answers shows a policy what the simulated year, where all are in, let it learn from."""
+    rng = np.random.default_rng(5)
+    unanswered, settled = Wallet(60_000.0), Wallet(60_000.0)
+    worst = 0.0
+    for _ in range(20):
+        cost, liability, p = np.ones(100), rng.uniform(0, 100, 100), rng.uniform(0.05, 0.4, 100)
+        for wallet in (unanswered, settled):
+            assert wallet.admit(cost, liability, p).all()
+        settled.settle(liability, p, rng.random(100) < p)
+        worst = max(worst, abs(pace(unanswered, 1.0) - pace(settled, 1.0)))
+    assert worst < 0.02
+    assert pace(settled, 1.0) < -0.35
+    assert (unanswered.committed + unanswered.held) / 60_000 > 1.3 * settled.committed / 60_000
 
 
 # -- the bridge ----------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def test_the_policy_observes_wallet_and_clock(release: Release) -> None:
     assert service.wallet.admit_one(100.0, 150.0, 0.5)
     history = {"contacts": [1, 0], "answers": {"accepted": 1, "declined": 2}}
     assert ask(service, customer, history)["why"] == "policy_no_contact"
-    expected = [0, 1, 0, 0, 0, 1, 2, np.float32(0.75 - 0.75)]
+    expected = [0, 1, 0, 0, 0, 1, 2, np.float32(1 - 0.175 - 0.75)]
     assert Notes.seen[-1][-8:].tolist() == expected
     assert ask(service, customer, {"running_offer": 10, "months_left": 2})["why"] == "running_offer"
     assert len(Notes.seen) == 1  # nor is it asked about whom nobody may contact
