@@ -269,10 +269,16 @@ def tune(
 
 
 def compete(simulator: Simulator, policy: Policy, years: int, seed: int, mode: Mode | None) -> list[Year]:
-    """A policy's years, the same worlds for every policy; no wallet if `mode` is None."""
+    """A policy's years, the same worlds for every policy. With no `mode` nothing stands in its way: no wallet, and no
+    mask to know of."""
+    free = mode is None
     return [
         play(
-            simulator, policy, np.random.default_rng([seed, 0, year]), Wallet(simulator.budget, mode) if mode else None
+            simulator,
+            policy,
+            np.random.default_rng([seed, 0, year]),
+            Wallet(simulator.budget, mode) if mode else None,
+            masked=not free,
         )
         for year in range(years)
     ]
@@ -284,6 +290,11 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
     "thompson_sampling": {"price": ("linear", 0.5, 3.0), "boldness": ("log", 0.03, 1.0)},
     "uplift_tree": {"price": ("linear", 0.5, 3.0), "rounds": ("log", 3, TREATED["rounds"])},
 }
+
+
+SCALAR = {name: next(iter(ranges)) for name, ranges in RANGES.items()}
+# How far around the tuned scalar a refit looks, as a share of its range, and how often.
+REFIT, REFITS = 0.15, 8
 
 
 @dataclass(frozen=True)
@@ -315,6 +326,30 @@ def search(
 ) -> Tuned:
     """The baseline `name`, tuned."""
     return tune(simulator, lambda found: fitted.policy(name, found), RANGES[name], evaluations, years, seed, mode)
+
+
+def refit(
+    simulator: Simulator, fitted: Fitted, name: str, found: Mapping[str, float], years: int, seed: int, mode: Mode
+) -> Tuned:
+    """The baseline as tuned, with its one scalar set anew on the simulator's customers: the best of a few around it.
+
+    Of mean parameters, nothing but features tells of them.
+    """
+    kind, low, high = RANGES[name][SCALAR[name]]
+    width = REFIT * (high - low)
+    at = found[SCALAR[name]]
+    near: Range = (kind, max(low, at - width), min(high, at + width))
+    rest = {key: value for key, value in found.items() if key not in ("nrr", "cost")}
+    tuned = tune(
+        simulator,
+        lambda setting: fitted.policy(name, {**rest, **setting}),
+        {SCALAR[name]: near},
+        REFITS,
+        years,
+        seed,
+        mode,
+    )
+    return replace(tuned, best={**rest, **tuned.best})
 
 
 def _value(of: Range, place: float) -> float:

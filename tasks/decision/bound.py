@@ -1,4 +1,4 @@
-"""The two lines that every policy is read against: what none can pass, and the best that features can tell.
+"""The two lines that every policy is read against: what none can pass, and what features tell of the best year.
 
 **The bound.** A policy that keeps cost <= B earns no more than max over policies of E[return] + price x (B - E[cost])
 for any price >= 0, and without B that maximum falls apart into one for each customer: cost is what a unit of it is
@@ -8,7 +8,7 @@ no answer before it is given, and needs no wallet: no policy of this world that 
 
 **DP on features.** The same program with the mean parameters that features tell (`simulator.parameters` without a
 generator) gives a policy that a service could run, if the world were known and the year had an end: the aim for what is
-learned.
+learned. It takes means for the truth (certainty equivalence) and learns nothing from answers, so it is no bound.
 
 The state of a customer is which months she was contacted in (fatigue, cap, sleeping dogs and the months left of an
 offer all follow from those), and the offer that runs. That is exact: no memory is cut off. Of 12 months with at most 2
@@ -76,6 +76,16 @@ class Solution:
     value: Floats
     cost: Floats
     actions: tuple[NDArray[np.int8], ...]
+
+    def bound(self, cohort: Cohort, budget: float) -> Floats:
+        """(n,) whose sum no policy of expected cost `budget` or less passes: value + price x budget (weak duality).
+
+        A customer's is what her best year earns; what that leaves of the budget is spread by charge over those who may
+        be contacted.
+        """
+        left = self.price * (budget - self.cost.sum())
+        charge = np.where(cohort.opted_out, 0.0, cohort.charge)
+        return np.asarray(self.value + self.price * self.cost + left * charge / max(charge.sum(), 1e-12))
 
 
 def solve(
@@ -149,37 +159,6 @@ def _block(
             table[month][may] = np.where(contact, best[0] + 1, 0)
         value, cost = quiet, quiet_cost
     return value[0, 0], cost[0, 0]
-
-
-@dataclass(frozen=True)
-class Bound:
-    """The dual at every price that was tried. `value`, `cost` are shares of revenue, `value` = NRR - price x cost."""
-
-    price: Floats
-    value: Floats
-    cost: Floats
-
-    def nrr(self, budget: float) -> float:
-        """No policy that costs `budget` (a share of revenue) or less has a higher expected NRR."""
-        return float((self.value + self.price * budget).min())
-
-
-def bound(
-    cohort: Cohort, drawn: Parameters, world: World, offers: Offers, cap: Cap, budget: float, rounds: int = 12
-) -> Bound:
-    """The dual bound for customers who are `drawn`, tightest near `budget`, a share of revenue.
-
-    Bisection on the price at which the best years cost the budget; every price tried is a valid bound for every budget.
-    """
-    tried: list[tuple[float, float, float]] = []
-
-    def cost(price: float) -> float:
-        found = solve(cohort, drawn, world, offers, cap, price)
-        tried.append((price, found.value.sum() / cohort.revenue, found.cost.sum() / cohort.revenue))
-        return tried[-1][2]
-
-    price_of(cost, budget, rounds)
-    return Bound(*(np.array(part) for part in zip(*tried)))
 
 
 def price_of(cost: Callable[[float], float], target: float, rounds: int) -> float:

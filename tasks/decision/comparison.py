@@ -6,13 +6,15 @@ by the same draws, so a difference keeps what two policies have in common out of
 
 NRR: net revenue / (12 x starting monthly revenue). Lift: NRR less that of no contact. Offer cost: discounts and
 contacts, same base. Exit NRR: what the month after the last one is charged, of the starting monthly revenue. Attempted
-overspend: what a policy would cost beyond the budget if no wallet stood in its way, as a share of the budget; below 0
-it keeps to it by itself.
+overspend: what a policy costs beyond the budget where no wallet stands in its way, as a share of the budget, mean over
+years (a year below it makes good for none). Attempted contacts: of the offers it would make if it knew no mask, those
+that cap, running offers and opt-outs forbid. Refused: of the offers it wants and may make, those that the wallet
+doesn't admit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,51 +25,56 @@ from tasks.decision.simulator import Cohort, Floats, Year
 
 NORMAL = 1.959963984540054  # 97.5 % of a normal distribution lie below
 Metric = dict[str, Any]
+# Figures that only a policy has, and no line.
+OF_POLICIES = (
+    "exit_nrr",
+    "attempted_overspend",
+    "attempted_contacts",
+    "refused",
+    "executed_violations",
+    "over_cap",
+)
 
 
 @dataclass(frozen=True)
 class Returns:
-    """What a policy brought: (seeds, n) means over years, in currency units; one seed for what isn't trained.
+    """What a policy brought: `net` and `cost` (seeds, n), means over years, in currency units; one seed for what isn't
+    trained. A line that is no policy has a `price`, and nets of its own for customers at risk.
 
-    `attempted`: its cost without a wallet. `overdrawn`, `over_cap`, `fell_back` of `years` x seeds years each;
-    `peak`: the most that was ever committed, as a share of the budget. A line that is no policy has no years, and
-    None for what only a policy has; `price` is that of its budget.
+    `played`, of a policy: `run_rate`, `contacts` (seeds, n) means over years; `attempted` (seeds, years, n) cost
+    without a wallet; and (seeds, years): `peak`, the most that was committed, as a share of the budget; `most_contacts`
+    of any customer within a window of the cap; offers `made`, `refused` by the wallet, and, of a policy that knows no
+    mask, `wanted` and `forbidden`; `fell_back`, 1 if the wallet went over to worst_case.
     """
 
     net: Floats
     cost: Floats
-    run_rate: Floats | None
-    contacts: Floats | None
-    attempted: Floats | None
-    overdrawn: int
-    over_cap: int
-    fell_back: int
-    peak: float
-    years: int
-    price: float = 0.0
+    net_at_risk: Floats
+    price: float
+    played: Mapping[str, Floats]
 
 
-def returns(
-    budget: float, max_contacts: int, played: Sequence[Sequence[Year]], free: Sequence[Sequence[Year]]
-) -> Returns:
-    """Of the years each seed `played` with a wallet of `budget`, and `free` of one."""
-    years = [year for of_seed in played for year in of_seed]
-    return Returns(
-        net=_means(played, "net"),
-        cost=_means(played, "cost"),
-        run_rate=_means(played, "run_rate"),
-        contacts=_means(played, "contacts"),
-        attempted=_means(free, "cost") if free else None,
-        overdrawn=sum(year.peak > budget * (1 + 1e-9) for year in years),
-        over_cap=sum(year.most_contacts > max_contacts for year in years),
-        fell_back=sum(year.mode == "worst_case" for year in years),
-        peak=max(year.peak for year in years) / budget,
-        years=len(years),
-    )
+def returns(budget: float, held: Sequence[Sequence[Year]], free: Sequence[Sequence[Year]]) -> Returns:
+    """Of the years that each seed played `held` by mask and wallet, and `free` of both."""
 
+    def of(years: Sequence[Sequence[Year]], figure: Callable[[Year], Any]) -> Floats:
+        return np.array([[figure(year) for year in of_seed] for of_seed in years], dtype=np.float64)
 
-def _means(years: Sequence[Sequence[Year]], name: str) -> Floats:
-    return np.array([np.mean([getattr(year, name) for year in of_seed], axis=0) for of_seed in years])
+    net = of(held, lambda year: year.net).mean(axis=1)
+    cost = of(held, lambda year: year.cost).mean(axis=1)
+    played = {
+        "run_rate": of(held, lambda year: year.run_rate).mean(axis=1),
+        "contacts": of(held, lambda year: year.contacts).mean(axis=1),
+        "attempted": of(free, lambda year: year.cost),
+        "peak": of(held, lambda year: year.peak / budget),
+        "most_contacts": of(held, lambda year: year.most_contacts),
+        "made": of(held, lambda year: year.offers.sum()),
+        "refused": of(held, lambda year: year.refused),
+        "wanted": of(free, lambda year: year.offers.sum() + year.forbidden),
+        "forbidden": of(free, lambda year: year.forbidden),
+        "fell_back": of(held, lambda year: year.mode == "worst_case"),
+    }
+    return Returns(net, cost, net, 0.0, played)
 
 
 @dataclass(frozen=True)
@@ -85,15 +92,19 @@ class Resamples:
 
         return cls(counts(customers), counts(seeds))
 
-    def sums(self, values: Floats, who: NDArray[np.bool_] | None = None) -> Floats:
-        """(1 + b,) sums over customers (those of `who`), mean over seeds, of (seeds, n) or (n,)."""
-        values = np.atleast_2d(values)
-        if who is not None:
-            values = values * who
-        of_seeds = self.customers @ values.T
-        if len(values) == 1:
+    def by_seed(self, values: Floats) -> Floats:
+        """(1 + b, seeds) sums over customers of (seeds, n) or (n,)."""
+        return np.asarray(self.customers @ np.atleast_2d(values).T)
+
+    def mean(self, of_seeds: Floats) -> Floats:
+        """(1 + b,) means over seeds of (1 + b, seeds); what was not trained has one."""
+        if of_seeds.shape[1] == 1:
             return np.asarray(of_seeds[:, 0])
         return np.asarray((of_seeds * self.seeds).sum(axis=1) / self.seeds.sum(axis=1))
+
+    def sums(self, values: Floats, who: NDArray[np.bool_] | None = None) -> Floats:
+        """(1 + b,) sums over customers (those of `who`), mean over seeds, of (seeds, n) or (n,)."""
+        return self.mean(self.by_seed(values if who is None else values * who))
 
 
 class Comparison:
@@ -103,12 +114,13 @@ class Comparison:
         self,
         cohort: Cohort,
         budget: float,
+        max_contacts: int,
         at_risk_from: float,
         policies: Mapping[str, Returns],
         resamples: int,
         rng: np.random.Generator,
     ) -> None:
-        self.budget, self.policies = budget, dict(policies)
+        self.budget, self.max_contacts, self.policies = budget, max_contacts, dict(policies)
         self.at_risk = np.asarray(cohort.risk[:, 0] >= at_risk_from)
         self.months = cohort.margin.shape[1]
         self.charge = cohort.charge
@@ -123,27 +135,35 @@ class Comparison:
     def nrr_at_risk(self, name: str) -> Floats:
         """(1 + b,) of the customers at risk alone."""
         revenue = self.drawn.sums(self.months * self.charge, self.at_risk)
-        return self.drawn.sums(self.policies[name].net, self.at_risk) / np.maximum(revenue, 1e-12)
+        return self.drawn.sums(self.policies[name].net_at_risk, self.at_risk) / np.maximum(revenue, 1e-12)
 
     def row(self, name: str) -> dict[str, Any]:
         """One line of the table: each figure with its interval, None where a line has no such figure."""
-        found = self.policies[name]
-        exits, tried = found.run_rate, found.attempted
-        revenue = self.drawn.sums(self.charge)
-        return {
+        row = {
             "policy": name,
             "nrr": metric(self.nrr[name]),
             "lift": metric(self.lift[name]),
             "nrr_at_risk": metric(self.nrr_at_risk(name)),
-            "exit_nrr": None if exits is None else metric(self.drawn.sums(exits) / revenue),
             "offer_cost": metric(self.cost[name]),
-            "attempted_overspend": None if tried is None else metric(self.attempted_overspend(tried)),
-            "executed_violations": share(found.overdrawn, found.years) if found.years else None,
-            "over_cap": share(found.over_cap, found.years) if found.years else None,
+        }
+        of = self.policies[name].played
+        if not of:
+            return row | dict.fromkeys(OF_POLICIES)
+        return row | {
+            "exit_nrr": metric(self.drawn.sums(of["run_rate"]) / self.drawn.sums(self.charge)),
+            "attempted_overspend": metric(self.attempted_overspend(name)),
+            "attempted_contacts": over_years(of["forbidden"], of["wanted"]),
+            "refused": over_years(of["refused"], of["refused"] + of["made"]),
+            "executed_violations": hit(of["peak"] > 1 + 1e-9),
+            "over_cap": hit(of["most_contacts"] > self.max_contacts),
         }
 
-    def attempted_overspend(self, attempted: Floats) -> Floats:
-        return self.drawn.sums(attempted) / self.revenue / self.budget - 1
+    def attempted_overspend(self, name: str) -> Floats:
+        """(1 + b,)"""
+        limit = self.budget * self.revenue[:, None]
+        years = self.policies[name].played["attempted"].swapaxes(0, 1)
+        over = [np.maximum(0.0, self.drawn.by_seed(of_year) / limit - 1) for of_year in years]
+        return self.drawn.mean(np.mean(over, axis=0))
 
     def gain(self, values: Mapping[str, Floats], name: str, against: str) -> Metric:
         """By how much `name` passes `against`, as a share of it."""
@@ -174,6 +194,18 @@ def share(hits: int, of: int) -> Metric:
     # At the ends the formula is 0 or 1 but for rounding.
     low, high = (0.0 if hits == 0 else centre - half), (1.0 if hits == of else centre + half)
     return {"value": p, "ci": [float(low), float(high)]}
+
+
+def hit(years: NDArray[np.bool_]) -> Metric:
+    """Share of the simulated worlds in which any seed's (seeds, years) did it: seeds meet the same worlds."""
+    return share(int(years.any(axis=0).sum()), years.shape[1])
+
+
+def over_years(hits: Floats, of: Floats) -> Metric:
+    """A share of counts (seeds, years), with the range of the middle 95 % of the years."""
+    each = hits / np.maximum(of, 1)
+    low, high = np.quantile(each, (0.025, 0.975))
+    return {"value": float(hits.sum() / max(of.sum(), 1.0)), "ci": [float(low), float(high)]}
 
 
 def _nonzero(values: Floats) -> Floats:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retain.policy import Policy as Network
-from retain.policy import PolicyError, reprice
+from retain.policy import reprice
 from tasks.decision import baselines, bound, off_policy
 from tasks.decision.baselines import Fitted, Nobody
 from tasks.decision.comparison import Comparison, Metric, Returns, metric, returns
@@ -32,6 +32,8 @@ VALIDATED, PRICED, EVALUATED = 1, 2, 3
 VALIDATION_YEARS = 8  # of a cohort of 735 a price is off by 1 % after 4
 PRICED_YEARS = 2  # of mean parameters: only answers are drawn, and thousands of them
 PRICE_ROUNDS = 9  # halvings of a price's range; the last one moves cost by less than .1 % of the budget
+
+PLAYED = "played."  # before the names of what only a policy has
 
 # (name, makes its bytes) -> those bytes, made once and kept.
 Keep = Callable[[str, Callable[[], bytes]], bytes]
@@ -95,29 +97,38 @@ class Priced:
     target: Network
 
 
-def priced(setting: Setting, validation: Cohort, target: Cohort, network: Network, limit: float, seed: int) -> Priced:
-    """At the price at which it costs `limit`, a share of revenue, on validation customers; and at the one at which
-    it is foreseen to cost on the target's what it would have been foreseen to cost on those.
+def prices(
+    setting: Setting, validation: Cohort, target: Cohort, network: Network, limit: float, seed: int
+) -> tuple[float, float]:
+    """The price at which it costs `limit`, a share of revenue, on validation customers; and the one at which it is
+    foreseen to cost on the target's what it would have been foreseen to cost on those.
 
     (Those who accept stay longer than features tell, so a year costs more than foreseen: 2 % on validation customers.)
     """
     there = _within(network, lambda of: on_validation(setting, validation, Learned(of), seed)[1], limit)
     foreseen = foreseen_cost(setting, validation, Learned(there), seed)
     here = _within(network, lambda of: foreseen_cost(setting, target, Learned(of), seed), foreseen)
-    return Priced(there, here)
+    return there.price, here.price
+
+
+def refit(
+    setting: Setting, target: Cohort, fitted: Fitted, name: str, found: Mapping[str, float], seed: int
+) -> dict[str, float]:
+    """A baseline's setting with its one scalar refitted to the target's features: for the most NRR foreseen there."""
+    simulator = setting.simulator(target, latents=False)
+    tuned = baselines.refit(simulator, fitted, name, found, PRICED_YEARS, seed + PRICED, setting.mode)
+    return dict(tuned.best)
 
 
 def _within(network: Network, cost: Callable[[Network], float], limit: float) -> Network:
     """At the lowest price at which it costs `limit`; where even its highest costs more, that one: then the wallet
     alone holds it."""
-    try:
-        return reprice(network, cost, limit, PRICE_ROUNDS)[0]
-    except PolicyError:
-        return network.at(network.prices[1])
+    highest = network.at(network.prices[1])
+    return highest if cost(highest) > limit else reprice(network, cost, limit, PRICE_ROUNDS)[0]
 
 
 def by_features(setting: Setting, validation: Cohort, target: Cohort, limit: float, seed: int) -> Policy:
-    """The DP that knows what features tell, at its own price, found as in `priced`."""
+    """The DP that knows what features tell, at its own price, found as in `prices`."""
 
     def of(customers: Cohort) -> Callable[[float], Policy]:
         column = setting.simulator(customers, latents=False).observed.index("contacts_1_months_ago")
@@ -133,10 +144,10 @@ def by_features(setting: Setting, validation: Cohort, target: Cohort, limit: flo
 
 
 def play(setting: Setting, simulator: Simulator, years: int, seed: int, policies: tuple[Policy, ...]) -> Returns:
-    """The same years for everybody, with the wallet, and fewer of them without it."""
-    with_wallet = [setting.play(simulator, policy, years, seed) for policy in policies]
-    without = [setting.play(simulator, policy, max(1, years // 4), seed, free=True) for policy in policies]
-    return returns(simulator.budget, setting.cap.max_contacts, with_wallet, without)
+    """The same years for everybody, with mask and wallet, and fewer of them without."""
+    held = [setting.play(simulator, policy, years, seed) for policy in policies]
+    free = [setting.play(simulator, policy, max(1, years // 4), seed, free=True) for policy in policies]
+    return returns(simulator.budget, held, free)
 
 
 def _play_features(
@@ -146,25 +157,26 @@ def _play_features(
     return play(setting, simulator, years, seed, (policy,))
 
 
-def clairvoyant(setting: Setting, simulator: Simulator, years: int, seed: int) -> Returns:
-    """The dual bound over the very years that `play` has.
-
-    One price for all years, found on the first: any price bounds (weak duality). What is left of the budget at that
-    price is spread by charge, so that the sum is the bound.
-    """
+def clairvoyant(setting: Setting, simulator: Simulator, years: int, seed: int, at_risk_from: float) -> Returns:
+    """The dual bound over the very years that `play` has; for customers at risk a bound of its own, with the whole
+    budget for them alone."""
     customers, budget = simulator.cohort, simulator.budget
+    risky = replace(customers, opted_out=customers.opted_out | (customers.risk[:, 0] < at_risk_from))
 
-    def solve(year: int, price: float) -> bound.Solution:
+    def solve(cohort: Cohort, year: int, price: float) -> bound.Solution:
         world = np.random.default_rng([seed, 0, year]).spawn(2)[0]  # as baselines.compete and simulator.play do
-        drawn = parameters(customers, setting.world, setting.offers, world.spawn(4)[0])
-        return bound.solve(customers, drawn, setting.world, setting.offers, setting.cap, price)
+        drawn = parameters(cohort, setting.world, setting.offers, world.spawn(4)[0])
+        return bound.solve(cohort, drawn, setting.world, setting.offers, setting.cap, price)
 
-    price = bound.price_of(lambda at: float(solve(0, at).cost.sum()), budget, PRICE_ROUNDS)
-    found = [solve(year, price) for year in range(years)]
-    cost = np.mean([one.cost for one in found], axis=0)
-    net = np.mean([one.value for one in found], axis=0) + price * cost
-    net += price * (budget - cost.sum()) * customers.charge / customers.charge.sum()
-    return Returns(net[None], cost[None], None, None, None, 0, 0, 0, 0.0, 0, price)
+    def line(cohort: Cohort) -> tuple[Floats, Floats, float]:
+        # One price for all years, found on the first: any price bounds.
+        price = bound.price_of(lambda at: float(solve(cohort, 0, at).cost.sum()), budget, PRICE_ROUNDS)
+        found = [solve(cohort, year, price) for year in range(years)]
+        net = np.mean([one.bound(cohort, budget) for one in found], axis=0)
+        return net, np.mean([one.cost for one in found], axis=0), price
+
+    net, cost, price = line(customers)
+    return Returns(net[None], cost[None], line(risky)[0][None], price, {})
 
 
 def evaluate(
@@ -185,10 +197,11 @@ def evaluate(
         found[name] = _kept_returns(keep, name, play, *shared, (policy,))
     found[PPO] = _kept_returns(keep, PPO, play, *shared, tuple(Learned(of.target) for of in rivals.learned))
     found[DP] = _kept_returns(keep, DP, _play_features, *shared, customers.validation, rivals.limit)
-    found[BOUND] = _kept_returns(keep, BOUND, clairvoyant, *shared)
+    found[BOUND] = _kept_returns(keep, BOUND, clairvoyant, *shared, asked.at_risk_from)
 
     rng = np.random.default_rng([workspace.seed, 4])
-    table = Comparison(target, setting.budget, asked.at_risk_from, found, asked.bootstrap, rng)
+    cap = setting.cap.max_contacts
+    table = Comparison(target, setting.budget, cap, asked.at_risk_from, found, asked.bootstrap, rng)
     gains = _gains(table, rivals.best)
     network = rivals.learned[rivals.chosen].target
     out.json(
@@ -196,21 +209,24 @@ def evaluate(
     )
     out.json("groups.json", _groups(table, target, (rivals.best, PPO)))
     out.parquet("evidence/returns.parquet", _evidence(target, found))
+    out.parquet("evidence/years.parquet", _years(found))
     out.parquet("evidence/probabilities.parquet", _decisions(setting, simulator, network, seed))
 
     policies = {NO_CONTACT: Nobody(), **rivals.baselines, PPO: Learned(network)}
     worlds = []
     for name, change in {"as_assumed": dict[Any, float](), **asked.worlds}.items():
-        rows = _kept_json(keep, f"worlds/{name}", _world, config, setting, training, target, change, policies, seed)
+        rows = kept_json(keep, f"worlds/{name}", _world, config, setting, training, target, change, policies, seed)
         worlds.append({"world": name, "rows": rows})
     out.json("worlds.json", worlds)
     budgets = []
     for share in asked.budgets:
         other = replace(setting, budget=share)
         name = f"budgets/{share:g}"
-        budgets += _kept_json(keep, name, _budget, config, other, customers, rivals, workspace.seed)
+        budgets += kept_json(keep, name, _budget, config, other, customers, rivals, workspace.seed)
     out.json("budgets.json", budgets)
-    looked = _kept_json(keep, "off_policy", _looks_back, config, setting, target, rivals, seed)
+    looked = kept_json(keep, "off_policy", _looks_back, config, setting, target, rivals, seed)
+    logs = [{"log": np.full(len(target), name, object), **of.pop("log")} for name, of in looked.items()]
+    out.parquet("evidence/logs.parquet", _stacked([{key: np.asarray(of) for key, of in log.items()} for log in logs]))
     out.json("off_policy.json", looked)
     return _metrics(table, gains)
 
@@ -220,20 +236,19 @@ def _kept_returns(keep: Keep, name: str, make: Callable[..., Returns], *argument
     data = keep(f"returns/{name}.npz", lambda: _pack(make(*arguments)))
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         content = dict(arrays)
-    values: dict[str, Any] = {of.name: content.get(of.name) for of in fields(Returns)}
-    values |= {name: int(values[name]) for name in ("overdrawn", "over_cap", "fell_back", "years")}
-    return Returns(**values | {name: float(values[name]) for name in ("peak", "price")})
+    played = {of.removeprefix(PLAYED): values for of, values in content.items() if of.startswith(PLAYED)}
+    return Returns(content["net"], content["cost"], content["net_at_risk"], float(content["price"]), played)
 
 
 def _pack(found: Returns) -> bytes:
     buffer = io.BytesIO()
-    values = {of.name: getattr(found, of.name) for of in fields(found)}
-    parts = {name: np.asarray(value) for name, value in values.items() if value is not None}
-    np.savez(buffer, allow_pickle=False, **parts)
+    played = {PLAYED + name: values for name, values in found.played.items()}
+    line = {"net": found.net, "cost": found.cost, "net_at_risk": found.net_at_risk, "price": np.array(found.price)}
+    np.savez(buffer, allow_pickle=False, **line, **played)
     return buffer.getvalue()
 
 
-def _kept_json(keep: Keep, name: str, make: Callable[..., Any], *arguments: Any) -> Any:
+def kept_json(keep: Keep, name: str, make: Callable[..., Any], *arguments: Any) -> Any:
     """What `make` finds, or found before an interruption."""
     return json.loads(keep(f"{name}.json", lambda: json.dumps(make(*arguments)).encode()))
 
@@ -248,6 +263,9 @@ def _about(config: DecisionConfig, table: Comparison, rivals: Rivals) -> dict[st
         "budget": table.budget,
         "best_baseline": rivals.best,
         "deployed_seed": rivals.chosen,
+        "bound_price": table.policies[BOUND].price,
+        # At the end of its range a price could not be found, and the wallet alone holds the policy.
+        "prices": [{"price": of.target.price, "range": list(of.target.prices)} for of in rivals.learned],
     }
 
 
@@ -273,7 +291,10 @@ def _metrics(table: Comparison, gains: Mapping[str, Metric]) -> Metrics:
     return {
         **gains,
         **lows,
-        **{name: row[name] for name in ("nrr", "lift", "nrr_at_risk", "exit_nrr", "offer_cost", "attempted_overspend")},
+        **{
+            name: row[name]
+            for name in ("nrr", "lift", "nrr_at_risk", "exit_nrr", "offer_cost", "attempted_overspend", "refused")
+        },
         "violations_executed": row["executed_violations"],
         "over_cap": row["over_cap"],
     }
@@ -294,18 +315,18 @@ def _world(
     years, rows, base = max(1, config.evaluation.years // 2), [], 0.0
     for name, policy in policies.items():
         played = setting.play(simulator, policy, years, seed)
-        found = returns(simulator.budget, setting.cap.max_contacts, [played], [])
-        nrr = float(found.net.sum()) / customers.revenue
+        net, cost = (float(np.mean([getattr(year, of).sum() for year in played])) for of in ("net", "cost"))
+        nrr = net / customers.revenue
         base = nrr if name == NO_CONTACT else base
         rows.append(
             {
                 "policy": name,
                 "nrr": nrr,
                 "lift": nrr - base,
-                "offer_cost": float(found.cost.sum()) / customers.revenue,
-                "peak": found.peak,
-                "over_cap": found.over_cap / found.years,
-                "fell_back": found.fell_back / found.years,
+                "offer_cost": cost / customers.revenue,
+                "peak": max(year.peak for year in played) / simulator.budget,
+                "over_cap": sum(year.most_contacts > setting.cap.max_contacts for year in played) / years,
+                "fell_back": sum(year.mode == "worst_case" for year in played) / years,
             }
         )
     return rows
@@ -314,23 +335,29 @@ def _world(
 def _budget(
     config: DecisionConfig, setting: Setting, customers: Customers, rivals: Rivals, seed: int
 ) -> list[dict[str, Any]]:
-    """Rows of one budget: baselines tuned for it (half the effort), PPO at the price for it, and the bound."""
-    target, policies = customers.target, dict[str, Policy]()
-    simulator = setting.simulator(customers.training)
-    for name in rivals.baselines:
-        half = (max(2, config.search.evaluations // 2), max(1, config.search.years // 2))
-        policies[name] = baselines.search(simulator, rivals.fitted, name, *half, seed, setting.mode).policy
-    limit = config.evaluation.cost * setting.budget
-    network = rivals.by_budget[setting.budget]
-    policies[PPO] = Learned(priced(setting, customers.validation, target, network, limit, seed).target)
+    """Rows of one budget: baselines searched for it with the same effort, a policy trained for it, and the bound. At
+    the experiment's own budget they are those of the comparison."""
+    target, search, validation = customers.target, config.search, customers.validation
+    policies = dict(rivals.baselines)
+    learned = rivals.learned[rivals.chosen].target
+    if setting.budget != config.budget:
+        simulator = setting.simulator(customers.training)
+        effort = (search.evaluations, search.years, seed, setting.mode)
+        tuned = {name: baselines.search(simulator, rivals.fitted, name, *effort) for name in policies}
+        found = {name: refit(setting, target, rivals.fitted, name, of.best, seed) for name, of in tuned.items()}
+        policies = {name: rivals.fitted.policy(name, of) for name, of in found.items()}
+        best = max(tuned, key=lambda name: tuned[name].best["nrr"])
+        limit = config.evaluation.cost * on_validation(setting, validation, tuned[best].policy, seed)[1]
+        network = rivals.by_budget[setting.budget]
+        learned = network.at(prices(setting, validation, target, network, limit, seed)[1])
+    policies[PPO] = Learned(learned)
     simulator, years = setting.simulator(target), max(1, config.evaluation.years // 2)
-    rows: list[dict[str, Any]] = []
-
     base = _simulated(setting, simulator, Nobody(), years, seed + EVALUATED)[0]
+    rows: list[dict[str, Any]] = []
     for name, policy in policies.items():
         nrr, cost = _simulated(setting, simulator, policy, years, seed + EVALUATED)
         rows.append({"budget": setting.budget, "policy": name, "nrr": nrr, "lift": nrr - base, "offer_cost": cost})
-    line = clairvoyant(setting, simulator, years, seed + EVALUATED)
+    line = clairvoyant(setting, simulator, years, seed + EVALUATED, config.evaluation.at_risk_from)
     nrr, cost = float(line.net.sum()) / target.revenue, float(line.cost.sum()) / target.revenue
     rows.append({"budget": setting.budget, "policy": BOUND, "nrr": nrr, "lift": nrr - base, "offer_cost": cost})
     return rows
@@ -342,8 +369,7 @@ def _groups(table: Comparison, customers: Cohort, names: tuple[str, ...]) -> lis
     for (column, value), who in customers.groups.items():
         rows = []
         for name in names:
-            contacts = table.policies[name].contacts
-            assert contacts is not None
+            contacts = table.policies[name].played["contacts"]
             offers = float(contacts[:, who].mean()) if who.any() else 0.0
             rows.append({"policy": name, "offer_share": offers, "lift": table.lift_of(name, who)})
         found.append({"column": column, "value": value, "customers": int(who.sum()), "rows": rows})
@@ -417,6 +443,13 @@ def _look_back(
         for year in range(1, 1 + config.evaluation.years)
     ]
     return {
+        "log": {
+            "customer": [str(name) for name in customers.ids],
+            "action": log.action.tolist(),
+            "pscore": log.pscore.tolist(),
+            "reward": log.reward.tolist(),
+            "wanted": wanted.argmax(axis=1).tolist(),
+        },
         "verdict": found.verdict,
         "gain": {"value": found.gain, "ci": list(found.ci)},
         "true_gain": float(np.mean(true)),
@@ -459,19 +492,45 @@ def _decisions(setting: Setting, simulator: Simulator, network: Network, seed: i
 
 def _evidence(customers: Cohort, found: Mapping[str, Returns]) -> dict[str, NDArray[Any]]:
     """One row for each policy, seed and customer: what the comparison's figures are sums of."""
-    columns: dict[str, list[NDArray[Any]]] = {}
+
+    def row(name: str, of: Returns, at: int) -> dict[str, NDArray[Any]]:
+        found: dict[str, NDArray[Any]] = {
+            "policy": np.full(len(customers), name, object),
+            "seed": np.full(len(customers), at),
+            "customer": np.asarray(customers.ids),
+            "charge": customers.charge,
+            "risk": customers.risk[:, 0],
+            "net": of.net[at],
+            "net_at_risk": of.net_at_risk[at],
+            "cost": of.cost[at],
+        }
+        unknown = np.full(len(customers), np.nan)
+        found |= {figure: of.played[figure][at] if of.played else unknown for figure in ("run_rate", "contacts")}
+        return found | {"attempted": of.played["attempted"][at].mean(axis=0) if of.played else unknown}
+
+    return _stacked([row(name, of, at) for name, of in found.items() for at in range(len(of.net))])
+
+
+def _years(found: Mapping[str, Returns]) -> dict[str, NDArray[Any]]:
+    """One row for each policy, seed and year: what it attempted and what wallet and mask made of it.
+
+    `attempted` (currency units), `wanted` and `forbidden` are of the years that were played without them, NaN beyond.
+    """
+    rows = []
     for name, of in found.items():
-        for at in range(len(of.net)):
-            row: dict[str, NDArray[Any]] = {
-                "policy": np.full(len(customers), name, object),
-                "seed": np.full(len(customers), at),
-                "customer": np.asarray(customers.ids),
-                "charge": customers.charge,
-                "risk": customers.risk[:, 0],
-            }
-            for column in ("net", "cost", "run_rate", "contacts", "attempted"):
-                values = getattr(of, column)
-                row[column] = np.full(len(customers), np.nan) if values is None else values[at]
-            for column, values in row.items():
-                columns.setdefault(column, []).append(values)
-    return {column: np.concatenate(parts) for column, parts in columns.items()}
+        if not of.played:
+            continue
+        seeds, years = of.played["peak"].shape
+        for at in range(seeds):
+            row = {"policy": np.full(years, name, object), "seed": np.full(years, at), "year": np.arange(years)}
+            whole = ("peak", "most_contacts", "made", "refused", "fell_back")
+            row |= {figure: of.played[figure][at] for figure in whole}
+            free = {figure: of.played[figure][at] for figure in ("wanted", "forbidden")}
+            free["attempted"] = of.played["attempted"][at].sum(axis=1)
+            row |= {figure: np.append(values, np.full(years - len(values), np.nan)) for figure, values in free.items()}
+            rows.append(row)
+    return _stacked(rows)
+
+
+def _stacked(rows: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

@@ -383,7 +383,6 @@ class Year:
     run_rate: Floats
     contacts: Floats
     offers: NDArray[np.int64]
-    accepted: int
     refused: int
     forbidden: int
     peak: float
@@ -391,8 +390,14 @@ class Year:
     mode: str
 
 
-def play(simulator: Simulator, policy: Policy, rng: np.random.Generator, wallet: Wallet | None) -> Year:
-    """One year. The world comes from `rng` alone, whatever the policy draws: two policies meet the same one."""
+def play(
+    simulator: Simulator, policy: Policy, rng: np.random.Generator, wallet: Wallet | None, masked: bool = True
+) -> Year:
+    """One year. The world comes from `rng` alone, whatever the policy draws: two policies meet the same one.
+
+    One that isn't `masked` is told that everything is allowed; the simulator still forbids, and counts what it would
+    have done.
+    """
     world, own = rng.spawn(2)
     observation = simulator.reset(world, wallet)
     decide = policy.start(own)
@@ -400,16 +405,16 @@ def play(simulator: Simulator, policy: Policy, rng: np.random.Generator, wallet:
     net, cost, expected = np.zeros(n), np.zeros(n), np.zeros(n)
     contacts: list[Bools] = []
     offers = np.zeros(len(simulator.actions), np.int64)
-    accepted = refused = forbidden = 0
+    refused = forbidden = 0
     peak = 0.0
     for _ in range(simulator.months):
-        step = simulator.step(decide(observation, simulator.mask()))
+        mask = simulator.mask()
+        step = simulator.step(decide(observation, mask if masked else np.ones_like(mask)))
         observation = step.observation
         net += step.weight * step.reward
         cost += step.weight * step.costs[:, 0]
         expected += step.weight * step.costs[:, 1]
         offers += np.bincount(step.action, minlength=len(offers))
-        accepted += int(step.accepted.sum())
         refused += int(step.refused.sum())
         forbidden += int(step.forbidden.sum())
         peak = max(peak, simulator.most_committed)
@@ -423,7 +428,6 @@ def play(simulator: Simulator, policy: Policy, rng: np.random.Generator, wallet:
         run_rate=simulator.weight * simulator.cohort.charge * (1 - simulator.offers.discounts[simulator.running]),
         contacts=expected,
         offers=offers,
-        accepted=accepted,
         refused=refused,
         forbidden=forbidden,
         peak=peak,

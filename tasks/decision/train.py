@@ -4,10 +4,10 @@ In this order, each part kept in the checkpoint once it is finished: the baselin
 tuned, all on training customers; PPO is trained once per seed, and of each training the checkpoint that did best on
 validation customers is taken; then everything meets the customers of `evaluation.part`, once.
 
-Nothing is tuned on those. One scalar is refitted there without any outcome: the price of PPO and of the DP on features.
-On validation customers it is the one at which `evaluation.cost` x the best baseline's cost is spent; on those compared,
-the one at which a year of mean parameters is foreseen to cost as much as it was foreseen to on validation customers.
-The best baseline is the one of highest NRR on training customers.
+Nothing is tuned on those. One scalar of every policy is refitted there without any outcome, in years of mean
+parameters: a baseline's for the most NRR that is foreseen; the price of PPO and of the DP on features for what they may
+cost. On validation customers that is `evaluation.cost` x what the best baseline costs; on those compared, what a year
+would have been foreseen to cost there. The best baseline is the one of highest NRR on training customers.
 """
 
 from __future__ import annotations
@@ -86,38 +86,18 @@ def run(config: DecisionConfig, inputs: Mapping[str, Path], workspace: Workspace
 
     fitted = fit_baselines(config, setting, customers.training, finished, workspace, steps)
     tuned = tune_baselines(config, setting, customers.training, fitted, finished, workspace, steps)
-    best = max(tuned, key=lambda name: tuned[name].best["nrr"])
     trained = {
         training.name: train_policy(config, training, customers, finished, workspace, steps, steps.of_training(at))
         for at, training in enumerate(trainings(config, setting, workspace.seed))
     }
 
-    seed, validation = workspace.seed, customers.validation
-    limit = config.evaluation.cost * evaluation.on_validation(setting, validation, tuned[best].policy, seed)[1]
-    learned = tuple(
-        evaluation.priced(setting, validation, customers.target, trained[f"seed-{at}"][0], limit, seed)
-        for at in range(config.seeds)
-    )
-    nrr = [evaluation.on_validation(setting, validation, Learned(of.validation), seed)[0] for of in learned]
-    chosen = int(np.argmax(nrr))
-    by_budget = {
-        budget: trained.get(f"budget-{budget:g}", trained[f"seed-{chosen}"])[0] for budget in config.evaluation.budgets
-    }
-    rivals = Rivals(
-        baselines={name: found.policy for name, found in tuned.items()},
-        fitted=fitted,
-        best=best,
-        learned=learned,
-        chosen=chosen,
-        by_budget=by_budget,
-        limit=limit,
-    )
-    workspace.out.bytes("policy.json", learned[chosen].validation.to_json())
+    keep = keeper(finished, workspace, steps)
+    rivals = price_all(config, setting, customers, fitted, tuned, trained, workspace.seed, keep)
+    workspace.out.bytes("policy.json", rivals.learned[rivals.chosen].validation.to_json())
     workspace.out.json("terms.json", terms(config, setting, revenue, tuned["threshold"].best["threshold"]))
     workspace.out.json("tuning.json", {name: _searched(found) for name, found in tuned.items()})
     of_seeds = [trained[f"seed-{at}"][1] for at in range(config.seeds)]
     workspace.out.parquet("curves.parquet", curves(of_seeds, customers.training, config))
-    keep = keeper(finished, workspace, steps)
     return evaluation.evaluate(config, setting, customers, rivals, workspace, keep)
 
 
@@ -130,9 +110,9 @@ class Steps:
         asked = config.evaluation
         others = sum(budget != config.budget for budget in asked.budgets)
         self.trained = self.of_training(config.seeds + others)
-        # Of the evaluation: each policy and line, each world, each budget, looking back.
-        policies = 1 + len(config.baselines) + 3
-        self.total = self.trained + policies + 1 + len(asked.worlds) + len(asked.budgets) + 1
+        # Of the evaluation: each scalar, each policy and line, each world, each budget, looking back.
+        scalars, lines = len(config.baselines) + config.seeds, 1 + len(config.baselines) + 3
+        self.total = self.trained + scalars + lines + 1 + len(asked.worlds) + len(asked.budgets) + 1
 
     def of_training(self, at: int) -> int:
         """How many come before it."""
@@ -256,6 +236,47 @@ def train_policy(
     return policy, json.loads(finished.files[f"{key}curves.json"])
 
 
+def price_all(
+    config: DecisionConfig,
+    setting: Setting,
+    customers: Customers,
+    fitted: Fitted,
+    tuned: Mapping[str, Tuned],
+    trained: Mapping[str, tuple[Policy, list[dict[str, float]]]],
+    seed: int,
+    keep: evaluation.Keep,
+) -> Rivals:
+    """Sets everybody's one scalar, and picks the policy to deploy: the best of the seeds on validation customers."""
+    validation, target = customers.validation, customers.target
+    best = max(tuned, key=lambda name: tuned[name].best["nrr"])
+    limit = config.evaluation.cost * evaluation.on_validation(setting, validation, tuned[best].policy, seed)[1]
+    refitted = {}
+    for name, found in tuned.items():
+        scalar = evaluation.kept_json(
+            keep, f"refit/{name}", evaluation.refit, setting, target, fitted, name, found.best, seed
+        )
+        refitted[name] = fitted.policy(name, scalar)
+    learned = []
+    for at in range(config.seeds):
+        network = trained[f"seed-{at}"][0]
+        prices = evaluation.kept_json(
+            keep, f"prices/{at}", evaluation.prices, setting, validation, target, network, limit, seed
+        )
+        learned.append(evaluation.Priced(*(network.at(price) for price in prices)))
+    nrr = [evaluation.on_validation(setting, validation, Learned(of.validation), seed)[0] for of in learned]
+    chosen = int(np.argmax(nrr))
+    of_budget = {share: trained.get(f"budget-{share:g}") for share in config.evaluation.budgets}
+    return Rivals(
+        baselines=refitted,
+        fitted=fitted,
+        best=best,
+        learned=tuple(learned),
+        chosen=chosen,
+        by_budget={share: found[0] for share, found in of_budget.items() if found is not None},
+        limit=limit,
+    )
+
+
 def settings(config: DecisionConfig, setting: Setting, training: Cohort) -> ppo_lagrangian.Settings:
     """PPO's, its limits in currency units and contacts of one customer and year."""
     limits = (setting.budget * training.revenue / len(training), config.ppo.contacts)
@@ -273,6 +294,7 @@ def terms(config: DecisionConfig, setting: Setting, revenue: float, threshold: f
         "wallet": setting.mode,
         "budget": {"share": setting.budget, "months": config.months, "amount": setting.budget * revenue},
         "threshold": threshold,
+        "offer": config.threshold_offer,
     }
 
 

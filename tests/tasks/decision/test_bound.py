@@ -8,7 +8,7 @@ import pytest
 
 from retain.wallet import Offers, Wallet
 from tasks.decision.baselines import Nobody
-from tasks.decision.bound import FeaturePolicy, Histories, bound, price_of, solve
+from tasks.decision.bound import FeaturePolicy, Histories, Solution, price_of, solve
 from tasks.decision.simulator import Cap, Cohort, Parameters, Simulator, World, parameters, play
 
 Made = Callable[..., Cohort]
@@ -43,6 +43,14 @@ def by_hand(cohort: Cohort, drawn: Parameters, world: World, offers: Offers, cap
         return float(max(options))
 
     return worth(0, (), 0, 0, 0.0, 0)
+
+
+def tightest(cohort: Cohort, drawn: Parameters, world: World, offers: Offers, cap: Cap, budget: float) -> Solution:
+    """The best years at the price for a `budget` that is a share of revenue."""
+    price = price_of(
+        lambda at: float(solve(cohort, drawn, world, offers, cap, at).cost.sum()), budget * cohort.revenue, 12
+    )
+    return solve(cohort, drawn, world, offers, cap, price)
 
 
 @pytest.mark.parametrize(
@@ -123,30 +131,48 @@ def test_nothing_passes_the_bound_and_it_is_no_lower_than_doing_nothing(
         latent = rng.spawn(2)[0].spawn(4)[0]  # as play and reset spawn them: the latents of that very year
         drawn = parameters(customers, world, offers, latent)
         assert np.array_equal(simulator.drawn.dog, drawn.dog)
-        limit.append(bound(customers, drawn, world, offers, cap, budget, 6).nrr(budget))
+        found = tightest(customers, drawn, world, offers, cap, budget)
+        limit.append(found.bound(customers, simulator.budget).sum() / customers.revenue)
     assert np.mean(idle) < np.mean(nrr) < np.mean(limit)
 
 
-def test_the_bound_rises_with_the_budget_and_its_prices_fall(
+def test_any_price_bounds_any_budget_and_its_own_one_tightest(
     cohort: Made, world: World, offers: Offers, cap: Cap
 ) -> None:
     customers = cohort(60)
     drawn = parameters(customers, world, offers, np.random.default_rng(0))
-    found = bound(customers, drawn, world, offers, cap, 0.02)
-    order = found.price.argsort()
-    assert (np.diff(found.cost[order]) <= 1e-12).all()
-    levels = [found.nrr(budget) for budget in (0.0, 0.01, 0.02, 0.03)]
-    assert (np.diff(levels) > 0).all()
-    # At the best price, cost is all but the budget, and the bound all but what those years earn.
-    close = np.abs(found.cost - 0.02).argmin()
-    earned = found.value[close] + found.price[close] * found.cost[close]
-    assert found.nrr(0.02) == pytest.approx(earned, abs=1e-3)
+    budget = 0.02 * customers.revenue
+    found = tightest(customers, drawn, world, offers, cap, 0.02)
+    line = found.bound(customers, budget).sum()
+    # What its years earn, and no more than what is left of the budget is worth.
+    assert found.cost.sum() <= budget
+    earned = (found.value + found.price * found.cost).sum()
+    assert earned <= line <= earned + found.price * 0.05 * budget
+    for price in (0.0, 0.5 * found.price, 2 * found.price):
+        other = solve(customers, drawn, world, offers, cap, price)
+        assert other.bound(customers, budget).sum() >= line
+        assert (other.cost.sum() <= found.cost.sum()) == (price >= found.price)
+
+
+def test_nothing_of_the_bound_falls_to_who_may_not_be_contacted(
+    cohort: Made, world: World, offers: Offers, cap: Cap
+) -> None:
+    """For some customers alone: all others opt out, and the whole budget is theirs."""
+    customers = cohort(60)
+    some = np.arange(60) < 20
+    alone = replace(customers, opted_out=~some)
+    drawn = parameters(customers, world, offers, np.random.default_rng(0))
+    budget = 0.01 * customers.revenue
+    of_all, of_some = (tightest(who, drawn, world, offers, cap, 0.01) for who in (customers, alone))
+    assert of_some.cost[~some].sum() == 0
+    assert of_some.bound(alone, budget)[some].sum() >= of_all.bound(customers, budget)[some].sum()
+    free = solve(alone, drawn, world, offers, cap, 0.0)
+    assert of_some.bound(alone, budget)[~some] == pytest.approx(free.value[~some])
 
 
 def test_a_budget_that_no_year_reaches_costs_nothing_more(cohort: Made, world: World, offers: Offers, cap: Cap) -> None:
     customers = cohort(20)
     drawn = parameters(customers, world, offers, np.random.default_rng(0))
-    found = bound(customers, drawn, world, offers, cap, 0.9)
-    free = solve(customers, drawn, world, offers, cap, 0.0)
-    assert found.price.tolist() == [0.0]
-    assert found.nrr(0.9) == free.value.sum() / customers.revenue
+    found = tightest(customers, drawn, world, offers, cap, 0.9)
+    assert found.price == 0.0
+    assert found.bound(customers, 0.9 * customers.revenue).sum() == found.value.sum()

@@ -11,15 +11,27 @@ from tasks.decision.simulator import Cohort
 Made = Callable[..., Cohort]
 
 
-def line(net: np.ndarray, cost: float = 0.0, seeds: int = 1) -> Returns:
-    """`seeds` policies, each customer's net given, the same cost for each."""
+def line(net: np.ndarray, cost: float = 0.0, seeds: int = 1, years: int = 4) -> Returns:
+    """`seeds` policies, each customer's net given, the same cost for each; of the offers a tenth is refused."""
     nets = np.tile(net, (seeds, 1))
-    costs = np.full_like(nets, cost)
-    return Returns(nets, costs, nets / 12, costs * 0, costs, 0, 0, 0, 0.5, 10)
+    costs, counts = np.full_like(nets, cost), np.ones((seeds, years))
+    played = {
+        "run_rate": nets / 12,
+        "contacts": costs,
+        "attempted": np.repeat(costs[:, None], years, axis=1),
+        "peak": 0.5 * counts,
+        "most_contacts": 2 * counts,
+        "made": 90 * counts,
+        "refused": 10 * counts,
+        "wanted": 100 * counts,
+        "forbidden": 25 * counts,
+        "fell_back": 0 * counts,
+    }
+    return Returns(nets, costs, nets, 0.0, played)
 
 
 def table(cohort: Cohort, policies: dict[str, Returns], resamples: int = 400) -> Comparison:
-    return Comparison(cohort, 0.03, 0.25, policies, resamples, np.random.default_rng(0))
+    return Comparison(cohort, 0.03, 2, 0.25, policies, resamples, np.random.default_rng(0))
 
 
 def test_figures_are_sums_over_sums(cohort: Made) -> None:
@@ -32,7 +44,10 @@ def test_figures_are_sums_over_sums(cohort: Made) -> None:
     assert row["nrr_at_risk"]["value"] == pytest.approx(0.7)
     assert row["exit_nrr"]["value"] == pytest.approx(0.7)
     assert row["offer_cost"]["value"] == pytest.approx(600 / revenue.sum())
-    assert row["attempted_overspend"]["value"] == pytest.approx(600 / revenue.sum() / 0.03 - 1)
+    assert row["attempted_overspend"]["value"] == 0
+    assert row["refused"]["value"] == pytest.approx(0.1)
+    assert row["attempted_contacts"]["value"] == pytest.approx(0.25)
+    assert row["executed_violations"]["value"] == row["over_cap"]["value"] == 0
     assert found.gain(found.nrr, "policy", "nobody")["value"] == pytest.approx(1 / 6)
 
 
@@ -64,24 +79,33 @@ def test_intervals_cover_the_truth(cohort: Made) -> None:
 def test_seeds_widen_the_interval_of_what_was_trained(cohort: Made) -> None:
     customers = cohort(400)
     revenue = 12 * customers.charge
-    spread = Returns(
-        np.stack([(0.6 + 0.02 * at) * revenue for at in range(5)]),
-        np.zeros((5, 400)),
-        None,
-        None,
-        None,
-        0,
-        0,
-        0,
-        0.0,
-        0,
-    )
+    nets = np.stack([(0.6 + 0.02 * at) * revenue for at in range(5)])
+    spread = Returns(nets, np.zeros((5, 400)), nets, 0.0, {})
     found = table(customers, {"nobody": line(0.6 * revenue), "policy": spread})
     assert found.row("policy")["nrr"]["value"] == pytest.approx(0.64)
     low, high = found.row("policy")["nrr"]["ci"]
     assert low < 0.63
     assert high > 0.65
     assert np.ptp(found.row("nobody")["nrr"]["ci"]) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_year_below_the_budget_makes_good_for_none_above(cohort: Made) -> None:
+    customers = cohort(100)
+    policy = line(customers.charge)
+    budget = 0.03 * customers.revenue
+    policy.played["attempted"][:] = (budget / 100 * np.array([0.5, 1.5, 1.0, 1.1]))[None, :, None]
+    found = table(customers, {"nobody": line(customers.charge), "policy": policy})
+    assert found.row("policy")["attempted_overspend"]["value"] == pytest.approx((0.5 + 0.1) / 4)
+
+
+def test_a_world_counts_once_however_many_seeds_met_it(cohort: Made) -> None:
+    customers = cohort(50)
+    policy = line(customers.charge, seeds=5, years=20)
+    policy.played["peak"][:, 3] = 1.2
+    policy.played["most_contacts"][2, [1, 4]] = 3
+    row = table(customers, {"nobody": line(customers.charge), "policy": policy}).row("policy")
+    assert row["executed_violations"]["value"] == pytest.approx(1 / 20)
+    assert row["over_cap"]["value"] == pytest.approx(2 / 20)
 
 
 def test_the_first_resample_counts_everybody_once(cohort: Made) -> None:

@@ -9,7 +9,7 @@ from retain.policy import Policy
 from retain.wallet import Offers
 from tasks.decision import evaluation
 from tasks.decision.baselines import Nobody, Threshold
-from tasks.decision.evaluation import EVALUATED, Learned, clairvoyant, foreseen_cost, on_validation, play, priced
+from tasks.decision.evaluation import EVALUATED, Learned, clairvoyant, foreseen_cost, on_validation, play, prices
 from tasks.decision.simulator import Cap, Cohort, World, observed
 from tasks.decision.worlds import Setting
 
@@ -42,16 +42,15 @@ def keen(customers: Cohort, offers: Offers, prices: tuple[float, float] = (0.0, 
 def test_a_price_is_found_for_what_may_be_spent(customers: Cohort, cohort: Made, setting: Setting) -> None:
     others, network = cohort(400, seed=9), keen(customers, setting.offers)
     dearest = on_validation(setting, customers, Learned(network), 0)[1]
-    found = priced(setting, customers, others, network, 0.5 * dearest, 0)
-    spent = on_validation(setting, customers, Learned(found.validation), 0)[1]
-    assert 0.42 * dearest <= spent <= 0.5 * dearest
-    foreseen = foreseen_cost(setting, customers, Learned(found.validation), 0)
-    assert 0.9 * foreseen <= foreseen_cost(setting, others, Learned(found.target), 0) <= foreseen
+    there, here = (Learned(network.at(at)) for at in prices(setting, customers, others, network, 0.5 * dearest, 0))
+    assert 0.42 * dearest <= on_validation(setting, customers, there, 0)[1] <= 0.5 * dearest
+    foreseen = foreseen_cost(setting, customers, there, 0)
+    assert 0.9 * foreseen <= foreseen_cost(setting, others, here, 0) <= foreseen
 
 
 def test_the_highest_price_is_taken_where_none_is_high_enough(customers: Cohort, setting: Setting) -> None:
     network = keen(customers, setting.offers, prices=(0.0, 0.1))
-    assert priced(setting, customers, customers, network, 1e-6, 0).validation.price == 0.1
+    assert prices(setting, customers, customers, network, 1e-6, 0)[0] == 0.1
 
 
 def test_nobody_passes_the_bound_and_the_dp_comes_nearest(customers: Cohort, setting: Setting) -> None:
@@ -62,7 +61,7 @@ def test_nobody_passes_the_bound_and_the_dp_comes_nearest(customers: Cohort, set
         "nobody": play(setting, simulator, years, seed, (Nobody(),)),
         "threshold": play(setting, simulator, years, seed, (rule,)),
         "dp": play(setting, simulator, years, seed, (evaluation.by_features(setting, customers, customers, 0.03, 0),)),
-        "bound": clairvoyant(setting, simulator, years, seed),
+        "bound": clairvoyant(setting, simulator, years, seed, 0.25),
     }
     total = {name: float(found.net.sum()) / customers.revenue for name, found in nets.items()}
     assert total["nobody"] < total["threshold"] < total["dp"] < total["bound"]
@@ -74,7 +73,7 @@ def test_more_budget_lets_the_bound_rise(customers: Cohort, setting: Setting, wo
     found = []
     for share in (0.005, 0.02, 0.05):
         other = Setting(world, setting.offers, setting.cap, share, "expected")
-        found.append(float(clairvoyant(other, other.simulator(customers), 1, 0).net.sum()))
+        found.append(float(clairvoyant(other, other.simulator(customers), 1, 0, 0.25).net.sum()))
     assert found == sorted(found)
 
 
@@ -89,10 +88,20 @@ def test_what_is_kept_comes_back_the_same(customers: Cohort, setting: Setting) -
         return kept[name]
 
     for make in (play, clairvoyant):
-        arguments = (setting, setting.simulator(customers), 1, 0, *(((Nobody(),),) if make is play else ()))
+        arguments = (setting, setting.simulator(customers), 1, 0, ((Nobody(),) if make is play else 0.25))
         first, again = (evaluation._kept_returns(keep, make.__name__, make, *arguments) for _ in range(2))
         for name in ("net", "cost"):
             assert (getattr(first, name) == getattr(again, name)).all()
-        assert (first.attempted is None) == (make is clairvoyant)
+        assert {name: of.tolist() for name, of in first.played.items()} == {
+            name: of.tolist() for name, of in again.played.items()
+        }
+        assert bool(first.played) == (make is play)
         assert first.price == again.price
     assert asked == ["returns/play.npz", "returns/clairvoyant.npz"]
+
+
+def test_all_of_the_budget_for_customers_at_risk_keeps_more_of_them(customers: Cohort, setting: Setting) -> None:
+    """Their part of the whole cohort's best years is no bound for them."""
+    found = clairvoyant(setting, setting.simulator(customers), 3, 0, 0.25)
+    risky = customers.risk[:, 0] >= 0.25
+    assert found.net_at_risk[:, risky].sum() > found.net[:, risky].sum()

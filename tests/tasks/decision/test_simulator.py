@@ -85,7 +85,17 @@ def test_an_accepted_offer_by_hand(cohort: Made, world: World, cap: Cap) -> None
     assert year.cost[0] == pytest.approx((10 * there + contacts).sum(), rel=1e-12)
     assert year.net[0] == pytest.approx((40 * there - contacts).sum(), rel=1e-12)
     assert year.run_rate[0] == pytest.approx(first * second * 50.0, rel=1e-12)  # the offer ran out
-    assert (year.offers.tolist(), year.accepted) == ([0, 2], 2)
+    assert year.offers.tolist() == [0, 2]
+
+
+def test_a_policy_that_knows_no_mask_is_counted_and_kept_from_it(
+    cohort: Made, world: World, offers: Offers, cap: Cap
+) -> None:
+    simulator = Simulator(cohort(50), world, offers, cap, 1e4)
+    held, free = (play(simulator, Always(1), np.random.default_rng(0), None, masked=masked) for masked in (True, False))
+    assert free.forbidden + free.offers.sum() == 50 * 12
+    assert free.most_contacts <= cap.max_contacts
+    assert (held.net == free.net).all()
 
 
 def test_an_offer_runs_its_months_and_keeps_others_out(cohort: Made, world: World, offers: Offers, cap: Cap) -> None:

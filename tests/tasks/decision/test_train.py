@@ -91,7 +91,7 @@ def test_stopped_at_every_save_it_ends_with_the_same_bytes(
         except Preempted:
             stops += 1
     # The random test, three searches, each seed's saves, seven lines, two worlds and the assumed one, ...
-    assert stops >= 4 + config.seeds + 7 + 3 + 1
+    assert stops >= 4 + config.seeds + 5 + 7 + 3 + 1
     assert metrics == whole[1]
     assert content(stopped.out.folder) == content(whole[0])
 
@@ -105,6 +105,7 @@ def test_the_comparison_has_every_policy_and_line(whole: tuple[Path, Metrics], c
     assert found["best_baseline"] == best
     nrr = {row["policy"]: row["nrr"]["value"] for row in found["rows"]}
     assert nrr["upper_bound"] == max(nrr.values())
+    assert {row["policy"] for row in found["rows"] if row["refused"] is None} == {"upper_bound"}
     for row in found["rows"][:-1]:
         assert row["executed_violations"]["value"] == row["over_cap"]["value"] == 0
         assert row["nrr"]["ci"][0] <= row["nrr"]["value"] <= row["nrr"]["ci"][1]
@@ -113,7 +114,7 @@ def test_the_comparison_has_every_policy_and_line(whole: tuple[Path, Metrics], c
 
 
 def test_figures_follow_from_the_evidence(whole: tuple[Path, Metrics]) -> None:
-    """Every number can be computed again from what each policy brought of each customer."""
+    """The comparison's can be computed again from what each policy brought of each customer, and in each year."""
     evidence = pq.read_table(whole[0] / "evidence" / "returns.parquet").to_pandas()
     rows = {row["policy"]: row for row in read(whole[0], "comparison.json")["rows"]}
     for policy, of in evidence.groupby("policy"):
@@ -121,8 +122,16 @@ def test_figures_follow_from_the_evidence(whole: tuple[Path, Metrics]) -> None:
         assert rows[policy]["nrr"]["value"] == pytest.approx(of["net"].sum() / revenue)
         assert rows[policy]["offer_cost"]["value"] == pytest.approx(of["cost"].sum() / revenue)
         risky = of[of["risk"] >= 0.25]
-        assert rows[policy]["nrr_at_risk"]["value"] == pytest.approx(risky["net"].sum() / (12 * risky["charge"].sum()))
+        assert rows[policy]["nrr_at_risk"]["value"] == pytest.approx(risky["net_at_risk"].sum() / (12 * risky["charge"].sum()))
     best = read(whole[0], "comparison.json")["best_baseline"]
+    years = pq.read_table(whole[0] / "evidence" / "years.parquet").to_pandas()
+    for policy, of in years.groupby("policy"):
+        offered = (of["made"] + of["refused"]).sum()
+        assert rows[policy]["refused"]["value"] == pytest.approx(of["refused"].sum() / max(offered, 1))
+        over = (of["attempted"].dropna() / (0.03 * revenue) - 1).clip(lower=0)
+        assert rows[policy]["attempted_overspend"]["value"] == pytest.approx(over.mean())
+        assert (of["peak"] <= 1).all()
+        assert (of["most_contacts"] <= 2).all()
     gain = rows["lagrangian_ppo"]["nrr"]["value"] / rows[best]["nrr"]["value"] - 1
     assert whole[1]["nrr_gain"]["value"] == pytest.approx(gain)
 
@@ -166,5 +175,8 @@ def test_curves_have_a_row_for_each_iteration_of_each_seed(whole: tuple[Path, Me
 
 
 def test_a_log_that_never_explored_tells_nothing(whole: tuple[Path, Metrics]) -> None:
+    logs = pq.read_table(whole[0] / "evidence" / "logs.parquet").to_pandas()
+    alone = logs[logs["log"] == "deterministic"]
+    assert (alone["pscore"] == 1).all()
     assert read(whole[0], "off_policy.json")["deterministic"]["verdict"] == "inconclusive"
     assert read(whole[0], "off_policy.json")["deterministic"]["reasons"]
