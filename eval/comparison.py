@@ -57,6 +57,14 @@ GAINS = {
     "lift_gain": ("lift over no contact", "lift"),
     "offer_cost_change": ("offer cost", "offer_cost"),
 }
+# Metrics of the policy alone that a criterion may be about; lower ends are those of the gains' intervals.
+ALONE = {
+    "nrr_gain_at_risk_low": "NRR at risk, lower end",
+    "lift_gain_low": "lift, lower end",
+    "attempted_overspend": "attempted overspend",
+    "violations_executed": "executed violations",
+    "over_cap": "over the cap",
+}
 SHARES = {"share_of_dp": "lift, of the DP's", "share_of_bound": "lift, of the bound's"}  # at PPO's cost
 CURVES = {
     "nrr": "NRR",
@@ -128,48 +136,57 @@ def returns_table(report: Report) -> Table:
     for row in found.rows:
         measures = (row.nrr, row.lift, row.nrr_at_risk, row.exit_nrr)
         table.add_row(_policy(row.policy, found), *map(_measure, measures), style=_style(row.policy))
+    table.caption = "The bound's NRR at risk is one of its own: the whole budget for customers at risk."
     return table
 
 
 def promises_table(found: Comparison) -> Table:
     table = _table("What it costs, and whether promises are kept, %", "policy")
-    for name in ("offer cost", "attempted overspend", "executed violations", "over the cap"):
+    for name in ("offer\ncost", "attempted\noverspend", "refused", "executed\nviolations", "over\nthe cap"):
         table.add_column(name, justify="right")
     for row in found.rows:
         table.add_row(
             _policy(row.policy, found),
             _measure(row.offer_cost),
-            _measure(row.attempted_overspend, signed=True),
+            _measure(row.attempted_overspend),
+            _percent(row.refused.value) if row.refused else "-",
             _measure(row.executed_violations),
             _measure(row.over_cap),
             style=_style(row.policy),
         )
     table.caption = (
-        "Overspend: beyond the budget if no wallet stood in the way, of the budget. Violations: years in which it was "
-        "passed all the same; over the cap: years in which any customer was contacted more often than it allows."
+        "Overspend: beyond the budget if no wallet stood in the way, of the budget. Refused: of the offers wanted and "
+        "allowed, those that the wallet didn't admit. Violations: years in which the budget was passed all the same; "
+        "over the cap: years in which any customer was contacted more often than it allows."
     )
     return table
 
 
 def gains_table(report: Report, criteria: Mapping[str, Criterion]) -> Table:
-    """The playbook's "+3 % NRR" twice, whole cohort first; beside each gain, what the two limits would gain."""
+    """Every criterion with its verdict. The playbook's "+3 % NRR" twice, whole cohort first; beside each gain, what
+    the DP and the bound would gain."""
     found = report.comparison
     metrics = {name: measure.model_dump() for name, measure in report.metrics.items()}
     verdicts = {verdict.metric: verdict for verdict in judge(STAGE, metrics, criteria)}
     best = found.by_policy[found.best_baseline]
-    table = _table(f"Against the best baseline, {NAMES.get(best.policy, best.policy)}, %", "")
-    for name in ("gain", "the DP", "the bound", "wanted"):
+    table = _table(f"Against the best baseline, {NAMES.get(best.policy, best.policy)}, and the criteria, %", "")
+    for name in ("PPO", "the DP", "the bound", "wanted"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for name, (words, figure) in GAINS.items():
         gain = found.gains.get(name)
         limits = (_relative(found.by_policy[policy], best, figure) for policy in (DP, BOUND))
         table.add_row(words, _measure(gain, signed=True), *map(_signed, limits), *_wanted(verdicts.get(name)))
+    for name in criteria:
+        if name not in (*GAINS, *SHARES):
+            measure = _measure(report.metrics.get(name))
+            table.add_row(ALONE.get(name, name), measure, "", "", *_wanted(verdicts.get(name)))
     for name, words in SHARES.items():
         table.add_row(words, _measure(found.gains.get(name)), "", "", *_wanted(verdicts.get(name)))
     table.caption = (
-        "The DP knows the world and what features tell, and may spend what PPO may. The bound knows everything and has "
-        "the whole budget: no policy passes it. Shares of it are at PPO's cost."
+        "The DP knows the world, plans with mean parameters, ignores what answers tell and may spend what PPO may: a "
+        "policy can pass it. The bound knows everything and has the whole budget, for customers at risk once more for "
+        "them alone: no policy passes it. Shares of it are at PPO's cost."
     )
     return table
 
@@ -199,8 +216,8 @@ def worlds_table(report: Report) -> Table:
             _percent(max((row.fell_back for row in world.rows), default=0.0), 0),
         )
     table.caption = (
-        "Bold: the highest lift. The last three are the highest of all policies: committed, of the budget; customers "
-        "over the cap; years in which answers drove the wallet to its worst case."
+        "Bold: the highest lift. The last three are the highest of all policies: committed, of the budget; years with "
+        "a customer over the cap; years in which answers drove the wallet to its worst case."
     )
     return table
 
@@ -225,7 +242,7 @@ def budgets_table(report: Report) -> Table:
                 style=_style(row.policy),
                 end_section=index == len(rows) - 1,
             )
-    table.caption = "Baselines tuned for each budget, with half the effort; the policy at the price that fits it."
+    table.caption = "For each budget the baselines are tuned with the same effort, and a policy is trained."
     return table
 
 

@@ -38,7 +38,11 @@ class Measure(_Part):
 
 
 class PolicyRow(_Part):
-    """A policy on the held-out customers. None: it has no such figure (the bound attempts nothing)."""
+    """A policy on the held-out customers. None: it has no such figure (the bound attempts nothing).
+
+    `refused`: what the wallet didn't admit, of the offers wanted and allowed. The bound's `nrr_at_risk` is that of a
+    year in which the whole budget is for customers at risk.
+    """
 
     policy: str
     nrr: Measure
@@ -47,6 +51,7 @@ class PolicyRow(_Part):
     exit_nrr: Measure | None
     offer_cost: Measure
     attempted_overspend: Measure | None
+    refused: Measure | None
     executed_violations: Measure | None
     over_cap: Measure | None
 

@@ -39,6 +39,7 @@ def content() -> dict[str, Any]:
                 "exit_nrr": measure(nrr - 0.1),
                 "offer_cost": measure(cost, 0.001),
                 "attempted_overspend": None if name == "upper_bound" else measure(0.004, 0.002),
+                "refused": None if name == "upper_bound" else measure(0.0321, 0.01),
                 "executed_violations": kept,
                 "over_cap": kept,
             }
@@ -140,6 +141,7 @@ def content() -> dict[str, Any]:
             "violations_executed": {"value": 0.0},
             "over_cap": {"value": 0.0},
             "upper_bound": {"value": 0.0242},
+            "upper_bound_at_risk": {"value": 0.06},
         },
     }
 

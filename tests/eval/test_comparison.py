@@ -25,7 +25,12 @@ criteria:
     nrr_gain: {at_least: 0.03, gating: false}
     nrr_gain_at_risk: {at_least: 0.03}
     lift_gain: {at_least: 0.12}
+    lift_gain_low: {above: 0.05}
+    nrr_gain_at_risk_low: {above: 0.0}
+    attempted_overspend: {at_most: 0.01}
     offer_cost_change: {at_most: -0.05}
+    violations_executed: {at_most: 0.0}
+    over_cap: {below: 0.01}
 """
 
 
@@ -70,9 +75,9 @@ def test_every_policy_has_its_figures_with_intervals(
         ppo,
     )
     ppo = line(text, "What it costs", "Lagrangian PPO")
-    assert re.search(r"2\.70 \(2\.60\.\.2\.80\) +\+0\.40 \(0\.20\.\.0\.60\) +0 +0$", ppo.rstrip())
+    assert re.search(r"2\.70 \(2\.60\.\.2\.80\) +0\.40 \(0\.20\.\.0\.60\) +3\.21 +0 +0$", ppo.rstrip())
     # The bound is no policy: it attempts nothing and keeps no promise.
-    assert re.search(r"2\.85 .* +- +- +-$", line(text, "What it costs", "upper bound").rstrip())
+    assert re.search(r"2\.85 .* +- +- +- +-$", line(text, "What it costs", "upper bound").rstrip())
     assert "2,110 customers of the test part, 800 of them at risk" in text
     assert "45,000 EUR" in text
 
@@ -91,6 +96,29 @@ def test_the_playbooks_gain_stands_twice_and_beside_the_bounds(
     assert re.search(r"\+4\.00 \(3\.50\.\.4\.50\) +\+5\.00 +\+6\.00 +>= 3\.00 +met", at_risk)
     cost = line(text, "Against the best", "offer cost")
     assert re.search(r"-10\.00 .* -6\.67 +-5\.00 +<= -5\.00 +met", cost)
+
+
+def test_every_criterion_has_a_row_with_its_verdict(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "configs" / "experiment_tried.yaml").open("a") as file:
+        file.write("    still_without_words: {at_most: 0.5}\n")
+    made = made_decision.content()
+    made["metrics"] |= {"lift_gain_low": {"value": 0.0123}, "over_cap": {"value": 0.05, "ci": [0.01, 0.1]}}
+    made_decision.publish(store, "tried", tmp_path, made)
+    text = printed(capsys)
+    rows = {
+        "NRR at risk, lower end": r"3\.50 +> 0 +met",
+        "lift, lower end": r"1\.23 +> 5\.00 +MISSED",
+        "attempted overspend": r"0\.40 +<= 1\.00 +met",
+        "executed violations": r"0 +<= 0 +met",
+        "over the cap": r"5\.00 \(1\.00\.\.10\.00\) +< 1\.00 +MISSED",
+        "still_without_words": r"- +<= 50\.00 +MISSED",
+    }
+    for name, figures in rows.items():
+        assert re.search(f"{name} +{figures}", line(text, "Against the best", name)), name
+    body = table(text, "Against the best")
+    assert len(re.findall(r" (?:met|not met|MISSED)\b", body)) == 10
 
 
 def test_a_gating_criterion_that_is_missed_is_said_in_capitals(
@@ -136,9 +164,9 @@ def test_every_line_fits_into_100_columns_whole(
     made = made_decision.content()
     made["worlds"] += [made["worlds"][0] | {"world": "sleeping_dogs_doubled"}]
     made["comparison"]["rows"][1]["attempted_overspend"] = {"value": 0.2345, "ci": [0.2, 0.27]}
-    made["comparison"]["rows"][0]["attempted_overspend"] = {"value": -1.0, "ci": [-1.0, -1.0]}
     for row in made["comparison"]["rows"][:-1]:
-        row["executed_violations"] = row["over_cap"] = {"value": 0.0, "ci": [0.0, 0.037]}
+        row["executed_violations"] = row["over_cap"] = {"value": 0.0, "ci": [0.0, 0.161]}
+        row["refused"] = {"value": 0.4321, "ci": [0.4, 0.5]}
     made_decision.publish(store, "tried", tmp_path, made)
     text = printed(capsys)
     assert max(len(row) for row in text.splitlines()) <= comparison.WIDTH

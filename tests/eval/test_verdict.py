@@ -97,6 +97,7 @@ DECISION = EXPERIMENT.replace(
     """  decision:
     nrr_gain: {at_least: 0.03, gating: false}
     nrr_gain_at_risk: {at_least: 0.03}
+    over_cap: {below: 0.01}
 execution: {time_limit_s: {decision: 60}}
 """,
 )
@@ -107,15 +108,22 @@ def test_the_playbooks_gain_stands_twice_whole_cohort_first_beside_the_bound(
 ) -> None:
     (config.CONFIGS / "experiment_tried.yaml").write_text(DECISION)
     gains = {"nrr_gain": {"value": 0.0131, "ci": [0.011, 0.0152]}, "nrr_gain_at_risk": {"value": 0.0321}}
-    complete(experiment, "decision", gains | {"upper_bound": {"value": 0.0249}}, tmp_path)
+    gains["over_cap"] = {"value": 0.0}
+    complete(
+        experiment,
+        "decision",
+        gains | {"upper_bound": {"value": 0.0249}, "upper_bound_at_risk": {"value": 0.0512}},
+        tmp_path,
+    )
     assert verdict.main(["--experiment", "tried"]) == 0
     whole, at_risk = re.findall(r"decision +nrr_gain.*", capsys.readouterr().out)
     assert re.search(r"nrr_gain +0\.0131 .* bound 0\.0249 +>= 0\.0300 +not met \(shown, not gating\)", whole)
-    assert re.search(r"nrr_gain_at_risk +0\.0321 +>= 0\.0300 +met", at_risk)
+    assert re.search(r"nrr_gain_at_risk +0\.0321 +bound 0\.0512 +>= 0\.0300 +met", at_risk)
     assert verdict.main(["--experiment", "tried", "--json"]) == 0
     rows = read(capsys)
     assert rows["decision", "nrr_gain"]["upper_bound"] == 0.0249
-    assert "upper_bound" not in rows["decision", "nrr_gain_at_risk"]
+    assert rows["decision", "nrr_gain_at_risk"]["upper_bound"] == 0.0512
+    assert "upper_bound" not in rows["decision", "over_cap"]
 
 
 def test_a_gain_at_risk_that_is_missed_fails_the_experiment(
