@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.plan import load_experiment
+from retain import wallet
 
 PROJECT = Path(__file__).resolve().parents[2]
 TEXT = " ".join((PROJECT / "docs" / "DECISION.md").read_text().split())
@@ -34,6 +35,11 @@ def test_what_is_decided() -> None:
     assert f"may cost {100 * DECISION.budget:g} % of its revenue" in TEXT
     assert "more than twice in three months" in TEXT
     assert (DECISION.cap.max_contacts, DECISION.cap.window) == (2, 3)
+    assert f"a fixed {DECISION.threshold_offer} % offer (`stages.decision.threshold_offer`" in TEXT
+    assert "it holds for twice the acceptance that is believed, always" in TEXT
+    assert wallet.DOUBT == 2
+    assert f"a probability of {wallet.OVERDRAW:.0e} at most".replace("e-06", "e-6") in TEXT
+    assert f"the answers of the last {DECISION.months} months" in TEXT
     assert (DECISION.wallet, DECISION.evaluation.at_risk_from) == ("expected", 0.25)
 
 
@@ -66,7 +72,8 @@ def test_what_the_literature_says_adds_up() -> None:
 
 def test_what_is_wanted_is_what_gates() -> None:
     criteria = EXPERIMENT.criteria["decision"]
-    assert f">= +{100 * criteria['nrr_gain_at_risk'].limit:g} %" in TEXT
+    at_risk, low = criteria["nrr_gain_at_risk"].limit, criteria["nrr_gain_at_risk_low"].limit
+    assert f">= +{100 * at_risk:g} %, interval above {100 * low:g}" in TEXT
     lift, low = criteria["lift_gain"].limit, criteria["lift_gain_low"].limit
     assert f">= +{100 * lift:g} %, interval above +{100 * low:g} %" in TEXT
     assert f"<= {100 * criteria['offer_cost_change'].limit:g} %" in TEXT
