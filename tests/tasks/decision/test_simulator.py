@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.errors import DataError
 from retain.wallet import Acceptance, Mode, Offers, Wallet
+from tasks.decision.baselines import Threshold
 from tasks.decision.simulator import (
     Actions,
     Bools,
@@ -92,7 +93,9 @@ def test_a_policy_that_knows_no_mask_is_counted_and_kept_from_it(
     cohort: Made, world: World, offers: Offers, cap: Cap
 ) -> None:
     simulator = Simulator(cohort(50), world, offers, cap, 1e4)
-    held, free = (play(simulator, Always(1), np.random.default_rng(0), None, masked=masked) for masked in (True, False))
+    rule = Threshold(simulator.observed.index("risk"), 1, 0.0)
+    held, free = (play(simulator, rule, np.random.default_rng(0), None, masked=masked) for masked in (True, False))
+    assert held.forbidden == 0
     assert free.forbidden + free.offers.sum() == 50 * 12
     assert free.most_contacts <= cap.max_contacts
     assert (held.net == free.net).all()

@@ -122,7 +122,8 @@ def test_figures_follow_from_the_evidence(whole: tuple[Path, Metrics]) -> None:
         assert rows[policy]["nrr"]["value"] == pytest.approx(of["net"].sum() / revenue)
         assert rows[policy]["offer_cost"]["value"] == pytest.approx(of["cost"].sum() / revenue)
         risky = of[of["risk"] >= 0.25]
-        assert rows[policy]["nrr_at_risk"]["value"] == pytest.approx(risky["net_at_risk"].sum() / (12 * risky["charge"].sum()))
+        at_risk = risky["net_at_risk"].sum() / (12 * risky["charge"].sum())
+        assert rows[policy]["nrr_at_risk"]["value"] == pytest.approx(at_risk)
     best = read(whole[0], "comparison.json")["best_baseline"]
     years = pq.read_table(whole[0] / "evidence" / "years.parquet").to_pandas()
     for policy, of in years.groupby("policy"):
