@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.end_to_end.project import STAGES, Project, states
@@ -80,6 +82,8 @@ def test_a_hyperparameter_of_ppo(project: Project) -> None:
     path = project.root / "ops/configs/experiment_chaos.yaml"
     with changed(path, lambda text: text.replace("ppo: {iterations: 8,", "ppo: {iterations: 6,", 1)):
         expect(project, {"decision": "config: ppo.iterations 8 -> 6"}, waits=("release",))
+        curves = pq.read_table(io.BytesIO(project.artifacts()["decision/curves.parquet"]))
+        assert max(curves["iteration"].to_pylist()) == 6
 
 
 def test_a_criterion_of_the_decision_trains_nothing(project: Project) -> None:
@@ -97,13 +101,13 @@ def test_an_assumption(project: Project) -> None:
     assert set(map(tuple, causes.values())) == {()}
 
 
-def test_what_the_baseline_offers(project: Project) -> None:
-    """The rule of the release, which every arm can fall back to, is no part of what was learnt."""
+def test_what_an_agent_is_shown(project: Project) -> None:
+    """What the release says of decisions is no part of what was learnt."""
     path = project.root / "ops/configs/experiment_chaos.yaml"
-    change = "stages:\n  release: {decision: {offer: 5}}\n"
+    change = "stages:\n  release: {decision: {reasons: 3}}\n"
     with changed(path, lambda text: text.replace("stages:\n", change, 1)):
         causes = project.why()
-        assert any("config: decision.offer 10 -> 5" in line for line in causes.pop("release"))
+        assert any("config: decision.reasons 5 -> 3" in line for line in causes.pop("release"))
         assert causes == {stage: [] for stage in STAGES if stage != "release"}
 
 
