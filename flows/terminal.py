@@ -137,9 +137,9 @@ def show_exceptions(
 ) -> None:
     """In red: which parts the release does without, and which it has though they missed criteria."""
     for part in left_out:
-        _in_red(
-            console, f"LEFT OUT of the release: {part['part']} {part['digest']}; the baseline decides. Missed:", part
-        )
+        why = f" ({part['override']})" if "override" in part else ""
+        text = f"LEFT OUT of the release: {part['part']} {part['digest']}{why}; the baseline decides. Missed:"
+        _in_red(console, text, part)
     for part in overrides:
         by = f"{part['by']} ({part['reason']})"
         _in_red(console, f"LET INTO the release by {by}: {part['part']} {part['digest']}. Missed:", part)

@@ -9,6 +9,7 @@ observe what the simulated year let them observe, number for number. Nothing her
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class History:
 
     `contacts`: how often the customer was contacted in each of the last months, oldest first, the last one ending now.
     `running_offer` in percent with `months_left`; None or 0, and no months, when none runs (0 with months left: an
-    accepted contact without a discount). `accepted`, `declined`: answers so far.
+    accepted contact without a discount). `accepted`, `declined`: answers of the last `Terms.months`, one decision a
+    month; a policy never learned from more.
     """
 
     contacts: tuple[int, ...] = ()
@@ -109,9 +111,6 @@ class Bridge:
             return self._everybody
         return self._cells.get(cell(self._spec, values, self.roles), self._everybody)
 
-    def acceptance(self, values: Mapping[str, object]) -> float:
-        return self.score(values)[0]
-
 
 def _spread(score: float, sd: float) -> float:
     return sd / (score * (1 - score))
@@ -159,8 +158,11 @@ class _Budget(_Block):
 
 class _Rule(_Block):
     rule: Literal["threshold"]
-    offer: int
     reasons: _Count
+
+
+# Keys of a decision.json from when the baseline was all there was.
+_OLDER = ("max_contacts", "cap_months", "offer_months")
 
 
 class _Terms(_Block):
@@ -171,7 +173,16 @@ class _Terms(_Block):
     wallet: Mode
     budget: _Budget
     threshold: _Open
+    offer: int
     rule: _Rule
+
+
+def _is_older(content: object) -> bool:
+    """Whether it has keys that decision.json had before, and has no more."""
+    if not isinstance(content, dict):
+        return False
+    rule = content.get("rule")
+    return not content.keys().isdisjoint(_OLDER) or (isinstance(rule, dict) and "offer" in rule)
 
 
 @dataclass(frozen=True)
@@ -179,8 +190,8 @@ class Terms:
     """What holds for every policy, and the threshold baseline.
 
     At most `max_contacts` in any `window` months. `acceptance` is what the wallet believes, with `decay` of earlier
-    contacts a month. `budget` in the offers' currency for `months`, of which `share` is the part of revenue. The
-    baseline makes its one `offer` (percent) from `threshold` on; `reasons` of a risk are shown.
+    contacts a month. `budget` in the offers' currency for `months`. The baseline makes its one `offer` (percent) from
+    `threshold` on; `reasons` of a risk are shown.
     """
 
     offers: Offers
@@ -191,7 +202,6 @@ class Terms:
     wallet: Mode
     budget: float
     months: int
-    share: float
     threshold: float
     offer: int
     reasons: int
@@ -199,8 +209,13 @@ class Terms:
     @classmethod
     def from_json(cls, content: object) -> Terms:
         """From a release's decision.json. Raises DecisionError."""
+        if _is_older(content):
+            raise DecisionError(
+                "decision.json: is of an older format: run `make train.all` (or `make run`) and serve the new release"
+            )
         try:
-            read = _Terms.model_validate(content)
+            # Through JSON: what is said of a fault then names no class.
+            read = _Terms.model_validate_json(json.dumps(content))
             levels = tuple(read.offers.levels)
             offers = Offers(levels, read.offers.months, read.offers.contact_cost, read.offers.currency)
         except ValidationError as error:
@@ -209,8 +224,8 @@ class Terms:
             raise DecisionError(f"decision.json: {where or 'as a whole'}: {first['msg']}") from None
         except ValueError as error:
             raise DecisionError(f"decision.json: {error}") from None
-        if read.rule.offer not in levels:
-            raise DecisionError(f"decision.json: rule.offer {read.rule.offer} is not one of the offers {list(levels)}")
+        if read.offer not in levels:
+            raise DecisionError(f"decision.json: offer {read.offer} is not one of the offers {list(levels)}")
         return cls(
             offers=offers,
             max_contacts=read.cap.max_contacts,
@@ -220,9 +235,8 @@ class Terms:
             wallet=read.wallet,
             budget=read.budget.amount,
             months=read.budget.months,
-            share=read.budget.share,
             threshold=read.threshold,
-            offer=read.rule.offer,
+            offer=read.offer,
             reasons=read.rule.reasons,
         )
 

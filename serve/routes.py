@@ -196,6 +196,15 @@ class Service:
             )
             self._doubt_logged = now
 
+    def _money(self) -> list[str]:
+        """What keeps everybody from being contacted."""
+        found = []
+        if self.period_left == 0:
+            found.append("the period of the offer budget is over: a restart begins a new one")
+        if self.wallet.free <= self.release.terms.offers.contact_cost:
+            found.append("the wallet has no room for another offer: nobody is contacted until a restart")
+        return found
+
     def ready(self) -> dict[str, Any]:
         """What /readyz says."""
         release, terms, wallet = self.release, self.release.terms, self.wallet
@@ -223,7 +232,7 @@ class Service:
                 "months": terms.months,
                 "period_left": self.period_left,
             },
-            "warnings": self.warnings,
+            "warnings": [*self.warnings, *self._money()],
         }
 
 

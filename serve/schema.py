@@ -90,7 +90,7 @@ class RequestReader:
             "contacts": _contacts(terms.history_months),
             "running_offer": _whole(0, 100, nullable=True),
             "months_left": _whole(0, 120),
-            "answers": _whole_numbers("accepted", "declined"),
+            "answers": _whole_numbers("accepted", "declined", most=terms.months),
         }
         # An accepted contact without a discount runs like any other offer.
         self._free_offers = 0 in terms.offers.levels
@@ -263,8 +263,8 @@ def _contacts(months: int) -> Check:
     return check
 
 
-def _whole_numbers(*names: str) -> Check:
-    count = _whole(0, MAX_COUNT)
+def _whole_numbers(*names: str, most: int) -> Check:
+    count = _whole(0, most)
 
     def check(value: Any) -> Any:
         if type(value) is not dict:
@@ -320,8 +320,9 @@ def request_schema(spec: DatasetSpec, terms: Terms) -> dict[str, Any]:
             "answers": {
                 "type": "object",
                 "additionalProperties": False,
-                "properties": {"accepted": counts, "declined": counts},
-                "description": "how often offers were accepted and declined so far",
+                "properties": {name: {**counts, "maximum": terms.months} for name in ("accepted", "declined")},
+                "description": f"how often offers were accepted and declined in the last {terms.months} months, at one "
+                "decision a month; a policy never learned from more",
             },
         },
         # A discount runs with months left, or there are neither.

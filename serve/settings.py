@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.artifact import MANIFEST, current, open_artifact, parse_manifest
-from engine.errors import RetainError
+from engine.errors import ArtifactError, RetainError
 from engine.store import open_store, store_url
 from retain.release import PARTS, TERMS, Release, ReleaseError, load, with_part
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
@@ -71,7 +71,8 @@ def warnings(release: Release) -> list[str]:
     found = [f"{part} is that of {OVERRIDES[part]}, not the release's own" for part in release.replaced]
     if "decision" in release.replaced and release.versions["policy"] in {part["digest"] for part in release.left_out}:
         found.append(f"the policy of {OVERRIDES['decision']} is the one that this release left out")
-    found += [f"{part['part']} missed criteria and was let in by {part['by']}" for part in release.overrides]
+    own = [part for part in release.overrides if part["part"] not in release.replaced]
+    found += [f"{part['part']} missed criteria and was let in by {part['by']}" for part in own]
     return found if release.bridge.warning is None else [*found, release.bridge.warning]
 
 
@@ -88,7 +89,7 @@ def load_release(settings: Settings) -> tuple[str, Release]:
             folder, setting = path, OVERRIDES[part]
             files = open_artifact(path)
             release = with_part(release, part, {n: files[n] for n in (*PARTS[part], TERMS) if n in files})
-    except ReleaseError as error:
+    except (ArtifactError, ReleaseError) as error:
         raise RetainError(f"{setting}: {folder} can't be served: {error}") from None
     manifest = settings.release / MANIFEST
     digest = parse_manifest(manifest.read_bytes(), str(manifest)).digest[:12]

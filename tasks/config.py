@@ -277,7 +277,7 @@ class PpoConfig(_Block):
 
 
 class OffPolicyConfig(_Block):
-    """A log of the best baseline that explores: `exploration` of its decisions are uniform over what is allowed."""
+    """A log of the uplift baseline that explores: `exploration` of its decisions are uniform over what is allowed."""
 
     exploration: Annotated[float, Field(ge=0, le=1)]
     min_effective: Positive
@@ -360,10 +360,9 @@ class DecisionConfig(_Block):
 
 
 class ThresholdConfig(_Block):
-    """The first baseline: whoever's risk reaches a threshold, which `decision` tunes, is offered one fixed discount."""
+    """The first baseline: whoever's risk reaches the threshold that `decision` tuned is offered its threshold_offer."""
 
     rule: Literal["threshold"]
-    offer: Offer
     reasons: Annotated[int, Field(ge=1, le=20)]
 
 
@@ -520,13 +519,6 @@ class Experiment(_Block):
     def _place_of_its_own(self) -> Experiment:
         if self.tag in RESERVED:
             raise ValueError(f"tag {self.tag!r} is a folder of the store; an experiment needs another name")
-        return self
-
-    @model_validator(mode="after")
-    def _one_of_the_offers(self) -> Experiment:
-        offer, levels = self.stages.release.decision.offer, self.stages.decision.offers.levels
-        if offer not in levels:
-            raise ValueError(f"stages.release.decision.offer {offer} is not one of the offers {list(levels)}")
         return self
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from tasks.config import Override
 from tasks.release import release as stage
 
 DATASETS = Path(__file__).resolve().parent.parent / "ops" / "datasets"
-RULE = {"rule": "threshold", "offer": 10, "reasons": 5}
+RULE = {"rule": "threshold", "reasons": 5}
 LEVELS = (0, 5, 10, 20)
 TERMS: dict[str, Any] = {
     "offers": {"levels": list(LEVELS), "months": 6, "contact_cost": 1.0, "currency": "EUR"},
@@ -32,6 +32,7 @@ TERMS: dict[str, Any] = {
     "decay": 0.6,
     "wallet": "expected",
     "budget": {"share": 0.03, "months": 12, "amount": 45_000.0},
+    "offer": 10,
     "threshold": 0.5,
 }
 DECISION: dict[str, Any] = {**TERMS, "rule": RULE}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.criteria import Verdict, judge
-from engine.errors import ConfigError, CriteriaMissed, DataError
+from engine.errors import CriteriaMissed, DataError
 from engine.stage import Metrics, Workspace
 from retain.decision import DecisionError, Terms
 from retain.message import template_bank
@@ -41,12 +41,12 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
         if not missed:
             continue
         override = config.overrides.get(part)  # type: ignore[call-overload]
-        texts = [str(verdict) for verdict in missed]
-        if override is None:
-            left_out.append({"part": part, "digest": digests[part], "missed": texts})
+        about = {"part": part, "digest": digests[part], "missed": [str(verdict) for verdict in missed]}
+        lacking = None if override is None else _lacking(override, digests[part], missed)
+        if override is not None and lacking is None:
+            overrides.append(about | override.model_dump(mode="json"))
         else:
-            _allows(override, part, digests[part], missed)
-            overrides.append({"part": part, **override.model_dump(mode="json"), "missed": texts})
+            left_out.append(about | ({"override": lacking} if lacking else {}))
     parts = [part for part in PARTS if part not in {one["part"] for one in left_out}]
 
     decision = {**_json(inputs["decision"] / TERMS), "rule": config.decision.model_dump(mode="json")}
@@ -96,17 +96,15 @@ def _missed(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return [verdict for verdict in verdicts if verdict.gating and not verdict.passed]
 
 
-def _allows(override: Override, part: str, digest: str, missed: Sequence[Verdict]) -> None:
-    """Raises ConfigError for an override that was given for another artifact, or for fewer criteria than it missed."""
-    where = f"stages.release.overrides.{part}"
+def _lacking(override: Override, digest: str, missed: Sequence[Verdict]) -> str | None:
+    """Why an override doesn't let the part in: it was given for another artifact, or for fewer criteria than it missed.
+
+    That is no error: what else was made is still released.
+    """
     if override.digest != digest:
-        raise ConfigError(
-            f"{where}.digest: lets in {override.digest}, but the part that missed "
-            f"{', '.join(verdict.metric for verdict in missed)} is {digest}: look at it, then name it or remove this"
-        )
-    unnamed = [str(verdict) for verdict in missed if verdict.metric not in override.criteria]
-    if unnamed:
-        raise ConfigError(f"{where}.criteria: does not name {'; '.join(unnamed)}: add it, or remove the override")
+        return f"the override names {override.digest}, another artifact"
+    unnamed = [verdict.metric for verdict in missed if verdict.metric not in override.criteria]
+    return f"the override does not name {', '.join(unnamed)}" if unnamed else None
 
 
 def _json(path: Path) -> Any:

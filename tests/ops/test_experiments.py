@@ -40,7 +40,6 @@ PLAYBOOK: dict[str, Any] = {
     "stages.decision.baselines": ["threshold", "thompson_sampling", "uplift_tree"],
     "stages.decision.threshold_offer": 10,
     "stages.release.decision.rule": "threshold",
-    "stages.release.decision.offer": 10,
     "criteria.decision.nrr_gain": {"at_least": 0.03, "gating": False},
     "criteria.decision.nrr_gain_at_risk": {"at_least": 0.03},
     "criteria.decision.offer_cost_change": {"at_most": -0.05},

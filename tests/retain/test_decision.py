@@ -168,7 +168,7 @@ def test_other_offers_and_another_currency_take_other_numbers_alone() -> None:
         DECISION
         | {
             "offers": {"levels": [7, 33], "months": 2, "contact_cost": 250.0, "currency": "JPY"},
-            "rule": {"rule": "threshold", "offer": 33, "reasons": 1},
+            "offer": 33,
             "cap": {"max_contacts": 1, "window": 1},
         }
     )
@@ -376,8 +376,8 @@ def test_the_bridge_gives_a_cell_s_acceptance() -> None:
     assert bridge.warning is None
     row = {"SeniorCitizen": 0, "Partner": "Yes", "PaperlessBilling": "No"}
     assert bridge.score(row) == (0.3, 0.1 / (0.3 * 0.7))
-    assert bridge.acceptance(row | {"SeniorCitizen": 1, "PaperlessBilling": "Yes"}) == 0.4
-    assert bridge.acceptance(row | {"SeniorCitizen": 1}) == 0.12  # a cell nobody was seen in
+    assert bridge.score(row | {"SeniorCitizen": 1, "PaperlessBilling": "Yes"})[0] == 0.4
+    assert bridge.score(row | {"SeniorCitizen": 1})[0] == 0.12  # a cell nobody was seen in
     pooled = math.sqrt((5 * (0.1**2 + 0.18**2) + 15 * (0.2**2 + 0.28**2)) / 20)
     for unseen in ({"SeniorCitizen": 1}, {"Partner": "No"}):
         assert bridge.score(row | unseen)[1] == pytest.approx(pooled / (0.12 * 0.88))
@@ -385,7 +385,7 @@ def test_the_bridge_gives_a_cell_s_acceptance() -> None:
 
 def test_a_table_without_the_roles_uses_one_cell_and_says_so() -> None:
     bridge = Bridge(BRIDGE, dataset("telco", bridge=[]))
-    assert bridge.acceptance({"SeniorCitizen": 0}) == 0.12
+    assert bridge.score({"SeniorCitizen": 0})[0] == 0.12
     assert bridge.warning is not None
     assert "senior, partner, paperless" in bridge.warning
 
@@ -430,12 +430,24 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    "older",
+    [
+        {"rule": "threshold", "threshold": 0.5, "offer": 10, "offers": [0, 10], "offer_months": 6, "max_contacts": 2},
+        DECISION | {"rule": {"rule": "threshold", "offer": 10, "reasons": 5}},
+    ],
+)
+def test_terms_of_an_older_format_say_what_to_do(older: dict[str, Any]) -> None:
+    with pytest.raises(DecisionError, match=r"^decision\.json: is of an older format: run `make train\.all`"):
+        Terms.from_json(older)
+
+
+@pytest.mark.parametrize(
     ("path", "value"),
     [
         *((path, None) for path in TERMS),
         ("rule", None),
         ("rule.rule", "coin"),
-        ("rule.offer", 15),
+        ("offer", 15),
         ("rule.reasons", 0),
         ("extra", 1),
         ("threshold", 0),

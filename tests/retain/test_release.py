@@ -42,7 +42,7 @@ def test_a_customer_is_scored_as_the_parts_score_her(release: Release) -> None:
         decision, seen = release.decide(row)
         assert np.array_equal(seen, features, equal_nan=True)
         assert decision.risk == pytest.approx(float(score), abs=1e-12)
-        assert decision.acceptance == release.bridge.acceptance(row)
+        assert decision.acceptance == release.bridge.score(row)[0]
         reasons = release.risk.reasons(features)
         sizes = [abs(value) for _, value in reasons]
         assert sizes == sorted(sizes, reverse=True)

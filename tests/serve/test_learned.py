@@ -22,7 +22,7 @@ from serve.app import create_app
 from serve.metrics import Metrics
 from serve.router import Router
 from serve.routes import DOUBT_SECONDS, MONTH_SECONDS, Answer, Service
-from tests.releases import TERMS, config, dataset, inputs, policy, rows, run_stage
+from tests.releases import TERMS, dataset, inputs, policy, rows, run_stage
 from tests.serve.client import Client
 
 TELCO = dataset("telco")
@@ -101,7 +101,14 @@ def test_readyz_tells_arms_wallet_and_warnings(release: Release) -> None:
     assert service.ready()["wallet"]["period_left"] == pytest.approx(0.75)
     clock.now += 100 * MONTH_SECONDS
     assert service.ready()["wallet"]["period_left"] == 0.0
+    assert "the period of the offer budget is over: a restart begins a new one" in service.ready()["warnings"]
     ask(Service("v1", with_policy(release, policy(TELCO, 99.0, 10)), Metrics(), ALL), rows(TELCO, 1, seed=4)[0])
+
+
+def test_readyz_says_that_nothing_more_can_be_offered(release: Release) -> None:
+    for budget, full in ((0.5, True), (900.0, False)):
+        client = Client(create_app("v1", with_policy(release, policy(TELCO, 99.0, 20), budget=budget), ALL))
+        assert any("no room" in text for text in client.get("/readyz").json()["warnings"]) == full
 
 
 def test_readyz_and_metrics_show_what_offers_take_from_the_wallet(release: Release) -> None:
@@ -308,10 +315,10 @@ def test_openapi_says_what_is_answered(release: Release) -> None:
 def test_other_offers_months_and_currency_are_other_data_alone(tmp_path: Path) -> None:
     given = inputs(tmp_path / "inputs", TELCO, dataset("bank"))
     offers = {"levels": [7, 33], "months": 2, "contact_cost": 150.0, "currency": "JPY"}
-    terms = TERMS | {"offers": offers, "budget": {"share": 0.03, "months": 6, "amount": 9e6}}
+    terms = TERMS | {"offers": offers, "offer": 7, "budget": {"share": 0.03, "months": 6, "amount": 9e6}}
     (given["decision"] / "terms.json").write_text(json.dumps(terms))
     (given["decision"] / "policy.json").write_bytes(policy(TELCO, 99.0, 33, levels=(7, 33)).to_json())
-    out = run_stage(tmp_path, given, config(offer=7))
+    out = run_stage(tmp_path, given)
     release = load({path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()})
     customer = rows(TELCO, 1, seed=4)[0] | {"MonthlyCharges": 9_000.0, "tenure": 40}
     for router, offer in ((ALL, 33), (Router(), 7)):

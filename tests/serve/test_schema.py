@@ -206,6 +206,7 @@ def test_a_history_is_as_long_as_the_cap_and_the_policy_look_back() -> None:
         ({"answers": []}, ("not_an_object", "history", "answers")),
         ({"answers": {"maybe": 1}}, ("unknown_key", "history", "answers")),
         ({"answers": {"accepted": 1.5}}, ("integer_type", "history", "answers")),
+        ({"answers": {"accepted": 13}}, ("above_maximum", "history", "answers")),  # of a year, one decision a month
     ],
 )
 def test_a_wrong_history_is_told_by_type_and_place(history: Any, fault: tuple[str, ...]) -> None:

@@ -247,17 +247,9 @@ def test_other_offers_are_taken_once_everything_follows_them(
     for key, value in {
         ("stages", "decision", "assumptions", "effect"): list(effect),
         ("stages", "decision", "threshold_offer"): levels[-1],
-        ("stages", "release", "decision", "offer"): levels[-1],
     }.items():
         content = put(content, key, value)
     assert config.validate(content, Experiment).stages.decision.offers.levels == levels
-
-
-@pytest.mark.parametrize("offer", [15, 50])
-def test_what_the_baseline_offers_is_one_of_the_offers(mvp: config.Resolved, offer: int) -> None:
-    with pytest.raises(ConfigError) as raised:
-        config.validate(put(mvp, ("stages", "release", "decision", "offer"), offer), Experiment)
-    assert f"stages.release.decision.offer {offer} is not one of the offers [0, 5, 10, 20]" in str(raised.value)
 
 
 OVERRIDE = {"by": "Ann", "reason": "a pilot", "criteria": ["lift_gain"], "digest": "0123456789ab"}
