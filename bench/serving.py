@@ -110,7 +110,7 @@ def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list
     terms, wallet = release.terms, release.terms.new_wallet()
     x = [release.risk.features(row) for row in rows]
     cases = [release.case(row)[0] for row in rows]
-    decisions = [release.decide(row)[0] for row in rows]
+    decisions = [decide(terms, case, terms.new_wallet()) for case in cases]
     contacts = [i for i, decision in enumerate(decisions) if decision.action == "contact"]
     reasons = [release.reasons(features) for features in x]
     texts = [found[1] for i in contacts if (found := release.message(decisions[i], reasons[i], rows[i]))]
@@ -156,7 +156,7 @@ def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list
 
 def _one_call(release: Release, rows: list[dict[str, Any]], n: int, arm: Arm) -> float:
     wallet = release.terms.new_wallet()
-    return cpu_us(lambda i: release.decide(rows[i], wallet=wallet, arm=arm), n)
+    return cpu_us(lambda i: release.decide(release.case(rows[i])[0], wallet, 1.0, arm), n)
 
 
 def _router(arm: Arm) -> Router:

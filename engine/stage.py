@@ -44,6 +44,7 @@ IDENTITY, CLAIM, CHECKPOINTS = "identity.json", "claim.json", "checkpoints"
 
 COMPLETE, FAILED, BAD_INPUT, REFUSED = 0, 1, 2, 3
 CLAIMED, PREEMPTED, FENCED, OVERDUE = 73, 75, 76, 77
+THERE = "was there already"  # what an attempt says that had nothing left to do
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def _run(attempt: _Attempt) -> tuple[int, str]:
         if attempt.claim is None:
             return CLAIMED, "another attempt is at it"
         if artifacts.manifest(request.stage, request.fingerprint) is not None:
-            return COMPLETE, "was there already"
+            return COMPLETE, THERE
         workspace = _workspace(attempt, attempt.claim)
         inputs = _inputs(request, artifacts)
         run = _load(request.entry)

@@ -18,7 +18,7 @@ from typing import Any
 from engine.claim import Watch
 from engine.errors import BudgetExceeded, RetainError
 from engine.fingerprint import Identity
-from engine.stage import CLAIM, CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, Stage
+from engine.stage import CLAIM, CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, THERE, Stage
 from flows.attempt import Ending, attempt
 from flows.board import ENDED, Board
 from flows.launch import PROGRESS, Child
@@ -102,7 +102,9 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
             time.sleep(HELD_POLL_S)
             continue
         ending = _attempt(run, stage, identity, inputs, report)
-        worked = worked or ending.code != CLAIMED
+        # Another run was quicker: it holds the claim, or its artifact was there before this attempt could begin.
+        idle = ending.code == CLAIMED or (ending.code == COMPLETE and ending.record.message == THERE)
+        worked = worked or not idle
         for line in _log_lines(plan, stage, identity, ending)[-LOG_LINES:]:
             log.info(line)
         record = ending.record

@@ -79,24 +79,12 @@ class Release:
     overrides: tuple[Mapping[str, Any], ...] = ()
     replaced: tuple[str, ...] = ()
 
-    def decide(
-        self,
-        values: Mapping[str, object],
-        history: History = NO_HISTORY,
-        wallet: Wallet | None = None,
-        left: float = 1.0,
-        arm: Arm = "baseline",
-    ) -> tuple[Decision, Floats]:
-        """The decision of one arm for one validated customer, and the features it was made from.
+    def decide(self, case: Case, wallet: Wallet, left: float, arm: Arm) -> Decision:
+        """The decision of one arm for one customer.
 
-        `wallet` holds for what is offered, `left` is the share of its period that is to come; without one the budget
-        is whole. Raises PolicyError when the learned arm can't decide, or has no policy; nothing is held for then.
+        `wallet` holds for what is offered, `left` is the share of its period that is to come. Raises PolicyError when
+        the learned arm can't decide, or there is no policy; nothing is held for then.
         """
-        case, x = self.case(values, history)
-        return self.decide_case(case, wallet or self.terms.new_wallet(), left, arm), x
-
-    def decide_case(self, case: Case, wallet: Wallet, left: float, arm: Arm) -> Decision:
-        """As `decide`, for a customer whose case is known."""
         if arm == "baseline":
             return decide(self.terms, case, wallet)
         if self.policy is None:

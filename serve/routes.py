@@ -37,6 +37,7 @@ MAX_BODY = 16 * 1024
 MAX_DISCARDED = 64 * 1024 * 1024
 READ_SECONDS = 10.0
 MONTH_SECONDS = 365.2425 / 12 * 86_400
+REFUSALS = 20  # offers refused one after the other from which on the wallet counts as used up
 DOUBT_SECONDS = 60.0  # between two lines in the log about doubts in the learned policy
 
 log = logging.getLogger("retain.serve")
@@ -121,6 +122,7 @@ class Service:
         self._id = release.spec.roles.get("id")
         self._clock = clock
         self._started = clock()
+        self._refusals = 0  # since the last contact
         self._doubts, self._doubt_logged = 0, -math.inf
         metrics.serves(version, self.wallet, release.terms.offers.currency)
 
@@ -153,6 +155,9 @@ class Service:
         self.metrics.decisions[decision.arm, decision.action, decision.why].inc()
         if decision.why == "offer_budget":
             self.metrics.refused.inc()
+            self._refusals += 1
+        elif decision.action == "contact":
+            self._refusals = 0
         if message is not None:
             self.metrics.messages[message[0]].inc()
         elif decision.action == "contact":
@@ -179,12 +184,12 @@ class Service:
     def _decide(self, case: Case, arm: Arm) -> Decision:
         if arm == "learned":
             try:
-                return self.release.decide_case(case, self.wallet, self.period_left, "learned")
+                return self.release.decide(case, self.wallet, self.period_left, "learned")
             except PolicyError as error:
                 self._doubt("not_finite", error)
             except Exception as error:  # whatever it is, the customer gets an answer
                 self._doubt("error", error)
-        return self.release.decide_case(case, self.wallet, 1.0, "baseline")
+        return self.release.decide(case, self.wallet, 1.0, "baseline")
 
     def _doubt(self, reason: str, error: Exception) -> None:
         self.metrics.doubts[reason].inc()
@@ -201,8 +206,10 @@ class Service:
         found = []
         if self.period_left == 0:
             found.append("the period of the offer budget is over: a restart begins a new one")
-        if self.wallet.free <= self.release.terms.offers.contact_cost:
+        if self.wallet.free < self.release.terms.offers.contact_cost:
             found.append("the wallet has no room for another offer: nobody is contacted until a restart")
+        elif self._refusals >= REFUSALS:  # cheap offers may still fit where no arm wants to make one
+            found.append(f"the wallet has no room for the last {self._refusals} offers that were wanted")
         return found
 
     def ready(self) -> dict[str, Any]:

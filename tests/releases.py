@@ -16,9 +16,12 @@ from engine.artifact import ArtifactStore, ArtifactWriter, canonical
 from engine.criteria import Criterion
 from engine.store import FolderStore
 from retain.dataset import DatasetSpec, feature_columns
-from retain.decision import observed, seen_columns
+from retain.decision import Arm, Decision, observed, seen_columns
 from retain.features import Featurizer
 from retain.policy import Policy
+from retain.release import Release
+from retain.score import Floats
+from retain.wallet import Wallet
 from tasks.config import Override
 from tasks.release import release as stage
 
@@ -51,7 +54,7 @@ PASSED: dict[str, dict[str, Any]] = {
 }
 
 
-class Decision(SimpleNamespace):
+class Rule(SimpleNamespace):
     def model_dump(self, mode: str) -> dict[str, Any]:
         return dict(self.__dict__)
 
@@ -62,7 +65,7 @@ def config(overrides: dict[str, Override] | None = None, **changes: Any) -> Any:
         name: {metric: Criterion(**limit) for metric, limit in limits.items()} for name, limits in CRITERIA.items()
     }
     return SimpleNamespace(
-        experiment="toy", decision=Decision(**{**RULE, **changes}), criteria=criteria, overrides=dict(overrides or {})
+        experiment="toy", decision=Rule(**{**RULE, **changes}), criteria=criteria, overrides=dict(overrides or {})
     )
 
 
@@ -106,6 +109,15 @@ def inputs(folder: Path, spec: DatasetSpec, campaigns: DatasetSpec) -> dict[str,
     (folders["decision"] / "terms.json").write_bytes(canonical(TERMS))
     (folders["decision"] / "policy.json").write_bytes(policy(spec).to_json())
     return folders
+
+
+def decided(
+    release: Release, row: dict[str, Any], wallet: Wallet | None = None, arm: Arm = "baseline"
+) -> tuple[Decision, Floats]:
+    """An arm's decision about a customer without a history, and the features of her risk; of a whole budget, if no
+    wallet is given."""
+    case, x = release.case(row)
+    return release.decide(case, wallet or release.terms.new_wallet(), 1.0, arm), x
 
 
 def policy(

@@ -16,7 +16,7 @@ import pytest
 from retain.dataset import protected_columns
 from retain.policy import PolicyError
 from retain.release import Release, ReleaseError, load, with_part
-from tests.releases import CHARGED, TERMS, dataset, inputs, part, policy, rows, run_stage
+from tests.releases import CHARGED, TERMS, dataset, decided, inputs, part, policy, rows, run_stage
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_a_customer_is_scored_as_the_parts_score_her(release: Release) -> None:
     x = np.array([release.risk.features(row) for row in table])
     scores = release.risk.scores(x)
     for row, features, score in zip(table, x, scores):
-        decision, seen = release.decide(row)
+        decision, seen = decided(release, row)
         assert np.array_equal(seen, features, equal_nan=True)
         assert decision.risk == pytest.approx(float(score), abs=1e-12)
         assert decision.acceptance == release.bridge.score(row)[0]
@@ -49,7 +49,7 @@ def test_a_customer_is_scored_as_the_parts_score_her(release: Release) -> None:
         margin = release.risk.trees.bias + sum(value for _, value in reasons)
         assert margin == pytest.approx(float(release.risk.trees.margin(features)), abs=1e-4)
         assert {name for name, _ in reasons} <= {column.name for column in release.spec.columns}
-    assert {release.decide(row)[0].action for row in table} == {"contact", "no_contact"}
+    assert {decided(release, row)[0].action for row in table} == {"contact", "no_contact"}
 
 
 def test_protected_columns_are_no_reasons(release: Release) -> None:
@@ -139,7 +139,7 @@ def test_one_part_is_replaced_and_named_by_another_version(release: Release, tmp
     assert changed.versions["risk"] != release.versions["risk"]
     assert (release.replaced, changed.replaced) == ((), ("risk",))
     assert changed.versions["accept"] == release.versions["accept"]
-    assert changed.decide(row)[0].risk != release.decide(row)[0].risk
+    assert decided(changed, row)[0].risk != decided(release, row)[0].risk
 
 
 def test_the_policy_is_replaced_by_one_of_the_same_offers(release: Release, tmp_path: Path) -> None:
@@ -151,11 +151,11 @@ def test_the_policy_is_replaced_by_one_of_the_same_offers(release: Release, tmp_
     assert changed.versions["policy"] != release.versions["policy"]
     assert changed.replaced == ("decision",)
     assert changed.terms == release.terms
-    assert changed.decide(row, arm="learned")[0].offer == 20
+    assert decided(changed, row, arm="learned")[0].offer == 20
     without = dataclasses.replace(release, policy=None)
     assert with_part(without, "decision", files(tmp_path)).policy is not None
     with pytest.raises(PolicyError, match="no learned policy"):
-        without.decide(row, arm="learned")
+        decided(without, row, arm="learned")
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from retain.release import Release, load
 from serve.app import create_app
 from serve.metrics import Metrics
 from serve.router import Router
-from serve.routes import DOUBT_SECONDS, MONTH_SECONDS, Answer, Service
-from tests.releases import TERMS, dataset, inputs, policy, rows, run_stage
+from serve.routes import DOUBT_SECONDS, MONTH_SECONDS, REFUSALS, Answer, Service
+from tests.releases import TERMS, dataset, decided, inputs, policy, rows, run_stage
 from tests.serve.client import Client
 
 TELCO = dataset("telco")
@@ -57,7 +57,7 @@ def test_at_100_percent_everybody_gets_the_policys_decision(release: Release) ->
     for row in rows(TELCO, 60, seed=7):
         answer = client.post({"customer": row}).json()
         Answer.model_validate(answer, strict=True)
-        decision, _ = release.decide(row, wallet=wallet, left=1.0, arm="learned")
+        decision, _ = decided(release, row, wallet, "learned")
         assert (answer["mode"], answer["action"], answer["offer"], answer["why"]) == (
             "learned", decision.action, decision.offer, decision.why,
         )  # fmt: skip
@@ -134,6 +134,19 @@ def test_readyz_and_metrics_show_what_offers_take_from_the_wallet(release: Relea
         'retain_learned_doubts_total{reason="error"} 0.0',
     ):
         assert line in text
+
+
+def test_readyz_says_that_no_offer_fits_any_more_though_money_is_left(release: Release) -> None:
+    """The baseline makes no offer as cheap as what is left."""
+    service = Service("v1", with_policy(release, budget=300.0, threshold=1e-9), Metrics())
+    customer = rows(TELCO, 1, seed=4)[0] | {"MonthlyCharges": 90.0}
+    while ask(service, customer)["action"] == "contact":
+        assert service.ready()["warnings"] == []
+    assert service.wallet.free > release.terms.offers.contact_cost
+    for _ in range(REFUSALS - 1):
+        assert service.ready()["warnings"] == []
+        ask(service, customer)
+    assert service.ready()["warnings"] == ["the wallet has no room for the last 20 offers that were wanted"]
 
 
 class Notes(Policy):

@@ -16,7 +16,7 @@ from retain.release import Release
 from serve.app import create_app
 from serve.routes import MAX_BODY, Answer, Refusal, Service
 from serve.schema import request_columns
-from tests.releases import dataset, rows
+from tests.releases import dataset, decided, rows
 from tests.serve.client import Client
 
 
@@ -32,7 +32,7 @@ def stated(release: Release) -> dict[str, Any]:
 
 
 def risky(release: Release) -> dict[str, Any]:
-    return max(rows(release.spec, 100, seed=6), key=lambda row: release.decide(row)[0].risk)
+    return max(rows(release.spec, 100, seed=6), key=lambda row: decided(release, row)[0].risk)
 
 
 def test_a_customer_gets_a_decision_with_its_reasons(client: Client, release: Release) -> None:
@@ -41,7 +41,7 @@ def test_a_customer_gets_a_decision_with_its_reasons(client: Client, release: Re
     assert response.status_code == 200
     answer = response.json()
     Answer.model_validate(answer, strict=True)
-    decision, x = release.decide(customer)
+    decision, x = decided(release, customer)
     assert (answer["risk"], answer["acceptance"]) == (decision.risk, decision.acceptance)
     assert (answer["action"], answer["offer"], answer["why"]) == ("contact", 10, "risk_at_threshold")
     assert answer["acceptance_full"] is None

@@ -91,6 +91,10 @@ def test_parts_that_missed_criteria_are_warned_of(artifact: Path, store: Path) -
     assert warnings(dataclasses.replace(release, replaced=(), overrides=(let_in,))) == [
         "decision missed criteria and was let in by A. Person"
     ]
+    # Another policy answers than the one that was let in.
+    assert warnings(dataclasses.replace(release, overrides=(let_in | {"digest": "0" * 12},))) == [
+        "decision is that of PPO_POLICY_PATH, not the release's own"
+    ]
 
 
 def test_a_policy_that_can_not_be_served_is_one_line(artifact: Path, store: Path, tmp_path: Path) -> None:
@@ -172,6 +176,18 @@ def test_a_release_with_a_changed_byte_is_refused(artifact: Path, tmp_path: Path
     victim.write_bytes(data)
     with pytest.raises(RetainError, match="is missing or damaged"):
         load_release(read({"RELEASE_PATH": str(copy)}))
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"), [("RISK_MODEL_PATH", "risk"), ("ACCEPT_MODEL_PATH", "accept"), ("PPO_POLICY_PATH", "decision")]
+)
+def test_a_damaged_part_names_its_setting(artifact: Path, store: Path, tmp_path: Path, setting: str, part: str) -> None:
+    copy = tmp_path / part
+    shutil.copytree(store / "toy" / part / ("f" * 64), copy)
+    max((copy / "files").iterdir(), key=lambda path: path.stat().st_size).unlink()
+    with pytest.raises(RetainError, match=rf"^{setting}: .* is missing or damaged") as error:
+        load_release(read({"RELEASE_PATH": str(artifact), setting: str(copy)}))
+    assert "\n" not in str(error.value)
 
 
 def test_a_folder_that_is_no_release_is_refused(store: Path, tmp_path: Path) -> None:
