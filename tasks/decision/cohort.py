@@ -32,12 +32,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from engine.errors import DataError
-from retain.dataset import DatasetSpec, cell, feature_columns, protected_columns
-from retain.decision import Bridge, DecisionError, opted_out
+from retain.dataset import DatasetSpec, cell, protected_columns
+from retain.decision import Bridge, DecisionError, opted_out, seen_columns
 from retain.features import Featurizer
 from retain.score import Scorer
 from retain.wallet import Acceptance, logit
-from tasks.decision.simulator import Bools, Cohort, Floats, World, dog_probability
+from tasks.decision.simulator import Bools, Cohort, Floats, World, check_charges, dog_probability
 
 LEAST = 1e-6  # a score of 0 or 1 has no odds
 
@@ -64,8 +64,7 @@ def load(inputs: Mapping[str, Path], part: str, months: int) -> Cohort:
     if not np.isfinite(margin).all():
         raise DataError(f"customer {ids[int(np.argmin(np.isfinite(margin)))]}: the risk is not a number")
     scorer = Scorer.load({name: inputs["risk"] / name for name in Scorer.FILES})
-    shown = [column.name for column in feature_columns(spec) if not column.protected]
-    featurizer = Featurizer.fit(spec, shown)
+    featurizer = Featurizer.fit(spec, seen_columns(spec))
     try:
         risk = _aged(scorer, columns, margin, monthly, months)
         features = featurizer.transform(columns)
@@ -149,14 +148,8 @@ def _solve(share: Any, wanted: float) -> float:
 
 
 def _charges(values: NDArray[Any], ids: NDArray[Any]) -> Floats:
-    """Raises DataError, naming the customer, for a charge that is missing or not above 0."""
     charge = values.astype(np.float64)
-    bad = np.flatnonzero(~(np.isfinite(charge) & (charge > 0)))
-    if len(bad):
-        raise DataError(
-            f"customer {ids[bad[0]]}: a monthly charge of {charge[bad[0]]:g}: NRR is a share of revenue, so every "
-            "charge is above 0"
-        )
+    check_charges(charge, ids)
     return charge
 
 
@@ -188,30 +181,21 @@ def _acceptance(bridge: dict[str, Any], spec: DatasetSpec, columns: dict[str, ND
         cells, known = bridge["cells"], Bridge(bridge, spec)
     except DecisionError as error:
         raise DataError(str(error)) from None
-    n = len(columns["row"])
-    rows = np.array([found["rows"] for found in cells.values()], dtype=np.float64)
-    if not rows.sum():
+    if not any(found["rows"] for found in cells.values()):
         raise DataError("the bridge has no client of the bank in any cell: run `accept` on more campaigns")
-    if known.warning is not None:
-        scores = np.array([found["acceptance"] for found in cells.values()])
-        within = np.array([found["sd"] for found in cells.values()])
-        variance = rows @ (within**2 + (scores - known.overall) ** 2) / rows.sum()
-        score, sd = np.full(n, known.overall), np.full(n, np.sqrt(variance))
-    else:
-        wanted = [part.column for part in spec.bridge]
-        values = {name: columns[name].tolist() for name in wanted}
-        places = [cell(spec, {name: values[name][i] for name in wanted}, known.roles) for i in range(n)]
-        empty = sorted({place for place in places if not cells.get(place, {"rows": 0})["rows"]})
+    names = [part.column for part in spec.bridge]
+    lists = [columns[name].tolist() for name in names]
+    customers = [dict(zip(names, (of[i] for of in lists))) for i in range(len(columns["row"]))]
+    if known.warning is None:
+        places = {cell(spec, values, known.roles) for values in customers}
+        empty = sorted(place for place in places if not cells.get(place, {"rows": 0})["rows"])
         if empty:
             raise DataError(
                 f"bridge cell {empty[0]} ({', '.join(known.roles)}) has customers, but no client of the bank: "
                 "run `accept` on more campaigns, or match by fewer roles"
             )
-        score = np.array([cells[place]["acceptance"] for place in places])
-        sd = np.array([cells[place]["sd"] for place in places])
-    if ((score <= 0) | (score >= 1)).any():
-        raise DataError("an acceptance of 0 or 1 has no odds: the bridge's cells lie between")
-    return score, sd / (score * (1 - score))
+    score, spread = np.array([known.score(values) for values in customers]).T
+    return score, spread
 
 
 def _opted_out(spec: DatasetSpec, columns: dict[str, NDArray[Any]]) -> Bools:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from engine.errors import DataError
 from retain import contact
+from retain.decision import CONTACTS, observed
 from retain.wallet import Acceptance, Offers, Wallet, logit, mean_probability
 
 Floats = NDArray[np.float64]
@@ -30,8 +31,6 @@ Singles = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Actions = NDArray[np.int64]
 
-# What a policy observes besides features: all of it is told by a request and its history.
-CONTACTS = 3  # months of contacts, the last one ending now
 # What a policy may be limited in.
 CONSTRAINTS = ("offer_cost", "contacts")
 
@@ -202,7 +201,7 @@ class Simulator:
         self.months = cohort.margin.shape[1]
         self.customers = len(cohort)
         self.actions = ("no_contact", *(f"offer_{level}" for level in offers.levels))
-        self.observed = observed(cohort)
+        self.observed = observed(cohort.names)
         self.constraints = CONSTRAINTS
         n, f = cohort.features.shape
         self._grows = np.flatnonzero((cohort.growth != 0).any(axis=0))
@@ -436,11 +435,14 @@ def play(
     )
 
 
-def observed(cohort: Cohort) -> tuple[str, ...]:
-    """Names of an observation's columns: all of it follows from a request, its history, and the wallet."""
-    contacts = tuple(f"contacts_{ago}_months_ago" for ago in reversed(range(CONTACTS)))
-    history = ("running_offer", "months_left", "accepted", "declined", "pace")
-    return (*cohort.names, "risk", "acceptance", *contacts, *history)
+def check_charges(charge: Floats, ids: NDArray[Any]) -> None:
+    """Raises DataError, naming the customer, for a charge (n,) that is missing or not above 0."""
+    bad = np.flatnonzero(~(np.isfinite(charge) & (charge > 0)))
+    if len(bad):
+        raise DataError(
+            f"customer {ids[bad[0]]}: a monthly charge of {charge[bad[0]]:g}: NRR is a share of revenue, so every "
+            "charge is above 0"
+        )
 
 
 def check(cohort: Cohort, world: World, offers: Offers, budget: float) -> None:
@@ -451,12 +453,7 @@ def check(cohort: Cohort, world: World, offers: Offers, budget: float) -> None:
         bad = np.flatnonzero(~np.isfinite(values).reshape(len(cohort), -1).all(axis=1))
         if len(bad):
             raise DataError(f"customer {cohort.ids[bad[0]]}: {name} is not finite")
-    if (cohort.charge <= 0).any():
-        worst = int(cohort.charge.argmin())
-        raise DataError(
-            f"customer {cohort.ids[worst]}: a monthly charge of {cohort.charge[worst]:g}: NRR is a share of revenue, "
-            "so every charge is above 0"
-        )
+    check_charges(cohort.charge, cohort.ids)
     if ((cohort.acceptance <= 0) | (cohort.acceptance >= 1)).any():
         raise DataError("an acceptance of 0 or 1 has no odds: the bridge's cells lie between")
     if not np.isfinite(cohort.margin).all() or ((cohort.risk < 0) | (cohort.risk > 1)).any():

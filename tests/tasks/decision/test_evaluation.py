@@ -5,12 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from retain.decision import observed
 from retain.policy import Policy
 from retain.wallet import Offers
 from tasks.decision import evaluation
 from tasks.decision.baselines import Nobody, Threshold
 from tasks.decision.evaluation import EVALUATED, Learned, clairvoyant, foreseen_cost, on_validation, play, prices
-from tasks.decision.simulator import Cap, Cohort, World, observed
+from tasks.decision.simulator import Cap, Cohort, World
 from tasks.decision.worlds import Setting
 
 Made = Callable[..., Cohort]
@@ -28,7 +29,7 @@ def setting(world: World, offers: Offers, cap: Cap) -> Setting:
 
 def keen(customers: Cohort, offers: Offers, prices: tuple[float, float] = (0.0, 9.0)) -> Policy:
     """Offers the more, the riskier a customer and the lower its price."""
-    names = observed(customers)
+    names = observed(customers.names)
     weight = np.zeros((len(names) + 1, 1 + len(offers.levels)), np.float32)
     weight[names.index("risk"), 3] = 8.0
     weight[-1, 3] = -1.0
