@@ -73,14 +73,33 @@ class TableConfig(_Block):
     split: Split
 
 
-class DialoguesConfig(_Block):
-    source: Literal["OASST1"]
-    max_rows: Count
+class TextFile(_Block):
+    """One file of text. `names` are looked for in a data folder (`.gz` is decompressed), then `url` is asked."""
+
+    dataset: Literal["OASST1", "SGD", "SHP-2", "HH-RLHF"]
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    url: str | None
+    # Of the decompressed bytes; null where the publisher states none: taken as it is, its hash goes to the catalog.
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    licence: str
 
 
-class PreferencesConfig(_Block):
-    sources: Annotated[tuple[Literal["SHP-2", "HH-RLHF"], ...], Field(min_length=1)]
+class _TextConfig(_Block):
+    files: Annotated[tuple[TextFile, ...], Field(min_length=1)]
     max_rows: Count
+    # Lines that are no record, as a share of all; above it the file is damaged or another one.
+    max_broken: Annotated[float, Field(ge=0, lt=1)]
+    # Of a prompt with its reply; longer ones are left out and counted.
+    max_characters: Annotated[int, Field(ge=100)]
+    split: Split
+
+
+class DialoguesConfig(_TextConfig):
+    """`dialogues`: prompts and replies."""
+
+
+class PreferencesConfig(_TextConfig):
+    """`preferences`: prompts with a chosen and a rejected reply; halves A and B by prompt."""
 
 
 # -- tabular ------------------------------------------------------------------------------------------------------
@@ -136,38 +155,200 @@ class BacktestConfig(_Evaluation):
     window: Annotated[int, Field(ge=1000)]
 
 
-# -- language: what the playbook states; a stage brings the rest of its keys when it is built ------------------------
+# -- language -----------------------------------------------------------------------------------------------------
+
+
+class OptShape(_Block):
+    """OPT's own names: facebook/opt-350m's, or a tiny one."""
+
+    vocab_size: Annotated[int, Field(ge=300, le=200_000)]
+    hidden_size: Count
+    num_hidden_layers: Count
+    ffn_dim: Count
+    num_attention_heads: Count
+    word_embed_proj_dim: Count
+    max_position_embeddings: Annotated[int, Field(ge=64)]
+    do_layer_norm_before: bool
+
+
+class Pretraining(_Block):
+    """Of weights that are trained from nothing."""
+
+    steps: Count
+    batch: Count
+    length: Annotated[int, Field(ge=16)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    checkpoint_every: Count
+
+
+class WeightsFile(_Block):
+    """A file of published weights: `name` in a folder called like the model, below the data folder."""
+
+    name: str
+    url: str | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
 
 
 class BaseConfig(_Block):
+    """`base`: `scratch` trains the shape on the dialogues, `random` draws it, `package` reads a GGUF from an installed
+    Python package of the model's name, `hub` the published files. `own` is the weights' tokenizer, `bytes` a byte BPE
+    of the shape's vocabulary, trained on the dialogues."""
+
     model: str
+    weights: Literal["scratch", "random", "package", "hub"]
+    tokenizer: Literal["own", "bytes"]
+    precision: Literal["float32", "bfloat16"]
+    shape: OptShape | None
+    pretraining: Pretraining | None
+    files: tuple[WeightsFile, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> BaseConfig:
+        made = self.weights in ("scratch", "random")
+        if made and (self.shape is None or self.tokenizer == "own"):
+            raise ValueError(f"weights: {self.weights} wants a shape and tokenizer: bytes")
+        if (self.weights == "scratch") != (self.pretraining is not None):
+            raise ValueError("pretraining goes with weights: scratch, and with no other")
+        if not made and not self.files:
+            raise ValueError(f"weights: {self.weights} wants the files that hold them")
+        return self
+
+
+class SenderConfig(_Block):
+    """Who writes: appended to every message with the way to opt out, never written by a model."""
+
+    name: Annotated[str, Field(min_length=1, max_length=60)]
+    address: Annotated[str, Field(min_length=1, max_length=120)]
+
+
+class PromptsConfig(_Block):
+    """`prompts`: how much of the retention domain is made."""
+
+    offers: Annotated[tuple[Annotated[int, Field(ge=0, le=50)], ...], Field(min_length=1)]
+    months: Annotated[int, Field(ge=1, le=12)]
+    # Of training customers: replies to imitate, a share of them flawed, as those that people wrote would be.
+    targets: Count
+    flawed: Annotated[float, Field(ge=0, lt=1)]
+    # Preference pairs: of training customers for each half, and of validation and test customers each.
+    pairs: Count
+    held_out_pairs: Count
+    # Prompts to sample from: of training, validation and test customers.
+    train_prompts: Count
+    validation_prompts: Count
+    test_prompts: Count
+    probes: Annotated[int, Field(ge=1)]
 
 
 class Lora(_Block):
     r: Annotated[int, Field(ge=1, le=512)]
     alpha: Annotated[int, Field(ge=1, le=1024)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    # The projections of attention alone, or those of the feed-forward layers too.
+    targets: Literal["attention", "all"]
+
+
+class CheckpointConfig(_Block):
+    """Whichever comes first."""
+
+    every_steps: Count
+    every_s: Positive
 
 
 class FinetuneConfig(_Block):
-    """`sft` and `rm`: LoRA adapters on quantised base weights."""
+    """`sft`, `rm` and `judge`: LoRA adapters on quantised base weights. A step takes `batch` rows: of the retention
+    domain as many as there are, `public` of them others; all are seen again until the steps are done."""
 
     lora: Lora
-    bits: Literal[4, 8, 16, 32]
+    bits: Literal[8, 16, 32]
     max_steps: Count
+    batch: Count
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    # Tokens of a prompt with its reply; longer ones lose the prompt's beginning.
+    max_length: Annotated[int, Field(ge=16)]
+    public: Annotated[int, Field(ge=0)]
+    held_out_public: Count
+    checkpoint: CheckpointConfig
+
+
+class RewardModelConfig(FinetuneConfig):
+    # Below 100 resamples the ends of a 95 % interval rest on two or three of them.
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)]
 
 
 class RewardWeights(_Block):
+    """reward = rm x clip(standardised RM score, +-clip) - safety x unsafe + brevity x (1 - tokens / max_tokens)
+    - ending x (not ended)."""
+
     rm: Annotated[float, Field(ge=0)]
     safety: Annotated[float, Field(ge=0)]
     brevity: Annotated[float, Field(ge=0)]
+    ending: Annotated[float, Field(ge=0)]
+    clip: Positive
+
+
+class KlConfig(_Block):
+    """Nats per token between policy and reference; the coefficient follows Ziegler et al. (2019)."""
+
+    # Above 10 nothing of the reference is left.
+    target: Annotated[float, Field(gt=0, le=10)]
+    coefficient: Positive
+    horizon: Count
+
+
+class StopsConfig(_Block):
+    """Signs of reward hacking, each looked for over `window` iterations; the first one stops the training."""
+
+    window: Count
+    # Nats per token: below 0 by more than chance, or this many times the target.
+    max_kl_ratio: Annotated[float, Field(gt=1)]
+    min_distinct: Annotated[float, Field(ge=0, le=1)]
+    # Mean tokens, as a factor of those of the reference's samples.
+    max_length_ratio: Annotated[float, Field(gt=1)]
+    min_length_ratio: Annotated[float, Field(ge=0, lt=1)]
+    # Of the validation RM's mean score below its best, in standard deviations of the reference's, while the training
+    # RM's rises.
+    max_validation_drop: Positive
 
 
 class TextPpoConfig(_Block):
-    # nats per token between policy and reference; above 10 nothing of the reference is left
-    kl_target: Annotated[float, Field(gt=0, le=10)]
+    kl: KlConfig
     rewards: RewardWeights
-    max_tokens: Annotated[int, Field(ge=1, le=2048)]
+    stops: StopsConfig
+    max_tokens: Annotated[int, Field(ge=4, le=2048)]
+    max_prompt: Annotated[int, Field(ge=8)]
     iterations: Count
+    batch: Count
+    minibatches: Count
+    epochs: Count
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    gae_lambda: Annotated[float, Field(ge=0, le=1)]
+    clip: Annotated[float, Field(gt=0, lt=1)]
+    value_weight: Positive
+    temperature: Annotated[float, Field(gt=0, le=2)]
+    bits: Literal[8, 16, 32]
+    validate_every: Count
+    checkpoint: CheckpointConfig
+
+
+class TextEvalConfig(_Block):
+    bits: Literal[8, 16, 32]
+    batch: Count
+    max_tokens: Annotated[int, Field(ge=4, le=2048)]
+    temperature: Annotated[float, Field(gt=0, le=2)]
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)]
+    shown: Count
+
+
+class MessagesConfig(_Block):
+    """`messages`: `candidates` of each model for every situation and offer, of which at most `kept` are kept."""
+
+    bits: Literal[8, 16, 32]
+    batch: Count
+    max_tokens: Annotated[int, Field(ge=4, le=2048)]
+    temperature: Annotated[float, Field(gt=0, le=2)]
+    candidates: Count
+    kept: Count
 
 
 # -- decision -------------------------------------------------------------------------------------------------------
@@ -380,7 +561,8 @@ class ReleaseKeys(_Block):
     """What an experiment states about `release`."""
 
     decision: ThresholdConfig
-    overrides: dict[Literal["decision"], Override]
+    sender: SenderConfig
+    overrides: dict[Literal["decision", "sft", "rlhf"], Override]
 
 
 class ReleaseConfig(ReleaseKeys):
@@ -402,9 +584,13 @@ class Stages(_Block):
     backtest: BacktestConfig
     decision: DecisionConfig
     base: BaseConfig
+    prompts: PromptsConfig
     sft: FinetuneConfig
-    rm: FinetuneConfig
+    rm: RewardModelConfig
+    judge: RewardModelConfig
     ppo_text: TextPpoConfig
+    text_eval: TextEvalConfig
+    messages: MessagesConfig
     release: ReleaseKeys
 
 
@@ -458,6 +644,8 @@ class Execution(_Block):
     max_preemptions: Annotated[int, Field(ge=0, le=1000)]
     # What a machine costs before and after the stage itself: boot, image pull, idle tail.
     overhead_s: Annotated[float, Field(ge=0, le=3600)]
+    # What stages that can use a GPU run on. `cuda` where there is none is refused before anything runs.
+    device: Literal["cpu", "cuda"]
     # Stages that exist, and the time after which each stops itself: a day is the longest that a budget of $100
     # could mean.
     time_limit_s: dict[StageName, Annotated[float, Field(ge=1, le=86_400)]]

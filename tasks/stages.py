@@ -16,6 +16,16 @@ _TABULAR = Resources(threads=1, memory_gb=2.0, gpu=False)
 _TABLES = ("numpy", "pandas", "pandera", "pyarrow")
 _MODELS = ("numpy", "pandas", "pyarrow", "scikit-learn", "xgboost")
 
+_TEXT = ("numpy", "pyarrow")
+_LANGUAGE = ("numpy", "peft", "pyarrow", "safetensors", "tokenizers", "torch", "transformers")
+_TRAINERS = (*_LANGUAGE, "accelerate", "bitsandbytes", "datasets", "trl")
+
+
+def _language(threads: int) -> Resources:
+    """One thread where two trainings run side by side, two where one runs alone."""
+    return Resources(threads=threads, memory_gb=8.0, gpu=True)
+
+
 _ROWS = (
     Stage(
         name="customers",
@@ -35,6 +45,26 @@ _ROWS = (
         image="tabular",
         resources=_TABULAR,
         libraries=_TABLES,
+        source=True,
+    ),
+    Stage(
+        name="dialogues",
+        entry="tasks.data.dialogues:run",
+        config="tasks.config:DialoguesConfig",
+        inputs=(),
+        image="tabular",
+        resources=_TABULAR,
+        libraries=_TEXT,
+        source=True,
+    ),
+    Stage(
+        name="preferences",
+        entry="tasks.data.preferences:run",
+        config="tasks.config:PreferencesConfig",
+        inputs=(),
+        image="tabular",
+        resources=_TABULAR,
+        libraries=_TEXT,
         source=True,
     ),
     Stage(
@@ -74,10 +104,83 @@ _ROWS = (
         libraries=("numpy", "pyarrow", "torch", "xgboost"),
     ),
     Stage(
+        name="base",
+        entry="tasks.rlhf.base:run",
+        config="tasks.config:BaseConfig",
+        inputs=("dialogues",),
+        image="gpu",
+        resources=_language(threads=2),
+        libraries=(*_LANGUAGE, "gguf"),
+        source=True,
+    ),
+    Stage(
+        name="prompts",
+        entry="tasks.rlhf.prompts:run",
+        config="tasks.config:PromptsConfig",
+        inputs=("customers", "risk"),
+        image="tabular",
+        resources=_TABULAR,
+        libraries=_TEXT,
+    ),
+    Stage(
+        name="sft",
+        entry="tasks.rlhf.sft:run",
+        config="tasks.config:FinetuneConfig",
+        inputs=("dialogues", "base", "prompts"),
+        image="gpu",
+        resources=_language(threads=1),
+        libraries=_TRAINERS,
+    ),
+    Stage(
+        name="rm",
+        entry="tasks.rlhf.rm:run",
+        config="tasks.config:RewardModelConfig",
+        inputs=("preferences", "base", "prompts"),
+        image="gpu",
+        resources=_language(threads=1),
+        libraries=_TRAINERS,
+    ),
+    Stage(
+        name="judge",
+        entry="tasks.rlhf.judge:run",
+        config="tasks.config:RewardModelConfig",
+        inputs=("preferences", "base", "prompts"),
+        image="gpu",
+        resources=_language(threads=1),
+        libraries=_TRAINERS,
+    ),
+    Stage(
+        name="ppo_text",
+        entry="tasks.rlhf.ppo_text:run",
+        config="tasks.config:TextPpoConfig",
+        inputs=("base", "prompts", "sft", "rm"),
+        image="gpu",
+        resources=_language(threads=2),
+        libraries=(*_LANGUAGE, "bitsandbytes"),
+    ),
+    Stage(
+        name="text_eval",
+        entry="tasks.rlhf.text_eval:run",
+        config="tasks.config:TextEvalConfig",
+        inputs=("base", "prompts", "sft", "rm", "judge", "ppo_text"),
+        image="gpu",
+        resources=_language(threads=2),
+        libraries=(*_LANGUAGE, "bitsandbytes"),
+    ),
+    Stage(
+        name="messages",
+        entry="tasks.rlhf.messages:run",
+        config="tasks.config:MessagesConfig",
+        inputs=("base", "prompts", "sft", "rm", "ppo_text"),
+        image="gpu",
+        resources=_language(threads=2),
+        libraries=(*_LANGUAGE, "alt-profanity-check", "bitsandbytes", "scikit-learn"),
+    ),
+    Stage(
         name="release",
         entry="tasks.release.release:run",
         config="tasks.config:ReleaseConfig",
-        inputs=("customers", "risk", "accept", "decision"),
+        inputs=("customers", "risk", "accept", "decision", "sft", "rm", "text_eval", "messages"),
         image="tabular",
         resources=_TABULAR,
         libraries=("numpy", "pydantic"),

@@ -1,0 +1,303 @@
+"""Models, tokenizers, precision and adapters: everything about a language model that its size changes.
+
+Three sizes go through here: a tiny OPT from scratch, SmolLM2 (a Llama), opt-350m in 8 bit. Base weights are frozen and
+loaded once; what is trained are LoRA adapters (Hu et al. 2021) of float32 beside them, so policy, reference and reward
+models are adapters of one model, and switching between them costs nothing. An adapter is two files: adapter.safetensors
+and adapter.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as write_tensors
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from engine.errors import DataError, RetainError
+
+if TYPE_CHECKING:
+    from tasks.config import Lora
+
+# The artifact of `base`.
+ABOUT, CONFIG, TOKENIZER, WEIGHTS = "model.json", "config.json", "tokenizer.json", "model.safetensors"
+# An adapter's files.
+ADAPTER, ADAPTER_ABOUT = "adapter.safetensors", "adapter.json"
+
+ATTENTION = {"opt": ["q_proj", "k_proj", "v_proj", "out_proj"], "llama": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+FEED_FORWARD = {"opt": ["fc1", "fc2"], "llama": ["gate_proj", "up_proj", "down_proj"]}
+HEAD = "score"  # of a reward model
+
+Bits = Literal[8, 16, 32]
+Row = tuple[list[int], list[int]]  # the ids of a prompt and of its reply
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words to ids and back. `style`: `chatml` as SmolLM2 was taught, or `plain` ("Human: ... Assistant:")."""
+
+    tokenizer: PreTrainedTokenizerFast
+    style: Literal["chatml", "plain"]
+    pad: int
+    eos: int
+    context: int
+
+    def prompt(self, text: str) -> list[int]:
+        """Up to where the reply begins."""
+        if self.style == "chatml":
+            return self._ids(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
+        return self._ids(f"Human: {text}\n\nAssistant:")
+
+    def reply(self, text: str) -> list[int]:
+        """With the end that it is to learn."""
+        return [*self._ids(text if self.style == "chatml" else f" {text}"), self.eos]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """A reply up to its end."""
+        ended = list(ids).index(self.eos) if self.eos in ids else len(ids)
+        return str(self.tokenizer.decode(list(ids)[:ended], skip_special_tokens=True)).strip()
+
+    def row(self, prompt: str, reply: str, room: int) -> Row:
+        """Both in at most `room` tokens: the prompt loses its beginning, then the reply its end."""
+        ids, answer = self.prompt(prompt), self.reply(reply)[: room - 1]
+        return ids[max(0, len(ids) + len(answer) - room) :], answer
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@dataclass
+class Lm:
+    """Frozen weights with adapters, of which one or none is in use."""
+
+    model: Any  # PeftModel once there is an adapter
+    text: Text
+    device: torch.device
+    heads: dict[str, Tensor] = field(default_factory=dict)  # adapter -> (1, hidden) of a reward model
+
+    @property
+    def trunk(self) -> nn.Module:
+        """(ids, mask) -> hidden states, without the head."""
+        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        trunk: nn.Module = model.model
+        return trunk
+
+    @property
+    def head(self) -> nn.Module:
+        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        head: nn.Module = model.lm_head
+        return head
+
+
+def check_device(device: str) -> torch.device:
+    """Raises RetainError at once where there is no such device: nothing is loaded before it."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RetainError(
+            "execution.device is cuda, and this machine has no GPU that torch can use. Run on a machine with one, or "
+            "set execution.device: cpu in an experiment of your own"
+        )
+    return torch.device(device)
+
+
+def load_text(base: Path) -> Text:
+    """The tokenizer of a `base` artifact."""
+    about = read_about(base)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(base / TOKENIZER))
+    return Text(tokenizer, about["style"], about["pad"], about["eos"], about["context"])
+
+
+def load(base: Path, bits: Bits, device: str) -> Lm:
+    """The causal language model of a `base` artifact, frozen, in its precision or in 8 bit."""
+    where = check_device(device)
+    return Lm(_weights(AutoModelForCausalLM, base, bits, where), load_text(base), where)
+
+
+def load_reward(base: Path, bits: Bits, device: str, seed: int) -> Lm:
+    """The same weights with a head that scores (b, t) ids as (b, 1); the head is drawn with `seed`."""
+    where = check_device(device)
+    text = load_text(base)
+    model = _weights(AutoModelForSequenceClassification, base, bits, where, num_labels=1)
+    model.config.pad_token_id = text.pad
+    head = getattr(model, HEAD)
+    drawn = torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(seed)) / head.weight.shape[1] ** 0.5
+    head.weight = nn.Parameter(drawn.to(where), requires_grad=False)
+    return Lm(model, text, where)
+
+
+def new_adapter(lm: Lm, lora: Lora, seed: int, name: str = "default") -> None:
+    """Adds an adapter to be trained; B starts at 0 and A is drawn with `seed`, so it changes nothing yet."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        _add(lm, _lora(lm, lora), name)
+    lm.model.set_adapter(name)
+
+
+def adapter_files(lm: Lm, lora: Lora, name: str = "default") -> dict[str, bytes]:
+    """adapter.safetensors and adapter.json of a trained adapter; equal weights are equal bytes."""
+    tensors = get_peft_model_state_dict(lm.model, adapter_name=name)
+    content = {key: value.detach().cpu().contiguous().clone() for key, value in sorted(tensors.items())}
+    about = {"r": lora.r, "alpha": lora.alpha, "dropout": lora.dropout, "targets": lora.targets}
+    return {ADAPTER: write_tensors(content), ADAPTER_ABOUT: json.dumps(about, sort_keys=True).encode() + b"\n"}
+
+
+def load_adapter(lm: Lm, folder: Path, name: str, *, trained: bool = False) -> Lora:
+    """Adds the adapter of `folder`, a reward model's with its head; `trained`: it is to be trained on."""
+    try:
+        about = json.loads((folder / ADAPTER_ABOUT).read_bytes())
+        tensors = read_tensors((folder / ADAPTER).read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"{folder.name}/{ADAPTER}: can't be read ({error}); run that stage again") from None
+    lora = Shape(**about)
+    for key in [key for key in tensors if f".{HEAD}." in key]:
+        lm.heads[name] = tensors.pop(key).to(lm.device)
+    with torch.random.fork_rng():
+        _add(lm, _lora(lm, lora), name)
+    set_tensors(lm, tensors, name)
+    _train(lm, name, trained)
+    return lora  # type: ignore[return-value]
+
+
+def set_tensors(lm: Lm, tensors: dict[str, Tensor], name: str) -> None:
+    """Raises DataError for tensors that are not this model's."""
+    found = set_peft_model_state_dict(lm.model, tensors, adapter_name=name)
+    if found.unexpected_keys:
+        raise DataError(f"adapter {name}: {found.unexpected_keys[0]} is no tensor of these weights")
+
+
+def active(lm: Lm) -> str:
+    """The adapter in use."""
+    return str(lm.model.base_model.active_adapters[0])
+
+
+def use(lm: Lm, name: str) -> None:
+    """Puts an adapter in use, for good. What is to be trained is what load_adapter and new_adapter said."""
+    trained = {key for key, value in lm.model.named_parameters() if value.requires_grad}
+    lm.model.base_model.set_adapter(name)
+    for key, value in lm.model.named_parameters():
+        value.requires_grad_(key in trained)
+
+
+@contextmanager
+def using(lm: Lm, name: str) -> Iterator[None]:
+    """With another adapter in use."""
+    before = active(lm)
+    use(lm, name)
+    try:
+        yield
+    finally:
+        use(lm, before)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an adapter.json says; the same names as the experiment's."""
+
+    r: int
+    alpha: int
+    dropout: float
+    targets: str
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ids, mask), both (b, t)."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+    return ids, mask
+
+
+def log_probs(lm: Lm, rows: Sequence[Row], temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every token of the replies, in one row after another: log-probability, entropy (nats), hidden state before it.
+
+    Flat, (sum of reply lengths, ...): the head, 49,152 wide in SmolLM2, sees no token of a prompt and no padding.
+    """
+    hidden, places = _hidden(lm, rows)
+    logits = lm.head(hidden[places[:, 0], places[:, 1]]).float() / temperature
+    wanted = torch.tensor([token for _, reply in rows for token in reply], device=lm.device)
+    logs = logits.log_softmax(-1)
+    entropy = -(logs.exp() * logs).sum(-1)
+    return logs.gather(1, wanted[:, None])[:, 0], entropy, hidden[places[:, 0], places[:, 1]].float()
+
+
+def _hidden(lm: Lm, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Hidden states (b, t, h), and (n, 2): the row and place from which each token of a reply is foretold."""
+    ids, mask = pad_right([[*prompt, *reply] for prompt, reply in rows], lm.text.pad, lm.device)
+    hidden = lm.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    places = [(i, len(p) - 1 + k) for i, (p, reply) in enumerate(rows) for k in range(len(reply))]
+    return hidden, torch.tensor(places, device=lm.device)
+
+
+@torch.no_grad()
+def scores(lm: Lm, name: str, rows: Sequence[Row], batch: int) -> Tensor:
+    """(n,) float32 on the CPU: what the reward model `name` thinks of each prompt with its reply."""
+    found = torch.zeros(len(rows))
+    order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
+    with using(lm, name):
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            ids, mask = pad_right([[*rows[i][0], *rows[i][1]] for i in chosen], lm.text.pad, lm.device)
+            hidden = lm.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            last = hidden[torch.arange(len(chosen), device=lm.device), mask.sum(1) - 1].float()
+            found[chosen] = (last @ lm.heads[name].float().T)[:, 0].cpu()
+    return found
+
+
+def read_about(base: Path) -> dict[str, Any]:
+    """model.json of a `base` artifact: model, architecture, precision, style, pad, eos, context, parameters."""
+    try:
+        about: dict[str, Any] = json.loads((base / ABOUT).read_bytes())
+        return about
+    except (OSError, ValueError) as error:
+        raise DataError(f"base/{ABOUT}: can't be read ({error}); run `base` again") from None
+
+
+def _weights(kind: Any, base: Path, bits: Bits, device: torch.device, **more: Any) -> PreTrainedModel:
+    precision = torch.float32 if bits == 32 else getattr(torch, read_about(base)["precision"])
+    if bits == 8:
+        more["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head", HEAD])
+        more["device_map"] = {"": str(device)}
+    model = kind.from_pretrained(base, dtype=precision, local_files_only=True, use_safetensors=True, **more)
+    model.requires_grad_(False)
+    model.eval()
+    return model if bits == 8 else model.to(device)  # type: ignore[no-any-return]
+
+
+def _lora(lm: Lm, lora: Any) -> LoraConfig:
+    kind = lm.model.config.model_type
+    reward = hasattr(lm.model.get_base_model() if isinstance(lm.model, PeftModel) else lm.model, HEAD)
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=ATTENTION[kind] + (FEED_FORWARD[kind] if lora.targets == "all" else []),
+        task_type="SEQ_CLS" if reward else "CAUSAL_LM",
+        modules_to_save=[HEAD] if reward else None,
+    )
+
+
+def _add(lm: Lm, config: LoraConfig, name: str) -> None:
+    if isinstance(lm.model, PeftModel):
+        lm.model.add_adapter(name, config)
+    else:
+        lm.model = get_peft_model(lm.model, config, adapter_name=name)
+
+
+def _train(lm: Lm, name: str, trained: bool) -> None:
+    for key, value in lm.model.named_parameters():
+        if f".{name}." in key:
+            value.requires_grad_(trained)

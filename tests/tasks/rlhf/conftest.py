@@ -1,0 +1,57 @@
+"""A base of a few thousand weights, drawn by seed: enough to see that the code is right, not that it learns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoModelForCausalLM, OPTConfig
+
+from tasks.rlhf import lm
+
+
+def make_base(folder: Path, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:
+    """The files of a `base` artifact: a random OPT over bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(["a few words to begin with"], vocab_size=300, special_tokens=["<pad>", "</s>"])
+    tokenizer.save(str(folder / lm.TOKENIZER))
+    torch.manual_seed(seed)
+    config = OPTConfig(
+        vocab_size=300,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        ffn_dim=2 * hidden,
+        num_attention_heads=2,
+        word_embed_proj_dim=hidden,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+        dropout=0.0,
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    config.save_pretrained(folder)
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    save_file(tensors, folder / lm.WEIGHTS, metadata={"format": "pt"})
+    about = {
+        "model": "test",
+        "architecture": "opt",
+        "precision": "float32",
+        "style": "plain",
+        "pad": 0,
+        "eos": 1,
+        "context": 512,
+        "parameters": model.num_parameters(),
+    }
+    (folder / lm.ABOUT).write_text(json.dumps(about))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("language") / "base")

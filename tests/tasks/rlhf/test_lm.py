@@ -1,0 +1,141 @@
+"""Adapters, switching, log-probabilities, scores and sampling on a tiny model, against transformers' own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.errors import DataError, RetainError
+from tasks.rlhf import decode, lm
+
+LORA = lm.Shape(r=4, alpha=8, dropout=0.0, targets="attention")
+
+
+def trained(base: Path, seed: int, name: str = "default") -> lm.Lm:
+    """With an adapter that does something, as B is drawn too."""
+    found = lm.load(base, 32, "cpu")
+    lm.new_adapter(found, LORA, seed, name)
+    generator = torch.Generator().manual_seed(seed)
+    for key, value in found.model.named_parameters():
+        if "lora_B" in key:
+            value.data.copy_(torch.randn(value.shape, generator=generator) / 4)
+    return found
+
+
+def test_an_adapter_comes_back_with_its_bytes(base: Path, tmp_path: Path) -> None:
+    language = trained(base, 1)
+    files = lm.adapter_files(language, LORA)
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    again = lm.load(base, 32, "cpu")
+    lm.load_adapter(again, tmp_path, "policy", trained=True)
+    assert lm.adapter_files(again, LORA, "policy") == files
+    rows = [([5, 6, 7], [8, 9, 1]), ([9], [4, 1])]
+    assert torch.equal(lm.log_probs(language, rows)[0], lm.log_probs(again, rows)[0])
+
+
+def test_switching_adapters_switches_what_is_computed_and_keeps_what_is_trained(base: Path, tmp_path: Path) -> None:
+    for name, seed in (("policy", 1), ("reference", 2)):
+        (tmp_path / name).mkdir()
+        for file, content in lm.adapter_files(trained(base, seed), LORA).items():
+            (tmp_path / name / file).write_bytes(content)
+    both = lm.load(base, 32, "cpu")
+    lm.load_adapter(both, tmp_path / "reference", "reference")
+    lm.load_adapter(both, tmp_path / "policy", "policy", trained=True)
+    lm.use(both, "policy")
+    rows = [([5, 6, 7], [8, 9, 1])]
+    before = {key for key, value in both.model.named_parameters() if value.requires_grad}
+    assert before
+    assert all(".policy." in key for key in before)
+    with lm.using(both, "reference"):
+        assert torch.equal(lm.log_probs(both, rows)[0], lm.log_probs(trained(base, 2), rows)[0])
+    assert {key for key, value in both.model.named_parameters() if value.requires_grad} == before
+    assert torch.equal(lm.log_probs(both, rows)[0], lm.log_probs(trained(base, 1), rows)[0])
+
+
+def test_log_probs_are_those_of_the_whole_model(base: Path) -> None:
+    language = lm.load(base, 32, "cpu")
+    rows = [([5, 6, 7], [8, 9, 1]), ([9], [4, 1])]
+    logs, entropy, hidden = lm.log_probs(language, rows)
+    place = 0
+    for prompt, reply in rows:
+        out = language.model(input_ids=torch.tensor([prompt + reply])).logits[0].log_softmax(-1)
+        for k, token in enumerate(reply):
+            at = len(prompt) - 1 + k
+            assert logs[place].item() == pytest.approx(out[at, token].item(), abs=1e-5)
+            assert entropy[place].item() == pytest.approx(-(out[at].exp() * out[at]).sum().item(), abs=1e-4)
+            place += 1
+    assert hidden.shape == (5, 32)
+
+
+def test_a_reward_model_scores_alike_where_it_was_trained_and_as_one_adapter_of_many(
+    base: Path, tmp_path: Path
+) -> None:
+    reward = lm.load_reward(base, 32, "cpu", seed=3)
+    lm.new_adapter(reward, LORA, 4)
+    for file, content in lm.adapter_files(reward, LORA).items():
+        (tmp_path / file).write_bytes(content)
+    rows = [([5, 6, 7], [8, 9, 1]), ([9, 9], [4, 1]), ([7], [3, 3, 3, 1])]
+    other = trained(base, 2, "policy")
+    lm.load_adapter(other, tmp_path, "rm")
+    found = lm.scores(other, "rm", rows, batch=2)
+    for i, (prompt, reply) in enumerate(rows):
+        wanted = reward.model(input_ids=torch.tensor([prompt + reply])).logits[0, 0]
+        assert found[i].item() == pytest.approx(wanted.item(), abs=1e-5)
+    assert lm.active(other) == "policy"
+
+
+def test_greedy_samples_are_those_of_generate(base: Path) -> None:
+    language = trained(base, 5)
+    prompts = [[5, 6, 7, 8], [9, 4], [12, 13, 14]]
+    found = decode.sample(language, prompts, 12, 1e-4, torch.Generator().manual_seed(0), batch=2)
+    for prompt, one in zip(prompts, found):
+        wanted = language.model.generate(
+            input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=12, do_sample=False, eos_token_id=1, pad_token_id=0,
+        )[0, len(prompt) :].tolist()  # fmt: skip
+        assert one.ids == wanted
+        assert one.ended == (wanted[-1] == 1)
+
+
+def test_samples_are_the_generators(base: Path) -> None:
+    language = trained(base, 5)
+    prompts = [[5, 6, 7, 8], [9, 4]] * 3
+    first, again, other = (
+        decode.sample(language, prompts, 8, 1.0, torch.Generator().manual_seed(seed), batch=4) for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_a_long_row_keeps_its_reply_and_the_end_of_its_prompt(base: Path) -> None:
+    text = lm.load_text(base)
+    prompt, reply = text.row("x" * 100, "short", 30)
+    assert len(prompt) + len(reply) == 30
+    assert reply == text.reply("short")
+    assert prompt == text.prompt("x" * 100)[-len(prompt) :]
+    prompt, reply = text.row("x" * 100, "y" * 100, 30)
+    assert prompt == text.prompt("x" * 100)[-1:]
+    assert len(reply) == 29
+
+
+def test_cuda_without_a_gpu_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(RetainError, match="no GPU"):
+        lm.load(tmp_path / "nothing", 8, "cuda")
+
+
+def test_a_damaged_adapter_is_named(base: Path, tmp_path: Path) -> None:
+    (tmp_path / lm.ADAPTER).write_bytes(b"rubbish")
+    (tmp_path / lm.ADAPTER_ABOUT).write_text('{"r": 4, "alpha": 8, "dropout": 0.0, "targets": "attention"}')
+    with pytest.raises(DataError, match="run that stage again"):
+        lm.load_adapter(lm.load(base, 32, "cpu"), tmp_path, "policy")
+
+
+def test_eight_bits_answer_about_the_same(base: Path) -> None:
+    rows = [([5, 6, 7], [8, 9, 1])]
+    whole, eight = (lm.log_probs(lm.load(base, bits, "cpu"), rows)[0] for bits in (32, 8))
+    assert torch.allclose(whole, eight, atol=0.1)
