@@ -274,7 +274,7 @@ def _weights(kind: Any, base: Path, bits: Bits, device: torch.device, **more: An
     model = kind.from_pretrained(base, dtype=precision, local_files_only=True, use_safetensors=True, **more)
     model.requires_grad_(False)
     model.eval()
-    return model if bits == 8 else model.to(device)  # type: ignore[no-any-return]
+    return model if bits == 8 else model.to(device)
 
 
 def _lora(lm: Lm, lora: Any) -> LoraConfig:
