@@ -1,0 +1,266 @@
+"""The rules that every message keeps: what may be said to a customer, and in which characters.
+
+A list of English words and phrases, no more (the docstring of unsafe() says which): it prefers turning down a good
+text to sending a bad one, and it is the last look at a text, not what makes a language model's texts safe by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+MIN_LENGTH, MAX_LENGTH = 40, 400
+
+# What a message may not do, and what is said of one that does.
+KINDS = {
+    "characters": "holds a character that no message needs (look-alike, invisible, currency, markup, slot)",
+    "percentage": "the only percentage must be the chosen one",
+    "number": "holds a number that is not the offer",
+    "duration": "names a duration that is not the offer's",
+    "discount": "hints at a discount that isn't offered",
+    "promise": "promises something besides the offer",
+    "guarantee": "guarantees something",
+    "pressure": "presses the customer",
+    "link": "holds a link",
+    "identifier": "names an identifier",
+    "risk talk": "talks about risk or about how it was chosen",
+    "protected attribute": "mentions a protected attribute",
+    "insult": "insults the customer",
+    "shouting": "shouts or spells out letters",
+}
+
+# Plain ASCII and the typographer's apostrophe and dashes: no look-alike letters, no zero-width characters, no
+# currency, no handles or markup.
+_CHARACTERS = re.compile(r"[A-Za-z0-9 .,;:!?'’()%–—-]*")
+_ONES = dict(zip(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], range(10)))
+_TEENS = dict(
+    zip(
+        ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"],
+        range(10, 20),
+    )
+)
+_TENS = dict(zip(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], range(20, 100, 10)))
+_ANY_ONE, _ANY_TEEN, _ANY_TEN = ("|".join(words) for words in (_ONES, _TEENS, _TENS))
+_NUMBER_WORD = re.compile(
+    rf"\b(?:(?P<tens>{_ANY_TEN})(?:[ -]+(?P<unit>{_ANY_ONE}))?|(?P<small>{_ANY_TEEN}|{_ANY_ONE})|(?P<many>hundred))\b"
+)
+_DIGITS = re.compile(r"\d[\d.,]*")
+_PERCENT = r"(?:%|per ?-?cent\b|pct\b|percentage\b)"
+_PERCENT_NEXT = re.compile(rf" ?-?{_PERCENT}")
+# "ten or more percent", "twenty off", "fifteen full per cent": up to two words in between still make it one.
+_PERCENT_NEAR = re.compile(rf"(?:[ -]+[a-z]+){{0,2}}?[ -]*(?:{_PERCENT}|\boff\b|\bdiscount|\bless\b|\bpoints?\b)")
+_DURATION_NEXT = re.compile(r"[ -]+(?:full |whole )?(day|week|month|year)s?\b(?! (?:more|longer|extra|further|on top))")
+# Every other way to speak of a time that an offer runs; "each month" and "per month" state none.
+_DURATION = re.compile(
+    r"(?<!each )(?<!per )\bmonths?\b|\b(?:days|weeks?|fortnight\w*|years?|yearly|annual\w*|quarterly|decades?|"
+    r"centur\w+|dozens?|couple|several|a few|summer|winter|autumn|seasons?)\b"
+)
+_QUALIFIED = re.compile(
+    r"\b(?:up to|as much as|at least|at most|more than|less than|over|under|above|another|extra|additional|further|"
+    r"nearly|almost|about|around|roughly|minus|plus)\b[ a-z]{0,12}?[ (]*(?:\d|" + rf"(?:{_ANY_TEEN}|{_ANY_TEN})\b)"
+)
+_SPELLED = re.compile(r"(?:\b[a-z][ .,;:-]+){4,}")
+_JOINED = re.compile(r"(?<=\w)[-–—'’.](?=\w)")
+
+
+def _words(*patterns: str) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(patterns)})\b")
+
+
+_FRACTION = _words(
+    r"hal(?:f|ves)", r"thirds?", r"quarters?", r"fifths?", r"tenths?", r"twentieths?", "double", "twice", "triple",
+    r"(?:out of|in) (?:ten|twenty|a hundred)",
+)  # fmt: skip
+_WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
+    (
+        "promise",
+        _words(
+            r"(?<!feel )free", r"gifts?", r"vouchers?", r"coupons?", r"refund\w*", r"rebate\w*", r"cash ?back",
+            r"credit(?! card)\w*", r"waive\w*", r"complimentary", r"bonus\w*",
+            r"(?:no|without|zero) (?:\w+ )?(?:charge|cost|fee|payment)s?", r"prizes?", r"rewards?", r"on the house",
+            r"(?<!count )(?<!rely )on us", r"our treat", r"ourselves",
+            r"we(?: will|ll| can| would|d| shall)? (?:\w+ ){0,2}(?:pay|cover|settle)",
+            r"(?:pay|pays|paying|cost|costs|charge|charged|owe) (?:\w+ ){0,2}nothing", r"nothing (?:more )?to pay",
+            r"present", r"surprise", r"upgrade\w*", r"money", r"cash", r"dollars?", r"euros?", r"pounds?", r"cents",
+            r"pence", r"penn(?:y|ies)", r"bucks?", r"quid", r"tenners?", r"fivers?", r"grand", r"usd", r"eur",
+            r"gbp",
+        ),
+    ),
+    (
+        "guarantee",
+        _words(
+            r"guarant\w*", r"promis\w*", "always", "never", r"life ?time", r"for life", r"ever again",
+            r"no matter what", r"definitely", r"certainly", r"assured?", r"no strings\w*", r"no catch", r"riskfree",
+            r"(?:best|lowest|cheapest) (?:price|rate|deal|offer)s?", "cheapest", r"permanent\w*", r"for ?ever\w*",
+            r"(?:for )?as long as", r"while you are", r"for good", r"indefinite\w*", r"until further", r"unlimited",
+            r"rest of your", r"you have our word", r"rest assured", r"without fail", r"no end",
+        ),
+    ),
+    (
+        "pressure",
+        _words(
+            r"hurry", r"urgen\w*", "immediately", r"act (?:now|fast|today|quickly)", r"right (?:now|away)",
+            r"last chance", r"final\w*", r"(?:only|just) today", r"today only", r"only (?:\w+ ){0,2}left",
+            r"limited", r"expir\w*", r"deadlines?", r"miss(?:ing)? out", r"(?:dont|do not|cant|never) miss",
+            r"too late", r"ends? (?:soon|today|tonight)", r"while (?:it|stocks?|supplies) lasts?", r"must",
+            r"or lose", r"losing", r"regret\w*", r"running out", r"once in a", r"now or never",
+            r"before (?:its|it is) gone", r"asap", r"warning", r"penalt\w*", r"today", r"tonight", r"tomorrow",
+            r"midnight", r"noon", r"soon(?:est|er)", r"(?:mon|tues|wednes|thurs|fri|satur|sun)days?", r"weekends?",
+            r"this (?:week|month|year|morning|evening)", r"within (?:\w+ ){0,2}(?:hour|day|week)s?", r"by the end",
+            r"end of", r"until", r"instant\w*", r"at once", r"straight away", r"only (?:now|until|for)",
+            r"(?:reply|call|act|answer|decide|respond|accept) (?:now|by)", r"dont (?:wait|delay|hesitate)",
+            r"do not (?:wait|delay)", r"without delay", r"time is", r"exclusive\w*",
+        ),
+    ),
+    (
+        "link",
+        _words(
+            r"https?", r"www", r"click\w*", r"links?", r"dot com", r"tap here", r"web ?sites?", r"download\w*",
+            r"qr", r"dot", r"slash", r"url", r"home ?pages?", r"portal", r"online at", r"scan",
+            r"e?mails? (?:us|me)", r"[a-z]+(?:dotcom)",
+        ),
+    ),
+    (
+        "identifier",
+        _words(
+            r"(?:customer|account|contract|phone|card|reference) (?:number|no|id|code)s?", r"passwords?", r"pin",
+            r"iban", r"social security", r"date of birth", r"your ids?",
+        ),
+    ),
+    (
+        "risk talk",
+        _words(
+            r"predict\w*", r"forecast\w*", r"churn\w*", r"risk\w*", r"likel(?:y|ihood)", r"probab\w*",
+            r"algorithm\w*", r"models?", r"scores?", r"scored", r"profil\w*", r"analy[sz]\w*", r"machine learning",
+            r"artificial\w*", r"our (?:data|records|systems?)", r"leav(?:e|es|ing)", r"left us", r"stay\w*",
+            r"remain(?:ing)? (?:with|a|our)", r"quit\w*", r"about to", r"you(?:r)? go(?:ing)?", r"los(?:e|ing) you",
+            r"keep(?:ing)? you", r"part ways", r"departure", r"depart", r"farewell", r"good ?bye\w*", r"elsewhere",
+            r"mov(?:e|ing) (?:on|away)", r"other providers?", r"loyal\w*", r"retain\w*", r"retention",
+            r"terminat\w*", r"unsubscrib\w*", r"win you back", r"cancel\w*", r"switch\w*", r"notic(?:ed|ing)",
+            r"we (?:have )?(?:seen?|saw|know) (?:that )?you", r"monitor\w*", r"track\w*", r"competitors?",
+            r"selected",
+        ),
+    ),
+    (
+        "protected attribute",
+        _words(
+            r"genders?", r"sex\w*", r"males?", r"females?", r"man", r"men", r"wom[ae]n", r"lad(?:y|ies)",
+            r"gentlem[ae]n", "sir", "madam", "maam", r"mr", r"mrs", r"ms", r"miss", r"boys?", r"girls?",
+            r"husbands?", r"wi(?:fe|ves)", r"spouses?", r"partners?", r"marri\w*", r"divorc\w*", r"widow\w*",
+            r"singles?", r"senior\w*", r"elder\w*", r"old", r"older", r"oldest", r"young\w*", r"age", r"aged",
+            r"ages", r"retire\w*", r"pension\w*", r"child\w*", r"kids?", r"famil(?:y|ies)", r"dependa?ents?",
+            r"dependants?", r"pregnan\w*",
+            r"(?:grand|step|god)?(?:mother|father|parent|son|daughter)(?:s|ly|al|hood)?",
+            r"(?:grand|step|god)child\w*", r"grand(?:ma|pa)s?", r"gran(?:ny|nies|dad)?", r"mom(?:s|my)?",
+            r"mum(?:my|s)?", r"dad(?:dy|s)?", r"aunts?", r"uncles?", r"brothers?", r"sisters?", r"bab(?:y|ies)",
+            r"teen\w*", r"adults?", r"youth\w*", r"boyfriends?", r"girlfriends?", r"fianc\w*", r"unmarried",
+            r"bachelor\w*", r"bride\w*", r"birthdays?", r"middle aged", r"rac(?:e|ial)", r"ethnic\w*", r"religi\w*",
+            r"christian\w*", r"muslims?", r"islam\w*", r"jew\w*", r"catholic\w*", r"protestant\w*", r"orthodox",
+            r"evangelical\w*", r"mormon\w*", r"hindu\w*", r"buddhis\w*", r"sikh\w*", r"atheis\w*", r"god",
+            r"faith\w*", r"church\w*", r"mosques?", r"temples?", r"synagogues?", r"pray\w*", r"christmas", r"easter",
+            r"ramadan", r"black", r"white", r"asian\w*", r"african\w*", r"hispanic\w*", r"latin\w*", r"arab\w*",
+            r"queer", r"(?:bi|homo|hetero|trans)sexual\w*", r"transgender\w*", r"wheelchair\w*", r"blind", r"deaf",
+            r"handicap\w*", r"illness\w*", r"disease\w*", r"politic\w*", r"migrants?", r"refugees?", r"disab\w*",
+            r"gay", r"lesbian\w*", r"national\w*", r"immigra\w*", r"citizen\w*", r"foreign\w*",
+        ),
+    ),
+    (
+        "insult",
+        _words(
+            r"stupid\w*", r"idiot\w*", r"damn\w*", r"dumb\w*", r"moron\w*", r"imbecile\w*", r"fool\w*", r"hell",
+            r"(?:bull)?shit\w*", r"\w*fuck\w*", r"crap\w*", r"bastard\w*", r"bitch\w*", r"ass", r"arse\w*",
+            r"asshole\w*", r"bloody", r"piss\w*", r"suck\w*", r"losers?", r"shut up", r"hat(?:e|es|ed)", r"lazy",
+            r"ugly", r"pathetic", r"ridiculous\w*", r"ignoran\w*", r"worthless", r"useless", r"scum\w*", r"kill\w*",
+            r"die",
+        ),
+    ),
+)  # fmt: skip
+_DISCOUNT = _words(
+    r"discount\w*", r"money off", r"off your", r"reduc\w*", r"cheaper", r"sav(?:e|es|ing|ings)", r"deals?",
+    r"special (?:price|rate|offer)s?", r"lower (?:price|rate|charge|bill)s?", r"less per month",
+)  # fmt: skip
+
+
+def check(text: str, offer: int, months: int | None = None) -> list[str]:
+    """What keeps a rendered message from being sent, in words: the rules of unsafe() and its length; empty for none."""
+    return list(broken_rules(text, offer, months))
+
+
+def unsafe(text: str, offer: int, months: int | None = None) -> list[str]:
+    """The kinds of KINDS that a rendered message breaks; empty for a safe one, of whatever length.
+
+    `offer` is the chosen percentage, which must be the only number of the text; 0 means that no discount may be
+    mentioned. `months` is how long an offer runs, the only duration that may be named (None: none may be).
+
+    Checked: characters; numbers in digits, and in English words up to a hundred, fractions and multiples; durations;
+    and, by the word lists above, promises besides the offer, guarantees, pressure, links, identifiers, talk of risk, of
+    selection and of staying or leaving, protected attributes, insults; capitals and spelled-out letters.
+    Not checked: meaning. The same thought in words that no list has, a misspelling, another language, irony, a false
+    claim about the service, a tone that is unkind without an insult: all of these pass.
+    """
+    return list(_unsafe(text, offer, months))
+
+
+# 170 us of regular expressions; a bank is small, so what is sent was nearly always judged before.
+@lru_cache(maxsize=4096)
+def broken_rules(text: str, offer: int, months: int | None) -> tuple[str, ...]:
+    """check(), as a tuple that is remembered."""
+    broken = []
+    if not MIN_LENGTH <= len(text) <= MAX_LENGTH:
+        broken.append(f"is {len(text)} characters long, not {MIN_LENGTH} to {MAX_LENGTH}")
+    return (*broken, *(KINDS[kind] for kind in _unsafe(text, offer, months)))
+
+
+def _unsafe(text: str, offer: int, months: int | None) -> tuple[str, ...]:
+    broken = []
+    if not _CHARACTERS.fullmatch(text):
+        broken.append("characters")
+    low = re.sub(r"\s+", " ", text.lower())
+    broken += _amounts(low, offer, months)
+    joined = _JOINED.sub("", low)
+    broken += [kind for kind, pattern in _WORD_RULES if pattern.search(low) or pattern.search(joined)]
+    if offer == 0 and _DISCOUNT.search(low):
+        broken.append("discount")
+    if re.search(r"\w\.\w", low) and "link" not in broken:
+        broken.append("link")
+    if text.count("!") > 1 or re.search(r"\b[A-Z]{4,}\b", text) or _SPELLED.search(low):
+        broken.append("shouting")
+    return tuple(broken)
+
+
+def _amounts(low: str, offer: int, months: int | None) -> list[str]:
+    percentages, broken, spans = set(), [], []
+    for match in _DIGITS.finditer(low):
+        number = match[0].rstrip(".,")
+        follows = low[match.start() + len(number) :]
+        apart = match.start() == 0 or low[match.start() - 1] in " ("
+        if apart and re.fullmatch("0|[1-9][0-9]?|100", number) and _PERCENT_NEXT.match(follows):
+            percentages.add(int(number))
+        else:
+            broken.append("number")
+    for match in _NUMBER_WORD.finditer(low):
+        value = _value(match)
+        follows = low[match.end() :]
+        duration = _DURATION_NEXT.match(follows)
+        if duration:
+            if months is None or duration[1] != "month" or value != months:
+                broken.append("duration")
+            spans.append((match.start(), match.end() + duration.end()))
+        elif _PERCENT_NEAR.match(follows) or (value >= 5 and value % 5 == 0):
+            percentages.add(value)
+    rest = low
+    for start, end in spans:
+        rest = rest[:start] + "_" * (end - start) + rest[end:]
+    if _DURATION.search(rest):
+        broken.append("duration")
+    if percentages != ({offer} if offer else set()) or _FRACTION.search(low) or _QUALIFIED.search(low):
+        broken.append("percentage")
+    return list(dict.fromkeys(broken))
+
+
+def _value(match: re.Match[str]) -> int:
+    if match["many"]:
+        return 100
+    if match["tens"]:
+        return _TENS[match["tens"]] + (_ONES[match["unit"]] if match["unit"] else 0)
+    return (_ONES | _TEENS)[match["small"]]
