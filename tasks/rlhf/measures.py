@@ -1,0 +1,118 @@
+"""Figures that judge, evaluation and report share: how well pairs are told apart, who wins, how varied texts are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import DataError
+
+Array = NDArray[np.float64]
+
+LEVEL = 0.95  # of every interval
+_BLOCK = 256  # resamples drawn at once: memory stays small, and the draws are the same whatever it is
+
+
+def auc(positive: Array, negative: Array) -> float:
+    """Share of (positive, negative) couples, all of them, in which the positive scores higher; ties half."""
+    _check(positive, negative)
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, "left") + np.searchsorted(ordered, positive, "right")
+    return float(below.mean() / 2 / len(negative))
+
+
+def accuracy(chosen: Array, rejected: Array) -> float:
+    """Share of pairs of which the chosen one scores higher; ties half."""
+    return win_share(chosen, rejected)
+
+
+def win_share(a: Array, b: Array) -> float:
+    """Share of places at which `a` is higher than `b`; ties half."""
+    return float(wins(a, b).mean())
+
+
+def wins(a: Array, b: Array) -> Array:
+    """(n,): 1 where `a` is higher, 0 where `b` is, .5 where they are equal."""
+    _check(a, b)
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} scores against {len(b)}: pairs want as many of each")
+    return (np.sign(np.subtract(a, b)) + 1) / 2
+
+
+def paired_bootstrap(values: Array, resamples: int, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Mean of `values` (n,), and the ends of its 95 % interval: what belongs together is one value."""
+    _check(values)
+    means = [draw.mean(1) for draw in (values[rows] for rows in _rows(len(values), resamples, rng))]
+    return (float(values.mean()), *_ends(np.concatenate(means)))
+
+
+def pair_accuracy(
+    chosen: Array, rejected: Array, resamples: int, rng: np.random.Generator
+) -> dict[str, float | list[float]]:
+    """A metric: accuracy with its interval, pairs resampled."""
+    value, low, high = paired_bootstrap(wins(chosen, rejected), resamples, rng)
+    return {"value": value, "ci": [low, high]}
+
+
+def pair_auc(
+    chosen: Array, rejected: Array, resamples: int, rng: np.random.Generator
+) -> dict[str, float | list[float]]:
+    """A metric: AUC of all chosen against all rejected, with its interval: whole pairs are resampled."""
+    _check(chosen, rejected)
+    n = len(chosen)
+    order = np.argsort(rejected, kind="stable")
+    left, right = (np.searchsorted(rejected[order], chosen, side) for side in ("left", "right"))
+    found = []
+    for rows in _rows(n, resamples, rng):
+        weights = np.stack([np.bincount(row, minlength=n) for row in rows]).astype(float)
+        below = np.cumsum(np.pad(weights[:, order], ((0, 0), (1, 0))), axis=1)
+        found.append((weights * (below[:, left] + below[:, right])).sum(1) / 2 / n**2)
+    return {"value": auc(chosen, rejected), "ci": list(_ends(np.concatenate(found)))}
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Different n-grams of words as a share of all of them, over all texts; 0 where there is none."""
+    seen = [gram for text in texts for gram in _grams(text, n)]
+    return len(set(seen)) / len(seen) if seen else 0.0
+
+
+def commonest_ending(texts: Sequence[str], words: int = 4) -> float:
+    """Share of texts that end in the commonest last `words` words, whatever their case and punctuation."""
+    if not texts:
+        return 0.0
+    endings = Counter(tuple(_words(text)[-words:]) for text in texts)
+    return endings.most_common(1)[0][1] / len(texts)
+
+
+def _grams(text: str, n: int) -> Iterator[tuple[str, ...]]:
+    found = _words(text)
+    return (tuple(found[at : at + n]) for at in range(len(found) - n + 1))
+
+
+def _words(text: str) -> list[str]:
+    """Lower case, without punctuation around them."""
+    stripped = (word.strip(".,;:!?\"'()[]*-–—…").lower() for word in text.split())
+    return [word for word in stripped if word]
+
+
+def _rows(n: int, resamples: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Blocks of (b, n) rows drawn with replacement; `resamples` of them in all."""
+    for start in range(0, resamples, _BLOCK):
+        yield rng.integers(n, size=(min(_BLOCK, resamples - start), n))
+
+
+def _ends(values: Array) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _check(*scores: Array) -> None:
+    """A NaN would count as lost; nothing has no mean."""
+    for values in scores:
+        if not len(values):
+            raise DataError("no pair or text to measure: the part of the data that is held out is empty")
+        if not np.isfinite(values).all():
+            raise DataError("a score is not a finite number: the model that gave it is broken; train it again")
