@@ -1,0 +1,100 @@
+"""Shooting at one stage while it trains, and what has to hold afterwards; shared by the tests of every trainer."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.end_to_end.project import HEARTBEAT_S, Project, Stopwatch
+
+
+@dataclass(frozen=True)
+class Target:
+    """`interval`: steps from one checkpoint to the next, at most."""
+
+    stage: str
+    interval: int
+
+    def files(self, project: Project) -> dict[str, bytes]:
+        """The artifact's files and manifest."""
+        return {name: data for name, data in project.artifacts().items() if name.startswith(f"{self.stage}/")}
+
+    def seconds(self, project: Project) -> dict[str, float]:
+        """Attempt at the stage -> seconds that it is metered with."""
+        return {entry.attempt: entry.seconds for entry in project.entries() if f"/{self.stage}/" in entry.attempt}
+
+    def steps(self, project: Project) -> list[list[int]]:
+        """The steps that each attempt reported, without attempts that got to none."""
+        records = sorted((project.store / project.experiment / self.stage).rglob("execution/*.progress.jsonl"))
+        found = [[json.loads(line)["step"] for line in file.read_text().splitlines()] for file in records]
+        return [steps for steps in found if steps]
+
+    def checkpoints(self, project: Project) -> list[Path]:
+        return list((project.store / project.experiment / self.stage).rglob("checkpoints/*/complete.json"))
+
+    def check(self, project: Project, undisturbed: dict[str, bytes], watch: Stopwatch) -> None:
+        """The same bytes, nothing left behind, no more than an interval done again, and every attempt paid for."""
+        found = self.files(project)
+        assert found
+        assert {name for name in found.keys() | undisturbed.keys() if found.get(name) != undisturbed.get(name)} == set()
+        assert list((project.store / project.experiment).rglob("claim.json")) == []
+        assert [path for path in project.store.rglob("checkpoints/*/**/*") if path.is_file()] == []
+        assert project.processes() == []
+        self.check_resumed(self.steps(project))
+        metered = self.seconds(project)
+        for attempt, lived in watch.seconds.items():
+            assert metered[attempt] == pytest.approx(lived, abs=HEARTBEAT_S + 1.0)
+
+    def check_resumed(self, attempts: list[list[int]]) -> None:
+        """What an attempt did last before its checkpoint is all that the next one does again."""
+        for at, after in enumerate(attempts[1:], start=1):
+            reached = max(max(before) for before in attempts[:at])
+            assert after[0] > reached - self.interval, attempts
+
+    def shoot(
+        self, project: Project, rng: random.Random, number: signal.Signals, lives: float, shots: int
+    ) -> tuple[Stopwatch, int]:
+        """Trains under fire until it is done; how often it was hit, `shots` at most. `lives`: seconds of a calm run().
+
+        A shot falls anywhere in the first third of what would be left to do if a shot lost nothing, counted from the
+        first step on: on a machine that has become twice as fast, too, it comes before the end.
+        """
+        hits, left = 0, lives
+        run = project.start("run")
+        with Stopwatch(project) as watch:
+            known: set[int] = set()
+            while run.poll() is None and hits < shots:
+                attempts = [process for process in watch.attempts() if process.pid not in known]
+                if not attempts:
+                    time.sleep(0.02)
+                    continue
+                (target,) = attempts
+                known.add(target.pid)
+                while target.is_running() and run.poll() is None and not self._began(target):
+                    time.sleep(0.02)
+                wait = rng.uniform(0.0, max(0.3, left / 3))
+                until = time.monotonic() + wait
+                while time.monotonic() < until and target.is_running() and run.poll() is None:
+                    time.sleep(0.02)
+                if target.is_running() and run.poll() is None:
+                    target.send_signal(number)
+                    hits += 1
+                left -= wait / 2
+            output, _ = run.communicate(timeout=300)
+        assert run.returncode == 0, output
+        return watch, hits
+
+    def _began(self, process: psutil.Process) -> bool:
+        """Whether it has reported a step: what comes before are imports."""
+        try:
+            request = next(Path(part) for part in process.cmdline() if part.endswith("request.json"))
+            return (request.parent / "progress.jsonl").stat().st_size > 0
+        except (OSError, StopIteration, psutil.Error):
+            return False

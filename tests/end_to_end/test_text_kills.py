@@ -1,0 +1,99 @@
+"""Trainers of language models that are killed: the same adapter's bytes, and no more than an interval done again."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from flows.plan import load_experiment
+from tests.end_to_end.project import Project, Stopwatch, run_to_the_end
+from tests.end_to_end.shots import Target
+
+CHAOS = load_experiment("chaos").stages
+TRAINERS = {
+    "base": CHAOS.base.pretraining.checkpoint_every if CHAOS.base.pretraining else 1,
+    "sft": CHAOS.sft.checkpoint.every_steps,
+    "rm": CHAOS.rm.checkpoint.every_steps,
+    "judge": CHAOS.judge.checkpoint.every_steps,
+    "ppo_text": CHAOS.ppo_text.checkpoint.every_steps,
+}
+IN_EVERY_RUN = ("sft", "rm", "ppo_text")
+
+
+def without(finished: Project, stage: str, folder: Path, **environment: str) -> Project:
+    """Everything is there but this stage's artifact, and all that is wanted is that."""
+    shot = finished.with_its_store(folder / "store", stage, **environment)
+    shutil.rmtree(shot.store / shot.experiment / stage)
+    return shot
+
+
+def lives(finished: Project, stage: str) -> float:
+    """Seconds of a calm attempt from its first step on, about."""
+    (seconds,) = Target(stage, 1).seconds(finished).values()
+    return max(1.0, seconds - 6.0)  # imports
+
+
+def cases() -> list[object]:
+    """Two random kills of each trainer in every run, thirty in `make test-slow`, and half as many polite ones."""
+    found = []
+    for stage in TRAINERS:
+        for number, seeds in ((signal.SIGKILL, 10), (signal.SIGTERM, 5)):
+            for seed in range(seeds):
+                always = stage in IN_EVERY_RUN and number == signal.SIGKILL and seed == 0
+                marks = [] if always else [pytest.mark.slow]
+                found.append(pytest.param(stage, number, seed, marks=marks, id=f"{stage}-{number.name}-seed{seed}"))
+    return found
+
+
+@pytest.mark.parametrize(("stage", "number", "seed"), cases())
+def test_shots_at_random_moments(
+    finished: Project, tmp_path: Path, stage: str, number: signal.Signals, seed: int
+) -> None:
+    target, shot = Target(stage, TRAINERS[stage]), without(finished, stage, tmp_path)
+    before = set(target.seconds(shot))
+    watch, hits = target.shoot(shot, random.Random(seed), number, lives(finished, stage), 3 if seed else 2)
+    assert hits, "nothing was hit"
+    assert len(set(target.seconds(shot)) - before) == hits + 1
+    target.check(shot, target.files(finished), watch)
+
+
+PLACES = (
+    "checkpoint.save@1",  # nothing is kept yet
+    "checkpoint.seal@2",
+    "checkpoint.prune@2",
+    "checkpoint.save@3",
+    "store.write@9",
+    "store.rename@9",
+    "store.renamed@9",
+    "artifact.publish",
+    "artifact.seal",
+    "artifact.sealed",
+)
+ALWAYS = ("checkpoint.seal@2", "artifact.seal")
+
+
+@pytest.mark.parametrize(
+    ("stage", "place"),
+    [
+        pytest.param(
+            stage, place, marks=[] if stage in IN_EVERY_RUN and place in ALWAYS else pytest.mark.slow
+        )
+        for stage in TRAINERS
+        for place in PLACES
+    ],
+)  # fmt: skip
+def test_a_kill_at_a_named_place(finished: Project, tmp_path: Path, stage: str, place: str) -> None:
+    mark = tmp_path / "died"
+    target = Target(stage, TRAINERS[stage])
+    shot = without(finished, stage, tmp_path, RETAIN_FAULT=place, RETAIN_FAULT_MARK=str(mark))
+    with Stopwatch(shot) as watch:
+        run_to_the_end(shot)
+    assert mark.exists(), "nobody came by"
+    if place == "checkpoint.seal@2":  # the first checkpoint is whole: beginning again would show
+        before, after = target.steps(shot)[-2:]
+        assert after[0] > before[0]
+    target.check(shot, target.files(finished), watch)
