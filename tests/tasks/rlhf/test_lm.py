@@ -139,3 +139,12 @@ def test_eight_bits_answer_about_the_same(base: Path) -> None:
     rows = [([5, 6, 7], [8, 9, 1])]
     whole, eight = (lm.log_probs(lm.load(base, bits, "cpu"), rows)[0] for bits in (32, 8))
     assert torch.allclose(whole, eight, atol=0.1)
+
+
+def test_words_are_drawn_as_often_as_they_are_likely() -> None:
+    likely = torch.tensor([0.5, 0.2, 0.0, 0.3])
+    logits = likely.log().repeat(20_000, 1)
+    drawn = decode._draw(logits, torch.Generator().manual_seed(3))
+    counted = torch.bincount(drawn, minlength=4) / len(drawn)
+    assert torch.allclose(counted, likely, atol=0.015)
+    assert counted[2] == 0
