@@ -227,11 +227,15 @@ def log_probs(lm: Lm, rows: Sequence[Row], temperature: float = 1.0) -> tuple[Te
     Flat, (sum of reply lengths, ...): the head, 49,152 wide in SmolLM2, sees no token of a prompt and no padding.
     """
     hidden, places = _hidden(lm, rows)
-    logits = lm.head(hidden[places[:, 0], places[:, 1]]).float() / temperature
+    states = hidden[places[:, 0], places[:, 1]]
+    logits = lm.head(states).float()
+    if temperature != 1:
+        logits = logits / temperature
     wanted = torch.tensor([token for _, reply in rows for token in reply], device=lm.device)
-    logs = logits.log_softmax(-1)
-    entropy = -(logs.exp() * logs).sum(-1)
-    return logs.gather(1, wanted[:, None])[:, 0], entropy, hidden[places[:, 0], places[:, 1]].float()
+    total = logits.logsumexp(-1)
+    with torch.no_grad():  # for the traces alone: nothing is trained on it
+        entropy = total - (logits * (logits - total[:, None]).exp_()).sum(-1)
+    return logits.gather(1, wanted[:, None])[:, 0] - total, entropy, states.float()
 
 
 def _hidden(lm: Lm, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
