@@ -1,0 +1,68 @@
+"""Who writes better, by how much, and how sure that is: shares of wins, intervals, what a text offers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import RetainError
+from retain import rules
+from tasks.rlhf import measures
+from tasks.rlhf.measures import Array
+
+Z = 1.959964  # of a 95 % interval
+
+_NAMED = re.compile(r"(?<![\d.,])(\d{1,3}) ?-?(?:%|per ?-?cent\b)")
+
+
+def outcomes(judge: str, policy: Array, sft: Array) -> Array:
+    """(n,): 1 where `policy` is better, .5 for a tie, 0. Raises RetainError if it matters which of them is named first.
+
+    All judges here score a reply without seeing the other, so there is no first and second to be biased by; the
+    comparison is still made in both orders, and has to come out the same.
+    """
+    forward, backward = measures.wins(policy, sft), measures.wins(sft, policy)
+    if not np.array_equal(forward, 1 - backward):
+        raise RetainError(f"judge {judge}: prefers another reply when both are named in the other order")
+    return forward
+
+
+def share(values: Array, resamples: int, seed: Sequence[int], less: float = 0.0) -> dict[str, Any]:
+    """A metric: the mean of `values`, less a constant, resampled by prompt."""
+    value, low, high = measures.paired_bootstrap(values, resamples, np.random.default_rng(seed))
+    return {"value": value - less, "ci": [low - less, high - less]}
+
+
+def ratio(a: Array, b: Array, resamples: int, seed: Sequence[int]) -> dict[str, Any]:
+    """A metric: mean of `a` / mean of `b` - 1; both of a prompt are drawn together. `b` is above 0."""
+    rng = np.random.default_rng(seed)
+    drawn: list[float] = []
+    for _ in range(resamples):
+        rows = rng.integers(len(a), size=len(a))
+        drawn.append(float(a[rows].mean() / b[rows].mean() - 1))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {"value": float(a.mean() / b.mean() - 1), "ci": [float(low), float(high)]}
+
+
+def wilson(hits: int, of: int) -> dict[str, Any]:
+    """A metric: hits / of with Wilson's interval, which has a width where nothing was hit too."""
+    if not of:
+        raise ValueError("a share of nothing")
+    p, z = hits / of, Z
+    middle = (p + z * z / (2 * of)) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * (p * (1 - p) / of + z * z / (4 * of * of)) ** 0.5
+    return {"value": p, "ci": [min(max(0.0, middle - half), p), max(min(1.0, middle + half), p)]}
+
+
+def shares(hits: Sequence[bool] | NDArray[np.bool_]) -> dict[str, Any]:
+    return wilson(int(sum(hits)), len(hits))
+
+
+def names_offer(text: str, offer: int, months: int | None) -> bool:
+    """Exactly the offer is named, in digits; none of 0 %."""
+    named = {int(found) for found in _NAMED.findall(text)}
+    return named == ({offer} if offer else set()) and "percentage" not in rules.unsafe(text, offer, months)

@@ -1,0 +1,174 @@
+"""Replies by the thousand, part by part: each part is made once, and a checkpoint keeps those that are finished.
+
+A batch has a generator of its own, seeded by what the batch is for, so no generator's state has to be kept: what is
+drawn after a resume is what would have been drawn without one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from engine.checkpoint import Preempted
+from engine.errors import DataError
+from tasks.rlhf import decode, lm
+
+if TYPE_CHECKING:
+    from engine.stage import Workspace
+
+PARTS = "parts.jsonl"  # the one file of a checkpoint: [name, content] of each finished part
+
+
+@dataclass
+class Parts:
+    """Finished parts by name. `total`: how many there will be."""
+
+    workspace: Workspace
+    total: int
+    lines: dict[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def resume(cls, workspace: Workspace, total: int) -> Parts:
+        found = workspace.checkpoints.load()
+        lines = [] if found is None else found.files[PARTS].splitlines()
+        return cls(workspace, total, {json.loads(line)[0]: line for line in lines})
+
+    def make(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, as JSON gives it back. Raises Preempted, after saving, when asked to stop."""
+        if name not in self.lines:
+            self.lines[name] = json.dumps([name, make()], allow_nan=False).encode()
+            self.workspace.checkpoints.save(len(self.lines), {PARTS: b"\n".join(self.lines.values())})
+            self.workspace.progress(len(self.lines), self.total)
+            if self.workspace.should_stop():
+                raise Preempted
+        return json.loads(self.lines[name])[1]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """At most `limit` tokens a reply, `batch` replies at once."""
+
+    limit: int
+    temperature: float
+    batch: int
+
+    def batches(self, count: int) -> int:
+        return -(-count // self.batch)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A reply as it was drawn. `tokens` counts the end token too, `ended` says that there is one."""
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+def adapters(base: Path, bits: lm.Bits, device: str, folders: Mapping[str, Path]) -> lm.Lm:
+    """The base weights, loaded once, with an adapter of each folder beside them."""
+    found = lm.load(base, bits, device)
+    for name, folder in folders.items():
+        lm.load_adapter(found, folder, name)
+    found.model.eval()  # an adapter comes with its dropout switched on
+    return found
+
+
+def sample(
+    language: lm.Lm, adapter: str, prompts: Sequence[str], how: Sampling, seed: Sequence[int], parts: Parts
+) -> list[Draft]:
+    """One reply to each prompt. A prompt that leaves too little room loses its beginning, as in training."""
+    room = language.text.context - how.limit
+    if room < 1:
+        raise DataError(f"max_tokens {how.limit} leaves no room in a context of {language.text.context} tokens")
+    ids = [language.text.prompt(prompt)[-room:] for prompt in prompts]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    found: dict[int, list[int]] = {}
+    with lm.using(language, adapter):
+        for at in range(how.batches(len(order))):
+            chosen = order[at * how.batch : (at + 1) * how.batch]
+            drawn = parts.make(
+                f"{adapter}/{at}",
+                lambda chosen=chosen, at=at: [
+                    reply.ids
+                    for reply in decode.sample(
+                        language,
+                        [ids[i] for i in chosen],
+                        how.limit,
+                        how.temperature,
+                        generator([*seed, at]),
+                        how.batch,
+                    )
+                ],
+            )
+            found |= dict(zip(chosen, drawn, strict=True))
+    text = language.text
+    return [Draft(text.decode(found[i]), len(found[i]), found[i][-1] == text.eos) for i in range(len(ids))]
+
+
+def scores(
+    language: lm.Lm, judge: str, asked: Sequence[tuple[str, str]], batch: int, parts: Parts
+) -> dict[tuple[str, str], float]:
+    """(prompt, reply) -> what the reward model `judge` thinks of it.
+
+    A reply is scored as a person reads it: its text, ended, whether or not it came to its end. Equal ones are scored
+    once, so they are equal to the last bit: with other rows beside it in a batch a score differs by rounding.
+    """
+    rows = {pair: language.text.row(*pair, language.text.context) for pair in dict.fromkeys(asked)}
+    order = sorted(rows, key=lambda pair: (sum(map(len, rows[pair])), pair))
+    found: dict[tuple[str, str], float] = {}
+    for at in range(-(-len(order) // batch)):
+        chosen = order[at * batch : (at + 1) * batch]
+        given = parts.make(
+            f"{judge}/{at}",
+            lambda chosen=chosen: finite(
+                judge, lm.scores(language, judge, [rows[pair] for pair in chosen], batch).tolist()
+            ),
+        )
+        found |= dict(zip(chosen, given, strict=True))
+    return found
+
+
+def finite(judge: str, values: Sequence[float]) -> list[float]:
+    """Raises DataError for a score that is no number: nothing is better or worse than it."""
+    if not np.isfinite(values).all():
+        raise DataError(f"judge {judge}: gave a score that is not a finite number; train it again")
+    return list(values)
+
+
+def generator(seed: Sequence[int]) -> torch.Generator:
+    state = np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)
+
+
+def read(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a table of an artifact. Raises DataError for one that can't be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(folder / name).to_pylist()
+        return rows
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{folder.name}/{name}: can't be read ({error}); run {folder.name} again") from None
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """about.json of `prompts`: offers, months, ..."""
+    try:
+        about: dict[str, Any] = json.loads((folder / "about.json").read_bytes())
+        return about
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder.name}/about.json: can't be read ({error}); run {folder.name} again") from None
+
+
+def columns(rows: Iterable[Mapping[str, Any]], names: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """Rows as columns; `names` where there may be no row."""
+    found = list(rows)
+    return {name: [row[name] for row in found] for name in (names or found[0])}

@@ -1,0 +1,315 @@
+"""`messages`: the bank that the service reads, of replies that SFT and RLHF wrote offline.
+
+Each model answers prompts of every situation and offer. What remains of its replies ended properly, keeps every rule,
+holds no amount but the offer's, which becomes a slot, and is not profane to a second opinion; of these the validation
+RM likes best are kept, no two of a cell with the same ending. A message goes to every customer of its cell, so all of
+a cell are ranked as replies to one prompt of it, and none may say what only its own customer's prompt says. A cell
+that nothing is left for is served by the template.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from engine.errors import DataError
+from retain.message import SITUATIONS, Bank, Entry, check, render, slots, unsafe
+from tasks.rlhf import drafts, lm, measures, profanity
+from tasks.rlhf.drafts import Draft, Parts, Sampling
+from tasks.rlhf.readability import reading_ease
+
+if TYPE_CHECKING:
+    from engine.stage import Metrics, Workspace
+    from tasks.config import MessagesConfig
+
+# The adapter that writes, and what its bank and its entries' source are called.
+WRITERS = {"sft": "sft", "policy": "rlhf"}
+ENDINGS = {"sft": "_sft", "policy": ""}  # of their metrics' names
+RANKER = "validation"
+LEARNT_ON = ("train", "validation")
+_TAG = 73  # of this stage's draws
+
+# Why a candidate isn't kept, in the order in which they are asked.
+REASONS = {
+    "unended": "was cut at the limit, or ends in no full stop",
+    "unsafe": "breaks a rule of safety",
+    "length": "is too short or too long",
+    "amount": "holds an amount that is no slot's",
+    "personal": "says what only its own customer's prompt says",
+    "profane": "is profane to the second opinion",
+    "duplicate": "is another one's text",
+    "near_duplicate": "has another one's words",
+    "ends_alike": "ends like a better one",
+    "surplus": "comes after as many as are kept",
+}
+
+Cell = tuple[str, int]  # situation and offer
+
+
+@dataclass(frozen=True)
+class Prompt:
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """`text` has slots once it got that far; `refused` is one of REASONS, or "" if it is kept."""
+
+    writer: str
+    cell: Cell
+    prompt: Prompt
+    draft: Draft
+    text: str = ""
+    score: float | None = None
+    refused: str = ""
+    why: str = ""
+
+
+def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """Writes sft.json, rlhf.json, scores.json, about.json, curves.parquet and evidence/candidates.parquet."""
+    torch.set_num_threads(workspace.threads)
+    lm.check_device(workspace.device)
+    about = drafts.read_about(inputs["prompts"])
+    months, cells = about["months"], [(situation, offer) for situation in SITUATIONS for offer in about["offers"]]
+    found = pool(inputs["prompts"])
+    asked = ask(cells, found, config.candidates, workspace.seed)
+    how = Sampling(config.max_tokens, config.temperature, config.batch)
+    parts = Parts.resume(workspace, 4 * how.batches(len(asked)))
+    language = drafts.adapters(
+        inputs["base"],
+        config.bits,
+        workspace.device,
+        {"sft": inputs["sft"], "policy": inputs["ppo_text"], RANKER: inputs["rm"] / RANKER},
+    )
+    texts = [prompt.text for _, prompt in asked]
+    written = [
+        Candidate(writer, cell, prompt, draft)
+        for at, writer in enumerate(WRITERS)
+        for (cell, prompt), draft in zip(
+            asked, drafts.sample(language, writer, texts, how, [workspace.seed, _TAG, at], parts)
+        )
+    ]
+    judged = _profane([look(one, months, found[one.cell]) for one in written], months)
+    judged = _scored(judged, dict(reversed(asked)), months, language, config.batch, parts)
+    banks, candidates = {}, list[Candidate]()
+    for writer in WRITERS:
+        chosen = [
+            one
+            for cell in cells
+            for one in choose([one for one in judged if (one.writer, one.cell) == (writer, cell)], config.kept)
+        ]
+        candidates += chosen
+        banks[writer] = bank(chosen, WRITERS[writer])
+    _write(banks, candidates, cells, about, workspace)
+    return {
+        name + ENDINGS[writer]: value
+        for writer in WRITERS
+        for name, value in metrics(
+            banks[writer], [one for one in candidates if one.writer == writer], cells, months
+        ).items()
+    }
+
+
+def pool(folder: Path) -> dict[Cell, list[Prompt]]:
+    """cell -> prompts that models may have learnt on; those of targets where there is none to sample from."""
+    found: dict[Cell, list[Prompt]] = {}
+    for name in ("prompts.parquet", "targets.parquet"):
+        more: dict[Cell, list[Prompt]] = {}
+        for row in drafts.read(folder, name):
+            if row["part"] in LEARNT_ON:
+                more.setdefault((row["situation"], row["offer"]), []).append(Prompt(row["id"], row["prompt"]))
+        found = more | found
+    return found
+
+
+def ask(
+    cells: Sequence[Cell], found: Mapping[Cell, Sequence[Prompt]], candidates: int, seed: int
+) -> list[tuple[Cell, Prompt]]:
+    """So many prompts of each cell, drawn by seed, again and again if there are fewer; none of a cell without any."""
+    drawn = []
+    for at, cell in enumerate(cells):
+        prompts = found.get(cell, ())
+        if prompts:
+            order = np.random.default_rng([seed, _TAG, len(WRITERS), at]).permutation(len(prompts))
+            drawn += [(cell, prompts[i]) for i in np.resize(order, candidates).tolist()]
+    if not drawn:
+        raise DataError("prompts: none of part train or validation, so there is nothing to reply to; run prompts again")
+    return drawn
+
+
+def look(candidate: Candidate, months: int, others: Sequence[Prompt]) -> Candidate:
+    """With its slots, or why it is refused."""
+    text, (_, offer) = candidate.draft.text, candidate.cell
+    broken = unsafe(text, offer, months)
+    if not candidate.draft.ended or not text.endswith((".", "!", "?")):
+        return replace(candidate, refused="unended", why=text[-20:])
+    if broken:
+        return replace(candidate, refused="unsafe", why=", ".join(broken))
+    if more := check(text, offer, months):
+        return replace(candidate, refused="length", why=", ".join(more))
+    with_slots = slots(text, offer, months)
+    if with_slots is None or check(render(with_slots, offer, months), offer, months):
+        return replace(candidate, refused="amount")
+    if said := personal(text, candidate.prompt, others):
+        return replace(candidate, refused="personal", why=", ".join(said))
+    return replace(candidate, text=with_slots)
+
+
+def personal(text: str, prompt: Prompt, others: Sequence[Prompt]) -> list[str]:
+    """Words of the text that stand in its own prompt, but not in every prompt of the cell."""
+    said = set(words(text)) & set(words(prompt.text))
+    return sorted(word for word in said if not all(word in words(other.text) for other in others))
+
+
+def choose(candidates: Sequence[Candidate], kept: int) -> list[Candidate]:
+    """Of one cell and writer: which are kept, best first, and why the others aren't."""
+    order = sorted(candidates, key=lambda one: (-one.score, one.text) if one.score is not None else (0.0, one.text))
+    chosen: list[Candidate] = []
+    texts, said, endings, count = set[str](), set[tuple[str, ...]](), set[tuple[str, ...]](), 0
+    for one in order:
+        if one.refused:
+            chosen.append(one)
+            continue
+        spoken, ending = tuple(words(one.text)), last_words(one.text)
+        refused = (
+            "duplicate"
+            if one.text in texts
+            else "near_duplicate"
+            if spoken in said
+            else "ends_alike"
+            if ending in endings
+            else "surplus"
+            if count == kept
+            else ""
+        )
+        chosen.append(replace(one, refused=refused))
+        texts.add(one.text)
+        said.add(spoken)
+        if not refused:
+            endings.add(ending)
+            count += 1
+    return chosen
+
+
+def words(text: str) -> list[str]:
+    """Lower case, without slots and punctuation."""
+    return re.findall(r"[a-z]+(?:['’][a-z]+)*", re.sub(r"\{[^{}]*\}", " ", text.lower()))
+
+
+def last_words(text: str) -> tuple[str, ...]:
+    """Of its last sentence; a slot is a word of it, whatever stands in it."""
+    sentences = [part for part in re.split(r"[.!?]+\s*", text) if part.strip()]
+    return tuple(words(sentences[-1])) if sentences else ()
+
+
+def bank(chosen: Sequence[Candidate], source: str) -> Bank:
+    return Bank(
+        [Entry(*one.cell, one.text, source, one.score) for one in chosen if not one.refused and one.score is not None]
+    )
+
+
+def metrics(found: Bank, candidates: Sequence[Candidate], cells: Sequence[Cell], months: int) -> Metrics:
+    """Of one writer. The reading ease of no message is left out."""
+    texts = [render(entry.text, entry.offer, months) for entry in found.entries]
+    covered = {(entry.situation, entry.offer) for entry in found.entries}
+    refused = Counter(one.refused for one in candidates)
+    values = {
+        "coverage": len(covered) / len(cells),
+        "distinct_2": measures.distinct(texts, 2),
+        "commonest_ending": measures.commonest_ending(texts),
+        "candidates": float(len(candidates)),
+        "kept": float(len(found.entries)),
+        **{f"refused_{reason}": float(refused[reason]) for reason in REASONS},
+        **({"reading_ease": float(np.mean([reading_ease(text) for text in texts]))} if texts else {}),
+    }
+    return {name: {"value": value} for name, value in values.items()}
+
+
+def _profane(candidates: Sequence[Candidate], months: int) -> list[Candidate]:
+    """Refuses those that the second opinion calls profane; it reads them as a customer would."""
+    left = [at for at, one in enumerate(candidates) if not one.refused]
+    found = profanity.profane([render(candidates[at].text, candidates[at].cell[1], months) for at in left])
+    bad = {at for at, is_profane in zip(left, found) if is_profane}
+    return [replace(one, refused="profane") if at in bad else one for at, one in enumerate(candidates)]
+
+
+def _scored(
+    candidates: Sequence[Candidate],
+    prompts: Mapping[Cell, Prompt],
+    months: int,
+    language: lm.Lm,
+    batch: int,
+    parts: Parts,
+) -> list[Candidate]:
+    """With the validation RM's score of each as a reply to the one prompt of its cell."""
+    asked = {
+        at: (prompts[one.cell].text, render(one.text, one.cell[1], months))
+        for at, one in enumerate(candidates)
+        if not one.refused
+    }
+    found = drafts.scores(language, RANKER, list(asked.values()), batch, parts)
+    return [replace(one, score=found[asked[at]]) if at in asked else one for at, one in enumerate(candidates)]
+
+
+def _write(
+    banks: Mapping[str, Bank],
+    candidates: Sequence[Candidate],
+    cells: Sequence[Cell],
+    about: Mapping[str, Any],
+    workspace: Workspace,
+) -> None:
+    out = workspace.out
+    scores: dict[str, float] = {}
+    for writer, found in banks.items():
+        out.json(f"{WRITERS[writer]}.json", found.to_json())
+        for entry in found.entries:  # a text of several cells: its best
+            scores[entry.text] = max(entry.score, scores.get(entry.text, entry.score))
+    out.json("scores.json", scores)
+    out.json(
+        "about.json",
+        {"offers": about["offers"], "months": about["months"], "situations": list(SITUATIONS), "reasons": REASONS},
+    )
+    nan = float("nan")  # not scored
+    out.parquet(
+        "evidence/candidates.parquet",
+        drafts.columns(
+            {
+                "source": WRITERS[one.writer],
+                "situation": one.cell[0],
+                "offer": one.cell[1],
+                "prompt": one.prompt.id,
+                "reply": one.draft.text,
+                "tokens": one.draft.tokens,
+                "ended": one.draft.ended,
+                "text": one.text,
+                "score": nan if one.score is None else one.score,
+                "refused": one.refused,
+                "why": one.why,
+            }
+            for one in candidates
+        ),
+    )
+    out.parquet(
+        "curves.parquet",
+        drafts.columns(
+            {
+                "source": WRITERS[writer],
+                "situation": cell[0],
+                "offer": cell[1],
+                "candidates": len(of_cell),
+                "kept": sum(not one.refused for one in of_cell),
+                "best": max((one.score for one in of_cell if one.score is not None and not one.refused), default=nan),
+            }
+            for writer in WRITERS
+            for cell in cells
+            for of_cell in [[one for one in candidates if (one.writer, one.cell) == (writer, cell)]]
+        ),
+    )

@@ -1,0 +1,337 @@
+"""`text_eval`: does RLHF write better than SFT? Two judges say so that PPO has never met.
+
+Each model writes one reply to every held-out prompt and every probe, at one temperature. Three reward models and a
+rule judge score them: the training RM, which PPO learned to please, stands beside the two unseen ones, and how far its
+opinion is above the final RM's is over-optimisation. What is counted as better is the lower of the two unseen ones.
+A reply is unsafe by the rules before any guard had a look at it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from engine.errors import DataError
+from retain.message import unsafe
+from tasks.rlhf import comparison, drafts, lm, measures, rule_judge
+from tasks.rlhf.drafts import Draft, Parts, Sampling
+from tasks.rlhf.measures import Array
+
+if TYPE_CHECKING:
+    from engine.stage import Metrics, Workspace
+    from tasks.config import TextEvalConfig
+
+SFT, POLICY = "sft", "policy"
+MODELS = {SFT: "_sft", POLICY: ""}  # and what their metrics' names end with
+TRAINING, FINAL, RULES = "training", "final", "rules"
+UNSEEN = (FINAL, RULES)
+_TAG = 71  # of this stage's draws
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A held-out prompt, or a probe if it is of a kind."""
+
+    id: str
+    prompt: str
+    offer: int
+    situation: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`unsafe`: the kinds of rules broken; `offers`: names exactly the offer."""
+
+    model: str
+    draft: Draft
+    unsafe: tuple[str, ...]
+    offers: bool
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Of each held-out prompt, in their order."""
+
+    scores: Mapping[str, Mapping[str, Array]]  # judge -> model -> (n,)
+    wins: Mapping[str, Array]  # judge -> (n,): 1, .5 or 0 for the policy
+
+
+def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """Writes examples.json, curves.parquet and evidence/{samples,verdicts,probes}.parquet."""
+    torch.set_num_threads(workspace.threads)
+    lm.check_device(workspace.device)
+    about = drafts.read_about(inputs["prompts"])
+    prompts, probes = held_out(inputs["prompts"])
+    everything = [*prompts, *probes]
+    how = Sampling(config.max_tokens, config.temperature, config.batch)
+    # Scores are asked of distinct replies, of which there may be fewer.
+    parts = Parts.resume(workspace, 2 * how.batches(len(everything)) + 2 * how.batches(2 * len(prompts)))
+    language = drafts.adapters(
+        inputs["base"],
+        config.bits,
+        workspace.device,
+        {
+            SFT: inputs["sft"],
+            POLICY: inputs["ppo_text"],
+            TRAINING: inputs["rm"] / "training",
+            FINAL: inputs["judge"] / "final",
+        },
+    )
+    texts = [asked.prompt for asked in everything]
+    written = {
+        model: [
+            _reply(model, asked, draft, about["months"])
+            for asked, draft in zip(
+                everything, drafts.sample(language, model, texts, how, [workspace.seed, _TAG, at], parts)
+            )
+        ]
+        for at, model in enumerate(MODELS)
+    }
+    of_prompts = {model: replies[: len(prompts)] for model, replies in written.items()}
+    judged = judge(language, prompts, of_prompts, about["months"], config.batch, parts)
+    seed = [workspace.seed, _TAG, len(MODELS)]
+    _write(prompts, probes, written, judged, config, seed, workspace)
+    return metrics(prompts, probes, written, judged, config.bootstrap, seed)
+
+
+def held_out(folder: Path) -> tuple[list[Asked], list[Asked]]:
+    """The prompts of part test, and the probes. Raises DataError if there are no such prompts."""
+    rows = [row for row in drafts.read(folder, "prompts.parquet") if row["part"] == "test"]
+    if not rows:
+        raise DataError("prompts.parquet: no prompt of part test, so nothing can be compared; raise test_prompts")
+    prompts = [Asked(row["id"], row["prompt"], row["offer"], row["situation"]) for row in rows]
+    probes = [
+        Asked(row["id"], row["prompt"], row["offer"], row["situation"], row["kind"])
+        for row in drafts.read(folder, "probes.parquet")
+    ]
+    return prompts, probes
+
+
+def judge(
+    language: lm.Lm,
+    prompts: Sequence[Asked],
+    written: Mapping[str, Sequence[Reply]],
+    months: int,
+    batch: int,
+    parts: Parts,
+) -> Judged:
+    """What each judge says of the replies to held-out prompts."""
+    asked = {
+        model: [(one.prompt, reply.draft.text) for one, reply in zip(prompts, replies)]
+        for model, replies in written.items()
+    }
+    scores: dict[str, dict[str, Array]] = {}
+    for name in (TRAINING, FINAL):
+        found = drafts.scores(language, name, [pair for pairs in asked.values() for pair in pairs], batch, parts)
+        scores[name] = {model: np.array([found[pair] for pair in pairs]) for model, pairs in asked.items()}
+    scores[RULES] = {
+        model: np.array(
+            [
+                rule_judge.score(one.prompt, reply.draft.text, one.offer, one.situation, months)
+                for one, reply in zip(prompts, replies)
+            ],
+            dtype=np.float64,
+        )
+        for model, replies in written.items()
+    }
+    return Judged(scores, {name: comparison.outcomes(name, of[POLICY], of[SFT]) for name, of in scores.items()})
+
+
+def metrics(
+    prompts: Sequence[Asked],
+    probes: Sequence[Asked],
+    written: Mapping[str, Sequence[Reply]],
+    judged: Judged,
+    resamples: int,
+    seed: Sequence[int],
+) -> Metrics:
+    """One seed for every interval: the judges are compared on the same resamples."""
+    found = win_rates(judged, resamples, seed)
+    for model, ending in MODELS.items():
+        found |= {name + ending: value for name, value in _of_model(written[model], len(prompts)).items()}
+        for kind in kinds(probes):
+            broken = [
+                bool(reply.unsafe) for probe, reply in zip(probes, written[model][len(prompts) :]) if probe.kind == kind
+            ]
+            found[f"unsafe{ending}_{_name(kind)}"] = comparison.shares(broken)
+    tokens = {
+        model: np.array([reply.draft.tokens for reply in replies[: len(prompts)]], dtype=np.float64)
+        for model, replies in written.items()
+    }
+    for model, ending in MODELS.items():
+        found[f"tokens{ending}"] = comparison.share(tokens[model], resamples, seed)
+    found["tokens_change"] = comparison.ratio(tokens[POLICY], tokens[SFT], resamples, seed)
+    return {**found, "prompts": {"value": float(len(prompts))}, "probes": {"value": float(len(probes))}}
+
+
+def win_rates(judged: Judged, resamples: int, seed: Sequence[int]) -> Metrics:
+    """Shares of wins against SFT, ties half; the gain is that of the unseen judge who sees the smaller one."""
+    found: Metrics = {f"win_rate_{name}": comparison.share(of, resamples, seed) for name, of in judged.wins.items()}
+    unseen = [found[f"win_rate_{name}"] for name in UNSEEN]
+    low, high = (min(one["ci"][end] for one in unseen) - 0.5 for end in (0, 1))
+    found["win_rate_gain"] = {"value": min(one["value"] for one in unseen) - 0.5, "ci": [low, high]}
+    found["win_rate_gain_low"] = {"value": low}
+    gap = judged.wins[TRAINING] - judged.wins[FINAL]
+    found["overoptimisation"] = comparison.share(gap, resamples, seed)
+    for name, of in judged.wins.items():
+        found[f"ties_{name}"] = {"value": float((of == 0.5).mean())}
+    return found
+
+
+def _of_model(replies: Sequence[Reply], prompts: int) -> Metrics:
+    """Of one model's replies, `prompts` to held-out prompts, then those to probes."""
+    broken = [bool(reply.unsafe) for reply in replies]
+    first = replies[:prompts]
+    texts = [reply.draft.text for reply in first]
+    found: Metrics = {
+        "unsafe": comparison.shares(broken),
+        "unsafe_prompts": comparison.shares(broken[:prompts]),
+        "ended": comparison.shares([reply.draft.ended for reply in first]),
+        "right_offer": comparison.shares([reply.offers for reply in first]),
+        "distinct_2": {"value": measures.distinct(texts, 2)},
+        "commonest_ending": {"value": measures.commonest_ending(texts)},
+    }
+    if len(broken) > prompts:
+        found["unsafe_probes"] = comparison.shares(broken[prompts:])
+    return found
+
+
+def kinds(probes: Sequence[Asked]) -> list[str]:
+    return sorted({probe.kind for probe in probes})
+
+
+def _name(kind: str) -> str:
+    return re.sub(r"\W+", "_", kind.lower()).strip("_")
+
+
+def _reply(model: str, asked: Asked, draft: Draft, months: int) -> Reply:
+    broken = tuple(unsafe(draft.text, asked.offer, months))
+    return Reply(model, draft, broken, comparison.names_offer(draft.text, asked.offer, months))
+
+
+# -- what is written -----------------------------------------------------------------------------------------------
+
+
+def _write(
+    prompts: Sequence[Asked],
+    probes: Sequence[Asked],
+    written: Mapping[str, Sequence[Reply]],
+    judged: Judged,
+    config: TextEvalConfig,
+    seed: Sequence[int],
+    workspace: Workspace,
+) -> None:
+    everything = [*prompts, *probes]
+    out = workspace.out
+    out.parquet(
+        "evidence/samples.parquet",
+        drafts.columns(
+            {
+                "prompt": asked.id,
+                "kind": asked.kind,
+                "offer": asked.offer,
+                "situation": asked.situation,
+                "model": model,
+                "asked": asked.prompt,
+                "text": reply.draft.text,
+                "tokens": reply.draft.tokens,
+                "ended": reply.draft.ended,
+                "names_offer": reply.offers,
+                "unsafe": ", ".join(reply.unsafe),
+            }
+            for model, replies in written.items()
+            for asked, reply in zip(everything, replies)
+        ),
+    )
+    out.parquet(
+        "evidence/verdicts.parquet",
+        drafts.columns(
+            {
+                "prompt": asked.id,
+                "judge": name,
+                "sft": float(scores[SFT][at]),
+                "rlhf": float(scores[POLICY][at]),
+                "outcome": float(judged.wins[name][at]),
+            }
+            for name, scores in judged.scores.items()
+            for at, asked in enumerate(prompts)
+        ),
+    )
+    out.parquet("evidence/probes.parquet", probe_table(probes, {m: r[len(prompts) :] for m, r in written.items()}))
+    out.parquet("curves.parquet", by_group(prompts, judged, config.bootstrap, seed))
+    chosen = np.random.default_rng([*seed, 1]).permutation(len(prompts))[: config.shown]
+    out.json(
+        "examples.json",
+        [
+            {
+                "id": prompts[at].id,
+                "prompt": prompts[at].prompt,
+                "offer": prompts[at].offer,
+                "situation": prompts[at].situation,
+                **{
+                    name: {
+                        "text": written[model][at].draft.text,
+                        "tokens": written[model][at].draft.tokens,
+                        "ended": written[model][at].draft.ended,
+                        "unsafe": list(written[model][at].unsafe),
+                    }
+                    for name, model in (("sft", SFT), ("rlhf", POLICY))
+                },
+                "outcome": {name: float(of[at]) for name, of in judged.wins.items()},
+            }
+            for at in chosen.tolist()
+        ],
+    )
+
+
+def probe_table(probes: Sequence[Asked], replies: Mapping[str, Sequence[Reply]]) -> dict[str, list[Any]]:
+    """Share of each kind of probe that each model passed, with Wilson's interval."""
+    rows = []
+    for model, of_model in replies.items():
+        for kind in kinds(probes):
+            passed = [not reply.unsafe for probe, reply in zip(probes, of_model) if probe.kind == kind]
+            found = comparison.shares(passed)
+            rows.append(
+                {
+                    "model": model,
+                    "kind": kind,
+                    "probes": len(passed),
+                    "passed": sum(passed),
+                    "share": found["value"],
+                    "low": found["ci"][0],
+                    "high": found["ci"][1],
+                }
+            )
+    return drafts.columns(rows, ("model", "kind", "probes", "passed", "share", "low", "high"))
+
+
+def by_group(prompts: Sequence[Asked], judged: Judged, resamples: int, seed: Sequence[int]) -> dict[str, list[Any]]:
+    """Win-rate of each judge on all prompts, and on those of each situation and each offer."""
+    groups = {("all", ""): np.ones(len(prompts), dtype=bool)}
+    for situation in sorted({asked.situation for asked in prompts}):
+        groups["situation", situation] = np.array([asked.situation == situation for asked in prompts])
+    for offer in sorted({asked.offer for asked in prompts}):
+        groups["offer", str(offer)] = np.array([asked.offer == offer for asked in prompts])
+    rows = []
+    for name, wins in judged.wins.items():
+        for (group, value), chosen in groups.items():
+            found = comparison.share(wins[chosen], resamples, seed)
+            rows.append(
+                {
+                    "judge": name,
+                    "group": group,
+                    "value": value,
+                    "prompts": int(chosen.sum()),
+                    "win_rate": found["value"],
+                    "low": found["ci"][0],
+                    "high": found["ci"][1],
+                }
+            )
+    return drafts.columns(rows)
