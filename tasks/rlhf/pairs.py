@@ -1,0 +1,73 @@
+"""Preference pairs, retention's and the public ones, and how they become rows of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.errors import DataError
+from tasks.rlhf.lm import Row, Text
+
+RETENTION = "retention"  # the source of pairs that were made here
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two replies to one prompt; `flaw` is what is wrong with the rejected one, "" where nobody said."""
+
+    id: str
+    prompt: str
+    chosen: str
+    rejected: str
+    flaw: str
+    source: str
+
+
+def retention(prompts: Path, part: str, half: str = "") -> list[Pair]:
+    """The pairs of a part of `prompts`; of `train`, those of a half."""
+    rows = read(prompts / "pairs.parquet", ("id", "prompt", "chosen", "rejected", "flaw", "part", "half"))
+    return [
+        Pair(row["id"], row["prompt"], row["chosen"], row["rejected"], row["flaw"], RETENTION)
+        for row in rows
+        if row["part"] == part and (not half or row["half"] == half)
+    ]
+
+
+def public(preferences: Path, half: str, split: str, most: int, seed: int) -> list[Pair]:
+    """At most `most` pairs of `preferences`, drawn with `seed`, in the file's order; `half` "" takes both."""
+    rows = read(preferences / "pairs.parquet", ("id", "source", "prompt", "chosen", "rejected", "split", "half"))
+    fits = [row for row in rows if row["split"] == split and (not half or row["half"] == half)]
+    return [
+        Pair(row["id"], row["prompt"], row["chosen"], row["rejected"], "", row["source"])
+        for row in sample(fits, most, seed)
+    ]
+
+
+def sample(rows: Sequence[Any], most: int, seed: int) -> list[Any]:
+    """At most `most` of them, drawn with `seed`, in their order."""
+    if len(rows) <= most:
+        return list(rows)
+    drawn = np.random.default_rng([seed, 1]).choice(len(rows), most, replace=False)
+    return [rows[i] for i in np.sort(drawn)]
+
+
+def tokenised(pairs: Sequence[Pair], text: Text, room: int) -> list[tuple[Row, Row]]:
+    """The rows of the chosen and of the rejected, each in at most `room` tokens."""
+    return [(text.row(p.prompt, p.chosen, room), text.row(p.prompt, p.rejected, room)) for p in pairs]
+
+
+def read(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Raises DataError for a table that can't be read or lacks a column."""
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=list(columns)).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path.parent.name}/{path.name}: can't be read ({error}); run that stage again") from None
+    if rows and (lacking := [name for name in columns if name not in rows[0]]):
+        raise DataError(f"{path.parent.name}/{path.name}: has no column {lacking[0]}; run that stage again")
+    return rows

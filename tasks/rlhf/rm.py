@@ -1,0 +1,208 @@
+"""`rm`: the training and the validation reward model, of half A of the preferences.
+
+Bradley-Terry (TRL's RewardTrainer): the chosen reply is to score higher. Both models see all retention pairs of the
+half and a sample of the public ones; the second has another seed, and with it another head, order and sample. PPO is
+rewarded by the first; the second, which no gradient of PPO sees, picks its checkpoint.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from trl import RewardConfig, RewardTrainer
+from trl.trainer.reward_trainer import DataCollatorForPreference
+
+from engine.checkpoint import Preempted
+from engine.errors import DataError
+from tasks.rlhf import lm, measures, training
+from tasks.rlhf.pairs import RETENTION, Pair, public, retention, tokenised
+from tasks.rlhf.training import ExactTrainer, Finished, Job, Trained
+
+if TYPE_CHECKING:
+    from engine.stage import Metrics, Workspace
+    from tasks.config import RewardModelConfig
+
+HALF = "A"
+MODELS = ("training", "validation")
+# Keeps scores near 0 (Eisenstein et al. 2023, eq. 2), which a difference alone leaves free.
+CENTRE = 0.01
+SCORED_AT_ONCE = 64
+
+
+def run(config: RewardModelConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """Writes training/ and validation/ (adapters), curves.parquet and evidence/scores.parquet."""
+    torch.set_num_threads(workspace.threads)
+    lm.check_device(workspace.device)
+    base, preferences, prompts = inputs["base"], inputs["preferences"], inputs["prompts"]
+    held_out = held_out_pairs(config, preferences, prompts, workspace.seed)
+    total = len(MODELS) * config.max_steps
+    trained: dict[str, Trained] = {}
+    for at, name in enumerate(MODELS):
+        seed = workspace.seed + at
+        pairs = [*retention(prompts, "train", HALF), *public(preferences, HALF, "train", config.public, seed)]
+        trained[name] = train_reward(config, base, pairs, seed, workspace, name, at * config.max_steps, total)
+    metrics, rows = measure(config, base, {name: one.files for name, one in trained.items()}, held_out, workspace)
+    for name, one in trained.items():
+        for file, content in one.files.items():
+            workspace.out.bytes(f"{name}/{file}", content)
+    workspace.out.parquet("curves.parquet", curves({name: one.curve for name, one in trained.items()}))
+    workspace.out.parquet("evidence/scores.parquet", rows)
+    # The training model's carry no name: they are what the release is asked about.
+    return {name.removeprefix("training_"): metric for name, metric in metrics.items()}
+
+
+def train_reward(
+    config: RewardModelConfig,
+    base: Path,
+    pairs: Sequence[Pair],
+    seed: int,
+    workspace: Workspace,
+    prefix: str,
+    before: int,
+    total: int,
+) -> Trained:
+    """A reward model of `pairs`; head, adapter, order and dropout are drawn with `seed`.
+
+    `prefix` names it in the checkpoint, `before` steps of the stage's `total` come before its first. What an earlier
+    attempt finished is not trained again.
+    """
+    finished = Finished.resume(workspace)
+    if (found := training.done(finished, prefix)) is not None:
+        return found
+    language = lm.load_reward(base, config.bits, workspace.device, seed)
+    lm.new_adapter(language, config.lora, seed)
+    rows = tokenised(pairs, language.text, config.max_length)
+    lengths = [2 * max(sum(map(len, chosen)), sum(map(len, rejected))) for chosen, rejected in rows]
+    job = Job(config, language, lengths, [1.0] * len(rows), seed, workspace, finished, prefix, before, total)
+    settings = RewardConfig(
+        **training.arguments(job), center_rewards_coefficient=CENTRE, disable_dropout=False, pad_to_multiple_of=None
+    )
+    found = training.train(job, _RewardTrainer(job, rows, args=settings))
+    del language, job
+    gc.collect()  # a trainer and its callbacks know each other
+    return found
+
+
+def held_out_pairs(config: RewardModelConfig, preferences: Path, prompts: Path, seed: int) -> list[Pair]:
+    """Retention's pairs of test customers, and public ones of prompts that nobody trained on."""
+    return [*retention(prompts, "test"), *public(preferences, "", "test", config.held_out_public, seed)]
+
+
+def measure(
+    config: RewardModelConfig,
+    base: Path,
+    models: Mapping[str, Mapping[str, bytes]],
+    pairs: Sequence[Pair],
+    workspace: Workspace,
+) -> tuple[Metrics, dict[str, list[Any]]]:
+    """Metrics, named after the model, and the score of every pair by every model (columns of evidence).
+
+    <model>_auc and _accuracy are of retention pairs, _auc_public and _accuracy_public of the public ones, and
+    _accuracy_<flaw> of retention pairs whose rejected reply has that flaw.
+    """
+    if not any(pair.source == RETENTION for pair in pairs):
+        raise DataError("prompts/pairs.parquet: no pair of part test; raise prompts.held_out_pairs")
+    scored = score(config, base, models, pairs, workspace)
+    metrics: Metrics = {}
+    for at, (name, values) in enumerate(scored.items()):
+        metrics |= {f"{name}_{key}": one for key, one in _measured(config, pairs, values, [workspace.seed, at])}
+    count = len(scored)
+    return metrics, {
+        "model": [name for name in scored for _ in pairs],
+        "id": [pair.id for pair in pairs] * count,
+        "source": [pair.source for pair in pairs] * count,
+        "flaw": [pair.flaw for pair in pairs] * count,
+        "chosen": [float(value) for values in scored.values() for value in values[:, 0]],
+        "rejected": [float(value) for values in scored.values() for value in values[:, 1]],
+    }
+
+
+def score(
+    config: RewardModelConfig,
+    base: Path,
+    models: Mapping[str, Mapping[str, bytes]],
+    pairs: Sequence[Pair],
+    workspace: Workspace,
+) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    """model -> (pairs, 2): chosen, rejected, as whoever loads the adapter scores them. Raises Preempted."""
+    language = lm.load(base, config.bits, workspace.device)
+    for name, files in models.items():
+        folder = workspace.scratch / "models" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+        lm.load_adapter(language, folder, f"rm_{name}")  # torch has no module called `training`
+    rows = [row for both in tokenised(pairs, language.text, config.max_length) for row in both]
+    places = sorted(range(len(rows)), key=lambda at: sum(map(len, rows[at])))
+    found = {}
+    for name in models:
+        values = np.zeros(len(rows))
+        for start in range(0, len(places), SCORED_AT_ONCE):
+            if workspace.should_stop():
+                raise Preempted
+            chosen = places[start : start + SCORED_AT_ONCE]
+            values[chosen] = lm.scores(language, f"rm_{name}", [rows[at] for at in chosen], config.batch).numpy()
+        found[name] = values.reshape(-1, 2)
+    return found
+
+
+def curves(of_models: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, list[Any]]:
+    """One row for each model and step."""
+    rows = [{"model": name, **row} for name, curve in of_models.items() for row in curve]
+    return {key: [row[key] for row in rows] for key in sorted(rows[0])}
+
+
+def _measured(
+    config: RewardModelConfig, pairs: Sequence[Pair], values: Any, seed: Sequence[int]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    own = np.array([pair.source == RETENTION for pair in pairs])
+    for at, (suffix, chosen) in enumerate((("", own), ("_public", ~own))):
+        if chosen.any():
+            found = values[chosen, 0], values[chosen, 1]
+            draws = np.random.default_rng([*seed, at])
+            yield f"auc{suffix}", measures.pair_auc(*found, config.bootstrap, draws)
+            yield f"accuracy{suffix}", measures.pair_accuracy(*found, config.bootstrap, draws)
+    for at, flaw in enumerate(sorted({pair.flaw for pair in pairs if pair.source == RETENTION} - {""}), start=2):
+        chosen = own & np.array([pair.flaw == flaw for pair in pairs])
+        draws = np.random.default_rng([*seed, at])
+        found = values[chosen, 0], values[chosen, 1]
+        yield f"accuracy_{flaw.replace(' ', '_')}", measures.pair_accuracy(*found, config.bootstrap, draws)
+
+
+class _RewardTrainer(ExactTrainer, RewardTrainer):  # type: ignore[misc]
+    """TRL's loss; the scores it is made of are those of lm.scores."""
+
+    def __init__(self, job: Job, rows: Sequence[tuple[lm.Row, lm.Row]], **of_trl: Any) -> None:
+        self.rows = rows
+        self.pad = DataCollatorForPreference(pad_token_id=job.language.text.pad)
+        super().__init__(job, **of_trl)
+
+    def examples(self, places: Sequence[int]) -> dict[str, Any]:
+        ids = [
+            ([*chosen[0], *chosen[1]], [*rejected[0], *rejected[1]])
+            for chosen, rejected in map(self.rows.__getitem__, places)
+        ]
+        batch = self.pad([{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in ids])
+        return {name: value.to(self.job.language.device) for name, value in batch.items()}
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
+        return super().compute_loss(self.scored, inputs)
+
+    def scored(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+        """(b, 1) float32, of the last token: the head is no part of the frozen weights and keeps its precision."""
+        language = self.job.language
+        hidden = language.trunk(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache
+        ).last_hidden_state
+        last = hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.sum(1) - 1]
+        return SimpleNamespace(logits=getattr(language.model.get_base_model(), lm.HEAD)(last.float()))
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        """The examples are rows of ids already."""
+        return dataset
