@@ -1,0 +1,582 @@
+"""`ppo_text`: PPO (Schulman et al. 2017) on the words of a message, from SFT's adapter on, towards a shaped reward.
+
+One model with four adapters, of which one is in use at a time: `policy` (trained; a copy of SFT's at first),
+`reference` (SFT's, frozen, always read from the input), `training` and `validation` (reward models). The training RM is
+part of the reward (rewards.py); the validation RM, which the policy never sees, picks the adapter that is kept: the one
+whose replies to the validation prompts it liked best, SFT's own included. stops.py looks for signs of reward hacking,
+and when it finds one the training ends early with what was kept until then: that is a result, no error.
+
+What is not textbook, or left open by it:
+
+- Each token costs c x (log p of the policy - log p of the reference); c follows Ziegler et al. 2019
+  (https://arxiv.org/abs/1909.08593), so that the mean over tokens stays near its target. The reward proper comes with
+  the last token. Nothing is discounted; advantages are GAE's (https://arxiv.org/abs/1506.02438), whitened per batch.
+- The value of a token is linear in the policy's last hidden state, which gets no gradient from it: the adapter has the
+  words to learn, and the first value errors, from a head of zeros, would move it more than any advantage does.
+- Scores of a reward model are standardised by its scores of the reference's replies to the validation prompts, once.
+- Log-probabilities are those of sampling, at the configured temperature.
+
+**Exact resume.** A checkpoint holds policy, value head, optimiser, coefficient, scales, traces and the adapter kept.
+Every draw (order of prompts, samples, minibatches) comes from (seed, purpose, iteration), so that the iteration is the
+state of all generators. When asked to stop in the middle of an iteration, what is saved is how it began. A checkpoint
+of other code is never found: code is part of the fingerprint that it lies under, so there are no old formats to read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as write_tensors
+from torch import Tensor, nn
+
+from engine.checkpoint import Preempted
+from engine.errors import DataError, RetainError
+from retain.message import unsafe
+from tasks.rlhf import decode, lm, measures, stops
+from tasks.rlhf.decode import Sample
+from tasks.rlhf.lm import Lm, Row
+from tasks.rlhf.rewards import Reward, Scale, shaped
+
+if TYPE_CHECKING:
+    from engine.stage import Metrics, Workspace
+    from tasks.config import KlConfig, TextPpoConfig
+
+POLICY, REFERENCE, TRAINING, VALIDATION = "policy", "reference", "training", "validation"
+# What a generator of (seed, purpose, number) draws.
+ORDER, SAMPLES, MINIBATCHES, LOOK = 0, 1, 2, 3
+
+STATE, OPTIMISER, KEPT = "state.json", "optimiser.safetensors", "kept/"
+RATIO = 0.2  # a coefficient moves by at most this share of n / horizon at once (Ziegler et al.)
+GRADIENT = 1.0  # norm at which a gradient is clipped
+PARTS = ("generation", "scoring", "update", "validation")  # of an iteration
+LOOKED = ("validation_score", "training_score", "validation_unsafe", "validation_tokens")
+
+
+def run(config: TextPpoConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    torch.set_num_threads(workspace.threads)
+    lm.check_device(workspace.device)
+    learner = Learner.start(config, inputs, workspace.device, workspace.seed)
+    found = workspace.checkpoints.load()
+    if found is not None:
+        learner.restore(found.files)
+    why = train(learner, workspace, found is not None)
+    state = learner.state
+    for name, content in learner.kept.items():
+        workspace.out.bytes(name, content)
+    workspace.out.parquet("curves.parquet", {name: [trace[name] for trace in state.traces] for name in state.traces[0]})
+    stop = {"stopped": bool(why), "reason": why, "iteration": state.iteration, "kept_iteration": state.kept.iteration}
+    workspace.out.json("stop.json", stop)
+    return metrics(state, config.kl, learner.truncated, bool(why))
+
+
+def train(learner: Learner, workspace: Workspace, resumed: bool) -> str:
+    """To the end, or to a sign of reward hacking, which is returned. Raises Preempted and RetainError."""
+    config, state, total = learner.config, learner.state, learner.config.iterations
+    saved, when, at = state.iteration, time.monotonic(), state.iteration
+    begun: dict[str, bytes] = {}
+    why = learner.hacking()
+    try:
+        with interruptible(learner.lm, workspace):
+            if not resumed:
+                learner.look_at_reference()
+                workspace.progress(0, total)
+                workspace.checkpoints.save(0, learner.files())
+            while state.iteration < total and not why:
+                at, begun = state.iteration, learner.files()
+                look, seconds = learner.iterate()
+                trace = state.traces[-1]
+                workspace.progress(
+                    state.iteration, total, reward=trace["reward"], kl=trace["kl"], tokens=trace["tokens"], **seconds
+                )
+                why = learner.hacking()
+                if look is not None and not why:
+                    learner.keep_if_best(look)
+                due = state.iteration % config.checkpoint.every_steps == 0
+                if due or time.monotonic() - when >= config.checkpoint.every_s:
+                    workspace.checkpoints.save(state.iteration, learner.files())
+                    saved, when = state.iteration, time.monotonic()
+    except Preempted:
+        if begun:
+            workspace.checkpoints.save(at, begun)
+        raise
+    except Diverged as error:
+        raise RetainError(
+            f"ppo_text: {error} in iteration {state.iteration + 1}; the last good checkpoint is of iteration {saved}. "
+            "Lower stages.ppo_text.learning_rate, and look at the reward models"
+        ) from None
+    if why:
+        print(f"ppo_text: stopped after iteration {state.iteration}: {why}", flush=True)
+    return why
+
+
+@contextmanager
+def interruptible(language: Lm, workspace: Workspace) -> Iterator[None]:
+    """Preempted is raised before the next pass through the model, be it of one token or of a whole minibatch."""
+
+    def check(*_: object) -> None:
+        if workspace.should_stop():
+            raise Preempted
+
+    hook = language.trunk.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+# -- what it works on ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`ids`: up to where the reply begins, without the beginning of one that is too long."""
+
+    text: str
+    ids: list[int]
+    offer: int
+
+
+@dataclass(frozen=True)
+class Prompts:
+    training: list[Prompt]
+    validation: list[Prompt]
+    months: int
+    truncated: int
+
+
+def read_prompts(folder: Path, text: lm.Text, longest: int) -> Prompts:
+    """Raises DataError where a part is empty."""
+    table = pq.read_table(folder / "prompts.parquet", columns=["prompt", "offer", "part"])
+    months = int(json.loads((folder / "about.json").read_bytes())["months"])
+    truncated = 0
+    parts: dict[str, list[Prompt]] = {"train": [], "validation": []}
+    for row in table.to_pylist():
+        if row["part"] in parts:
+            ids = text.prompt(row["prompt"])
+            truncated += len(ids) > longest
+            parts[row["part"]].append(Prompt(row["prompt"], ids[-longest:], int(row["offer"])))
+    for part, found in parts.items():
+        if not found:
+            raise DataError(f"prompts/prompts.parquet: no prompt of part {part}; run `prompts` again")
+    return Prompts(parts["train"], parts["validation"], months, truncated)
+
+
+def at_iteration(prompts: Sequence[Prompt], iteration: int, batch: int, seed: int) -> list[Prompt]:
+    """The batch of an iteration (from 0): all prompts in turn, in another order each time."""
+    places = range(iteration * batch, (iteration + 1) * batch)
+    orders = {
+        epoch: np.random.default_rng([seed, ORDER, epoch]).permutation(len(prompts))
+        for epoch in {place // len(prompts) for place in places}
+    }
+    return [prompts[orders[place // len(prompts)][place % len(prompts)]] for place in places]
+
+
+def drawing(seed: int, purpose: int, iteration: int) -> torch.Generator:
+    return torch.Generator().manual_seed(int(np.random.default_rng([seed, purpose, iteration]).integers(2**62)))
+
+
+# -- one iteration: generate, score, update --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """n prompts with their replies, and what was thought of them before the update. Tensors hold a value per token."""
+
+    rows: list[Row]
+    samples: list[Sample]
+    rewards: list[Reward]
+    unsafe: list[bool]
+    logs: tuple[Tensor, ...]
+    advantages: tuple[Tensor, ...]
+    returns: tuple[Tensor, ...]
+    kl: float
+    entropy: float
+
+
+def generate(
+    language: Lm, prompts: Sequence[Prompt], config: TextPpoConfig, generator: torch.Generator
+) -> list[Sample]:
+    """A reply of the adapter in use to each prompt."""
+    ids = [prompt.ids for prompt in prompts]
+    return decode.sample(language, ids, config.max_tokens, config.temperature, generator, config.batch)
+
+
+def opinions(
+    language: Lm, name: str, prompts: Sequence[Prompt], samples: Sequence[Sample], config: TextPpoConfig
+) -> list[float]:
+    """Scores by a reward model of the texts as a judge would read them, not of the ids that were drawn."""
+    room = config.max_prompt + config.max_tokens
+    rows = [language.text.row(prompt.text, sample.text, room) for prompt, sample in zip(prompts, samples)]
+    found = lm.scores(language, name, rows, config.batch).tolist()
+    if not np.isfinite(found).all():
+        raise Diverged(f"a score of the {name} RM is not a finite number")
+    return found
+
+
+def paid(
+    prompts: Sequence[Prompt], samples: Sequence[Sample], scores: Sequence[float], months: int, config: TextPpoConfig
+) -> tuple[list[Reward], list[bool]]:
+    """Rewards of standardised `scores`, and which replies break a rule of safety."""
+    broken = [bool(unsafe(sample.text, prompt.offer, months)) for prompt, sample in zip(prompts, samples)]
+    rewards = [
+        shaped(config.rewards, score, bad, len(sample.ids), sample.ended, config.max_tokens)
+        for score, bad, sample in zip(scores, broken, samples)
+    ]
+    return rewards, broken
+
+
+@torch.no_grad()
+def score(
+    language: Lm,
+    head: nn.Linear,
+    prompts: Sequence[Prompt],
+    samples: Sequence[Sample],
+    scale: Scale,
+    months: int,
+    coefficient: float,
+    config: TextPpoConfig,
+) -> Rollout:
+    """Rewards, log-probabilities of policy and reference, values, advantages."""
+    standardised = [scale(one) for one in opinions(language, TRAINING, prompts, samples, config)]
+    rewards, broken = paid(prompts, samples, standardised, months, config)
+    rows = [(prompt.ids, sample.ids) for prompt, sample in zip(prompts, samples)]
+    lengths = [len(reply) for _, reply in rows]
+    logs, reference, entropy, values = ([torch.empty(0)] * len(rows) for _ in range(4))
+    for chosen in split(sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i]))), config.minibatches):
+        part, of_each = [rows[i] for i in chosen], [lengths[i] for i in chosen]
+        of_policy, its_entropy, hidden = lm.log_probs(language, part, config.temperature)
+        with lm.using(language, REFERENCE):
+            of_reference, _, _ = lm.log_probs(language, part, config.temperature)
+        for kept, found in (
+            (logs, of_policy), (reference, of_reference), (entropy, its_entropy), (values, head(hidden)[:, 0])
+        ):  # fmt: skip
+            for i, one in zip(chosen, found.cpu().split(of_each)):
+                kept[i] = one
+    surprise = [of_policy - of_reference for of_policy, of_reference in zip(logs, reference)]
+    per_token = [-coefficient * one for one in surprise]
+    for one, reward in zip(per_token, rewards):
+        one[-1] += reward.total
+    advantages = [gae(one, value, config.gae_lambda) for one, value in zip(per_token, values)]
+    flat = torch.cat(advantages)
+    whitened = (flat - flat.mean()) / (flat.std(correction=0) + 1e-8)
+    return Rollout(
+        rows=rows,
+        samples=list(samples),
+        rewards=rewards,
+        unsafe=broken,
+        logs=tuple(logs),
+        advantages=torch.split(whitened, lengths),
+        returns=tuple(advantage + value for advantage, value in zip(advantages, values)),
+        kl=float(torch.cat(surprise).double().mean()),
+        entropy=float(torch.cat(entropy).double().mean()),
+    )
+
+
+def gae(rewards: Tensor, values: Tensor, trace: float) -> Tensor:
+    """(t,): advantages of a reply's tokens; nothing comes after the last one, and nothing is discounted."""
+    found, following, running = [], 0.0, 0.0
+    for reward, value in zip(reversed(rewards.tolist()), reversed(values.tolist())):
+        running = reward + following - value + trace * running
+        following = value
+        found.append(running)
+    return torch.tensor(found[::-1])
+
+
+def update(
+    language: Lm,
+    head: nn.Linear,
+    optimiser: torch.optim.Optimizer,
+    rollout: Rollout,
+    config: TextPpoConfig,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Improves the policy, which is in use, and the values. Means over minibatches of clip share and losses.
+
+    Raises Diverged before a step that would not be finite: the weights stay as good as they were.
+    """
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    figures = []
+    for _ in range(config.epochs):
+        for chosen in split([int(i) for i in rng.permutation(len(rollout.rows))], config.minibatches):
+            logs, _, hidden = lm.log_probs(language, [rollout.rows[i] for i in chosen], config.temperature)
+            before, advantages, returns = (
+                torch.cat([values[i] for i in chosen]).to(language.device)
+                for values in (rollout.logs, rollout.advantages, rollout.returns)
+            )
+            ratio = (logs - before).exp()
+            within = ratio.clamp(1 - config.clip, 1 + config.clip)
+            policy_loss = -torch.minimum(ratio * advantages, within * advantages).mean()
+            value_loss = (head(hidden.detach())[:, 0] - returns).square().mean() / 2
+            loss = policy_loss + config.value_weight * value_loss
+            optimiser.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(parameters, GRADIENT)
+            if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
+                raise Diverged(f"the loss is {float(loss):g} and its gradient's norm {float(norm):g}")
+            optimiser.step()
+            clipped = ((ratio - 1).abs() > config.clip).float().mean()
+            figures.append({"clip_share": float(clipped), "value_loss": float(value_loss)})
+    return {name: float(np.mean([figure[name] for figure in figures])) for name in figures[0]}
+
+
+def split(items: Sequence[int], parts: int) -> list[list[int]]:
+    """In at most `parts` runs of about one length, none empty."""
+    ends = [len(items) * at // parts for at in range(parts + 1)]
+    return [list(items[a:b]) for a, b in pairwise(ends) if a < b]
+
+
+def adapted(coefficient: float, kl: float, n: int, config: KlConfig) -> float:
+    """Ziegler et al. 2019, section 2.2: up where KL is above its target, down where it is below."""
+    error = min(max(kl / config.target - 1, -RATIO), RATIO)
+    return coefficient * (1 + error * n / config.horizon)
+
+
+class Diverged(Exception):
+    """Something is not a finite number."""
+
+
+# -- what is trained and what is remembered --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Of SFT's replies to the validation prompts: what reward models say of them, and how long they are."""
+
+    training: Scale
+    validation: Scale
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """The policy's replies to all validation prompts. Scores are in deviations of SFT's above SFT's mean."""
+
+    iteration: int
+    validation_score: float
+    training_score: float
+    reward: float
+    unsafe: float
+    tokens: float
+    distinct_2: float
+
+
+@dataclass
+class State:
+    """All that is remembered besides weights. `kept`: the look that the validation RM liked best."""
+
+    coefficient: float
+    iteration: int = 0
+    reference: Reference = Reference(Scale(0.0, 1.0), Scale(0.0, 1.0), 0.0)
+    kept: Look = Look(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    traces: list[dict[str, float]] = field(default_factory=list)
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> State:
+        data = json.loads(content)
+        reference = data["reference"]
+        scales = {name: Scale(**reference[name]) for name in (TRAINING, VALIDATION)}
+        return cls(
+            coefficient=data["coefficient"],
+            iteration=data["iteration"],
+            reference=Reference(**{**reference, **scales}),
+            kept=Look(**data["kept"]),
+            traces=data["traces"],
+        )
+
+
+@dataclass
+class Learner:
+    config: TextPpoConfig
+    seed: int
+    lm: Lm
+    lora: Any
+    prompts: Prompts
+    head: nn.Linear
+    optimiser: torch.optim.AdamW
+    state: State
+    kept: dict[str, bytes]  # files of the adapter that the validation RM liked best
+
+    @classmethod
+    def start(cls, config: TextPpoConfig, inputs: Mapping[str, Path], device: str, seed: int) -> Learner:
+        """Everything before the first iteration, but what is measured of the reference."""
+        text = lm.load_text(inputs["base"])
+        if config.max_prompt + config.max_tokens > text.context:
+            raise RetainError(
+                f"stages.ppo_text: max_prompt {config.max_prompt} and max_tokens {config.max_tokens} are more than the "
+                f"{text.context} tokens that the model reads; lower one of them"
+            )
+        prompts = read_prompts(inputs["prompts"], text, config.max_prompt)
+        language = lm.load(inputs["base"], config.bits, device)
+        lora = lm.load_adapter(language, inputs["sft"], REFERENCE)
+        for name in (TRAINING, VALIDATION):
+            lm.load_adapter(language, inputs["rm"] / name, name)
+        lm.load_adapter(language, inputs["sft"], POLICY, trained=True)
+        lm.use(language, POLICY)
+        language.model.eval()  # no dropout: what was sampled has to have the probability that it is trained with
+        head = nn.Linear(language.model.config.hidden_size, 1, device=language.device)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        trained = [value for value in language.model.parameters() if value.requires_grad]
+        optimiser = torch.optim.AdamW([*trained, *head.parameters()], lr=config.learning_rate, weight_decay=0.0)
+        kept = lm.adapter_files(language, lora, POLICY)
+        state = State(config.kl.coefficient)
+        return cls(config, seed, language, lora, prompts, head, optimiser, state, kept)
+
+    @property
+    def truncated(self) -> int:
+        return self.prompts.truncated
+
+    def look_at_reference(self) -> None:
+        """The policy is the reference still. Sets the scales, once."""
+        samples = self._on_validation(0)
+        scores = self._opinions(samples)
+        tokens = float(np.mean([len(sample.ids) for sample in samples]))
+        self.state.reference = Reference(Scale.of(scores[TRAINING]), Scale.of(scores[VALIDATION]), tokens)
+        self.state.kept = self._look(0, samples, scores)
+
+    def iterate(self) -> tuple[Look | None, dict[str, float]]:
+        """One iteration, whose trace is added to the state: a look where one is due, and the seconds of each part."""
+        config, state, number = self.config, self.state, self.state.iteration + 1
+        times = [time.monotonic()]
+        asked = at_iteration(self.prompts.training, state.iteration, config.batch, self.seed)
+        samples = generate(self.lm, asked, config, drawing(self.seed, SAMPLES, number))
+        times.append(time.monotonic())
+        scale, months = state.reference.training, self.prompts.months
+        rollout = score(self.lm, self.head, asked, samples, scale, months, state.coefficient, config)
+        times.append(time.monotonic())
+        rng = np.random.default_rng([self.seed, MINIBATCHES, number])
+        losses = update(self.lm, self.head, self.optimiser, rollout, config, rng)
+        times.append(time.monotonic())
+        look = None
+        if number % config.validate_every == 0 or number == config.iterations:
+            samples = self._on_validation(number)
+            look = self._look(number, samples, self._opinions(samples))
+        times.append(time.monotonic())
+        state.traces.append(trace(number, rollout, losses, state.coefficient, look))
+        state.coefficient = adapted(state.coefficient, rollout.kl, len(rollout.rows), config.kl)
+        state.iteration = number
+        return look, {f"{part}_s": round(b - a, 3) for part, (a, b) in zip(PARTS, pairwise(times))}
+
+    def hacking(self) -> str:
+        """A sign of it, or ''."""
+        config, state = self.config, self.state
+        return stops.reason(config.stops, config.kl.target, state.reference.tokens, state.traces)
+
+    def keep_if_best(self, look: Look) -> None:
+        """Keeps the policy's adapter if the validation RM likes it better than any before."""
+        if look.validation_score > self.state.kept.validation_score:
+            self.state.kept, self.kept = look, lm.adapter_files(self.lm, self.lora, POLICY)
+
+    def files(self) -> dict[str, bytes]:
+        """The checkpoint."""
+        tensors = {f"head.{name}": value.detach().cpu() for name, value in self.head.named_parameters()}
+        for number, moments in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{name}": value.cpu() for name, value in moments.items()}
+        return {
+            STATE: self.state.to_json(),
+            OPTIMISER: write_tensors({name: value.clone() for name, value in sorted(tensors.items())}),
+            lm.ADAPTER: lm.adapter_files(self.lm, self.lora, POLICY)[lm.ADAPTER],
+            **{KEPT + name: content for name, content in self.kept.items()},
+        }
+
+    def restore(self, files: Mapping[str, bytes]) -> None:
+        """From a checkpoint. The reference and the reward models are the inputs', as at the start."""
+        self.state = State.from_json(files[STATE])
+        self.kept = {name.removeprefix(KEPT): content for name, content in files.items() if name.startswith(KEPT)}
+        lm.set_tensors(self.lm, read_tensors(files[lm.ADAPTER]), POLICY)
+        tensors = read_tensors(files[OPTIMISER])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            kind, _, name = key.partition(".")
+            if kind == "optimiser":
+                number, _, moment = name.partition(".")
+                moments.setdefault(int(number), {})[moment] = value
+        self.head.load_state_dict({name: tensors[f"head.{name}"] for name, _ in self.head.named_parameters()})
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+
+    def _on_validation(self, iteration: int) -> list[Sample]:
+        return generate(self.lm, self.prompts.validation, self.config, drawing(self.seed, LOOK, iteration))
+
+    def _opinions(self, samples: Sequence[Sample]) -> dict[str, list[float]]:
+        asked = self.prompts.validation
+        return {name: opinions(self.lm, name, asked, samples, self.config) for name in (TRAINING, VALIDATION)}
+
+    def _look(self, iteration: int, samples: Sequence[Sample], scores: Mapping[str, Sequence[float]]) -> Look:
+        reference, prompts = self.state.reference, self.prompts
+        training = [reference.training(one) for one in scores[TRAINING]]
+        rewards, broken = paid(prompts.validation, samples, training, prompts.months, self.config)
+        return Look(
+            iteration=iteration,
+            validation_score=float(np.mean([reference.validation(one) for one in scores[VALIDATION]])),
+            training_score=float(np.mean(training)),
+            reward=float(np.mean([reward.total for reward in rewards])),
+            unsafe=float(np.mean(broken)),
+            tokens=float(np.mean([len(sample.ids) for sample in samples])),
+            distinct_2=measures.distinct([sample.text for sample in samples], 2),
+        )
+
+
+def trace(
+    number: int, rollout: Rollout, losses: Mapping[str, float], coefficient: float, look: Look | None
+) -> dict[str, float]:
+    """A row of curves.parquet; NaN where nobody looked at validation prompts."""
+    texts = [sample.text for sample in rollout.samples]
+    parts = {
+        name: float(np.mean([getattr(reward, name) for reward in rollout.rewards]))
+        for name in ("rm", "safety", "brevity", "ending")
+    }
+    looked = (
+        (look.validation_score, look.training_score, look.unsafe, look.tokens) if look else [math.nan] * len(LOOKED)
+    )
+    return {
+        "iteration": number,
+        "reward": float(np.mean([reward.total for reward in rollout.rewards])),
+        **parts,
+        "kl": rollout.kl,
+        "coefficient": coefficient,
+        "entropy": rollout.entropy,
+        **losses,
+        "tokens": float(np.mean([len(sample.ids) for sample in rollout.samples])),
+        "unsafe": float(np.mean(rollout.unsafe)),
+        "ended": float(np.mean([sample.ended for sample in rollout.samples])),
+        "distinct_2": measures.distinct(texts, 2),
+        "commonest_ending": measures.commonest_ending(texts),
+        **dict(zip(LOOKED, looked)),
+    }
+
+
+def metrics(state: State, kl: KlConfig, truncated: int, stopped: bool) -> Metrics:
+    """Of the adapter that was kept, on validation prompts; KL and coefficient are those of its iteration's batch."""
+    kept = state.kept
+    of_kept = state.traces[kept.iteration - 1] if kept.iteration else {"kl": 0.0, "coefficient": kl.coefficient}
+    found = {
+        "kept_iteration": kept.iteration,
+        "validation_score": kept.validation_score,
+        "training_score": kept.training_score,
+        "reward": kept.reward,
+        "kl": of_kept["kl"],
+        "coefficient": of_kept["coefficient"],
+        "unsafe": kept.unsafe,
+        "tokens": kept.tokens,
+        "tokens_reference": state.reference.tokens,
+        "distinct_2": kept.distinct_2,
+        "iterations": state.iteration,
+        "stopped": stopped,
+        "truncated": truncated,
+    }
+    return {name: {"value": float(value)} for name, value in found.items()}
