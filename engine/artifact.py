@@ -110,7 +110,7 @@ class ArtifactStore:
         prefix = self.prefix(stage, fingerprint)
         files = []
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest = _sha256(path)
             self.store.put_file(f"{prefix}/files/{digest}", path)
             files.append(File(path.relative_to(folder).as_posix(), digest, path.stat().st_size))
         manifest = Manifest(tuple(files))
@@ -230,9 +230,15 @@ def _is_name(text: str) -> bool:
     return "\0" not in text and not {"", ".", ".."}.intersection(text.split("/"))
 
 
+def _sha256(path: Path) -> str:
+    """Read in pieces: weights may be large."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _verify(path: Path, file: File, where: str) -> None:
     try:
-        good = hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256
+        good = _sha256(path) == file.sha256
     except OSError:
         good = False
     if not good:

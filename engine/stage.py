@@ -81,7 +81,7 @@ class StageRequest(BaseModel):
     config_model: str
     identity: Identity
     inputs: dict[str, str]  # stage -> fingerprint
-    source_key: str | None
+    sources: dict[str, str]  # name of a source file -> its key, which ends in its sha256
     attempt: int
     store: str
     work: str  # a folder of this machine, for this attempt alone
@@ -331,14 +331,24 @@ def _inputs(request: StageRequest, artifacts: ArtifactStore) -> dict[str, Path]:
         manifest = artifacts.manifest(stage, fingerprint)
         if manifest is None or manifest.digest != request.identity.inputs[stage]:
             raise RetainError(f"{request.stage}: its input {stage} has other bytes than the request was made for")
-    if request.source_key is not None:
+    if request.sources:
         inputs["source"] = folder / "source"
-        inputs["source"].mkdir()
-        source = artifacts.store.local(request.source_key, folder)
-        if hashlib.sha256(source.read_bytes()).hexdigest() != request.source_key.rsplit("/", 1)[1]:
+    for name, key in request.sources.items():
+        source = artifacts.store.local(key, folder)
+        if not _has(source, key.rsplit("/", 1)[1]):
             raise RetainError(f"{source}: damaged in the store; remove it and run again")
-        (inputs["source"] / "source.csv").symlink_to(source)
+        link = inputs["source"] / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(source)
     return inputs
+
+
+def _has(path: Path, digest: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except OSError:
+        return False
 
 
 def _load(entry: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +16,9 @@ from engine.errors import ConfigError, DataError
 from engine.fingerprint import Identity, code_digests, differences, library_versions
 from engine.stage import IDENTITY, Stage
 from engine.store import Store, open_store, store_url
+from flows import preflight
 from retain.release import PARTS
-from tasks.config import Experiment, ReleaseConfig, TableConfig
-from tasks.data import sources
+from tasks.config import Experiment, ReleaseConfig
 from tasks.data.sources import Source
 from tasks.stages import STAGES
 
@@ -80,10 +79,10 @@ class Plan:
                 found[name] = identity.fingerprint
         return found
 
-    def source_key(self, stage: str) -> str | None:
-        """Where the store keeps the stage's source file; None for synthetic data and stages without one."""
+    def source_keys(self, stage: str) -> dict[str, str]:
+        """Where the store keeps the stage's source files, by name; none of synthetic data and stages without."""
         source = self.sources.get(stage)
-        return f"sources/{source.sha256}" if source and source.sha256 else None
+        return {file.name: f"sources/{file.sha256}" for file in source.files} if source else {}
 
 
 def load_experiment(name: str) -> Experiment:
@@ -106,7 +105,7 @@ def make_plan(name: str, wanted: Iterable[str] = ()) -> Plan:
         experiment=experiment,
         store=store,
         stages=stages,
-        sources=_sources(experiment, stages, Path(store.url) / "downloads"),
+        sources=preflight.check(experiment, stages, Path(store.url) / "downloads"),
         code={stage.name: code_digests(stage.entry) for stage in stages},
         configs={stage.name: stage_config(experiment, stage.name) for stage in stages},
     )
@@ -114,17 +113,15 @@ def make_plan(name: str, wanted: Iterable[str] = ()) -> Plan:
 
 def put_sources(plan: Plan) -> None:
     """Copies the source files into the store, where every machine finds them under their hash."""
-    for stage, source in plan.sources.items():
-        key = plan.source_key(stage)
-        if key is None or source.path is None:
-            continue
+    for file in (file for source in plan.sources.values() for file in source.files):
         try:
-            found = hashlib.sha256(source.path.read_bytes()).hexdigest()
+            with file.path.open("rb") as content:
+                found = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError as error:
-            raise DataError(f"{source.path}: can't be read any more ({error.strerror}). Run this again") from None
-        if found != source.sha256:
-            raise DataError(f"{source.path}: changed since the plan was made. Run this again")
-        plan.store.put_file(key, source.path)
+            raise DataError(f"{file.path}: can't be read any more ({error.strerror}). Run this again") from None
+        if found != file.sha256:
+            raise DataError(f"{file.path}: changed since the plan was made. Run this again")
+        plan.store.put_file(f"sources/{file.sha256}", file.path)
 
 
 def stage_config(experiment: Experiment, name: str) -> dict[str, Any]:
@@ -198,18 +195,3 @@ def _with_inputs(wanted: tuple[str, ...]) -> tuple[Stage, ...]:
         if name in needed:
             needed |= set(STAGES[name].inputs)
     return tuple(stage for name, stage in STAGES.items() if name in needed)
-
-
-def _sources(experiment: Experiment, stages: tuple[Stage, ...], cache: Path) -> dict[str, Source]:
-    tables: dict[str, TableConfig] = {s.name: getattr(experiment.stages, s.name) for s in stages if s.source}
-    folder = os.environ.get("RETAIN_DATA_DIR")
-    specs = {name: table.dataset for name, table in tables.items()}
-    found = dict(sources.resolve(specs, Path(folder) if folder else None, cache))
-    synthetic = [name for name, source in found.items() if source.kind == "synthetic"]
-    if synthetic and experiment.synthetic_data == "refuse":
-        files = "\n".join(f"  {name}: {specs[name].source.files[0]} ({found[name].note})" for name in synthetic)
-        raise DataError(
-            f"{experiment.tag} refuses synthetic data, and these files are missing:\n{files}\n"
-            "Set RETAIN_DATA_DIR to a folder that has them, or run where the network reaches their public source"
-        )
-    return found

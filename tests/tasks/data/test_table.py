@@ -277,7 +277,7 @@ def test_too_few_rows_for_a_part_is_an_error(
 def test_the_real_tables(
     name: str, rows: int, dropped: int, positive: int, tmp_path: Path, spec: Described, config: Callable[..., Any]
 ) -> None:
-    found = sources.resolve({name: spec(name)}, Path(os.environ["RETAIN_DATA_DIR"]), tmp_path)[name]
+    found = sources.resolve({name: sources.table(spec(name))}, Path(os.environ["RETAIN_DATA_DIR"]), tmp_path)[name]
     if found.path is None:
         pytest.skip(f"RETAIN_DATA_DIR has no {spec(name).source.files[0]}")
     cells = text.parse(found.path.read_bytes(), spec(name))

