@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,21 +94,8 @@ def sample(
     with lm.using(language, adapter):
         for at in range(how.batches(len(order))):
             chosen = order[at * how.batch : (at + 1) * how.batch]
-            drawn = parts.make(
-                f"{adapter}/{at}",
-                lambda chosen=chosen, at=at: [
-                    reply.ids
-                    for reply in decode.sample(
-                        language,
-                        [ids[i] for i in chosen],
-                        how.limit,
-                        how.temperature,
-                        generator([*seed, at]),
-                        how.batch,
-                    )
-                ],
-            )
-            found |= dict(zip(chosen, drawn, strict=True))
+            draw = partial(_draw, language, [ids[i] for i in chosen], how, [*seed, at])
+            found |= dict(zip(chosen, parts.make(f"{adapter}/{at}", draw), strict=True))
     text = language.text
     return [Draft(text.decode(found[i]), len(found[i]), found[i][-1] == text.eos) for i in range(len(ids))]
 
@@ -125,21 +113,22 @@ def scores(
     found: dict[tuple[str, str], float] = {}
     for at in range(-(-len(order) // batch)):
         chosen = order[at * batch : (at + 1) * batch]
-        given = parts.make(
-            f"{judge}/{at}",
-            lambda chosen=chosen: finite(
-                judge, lm.scores(language, judge, [rows[pair] for pair in chosen], batch).tolist()
-            ),
-        )
-        found |= dict(zip(chosen, given, strict=True))
+        score = partial(_score, language, judge, [rows[pair] for pair in chosen])
+        found |= dict(zip(chosen, parts.make(f"{judge}/{at}", score), strict=True))
     return found
 
 
-def finite(judge: str, values: Sequence[float]) -> list[float]:
+def _draw(language: lm.Lm, prompts: list[list[int]], how: Sampling, seed: Sequence[int]) -> list[list[int]]:
+    found = decode.sample(language, prompts, how.limit, how.temperature, generator(seed), how.batch)
+    return [reply.ids for reply in found]
+
+
+def _score(language: lm.Lm, judge: str, rows: Sequence[lm.Row]) -> list[float]:
     """Raises DataError for a score that is no number: nothing is better or worse than it."""
-    if not np.isfinite(values).all():
+    found: list[float] = lm.scores(language, judge, rows, len(rows)).tolist()
+    if not np.isfinite(found).all():
         raise DataError(f"judge {judge}: gave a score that is not a finite number; train it again")
-    return list(values)
+    return found
 
 
 def generator(seed: Sequence[int]) -> torch.Generator:

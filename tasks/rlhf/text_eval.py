@@ -31,6 +31,8 @@ SFT, POLICY = "sft", "policy"
 MODELS = {SFT: "_sft", POLICY: ""}  # and what their metrics' names end with
 TRAINING, FINAL, RULES = "training", "final", "rules"
 UNSEEN = (FINAL, RULES)
+# What the reward models are called as adapters: `training` is a word of torch's own there.
+REWARD_MODELS = {TRAINING: "training_rm", FINAL: "final_rm"}
 _TAG = 71  # of this stage's draws
 
 
@@ -80,8 +82,8 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
         {
             SFT: inputs["sft"],
             POLICY: inputs["ppo_text"],
-            TRAINING: inputs["rm"] / "training",
-            FINAL: inputs["judge"] / "final",
+            REWARD_MODELS[TRAINING]: inputs["rm"] / TRAINING,
+            REWARD_MODELS[FINAL]: inputs["judge"] / FINAL,
         },
     )
     texts = [asked.prompt for asked in everything]
@@ -128,8 +130,8 @@ def judge(
         for model, replies in written.items()
     }
     scores: dict[str, dict[str, Array]] = {}
-    for name in (TRAINING, FINAL):
-        found = drafts.scores(language, name, [pair for pairs in asked.values() for pair in pairs], batch, parts)
+    for name, adapter in REWARD_MODELS.items():
+        found = drafts.scores(language, adapter, [pair for pairs in asked.values() for pair in pairs], batch, parts)
         scores[name] = {model: np.array([found[pair] for pair in pairs]) for model, pairs in asked.items()}
     scores[RULES] = {
         model: np.array(

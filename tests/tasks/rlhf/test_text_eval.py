@@ -1,0 +1,298 @@
+"""Who wins, by how much and how surely; what is unsafe; and that stopping anywhere changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from engine.checkpoint import Preempted
+from engine.errors import DataError, RetainError
+from tasks.config import TextEvalConfig
+from tasks.rlhf import comparison, drafts, lm, rule_judge, text_eval
+from tasks.rlhf.drafts import Draft
+from tasks.rlhf.text_eval import Asked, Judged, Reply
+from tests.tasks.rlhf import made_language
+
+GOOD = "Thank you for being with us. We would be glad to help you with your bill. Please reply YES."
+BAD = "we guarantee 75% off, hurry, or you will lose it all today!!"
+PROBES = (("guarantee", 10), ("guarantee", 0), ("pressure", 10))
+
+
+def config(**changes: Any) -> TextEvalConfig:
+    settings = {"bits": 32, "batch": 4, "max_tokens": 6, "temperature": 1.0, "bootstrap": 100, "shown": 3}
+    return TextEvalConfig(**settings | changes)
+
+
+@pytest.fixture(scope="module")
+def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("text_eval")
+    made_language.prompts(root / "prompts", 10, PROBES, ())
+    for name, seed in made_language.WRITER.items():
+        made_language.adapter(base, root / name, seed, reward=False)
+    for name, seed in made_language.JUDGES.items():
+        made_language.adapter(base, root / name, seed, reward=True)
+    return {"base": base, **{name: root / name for name in ("prompts", "sft", "ppo_text", "rm", "judge")}}
+
+
+def judged(policy: Mapping[str, list[float]], sft: Mapping[str, list[float]]) -> Judged:
+    scores = {
+        name: {"policy": np.array(policy[name], dtype=float), "sft": np.array(sft[name], dtype=float)}
+        for name in policy
+    }
+    return Judged(scores, {name: comparison.outcomes(name, of["policy"], of["sft"]) for name, of in scores.items()})
+
+
+def test_a_tie_is_half_a_win_and_the_lower_of_the_unseen_judges_counts() -> None:
+    found = text_eval.win_rates(
+        judged(
+            {"training": [1, 1, 1, 1], "final": [2, 2, 2, 0], "rules": [1, 1, 0, 0]},
+            {"training": [0, 0, 0, 0], "final": [1, 1, 2, 1], "rules": [0, 1, 0, 1]},
+        ),
+        200,
+        [1],
+    )
+    assert found["win_rate_training"]["value"] == 1.0
+    assert found["win_rate_final"]["value"] == (1 + 1 + 0.5 + 0) / 4
+    assert found["win_rate_rules"]["value"] == (1 + 0.5 + 0.5 + 0) / 4
+    assert found["win_rate_gain"]["value"] == 0.0
+    assert found["overoptimisation"]["value"] == 1.0 - 0.625
+    assert found["ties_rules"]["value"] == 0.5
+    lows = [found[f"win_rate_{name}"]["ci"][0] - 0.5 for name in ("final", "rules")]
+    assert found["win_rate_gain_low"]["value"] == min(lows) == found["win_rate_gain"]["ci"][0]
+
+
+def test_an_interval_covers_the_true_share_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    covered = 0
+    for at in range(200):
+        low, high = comparison.share((rng.random(80) < 0.65).astype(float), 200, [at])["ci"]
+        covered += low <= 0.65 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_the_overoptimisation_is_paired_by_prompt() -> None:
+    """Both judges swing together by prompt: their difference is the same on every resample."""
+    scores = {"training": [1.0, 0.0] * 20, "final": [1.0, 0.0] * 20, "rules": [1.0, 0.0] * 20}
+    other = {name: [0.0, 1.0] * 20 for name in scores}
+    found = text_eval.win_rates(judged(scores, other), 200, [1])
+    assert found["win_rate_final"]["ci"][0] < 0.5 < found["win_rate_final"]["ci"][1]
+    assert found["overoptimisation"]["ci"] == [0.0, 0.0]
+
+
+def test_the_order_in_which_replies_are_named_does_not_matter() -> None:
+    scores = np.random.default_rng(1).normal(size=(2, 50)).round(1)
+    assert np.array_equal(comparison.outcomes("any", *scores), 1 - comparison.outcomes("any", *scores[::-1]))
+
+
+def test_a_judge_that_prefers_whoever_is_named_first_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison.measures, "wins", lambda a, b: np.ones(len(a)))
+    with pytest.raises(RetainError, match="other order"):
+        comparison.outcomes("any", np.zeros(2), np.zeros(2))
+
+
+def test_a_score_that_is_no_number_is_refused(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lm, "scores", lambda language, name, rows, batch: torch.full((len(rows),), float("nan")))
+    with pytest.raises(DataError, match="judge training_rm: gave a score that is not a finite number"):
+        text_eval.run(config(), inputs, workspace(tmp_path))
+
+
+def test_wilson_has_a_width_where_nothing_was_hit() -> None:
+    found = comparison.wilson(0, 200)
+    assert found["value"] == 0.0
+    assert found["ci"] == [0.0, pytest.approx(0.0188, abs=2e-4)]
+    assert comparison.wilson(10, 10)["ci"][1] == 1.0
+
+
+def test_the_change_of_lengths_is_relative_and_paired() -> None:
+    sft = np.random.default_rng(1).integers(20, 60, 50).astype(float)
+    found = comparison.ratio(0.9 * sft, sft, 100, [1])
+    assert found["value"] == pytest.approx(-0.1)
+    assert found["ci"] == pytest.approx([-0.1, -0.1])
+
+
+@pytest.mark.parametrize(
+    ("text", "offer", "right"),
+    [
+        ("We take 10% off for three months.", 10, True),
+        ("We take 10 percent off.", 10, True),
+        ("We take 15% off.", 10, False),
+        ("We take 10% off, or 15% off.", 10, False),
+        ("Thank you.", 10, False),
+        ("Thank you.", 0, True),
+        ("We take 10% off.", 0, False),
+        ("We take 110% off.", 10, False),
+    ],
+)
+def test_the_right_offer_is_exactly_the_one_chosen(text: str, offer: int, right: bool) -> None:
+    assert comparison.names_offer(text, offer, 3) is right
+
+
+def replies(model: str, broken: list[bool]) -> list[Reply]:
+    return [
+        Reply(model, Draft("a text", 10 if model == "sft" else 8, True), ("guarantee",) if bad else (), True)
+        for bad in broken
+    ]
+
+
+def test_unsafe_counts_prompts_and_probes_together_apart_and_by_kind() -> None:
+    prompts = [Asked(str(at), "", 10, "price") for at in range(4)]
+    probes = [Asked(f"p{at}", "", 10, "price", kind) for at, kind in enumerate(["risk talk", "risk talk", "link"])]
+    scores = dict.fromkeys(("training", "final", "rules"), [0.0] * 4)
+    found = text_eval.metrics(
+        prompts,
+        probes,
+        {
+            "sft": replies("sft", [True, True, False, False, True, True, False]),
+            "policy": replies("policy", [True, False, False, False, True, False, False]),
+        },
+        judged(scores, scores),
+        100,
+        [1],
+    )
+    values = {name: metric["value"] for name, metric in found.items()}
+    assert values["unsafe"] == 2 / 7
+    assert values["unsafe_sft"] == 4 / 7
+    assert values["unsafe_prompts"] == 0.25
+    assert values["unsafe_probes_sft"] == 2 / 3
+    assert values["unsafe_risk_talk"] == 0.5
+    assert values["unsafe_sft_risk_talk"] == 1.0
+    assert values["unsafe_sft_link"] == 0.0
+    assert values["tokens"] == 8
+    assert values["tokens_change"] == pytest.approx(-0.2)
+    assert all(np.isfinite(value) for value in values.values())
+    assert found["unsafe_link"]["ci"][1] > 0
+
+
+def test_a_better_policy_wins_with_the_rule_judge_and_an_equal_one_ties_with_all(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_language.writes(monkeypatch, lambda name, _: GOOD if name == "policy" else BAD)
+    found = text_eval.run(config(), inputs, workspace(tmp_path / "better"))
+    assert found["win_rate_rules"]["value"] == 1.0
+    assert found["unsafe_sft"]["value"] == 1.0
+    assert found["unsafe"]["value"] < 1.0
+    made_language.writes(monkeypatch, lambda name, _: GOOD)
+    found = text_eval.run(config(), inputs, workspace(tmp_path / "equal"))
+    for judge in ("training", "final", "rules"):
+        assert found[f"win_rate_{judge}"] == {"value": 0.5, "ci": [0.5, 0.5]}
+    assert found["win_rate_gain"]["value"] == 0.0
+    assert found["commonest_ending"]["value"] == 1.0
+
+
+def test_a_better_reward_is_seen_by_the_reward_models(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: the final RM likes length, the training RM the opposite."""
+
+    def likes(language: lm.Lm, name: str, rows: list[lm.Row], batch: int) -> Any:
+        sign = 1 if name == "final_rm" else -1
+        return torch.tensor([float(sign * len(reply)) for _, reply in rows])
+
+    made_language.writes(monkeypatch, lambda name, _: GOOD if name == "policy" else "Thank you.")
+    monkeypatch.setattr(lm, "scores", likes)
+    found = text_eval.run(config(), inputs, workspace(tmp_path))
+    assert found["win_rate_final"]["value"] == 1.0
+    assert found["win_rate_training"]["value"] == 0.0
+    assert found["overoptimisation"]["value"] == -1.0
+
+
+def test_the_evidence_holds_every_sample_verdict_and_kind_of_probe(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any
+) -> None:
+    found = text_eval.run(config(), inputs, workspace(tmp_path))
+    json.dumps(found, allow_nan=False)
+    samples = pq.read_table(tmp_path / "evidence/samples.parquet").to_pylist()
+    assert len(samples) == 2 * (10 + len(PROBES))
+    unsafe = [bool(row["unsafe"]) for row in samples if row["model"] == "policy"]
+    assert found["unsafe"]["value"] == sum(unsafe) / len(unsafe)
+    verdicts = pq.read_table(tmp_path / "evidence/verdicts.parquet").to_pylist()
+    assert len(verdicts) == 3 * 10
+    for row in verdicts:
+        assert row["outcome"] == (0.5 if row["rlhf"] == row["sft"] else float(row["rlhf"] > row["sft"]))
+    final = [row["outcome"] for row in verdicts if row["judge"] == "final"]
+    assert found["win_rate_final"]["value"] == pytest.approx(sum(final) / 10)
+    probes = pq.read_table(tmp_path / "evidence/probes.parquet").to_pylist()
+    assert {(row["model"], row["kind"], row["probes"]) for row in probes} == {
+        (model, kind, count) for model in ("sft", "policy") for kind, count in (("guarantee", 2), ("pressure", 1))
+    }
+    curves = pq.read_table(tmp_path / "curves.parquet").to_pylist()
+    whole = {row["judge"]: row["win_rate"] for row in curves if row["group"] == "all"}
+    assert whole == {name: found[f"win_rate_{name}"]["value"] for name in ("training", "final", "rules")}
+    examples = json.loads((tmp_path / "examples.json").read_bytes())
+    text = {(row["model"], row["prompt"]): row["text"] for row in samples}
+    assert len(examples) == 3
+    for example in examples:
+        assert example["sft"]["text"] == text["sft", example["id"]]
+        assert example["rlhf"]["text"] == text["policy", example["id"]]
+
+
+def test_stopping_after_every_part_changes_no_byte(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any, checkpoints: Any
+) -> None:
+    whole = checkpoints()
+    expected = text_eval.run(config(), inputs, workspace(tmp_path / "whole", whole))
+    assert whole.saves > 10
+    again = checkpoints()
+    for stop in range(1, whole.saves + 1):
+        again.kill_after = stop
+        again.stopping.clear()
+        with pytest.raises(Preempted):
+            text_eval.run(config(), inputs, workspace(tmp_path / f"stopped-{stop}", again))
+        assert again.saves == stop  # what was kept isn't made again
+    again.stopping.clear()
+    assert text_eval.run(config(), inputs, workspace(tmp_path / "resumed", again)) == expected
+    assert again.saves == whole.saves
+    assert made_language.contents(tmp_path / "resumed") == made_language.contents(tmp_path / "whole")
+
+
+def test_another_seed_draws_other_replies(inputs: dict[str, Path], tmp_path: Path, workspace: Any) -> None:
+    for seed in (1, 2):
+        text_eval.run(config(), inputs, workspace(tmp_path / str(seed), seed=seed))
+    assert (tmp_path / "1/evidence/samples.parquet").read_bytes() != (
+        tmp_path / "2/evidence/samples.parquet"
+    ).read_bytes()
+
+
+def test_dropout_is_off(inputs: dict[str, Path]) -> None:
+    found = drafts.adapters(inputs["base"], 32, "cpu", {"sft": inputs["sft"]})
+    assert not any(module.training for module in found.model.modules())
+
+
+def test_no_held_out_prompt_is_said_in_one_line(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Callable[..., Any]
+) -> None:
+    made_language.prompts(tmp_path / "prompts", 0, PROBES, [("price", 10)])
+    with pytest.raises(DataError, match="no prompt of part test"):
+        text_eval.run(config(), inputs | {"prompts": tmp_path / "prompts"}, workspace(tmp_path / "out"))
+
+
+def test_a_limit_that_leaves_no_room_for_the_prompt_is_refused(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Callable[..., Any]
+) -> None:
+    with pytest.raises(DataError, match="leaves no room in a context of 512 tokens"):
+        text_eval.run(config(max_tokens=512), inputs, workspace(tmp_path))
+
+
+def test_the_rule_judge_is_asked_with_offer_situation_and_months(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def score(prompt: str, reply: str, offer: int, situation: str, months: int) -> float:
+        asked.append((prompt, offer, situation, months))
+        return 0.0
+
+    monkeypatch.setattr(rule_judge, "score", score)
+    text_eval.run(config(), inputs, workspace(tmp_path))
+    rows = [row for row in pq.read_table(inputs["prompts"] / "prompts.parquet").to_pylist() if row["part"] == "test"]
+    assert sorted(set(asked)) == sorted((row["prompt"], row["offer"], row["situation"], 3) for row in rows)
+    assert len(asked) == 2 * len(rows)
