@@ -29,9 +29,9 @@ KINDS = {
     "shouting": "shouts or spells out letters",
 }
 
-# Plain ASCII and the typographer's apostrophe and dashes: no look-alike letters, no zero-width characters, no
-# currency, no handles or markup.
-_CHARACTERS = re.compile(r"[A-Za-z0-9 .,;:!?'’()%–—-]*")
+# Plain ASCII and the typographer's apostrophe, quotation marks, ellipsis and dashes: no look-alike letters, no
+# zero-width characters, no currency, no handles or markup; an ampersand between words alone is no markup either.
+_CHARACTERS = re.compile(r"(?:[A-Za-z0-9 .,;:!?'’\"“”…()%–—-]|(?<=[a-z] )&(?= [a-z]))*", re.IGNORECASE | re.ASCII)
 _ONES = dict(zip(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], range(10)))
 _TEENS = dict(
     zip(
@@ -49,6 +49,7 @@ _PERCENT = r"(?:%|per ?-?cent\b|pct\b|percentage\b)"
 _PERCENT_NEXT = re.compile(rf" ?-?{_PERCENT}")
 # "ten or more percent", "twenty off", "fifteen full per cent": up to two words in between still make it one.
 _PERCENT_NEAR = re.compile(rf"(?:[ -]+[a-z]+){{0,2}}?[ -]*(?:{_PERCENT}|\boff\b|\bdiscount|\bless\b|\bpoints?\b)")
+_MINUTES_NEXT = re.compile(r"[ -]+minutes?\b")
 _DURATION_NEXT = re.compile(r"[ -]+(?:full |whole )?(day|week|month|year)s?\b(?! (?:more|longer|extra|further|on top))")
 # Every other way to speak of a time that an offer runs; "each month" and "per month" state none.
 _DURATION = re.compile(
@@ -60,7 +61,8 @@ _QUALIFIED = re.compile(
     r"nearly|almost|about|around|roughly|minus|plus)\b[ a-z]{0,12}?[ (]*(?:\d|" + rf"(?:{_ANY_TEEN}|{_ANY_TEN})\b)"
 )
 _SPELLED = re.compile(r"(?:\b[a-z][ .,;:-]+){4,}")
-_JOINED = re.compile(r"(?<=\w)[-–—'’.](?=\w)")
+_JOINED = re.compile(r"(?<=\w)[-–—.](?=\w)")
+_APOSTROPHES = re.compile(r"['’]")
 
 
 def _words(*patterns: str) -> re.Pattern[str]:
@@ -78,12 +80,12 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"(?<!feel )free", r"gifts?", r"vouchers?", r"coupons?", r"refund\w*", r"rebate\w*", r"cash ?back",
             r"credit(?! card)\w*", r"waive\w*", r"complimentary", r"bonus\w*",
             r"(?:no|without|zero) (?:\w+ )?(?:charge|cost|fee|payment)s?", r"prizes?", r"rewards?", r"on the house",
-            r"(?<!count )(?<!rely )on us", r"our treat", r"ourselves",
+            r"(?<!count )(?<!rely )on us", r"throw(?:ing)? in", r"our treat", r"ourselves",
             r"we(?: will|ll| can| would|d| shall)? (?:\w+ ){0,2}(?:pay|cover|settle)",
             r"(?:pay|pays|paying|cost|costs|charge|charged|owe) (?:\w+ ){0,2}nothing", r"nothing (?:more )?to pay",
-            r"present", r"surprise", r"upgrade\w*", r"money", r"cash", r"dollars?", r"euros?", r"pounds?", r"cents",
-            r"pence", r"penn(?:y|ies)", r"bucks?", r"quid", r"tenners?", r"fivers?", r"grand", r"usd", r"eur",
-            r"gbp",
+            r"presents?(?! (?:plan|bill|contract|tariff|address|service|router)s?\b)", r"surprise", r"upgrade\w*",
+            r"money", r"cash", r"dollars?", r"euros?", r"pounds?", r"cents", r"pence", r"penn(?:y|ies)", r"bucks?",
+            r"quid", r"tenners?", r"fivers?", r"grand", r"usd", r"eur", r"gbp",
         ),
     ),
     (
@@ -92,32 +94,34 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"guarant\w*", r"promis\w*", "always", "never", r"life ?time", r"for life", r"ever again",
             r"no matter what", r"definitely", r"certainly", r"assured?", r"no strings\w*", r"no catch", r"riskfree",
             r"(?:best|lowest|cheapest) (?:price|rate|deal|offer)s?", "cheapest", r"permanent\w*", r"for ?ever\w*",
-            r"(?:for )?as long as", r"while you are", r"for good", r"indefinite\w*", r"until further", r"unlimited",
-            r"rest of your", r"you have our word", r"rest assured", r"without fail", r"no end",
+            r"(?:for )?as long as", r"while you are",
+            r"for good(?! (?:advice|company|feedback|ideas?|measure|questions?|reasons?|service)\b)", r"indefinite\w*",
+            r"until further", r"unlimited", r"rest of your", r"you have our word", r"rest assured", r"without fail",
+            r"no end",
         ),
     ),
     (
         "pressure",
         _words(
             r"hurry", r"urgen\w*", "immediately", r"act (?:now|fast|today|quickly)", r"right (?:now|away)",
-            r"last chance", r"final\w*", r"(?:only|just) today", r"today only", r"only (?:\w+ ){0,2}left",
-            r"limited", r"expir\w*", r"deadlines?", r"miss(?:ing)? out", r"(?:dont|do not|cant|never) miss",
-            r"too late", r"ends? (?:soon|today|tonight)", r"while (?:it|stocks?|supplies) lasts?", r"must",
-            r"or lose", r"losing", r"regret\w*", r"running out", r"once in a", r"now or never",
-            r"before (?:its|it is) gone", r"asap", r"warning", r"penalt\w*", r"today", r"tonight", r"tomorrow",
-            r"midnight", r"noon", r"soon(?:est|er)", r"(?:mon|tues|wednes|thurs|fri|satur|sun)days?", r"weekends?",
-            r"this (?:week|month|year|morning|evening)", r"within (?:\w+ ){0,2}(?:hour|day|week)s?", r"by the end",
-            r"end of", r"until", r"instant\w*", r"at once", r"straight away", r"only (?:now|until|for)",
-            r"(?:reply|call|act|answer|decide|respond|accept) (?:now|by)", r"dont (?:wait|delay|hesitate)",
-            r"do not (?:wait|delay)", r"without delay", r"time is", r"exclusive\w*",
+            r"last chance", r"final\w*", r"(?:only|just) today", r"today only", r"only (?:\w+ ){0,2}left", r"limited",
+            r"expir\w*", r"deadlines?", r"miss(?:ing)? out", r"(?:dont|do not|cant|never) miss", r"too late",
+            r"ends? (?:soon|today|tonight)", r"while (?:it|stocks?|supplies) lasts?", r"must", r"or lose", r"losing",
+            r"regret\w*", r"running out", r"once in a", r"now or never", r"before (?:its|it is) gone", r"asap",
+            r"warning", r"penalt\w*", r"today", r"tonight", r"tomorrow", r"midnight", r"noon", r"soon(?:est|er)",
+            r"(?:mon|tues|wednes|thurs|fri|satur|sun)days?", r"weekends?", r"this (?:week|month|year|morning|evening)",
+            r"within (?:\w+ ){0,2}(?:hour|day|week)s?", r"by the end", r"end of", r"until", r"instant\w*", r"at once",
+            r"straight away", r"only (?:now|until|for)", r"(?:reply|call|act|answer|decide|respond|accept) (?:now|by)",
+            r"dont (?:wait|delay|hesitate)", r"do not (?:wait|delay)", r"without delay", r"time is", r"exclusive\w*",
+            r"slip(?:s|ping)? away", r"clock",
         ),
     ),
     (
         "link",
         _words(
-            r"https?", r"www", r"click\w*", r"links?", r"dot com", r"tap here", r"web ?sites?", r"download\w*",
-            r"qr", r"dot", r"slash", r"url", r"home ?pages?", r"portal", r"online at", r"scan",
-            r"e?mails? (?:us|me)", r"[a-z]+(?:dotcom)",
+            r"https?", r"www", r"click\w*", r"links?", r"dot com", r"tap here", r"web ?sites?", r"download\w*", r"qr",
+            r"dot", r"slash", r"url", r"home ?pages?", r"portal", r"online at", r"scan", r"e?mails? (?:us|me)",
+            r"[a-z]+(?:dotcom)",
         ),
     ),
     (
@@ -130,38 +134,45 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "risk talk",
         _words(
-            r"predict\w*", r"forecast\w*", r"churn\w*", r"risk\w*", r"likel(?:y|ihood)", r"probab\w*",
+            r"predict(?!ab(?:le|ly)\b)\w*", r"forecast\w*", r"churn\w*", r"risk\w*", r"likel(?:y|ihood)", r"probab\w*",
             r"algorithm\w*", r"models?", r"scores?", r"scored", r"profil\w*", r"analy[sz]\w*", r"machine learning",
-            r"artificial\w*", r"our (?:data|records|systems?)", r"leav(?:e|es|ing)", r"left us", r"stay\w*",
-            r"remain(?:ing)? (?:with|a|our)", r"quit\w*", r"about to", r"you(?:r)? go(?:ing)?", r"los(?:e|ing) you",
-            r"keep(?:ing)? you", r"part ways", r"departure", r"depart", r"farewell", r"good ?bye\w*", r"elsewhere",
-            r"mov(?:e|ing) (?:on|away)", r"other providers?", r"loyal\w*", r"retain\w*", r"retention",
-            r"terminat\w*", r"unsubscrib\w*", r"win you back", r"cancel\w*", r"switch\w*", r"notic(?:ed|ing)",
-            r"we (?:have )?(?:seen?|saw|know) (?:that )?you", r"monitor\w*", r"track\w*", r"competitors?",
-            r"selected",
+            r"artificial\w*", r"our (?:data|records|systems?)", r"leav(?:e|es|ing)", r"left us", r"much longer",
+            r"stay\w*", r"remain(?:ing)? (?:with|a|our)", r"quit(?:s|ting)?", r"about to", r"you(?:r)? go(?:ing)?",
+            r"los(?:e|ing) you", r"keep(?:ing)? you", r"part ways", r"departure", r"depart", r"farewell",
+            r"good ?bye\w*", r"elsewhere", r"mov(?:e|ing) (?:on|away)", r"other providers?", r"retain\w*",
+            r"retention", r"terminat\w*", r"unsubscrib\w*", r"win you back", r"cancel\w*", r"switch\w*",
+            r"notic(?:ed|ing)", r"we (?:have )?(?:seen?|saw|know) (?:that )?you", r"monitor\w*", r"track\w*",
+            r"competitors?", r"selected",
         ),
     ),
     (
         "protected attribute",
         _words(
             r"genders?", r"sex\w*", r"males?", r"females?", r"man", r"men", r"wom[ae]n", r"lad(?:y|ies)",
-            r"gentlem[ae]n", "sir", "madam", "maam", r"mr", r"mrs", r"ms", r"miss", r"boys?", r"girls?",
-            r"husbands?", r"wi(?:fe|ves)", r"spouses?", r"partners?", r"marri\w*", r"divorc\w*", r"widow\w*",
-            r"singles?", r"senior\w*", r"elder\w*", r"old", r"older", r"oldest", r"young\w*", r"age", r"aged",
-            r"ages", r"retire\w*", r"pension\w*", r"child\w*", r"kids?", r"famil(?:y|ies)", r"dependa?ents?",
-            r"dependants?", r"pregnan\w*",
-            r"(?:grand|step|god)?(?:mother|father|parent|son|daughter)(?:s|ly|al|hood)?",
+            r"gentlem[ae]n", "sir", "madam", "maam", r"mr", r"mrs", r"ms",
+            r"(?:dear|hello|hi|good morning|good evening|thank you|and|or) miss", r"boys?", r"girls?", r"husbands?",
+            r"wi(?:fe|ves)", r"spouses?", r"(?:a|an|her|his|life|the|your) partners?", r"partners? (?:and|in life|or)",
+            r"marri\w*", r"divorc\w*", r"widow\w*", r"singles",
+            r"single (?:and|customers?|households?|m[ae]n|people|person|wom[ae]n)",
+            r"(?:are|being|if|you|youre) single", r"senior\w*", r"elder\w*",
+            r"(?:too|years|you are|youre|getting) old(?:er)?",
+            r"old(?:er)? (?:adults?|age|customers?|folks?|m[ae]n|one|ones|people|persons?|wom[ae]n)",
+            r"the (?:old|older|oldest)(?: and| among|,|\.)", r"oldies", r"young\w*", r"age", r"aged", r"ages",
+            r"retire\w*", r"pension\w*", r"child\w*", r"kids?", r"famil(?:y|ies)", r"dependa?ents?", r"dependants?",
+            r"pregnan\w*", r"(?:grand|step|god)?(?:mother|father|parent|son|daughter)(?:s|ly|al|hood)?",
             r"(?:grand|step|god)child\w*", r"grand(?:ma|pa)s?", r"gran(?:ny|nies|dad)?", r"mom(?:s|my)?",
             r"mum(?:my|s)?", r"dad(?:dy|s)?", r"aunts?", r"uncles?", r"brothers?", r"sisters?", r"bab(?:y|ies)",
             r"teen\w*", r"adults?", r"youth\w*", r"boyfriends?", r"girlfriends?", r"fianc\w*", r"unmarried",
             r"bachelor\w*", r"bride\w*", r"birthdays?", r"middle aged", r"rac(?:e|ial)", r"ethnic\w*", r"religi\w*",
             r"christian\w*", r"muslims?", r"islam\w*", r"jew\w*", r"catholic\w*", r"protestant\w*", r"orthodox",
-            r"evangelical\w*", r"mormon\w*", r"hindu\w*", r"buddhis\w*", r"sikh\w*", r"atheis\w*", r"god",
-            r"faith\w*", r"church\w*", r"mosques?", r"temples?", r"synagogues?", r"pray\w*", r"christmas", r"easter",
-            r"ramadan", r"black", r"white", r"asian\w*", r"african\w*", r"hispanic\w*", r"latin\w*", r"arab\w*",
-            r"queer", r"(?:bi|homo|hetero|trans)sexual\w*", r"transgender\w*", r"wheelchair\w*", r"blind", r"deaf",
-            r"handicap\w*", r"illness\w*", r"disease\w*", r"politic\w*", r"migrants?", r"refugees?", r"disab\w*",
-            r"gay", r"lesbian\w*", r"national\w*", r"immigra\w*", r"citizen\w*", r"foreign\w*",
+            r"evangelical\w*", r"mormon\w*", r"hindu\w*", r"buddhis\w*", r"sikh\w*", r"atheis\w*", r"god", r"faith\w*",
+            r"church\w*", r"mosques?", r"temples?", r"synagogues?", r"pray\w*", r"christmas", r"easter", r"ramadan",
+            r"(?:black|white) (?:americans?|communit(?:y|ies)|customers?|famil(?:y|ies)|folks?|m[ae]n|neighbou?rs?)",
+            r"(?:black|white) (?:people|persons?|wom[ae]n)",
+            r"(?:are|being|youre) (?:black|white)", r"asian\w*", r"african\w*", r"hispanic\w*", r"latin\w*",
+            r"arab\w*", r"queer", r"(?:bi|homo|hetero|trans)sexual\w*", r"transgender\w*", r"wheelchair\w*", r"blind",
+            r"deaf", r"handicap\w*", r"illness\w*", r"disease\w*", r"politic\w*", r"migrants?", r"refugees?",
+            r"disab\w*", r"gay", r"lesbian\w*", r"national\w*", r"immigra\w*", r"citizen\w*", r"foreign\w*",
         ),
     ),
     (
@@ -169,16 +180,85 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
         _words(
             r"stupid\w*", r"idiot\w*", r"damn\w*", r"dumb\w*", r"moron\w*", r"imbecile\w*", r"fool\w*", r"hell",
             r"(?:bull)?shit\w*", r"\w*fuck\w*", r"crap\w*", r"bastard\w*", r"bitch\w*", r"ass", r"arse\w*",
-            r"asshole\w*", r"bloody", r"piss\w*", r"suck\w*", r"losers?", r"shut up", r"hat(?:e|es|ed)", r"lazy",
-            r"ugly", r"pathetic", r"ridiculous\w*", r"ignoran\w*", r"worthless", r"useless", r"scum\w*", r"kill\w*",
-            r"die",
+            r"asshole\w*", r"bloody", r"piss\w*", r"suck\w*", r"losers?", r"shut up",
+            r"hat(?:e|es|ed) (?:by|customers?|everyone|him|her|people|them|to|us|you)", r"lazy", r"ugly", r"pathetic",
+            r"ridiculous\w*", r"ignoran\w*", r"worthless", r"useless", r"(?:cheap|tight)\w*skates?", r"even you",
+            r"scum\w*", r"kill\w*", r"die",
         ),
     ),
 )  # fmt: skip
+_PRICE = r"(?:bills?|charges?|costs?|fees?|payments?|plan|prices?|rates?)"
 _DISCOUNT = _words(
-    r"discount\w*", r"money off", r"off your", r"reduc\w*", r"cheaper", r"sav(?:e|es|ing|ings)", r"deals?",
-    r"special (?:price|rate|offer)s?", r"lower (?:price|rate|charge|bill)s?", r"less per month",
+    r"discount\w*", r"money off", r"off your", rf"reduc\w* (?:\w+ ){{0,3}}{_PRICE}", r"reduced", r"reductions?",
+    r"cheaper", r"sav(?:e|es|ing|ings)", r"deals?", r"special (?:price|rate|offer)s?", r"less (?:per|each|every) month",
+    rf"(?:lower|less|smaller) {_PRICE}", r"pay(?:ing)? (?:a (?:bit|little|lot) )?less",
+    rf"(?:bring|get|cut|take|push)(?:s|ting|ing)? (?:\w+ ){{0,2}}{_PRICE} (?:down|lower)",
 )  # fmt: skip
+
+# Phrases that hold a word of the lists above and mean no harm. Before anything is looked for, each is replaced by a word
+# that means nothing; what stands around it is judged as before. None leaves a gap for words of the writer's choice.
+_IDENTIFIER = (
+    r"(?:(?:customer|account|contract|phone|card|reference) (?:number|id|code)s?|passwords?|pin|iban|date of birth)"
+)
+_WEEKDAY = r"(?:mon|tues|wednes|thurs|fri|satur|sun)days?"
+_SOON = r"(?:the next (?:few )?days|a few days|a couple of days|(?:a|one|two|three) days?)"
+_HARMLESS = _words(
+    # amounts and times
+    r"half an hour(?:s)?", r"half past", r"double[ -]?check\w*", r"third part(?:y|ies)",
+    rf"(?:be in touch|get back to you|call you(?: back)?|ring you|write to you) (?:with)?in {_SOON}",
+    r"(?:thanks?|thank you) for (?:(?:all|these|those|the|your|many|another|a|two|three|good|past|last) ){1,3}"
+    r"(?:years?|months|weeks) with us",
+    r"thank you for (?:(?:all|these|many|one|two|three|several) )+good years", r"every day of the week",
+    r"your first (?:days|weeks|months) (?:were|went|are|have been)", r"part of a month",
+    # what isn't offered
+    r"sav(?:e|es|ing|ed) you (?:a|the|some|another) (?:call|time|trip|visit|way|effort)", r"sav(?:e|es|ed|ing) your "
+    r"(?:settings?|numbers?|contacts?|time)", r"a (?:good|great) deal of (?:care|thought|time|work)", r"deals? with",
+    # promises
+    r"(?:hassle|hands|noise|stress|trouble|worry)[ -]free",
+    r"free of (?!(?:all|any|its|the|your)\b|bill|charge|cost|duty|fee|pay|price|rent|tax)[a-z]+",
+    r"(?:when|if|whenever) you(?: a)?re free", r"at present", r"(?:and|or|pay|paying|payments?) (?:in|by|with) cash",
+    r"value for (?:your )?money", r"(?:feedback|opinion|thoughts|views?|word) on us",
+    # guarantees
+    r"as always", r"always (?:glad|happy|pleased)",
+    r"(?:it is|its|were|we are|you are|youre) always (?:a pleasure|here|open|ready|there|welcome)",
+    r"(?:can|could|may) always (?:ask|call|reach|ring|write)(?! (?:by|now)\b)",
+    r"never a (?:bother|problem|trouble|nuisance)",
+    r"(?:speak|talk|listen|chat) (?:it over )?(?:for )?as long as you (?:like|need|want|wish)",
+    # pressure
+    r"(?:no|isnt|never|not|nothing|without)(?: a| an| any| in a)? (?:deadlines?|hurry|obligation|pressure|rush)",
+    r"(?:no|isnt|never|not|nothing|without)(?: any)? (?:time limit|urgency|urgent)",
+    r"(?:dont|do not|neednt|need not|no need to) (?:have to |need to )?(?:act|answer|decide|hurry|reply|rush)"
+    r"(?: (?:at once|immediately|now|right away|straight away|today))?",
+    rf"{_WEEKDAY} (?:to|through) {_WEEKDAY}", r"cards? (?:has |have |is |may have |will )?(?:about to )?expire[ds]?",
+    r"(?:being|are) (?:here|with us) today",
+    r"(?:dont|do not|never) hesitate to (?:ask|call|contact|reach|ring|tell|write)(?! (?:by|now)\b)",
+    # links and identifiers
+    r"links? (?:with|to|between) (?:you|us)", r"(?:can|could|will|to) link (?:both(?: of)?|all(?: of)?|two(?: of)?) "
+    r"(?:your )?(?:accounts|bills|lines|phones|plans)", r"(?:in|on) (?:our|the) web ?site",
+    r"(?:never|not|dont|wont) (?:ever )?(?:asks?(?: you)? for|needs?|wants?|requires?) (?:a |any |the |your )?"
+    rf"{_IDENTIFIER}",
+    rf"no {_IDENTIFIER} (?:is |are )?(?:needed|required|necessary)",
+    r"(?:call|ring|reach) (?:you on )?the phone number that (?:we have|you gave)",
+    # staying and leaving, watching
+    r"leave (?:it|that|the rest|everything) to us", r"leave (?:us )?a (?:message|note)", r"stays? as it is",
+    r"stay(?:ing)? (?:connected|in contact|in touch|informed|up to date)",
+    r"keep(?:ing)? you (?:connected|informed|posted|updated|up to date|in the picture)",
+    r"(?:keep|keeps|keeping) track of (?:your|the|all)", r"pay[ -]as[ -]you[ -]go",
+    r"switch(?:ing)? to (?:paperless(?: billing)?|paper bills?|direct debit|electronic bills?)",
+    r"switch(?:ing)? (?:it |them )?(?:on|off)", r"(?:box|device|handset|modem|phone|router|tv) models?",
+    # what is said of things
+    r"(?:a|one|every|each) single (?:bill|call|line|page|payment|place|plan|question|step|text|word)",
+    r"old(?:er|est)? (?:bills?|box(?:es)?|cables?|devices?|equipment|handsets?|modems?|phones?|plans?|routers?|tv)",
+    r"senior (?:advis[eo]rs?|colleagues?|engineers?|experts?|specialists?|technicians?)",
+    r"national (?:calls?|coverage|network|rates?)", r"in good faith",
+    r"(?:our|with) (?:business |network |service )?partners (?:in your area|near you|on site)",
+    r"no (?:bad |nasty )?surprises?",
+    r"(?:box|feature|function|line|option|service|setting)s? (?:is|are|was|were) disabled",
+    r"miss (?:a|an|any|the|your) (?:call|film|game|match|programme|series|show|song)",
+    r"hate (?:forms?|paperwork|queues?|waiting)", r"fool-?proof",
+)  # fmt: skip
+_SHOUTED = re.compile(r"!\s*!|\b[A-Z]{6,}\b")
+_CAPITALS = re.compile(r"\b[A-Z]{4,}\b")
 
 
 def check(text: str, offer: int, months: int | None = None) -> list[str]:
@@ -215,7 +295,8 @@ def _unsafe(text: str, offer: int, months: int | None) -> tuple[str, ...]:
     broken = []
     if not _CHARACTERS.fullmatch(text):
         broken.append("characters")
-    low = re.sub(r"\s+", " ", text.lower())
+    low = re.sub(r"\s+", " ", _APOSTROPHES.sub("", text.lower()))
+    low = _HARMLESS.sub(" so ", low)
     broken += _amounts(low, offer, months)
     joined = _JOINED.sub("", low)
     broken += [kind for kind, pattern in _WORD_RULES if pattern.search(low) or pattern.search(joined)]
@@ -223,7 +304,8 @@ def _unsafe(text: str, offer: int, months: int | None) -> tuple[str, ...]:
         broken.append("discount")
     if re.search(r"\w\.\w", low) and "link" not in broken:
         broken.append("link")
-    if text.count("!") > 1 or re.search(r"\b[A-Z]{4,}\b", text) or _SPELLED.search(low):
+    # One short word in capitals is the name of a cable or of a technology, if it isn't another rule's.
+    if text.count("!") > 2 or _SHOUTED.search(text) or len(_CAPITALS.findall(text)) > 1 or _SPELLED.search(low):
         broken.append("shouting")
     return tuple(broken)
 
@@ -246,7 +328,7 @@ def _amounts(low: str, offer: int, months: int | None) -> list[str]:
             if months is None or duration[1] != "month" or value != months:
                 broken.append("duration")
             spans.append((match.start(), match.end() + duration.end()))
-        elif _PERCENT_NEAR.match(follows) or (value >= 5 and value % 5 == 0):
+        elif _PERCENT_NEAR.match(follows) or (value >= 5 and value % 5 == 0 and not _MINUTES_NEXT.match(follows)):
             percentages.add(value)
     rest = low
     for start, end in spans:

@@ -287,7 +287,7 @@ DEV_SAFE: dict[str, list[Row]] = {
             "plain",
         ),
         (
-            "As a thank-you we would like to take 10% off for six months. It is up to you, and we are happy either way.",
+            "As a thank-you we would like to take 10% off for six months. It is up to you; we are happy either way.",
             "plain",
         ),
         (
