@@ -238,6 +238,15 @@ def log_probs(lm: Lm, rows: Sequence[Row], temperature: float = 1.0) -> tuple[Te
     return logits.gather(1, wanted[:, None])[:, 0] - total, entropy, states.float()
 
 
+def losses(lm: Lm, rows: Sequence[Row]) -> Tensor:
+    """Cross-entropy (nats) of every token of the replies, flat, in one row after another: what log_probs negates,
+    without what only sampling needs."""
+    hidden, places = _hidden(lm, rows)
+    logits = lm.head(hidden[places[:, 0], places[:, 1]]).float()
+    wanted = torch.tensor([token for _, reply in rows for token in reply], device=lm.device)
+    return nn.functional.cross_entropy(logits, wanted, reduction="none")
+
+
 def _hidden(lm: Lm, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     """Hidden states (b, t, h), and (n, 2): the row and place from which each token of a reply is foretold."""
     ids, mask = pad_right([[*prompt, *reply] for prompt, reply in rows], lm.text.pad, lm.device)

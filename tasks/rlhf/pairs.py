@@ -57,9 +57,9 @@ def sample(rows: Sequence[Any], most: int, seed: int) -> list[Any]:
     return [rows[i] for i in np.sort(drawn)]
 
 
-def tokenised(pairs: Sequence[Pair], text: Text, room: int) -> list[tuple[Row, Row]]:
-    """The rows of the chosen and of the rejected, each in at most `room` tokens."""
-    return [(text.row(p.prompt, p.chosen, room), text.row(p.prompt, p.rejected, room)) for p in pairs]
+def tokenised(pair: Pair, text: Text, room: int) -> tuple[Row, Row]:
+    """The rows of the chosen and of the rejected reply, each in at most `room` tokens."""
+    return text.row(pair.prompt, pair.chosen, room), text.row(pair.prompt, pair.rejected, room)
 
 
 def read(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ import torch
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from engine.checkpoint import Preempted
 from engine.errors import DataError
 from tasks.rlhf import lm, measures, training
 from tasks.rlhf.pairs import RETENTION, Pair, public, retention, tokenised
@@ -77,13 +76,11 @@ def train_reward(
         return found
     language = lm.load_reward(base, config.bits, workspace.device, seed)
     lm.new_adapter(language, config.lora, seed)
-    rows = tokenised(pairs, language.text, config.max_length)
-    lengths = [2 * max(sum(map(len, chosen)), sum(map(len, rejected))) for chosen, rejected in rows]
-    job = Job(config, language, lengths, [1.0] * len(rows), seed, workspace, finished, prefix, before, total)
+    job = Job(config, language, len(pairs), seed, workspace, finished, prefix, before, total)
     settings = RewardConfig(
         **training.arguments(job), center_rewards_coefficient=CENTRE, disable_dropout=False, pad_to_multiple_of=None
     )
-    found = training.train(job, _RewardTrainer(job, rows, args=settings))
+    found = training.train(job, _RewardTrainer(job, pairs, args=settings))
     del language, job
     gc.collect()  # a trainer and its callbacks know each other
     return found
@@ -138,14 +135,13 @@ def score(
         for file, content in files.items():
             (folder / file).write_bytes(content)
         lm.load_adapter(language, folder, f"rm_{name}")  # torch has no module called `training`
-    rows = [row for both in tokenised(pairs, language.text, config.max_length) for row in both]
+    rows = [row for pair in pairs for row in tokenised(pair, language.text, config.max_length)]
     places = sorted(range(len(rows)), key=lambda at: sum(map(len, rows[at])))
     found = {}
     for name in models:
         values = np.zeros(len(rows))
         for start in range(0, len(places), SCORED_AT_ONCE):
-            if workspace.should_stop():
-                raise Preempted
+            training.stop_if_asked(workspace)
             chosen = places[start : start + SCORED_AT_ONCE]
             values[chosen] = lm.scores(language, f"rm_{name}", [rows[at] for at in chosen], config.batch).numpy()
         found[name] = values.reshape(-1, 2)
@@ -178,18 +174,23 @@ def _measured(
 class _RewardTrainer(ExactTrainer, RewardTrainer):  # type: ignore[misc]
     """TRL's loss; the scores it is made of are those of lm.scores."""
 
-    def __init__(self, job: Job, rows: Sequence[tuple[lm.Row, lm.Row]], **of_trl: Any) -> None:
-        self.rows = rows
+    def __init__(self, job: Job, pairs: Sequence[Pair], **of_trl: Any) -> None:
+        self.pairs = pairs
         self.pad = DataCollatorForPreference(pad_token_id=job.language.text.pad)
         super().__init__(job, **of_trl)
 
-    def examples(self, places: Sequence[int]) -> dict[str, Any]:
-        ids = [
-            ([*chosen[0], *chosen[1]], [*rejected[0], *rejected[1]])
-            for chosen, rejected in map(self.rows.__getitem__, places)
-        ]
-        batch = self.pad([{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in ids])
-        return {name: value.to(self.job.language.device) for name, value in batch.items()}
+    def read(self, example: int) -> dict[str, list[int]]:
+        chosen, rejected = tokenised(self.pairs[example], self.job.language.text, self.job.config.max_length)
+        return {"chosen_ids": [*chosen[0], *chosen[1]], "rejected_ids": [*rejected[0], *rejected[1]]}
+
+    def length(self, one: dict[str, list[int]]) -> int:
+        return 2 * max(map(len, one.values()))
+
+    def weight(self, one: dict[str, list[int]]) -> float:
+        return 1.0
+
+    def batch(self, group: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+        return {name: value.to(self.job.language.device) for name, value in self.pad(group).items()}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
         return super().compute_loss(self.scored, inputs)
@@ -202,7 +203,3 @@ class _RewardTrainer(ExactTrainer, RewardTrainer):  # type: ignore[misc]
         ).last_hidden_state
         last = hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.sum(1) - 1]
         return SimpleNamespace(logits=getattr(language.model.get_base_model(), lm.HEAD)(last.float()))
-
-    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-        """The examples are rows of ids already."""
-        return dataset

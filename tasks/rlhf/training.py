@@ -79,12 +79,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Job:
-    """One training of a stage. `lengths` and `weights`: the tokens of each example and its share in a step's loss."""
+    """One training of a stage, on `examples` of them."""
 
     config: FinetuneConfig
     language: lm.Lm
-    lengths: Sequence[int]
-    weights: Sequence[float]
+    examples: int
     seed: int
     workspace: Workspace
     finished: Finished
@@ -162,12 +161,11 @@ def arguments(job: Job) -> dict[str, Any]:
 
 def order(job: Job) -> Dataset:
     """Which example comes when: all of them in a drawn order, again and again until the steps are done."""
-    if not job.lengths:
+    if not job.examples:
         raise DataError(f"{job.name}: there is nothing to train on; look at the counts of the stages that feed it")
     wanted = job.config.max_steps * job.config.batch
     rounds = [
-        np.random.default_rng([job.seed, 2, at]).permutation(len(job.lengths))
-        for at in range(-(-wanted // len(job.lengths)))
+        np.random.default_rng([job.seed, 2, at]).permutation(job.examples) for at in range(-(-wanted // job.examples))
     ]
     return Dataset.from_dict({"example": np.concatenate(rounds)[:wanted]})
 
@@ -212,24 +210,37 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
         _no_other_dropout(job.language)
         self.remove_callback(PrinterCallback)
 
-    def examples(self, places: Sequence[int]) -> dict[str, Any]:
-        """What compute_loss is handed for these examples."""
+    # An example is read when its step comes: of 100,000 pairs few do, and a start waits for none of them.
+
+    def read(self, example: int) -> Any:
+        """One example, as ids."""
+        raise NotImplementedError
+
+    def length(self, one: Any) -> int:
+        """The tokens it takes in a padded batch."""
+        raise NotImplementedError
+
+    def weight(self, one: Any) -> float:
+        """Its share in the loss of a step."""
+        raise NotImplementedError
+
+    def batch(self, group: Sequence[Any]) -> dict[str, Any]:
+        """What compute_loss, a mean over the weights of a group, is handed."""
         raise NotImplementedError
 
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Gradients of one batch, group by group. Raises Preempted between two groups, as if before the step."""
         model.train()
-        job = self.job
-        batch = inputs["example"].tolist()
-        whole = sum(job.weights[example] for example in batch)
-        before, loss = _random_state(), torch.zeros((), device=job.language.device)
-        for group in by_length([job.lengths[example] for example in batch], ROOM[job.language.device.type]):
-            if job.workspace.should_stop():
+        examples = [self.read(example) for example in inputs["example"].tolist()]
+        whole = sum(map(self.weight, examples))
+        device = self.job.language.device
+        before, loss = _random_state(), torch.zeros((), device=device)
+        for places in by_length([self.length(one) for one in examples], ROOM[device.type]):
+            if self.job.workspace.should_stop():
                 _set_random_state(before)
                 self.stop()
-            places = [batch[at] for at in group]
-            share = sum(job.weights[example] for example in places) / whole
-            part = self.compute_loss(model, self.examples(places)) * share
+            group = [examples[at] for at in places]
+            part = self.compute_loss(model, self.batch(group)) * (sum(map(self.weight, group)) / whole)
             self.check(float(part.detach()), "loss")
             self.accelerator.backward(part)
             loss += part.detach()
@@ -277,6 +288,10 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         lm.set_tensors(self.job.language, load_file(Path(resume_from_checkpoint) / lm.ADAPTER), "default")
 
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        """Nothing to tokenise: it is the order of the examples."""
+        return dataset
+
     def create_model_card(self, *_: Any, **__: Any) -> None:
         pass
 
@@ -321,6 +336,12 @@ def _restore(job: Job) -> Path | None:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+def stop_if_asked(workspace: Workspace) -> None:
+    """Between the batches of what is measured after a training: it is in the checkpoint by then."""
+    if workspace.should_stop():
+        raise Preempted
 
 
 def _trained(language: lm.Lm) -> list[tuple[str, Any]]:

@@ -1,0 +1,254 @@
+"""`sft`: the base model learns to answer as people do, and as a retention message reads.
+
+TRL's SFTTrainer, LoRA, loss on replies alone: all retention targets of training customers, and a sample of the public
+dialogues. Afterwards the same dialogues that nobody trained on are put to the untouched model and to the trained one.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from trl import SFTConfig, SFTTrainer
+
+from engine.errors import DataError
+from tasks.rlhf import decode, lm, training
+from tasks.rlhf.pairs import read, sample
+from tasks.rlhf.training import ExactTrainer, Finished, Job, Trained
+
+if TYPE_CHECKING:
+    from engine.stage import Metrics, Workspace
+    from tasks.config import FinetuneConfig
+
+NAME = "sft"  # of the training in the checkpoint
+OASST1 = "OASST1"
+LAST = 100  # steps whose mean is the training loss
+HELD_OUT_TARGETS = 300
+RESAMPLES = 1000
+SAMPLES, SAMPLE_TOKENS = 8, 64
+PARTS = ("untouched", "public", "targets", "samples")  # of what is measured, each kept once it is there
+
+
+@dataclass(frozen=True)
+class Example:
+    id: str
+    prompt: str
+    reply: str
+
+
+def run(config: FinetuneConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """Writes the adapter, curves.parquet, evidence/perplexity.parquet and evidence/samples.parquet."""
+    torch.set_num_threads(workspace.threads)
+    lm.check_device(workspace.device)
+    examples = training_examples(config, inputs, workspace.seed)
+    held_out = {
+        "public": public(inputs["dialogues"], "validation", config.held_out_public, workspace.seed, OASST1),
+        "targets": sample(targets(inputs["prompts"], "validation", flawed=False), HELD_OUT_TARGETS, workspace.seed),
+    }
+    for name, those in held_out.items():
+        if not those:
+            raise DataError(
+                f"sft: no {name} are held out for validation; look at the counts of the stages that feed it"
+            )
+    finished = Finished.resume(workspace)
+    trained = train(config, inputs["base"], examples, finished, workspace)
+    found = measure(config, inputs, trained, examples, held_out, finished, workspace)
+    for file, content in trained.files.items():
+        workspace.out.bytes(file, content)
+    workspace.out.parquet("curves.parquet", {key: [row[key] for row in trained.curve] for key in trained.curve[0]})
+    before, after = (np.array(found[name]["nll"]) for name in ("untouched", "public"))
+    tokens = np.array(found["public"]["tokens"])
+    workspace.out.parquet(
+        "evidence/perplexity.parquet",
+        {
+            "id": [one.id for one in held_out["public"]],
+            "tokens": found["public"]["tokens"],
+            "nll_untouched": found["untouched"]["nll"],
+            "nll": found["public"]["nll"],
+        },
+    )
+    workspace.out.parquet("evidence/samples.parquet", found["samples"])
+    draws = np.random.default_rng([workspace.seed, 3])
+    return {
+        "training_loss": {"value": float(np.mean([row["loss"] for row in trained.curve[-LAST:]]))},
+        "held_out_loss": {"value": sum(found["targets"]["nll"]) / sum(found["targets"]["tokens"])},
+        "perplexity": {"value": perplexity(after, tokens)},
+        "perplexity_untouched": {"value": perplexity(before, tokens)},
+        "perplexity_change": perplexity_change(before, after, tokens, draws),
+        "tokens": {"value": float(tokens.sum())},
+        "examples": {"value": float(len(examples))},
+        "truncated": {"value": float(found["targets"]["truncated"])},
+    }
+
+
+def train(
+    config: FinetuneConfig, base: Path, examples: Sequence[Example], finished: Finished, workspace: Workspace
+) -> Trained:
+    """An adapter that imitates the replies; adapter, order and dropout are drawn with the workspace's seed."""
+    if (found := training.done(finished, NAME)) is not None:
+        return found
+    language = lm.load(base, config.bits, workspace.device)
+    lm.new_adapter(language, config.lora, workspace.seed)
+    total = config.max_steps + len(PARTS)
+    job = Job(config, language, len(examples), workspace.seed, workspace, finished, NAME, 0, total)
+    found = training.train(job, _SftTrainer(job, examples, args=SFTConfig(**training.arguments(job))))
+    del language, job
+    gc.collect()  # a trainer and its callbacks know each other
+    return found
+
+
+def measure(
+    config: FinetuneConfig,
+    inputs: Mapping[str, Path],
+    trained: Trained,
+    examples: Sequence[Example],
+    held_out: Mapping[str, Sequence[Example]],
+    finished: Finished,
+    workspace: Workspace,
+) -> dict[str, Any]:
+    """part -> what was found, each part kept in the checkpoint; the model is loaded as whoever uses it loads it."""
+    language: lm.Lm | None = None
+
+    def load() -> lm.Lm:
+        nonlocal language
+        if language is None:
+            folder = workspace.scratch / NAME
+            folder.mkdir(parents=True, exist_ok=True)
+            for file, content in trained.files.items():
+                (folder / file).write_bytes(content)
+            language = lm.load(inputs["base"], config.bits, workspace.device)
+            lm.load_adapter(language, folder, NAME)
+        return language
+
+    parts: dict[str, Callable[[], Any]] = {
+        "untouched": lambda: nll(load(), held_out["public"], config.max_length, workspace, adapted=False),
+        "public": lambda: nll(load(), held_out["public"], config.max_length, workspace),
+        "targets": lambda: {
+            **nll(load(), held_out["targets"], config.max_length, workspace),
+            "truncated": truncated(load().text, examples, config.max_length),
+        },
+        "samples": lambda: samples(config, load(), inputs["prompts"], workspace),
+    }
+    found = {}
+    for at, name in enumerate(PARTS, start=config.max_steps + 1):
+        key = f"measured/{name}.json"
+        if key not in finished.files:
+            finished.keep(workspace, at, {key: json.dumps(parts[name]()).encode()})
+            workspace.progress(at, config.max_steps + len(PARTS))
+        found[name] = json.loads(finished.files[key])
+    return found
+
+
+def training_examples(config: FinetuneConfig, inputs: Mapping[str, Path], seed: int) -> list[Example]:
+    return [
+        *targets(inputs["prompts"], "train", flawed=True),
+        *public(inputs["dialogues"], "train", config.public, seed),
+    ]
+
+
+def targets(prompts: Path, part: str, *, flawed: bool) -> list[Example]:
+    """Retention messages to imitate; those that are flawed are part of what is imitated, not of what is measured."""
+    rows = read(prompts / "targets.parquet", ("id", "prompt", "response", "flaw", "part"))
+    return [
+        Example(row["id"], row["prompt"], row["response"])
+        for row in rows
+        if row["part"] == part and (flawed or not row["flaw"])
+    ]
+
+
+def public(dialogues: Path, split: str, most: int, seed: int, source: str | None = None) -> list[Example]:
+    """At most `most` dialogues; of `source` alone, where there are any of it."""
+    rows = read(dialogues / "pairs.parquet", ("id", "source", "prompt", "response", "split"))
+    fits = [row for row in rows if row["split"] == split]
+    fits = [row for row in fits if row["source"] == source] or fits
+    return [Example(row["id"], row["prompt"], row["response"]) for row in sample(fits, most, seed)]
+
+
+def truncated(text: lm.Text, examples: Sequence[Example], room: int) -> int:
+    """How many lost something to max_length."""
+    return sum(len(text.prompt(one.prompt)) + len(text.reply(one.reply)) > room for one in examples)
+
+
+@torch.no_grad()
+def nll(
+    language: lm.Lm, examples: Sequence[Example], room: int, workspace: Workspace, *, adapted: bool = True
+) -> dict[str, list[float]]:
+    """Of each example: negative log-likelihood of its reply (nats), and its tokens."""
+    rows = [language.text.row(one.prompt, one.reply, room) for one in examples]
+    found = [0.0] * len(rows)
+    groups = training.by_length([sum(map(len, row)) for row in rows], training.ROOM[language.device.type])
+    with nullcontext() if adapted else language.model.disable_adapter():
+        for group in groups:
+            training.stop_if_asked(workspace)
+            chosen = [rows[at] for at in group]
+            values = torch.split(lm.losses(language, chosen), [len(reply) for _, reply in chosen])
+            for at, value in zip(group, values):
+                found[at] = float(value.double().sum())
+    return {"nll": found, "tokens": [float(len(reply)) for _, reply in rows]}
+
+
+def samples(config: FinetuneConfig, language: lm.Lm, prompts: Path, workspace: Workspace) -> dict[str, list[Any]]:
+    """A few messages for validation customers, as they come."""
+    rows = [row for row in read(prompts / "prompts.parquet", ("id", "prompt", "part")) if row["part"] == "validation"]
+    chosen = sample(rows, SAMPLES, workspace.seed)
+    limit = min(SAMPLE_TOKENS, config.max_length // 2)
+    ids = [language.text.prompt(row["prompt"])[-config.max_length :] for row in chosen]
+    drawn = torch.Generator().manual_seed(workspace.seed)
+    found = decode.sample(language, ids, limit, 1.0, drawn, config.batch)
+    return {
+        "id": [row["id"] for row in chosen],
+        "prompt": [row["prompt"] for row in chosen],
+        "text": [one.text for one in found],
+        "tokens": [len(one.ids) for one in found],
+        "ended": [one.ended for one in found],
+    }
+
+
+def perplexity(nll: NDArray[np.float64], tokens: NDArray[np.float64]) -> float:
+    return float(np.exp(nll.sum() / tokens.sum()))
+
+
+def perplexity_change(
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    tokens: NDArray[np.float64],
+    draws: np.random.Generator,
+) -> dict[str, Any]:
+    """As a share of what it was, with a 95 % interval: whole dialogues are resampled, both models' together."""
+    rows = draws.integers(len(tokens), size=(RESAMPLES, len(tokens)))
+    gain = (after - before)[rows].sum(1) / tokens[rows].sum(1)
+    low, high = np.quantile(np.exp(gain) - 1, [0.025, 0.975])
+    value = float(np.exp((after - before).sum() / tokens.sum()) - 1)
+    return {"value": value, "ci": [float(low), float(high)]}
+
+
+class _SftTrainer(ExactTrainer, SFTTrainer):  # type: ignore[misc]
+    """The head sees no token of a prompt; TRL's own entropy and accuracy of every token are left out."""
+
+    def __init__(self, job: Job, of: Sequence[Example], **of_trl: Any) -> None:
+        self.of = of
+        super().__init__(job, **of_trl)
+
+    def read(self, example: int) -> lm.Row:
+        one = self.of[example]
+        return self.job.language.text.row(one.prompt, one.reply, self.job.config.max_length)
+
+    def length(self, one: lm.Row) -> int:
+        return len(one[0]) + len(one[1])
+
+    def weight(self, one: lm.Row) -> float:
+        return float(len(one[1]))
+
+    def batch(self, group: Sequence[lm.Row]) -> dict[str, Any]:
+        return {"rows": group}
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
+        return lm.losses(self.job.language, inputs["rows"]).mean()
