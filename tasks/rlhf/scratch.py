@@ -1,0 +1,147 @@
+"""A small language model from nothing: next-token prediction on dialogues, resumed exactly.
+
+Every batch is a function of seed and step, there is no dropout, and weights, moments and losses are in the checkpoint:
+what is computed after a resume is what an undisturbed training would have computed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as write_tensors
+from torch import Tensor
+
+from engine.checkpoint import Preempted
+from engine.errors import DataError, RetainError
+from tasks.rlhf import lm
+
+if TYPE_CHECKING:
+    from engine.stage import Workspace
+    from tasks.config import Pretraining
+
+BLOCKS = 6  # a tag of this module's draws
+WARMUP = 0.1  # share of the steps
+LAST = 0.1  # of the learning rate, which follows half a cosine
+BETAS, DECAY, LARGEST_GRADIENT = (0.9, 0.95), 0.1, 1.0
+HELD_OUT = 64  # blocks of the validation part
+TENSORS, STATE = "tensors.safetensors", "state.json"
+
+
+def train(
+    config: Pretraining, model: Any, text: lm.Text, pairs: Sequence[tuple[str, str]], workspace: Workspace
+) -> list[float]:
+    """Trains `model` in place on (prompt, reply) pairs; the loss of every step, in nats a token."""
+    blocks = to_blocks(text, pairs, config.length, "train")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=BETAS, weight_decay=DECAY)
+    losses = _restore(model, optimizer, workspace)
+    saved = len(losses)
+    model.train()
+    for step in range(len(losses), config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _schedule(step, config.steps)
+        ids = torch.from_numpy(blocks[_batch(len(blocks), config.batch, step, workspace.seed)]).to(model.device)
+        loss = model(input_ids=ids, labels=ids).loss
+        if not math.isfinite(loss.item()):
+            raise RetainError(
+                f"base: the loss is {loss.item()} at step {step + 1} of {config.steps}; the last good checkpoint is "
+                f"that of step {saved}. Lower stages.base.pretraining.learning_rate"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
+        optimizer.step()
+        losses.append(loss.item())
+        workspace.progress(step + 1, config.steps, loss=loss.item())
+        stopping = workspace.should_stop()
+        if stopping or (step + 1) % config.checkpoint_every == 0:
+            workspace.checkpoints.save(step + 1, _files(model, optimizer, losses))
+            saved = step + 1
+        if stopping:
+            raise Preempted
+    model.eval()
+    return losses
+
+
+@torch.no_grad()
+def held_out(model: Any, text: lm.Text, pairs: Sequence[tuple[str, str]], length: int, batch: int) -> list[float]:
+    """Nats a token of blocks of held-out pairs."""
+    blocks = to_blocks(text, pairs, length, "validation")[:HELD_OUT]
+    losses: list[float] = []
+    for start in range(0, len(blocks), batch):
+        ids = torch.from_numpy(blocks[start : start + batch]).to(model.device)
+        logs = model(input_ids=ids).logits[:, :-1].float().log_softmax(-1)
+        losses += (-logs.gather(2, ids[:, 1:, None])[..., 0].mean(1)).tolist()
+    return losses
+
+
+def to_blocks(text: lm.Text, pairs: Sequence[tuple[str, str]], length: int, part: str) -> NDArray[np.int64]:
+    """(n, length) ids: one dialogue after another, cut into pieces; what is left at the end is dropped."""
+    ids = [token for prompt, reply in pairs for token in (*text.prompt(prompt), *text.reply(reply))]
+    if len(ids) < length:
+        raise DataError(
+            f"dialogues: the part {part} has {len(ids):,} tokens, fewer than the {length} of one block "
+            "(stages.base.pretraining.length). Give more dialogues"
+        )
+    return np.array(ids[: len(ids) // length * length], dtype=np.int64).reshape(-1, length)
+
+
+def _batch(blocks: int, batch: int, step: int, seed: int) -> list[int]:
+    """Places of a step's blocks: epoch after epoch, each in an order of its own."""
+    places = []
+    for place in range(step * batch, (step + 1) * batch):
+        epoch, index = divmod(place, blocks)
+        places.append(int(_order(blocks, epoch, seed)[index]))
+    return places
+
+
+_orders: dict[tuple[int, int, int], NDArray[np.int64]] = {}
+
+
+def _order(blocks: int, epoch: int, seed: int) -> NDArray[np.int64]:
+    key = (blocks, epoch, seed)
+    if key not in _orders:
+        _orders.clear()
+        _orders[key] = np.random.default_rng([seed, BLOCKS, epoch]).permutation(blocks)
+    return _orders[key]
+
+
+def _schedule(step: int, steps: int) -> float:
+    warmup = max(1, round(WARMUP * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return LAST + (1 - LAST) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _files(model: Any, optimizer: torch.optim.AdamW, losses: list[float]) -> dict[str, bytes]:
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"weight.{name}"] = parameter.detach()
+        tensors |= {f"{kind}.{name}": value for kind, value in optimizer.state[parameter].items()}
+    content = {name: value.cpu().contiguous() for name, value in sorted(tensors.items())}
+    return {TENSORS: write_tensors(content), STATE: json.dumps({"losses": losses}).encode()}
+
+
+def _restore(model: Any, optimizer: torch.optim.AdamW, workspace: Workspace) -> list[float]:
+    """Takes up the newest checkpoint, and returns the losses until then."""
+    found = workspace.checkpoints.load()
+    if found is None:
+        return []
+    tensors = read_tensors(found.files[TENSORS])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"weight.{name}"])
+            moments = {kind: tensors[f"{kind}.{name}"] for kind in ("step", "exp_avg", "exp_avg_sq")}
+            # The count of steps stays on the CPU, where AdamW keeps it.
+            optimizer.state[parameter] = {
+                kind: value if kind == "step" else value.to(parameter.device) for kind, value in moments.items()
+            }
+    losses: list[float] = json.loads(found.files[STATE])["losses"]
+    return losses
