@@ -1,0 +1,190 @@
+"""The rule judge against pairs written for it, and that it stands on its own."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.rlhf import rule_judge
+from tasks.rlhf.rule_judge import Parsed, amounts, judge, score, syllables
+
+ROOT = Path(__file__).parents[3]
+# Where the training pairs come from, and what the service refuses.
+OTHERS = ["tasks/rlhf/domain.py", "tasks/rlhf/phrases.py", "tasks/rlhf/prompts.py", "retain/message.py"]
+
+# Written by hand for this test: which of two messages is better, and by what kind of difference.
+PAIRS = [json.loads(line) for line in Path(__file__).with_name("rule_judge_pairs.jsonl").read_text().splitlines()]
+PROMPT = "Please write a few lines to a subscriber who has been here for 14 months and pays 74.20 a month."
+MONTHS = 3
+
+NUMBERS = {*rule_judge._NUMBERS, "hundred"}
+
+GOOD = "Hello, we know your bill is high, so we can take 20% off it for three months. Would that suit you? Just reply."
+
+
+def better(pair: dict[str, Any]) -> bool:
+    offer, situation = pair["offer"], pair["situation"]
+    return score(PROMPT, pair["better"], offer, situation, MONTHS) > score(
+        PROMPT, pair["worse"], offer, situation, MONTHS
+    )
+
+
+def test_it_prefers_the_better_of_pairs_written_by_hand() -> None:
+    wrong = [pair for pair in PAIRS if not better(pair)]
+    asked, missed = Counter(pair["kind"] for pair in PAIRS), Counter(pair["kind"] for pair in wrong)
+    print({kind: f"{asked[kind] - missed[kind]}/{asked[kind]}" for kind in asked})
+    assert len(PAIRS) >= 60
+    assert 1 - len(wrong) / len(PAIRS) >= 0.9, wrong
+
+
+def test_no_kind_of_difference_is_missed_altogether() -> None:
+    kinds = {pair["kind"] for pair in PAIRS}
+    assert kinds == {pair["kind"] for pair in PAIRS if better(pair)}
+
+
+def test_two_decent_messages_seldom_tie() -> None:
+    scores = [score(PROMPT, pair["better"], pair["offer"], pair["situation"], MONTHS) for pair in PAIRS]
+    assert len(set(scores)) == len(scores)
+
+
+def test_no_agreeable_word_makes_up_for_an_unsafe_one() -> None:
+    plain = "Your bill is 20% lower for three months. Please reply."
+    for unsafe in (
+        "Only fools pay more.",
+        "It is guaranteed forever.",
+        "Hurry, it expires at midnight.",
+        "Or 40% off.",
+    ):
+        said = f"Hello and thank you! We care about your budget and your costs. {GOOD} {unsafe} Please tell us."
+        assert score(PROMPT, said, 20, "price", MONTHS) < score(PROMPT, plain, 20, "price", MONTHS), unsafe
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("10 or 20 percent", [(10, "percent"), (20, "percent")]),
+        ("ten to fifteen per cent", [(10, "percent"), (15, "percent")]),
+        ("one hundred per cent", [(100, "percent")]),
+        ("twenty-five pct", [(25, "percent")]),
+        ("10,5 % and 1,000 dollars", [(10.5, "percent"), (1000, "money")]),
+        ("１０％ or ½ off", [(10, "percent"), (50, "percent")]),
+        (
+            "half price, a fifth off, two thirds off",
+            [(50, "percent"), (20, "percent"), (pytest.approx(200 / 3), "percent")],
+        ),
+        ("20 off", [(20, "percent")]),
+        ("1\u200b0%", [(10, "percent")]),
+        ("$5 and 7.50 euros", [(5, "money"), (7.5, "money")]),
+        ("a 3-month break, then for a year", [(3, "months"), (12, "months")]),
+        ("three weeks", [(21, "days")]),
+        ("24/7, one of us, 70 a month, half an hour", []),
+    ],
+)
+def test_amounts_are_read_in_digits_and_words(text: str, found: list[tuple[float, str]]) -> None:
+    assert [(amount.value, amount.kind) for amount in amounts(Parsed.of(text).tokens)] == found
+
+
+def test_syllables_are_those_of_a_dictionary() -> None:
+    known = {"the": 1, "people": 2, "monthly": 2, "service": 2, "discount": 2, "offered": 2, "reply": 2, "technical": 3,
+             "situation": 4, "area": 3, "created": 3, "idea": 3, "flexible": 3, "bills": 1, "changes": 2}  # fmt: skip
+    right = sum(syllables(word) == count for word, count in known.items())
+    assert right >= len(known) - 3
+
+
+def test_numbers_of_the_prompt_are_no_promise() -> None:
+    said = "You have been here for 14 months. We can take 20% off for three months."
+    assert judge(PROMPT, said, 20, "price", MONTHS)["term"] == 1
+    assert judge("Write to a customer.", said.replace("have been here", "stay"), 20, "price", MONTHS)["term"] < 0
+
+
+def test_components_are_those_of_the_rules_and_bounded() -> None:
+    texts = [
+        "",
+        " ",
+        "?",
+        "A",
+        "%%%",
+        "10%",
+        "\u200b",
+        "word " * 500,
+        "!" * 50,
+        GOOD,
+        GOOD * 30,
+        "http://a.b 0123456789 \U0001f389",
+    ]
+    for text in texts + [pair["worse"] for pair in PAIRS]:
+        found = judge(PROMPT, text, 20, "price", MONTHS)
+        assert list(found) == list(rule_judge.RULES)
+        assert all(-1 <= value <= 1 for value in found.values()), (text, found)
+
+
+def test_an_empty_reply_is_worse_than_any_decent_one() -> None:
+    assert score(PROMPT, "", 20, "price", MONTHS) < score(PROMPT, "20% off. Reply.", 20, "price", MONTHS)
+
+
+def test_an_unknown_situation_is_refused() -> None:
+    with pytest.raises(ValueError, match="'weather'"):
+        judge(PROMPT, GOOD, 20, "weather", MONTHS)
+
+
+def test_it_imports_the_standard_library_alone() -> None:
+    imported = set()
+    for node in ast.walk(source("tasks/rlhf/rule_judge.py")):
+        if isinstance(node, ast.Import):
+            imported |= {name.name.split(".")[0] for name in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add(str(node.module).split(".")[0])
+    assert imported <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_it_shares_no_four_words_with_what_it_judges(other: str) -> None:
+    if not (ROOT / other).exists():
+        pytest.skip(f"there is no {other}")
+    shared = phrases("tasks/rlhf/rule_judge.py") & phrases(other)
+    assert not shared
+
+
+def test_the_digest_is_of_the_code_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = Path(rule_judge.__file__).read_text()
+    digests = []
+    for changed in (
+        code,
+        code.replace("# -- words", "# -- other words"),
+        code.replace('"insult": (-', '"insult": (-1'),
+    ):
+        (tmp_path / "judge.py").write_text(changed)
+        monkeypatch.setattr(rule_judge, "__file__", str(tmp_path / "judge.py"))
+        digests.append(rule_judge.digest())
+    assert digests[0] == digests[1] != digests[2]
+
+
+def source(path: str) -> ast.Module:
+    return ast.parse((ROOT / path).read_text())
+
+
+def phrases(path: str) -> set[tuple[str, ...]]:
+    """Every four words in a row of a file's strings, documentation and numbers apart."""
+    tree = source(path)
+    documented = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    found: set[tuple[str, ...]] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
+            for part in re.split(r"[,.;:!?\n]", node.value.lower()):
+                words = [word for word in re.findall(r"[a-z']+", part) if word not in NUMBERS]
+                found |= set(zip(*(words[at:] for at in range(4))))
+    return found
