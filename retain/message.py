@@ -1,18 +1,20 @@
 """What a customer is told: situations, the bank of messages, and the rules that every message keeps.
 
-A bank is a list of {situation, offer, text, source, score}: templates now, texts of a language model later, in the
-same place. A text has slots ({offer}, {months}), so no amount is ever written by hand or by a model. The rules
-(retain.rules) are asked about a whole bank when it is released, and again about each message when it is sent.
+A bank is a list of {situation, offer, text, source, score}: templates, or texts of a language model. A text has slots
+({offer}, {months}, {name}), so no amount is ever written by hand or by a model. The rules (retain.rules) are asked
+about a whole bank when it is released, and again about each message when it is sent. Who writes and how to opt out
+stand below every message (footer): fixed text, no writer's.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-from retain.rules import MAX_LENGTH, MIN_LENGTH, broken_rules, check, unsafe
+from retain.rules import MAX_LENGTH, MIN_LENGTH, broken_rules, check, number, numbers, unsafe
 
 __all__ = [
     "MAX_LENGTH",
@@ -21,11 +23,15 @@ __all__ = [
     "TEMPLATES",
     "Bank",
     "Entry",
+    "Message",
     "MessageError",
     "broken_rules",
     "check",
+    "find",
+    "footer",
     "render",
     "situation",
+    "slots",
     "template_bank",
     "unsafe",
 ]
@@ -48,6 +54,14 @@ SETTLED_MONTHS = 12  # beyond it a short tenure explains nothing to the customer
 
 class MessageError(ValueError):
     """A bank or a text that can't be used: which entry, what is wrong."""
+
+
+class Message(NamedTuple):
+    """What is said to one customer; `source` is the bank entry's."""
+
+    situation: str
+    text: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -96,16 +110,89 @@ _SLOT = re.compile(r"\{([^{}]*)\}")
 _MONTHS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
-def render(text: str, offer: int, months: int) -> str:
-    """The text with its slots filled. Raises MessageError for a slot that doesn't exist."""
-    slots = {"offer": f"{offer}%", "months": "one month" if months == 1 else f"{_MONTHS[months]} months"}
+MAX_NAME, MAX_SENDER, MAX_ADDRESS = 40, 60, 120
+NEUTRAL = "customer"  # whom a message addresses whose name isn't known, or can't be said
+NEUTRAL_GREETED = "there"  # and right after these words:
+_GREETED = re.compile(r"\b(?:hello|hey|hi)[ ,]*$", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z]+(?:[ '-][A-Za-z]+){0,3}")
 
+
+def render(text: str, offer: int, months: int, name: str | None = None) -> str:
+    """The text with its slots filled. Raises MessageError for a slot that doesn't exist.
+
+    No name can make a message break a rule that it keeps without: then a neutral word stands in its place.
+    """
+    neutral = _filled(text, offer, months, None)
+    known = None if name is None or "{name}" not in text else clean_name(name)
+    if known is None:
+        return neutral
+    named = _filled(text, offer, months, known)
+    return neutral if broken_rules(named, offer, months) else named
+
+
+def clean_name(name: str) -> str | None:
+    """A name in plain letters, without accents; None for what is no name by its letters or its length."""
+    bare = "".join(c for c in unicodedata.normalize("NFD", name[: 2 * MAX_NAME]) if unicodedata.category(c) != "Mn")
+    bare = bare.replace("\u2019", "'").strip()
+    if len(name) > 2 * MAX_NAME or len(bare) > MAX_NAME or not _NAME.fullmatch(bare):
+        return None
+    return bare.title() if bare.isupper() and len(bare) > 2 else bare
+
+
+def _filled(text: str, offer: int, months: int, name: str | None) -> str:
     def fill(match: re.Match[str]) -> str:
-        if match[1] not in slots:
-            raise MessageError(f"slot {match[0][:20]!r} is none of {', '.join(slots)}")
-        return slots[match[1]]
+        if match[1] == "offer":
+            return f"{offer}%"
+        if match[1] == "months":
+            return "one month" if months == 1 else f"{_MONTHS[months]} months"
+        if match[1] == "name":
+            return name or (NEUTRAL_GREETED if _GREETED.search(text, 0, match.start()) else NEUTRAL)
+        raise MessageError(f"slot {match[0][:20]!r} is none of offer, months, name")
 
     return _SLOT.sub(fill, text)
+
+
+_PERCENTAGE = re.compile(
+    r"(?<![\w.,%-])(?P<number>\d{1,3}|[a-z]+(?:[ -][a-z]+)?) ?-?(?:%|per ?-?cent\b)", re.IGNORECASE
+)
+_MONTHS_SAID = re.compile(r"(?<![\w.,%-])(?P<number>\d{1,2}|[a-z]+)[ -](?P<unit>months?)\b(?!-)", re.IGNORECASE)
+
+
+def slots(text: str, offer: int, months: int) -> str | None:
+    """A model's text as a bank's: {offer} for every mention of exactly that percentage, {months} for the duration.
+
+    None if it holds a number besides (but for the word "one"), a slot or a brace of its own, or if what it renders to
+    breaks a rule: amounts come from slots alone.
+    """
+    if "{" in text or "}" in text:
+        return None
+
+    def percentage(match: re.Match[str]) -> str:
+        # "off ten percent": the word before a number was matched as its tens.
+        before, _, last = match["number"].rpartition(" ")
+        for said, kept in ((match["number"], ""), (last, f"{before} " if before else "")):
+            if offer and number(said) == offer:
+                return f"{kept}{{offer}}"
+        return match[0]
+
+    def duration(match: re.Match[str]) -> str:
+        plural = match["unit"].lower().endswith("s")
+        return "{months}" if number(match["number"]) == months and plural == (months != 1) else match[0]
+
+    found = _MONTHS_SAID.sub(duration, _PERCENTAGE.sub(percentage, text))
+    if numbers(_SLOT.sub(" ", found)):
+        return None
+    return None if check(render(found, offer, months), offer, months) else found
+
+
+def footer(sender_name: str, sender_address: str) -> str:
+    """What stands below every message: how to opt out, and who writes. Raises MessageError for what can't be shown."""
+    for what, said, most in (("name", sender_name, MAX_SENDER), ("address", sender_address, MAX_ADDRESS)):
+        if type(said) is not str or not 0 < len(said) <= most or said != said.strip():
+            raise MessageError(f"the sender's {what} wants 1 to {most} characters, without spaces around them")
+        if not said.isprintable() or set("<>{}") & set(said):
+            raise MessageError(f"the sender's {what} holds a character that can't be shown, or one of <>{{}}")
+    return f"Reply STOP to opt out. {sender_name}, {sender_address}"
 
 
 class Bank:
@@ -126,20 +213,37 @@ class Bank:
     def to_json(self) -> list[dict[str, Any]]:
         return [entry.as_dict() for entry in self.entries]
 
-    def message(self, situation: str, offer: int, months: int) -> tuple[str, str] | None:
-        """(situation, text) of the best message that keeps the rules; the default situation's when there is none.
-
-        None only for an offer that the bank doesn't cover.
-        """
-        for name in (situation, "default"):
-            for entry in self._found.get((name, offer), ()):
-                text = render(entry.text, offer, months)
-                if not check(text, offer, months):
-                    return name, text
+    def best(self, situation: str, offer: int, months: int, name: str | None = None) -> Message | None:
+        """The best message of exactly that situation and offer that keeps the rules."""
+        for entry in self._found.get((situation, offer), ()):
+            text = render(entry.text, offer, months, name)
+            if not broken_rules(text, offer, months):
+                return Message(situation, text, entry.source)
         return None
 
-    def problems(self, offers: Sequence[int], months: int) -> list[str]:
-        """Everything that keeps this bank from being released: broken rules, and what it has no message for."""
+    def ranked(self, scores: Mapping[str, float]) -> Bank:
+        """The same messages by other scores (text -> score); one without keeps its own, behind all that have one."""
+        known = {entry.text: scores[entry.text] for entry in self.entries if entry.text in scores}
+        lowest = min(known.values(), default=0.0)
+        highest = max((entry.score for entry in self.entries if entry.text not in known), default=0.0)
+        return Bank(
+            [
+                replace(entry, score=known.get(entry.text, lowest - 1.0 + min(0.0, entry.score - highest)))
+                for entry in self.entries
+            ]
+        )
+
+    def gaps(self, offers: Sequence[int]) -> list[str]:
+        """What the bank has no message for."""
+        found = []
+        for name in SITUATIONS:
+            missing = [str(offer) for offer in offers if (name, offer) not in self._found]
+            if missing:
+                found.append(f"situation {name}: no message for {', '.join(missing)} %")
+        return found
+
+    def problems(self, months: int) -> list[str]:
+        """The rules that its messages break."""
         found = []
         for i, entry in enumerate(self.entries):
             where = f"message {i} ({entry.situation}, {entry.offer} %)"
@@ -148,11 +252,19 @@ class Bank:
             except MessageError as error:
                 broken = [str(error)]
             found += [f"{where}: {rule}" for rule in broken]
-        for name in SITUATIONS:
-            missing = [str(offer) for offer in offers if (name, offer) not in self._found]
-            if missing:
-                found.append(f"situation {name}: no message for {', '.join(missing)} %")
         return found
+
+
+def find(banks: Sequence[Bank], situation: str, offer: int, months: int, name: str | None = None) -> Message | None:
+    """The best message of the first bank that has one for the situation, or else for the default one.
+
+    None only for an offer that no bank covers.
+    """
+    for wanted in (situation, "default"):
+        for bank in banks:
+            if (found := bank.best(wanted, offer, months, name)) is not None:
+                return found
+    return None
 
 
 def _entry(item: object, where: str) -> Entry:

@@ -1,7 +1,7 @@
 """A release as it is read: by the stage that makes it, to see that it can be, and by the service.
 
 All that decides about a customer is here: the table's description, two scorers, the bridge, the terms with the
-baseline's rule, the learned policy if there is one, and the bank of messages. It is loaded from plain files
+baseline's rule, the learned policy if there is one, and the banks of messages. It is loaded from plain files
 (name -> path); where they lie and whether their hashes hold is the caller's affair.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,7 +37,7 @@ from retain.decision import (
     seen_columns,
 )
 from retain.features import Featurizer
-from retain.message import Bank, MessageError, situation
+from retain.message import Bank, Message, MessageError, find, footer, situation
 from retain.policy import Policy, PolicyError
 from retain.score import Floats, ModelError, Scorer
 from retain.wallet import Wallet
@@ -47,7 +48,17 @@ PARTS = {
     "risk": (*Scorer.FILES, "schema.json"),
     "accept": (*Scorer.FILES, "schema.json", "bridge.json"),
     "decision": ("policy.json",),
+    "sft": ("sft.json",),
+    "rlhf": ("rlhf.json",),
 }
+# Whose artifact a part is, and whose criteria decide about it, where that isn't the stage of its name.
+STAGE_OF = {"sft": "messages", "rlhf": "messages"}
+JUDGED_BY = {"sft": ("sft",), "rlhf": ("rm", "text_eval", "messages")}
+# Banks of messages: which ones an arm speaks from, the first that has one for the customer. The templates are always
+# there.
+TEMPLATES = "template"
+SPEAKS: Mapping[Arm, tuple[str, ...]] = {"baseline": ("sft", TEMPLATES), "learned": ("rlhf", "sft", TEMPLATES)}
+SCORES = "scores.json"  # of an artifact of `messages`: {text: score}
 TERMS = "terms.json"
 # Without these there is nothing to serve; what else fails its criteria is left out.
 REQUIRED = ("risk", "accept")
@@ -62,7 +73,8 @@ class Release:
     """`versions` holds a digest of each part's content. `has_bank_columns`: a customer has all that `accept` asks.
 
     `policy` is None where the learned one is left out; `left_out` and `overrides` are what release.json says of parts
-    that missed criteria. `replaced`: the parts that are not the release's own.
+    that missed criteria. `banks`: the templates, and of `sft` and `rlhf` those that are there. `footer` stands below
+    every message. `replaced`: the parts that are not the release's own.
     """
 
     experiment: str
@@ -72,7 +84,8 @@ class Release:
     bridge: Bridge
     terms: Terms
     policy: Policy | None
-    bank: Bank
+    banks: Mapping[str, Bank]
+    footer: str
     versions: Mapping[str, str]
     has_bank_columns: bool
     left_out: tuple[Mapping[str, Any], ...] = ()
@@ -137,12 +150,17 @@ class Release:
 
     def message(
         self, decision: Decision, reasons: list[tuple[str, float]], values: Mapping[str, object]
-    ) -> tuple[str, str] | None:
-        """(situation, text) of a contact; None without contact."""
+    ) -> Message | None:
+        """What is said in a contact, with the footer, from the banks of the arm that decided; None without contact."""
         if decision.offer is None:
             return None
         name = situation(self.spec.roles, reasons, values)
-        return self.bank.message(name, decision.offer, self.terms.offers.months)
+        found = find(self._spoken[decision.arm], name, decision.offer, self.terms.offers.months)
+        return None if found is None else found._replace(text=f"{found.text}\n{self.footer}")
+
+    @cached_property
+    def _spoken(self) -> Mapping[Arm, tuple[Bank, ...]]:
+        return {arm: tuple(self.banks[name] for name in names if name in self.banks) for arm, names in SPEAKS.items()}
 
 
 def load(files: Mapping[str, Path]) -> Release:
@@ -155,20 +173,23 @@ def load(files: Mapping[str, Path]) -> Release:
     policy = None
     try:
         terms = Terms.from_json(_json(files, "decision.json"))
-        bank = Bank.from_json(_json(files, "messages.json"))
+        templates, below = _messages(_json(files, "messages.json"), terms)
+        banks = {TEMPLATES: templates}
+        for part in STAGE_OF:
+            if f"{part}/{part}.json" in files:
+                banks[part] = _bank(files, part, terms)
         risk, accept = (Scorer.load(files, f"{part}/") for part in REQUIRED)
         bridge = Bridge(_json(files, "accept/bridge.json"), spec)
         if "decision/policy.json" in files:
             policy = _policy(files, "decision/policy.json", spec, terms)
     except (DecisionError, MessageError, ModelError) as error:
         raise ReleaseError(str(error)) from None
-    if problems := bank.problems(terms.offers.levels, terms.offers.months):
-        raise ReleaseError(f"messages.json: {problems[0]}")
     _suits(risk, spec)
     versions = {part: digest(files, part) for part in REQUIRED}
     versions |= {name: _sha(files[f"{name}.json"])[:12] for name in ("messages", "decision")}
     if policy is not None:
         versions["policy"] = digest(files, "decision")
+    versions |= {part: digest(files, part) for part in banks if part != TEMPLATES}
     return Release(
         experiment=about["experiment"],
         spec=spec,
@@ -177,7 +198,8 @@ def load(files: Mapping[str, Path]) -> Release:
         bridge=bridge,
         terms=terms,
         policy=policy,
-        bank=bank,
+        banks=banks,
+        footer=below,
         versions=versions,
         has_bank_columns=set(accept.featurizer.columns) <= set(spec.columns),
         left_out=_objects(about.get("left_out", []), "left_out", {"part", "digest", "missed"}),
@@ -186,17 +208,24 @@ def load(files: Mapping[str, Path]) -> Release:
 
 
 def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release:
-    """The release with its `risk`, `accept` or `decision` taken from that stage's own artifact. Raises ReleaseError.
+    """The release with a part of PARTS, or the banks' scores, from the artifact of their stage. Raises ReleaseError.
 
     Of `decision` the policy alone is taken: terms and threshold stay the release's, and it must have been trained for
-    the same offers and the same cap.
+    the same offers and the same cap. `scores` orders the messages of the banks that are there.
     """
     here = {f"{part}/{name}": path for name, path in files.items()}
+    versions = dict(release.versions)
     try:
         if part == "decision":
             policy = _policy(here, "decision/policy.json", release.spec, release.terms)
             _same_terms(_json(here, f"decision/{TERMS}"), release.terms)
             changed = replace(release, policy=policy)
+        elif part == "scores":
+            scores = _scores(_json(here, f"scores/{SCORES}"))
+            ranked = {name: bank.ranked(scores) for name, bank in release.banks.items() if name != TEMPLATES}
+            changed = replace(release, banks={**release.banks, **ranked})
+        elif part in STAGE_OF:
+            changed = replace(release, banks={**release.banks, part: _bank(here, part, release.terms)})
         else:
             scorer = Scorer.load(here, f"{part}/")
             if part == "risk":
@@ -209,9 +238,12 @@ def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release
                     bridge=Bridge(_json(here, f"{part}/bridge.json"), release.spec),
                     has_bank_columns=set(scorer.featurizer.columns) <= set(release.spec.columns),
                 )
-    except (DecisionError, ModelError) as error:
+    except (DecisionError, MessageError, ModelError) as error:
         raise ReleaseError(str(error)) from None
-    versions = {**release.versions, "policy" if part == "decision" else part: digest(here, part)}
+    if part == "scores":
+        versions[part] = _sha(here[f"scores/{SCORES}"])[:12]
+    else:
+        versions["policy" if part == "decision" else part] = digest(here, part)
     return replace(changed, versions=versions, replaced=(*release.replaced, part))
 
 
@@ -223,6 +255,43 @@ def digest(files: Mapping[str, Path], part: str) -> str:
             raise ReleaseError(f"{part}/{name}: is missing")
         total.update(f"{name} {_sha(files[f'{part}/{name}'])}\n".encode())
     return total.hexdigest()[:12]
+
+
+def _messages(content: object, terms: Terms) -> tuple[Bank, str]:
+    """The templates, one for every situation and offer, and what stands below each message."""
+    if not isinstance(content, dict) or set(content) != {"sender", "templates"}:
+        raise ReleaseError("messages.json: wants sender and templates; an older release: run `make train.all` again")
+    sender = content["sender"]
+    if not isinstance(sender, dict) or set(sender) != {"name", "address"}:
+        raise ReleaseError("messages.json: sender wants name and address")
+    try:
+        below = footer(sender["name"], sender["address"])
+    except MessageError as error:
+        raise ReleaseError(f"messages.json: {error}") from None
+    bank = Bank.from_json(content["templates"])
+    if problems := bank.problems(terms.offers.months) + bank.gaps(terms.offers.levels):
+        raise ReleaseError(f"messages.json: {problems[0]}")
+    return bank, below
+
+
+def _bank(files: Mapping[str, Path], part: str, terms: Terms) -> Bank:
+    """A bank that a language model wrote; it may be empty, or lack situations and offers."""
+    name = f"{part}/{part}.json"
+    bank = Bank.from_json(_json(files, name), name)
+    if problems := bank.problems(terms.offers.months):
+        raise ReleaseError(f"{name}: {problems[0]}")
+    return bank
+
+
+def _scores(content: object) -> dict[str, float]:
+    try:
+        if isinstance(content, dict) and all(type(score) in (int, float) for score in content.values()):
+            scores = {text: float(score) for text, score in content.items()}
+            if all(map(math.isfinite, scores.values())):
+                return scores
+    except OverflowError:  # an integer beyond floats
+        pass
+    raise ReleaseError(f"{SCORES}: wants a number for each text")
 
 
 def _policy(files: Mapping[str, Path], name: str, spec: DatasetSpec, terms: Terms) -> Policy:

@@ -195,8 +195,8 @@ _DISCOUNT = _words(
     rf"(?:bring|get|cut|take|push)(?:s|ting|ing)? (?:\w+ ){{0,2}}{_PRICE} (?:down|lower)",
 )  # fmt: skip
 
-# Phrases that hold a word of the lists above and mean no harm. Before anything is looked for, each is replaced by a word
-# that means nothing; what stands around it is judged as before. None leaves a gap for words of the writer's choice.
+# Phrases that hold a word of the lists above and mean no harm. Before anything is looked for, each is replaced by a
+# word that means nothing; what stands around it is judged as before. None has a gap for words of the writer's choice.
 _IDENTIFIER = (
     r"(?:(?:customer|account|contract|phone|card|reference) (?:number|id|code)s?|passwords?|pin|iban|date of birth)"
 )
@@ -259,6 +259,22 @@ _HARMLESS = _words(
 )  # fmt: skip
 _SHOUTED = re.compile(r"!\s*!|\b[A-Z]{6,}\b")
 _CAPITALS = re.compile(r"\b[A-Z]{4,}\b")
+
+
+def numbers(text: str) -> list[str]:
+    """Every number of a text, in digits or in English words, but for the word "one", which mostly counts nothing."""
+    low = _APOSTROPHES.sub("", text.lower())
+    words = [match[0] for match in _NUMBER_WORD.finditer(low) if match[0] != "one"]
+    return [match[0] for match in re.finditer(r"\d[\d.,]*", low)] + words
+
+
+def number(words: str) -> int | None:
+    """The value of a whole number in digits or in English words up to a hundred; None for anything else."""
+    low = words.lower().strip()
+    if re.fullmatch(r"[0-9]{1,3}", low):
+        return int(low)
+    match = _NUMBER_WORD.fullmatch(low)
+    return None if match is None else _value(match)
 
 
 def check(text: str, offer: int, months: int | None = None) -> list[str]:

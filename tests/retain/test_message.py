@@ -18,6 +18,7 @@ from retain.message import (
     Entry,
     MessageError,
     check,
+    find,
     render,
     situation,
     template_bank,
@@ -30,20 +31,20 @@ GOOD_WITHOUT = "Thank you for being with us. If there is something that we could
 
 def test_every_situation_has_a_good_template_for_every_offer() -> None:
     bank = template_bank(OFFERS)
-    assert bank.problems(OFFERS, 6) == []
+    assert bank.problems(6) + bank.gaps(OFFERS) == []
     assert {(entry.situation, entry.offer) for entry in bank.entries} == {(s, o) for s in SITUATIONS for o in OFFERS}
     for name in SITUATIONS:
         for offer in OFFERS:
-            found = bank.message(name, offer, 6)
+            found = bank.best(name, offer, 6)
             assert found is not None
-            assert found[0] == name
-            assert (f"{offer}%" in found[1]) == (offer > 0)
-            assert "{" not in found[1]
+            assert (found.situation, found.source) == (name, "template")
+            assert (f"{offer}%" in found.text) == (offer > 0)
+            assert "{" not in found.text
 
 
 @pytest.mark.parametrize("months", range(1, 13))
 def test_templates_state_the_offer_s_own_duration(months: int) -> None:
-    assert template_bank(OFFERS).problems(OFFERS, months) == []
+    assert template_bank(OFFERS).problems(months) == []
     assert check(render(TEMPLATES["price"][0], 10, months), 10, months % 12 + 1) != []
 
 
@@ -198,9 +199,9 @@ def test_no_other_number_gets_through(number: int) -> None:
     assert allowed == (number == 10)
 
 
-@pytest.mark.parametrize("slot", ["{name}", "{offer.__class__}", "{0}", "{}", "{offer!r}", "{offer:>9}"])
+@pytest.mark.parametrize("slot", ["{amount}", "{offer.__class__}", "{0}", "{}", "{offer!r}", "{offer:>9}"])
 def test_a_slot_that_does_not_exist_is_refused(slot: str) -> None:
-    with pytest.raises(MessageError, match="is none of offer, months"):
+    with pytest.raises(MessageError, match="is none of offer, months, name"):
         render(f"Take {slot} off.", 10, 6)
 
 
@@ -212,19 +213,37 @@ def test_the_best_message_that_keeps_the_rules_is_sent() -> None:
     better = GOOD.replace("Thank you", "Many thanks to you")
     bad = GOOD.replace("10%", "20%")
     bank = Bank([entry(GOOD, 0.1), entry(bad, 0.9), entry(better, 0.5)])
-    assert bank.message("price", 10, 6) == ("price", better)
-    assert any("message 1 (price, 10 %): the only percentage" in problem for problem in bank.problems([10], 6))
+    assert bank.best("price", 10, 6) == ("price", better, "test")
+    assert any("message 1 (price, 10 %): the only percentage" in problem for problem in bank.problems(6))
 
 
 def test_a_situation_without_a_good_message_speaks_as_by_default() -> None:
     bank = Bank([entry(GOOD.replace("10%", "20%")), entry(GOOD, situation="default")])
-    assert bank.message("price", 10, 6) == ("default", GOOD)
-    assert bank.message("support", 10, 6) == ("default", GOOD)
-    assert bank.message("support", 5, 6) is None
+    assert bank.best("price", 10, 6) is None
+    assert find([bank], "price", 10, 6) == ("default", GOOD, "test")
+    assert find([bank], "support", 10, 6) == ("default", GOOD, "test")
+    assert find([bank], "support", 5, 6) is None
+
+
+def test_the_first_bank_that_has_a_message_speaks() -> None:
+    first, second = Bank([entry(GOOD)]), Bank([entry(GOOD), entry(GOOD, situation="support")])
+    other = Bank([Entry("price", 10, GOOD, "other", 9.0), Entry("new", 10, GOOD, "other", 0.0)])
+    assert find([first, other], "price", 10, 6) == ("price", GOOD, "test")
+    assert find([first, second, other], "support", 10, 6) == ("support", GOOD, "test")
+    assert find([Bank([]), other], "new", 10, 6) == ("new", GOOD, "other")
+
+
+def test_other_scores_order_a_bank_anew() -> None:
+    better = GOOD.replace("Thank you", "Many thanks to you")
+    unknown = GOOD.replace("Thank you", "Our thanks to you")
+    bank = Bank([entry(GOOD, 0.9), entry(better, 0.1), entry(unknown, 50.0)])
+    ranked = bank.ranked({GOOD: -7.0, better: 3.0, "another": 99.0})
+    assert sorted((one.score, one.text) for one in ranked.entries) == [(-8.0, unknown), (-7.0, GOOD), (3.0, better)]
+    assert ranked.best("price", 10, 6) == ("price", better, "test")
 
 
 def test_what_a_bank_lacks_is_named() -> None:
-    problems = Bank([entry(GOOD)]).problems([0, 10], 6)
+    problems = Bank([entry(GOOD)]).gaps([0, 10])
     assert "situation price: no message for 0 %" in problems
     assert "situation new: no message for 0, 10 %" in problems
 
