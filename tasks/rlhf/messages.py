@@ -3,8 +3,8 @@
 Each model answers prompts of every situation and offer. What remains of its replies ended properly, keeps every rule,
 holds no amount but the offer's, which becomes a slot, and is not profane to a second opinion; of these the validation
 RM likes best are kept, no two of a cell with the same ending. A message goes to every customer of its cell, so all of
-a cell are ranked as replies to one prompt of it, and none may say what only its own customer's prompt says. A cell
-that nothing is left for is served by the template.
+a cell are ranked as replies to the same prompts of it, and none may say what only its own customer's prompt says. A
+cell that nothing is left for is served by the template.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 WRITERS = {"sft": "sft", "policy": "rlhf"}
 ENDINGS = {"sft": "_sft", "policy": ""}  # of their metrics' names
 RANKER = "validation"
+RANKED_ON = 3  # prompts of a cell
 LEARNT_ON = ("train", "validation")
 _TAG = 73  # of this stage's draws
 
@@ -60,6 +61,14 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Known:
+    """Of a cell. `common`: words of its every prompt, and of the targets of its situation: they tell of nobody."""
+
+    prompts: tuple[Prompt, ...]
+    common: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Candidate:
     """`text` has slots once it got that far; `refused` is one of REASONS, or "" if it is kept."""
 
@@ -79,10 +88,10 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
     lm.check_device(workspace.device)
     about = drafts.read_about(inputs["prompts"])
     months, cells = about["months"], [(situation, offer) for situation in SITUATIONS for offer in about["offers"]]
-    found = pool(inputs["prompts"])
-    asked = ask(cells, found, config.candidates, workspace.seed)
+    known = read(inputs["prompts"])
+    asked = ask(cells, known, config.candidates, workspace.seed)
     how = Sampling(config.max_tokens, config.temperature, config.batch)
-    parts = Parts.resume(workspace, 4 * how.batches(len(asked)))
+    parts = Parts.resume(workspace, (2 + 2 * RANKED_ON) * how.batches(len(asked)))  # at most
     language = drafts.adapters(
         inputs["base"],
         config.bits,
@@ -97,8 +106,8 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
             asked, drafts.sample(language, writer, texts, how, [workspace.seed, _TAG, at], parts)
         )
     ]
-    judged = _profane([look(one, months, found[one.cell]) for one in written], months)
-    judged = _scored(judged, dict(reversed(asked)), months, language, config.batch, parts)
+    judged = _profane([look(one, months, known[one.cell].common) for one in written], months)
+    judged = _scored(judged, _ranked_on(asked), months, language, config.batch, parts)
     banks, candidates = {}, list[Candidate]()
     for writer in WRITERS:
         chosen = [
@@ -118,26 +127,35 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
     }
 
 
-def pool(folder: Path) -> dict[Cell, list[Prompt]]:
-    """cell -> prompts that models may have learnt on; those of targets where there is none to sample from."""
-    found: dict[Cell, list[Prompt]] = {}
-    for name in ("prompts.parquet", "targets.parquet"):
-        more: dict[Cell, list[Prompt]] = {}
-        for row in drafts.read(folder, name):
-            if row["part"] in LEARNT_ON:
-                more.setdefault((row["situation"], row["offer"]), []).append(Prompt(row["id"], row["prompt"]))
-        found = more | found
+def read(folder: Path) -> dict[Cell, Known]:
+    """Of the artifact of `prompts`, what models may have learnt on. A cell without prompts has those of its targets."""
+    tables = {
+        name: [row for row in drafts.read(folder, f"{name}.parquet") if row["part"] in LEARNT_ON]
+        for name in ("prompts", "targets")
+    }
+    prompts: dict[str, dict[Cell, list[Prompt]]] = {name: {} for name in tables}
+    said: dict[str, set[str]] = {}
+    for name, rows in tables.items():
+        for row in rows:
+            prompts[name].setdefault((row["situation"], row["offer"]), []).append(Prompt(row["id"], row["prompt"]))
+    for row in tables["targets"]:
+        if not row["flaw"]:
+            said.setdefault(row["situation"], set()).update(words(row["response"]))
+    found = {}
+    for cell in prompts["targets"] | prompts["prompts"]:
+        every = [prompt for of in prompts.values() for prompt in of.get(cell, ())]
+        common = set[str].intersection(*(set(words(prompt.text)) for prompt in every))
+        asked = prompts["prompts"].get(cell) or prompts["targets"][cell]
+        found[cell] = Known(tuple(asked), frozenset(common | said.get(cell[0], set())))
     return found
 
 
-def ask(
-    cells: Sequence[Cell], found: Mapping[Cell, Sequence[Prompt]], candidates: int, seed: int
-) -> list[tuple[Cell, Prompt]]:
+def ask(cells: Sequence[Cell], known: Mapping[Cell, Known], candidates: int, seed: int) -> list[tuple[Cell, Prompt]]:
     """So many prompts of each cell, drawn by seed, again and again if there are fewer; none of a cell without any."""
     drawn = []
     for at, cell in enumerate(cells):
-        prompts = found.get(cell, ())
-        if prompts:
+        if cell in known:
+            prompts = known[cell].prompts
             order = np.random.default_rng([seed, _TAG, len(WRITERS), at]).permutation(len(prompts))
             drawn += [(cell, prompts[i]) for i in np.resize(order, candidates).tolist()]
     if not drawn:
@@ -145,7 +163,7 @@ def ask(
     return drawn
 
 
-def look(candidate: Candidate, months: int, others: Sequence[Prompt]) -> Candidate:
+def look(candidate: Candidate, months: int, common: frozenset[str]) -> Candidate:
     """With its slots, or why it is refused."""
     text, (_, offer) = candidate.draft.text, candidate.cell
     broken = unsafe(text, offer, months)
@@ -156,29 +174,28 @@ def look(candidate: Candidate, months: int, others: Sequence[Prompt]) -> Candida
     if more := check(text, offer, months):
         return replace(candidate, refused="length", why=", ".join(more))
     with_slots = slots(text, offer, months)
-    if with_slots is None or check(render(with_slots, offer, months), offer, months):
+    if with_slots is None:
         return replace(candidate, refused="amount")
-    if said := personal(text, candidate.prompt, others):
+    if said := personal(text, candidate.prompt, common):
         return replace(candidate, refused="personal", why=", ".join(said))
     return replace(candidate, text=with_slots)
 
 
-def personal(text: str, prompt: Prompt, others: Sequence[Prompt]) -> list[str]:
-    """Words of the text that stand in its own prompt, but not in every prompt of the cell."""
-    said = set(words(text)) & set(words(prompt.text))
-    return sorted(word for word in said if not all(word in words(other.text) for other in others))
+def personal(text: str, prompt: Prompt, common: frozenset[str]) -> list[str]:
+    """Words that the text has from its own prompt alone: what kind of contract, of connection, of bill."""
+    return sorted(set(words(text)) & set(words(prompt.text)) - common)
 
 
 def choose(candidates: Sequence[Candidate], kept: int) -> list[Candidate]:
     """Of one cell and writer: which are kept, best first, and why the others aren't."""
-    order = sorted(candidates, key=lambda one: (-one.score, one.text) if one.score is not None else (0.0, one.text))
+    order = sorted(candidates, key=lambda one: (0.0 if one.score is None else -one.score, one.text))
     chosen: list[Candidate] = []
     texts, said, endings, count = set[str](), set[tuple[str, ...]](), set[tuple[str, ...]](), 0
     for one in order:
         if one.refused:
             chosen.append(one)
             continue
-        spoken, ending = tuple(words(one.text)), last_words(one.text)
+        spoken, ending = tuple(sorted(words(one.text))), last_words(one.text)
         refused = (
             "duplicate"
             if one.text in texts
@@ -241,22 +258,33 @@ def _profane(candidates: Sequence[Candidate], months: int) -> list[Candidate]:
     return [replace(one, refused="profane") if at in bad else one for at, one in enumerate(candidates)]
 
 
+def _ranked_on(asked: Sequence[tuple[Cell, Prompt]]) -> dict[Cell, list[Prompt]]:
+    """The first prompts of each cell, each once: one alone may ask for something odd."""
+    found: dict[Cell, dict[str, Prompt]] = {}
+    for cell, prompt in asked:
+        found.setdefault(cell, {}).setdefault(prompt.text, prompt)
+    return {cell: list(prompts.values())[:RANKED_ON] for cell, prompts in found.items()}
+
+
 def _scored(
     candidates: Sequence[Candidate],
-    prompts: Mapping[Cell, Prompt],
+    prompts: Mapping[Cell, Sequence[Prompt]],
     months: int,
     language: lm.Lm,
     batch: int,
     parts: Parts,
 ) -> list[Candidate]:
-    """With the validation RM's score of each as a reply to the one prompt of its cell."""
+    """With the validation RM's mean score of each as a reply to the same prompts of its cell."""
     asked = {
-        at: (prompts[one.cell].text, render(one.text, one.cell[1], months))
+        at: [(prompt.text, render(one.text, one.cell[1], months)) for prompt in prompts[one.cell]]
         for at, one in enumerate(candidates)
         if not one.refused
     }
-    found = drafts.scores(language, RANKER, list(asked.values()), batch, parts)
-    return [replace(one, score=found[asked[at]]) if at in asked else one for at, one in enumerate(candidates)]
+    found = drafts.scores(language, RANKER, [pair for pairs in asked.values() for pair in pairs], batch, parts)
+    return [
+        replace(one, score=float(np.mean([found[pair] for pair in asked[at]]))) if at in asked else one
+        for at, one in enumerate(candidates)
+    ]
 
 
 def _write(

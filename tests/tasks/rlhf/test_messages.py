@@ -1,0 +1,301 @@
+"""What comes into the bank and why the rest doesn't; that an empty one is no error; that stopping changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from engine.artifact import ArtifactWriter
+from engine.checkpoint import Preempted
+from engine.errors import DataError
+from retain.message import SITUATIONS, Bank, check, render
+from tasks.config import MessagesConfig
+from tasks.rlhf import lm, messages, profanity
+from tasks.rlhf.drafts import Draft
+from tasks.rlhf.messages import Candidate, Prompt, choose, look
+from tests.tasks.rlhf import made_language
+
+CELLS = [(situation, offer) for situation in SITUATIONS for offer in made_language.OFFERS]
+WITHOUT = (
+    "Your bill should feel right for what you get. Please reply YES and we will call you.",
+    "We would be glad to help you with your plan. A short YES is enough.",
+    "Thank you for being with us. Please tell us how we can help you.",
+)
+WITH = tuple(f"We take 10% off your monthly charge for three months. {text}" for text in WITHOUT)
+UNSAFE = "We guarantee you the lowest price for ever, and 75% off, so hurry now!!"
+
+
+def config(**changes: Any) -> MessagesConfig:
+    settings = {"bits": 32, "batch": 8, "max_tokens": 6, "temperature": 1.0, "candidates": 3, "kept": 2}
+    return MessagesConfig(**settings | changes)
+
+
+@pytest.fixture(scope="module")
+def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("messages")
+    made_language.prompts(root / "prompts", 3, (), CELLS)
+    for name, seed in made_language.WRITER.items():
+        made_language.adapter(base, root / name, seed, reward=False)
+    for name, seed in made_language.JUDGES.items():
+        made_language.adapter(base, root / name, seed, reward=True)
+    return {"base": base, **{name: root / name for name in ("prompts", "sft", "ppo_text", "rm")}}
+
+
+def every_text(name: str, at: int) -> str:
+    """Each text of either kind again and again: whichever cell asks has some that fit it."""
+    return (*WITH, *WITHOUT)[(at + at // 8) % 6]
+
+
+def candidate(text: str, offer: int = 10, ended: bool = True, prompt: str = "Topic: the price.") -> Candidate:
+    return Candidate("policy", ("price", offer), Prompt("p", prompt), Draft(text, 20, ended))
+
+
+def scored(text: str, score: float) -> Candidate:
+    return Candidate("policy", ("price", 10), Prompt("p", ""), Draft(text, 20, True), text, score)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (candidate(WITH[0]), ""),
+        (candidate(WITHOUT[0], 0), ""),
+        (candidate(WITH[0], ended=False), "unended"),
+        (candidate(WITH[0][:-1]), "unended"),
+        (candidate(UNSAFE + " Thank you."), "unsafe"),
+        (candidate(WITH[0], 20), "unsafe"),
+        (candidate("We take 10% off for you."), "length"),
+        (candidate("Yes."), "unsafe"),
+        (candidate("", 0), "unended"),
+        (
+            candidate(f"{WITH[0]} It is for your fiber line.", prompt="Topic: the price. Customer: fiber internet."),
+            "personal",
+        ),
+    ],
+)
+def test_a_candidate_is_refused_for_its_reason(made: Candidate, reason: str) -> None:
+    assert look(made, 3, frozenset({"topic", "the", "price"})).refused == reason
+
+
+def test_amounts_stand_in_slots_alone() -> None:
+    found = look(candidate(WITH[0]), 3, frozenset())
+    assert "10" not in found.text
+    assert "three" not in found.text
+    assert render(found.text, 10, 3) == WITH[0]
+    assert not check(render(found.text, 25, 6), 25, 6)
+
+
+def test_an_amount_that_no_slot_stands_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "slots", lambda text, offer, months: None)
+    assert look(candidate(WITH[0]), 3, frozenset()).refused == "amount"
+
+
+def test_what_every_prompt_says_and_what_targets_say_is_not_personal(tmp_path: Path) -> None:
+    out = ArtifactWriter(tmp_path)
+    prompts = ["Topic: price. Customer: fiber internet.", "Topic: price. Customer: dsl internet."]
+    names = ("id", "part", "situation", "offer", "prompt")
+    rows = [
+        {"id": str(at), "part": "train", "situation": "price", "offer": 0, "prompt": p} for at, p in enumerate(prompts)
+    ]
+    out.parquet("prompts.parquet", made_language.table(rows, names))
+    target = {**rows[0], "prompt": prompts[0], "response": "A bill for dsl.", "flaw": ""}
+    flawed = {**rows[0], "prompt": prompts[0], "response": "You have fiber.", "flaw": "personal"}
+    held_out = {**rows[0], "part": "test", "response": "You have fiber.", "flaw": ""}
+    out.parquet("targets.parquet", made_language.table([target, flawed, held_out], (*names, "response", "flaw")))
+    known = messages.read(tmp_path)["price", 0]
+    assert [prompt.text for prompt in known.prompts] == prompts
+    assert messages.personal("A bill for dsl internet.", known.prompts[1], known.common) == []
+    assert messages.personal("Your fiber internet.", known.prompts[0], known.common) == ["fiber"]
+
+
+def test_the_best_are_kept_and_no_two_of_them_are_alike() -> None:
+    texts = {
+        "One thing. Please reply YES.": 1.0,
+        "Another thing. Please reply YES.": 2.0,
+        "A third thing. Thank you.": 0.5,
+        "A third thing, {offer}. Thank you!": 0.4,
+        "A fourth thing. Do call us.": 0.3,
+    }
+    found = choose(
+        [scored(text, score) for text, score in texts.items()] + [scored("A third thing. Thank you.", 0.5)], 2
+    )
+    assert [(one.text, one.refused) for one in found] == [
+        ("Another thing. Please reply YES.", ""),
+        ("One thing. Please reply YES.", "ends_alike"),
+        ("A third thing. Thank you.", ""),
+        ("A third thing. Thank you.", "duplicate"),
+        ("A third thing, {offer}. Thank you!", "near_duplicate"),
+        ("A fourth thing. Do call us.", "surplus"),
+    ]
+
+
+def test_the_bank_loads_covers_and_says_only_what_is_safe(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_language.writes(monkeypatch, every_text)
+    found = messages.run(config(candidates=12), inputs, workspace(tmp_path))
+    assert found["coverage"]["value"] == found["coverage_sft"]["value"] == 1.0
+    scores = json.loads((tmp_path / "scores.json").read_bytes())
+    for name in ("sft", "rlhf"):
+        bank = Bank.from_json(json.loads((tmp_path / f"{name}.json").read_bytes()))
+        assert not bank.problems(made_language.MONTHS)
+        assert {(entry.situation, entry.offer) for entry in bank.entries} == set(CELLS)
+        assert {entry.source for entry in bank.entries} == {name}
+        for entry in bank.entries:
+            assert scores[entry.text] >= entry.score
+            assert not any(letter.isdigit() for letter in entry.text)
+        for cell in CELLS:
+            kept = [entry for entry in bank.entries if (entry.situation, entry.offer) == cell]
+            assert 1 <= len(kept) <= 2
+            assert len({messages.last_words(entry.text) for entry in kept}) == len(kept)
+            assert [entry.score for entry in kept] == sorted((entry.score for entry in kept), reverse=True)
+    rows = pq.read_table(tmp_path / "evidence/candidates.parquet").to_pylist()
+    assert len(rows) == 2 * 12 * len(CELLS)
+    of_policy = [row for row in rows if row["source"] == "rlhf"]
+    assert found["candidates"]["value"] == len(of_policy)
+    assert found["kept"]["value"] == sum(not row["refused"] for row in of_policy)
+    for reason in messages.REASONS:
+        assert found[f"refused_{reason}"]["value"] == sum(row["refused"] == reason for row in of_policy)
+    assert 30 < found["reading_ease"]["value"] < 120
+
+
+def test_all_of_a_cell_are_ranked_by_the_validation_model_on_the_same_prompts(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def likes(language: lm.Lm, name: str, rows: list[lm.Row], batch: int) -> torch.Tensor:
+        """Short ones."""
+        assert name == "validation"
+        decode = language.text.tokenizer.decode
+        asked.extend((decode(prompt), language.text.decode(reply)) for prompt, reply in rows)
+        return torch.tensor([-float(len(reply)) for _, reply in rows])
+
+    made_language.writes(monkeypatch, every_text)
+    monkeypatch.setattr(lm, "scores", likes)
+    messages.run(config(candidates=12, kept=3), inputs, workspace(tmp_path))
+    bank = Bank.from_json(json.loads((tmp_path / "rlhf.json").read_bytes()))
+    kept = [entry.text for entry in bank.entries if (entry.situation, entry.offer) == ("price", 0)]
+    assert kept == sorted(WITHOUT, key=len)
+    of_price = {(prompt, reply) for prompt, reply in asked if ": price, 0" in prompt}
+    assert len({prompt for prompt, _ in of_price}) == 2  # both prompts of the cell
+    assert of_price == {(prompt, reply) for prompt, _ in of_price for reply in WITHOUT}
+
+
+def test_nothing_safe_is_an_empty_bank_and_no_error(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_language.writes(monkeypatch, lambda name, _: UNSAFE if name == "policy" else None)
+    found = messages.run(config(), inputs, workspace(tmp_path))
+    json.dumps(found, allow_nan=False)
+    assert found["coverage"]["value"] == found["coverage_sft"]["value"] == 0.0
+    assert found["refused_unsafe"]["value"] == found["candidates"]["value"]
+    assert found["refused_unended_sft"]["value"] == found["candidates_sft"]["value"]
+    assert json.loads((tmp_path / "rlhf.json").read_bytes()) == []
+    assert json.loads((tmp_path / "scores.json").read_bytes()) == {}
+    rows = pq.read_table(tmp_path / "evidence/candidates.parquet").to_pylist()
+    assert "guarantee" in next(row["why"] for row in rows if row["source"] == "rlhf")
+
+
+def test_random_weights_write_nothing_that_is_kept(inputs: dict[str, Path], tmp_path: Path, workspace: Any) -> None:
+    assert messages.run(config(), inputs, workspace(tmp_path))["kept"]["value"] == 0.0
+
+
+def test_coverage_counts_cells(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_language.writes(monkeypatch, lambda name, at: WITH[at % 3])
+    found = messages.run(config(), inputs, workspace(tmp_path))
+    assert found["coverage"]["value"] == 0.5  # of the cells with an offer
+
+
+def test_a_cell_without_any_prompt_is_not_covered(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_language.prompts(tmp_path / "prompts", 3, (), CELLS[:-2])
+    made_language.writes(monkeypatch, every_text)
+    found = messages.run(config(candidates=12), inputs | {"prompts": tmp_path / "prompts"}, workspace(tmp_path / "out"))
+    assert found["coverage"]["value"] == pytest.approx(1 - 2 / len(CELLS))
+    made_language.prompts(tmp_path / "none", 3, (), ())
+    with pytest.raises(DataError, match="none of part train or validation"):
+        messages.run(config(), inputs | {"prompts": tmp_path / "none"}, workspace(tmp_path / "out"))
+
+
+def test_a_held_out_prompt_is_never_asked(inputs: dict[str, Path]) -> None:
+    known = messages.read(inputs["prompts"])
+    asked = messages.ask(CELLS, known, 5, 1)
+    assert len(asked) == 5 * len(CELLS)
+    assert {prompt.id.split("-")[0] for _, prompt in asked} == {"train", "validation"}
+    assert messages.ask(CELLS, known, 5, 1) == asked
+    assert messages.ask(CELLS, known, 5, 2) != asked
+
+
+def test_what_the_second_opinion_calls_profane_is_refused(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_language.writes(monkeypatch, lambda name, at: WITH[at % 3])
+    monkeypatch.setattr(profanity, "profane", lambda texts: [text == WITH[1] for text in texts])
+    found = messages.run(config(), inputs, workspace(tmp_path))
+    rows = pq.read_table(tmp_path / "evidence/candidates.parquet").to_pylist()
+    assert {row["reply"] for row in rows if row["refused"] == "profane"} == {WITH[1]}
+    assert found["refused_profane"]["value"] > 0
+
+
+def test_the_second_opinion_knows_an_insult_from_a_message() -> None:
+    assert profanity.profane([]) == []
+    assert profanity.profane([*WITH, *WITHOUT, "Take it, you fucking moron."]) == [False] * 6 + [True]
+
+
+def test_another_file_of_the_package_is_not_unpickled(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"model.joblib: has sha256 nothing, not aeafc04849d4"):
+        profanity.verify(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "model.joblib").write_bytes(b"another")
+    with pytest.raises(Exception, match="would be unpickled, so it is not loaded"):
+        profanity.verify(tmp_path)
+    profanity.verify(profanity.folder())
+
+
+def test_stopping_after_every_part_changes_no_byte(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_draw(name: str, at: int) -> str:
+        raise AssertionError("nothing is drawn after a resume that was drawn before it")
+
+    # Real samples are never safe here, so what is scored comes from the parts of a first run of planted texts.
+    planted = checkpoints()
+    made_language.writes(monkeypatch, every_text)
+    expected = messages.run(config(candidates=12), inputs, workspace(tmp_path / "whole", planted))
+    assert planted.saved is not None
+    lines = planted.saved.files["parts.jsonl"].splitlines()
+    drawn = sum(json.loads(line)[0].split("/")[0] in ("sft", "policy") for line in lines)
+    assert 0 < drawn < len(lines)
+    made_language.writes(monkeypatch, by_draw)
+    again = checkpoints()
+    for done in range(drawn, len(lines)):
+        again.save(done, {"parts.jsonl": b"\n".join(lines[:done])})
+        again.saves, again.kill_after = 0, 1
+        with pytest.raises(Preempted):
+            messages.run(config(candidates=12), inputs, workspace(tmp_path / f"stopped-{done}", again))
+        again.stopping.clear()
+    assert messages.run(config(candidates=12), inputs, workspace(tmp_path / "resumed", again)) == expected
+    assert made_language.contents(tmp_path / "resumed") == made_language.contents(tmp_path / "whole")
+
+
+def test_samples_are_the_same_wherever_they_were_stopped(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Any, checkpoints: Any
+) -> None:
+    whole, again = checkpoints(), checkpoints()
+    messages.run(config(), inputs, workspace(tmp_path / "whole", whole))
+    for stop in range(1, whole.saves + 1):
+        again.kill_after = stop
+        again.stopping.clear()
+        with pytest.raises(Preempted):
+            messages.run(config(), inputs, workspace(tmp_path / f"stopped-{stop}", again))
+    again.stopping.clear()
+    messages.run(config(), inputs, workspace(tmp_path / "resumed", again))
+    assert made_language.contents(tmp_path / "resumed") == made_language.contents(tmp_path / "whole")
