@@ -17,7 +17,7 @@ from engine.fingerprint import Identity, code_digests, differences, library_vers
 from engine.stage import IDENTITY, Stage
 from engine.store import Store, open_store, store_url
 from flows import preflight
-from retain.release import PARTS
+from retain.release import JUDGED_BY, PARTS
 from tasks.config import Experiment, ReleaseConfig
 from tasks.data.sources import Source
 from tasks.stages import STAGES
@@ -128,7 +128,8 @@ def stage_config(experiment: Experiment, name: str) -> dict[str, Any]:
     """The stage's slice of the experiment. Exit criteria are in the slice of `release` alone."""
     keys = getattr(experiment.stages, name)
     if name == "release":
-        judged = {str(stage): c for stage, c in experiment.criteria.items() if stage in PARTS}
+        judges = {stage for part in PARTS for stage in JUDGED_BY.get(part, (part,))}
+        judged = {str(stage): c for stage, c in experiment.criteria.items() if stage in judges}
         keys = ReleaseConfig(**dict(keys), experiment=experiment.tag, criteria=judged)
     content: dict[str, Any] = keys.model_dump(mode="json")
     return content

@@ -132,13 +132,22 @@ def show_decision(plan: Plan, row: Row, console: Console, whole: bool) -> None:
     console.print()
 
 
+# What a release without one of these parts does instead.
+WITHOUT = {
+    "decision": "the baseline decides",
+    "sft": "templates speak for the baseline",
+    "rlhf": "the sft messages, or templates, speak for the learned policy",
+}
+
+
 def show_exceptions(
     left_out: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[str, Any]], console: Console
 ) -> None:
     """In red: which parts the release does without, and which it has though they missed criteria."""
     for part in left_out:
         why = f" ({part['override']})" if "override" in part else ""
-        text = f"LEFT OUT of the release: {part['part']} {part['digest']}{why}; the baseline decides. Missed:"
+        instead = WITHOUT.get(part["part"], "the baseline decides")
+        text = f"LEFT OUT of the release: {part['part']} {part['digest']}{why}; {instead}. Missed:"
         _in_red(console, text, part)
     for part in overrides:
         by = f"{part['by']} ({part['reason']})"

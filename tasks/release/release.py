@@ -1,9 +1,10 @@
 """release: judges what it is given, and puts together what passed.
 
 Without `risk` and `accept` there is nothing to serve, so a gating criterion missed there ends the stage with
-CriteriaMissed and no release is written. A decision part that missed one is left out: the baseline, whose terms and
-threshold come from the same stage, serves without it, unless a recorded override lets it in. What is written loads
-without pickle, pandas, scikit-learn or XGBoost: it is loaded here once, as the service will load it.
+CriteriaMissed and no release is written. Any other part that missed one is left out, unless a recorded override lets
+it in: without the decision part the baseline, whose terms and threshold come from the same stage, decides about
+everybody; without a bank of messages the next one speaks, at last the templates. What is written loads without pickle,
+pandas, scikit-learn, XGBoost or torch: it is loaded here once, as the service will load it.
 """
 
 from __future__ import annotations
@@ -18,20 +19,24 @@ from engine.errors import CriteriaMissed, DataError
 from engine.stage import Metrics, Workspace
 from retain.decision import DecisionError, Terms
 from retain.message import template_bank
-from retain.release import PARTS, REQUIRED, TERMS, ReleaseError, digest, load
+from retain.release import JUDGED_BY, PARTS, REQUIRED, STAGE_OF, TERMS, ReleaseError, digest, load
 
 if TYPE_CHECKING:
     from tasks.config import Override, ReleaseConfig
 
 
 def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
-    """Writes release.json, schema.json, risk/, accept/, decision.json, messages.json, and decision/ if it passed."""
+    """Writes release.json, schema.json, risk/, accept/, decision.json, messages.json, and decision/, sft/ and rlhf/ if
+    they passed."""
     verdicts = {
-        stage: judge(stage, _json(inputs[stage] / "metrics.json"), config.criteria.get(stage, {})) for stage in PARTS
+        part: [verdict for stage in JUDGED_BY.get(part, (part,)) for verdict in _judged(stage, config, inputs)]
+        for part in PARTS
     }
     refuse([verdict for stage in REQUIRED for verdict in verdicts[stage]])
 
-    files = {f"{part}/{name}": inputs[part] / name for part, names in PARTS.items() for name in names}
+    files = {
+        f"{part}/{name}": inputs[STAGE_OF.get(part, part)] / name for part, names in PARTS.items() for name in names
+    }
     for path in files.values():
         _bytes(path)  # a missing file is said here, before any digest is taken
     digests = {part: digest(files, part) for part in PARTS}
@@ -60,8 +65,8 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
             workspace.out.bytes(name, _bytes(path))
     workspace.out.bytes("schema.json", _bytes(inputs["customers"] / "schema.json"))
     workspace.out.json("decision.json", decision)
-    workspace.out.json("messages.json", bank.to_json())
-    everything = [verdict for stage in PARTS for verdict in verdicts[stage]]
+    workspace.out.json("messages.json", {"sender": config.sender.model_dump(mode="json"), "templates": bank.to_json()})
+    everything = [verdict for part in PARTS for verdict in verdicts[part]]
     workspace.out.json(
         "release.json",
         {
@@ -75,11 +80,11 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
     )
     written = {path.relative_to(workspace.out.folder).as_posix(): path for path in workspace.out.folder.rglob("*.json")}
     try:
-        load(written)
+        release = load(written)
     except ReleaseError as error:
         raise DataError(f"the release can't be read back: {error}") from None
     return {
-        "messages": {"value": float(len(bank.entries))},
+        "messages": {"value": float(sum(len(bank.entries) for bank in release.banks.values()))},
         "criteria": {"value": float(len(everything))},
         "criteria_passed": {"value": float(sum(verdict.passed for verdict in everything))},
         "left_out": {"value": float(len(left_out))},
@@ -90,6 +95,10 @@ def refuse(verdicts: Sequence[Verdict]) -> None:
     """Raises CriteriaMissed that names each gating criterion that was missed, with its value and its limit."""
     if missed := _missed(verdicts):
         raise CriteriaMissed("no release: " + "; ".join(map(str, missed)))
+
+
+def _judged(stage: str, config: ReleaseConfig, inputs: Mapping[str, Path]) -> list[Verdict]:
+    return judge(stage, _json(inputs[stage] / "metrics.json"), config.criteria.get(stage, {}))
 
 
 def _missed(verdicts: Sequence[Verdict]) -> list[Verdict]:
