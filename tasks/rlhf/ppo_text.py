@@ -1,7 +1,7 @@
 """`ppo_text`: PPO (Schulman et al. 2017) on the words of a message, from SFT's adapter on, towards a shaped reward.
 
 One model with four adapters, of which one is in use at a time: `policy` (trained; a copy of SFT's at first),
-`reference` (SFT's, frozen, always read from the input), `training` and `validation` (reward models). The training RM is
+`reference` (SFT's, frozen, always read from the input), `training_rm` and `validation_rm` (reward models). The training RM is
 part of the reward (rewards.py); the validation RM, which the policy never sees, picks the adapter that is kept: the one
 whose replies to the validation prompts it liked best, SFT's own included. stops.py looks for signs of reward hacking,
 and when it finds one the training ends early with what was kept until then: that is a result, no error.
@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
     from tasks.config import KlConfig, TextPpoConfig
 
-POLICY, REFERENCE, TRAINING, VALIDATION = "policy", "reference", "training", "validation"
+POLICY, REFERENCE = "policy", "reference"  # adapters
+TRAINING, VALIDATION = "training", "validation"  # reward models
 # What a generator of (seed, purpose, number) draws.
 ORDER, SAMPLES, MINIBATCHES, LOOK = 0, 1, 2, 3
 
@@ -202,6 +203,7 @@ class Rollout:
     advantages: tuple[Tensor, ...]
     returns: tuple[Tensor, ...]
     kl: float
+    kl_error: float  # its standard error, replies drawn
     entropy: float
 
 
@@ -213,13 +215,18 @@ def generate(
     return decode.sample(language, ids, config.max_tokens, config.temperature, generator, config.batch)
 
 
+def adapter_of(name: str) -> str:
+    """Of a reward model. Not its name alone: torch keeps `training` of a module for itself."""
+    return f"{name}_rm"
+
+
 def opinions(
     language: Lm, name: str, prompts: Sequence[Prompt], samples: Sequence[Sample], config: TextPpoConfig
 ) -> list[float]:
     """Scores by a reward model of the texts as a judge would read them, not of the ids that were drawn."""
     room = config.max_prompt + config.max_tokens
     rows = [language.text.row(prompt.text, sample.text, room) for prompt, sample in zip(prompts, samples)]
-    found = lm.scores(language, name, rows, config.batch).tolist()
+    found = lm.scores(language, adapter_of(name), rows, config.batch).tolist()
     if not np.isfinite(found).all():
         raise Diverged(f"a score of the {name} RM is not a finite number")
     return found
@@ -280,6 +287,7 @@ def score(
         advantages=torch.split(whitened, lengths),
         returns=tuple(advantage + value for advantage, value in zip(advantages, values)),
         kl=float(torch.cat(surprise).double().mean()),
+        kl_error=float(np.std([float(one.sum()) for one in surprise]) * len(rows) ** 0.5 / sum(lengths)),
         entropy=float(torch.cat(entropy).double().mean()),
     )
 
@@ -323,11 +331,11 @@ def update(
             optimiser.zero_grad()
             loss.backward()
             norm = nn.utils.clip_grad_norm_(parameters, GRADIENT)
-            if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
-                raise Diverged(f"the loss is {float(loss):g} and its gradient's norm {float(norm):g}")
+            if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+                raise Diverged(f"the loss is {loss.item():g} and its gradient's norm {norm.item():g}")
             optimiser.step()
             clipped = ((ratio - 1).abs() > config.clip).float().mean()
-            figures.append({"clip_share": float(clipped), "value_loss": float(value_loss)})
+            figures.append({"clip_share": clipped.item(), "value_loss": value_loss.item()})
     return {name: float(np.mean([figure[name] for figure in figures])) for name in figures[0]}
 
 
@@ -424,7 +432,7 @@ class Learner:
         language = lm.load(inputs["base"], config.bits, device)
         lora = lm.load_adapter(language, inputs["sft"], REFERENCE)
         for name in (TRAINING, VALIDATION):
-            lm.load_adapter(language, inputs["rm"] / name, name)
+            lm.load_adapter(language, inputs["rm"] / name, adapter_of(name))
         lm.load_adapter(language, inputs["sft"], POLICY, trained=True)
         lm.use(language, POLICY)
         language.model.eval()  # no dropout: what was sampled has to have the probability that it is trained with
@@ -548,6 +556,7 @@ def trace(
         "reward": float(np.mean([reward.total for reward in rollout.rewards])),
         **parts,
         "kl": rollout.kl,
+        "kl_error": rollout.kl_error,
         "coefficient": coefficient,
         "entropy": rollout.entropy,
         **losses,

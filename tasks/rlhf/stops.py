@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 Trace = Mapping[str, float]
 
-# Nats per token. A divergence is above 0; its estimate from samples is below by chance, and then by less than this.
-CHANCE = 0.01
+# A divergence is above 0. Its estimate from samples is below by chance, but hardly by so many standard errors; less than
+# MARGIN nats per token below is nothing, whatever its error.
+ERRORS, MARGIN = 4.0, 0.01
 # What the reference is worth before the first iteration, since scores are standardised by its own.
 REFERENCE: Trace = {"validation_score": 0.0, "training_score": 0.0}
 
@@ -42,7 +43,9 @@ def reason(stops: StopsConfig, target: float, reference_tokens: float, traces: S
 def kl_below_zero(traces: Sequence[Trace], window: int) -> str:
     """The policy found tokens that the estimate counts as less than no change."""
     kl = _mean(traces, window, "kl")
-    return f"KL is {kl:.3f} nats per token: below 0 by more than chance" if kl < -CHANCE else ""
+    error = math.hypot(*(trace["kl_error"] for trace in traces[-window:])) / window
+    below = kl < -max(MARGIN, ERRORS * error)
+    return f"KL is {kl:.3f} nats per token: below 0 by more than chance" if below else ""
 
 
 def kl_too_high(traces: Sequence[Trace], window: int, limit: float) -> str:
