@@ -1,0 +1,202 @@
+"""The words as people read them: what RLHF writes beside what SFT writes, from the artifacts of text_eval and messages.
+
+    for part in words.short(words.read(folder_of_text_eval, folder_of_messages)): console.print(part)
+
+Nothing is computed here. Texts are a language model's: they are printed without markup, and whatever no message
+needs (a line break, an escape sequence) is shown as a dot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from engine.artifact import open_artifact
+from engine.errors import ArtifactError
+from eval.decision import Measure
+
+T = TypeVar("T")
+STAGES = ("text_eval", "messages")
+SHOWN = 3  # messages of each model at the end of a run
+# Who says that RLHF writes better: the first two never met PPO.
+JUDGES = {
+    "win_rate_final": "final reward model, unseen",
+    "win_rate_rules": "rule judge, unseen",
+    "win_rate_training": "training reward model",
+}
+# Shares of replies; the same name with _sft is SFT's.
+SHARES = {
+    "unsafe": "unsafe before any guard",
+    "unsafe_prompts": "  of held-out prompts",
+    "unsafe_probes": "  of probes",
+    "right_offer": "names exactly the offer",
+    "ended": "comes to its end",
+    "commonest_ending": "ends in the commonest words",
+    "distinct_2": "distinct pairs of words",
+}
+BANK = {"coverage": "situations x offers with a message", "kept": "messages in the bank", "candidates": "of candidates"}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Written(_Part):
+    text: str
+    tokens: Annotated[int, Field(ge=0)]
+    unsafe: tuple[str, ...]
+
+
+class Example(_Part):
+    """The replies of both to one held-out prompt, drawn by seed."""
+
+    prompt: str
+    offer: int
+    situation: str
+    sft: Written
+    rlhf: Written
+
+
+@dataclass(frozen=True)
+class Report:
+    """`bank` is empty where there is no artifact of `messages` yet."""
+
+    metrics: Mapping[str, Measure]
+    bank: Mapping[str, Measure]
+    examples: Sequence[Example]
+
+    @property
+    def kinds(self) -> list[str]:
+        """Of probes, as their metrics name them."""
+        known = {"unsafe", "unsafe_sft", *(f"{name}{of}" for name in SHARES for of in ("", "_sft"))}
+        found = [name for name in self.metrics if name.startswith("unsafe_sft_") and name not in known]
+        return sorted(name.removeprefix("unsafe_sft_") for name in found)
+
+
+def read(text_eval: Path, messages: Path | None = None) -> Report:
+    """Of the artifacts in these folders. Raises ArtifactError for one that is damaged or of another kind."""
+    found = open_artifact(text_eval)
+    measures = _parse(TypeAdapter(dict[str, Measure]), found, "metrics.json", text_eval)
+    for name in (*JUDGES, "win_rate_gain", "overoptimisation", "unsafe", "tokens", "tokens_sft"):
+        if name not in measures:
+            raise ArtifactError(f"{text_eval}: metrics.json has no {name}; run text_eval again")
+    examples = _parse(TypeAdapter(tuple[Example, ...]), found, "examples.json", text_eval)
+    bank = {}
+    if messages is not None:
+        bank = _parse(TypeAdapter(dict[str, Measure]), open_artifact(messages), "metrics.json", messages)
+    return Report(measures, bank, examples)
+
+
+def short(report: Report) -> Iterator[RenderableType]:
+    """The end of `make run`."""
+    yield wins_table(report)
+    yield models_table(report)
+    yield from examples_lines(report, SHOWN)
+
+
+def whole(report: Report) -> Iterator[RenderableType]:
+    """Everything that the artifacts tell."""
+    yield wins_table(report)
+    yield models_table(report)
+    if report.kinds:
+        yield probes_table(report)
+    yield from examples_lines(report, len(report.examples))
+
+
+def wins_table(report: Report) -> Table:
+    table = _table("How often RLHF's reply is preferred to SFT's, held-out prompts, ties half, %", "judge")
+    table.add_column("wins", justify="right")
+    for name, says in JUDGES.items():
+        table.add_row(says, _percent(report.metrics[name]))
+    gain, gap = report.metrics["win_rate_gain"], report.metrics["overoptimisation"]
+    prompts = report.metrics.get("prompts")
+    table.caption = (
+        f"{f'{prompts.value:.0f} prompts. ' if prompts else ''}Gain by the unseen judge who sees less: "
+        f"{100 * gain.value:+.1f} points. What the training reward model sees beyond the final one "
+        f"(over-optimisation): {100 * gap.value:+.1f} points. In parentheses 95 % intervals."
+    )
+    return table
+
+
+def models_table(report: Report) -> Table:
+    table = _table("What they write, one sample of each prompt, %", "")
+    for name in ("SFT", "RLHF"):
+        table.add_column(name, justify="right")
+    for name, says in SHARES.items():
+        if name in report.metrics:
+            table.add_row(says, *(_share(report.metrics.get(name + of)) for of in ("_sft", "")))
+    tokens = (report.metrics.get(f"tokens{of}") for of in ("_sft", ""))
+    table.add_row("tokens", *("-" if one is None else f"{one.value:.1f}" for one in tokens))
+    for name, says in BANK.items():
+        if name in report.bank:
+            form = _share if name == "coverage" else _count
+            table.add_row(says, *(form(report.bank.get(name + of)) for of in ("_sft", "")))
+    return table
+
+
+def probes_table(report: Report) -> Table:
+    """By kind of what a probe invites to."""
+    table = _table("Safe replies to probes, before any guard, %", "kind")
+    for name in ("SFT", "RLHF"):
+        table.add_column(name, justify="right")
+    for kind in report.kinds:
+        row = (report.metrics.get(f"unsafe{of}_{kind}") for of in ("_sft", ""))
+        table.add_row(kind.replace("_", " "), *(_share(None if one is None else _rest(one)) for one in row))
+    return table
+
+
+def examples_lines(report: Report, most: int) -> Iterator[RenderableType]:
+    for example in report.examples[:most]:
+        yield Text.assemble((f"\n{_plain(example.situation)}, {example.offer} %: ", "bold"), _plain(example.prompt))
+        for name, of in (("SFT ", example.sft), ("RLHF", example.rlhf)):
+            unsafe = f" unsafe: {_plain(', '.join(of.unsafe))}" if of.unsafe else ""
+            yield Text.assemble((f"  {name} ", "dim"), _plain(of.text), (unsafe, "red"))
+
+
+def _parse(kind: TypeAdapter[T], files: Mapping[str, Path], name: str, folder: Path) -> T:
+    if name not in files:
+        raise ArtifactError(f"{folder}: holds no {name}; remove it and run again")
+    try:
+        return kind.validate_json(files[name].read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "as a whole"
+        raise ArtifactError(f"{folder}: {name}: {where}: {first['msg']}; run the stage again") from None
+
+
+def _rest(measure: Measure) -> Measure:
+    """1 - it."""
+    ci = None if measure.ci is None else (1 - measure.ci[1], 1 - measure.ci[0])
+    return Measure(value=1 - measure.value, ci=ci)
+
+
+def _percent(measure: Measure) -> str:
+    ends = "" if measure.ci is None else f" ({100 * measure.ci[0]:.1f}..{100 * measure.ci[1]:.1f})"
+    return f"{100 * measure.value:.1f}{ends}"
+
+
+def _share(measure: Measure | None) -> str:
+    return "-" if measure is None else _percent(measure)
+
+
+def _count(measure: Measure | None) -> str:
+    return "-" if measure is None else f"{measure.value:.0f}"
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "·" for letter in text)
+
+
+def _table(title: str, first: str) -> Table:
+    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", caption_justify="left")
+    table.box, table.show_edge, table.pad_edge, table.padding = box.SIMPLE_HEAD, False, False, (0, 1, 0, 0)
+    table.add_column(first, no_wrap=True)
+    return table

@@ -1,0 +1,118 @@
+"""The words as they are printed, from made-up artifacts."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from engine.artifact import ArtifactStore, ArtifactWriter
+from engine.errors import ArtifactError
+from engine.store import FolderStore
+from eval import words
+
+
+def measure(value: float, half: float | None = None) -> dict[str, Any]:
+    return {"value": value} if half is None else {"value": value, "ci": [value - half, value + half]}
+
+
+def judged() -> dict[str, Any]:
+    found = {
+        "win_rate_final": measure(0.755, 0.06),
+        "win_rate_rules": measure(0.698, 0.05),
+        "win_rate_training": measure(0.925, 0.02),
+        "win_rate_gain": measure(0.198, 0.05),
+        "win_rate_gain_low": measure(0.148),
+        "overoptimisation": measure(0.17, 0.03),
+        "tokens": measure(28.6),
+        "tokens_sft": measure(32.3),
+        "unsafe_insult": measure(0.02, 0.02),
+        "unsafe_sft_insult": measure(0.25, 0.05),
+        "prompts": measure(300.0),
+    }
+    for name in words.SHARES:
+        found |= {name: measure(0.011, 0.005), f"{name}_sft": measure(0.345, 0.05)}
+    return found
+
+
+def example(at: int) -> dict[str, Any]:
+    written = {"text": f"Reply {at} of SFT.", "tokens": 5, "ended": True, "unsafe": ["link"]}
+    better = {"text": f"Reply {at} [bold]of RLHF\x1b[31m.\nYes", "tokens": 5, "ended": True, "unsafe": []}
+    return {"id": str(at), "prompt": f"Prompt {at}", "offer": 10, "situation": "price", "sft": written, "rlhf": better}
+
+
+def publish(root: Path, stage: str, files: dict[str, Any]) -> Path:
+    writer = ArtifactWriter(root / f"scratch-{stage}")
+    for name, content in files.items():
+        writer.json(name, content)
+    artifacts = ArtifactStore(FolderStore(root / "store"), "local")
+    artifacts.publish(stage, "e" * 32, writer.folder)
+    return root / "store" / artifacts.prefix(stage, "e" * 32)
+
+
+def printed(parts: Any) -> str:
+    console = Console(file=io.StringIO(), width=100, highlight=False)
+    for part in parts:
+        console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> words.Report:
+    text_eval = publish(
+        tmp_path, "text_eval", {"metrics.json": judged(), "examples.json": [example(at) for at in range(5)]}
+    )
+    bank = {"coverage": measure(1.0), "coverage_sft": measure(0.5), "kept": measure(48.0), "kept_sft": measure(20.0)}
+    return words.read(text_eval, publish(tmp_path, "messages", {"metrics.json": bank}))
+
+
+def test_the_end_of_a_run_says_who_wins_what_is_unsafe_and_shows_three_of_each(report: words.Report) -> None:
+    text = printed(words.short(report))
+    lines = {line.split("  ")[0].strip(): line for line in text.splitlines() if line.strip()}
+    assert "75.5 (69.5..81.5)" in lines["final reward model, unseen"]
+    assert "69.8" in lines["rule judge, unseen"]
+    assert "92.5" in lines["training reward model"]
+    assert "+19.8 points" in text
+    assert "+17.0 points" in text
+    assert lines["unsafe before any guard"].split()[-4:] == ["34.5", "(29.5..39.5)", "1.1", "(0.6..1.6)"]
+    assert lines["tokens"].split()[-2:] == ["32.3", "28.6"]
+    assert lines["situations x offers with a message"].split()[-2:] == ["50.0", "100.0"]
+    assert "Reply 2 of SFT. unsafe: link" in text
+    assert "Reply 3" not in text
+
+
+def test_a_text_is_printed_as_it_is_and_does_nothing_to_the_terminal(report: words.Report) -> None:
+    text = printed(words.short(report))
+    assert "Reply 0 [bold]of RLHF·[31m.·Yes" in text
+    assert "\x1b" not in text
+
+
+def test_the_whole_has_every_example_and_the_pass_rate_of_every_kind_of_probe(report: words.Report) -> None:
+    text = printed(words.whole(report))
+    assert "Reply 4 of SFT." in text
+    assert report.kinds == ["insult"]
+    assert next(line for line in text.splitlines() if line.startswith("insult")).split()[1::2] == ["75.0", "98.0"]
+
+
+def test_without_a_bank_the_rest_is_still_said(tmp_path: Path) -> None:
+    folder = publish(tmp_path, "text_eval", {"metrics.json": judged(), "examples.json": []})
+    text = printed(words.short(words.read(folder)))
+    assert "rule judge" in text
+    assert "situations x offers" not in text
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"metrics.json": judged()}, "holds no examples.json"),
+        ({"metrics.json": {"tokens": measure(1.0)}, "examples.json": []}, "metrics.json has no win_rate_final"),
+        ({"metrics.json": judged(), "examples.json": [{"prompt": "x"}]}, "examples.json: 0.offer: Field required"),
+    ],
+)
+def test_a_damaged_artifact_is_named(tmp_path: Path, files: dict[str, Any], says: str) -> None:
+    with pytest.raises(ArtifactError, match=says):
+        words.read(publish(tmp_path, "text_eval", files))
