@@ -64,10 +64,12 @@ def tokenised(pair: Pair, text: Text, room: int) -> tuple[Row, Row]:
 
 def read(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Raises DataError for a table that can't be read or lacks a column."""
+    name = f"{path.parent.name}/{path.name}"
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path, columns=list(columns)).to_pylist()
+        with pq.ParquetFile(path) as table:
+            if lacking := [column for column in columns if column not in table.schema_arrow.names]:
+                raise DataError(f"{name}: has no column {lacking[0]}; run that stage again")
+            rows: list[dict[str, Any]] = table.read(list(columns)).to_pylist()
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path.parent.name}/{path.name}: can't be read ({error}); run that stage again") from None
-    if rows and (lacking := [name for name in columns if name not in rows[0]]):
-        raise DataError(f"{path.parent.name}/{path.name}: has no column {lacking[0]}; run that stage again")
+        raise DataError(f"{name}: can't be read ({error}); run that stage again") from None
     return rows

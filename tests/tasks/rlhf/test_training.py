@@ -1,0 +1,290 @@
+"""Interrupted wherever it may be, a training ends with the bytes of one that nobody interrupted."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load as read_tensors
+
+from engine.checkpoint import Checkpoint, Checkpointer, Preempted
+from engine.claim import acquire
+from engine.errors import DataError, RetainError
+from engine.stage import Workspace
+from engine.store import FolderStore
+from tasks.config import FinetuneConfig
+from tasks.rlhf import lm, sft, training
+from tasks.rlhf.sft import Example
+from tasks.rlhf.training import Finished, Trained
+from tests.tasks.rlhf.trainable import Killed, killed_at, sft_config
+
+EXAMPLES = [Example(str(i), f"prompt {i}", f"reply number {i} " * (1 + i % 4)) for i in range(10)]
+STATE = ("adapter.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json")
+
+
+class Making:
+    """One training after another, each attempt in a fresh workspace with the same checkpoints."""
+
+    def __init__(self, base: Path, folder: Path, workspace: Callable[..., Workspace], checkpoints: type[Any]) -> None:
+        self.base, self.folder, self.workspace, self.checkpoints = base, folder, workspace, checkpoints
+        self.attempts = 0
+
+    def train(
+        self,
+        config: FinetuneConfig,
+        checkpoints: Any = None,
+        examples: list[Example] = EXAMPLES,
+        kept: Checkpointer | None = None,
+        stopping: Any = None,
+    ) -> Trained:
+        """`kept`: an engine's checkpoints, in place of those that tests share."""
+        torch.set_num_threads(1)
+        self.attempts += 1
+        place = self.workspace(self.folder / str(self.attempts), checkpoints or self.checkpoints())
+        place = replace(place, checkpoints=kept or place.checkpoints, stopping=stopping or place.stopping)
+        return sft.train(config, self.base, examples, Finished.resume(place), place)
+
+
+@pytest.fixture
+def making(base: Path, tmp_path: Path, workspace: Callable[..., Workspace], checkpoints: type[Any]) -> Making:
+    return Making(base, tmp_path, workspace, checkpoints)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    base: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    workspace: Callable[..., Workspace],
+    checkpoints: type[Any],
+) -> Trained:
+    return Making(base, tmp_path_factory.mktemp("undisturbed"), workspace, checkpoints).train(sft_config())
+
+
+def test_it_learns(undisturbed: Trained) -> None:
+    assert [row["step"] for row in undisturbed.curve] == [1, 2, 3, 4, 5, 6]
+    assert undisturbed.curve[-1]["loss"] < undisturbed.curve[0]["loss"] - 0.05
+
+
+def test_another_order_is_another_adapter(making: Making, undisturbed: Trained) -> None:
+    examples = EXAMPLES[::-1]
+    assert making.train(sft_config(), examples=examples).files != undisturbed.files
+
+
+def test_asked_to_stop_after_any_checkpoint_it_ends_the_same(making: Making, undisturbed: Trained) -> None:
+    checkpoints, stops = making.checkpoints(kill_after=1), 0
+    while True:
+        checkpoints.stopping.clear()
+        checkpoints.saves = 0
+        try:
+            assert making.train(sft_config(), checkpoints) == undisturbed
+            break
+        except Preempted:
+            stops += 1
+    assert stops == 3  # after steps 2 and 4, and when the result was kept
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 6])
+def test_killed_in_any_step_it_ends_the_same(
+    making: Making, undisturbed: Trained, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = making.checkpoints()
+    with killed_at(step, monkeypatch), pytest.raises(Killed):
+        making.train(sft_config(), checkpoints)
+    assert checkpoints.saves == (step - 1) // 2
+    assert making.train(sft_config(), checkpoints) == undisturbed
+
+
+def test_asked_in_the_middle_of_a_step_it_stops_there_as_if_before_it(
+    making: Making, undisturbed: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "ROOM", {"cpu": 24})  # a group for each example, or nearly
+    whole = making.train(sft_config())
+    checkpoints, asked = making.checkpoints(), 0
+
+    class Asked:
+        def is_set(self) -> bool:
+            nonlocal asked
+            asked += 1
+            return asked == 15
+
+    with pytest.raises(Preempted):
+        making.train(sft_config(), checkpoints, stopping=Asked())
+    assert asked == 15
+    found = checkpoints.saved
+    assert found is not None
+    assert found.step % 2 == 1  # no step at which one was due
+    assert making.train(sft_config(), checkpoints) == whole
+
+
+def test_asked_before_anything_new_it_saves_nothing(making: Making) -> None:
+    checkpoints = making.checkpoints()
+    checkpoints.stopping.set()
+    with pytest.raises(Preempted):
+        making.train(sft_config(), checkpoints)
+    assert checkpoints.saves == 0
+
+
+def test_everything_that_breaks_resume_elsewhere_is_in_the_checkpoint(
+    making: Making, undisturbed: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = making.checkpoints()
+    with killed_at(6, monkeypatch), pytest.raises(Killed):
+        making.train(sft_config(), checkpoints)
+    found = checkpoints.saved
+    assert found is not None
+    assert found.step == 4
+    assert sorted(found.files) == [f"trainer/sft/{name}" for name in STATE]
+    state = json.loads(found.files["trainer/sft/trainer_state.json"])
+    assert state["global_step"] == 4
+    assert not [key for row in state["log_history"] for key in row if "time" in key or "second" in key]
+    # Without any one of them the result is another: each is needed, and so is the order of the data, by step 4's place.
+    for name in STATE[:4]:
+        without = Checkpoint(found.step, {key: data for key, data in found.files.items() if not key.endswith(name)})
+        checkpoints.saved = without
+        try:
+            other = making.train(sft_config(), checkpoints)
+        except (OSError, ValueError):
+            continue
+        assert other.files != undisturbed.files, name
+
+
+def test_no_checkpoint_tells_where_or_when_it_was_made(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for _ in range(2):
+        checkpoints = making.checkpoints()
+        with killed_at(6, monkeypatch), pytest.raises(Killed):
+            making.train(sft_config(), checkpoints)
+        found.append(checkpoints.saved)
+    assert found[0] == found[1]
+    assert not any(str(making.folder).encode() in data for data in found[0].files.values())
+
+
+def test_a_damaged_checkpoint_costs_one_interval(
+    making: Making, undisturbed: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(tmp_path / "store")
+
+    def attempt() -> Checkpointer:
+        store.delete("claim.json")
+        claim = acquire(store, "claim.json", making.attempts, 30.0)
+        assert claim is not None
+        return Checkpointer(store, "checkpoints", claim)
+
+    kept = attempt()
+    with killed_at(6, monkeypatch), pytest.raises(Killed):
+        making.train(sft_config(), kept=kept)
+    newest = sorted((tmp_path / "store" / "checkpoints").iterdir())[-1]
+    assert newest.name.startswith("000000000004")
+    damaged = next(newest.rglob("optimizer.pt"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    again = attempt()
+    found = again.load()
+    assert found is not None
+    assert found.step == 2
+    assert making.train(sft_config(), kept=again) == undisturbed
+
+
+def test_checkpoints_come_by_time_too(making: Making) -> None:
+    checkpoints = making.checkpoints()
+    making.train(sft_config(checkpoint={"every_steps": 1000, "every_s": 1e-9}), checkpoints)
+    assert checkpoints.saves == 6  # every step, and the last with the result
+    slow = making.checkpoints()
+    making.train(sft_config(checkpoint={"every_steps": 1000, "every_s": 1000.0}), slow)
+    assert slow.saves == 1
+
+
+def test_a_loss_that_is_no_number_ends_it_with_the_step_and_the_last_good_checkpoint(
+    making: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, calls = lm.losses, 0
+
+    def losses(*args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return whole(*args) * (float("nan") if calls >= 4 else 1.0)
+
+    monkeypatch.setattr(lm, "losses", losses)
+    checkpoints = making.checkpoints()
+    with pytest.raises(
+        RetainError, match=r"sft: the loss is not a number at step 4; the last good checkpoint is step 2"
+    ):
+        making.train(sft_config(), checkpoints)
+    assert checkpoints.saved.step == 2
+
+
+def test_a_gradient_that_is_no_number_ends_it_before_the_weights_are_spoilt(
+    making: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = lm.losses
+
+    def losses(*args: Any) -> torch.Tensor:
+        found = whole(*args)
+        found.register_hook(lambda gradient: gradient * float("inf"))
+        return found
+
+    monkeypatch.setattr(lm, "losses", losses)
+    with pytest.raises(RetainError, match="the gradient is not a number at step 1; there is no checkpoint before it"):
+        making.train(sft_config())
+
+
+def test_nothing_to_train_on_is_said(making: Making) -> None:
+    with pytest.raises(DataError, match="nothing to train on"):
+        making.train(sft_config(), examples=[])
+
+
+def test_eight_bits_train_in_float32_and_resume(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = sft_config(bits=8, max_steps=3)
+    undisturbed = making.train(config)
+    checkpoints = making.checkpoints()
+    with killed_at(3, monkeypatch), pytest.raises(Killed):
+        making.train(config, checkpoints)
+    assert making.train(config, checkpoints) == undisturbed
+    tensors = read_tensors(undisturbed.files[lm.ADAPTER])
+    assert {value.dtype for value in tensors.values()} == {torch.float32}
+    assert any((value != value.bfloat16().float()).any() for name, value in tensors.items() if "lora_A" in name)
+
+
+def test_the_models_own_dropout_is_off(making: Making, base: Path, tmp_path: Path) -> None:
+    other = tmp_path / "base"
+    other.mkdir()
+    for path in base.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((other / lm.CONFIG).read_text())
+    (other / lm.CONFIG).write_text(json.dumps(settings | {"dropout": 0.5, "attention_dropout": 0.5}))
+    config = sft_config(lora={"r": 2, "alpha": 4, "dropout": 0.0, "targets": "attention"})
+    without = making.train(config)
+    making.base = other
+    assert making.train(config) == without
+
+
+def test_groups_hold_what_fits_and_every_row_once() -> None:
+    lengths = [5, 60, 7, 200, 6, 61, 5]
+    groups = training.by_length(lengths, 100)
+    assert sorted(at for group in groups for at in group) == list(range(7))
+    assert groups == [[0, 6, 4, 2], [1], [5], [3]]
+    assert all(len(group) == 1 or len(group) * max(lengths[at] for at in group) <= 100 for group in groups)
+
+
+def test_groups_change_no_gradient(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = sft_config(lora={"r": 2, "alpha": 4, "dropout": 0.0, "targets": "attention"})
+    whole = making.train(config)
+    monkeypatch.setattr(training, "ROOM", {"cpu": 24})
+    parts = making.train(config)
+    losses = [[row["loss"] for row in found.curve] for found in (whole, parts)]
+    assert np.allclose(losses[0], losses[1], atol=1e-4)
+
+
+def test_random_state_is_put_back() -> None:
+    before = training._random_state()
+    drawn = random.random(), float(np.random.rand()), torch.rand(2)  # noqa: NPY002
+    training._set_random_state(before)
+    again = random.random(), float(np.random.rand()), torch.rand(2)  # noqa: NPY002
+    assert drawn[:2] == again[:2]
+    assert torch.equal(drawn[2], again[2])

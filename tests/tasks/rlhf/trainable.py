@@ -1,0 +1,120 @@
+"""Small inputs for the trainers, of the schema that the stages before them write, and how to kill what they do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.config import FinetuneConfig, RewardModelConfig
+from tasks.rlhf.training import ExactTrainer
+
+SETTINGS: dict[str, Any] = {
+    "lora": {"r": 2, "alpha": 4, "dropout": 0.2, "targets": "attention"},
+    "bits": 32,
+    "max_steps": 6,
+    "batch": 4,
+    "learning_rate": 0.02,
+    "warmup_steps": 1,
+    "max_length": 48,
+    "public": 6,
+    "held_out_public": 5,
+    "checkpoint": {"every_steps": 2, "every_s": 1000.0},
+}
+WORDS = ("please", "stay", "with", "us", "and", "pay", "less", "every", "month", "from", "now", "on")
+
+
+class Killed(Exception):
+    """Stands for the end of the process: nothing is saved."""
+
+
+def sft_config(**changes: Any) -> FinetuneConfig:
+    return FinetuneConfig.model_validate_json(json.dumps(SETTINGS | changes))
+
+
+def rm_config(**changes: Any) -> RewardModelConfig:
+    return RewardModelConfig.model_validate_json(json.dumps(SETTINGS | {"bootstrap": 100} | changes))
+
+
+def write_inputs(folder: Path, base: Path) -> dict[str, Path]:
+    """Folders of the stages that `sft` and `rm` read."""
+    dialogues, preferences, prompts = (folder / name for name in ("dialogues", "preferences", "prompts"))
+    _write(
+        dialogues / "pairs.parquet",
+        [
+            {"id": f"d{i}", "source": "OASST1" if i % 3 else "SGD", "prompt": _say(i, 3),
+             "response": _say(i + 1, 4 + i % 9), "split": ("train", "train", "validation", "test")[i % 4]}
+            for i in range(40)
+        ],
+    )  # fmt: skip
+    _write(
+        preferences / "pairs.parquet",
+        [
+            {"id": f"p{i}", "source": "HH-RLHF", "prompt": _say(i, 4), "chosen": _say(i, 6),
+             "rejected": _say(i + 3, 2 + i % 5), "split": ("train", "train", "test")[i % 3], "half": "AB"[i % 2]}
+            for i in range(48)
+        ],
+    )  # fmt: skip
+    parts = ("train", "train", "validation", "test")
+    _write(
+        prompts / "targets.parquet",
+        [
+            {"id": f"t{i}", "prompt": _say(i, 2), "response": _say(i + 2, 5), "flaw": "vague" if i % 5 == 0 else "",
+             "part": parts[i % 4]}
+            for i in range(24)
+        ],
+    )  # fmt: skip
+    _write(
+        prompts / "pairs.parquet",
+        [
+            {"id": f"r{i}", "prompt": _say(i, 2), "chosen": _say(i + 2, 5), "rejected": "no " + _say(i, 3),
+             "flaw": ("vague", "wrong offer")[i // 4 % 2], "part": parts[i % 4],
+             "half": "AB"[i % 2] if i % 4 < 2 else ""}
+            for i in range(32)
+        ],
+    )  # fmt: skip
+    _write(
+        prompts / "prompts.parquet", [{"id": f"q{i}", "prompt": _say(i, 2), "part": parts[i % 4]} for i in range(16)]
+    )
+    return {"dialogues": dialogues, "preferences": preferences, "prompts": prompts, "base": base}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What a stage wrote, without what it threw away."""
+    scratch = ("trainer-", "models/", "sft/")
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: content for name, content in found.items() if not name.startswith(scratch)}
+
+
+@contextmanager
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The process ends in the `step`-th step of training that begins from now on."""
+    begun = 0
+    whole: Callable[..., Any] = ExactTrainer.training_step
+
+    def training_step(self: ExactTrainer, *args: Any, **more: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        found = whole(self, *args, **more)
+        if begun == step:
+            raise Killed
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExactTrainer, "training_step", training_step)
+        yield
+
+
+def _say(start: int, words: int) -> str:
+    return " ".join(WORDS[(start + at * (1 + start % 3)) % len(WORDS)] for at in range(words))
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
