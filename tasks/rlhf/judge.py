@@ -1,0 +1,107 @@
+"""`judge`: what text_eval asks, and nothing before it: the final reward model, and the rule judge as it stands.
+
+The final reward model is made as `rm` makes its two, of half B of the preferences and with a seed of its own. The rule
+judge has nothing to be trained; its rules, weights and digest are written down, and what it says of the held-out
+retention pairs is measured beside.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from engine.errors import DataError
+from tasks.rlhf import lm, measures, rm, rule_judge
+from tasks.rlhf.pairs import RETENTION, Pair, public, read, retention
+
+if TYPE_CHECKING:
+    from engine.stage import Metrics, Workspace
+    from tasks.config import RewardModelConfig
+
+HALF = "B"
+FINAL, RULES = "final", "rules"
+SEED = 2  # added to the workspace's; `rm` takes it and the next
+
+
+def run(config: RewardModelConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """Writes final/ (adapter), rules.json, curves.parquet and evidence/scores.parquet."""
+    torch.set_num_threads(workspace.threads)
+    lm.check_device(workspace.device)
+    base, preferences, prompts = inputs["base"], inputs["preferences"], inputs["prompts"]
+    held_out = rm.held_out_pairs(config, preferences, prompts, workspace.seed)
+    asked = load_asked(prompts, held_out)
+    seed = workspace.seed + SEED
+    pairs = [*retention(prompts, "train", HALF), *public(preferences, HALF, "train", config.public, seed)]
+    if not pairs:
+        raise DataError(f"no pair of half {HALF} to learn from: raise judge.public or prompts.pairs")
+    trained = rm.train_reward(config, base, pairs, seed, workspace, FINAL, 0, config.max_steps)
+    metrics, rows = rm.measure(config, base, {FINAL: trained.files}, held_out, workspace)
+    of_rules, rows_of_rules = measure_rules(asked, config.bootstrap, workspace.seed)
+    for file, content in trained.files.items():
+        workspace.out.bytes(f"{FINAL}/{file}", content)
+    workspace.out.json("rules.json", describe_rules())
+    workspace.out.parquet("curves.parquet", rm.curves({FINAL: trained.curve}))
+    workspace.out.parquet("evidence/scores.parquet", {name: [*rows[name], *rows_of_rules[name]] for name in rows})
+    return metrics | of_rules | {"pairs": {"value": float(len(pairs))}}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A held-out retention pair, and what its two replies are to be about."""
+
+    pair: Pair
+    offer: int
+    situation: str
+    months: int
+
+
+def load_asked(prompts: Path, pairs: Sequence[Pair]) -> list[Asked]:
+    """The retention pairs among `pairs`. Raises DataError for a situation that the rule judge has no words for."""
+    columns = {row["id"]: row for row in read(prompts / "pairs.parquet", ("id", "offer", "situation"))}
+    try:
+        months = int(json.loads((prompts / "about.json").read_bytes())["months"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"prompts/about.json: can't be read ({error}); run `prompts` again") from None
+    own = [(pair, columns[pair.id]) for pair in pairs if pair.source == RETENTION]
+    if unknown := sorted({row["situation"] for _, row in own} - set(rule_judge.SITUATIONS)):
+        raise DataError(
+            f"prompts/pairs.parquet: situation {unknown[0]!r} is none that the rule judge knows "
+            f"({', '.join(rule_judge.SITUATIONS)}); give it words in tasks/rlhf/rule_judge.py"
+        )
+    return [Asked(pair, row["offer"], row["situation"], months) for pair, row in own]
+
+
+def measure_rules(asked: Sequence[Asked], resamples: int, seed: int) -> tuple[Metrics, dict[str, list[Any]]]:
+    """rules_accuracy and rules_accuracy_<flaw>, and the scores, as rm.measure gives those of a reward model."""
+    scores = np.array([[_score(one, one.pair.chosen), _score(one, one.pair.rejected)] for one in asked])
+    flaws = np.array([one.pair.flaw for one in asked])
+    metrics: Metrics = {}
+    for at, flaw in enumerate(["", *sorted(set(flaws) - {""})]):
+        values = scores[flaws == flaw] if flaw else scores
+        draws = np.random.default_rng([seed, SEED, at])
+        name = f"{RULES}_accuracy" + (f"_{flaw.replace(' ', '_')}" if flaw else "")
+        metrics[name] = measures.pair_accuracy(values[:, 0], values[:, 1], resamples, draws)
+    return metrics, {
+        "model": [RULES] * len(asked),
+        "id": [one.pair.id for one in asked],
+        "source": [one.pair.source for one in asked],
+        "flaw": list(flaws.tolist()),
+        "chosen": scores[:, 0].tolist(),
+        "rejected": scores[:, 1].tolist(),
+    }
+
+
+def describe_rules() -> dict[str, Any]:
+    """What the rule judge looks at, and the digest by which anyone sees that it is still the same."""
+    rules = {name: {"weight": weight, "measures": what} for name, (weight, what) in rule_judge.RULES.items()}
+    return {"digest": rule_judge.digest(), "rules": rules, "situations": list(rule_judge.SITUATIONS)}
+
+
+def _score(asked: Asked, reply: str) -> float:
+    return rule_judge.score(asked.pair.prompt, reply, asked.offer, asked.situation, asked.months)

@@ -1,0 +1,141 @@
+"""The final reward model is of the other half and survives kills; the rule judge is written down as it stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.checkpoint import Preempted
+from engine.errors import DataError
+from engine.stage import Metrics, Workspace
+from retain import message
+from tasks.rlhf import judge, pairs, rm, rule_judge
+from tests.tasks.rlhf.trainable import Killed, files, killed_at, rm_config, write_inputs
+
+GOOD = "Hello, your bill is high, so you can have 20% off it for three months. Would that suit you? Please reply."
+BAD = "Hello, your bill is high, so you can have 40% off it for three months. Would that suit you? Please reply."
+
+
+@pytest.fixture(scope="module")
+def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What the trainers' tests read, with offer and situation, and a rejected reply whose offer is wrong."""
+    found = write_inputs(tmp_path_factory.mktemp("inputs"), base)
+    path = found["prompts"] / "pairs.parquet"
+    rows = [{**row, "offer": 20, "situation": "price"} for row in pq.read_table(path).to_pylist()]
+    for row in rows:
+        if row["part"] == "test" and row["flaw"] == "wrong offer":
+            row |= {"chosen": GOOD, "rejected": BAD}
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    (found["prompts"] / "about.json").write_text(json.dumps({"months": 3}))
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(
+    inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, workspace: Callable[..., Workspace]
+) -> tuple[Path, Metrics]:
+    folder = tmp_path_factory.mktemp("made") / "judge"
+    return folder, judge.run(rm_config(), inputs, workspace(folder))
+
+
+def test_it_writes_the_model_the_rules_and_every_score(made: tuple[Path, Metrics]) -> None:
+    folder, _ = made
+    assert set(files(folder)) == {
+        "final/adapter.safetensors", "final/adapter.json", "rules.json", "curves.parquet", "evidence/scores.parquet",
+    }  # fmt: skip
+    rules = json.loads((folder / "rules.json").read_bytes())
+    assert rules["digest"] == rule_judge.digest()
+    assert {name: rule["weight"] for name, rule in rules["rules"].items()} == rule_judge.WEIGHTS
+
+
+def test_every_figure_is_that_of_the_evidence(made: tuple[Path, Metrics]) -> None:
+    folder, metrics = made
+    rows = pq.read_table(folder / "evidence/scores.parquet").to_pylist()
+
+    def share(model: str, own: bool, flaw: str = "") -> float:
+        kept = [row for row in rows if row["model"] == model and (row["source"] == pairs.RETENTION) is own]
+        kept = [row for row in kept if not flaw or row["flaw"] == flaw]
+        return float(
+            np.mean([(row["chosen"] > row["rejected"]) + (row["chosen"] == row["rejected"]) / 2 for row in kept])
+        )
+
+    for name, expected in {
+        "final_accuracy": share("final", True),
+        "final_accuracy_public": share("final", False),
+        "final_accuracy_vague": share("final", True, "vague"),
+        "rules_accuracy": share("rules", True),
+        "rules_accuracy_vague": share("rules", True, "vague"),
+        "rules_accuracy_wrong_offer": share("rules", True, "wrong offer"),
+    }.items():
+        low, high = metrics[name]["ci"]
+        assert metrics[name]["value"] == pytest.approx(expected)
+        assert low <= expected <= high
+    assert {"final_auc", "final_auc_public", "pairs"} <= set(metrics)
+    assert metrics["rules_accuracy_wrong_offer"]["value"] == 1
+
+
+def test_it_learns_from_the_other_half_with_another_seed(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+    whole = rm.train_reward
+
+    def train_reward(config: Any, base: Path, of: Any, seed: int, *more: Any) -> Any:
+        seen[f"{seed}"] = {pair.id for pair in of}
+        return whole(config, base, of, seed, *more)
+
+    monkeypatch.setattr(rm, "train_reward", train_reward)
+    judge.run(rm_config(), inputs, workspace(tmp_path / "judge"))
+    rm.run(rm_config(), inputs, workspace(tmp_path / "rm"))
+    final, *others = seen.values()
+    assert len(seen) == 3
+    assert len(final) > 0
+    assert all(final.isdisjoint(other) for other in others)
+
+
+def test_killed_in_training_it_ends_with_the_same_bytes(
+    inputs: dict[str, Path],
+    made: tuple[Path, Metrics],
+    tmp_path: Path,
+    workspace: Callable[..., Workspace],
+    checkpoints: type[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = checkpoints()
+    with pytest.raises(Killed), killed_at(4, monkeypatch):
+        judge.run(rm_config(), inputs, workspace(tmp_path / "first", kept))
+    assert judge.run(rm_config(), inputs, workspace(tmp_path / "second", kept)) == made[1]
+    assert files(tmp_path / "second") == files(made[0])
+
+
+def test_asked_to_stop_it_does(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Callable[..., Workspace], checkpoints: type[Any]
+) -> None:
+    with pytest.raises(Preempted):
+        judge.run(rm_config(), inputs, workspace(tmp_path, checkpoints(kill_after=1)))
+
+
+def test_it_has_words_for_every_situation_of_the_service() -> None:
+    assert set(rule_judge.SITUATIONS) == set(message.SITUATIONS) == set(rule_judge.TOPICS)
+
+
+def test_a_situation_without_words_is_named(inputs: dict[str, Path], tmp_path: Path) -> None:
+    table = pq.read_table(inputs["prompts"] / "pairs.parquet").to_pylist()
+    pq.write_table(pa.Table.from_pylist([{**row, "situation": "weather"} for row in table]), tmp_path / "pairs.parquet")
+    (tmp_path / "about.json").write_text('{"months": 3}')
+    with pytest.raises(DataError, match="'weather' is none that the rule judge knows"):
+        judge.load_asked(tmp_path, pairs.retention(tmp_path, "test"))
+
+
+def test_a_broken_about_is_named(inputs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "pairs.parquet").write_bytes((inputs["prompts"] / "pairs.parquet").read_bytes())
+    (tmp_path / "about.json").write_text("{}")
+    with pytest.raises(DataError, match=r"prompts/about.json: can't be read"):
+        judge.load_asked(tmp_path, [])
