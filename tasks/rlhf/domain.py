@@ -3,8 +3,9 @@
 A good message follows RULES. It is put together from an opening for the situation, the offer, and an ending that says
 how to answer, with or without more in between, in several orders; thousands differ. A flaw takes a good message and
 breaks one rule in it, so that its neighbour, the good one, teaches that rule alone. Rows of validation and test share
-this generator with those of training: a quarter of all phrases (each fourth) is kept for them, and half of what they
-say is drawn from that quarter. What learns here is measured again by judges that know nothing of this file.
+this generator with those of training, so being right about them is no proof of being right about other messages: but a
+quarter of all phrases, of prompts, replies and flaws, is kept for them (each fourth), so that most hold some that
+training has not seen. What learns here is measured again by judges that know nothing of this file.
 """
 
 from __future__ import annotations
@@ -40,9 +41,14 @@ _TENS = ("zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy"
 _STRANGE = (3, 7, 8, 12, 15, 18, 25, 30, 35, 40, 50, 60)  # percentages that no level may have
 
 
+def taught(listed: Sequence[str]) -> list[str]:
+    """The phrases of a list that training may meet."""
+    return [phrase for i, phrase in enumerate(listed) if i % KEPT != KEPT - 1]
+
+
 @dataclass(frozen=True)
 class Draw:
-    """Where phrases come from. `held_out`: half of them from those that training never sees."""
+    """Where phrases come from. `held_out`: of all; else without those that are kept from training."""
 
     rng: np.random.Generator
     offers: tuple[int, ...]
@@ -50,10 +56,7 @@ class Draw:
     held_out: bool
 
     def of(self, listed: Sequence[str]) -> str:
-        kept = listed[KEPT - 1 :: KEPT]
-        if self.held_out and kept and self.chance(0.5):
-            return self.any(kept)
-        return self.any([phrase for i, phrase in enumerate(listed) if i % KEPT != KEPT - 1])
+        return self.any(listed if self.held_out else taught(listed))
 
     def any(self, listed: Sequence[str]) -> str:
         return listed[int(self.rng.integers(len(listed)))]
@@ -139,7 +142,7 @@ def offer_sentence(draw: Draw, offer: int) -> str:
 
 
 def ending(draw: Draw, offer: int) -> str:
-    if draw.chance(0.35):
+    if draw.chance(0.25):
         return draw.of(phrases.TURNED_OFFER if offer else phrases.TURNED_EAR)
     return f"{draw.of(phrases.ANSWERS)} {draw.of(phrases.RESULTS_OFFER if offer else phrases.RESULTS_EAR)}"
 
@@ -168,7 +171,7 @@ def _said(kind: str) -> Callable[[Draw, Message], Message]:
 
 def _insert(draw: Draw, message: Message, sentence: str) -> Message:
     spare = message.where("detail", "middle")
-    if spare and draw.chance(0.8):
+    if spare and draw.chance(0.95):
         return _put(message, spare[int(draw.rng.integers(len(spare)))], "flaw", sentence)
     first = 1 if message.where("greeting") else 0
     if first and message.parts[0][1].endswith(","):

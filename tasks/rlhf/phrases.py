@@ -1,6 +1,7 @@
 """The words of the retention domain: what `domain` puts together.
 
-{offer} and {months} are slots. Of every list a quarter (each fourth phrase) is met in validation and test rows only.
+{offer} and {months} are slots. Of every list a quarter (each fourth phrase) is met in validation and test rows only;
+what a prompt may ask for has two lists.
 Phrases of good messages keep the rules of retain.message; those of flaws break them on purpose.
 """
 
@@ -255,7 +256,7 @@ MIDDLES_EAR = (
     "Your wishes come first.",
 )
 
-# An ending: how to answer, then what comes of it; or, in a third of messages, one that says both the other way round.
+# An ending: how to answer, then what comes of it; or, in a quarter of messages, both the other way round.
 ANSWERS = (
     "Reply YES",
     "Just reply YES",

@@ -43,7 +43,7 @@ Cell = tuple[str, int]  # situation, offer
 T = TypeVar("T")
 
 TRIES = 60  # draws of one row that nothing like it has been made of yet
-FACTS = 3  # in a prompt, of those that a customer has
+FACTS = 2  # in a prompt, of those that a customer has
 SAME_BASE = 0.6  # pairs whose rejected reply is the chosen one with a flaw; else another reply with it
 
 # Words of a fact by role. {} is the value in small letters; of what says "no" and of what says "yes" or its kind.
@@ -53,8 +53,8 @@ _WORDS = {
     "internet": ("{} internet", "no internet"),
     "support": ("has tech support", "no tech support"),
 }
-_TENURES = ((3, "new"), (12, "a customer since last year"), (48, "a customer for some years"))
-_TENURED = "a customer for many years"
+_TENURES = ((3, "new"), (12, "in the first year"), (48, "with us some years"))
+_TENURED = "with us many years"
 
 
 @dataclass(frozen=True)
