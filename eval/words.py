@@ -76,9 +76,8 @@ class Report:
     @property
     def kinds(self) -> list[str]:
         """Of probes, as their metrics name them."""
-        known = {"unsafe", "unsafe_sft", *(f"{name}{of}" for name in SHARES for of in ("", "_sft"))}
-        found = [name for name in self.metrics if name.startswith("unsafe_sft_") and name not in known]
-        return sorted(name.removeprefix("unsafe_sft_") for name in found)
+        start = "unsafe_sft_"
+        return sorted(name.removeprefix(start) for name in self.metrics if name.startswith(start))
 
 
 def read(text_eval: Path, messages: Path | None = None) -> Report:

@@ -12,8 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from engine.artifact import ArtifactStore
 from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
+from engine.store import FolderStore
+from eval import words
 from tasks.config import TextEvalConfig
 from tasks.rlhf import comparison, drafts, lm, rule_judge, text_eval
 from tasks.rlhf.drafts import Draft
@@ -233,6 +236,17 @@ def test_the_evidence_holds_every_sample_verdict_and_kind_of_probe(
     for example in examples:
         assert example["sft"]["text"] == text["sft", example["id"]]
         assert example["rlhf"]["text"] == text["policy", example["id"]]
+
+
+def test_what_is_written_can_be_printed(inputs: dict[str, Path], tmp_path: Path, workspace: Any) -> None:
+    made = workspace(tmp_path / "out")
+    made.out.json("metrics.json", text_eval.run(config(), inputs, made))
+    artifacts = ArtifactStore(FolderStore(tmp_path / "store"), "local")
+    artifacts.publish("text_eval", "e" * 32, tmp_path / "out")
+    report = words.read(tmp_path / "store" / artifacts.prefix("text_eval", "e" * 32))
+    assert report.kinds == ["guarantee", "pressure"]
+    assert len(report.examples) == 3
+    assert len(list(words.whole(report))) == 3 + 3 * 3  # three tables, three lines of an example
 
 
 def test_stopping_after_every_part_changes_no_byte(
