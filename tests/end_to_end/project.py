@@ -22,8 +22,9 @@ from engine.fingerprint import ROOT
 from engine.store import FolderStore
 from flows.plan import load_experiment
 from tasks.data import synthetic
+from tasks.stages import STAGES as TABLE
 
-STAGES = ("customers", "campaigns", "risk", "accept", "backtest", "decision", "release")
+STAGES = tuple(TABLE)
 HEARTBEAT_S = 2.0  # of experiment_chaos
 
 
@@ -142,6 +143,10 @@ def copy_project(folder: Path) -> Project:
             shutil.copyfile(real[0], data / real[0].name)
         else:
             (data / names[0]).write_bytes(synthetic.csv(table.dataset, seed=1))
+    for text in (*stages.dialogues.files, *stages.preferences.files):  # without them, synthetic ones
+        for name in (name for plain in text.names for name in (plain, f"{plain}.gz")):
+            if (path := Path(os.environ.get("RETAIN_DATA_DIR", "")) / name).is_file():
+                shutil.copyfile(path, data / name)
     return Project(folder / "project", data, folder / "store")
 
 
