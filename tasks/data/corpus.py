@@ -278,7 +278,8 @@ class _Chosen:
             chosen += sorted(kept, reverse=True)[:share]
             self.over_cap += max(0, len(kept) - share)
             room -= min(share, len(kept))
-        return [row for _, _, row in sorted(chosen, reverse=True)]
+        # Not in the order of the sampling: there, whoever had more to choose from comes first.
+        return sorted((row for _, _, row in chosen), key=lambda row: _digest(f"{self.seed}:order:", row.id))
 
     def _refused(self, pair: Pair) -> str:
         if not pair.prompt or not all(pair.replies):

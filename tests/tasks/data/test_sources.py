@@ -6,18 +6,22 @@ import hashlib
 import http.server
 import io
 import os
+import sys
 import threading
 import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine.errors import DataError, RetainError
 from retain.dataset import DatasetSpec
-from tasks.data import sources
+from tasks.config import BaseConfig
+from tasks.data import sources, synthetic
+from tasks.data.sources import Wanted
 
 CONTENT = b"a,b\n1,2\n"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -26,10 +30,14 @@ NOWHERE = "http://127.0.0.1:9/none.csv"  # the discard port: nobody listens
 Described = Callable[[str], DatasetSpec]
 
 
-def telling(spec: DatasetSpec, url: str = NOWHERE, members: tuple[str, ...] = ()) -> DatasetSpec:
-    """The description of a table whose published file is CONTENT."""
+def telling(spec: DatasetSpec, url: str = NOWHERE, members: tuple[str, ...] = ()) -> tuple[Wanted, ...]:
+    """A table whose published file is CONTENT."""
     changes = {"sha256": DIGEST, "url": url, "members": members, "files": ("table.csv",)}
-    return spec.model_copy(update={"source": spec.source.model_copy(update=changes)})
+    return sources.table(spec.model_copy(update={"source": spec.source.model_copy(update=changes)}))
+
+
+def text(name: str, url: str | None = None, sha256: str | None = None) -> Wanted:
+    return Wanted(name, (name,), url, sha256)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -66,7 +74,8 @@ def test_the_published_file_in_a_folder(tmp_path: Path, spec: Described) -> None
     (tmp_path / "table.csv").write_bytes(CONTENT)
     found = sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache")["customers"]
     assert (found.kind, found.path, found.sha256) == ("folder", tmp_path / "table.csv", DIGEST)
-    assert found.digest == f"sha256:{DIGEST}"
+    assert [file.name for file in found.files] == ["source.csv"]
+    assert found.digest.startswith("sha256:")
     assert found.note == str(tmp_path / "table.csv")
 
 
@@ -93,18 +102,19 @@ def test_a_damaged_gzip_file_is_an_error(damaged: bytes, tmp_path: Path, spec: D
         sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache")
 
 
-def test_a_gzip_file_is_read_up_to_the_limit(tmp_path: Path, spec: Described, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gzip_file_is_read_up_to_the_limit(tmp_path: Path, spec: Described) -> None:
     (tmp_path / "table.csv.gz").write_bytes(gzip.compress(bytes(50_000_000)))
-    monkeypatch.setattr(sources, "LARGEST_BYTES", 10_000)
+    wanted = tuple(replace(file, largest=10_000) for file in telling(spec("telco")))
     tracemalloc.start()
     try:
         with pytest.raises(DataError, match=r"table\.csv\.gz: holds more than 10,000 bytes"):
-            sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache")
+            sources.resolve({"customers": wanted}, tmp_path, tmp_path / "cache")
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
+    assert not list((tmp_path / "cache").iterdir())
     (tmp_path / "table.csv.gz").write_bytes(gzip.compress(bytes(10_000)))
-    assert sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache")["customers"].path
+    assert sources.resolve({"customers": wanted}, tmp_path, tmp_path / "cache")["customers"].path
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.csv.gz"])
@@ -122,7 +132,7 @@ def test_a_store_without_room_is_an_error_and_keeps_no_half_file(
 
     (tmp_path / "table.csv.gz").write_bytes(gzip.compress(CONTENT))
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RetainError, match=r"cache: a table of 8 bytes can't be kept there \(No space left on device\)"):
+    with pytest.raises(RetainError, match=r"cache: table\.csv can't be kept there \(No space left on device\)"):
         sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
@@ -148,7 +158,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, spec: Described)
 def test_without_folder_and_network_it_is_synthetic_and_says_why(tmp_path: Path, spec: Described) -> None:
     found = sources.resolve({"customers": telling(spec("telco"))}, None, tmp_path / "cache")["customers"]
     assert (found.kind, found.path, found.sha256) == ("synthetic", None, None)
-    assert found.digest == f"synthetic:v{sources.GENERATOR_VERSION}"
+    assert found.digest == f"synthetic:v{synthetic.GENERATOR_VERSION}"
     assert "RETAIN_DATA_DIR is not set" in found.note
     assert NOWHERE in found.note
     assert found.note.endswith("Connection refused")  # and no word of what is made of that: some refuse it
@@ -220,3 +230,121 @@ def test_a_server_that_hangs_holds_all_tables_up_once(
     assert [source.kind for source in found.values()] == ["synthetic"] * 3
     # all three were asked at once, not one after the other
     assert server.asked.count("/hangs") == 3  # type: ignore[attr-defined]
+
+
+# -- several files, texts and weights
+
+
+def test_files_of_a_stage_come_from_different_places_in_the_order_wanted(
+    tmp_path: Path, server: http.server.ThreadingHTTPServer
+) -> None:
+    server.bodies["/b.jsonl.gz"] = gzip.compress(CONTENT)  # type: ignore[attr-defined]
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.jsonl.gz").write_bytes(gzip.compress(b"1\n"))
+    (tmp_path / "c.jsonl").write_bytes(b"3\n")
+    wanted = [text("deep/a.jsonl"), text("b.jsonl", address(server, "/b.jsonl.gz")), text("c.jsonl")]
+    found = sources.resolve({"dialogues": wanted}, tmp_path, tmp_path / "cache")["dialogues"]
+    assert [file.name for file in found.files] == ["deep/a.jsonl", "b.jsonl", "c.jsonl"]
+    assert [file.path.read_bytes() for file in found.files] == [b"1\n", CONTENT, b"3\n"]
+    assert [file.sha256 for file in found.files] == [
+        hashlib.sha256(content).hexdigest() for content in (b"1\n", CONTENT, b"3\n")
+    ]
+    assert found.kind == "folder and download"
+    # without a stated hash, what was downloaded is known by its address
+    again = sources.resolve({"dialogues": wanted}, tmp_path, tmp_path / "cache")["dialogues"]
+    assert again.digest == found.digest
+    assert "downloaded before from" in again.note
+    assert server.asked == ["/b.jsonl.gz"]  # type: ignore[attr-defined]
+
+
+def test_names_order_and_bytes_are_in_the_digest(tmp_path: Path) -> None:
+    for name, content in (("a", b"1"), ("b", b"2"), ("same", b"1")):
+        (tmp_path / name).write_bytes(content)
+
+    def digest(*names: str) -> str:
+        return sources.resolve({"x": [text(name) for name in names]}, tmp_path, tmp_path / "cache")["x"].digest
+
+    assert digest("a", "b") == digest("a", "b")
+    assert len({digest("a", "b"), digest("b", "a"), digest("a"), digest("same"), digest("same", "b")}) == 5
+    before = digest("a", "b")
+    (tmp_path / "b").write_bytes(b"3")
+    assert digest("a", "b") != before
+
+
+def test_what_is_missing_is_said_with_what_was_tried(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(CONTENT)
+    wanted = [text("a.jsonl"), text("b.jsonl"), text("c.jsonl", NOWHERE)]
+    found = sources.resolve({"dialogues": wanted}, tmp_path, tmp_path / "cache")["dialogues"]
+    assert [file.name for file in found.files] == ["a.jsonl"]
+    assert found.missing["b.jsonl"] == f"{tmp_path} has no b.jsonl; no public address is stated"
+    assert found.missing["c.jsonl"].endswith("Connection refused")
+    assert found.note.startswith(str(tmp_path / "a.jsonl"))
+    assert f"without {tmp_path} has no b.jsonl" in found.note
+    assert sources.resolve({"dialogues": wanted[1:]}, tmp_path, tmp_path / "cache")["dialogues"].digest.startswith(
+        "synthetic text:v"
+    )
+
+
+def test_a_probe_downloads_nothing(tmp_path: Path, server: http.server.ThreadingHTTPServer) -> None:
+    server.bodies["/there"] = CONTENT  # type: ignore[attr-defined]
+    wanted = [text("there", address(server, "/there")), text("gone", address(server, "/gone"))]
+    found = sources.resolve({"x": wanted}, None, tmp_path / "cache", probe=True)["x"]
+    assert found.files == ()
+    assert list(found.missing) == ["gone"]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_gzip_download_that_is_cut_short_is_not_used(tmp_path: Path, server: http.server.ThreadingHTTPServer) -> None:
+    server.bodies["/a.gz"] = gzip.compress(CONTENT * 99)[:-9]  # type: ignore[attr-defined]
+    found = sources.resolve({"x": [text("a", address(server, "/a.gz"))]}, None, tmp_path / "cache")["x"]
+    assert "end-of-stream" in found.missing["a"]
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def base(weights: str, **changes: object) -> BaseConfig:
+    file = {"name": "model.safetensors", "url": None, "sha256": None}
+    content = {"model": "some/model", "weights": weights, "tokenizer": "own", "precision": "float32", "shape": None}
+    return BaseConfig.model_validate({**content, "pretraining": None, "files": (file,), **changes})
+
+
+def test_published_weights_lie_in_a_folder_of_the_models_name(tmp_path: Path) -> None:
+    wanted = sources.weights(base("hub"))
+    missing = sources.resolve({"base": wanted}, tmp_path, tmp_path / "cache")["base"].missing
+    assert list(missing) == ["some/model/model.safetensors"]
+    (tmp_path / "some" / "model").mkdir(parents=True)
+    (tmp_path / "some" / "model" / "model.safetensors").write_bytes(CONTENT)
+    (file,) = sources.resolve({"base": wanted}, tmp_path, tmp_path / "cache")["base"].files
+    assert (file.name, file.sha256) == ("model.safetensors", DIGEST)
+
+
+def test_weights_of_another_hash_are_not_used(tmp_path: Path) -> None:
+    (tmp_path / "some" / "model").mkdir(parents=True)
+    (tmp_path / "some" / "model" / "model.safetensors").write_bytes(CONTENT + b"x")
+    exact = base("hub", files=({"name": "model.safetensors", "url": None, "sha256": DIGEST},))
+    found = sources.resolve({"base": sources.weights(exact)}, tmp_path, tmp_path / "cache")["base"]
+    assert "is not the published file" in found.missing["some/model/model.safetensors"]
+
+
+def test_weights_in_a_package_are_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "made_up_weights"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "w.gguf").write_bytes(CONTENT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    wanted = sources.weights(
+        base("package", files=({"name": "made_up_weights/w.gguf", "url": None, "sha256": DIGEST},))
+    )
+    found = sources.resolve({"base": wanted}, None, tmp_path / "cache")["base"]
+    assert (found.kind, found.path) == ("package", package / "w.gguf")
+    assert "made_up_weights" not in sys.modules
+    (package / "w.gguf").write_bytes(CONTENT + b"x")
+    found = sources.resolve({"base": wanted}, None, tmp_path / "cache")["base"]
+    assert "is not the published file" in found.missing["made_up_weights/w.gguf"]
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    wanted = sources.weights(
+        base("package", files=({"name": "no_such_package/w.gguf", "url": None, "sha256": DIGEST},))
+    )
+    missing = sources.resolve({"base": wanted}, tmp_path, tmp_path / "cache")["base"].missing
+    assert missing == {"no_such_package/w.gguf": "the Python package no_such_package is not installed"}
