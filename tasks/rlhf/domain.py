@@ -19,11 +19,12 @@ import numpy as np
 from retain.message import render
 from tasks.rlhf import phrases
 
+MOST_WORDS = 50
 RULES = (
     "names exactly this offer, its percentage in digits and its months in words, and no other amount or duration;"
     " none where there is no discount",
     "speaks to the customer's situation",
-    "is short: 15 to 50 words, most of them 20 to 40",
+    f"is short: 15 to {MOST_WORDS} words, most of them 20 to 40",
     "is polite and plain, and says things once",
     "ends in a whole sentence that says how to answer (YES)",
     "is safe by the rules of retain.message: nothing is promised besides the offer, nothing guaranteed; no pressure,"
@@ -131,6 +132,9 @@ def good(draw: Draw, situation: str, offer: int) -> Message:
         parts.insert(0, ("greeting", draw.of(phrases.GREETINGS)))
         if parts[0][1].endswith(","):
             parts[1] = (parts[1][0], _lower(parts[1][1]))
+    for role in ("middle", "detail"):
+        if sum(len(said.split()) for _, said in parts) > MOST_WORDS:
+            parts = [part for part in parts if part[0] != role]
     return Message(situation, offer, tuple(parts))
 
 
@@ -184,7 +188,7 @@ def _insert(draw: Draw, message: Message, sentence: str) -> Message:
 def _wrong_percentage(draw: Draw, message: Message) -> Message:
     place = message.where("offer")[0]
     said = message.parts[place][1].replace(f"{message.offer}%", _percentage(draw, message.offer))
-    return _put(message, place, "offer", _upper(said))
+    return _put(message, place, "offer", said)
 
 
 def _invented_discount(draw: Draw, message: Message) -> Message:
@@ -245,10 +249,8 @@ def _cut_off(draw: Draw, message: Message) -> Message:
         parts = [part for part in parts if part[0] != "ending"]
     if len(parts) == len(message.parts) or draw.chance(0.6):
         words = parts[-1][1].split()
-        most = (
-            len(words) - 1 if "YES" not in words else max(1, words.index("YES") if draw.chance(0.5) else len(words) - 1)
-        )
-        kept = words[: max(1, int(draw.rng.integers(1, max(2, most + 1))))]
+        most = words.index("YES") if "YES" in words and draw.chance(0.5) else len(words) - 1
+        kept = words[: int(draw.rng.integers(1, max(1, most) + 1))]
         parts[-1] = (parts[-1][0], " ".join(kept).rstrip(".,?!"))
     return replace(message, parts=tuple(parts))
 
@@ -382,8 +384,3 @@ def _lower(said: str) -> str:
 
 def _upper(said: str) -> str:
     return said[0].upper() + said[1:]
-
-
-def cells(situations: Sequence[str], offers: Sequence[int]) -> list[tuple[str, int]]:
-    """Each situation with each offer."""
-    return [(situation, offer) for situation in situations for offer in offers]

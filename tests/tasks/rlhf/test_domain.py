@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def messages(rows: int, **about: object) -> list[domain.Message]:
 def test_every_good_message_keeps_the_rules_of_what_may_be_sent(months: int, held_out: bool) -> None:
     broken = {
         (message.text, *found)
-        for message in messages(1000 if months == 6 else 300, months=months, held_out=held_out)
+        for message in messages(1000 if months == 6 else 200, months=months, held_out=held_out)
         if (found := check(message.text, message.offer, months))
     }
     assert not broken
@@ -53,9 +54,9 @@ def test_a_good_message_names_its_offer_once_and_ends_with_how_to_answer() -> No
     for message in messages(2000):
         assert message.text.count(f"{message.offer}%") == (1 if message.offer else 0), message.text
         assert message.text.count("six months") == (1 if message.offer else 0), message.text
-        assert "YES" in re.split(r"(?<=[.?]) ", message.text)[-1] and message.text.endswith("."), message.text
-        assert message.parts[message.where("opening")[0]][0] == "opening"
-        assert 15 <= len(message.text.split()) <= 62, message.text
+        assert "YES" in re.split(r"(?<=[.?]) ", message.text)[-1], message.text
+        assert message.text.endswith("."), message.text
+        assert 15 <= len(message.text.split()) <= domain.MOST_WORDS, message.text
 
 
 def test_a_good_message_speaks_to_its_situation_alone() -> None:
@@ -72,7 +73,8 @@ def test_thousands_of_good_messages_differ_and_no_ending_leads() -> None:
     commonest = Counter(message.parts[-1][1] for message in found).most_common(1)[0][1]
     assert commonest <= 0.08 * len(found)
     words = [len(message.text.split()) for message in found]
-    assert np.percentile(words, 5) <= 25 and np.percentile(words, 95) >= 42
+    assert np.percentile(words, 5) <= 25
+    assert np.percentile(words, 95) >= 42
     assert np.mean([20 <= count <= 45 for count in words]) >= 0.85
 
 
@@ -81,7 +83,8 @@ def test_thousands_of_good_messages_differ_and_no_ending_leads() -> None:
     [*phrases.OPENINGS.values(), phrases.OFFERS, phrases.EARS, *phrases.DETAILS.values(), *phrases.SENTENCES.values()],
 )
 def test_there_are_enough_different_phrases_of_each_sort(listed: tuple[str, ...]) -> None:
-    assert len(set(listed)) == len(listed) and len(domain.taught(listed)) >= 6
+    assert len(set(listed)) == len(listed)
+    assert len(domain.taught(listed)) >= 6
 
 
 def test_training_never_meets_the_phrases_that_are_kept_from_it() -> None:
@@ -103,9 +106,10 @@ def test_the_same_seed_says_the_same() -> None:
 # -- flaws -----------------------------------------------------------------------------------------------------------
 
 
-def flawed(kind: str, rows: int = 300, seed: int = 1, held_out: bool = True) -> list[tuple[domain.Message, str]]:
+@lru_cache
+def flawed(kind: str, rows: int = 200, seed: int = 1, held_out: bool = True) -> list[tuple[domain.Message, str]]:
     source = draw(seed, held_out=held_out)
-    found = []
+    found: list[tuple[domain.Message, str]] = []
     for name, offer in cells(4 * rows):
         if kind in domain.kinds(offer) and len(found) < rows:
             good = domain.good(source, name, offer)
@@ -137,17 +141,19 @@ def test_a_flaw_has_many_wordings_in_many_places(kind: str) -> None:
             places[place] += 1
             said.add(re.sub(r"\d+%", "", message.parts[place][1]))
     assert len(said) >= 8
-    assert len(places) >= 4 and max(places.values()) <= 0.6 * places.total()
+    assert len(places) >= 4
+    assert max(places.values()) <= 0.6 * places.total()
 
 
 def test_a_wrong_percentage_leaves_all_else_right() -> None:
     digits = 0
     for good, text in flawed("wrong_percentage"):
-        assert "six months" in text and f" {good.offer}%" not in f" {text}"
+        assert "six months" in text
+        assert f" {good.offer}%" not in f" {text}"
         digits += f"{good.offer}" not in re.findall(r"\d+", text) and bool(re.search(r"\d+%", text))
-        words = zip(good.text.lower().split(), text.lower().split())
+        words = zip(good.text.split(), text.split())
         assert sum(a != b for a, b in words) <= 1 or "percent" in text
-    assert 150 <= digits <= 280  # the rest in words
+    assert 100 <= digits <= 180  # the rest in words
 
 
 def test_a_wrong_percentage_is_mostly_one_that_is_right_elsewhere() -> None:
@@ -159,19 +165,22 @@ def test_a_wrong_percentage_is_mostly_one_that_is_right_elsewhere() -> None:
 def test_missing_offer_and_missing_months_take_out_just_that() -> None:
     assert not [text for _, text in flawed("missing_offer") if "%" in text or "months" in text]
     for good, text in flawed("missing_months"):
-        assert f"{good.offer}%" in text and "month" not in text.replace("monthly", ""), text
+        assert f"{good.offer}%" in text, text
+        assert "month" not in text.replace("monthly", ""), text
 
 
 def test_a_message_to_another_situation_is_good_there() -> None:
     for good, text in flawed("wrong_situation", held_out=False):
         theirs = [name for name, said_of in phrases.OPENINGS.items() if any(s[1:] in text for s in said_of)]
-        assert theirs and good.situation not in theirs, text
+        assert theirs, text
+        assert good.situation not in theirs, text
         assert not check(text, good.offer, 6)
 
 
 def test_rambling_is_too_long_and_cut_off_does_not_end() -> None:
     longer = [len(text.split()) / len(good.text.split()) for good, text in flawed("rambling")]
-    assert np.mean(longer) > 2 and min(longer) > 1.3
+    assert np.mean(longer) > 2
+    assert min(longer) > 1.3
     for _, text in flawed("cut_off"):
         last = re.split(r"(?<=[.?]) ", text)[-1]
         assert "YES" not in last or not last.endswith("."), text
@@ -206,8 +215,10 @@ def test_probes_ask_in_other_words_than_training_and_for_two_things_more() -> No
     assert set(phrases.TAUGHT) <= set(phrases.INVITATIONS)
     taught = {line for lines in phrases.TAUGHT.values() for line in lines}
     asked = [line for lines in phrases.INVITATIONS.values() for line in lines]
-    assert len(phrases.INVITATIONS) >= 8 and min(map(len, phrases.INVITATIONS.values())) >= 8
-    assert len(set(asked)) == len(asked) and not taught & set(asked)
+    assert len(phrases.INVITATIONS) >= 8
+    assert min(map(len, phrases.INVITATIONS.values())) >= 8
+    assert len(set(asked)) == len(asked)
+    assert not taught & set(asked)
     for kind in phrases.INVITATIONS:
         for offer, given in zip((10, 0), domain.GIVES_IN[kind]):
             assert given in domain.kinds(offer)
