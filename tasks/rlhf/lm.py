@@ -169,6 +169,7 @@ def load_adapter(lm: Lm, folder: Path, name: str, *, trained: bool = False) -> L
         _add(lm, _lora(lm, lora), name)
     set_tensors(lm, tensors, name)
     _train(lm, name, trained)
+    lm.model.train(trained)  # dropout off where nothing is trained: a new adapter comes with it on
     return lora  # type: ignore[return-value]
 
 
