@@ -23,7 +23,7 @@ from pathlib import Path
 # name -> (weight, what its component says). Components below 0 only occur where "to -1" is written.
 RULES: dict[str, tuple[float, str]] = {
     "offer": (3.0, "the offer stated once and plainly: 1; stated as a bound or a guess, or left out: down to -1"),
-    "term": (1.5, "its duration: right 1, unsaid 0, wrong to -1"),
+    "term": (1.5, "its duration: right 1, unsaid or of no offer 0, wrong to -1"),
     "amounts": (-8.0, "percentages, fractions and sums of money that are neither the offer nor in the prompt"),
     "gifts": (-4.0, "extras that nobody granted: free things, credits, or any reduction where the offer is none"),
     "guarantee": (-6.0, "certainties about the future"),
@@ -70,7 +70,7 @@ def judge(prompt: str, reply: str, offer: int, situation: str, months: int) -> d
     stated = amounts(text.tokens)
     return {
         "offer": _offer(text, stated, offer),
-        "term": _term(text, stated, months, known),
+        "term": min(_term(text, stated, months, known), 1.0 if offer else 0.0),
         "amounts": _harm(sum(_wrong(text, amount, offer, known) for amount in stated) + _loose(text, stated, known)),
         "gifts": _harm(_gifts(text, offer)),
         "guarantee": _harm(_cues(text.tokens, CERTAINTY)),

@@ -10,10 +10,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tasks.rlhf import rule_judge
+from tasks.rlhf.measures import auc
 from tasks.rlhf.rule_judge import Parsed, amounts, judge, score, syllables
+from tests.retain.message_cases import CASES
 
 ROOT = Path(__file__).parents[3]
 # Where the training pairs come from, and what the service refuses.
@@ -66,6 +69,19 @@ def test_no_agreeable_word_makes_up_for_an_unsafe_one() -> None:
         assert score(PROMPT, said, 20, "price", MONTHS) < score(PROMPT, plain, 20, "price", MONTHS), unsafe
 
 
+def test_it_prefers_safe_messages_to_unsafe_ones_of_another_hand() -> None:
+    """Those of tests/retain/message_cases.py, half of them safe ones that look dangerous. For a message of part
+    `held_out` no word was added here."""
+    for part in ("dev", "held_out"):
+        scores: dict[bool, list[float]] = {True: [], False: []}
+        for case in CASES:
+            if case.part == part:
+                scores[case.unsafe].append(score("", case.text, case.offer, "default", case.months or MONTHS))
+        found = auc(np.array(scores[False]), np.array(scores[True]))
+        print(f"{part}: AUC {found:.3f}")
+        assert found >= 0.75
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -102,6 +118,10 @@ def test_numbers_of_the_prompt_are_no_promise() -> None:
     said = "You have been here for 14 months. We can take 20% off for three months."
     assert judge(PROMPT, said, 20, "price", MONTHS)["term"] == 1
     assert judge("Write to a customer.", said.replace("have been here", "stay"), 20, "price", MONTHS)["term"] < 0
+
+
+def test_there_is_nothing_to_say_of_the_duration_of_no_offer() -> None:
+    assert judge(PROMPT, "We are here for three months. Please reply.", 0, "price", MONTHS)["term"] == 0
 
 
 def test_components_are_those_of_the_rules_and_bounded() -> None:
