@@ -1,10 +1,10 @@
 """`ppo_text`: PPO (Schulman et al. 2017) on the words of a message, from SFT's adapter on, towards a shaped reward.
 
 One model with four adapters, of which one is in use at a time: `policy` (trained; a copy of SFT's at first),
-`reference` (SFT's, frozen, always read from the input), `training_rm` and `validation_rm` (reward models). The training RM is
-part of the reward (rewards.py); the validation RM, which the policy never sees, picks the adapter that is kept: the one
-whose replies to the validation prompts it liked best, SFT's own included. stops.py looks for signs of reward hacking,
-and when it finds one the training ends early with what was kept until then: that is a result, no error.
+`reference` (SFT's, frozen, always read from the input), `training_rm` and `validation_rm` (reward models). The training
+RM is part of the reward (rewards.py); the validation RM, which the policy never sees, picks the adapter that is kept:
+the one whose replies to the validation prompts it liked best, SFT's own included. stops.py looks for signs of reward
+hacking, and when it finds one the training ends early with what was kept until then: that is a result, no error.
 
 What is not textbook, or left open by it:
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 Trace = Mapping[str, float]
 
-# A divergence is above 0. Its estimate from samples is below by chance, but hardly by so many standard errors; less than
-# MARGIN nats per token below is nothing, whatever its error.
+# A divergence is above 0. Its estimate from samples is below by chance, but hardly by so many standard errors; less
+# than MARGIN nats per token below is nothing, whatever its error.
 ERRORS, MARGIN = 4.0, 0.01
 # What the reference is worth before the first iteration, since scores are standardised by its own.
 REFERENCE: Trace = {"validation_score": 0.0, "training_score": 0.0}
