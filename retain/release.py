@@ -57,6 +57,7 @@ JUDGED_BY = {"sft": ("sft",), "rlhf": ("rm", "text_eval", "messages")}
 # Banks of messages: which ones an arm speaks from, the first that has one for the customer. The templates are always
 # there.
 TEMPLATES = "template"
+SOURCES = (TEMPLATES, *STAGE_OF)  # of messages
 SPEAKS: Mapping[Arm, tuple[str, ...]] = {"baseline": ("sft", TEMPLATES), "learned": ("rlhf", "sft", TEMPLATES)}
 SCORES = "scores.json"  # of an artifact of `messages`: {text: score}
 TERMS = "terms.json"
@@ -269,8 +270,9 @@ def _messages(content: object, terms: Terms) -> tuple[Bank, str]:
     except MessageError as error:
         raise ReleaseError(f"messages.json: {error}") from None
     bank = Bank.from_json(content["templates"])
-    if problems := bank.problems(terms.offers.months) + bank.gaps(terms.offers.levels):
-        raise ReleaseError(f"messages.json: {problems[0]}")
+    _sound(bank, TEMPLATES, "messages.json", terms)
+    if gaps := bank.gaps(terms.offers.levels):
+        raise ReleaseError(f"messages.json: {gaps[0]}")
     return bank, below
 
 
@@ -278,9 +280,16 @@ def _bank(files: Mapping[str, Path], part: str, terms: Terms) -> Bank:
     """A bank that a language model wrote; it may be empty, or lack situations and offers."""
     name = f"{part}/{part}.json"
     bank = Bank.from_json(_json(files, name), name)
+    _sound(bank, part, name, terms)
+    return bank
+
+
+def _sound(bank: Bank, source: str, name: str, terms: Terms) -> None:
+    others = [entry.source for entry in bank.entries if entry.source != source]
+    if others:
+        raise ReleaseError(f"{name}: a message's source is {others[0][:20]!r}, not {source}")
     if problems := bank.problems(terms.offers.months):
         raise ReleaseError(f"{name}: {problems[0]}")
-    return bank
 
 
 def _scores(content: object) -> dict[str, float]:

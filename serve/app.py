@@ -65,7 +65,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     sources = ", ".join([str(settings.release), *(f"{part} of {path}" for part, path in settings.parts.items())])
     print(
         f"Retain serves release {version} ({sources}) on http://{host}:{port}: POST /retain, docs at /docs; "
-        f"{app.state.service.arms}",
+        f"{app.state.service.arms}; {app.state.service.banks}",
         flush=True,
     )
     config = uvicorn.Config(

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from retain.message import SITUATIONS
+from retain.release import SOURCES
 from retain.wallet import Wallet
 
 # 0.5 s is the playbook's limit: p95 above it is more than 5 % of requests outside the 0.5 bucket.
@@ -52,6 +53,8 @@ class Metrics:
         )
         messages = Counter("retain_messages", "Messages by situation", ["situation"], registry=self.registry)
         self.messages = {name: messages.labels(name) for name in SITUATIONS}
+        sources = Counter("retain_message_sources", "Messages by who wrote them", ["source"], registry=self.registry)
+        self.sources = {name: sources.labels(name) for name in SOURCES}
         self.unsent = Counter(
             "retain_messages_missing", "Contacts for which no message kept the rules", registry=self.registry
         )

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from retain.decision import Action, Arm, Case, Decision, Why
 from retain.message import SITUATIONS
 from retain.policy import PolicyError
-from retain.release import Release
+from retain.release import SOURCES, Release
 from serve.metrics import CONTENT_TYPE, Metrics
 from serve.router import EVERYBODY_BASELINE, Router, routed
 from serve.schema import Invalid, RequestReader, examples, request_schema
@@ -52,8 +52,12 @@ class Reason(BaseModel):
 
 
 class Text(BaseModel):
+    """`text` ends in a line of its own that says how to opt out, and who writes. `source`: who wrote what is above it,
+    nobody's model (template), or the language model before (sft) or after (rlhf) it was trained on preferences."""
+
     situation: Literal[SITUATIONS]  # type: ignore[valid-type]
     text: str
+    source: Literal[SOURCES]  # type: ignore[valid-type]
 
 
 class Answer(BaseModel):
@@ -138,6 +142,12 @@ class Service:
         return f"the learned policy decides about {percent:g} % of customers" if percent else "the baseline decides"
 
     @property
+    def banks(self) -> str:
+        """Who speaks, in words."""
+        counts = {name: len(bank.entries) for name, bank in self.release.banks.items()}
+        return "messages: " + ", ".join(f"{count} of {name}" for name, count in counts.items())
+
+    @property
     def period_left(self) -> float:
         """The share of the budget's period that is to come."""
         gone = (self._clock() - self._started) / (self.release.terms.months * MONTH_SECONDS)
@@ -159,7 +169,8 @@ class Service:
         elif decision.action == "contact":
             self._refusals = 0
         if message is not None:
-            self.metrics.messages[message[0]].inc()
+            self.metrics.messages[message.situation].inc()
+            self.metrics.sources[message.source].inc()
         elif decision.action == "contact":
             self.metrics.unsent.inc()
         return orjson.dumps(
@@ -171,7 +182,7 @@ class Service:
                 "action": decision.action,
                 "offer": decision.offer,
                 "why": decision.why,
-                "message": None if message is None else {"situation": message[0], "text": message[1]},
+                "message": None if message is None else message._asdict(),
                 "reasons": [
                     {"feature": name, "value": values[name], "contribution": contribution}
                     for name, contribution in reasons[: release.terms.reasons]
@@ -223,6 +234,7 @@ class Service:
             "dataset": release.spec.name,
             "release": self.versions["release"],
             "parts": dict(release.versions),
+            "messages": {name: len(bank.entries) for name, bank in release.banks.items()},
             "left_out": list(release.left_out),
             "overrides": list(release.overrides),
             "history": "comes with the request",

@@ -2,7 +2,8 @@
 
 RELEASE_PATH: the folder of a release's artifact; unset: the current release of EXPERIMENT in RETAIN_STORE.
 RISK_MODEL_PATH, ACCEPT_MODEL_PATH, PPO_POLICY_PATH: artifact folders of `risk`, `accept` and `decision`, in place of
-the release's own part; the version that answers, /readyz and the line at the start say so.
+the release's own part; SFT_PATH, RLHF_PATH, RM_PATH: of `messages`, for one bank, the other, and the scores that order
+both. The version that answers, /readyz and the line at the start say so.
 FORCE_BASELINE: true (unless set) lets the baseline decide about everybody, false the learned policy about some.
 CANARY_PERCENT: about how many, 0 to 100; 5 unless set. ASSIGNMENT_KEY: what draws them (router.py).
 RETAIN_HOST, PORT: where to listen (HOST itself is a name that shells and compilers take for other things).
@@ -18,11 +19,20 @@ from pathlib import Path
 from engine.artifact import MANIFEST, current, open_artifact, parse_manifest
 from engine.errors import ArtifactError, RetainError
 from engine.store import open_store, store_url
-from retain.release import PARTS, TERMS, Release, ReleaseError, load, with_part
+from retain.release import PARTS, SCORES, TERMS, Release, ReleaseError, load, with_part
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
 
 DEFAULT_EXPERIMENT = "local"
-OVERRIDES = {"risk": "RISK_MODEL_PATH", "accept": "ACCEPT_MODEL_PATH", "decision": "PPO_POLICY_PATH"}
+# In this order: scores are for the banks that then speak.
+OVERRIDES = {
+    "risk": "RISK_MODEL_PATH",
+    "accept": "ACCEPT_MODEL_PATH",
+    "decision": "PPO_POLICY_PATH",
+    "sft": "SFT_PATH",
+    "rlhf": "RLHF_PATH",
+    "scores": "RM_PATH",
+}
+VERSIONS = {"decision": "policy"}  # what a part is called among the versions, if by another name
 YES_OR_NO = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -69,8 +79,10 @@ def _router(environment: Mapping[str, str]) -> Router:
 def warnings(release: Release) -> list[str]:
     """What whoever runs the service ought to know of the release it answers from."""
     found = [f"{part} is that of {OVERRIDES[part]}, not the release's own" for part in release.replaced]
-    if "decision" in release.replaced and release.versions["policy"] in {part["digest"] for part in release.left_out}:
-        found.append(f"the policy of {OVERRIDES['decision']} is the one that this release left out")
+    for left in release.left_out:
+        part = left["part"]
+        if part in release.replaced and release.versions[VERSIONS.get(part, part)] == left["digest"]:
+            found.append(f"the {VERSIONS.get(part, part)} of {OVERRIDES[part]} is the one that this release left out")
     own = [part for part in release.overrides if part["part"] not in release.replaced]
     found += [f"{part['part']} missed criteria and was let in by {part['by']}" for part in own]
     return found if release.bridge.warning is None else [*found, release.bridge.warning]
@@ -88,7 +100,8 @@ def load_release(settings: Settings) -> tuple[str, Release]:
         for part, path in settings.parts.items():
             folder, setting = path, OVERRIDES[part]
             files = open_artifact(path)
-            release = with_part(release, part, {n: files[n] for n in (*PARTS[part], TERMS) if n in files})
+            wanted = (*PARTS.get(part, (SCORES,)), TERMS)
+            release = with_part(release, part, {name: files[name] for name in wanted if name in files})
     except (ArtifactError, ReleaseError) as error:
         raise RetainError(f"{setting}: {folder} can't be served: {error}") from None
     manifest = settings.release / MANIFEST

@@ -18,6 +18,7 @@ from engine.store import FolderStore
 from retain.dataset import DatasetSpec, feature_columns
 from retain.decision import Arm, Decision, observed, seen_columns
 from retain.features import Featurizer
+from retain.message import SITUATIONS
 from retain.policy import Policy
 from retain.release import Release
 from retain.score import Floats
@@ -45,13 +46,42 @@ CRITERIA = {
     "risk": {"auc": {"at_least": 0.78}, "ece": {"below": 0.05}},
     "accept": {"auc": {"at_least": 0.70}},
     "decision": {"nrr_gain": {"at_least": 0.03, "gating": False}, "lift_gain": {"at_least": 0.12}},
+    "sft": {"training_loss": {"below": 2.5}},
+    "rm": {"auc": {"at_least": 0.70}},
+    "text_eval": {"win_rate_gain": {"at_least": 0.08}},
+    "messages": {"coverage": {"at_least": 1.0}},
 }
 PASSED: dict[str, dict[str, Any]] = {
     "customers": {"rows": {"value": 7032.0}},
     "risk": {"auc": {"value": 0.85, "ci": [0.83, 0.87]}, "ece": {"value": 0.02}},
     "accept": {"auc": {"value": 0.8}},
     "decision": {"nrr_gain": {"value": 0.01}, "lift_gain": {"value": 0.3}},
+    "sft": {"training_loss": {"value": 1.5}},
+    "rm": {"auc": {"value": 0.9}},
+    "text_eval": {"win_rate_gain": {"value": 0.2}},
+    "messages": {"coverage": {"value": 1.0}},
 }
+SENDER = {"name": "Toy Telecom", "address": "1 Example Street"}
+FOOTER = "Reply STOP to opt out. Toy Telecom, 1 Example Street"
+
+
+def bank(source: str, offers: Sequence[int] = LEVELS, situations: Sequence[str] = SITUATIONS) -> list[dict[str, Any]]:
+    """Two messages for each situation and offer, as a language model might have written them; the second is the one
+    that its scores put first."""
+    opening = {"sft": "Hello, and thank you for being with us.", "rlhf": "Many thanks for being with us."}[source]
+    discount = "We would like to take {offer} off your charge for {months}."
+    return [
+        {
+            "situation": situation,
+            "offer": offer,
+            "text": f"{opening} {discount if offer else 'Please tell us what we can do better.'} Reply YES{end}",
+            "source": source,
+            "score": score,
+        }
+        for situation in situations
+        for offer in offers
+        for end, score in ((".", 0.5), (" if you like.", 1.5))
+    ]
 
 
 class Rule(SimpleNamespace):
@@ -65,7 +95,11 @@ def config(overrides: dict[str, Override] | None = None, **changes: Any) -> Any:
         name: {metric: Criterion(**limit) for metric, limit in limits.items()} for name, limits in CRITERIA.items()
     }
     return SimpleNamespace(
-        experiment="toy", decision=Rule(**{**RULE, **changes}), criteria=criteria, overrides=dict(overrides or {})
+        experiment="toy",
+        decision=Rule(**{**RULE, **changes}),
+        sender=Rule(**SENDER),
+        criteria=criteria,
+        overrides=dict(overrides or {}),
     )
 
 
@@ -94,8 +128,8 @@ def rows(spec: DatasetSpec, n: int, seed: int) -> list[dict[str, Any]]:
 
 
 def inputs(folder: Path, spec: DatasetSpec, campaigns: DatasetSpec) -> dict[str, Path]:
-    """Folders of customers, risk, accept and decision as their stages would leave them, with metrics that pass."""
-    folders = {name: folder / name for name in ("customers", "risk", "accept", "decision")}
+    """Folders of what the release reads, as its stages would leave it, with metrics that pass."""
+    folders = {name: folder / name for name in PASSED}
     for name, path in folders.items():
         path.mkdir(parents=True)
         (path / "metrics.json").write_bytes(canonical(PASSED[name]))
@@ -108,6 +142,10 @@ def inputs(folder: Path, spec: DatasetSpec, campaigns: DatasetSpec) -> dict[str,
     (folders["accept"] / "bridge.json").write_bytes(canonical(bridge))
     (folders["decision"] / "terms.json").write_bytes(canonical(TERMS))
     (folders["decision"] / "policy.json").write_bytes(policy(spec).to_json())
+    for source in ("sft", "rlhf"):
+        (folders["messages"] / f"{source}.json").write_bytes(canonical(bank(source)))
+    scores = {entry["text"]: entry["score"] for source in ("sft", "rlhf") for entry in bank(source)}
+    (folders["messages"] / "scores.json").write_bytes(canonical(scores))
     return folders
 
 

@@ -69,7 +69,8 @@ def test_criteria_are_in_the_slice_of_release_alone(tables: Path) -> None:
         holds = "criteria" in stage_config(plan.experiment, name)
         assert holds == (name == "release")
     # and of them only those that release judges: the threshold of another stage may change without it
-    assert set(stage_config(plan.experiment, "release")["criteria"]) == {"risk", "accept", "decision"}
+    judged = {"risk", "accept", "decision", "sft", "rm", "text_eval", "messages"}
+    assert set(stage_config(make_plan("local").experiment, "release")["criteria"]) == judged
 
 
 def test_the_locked_experiment_refuses_synthetic_data_naming_every_missing_file(

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from retain.dataset import protected_columns
+from retain.decision import Arm, Decision
+from retain.message import Bank, Message, check
 from retain.policy import PolicyError
 from retain.release import Release, ReleaseError, load, with_part
-from tests.releases import CHARGED, TERMS, dataset, decided, inputs, part, policy, rows, run_stage
+from tests.releases import CHARGED, FOOTER, TERMS, bank, dataset, decided, inputs, part, policy, rows, run_stage
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +67,9 @@ def test_protected_columns_are_no_reasons(release: Release) -> None:
 
 def test_only_a_table_with_the_bank_s_columns_gets_the_full_acceptance(tmp_path: Path, release: Release) -> None:
     assert release.full_acceptance(rows(release.spec, 1, seed=1)[0]) is None
-    bank = dataset("bank", roles=CHARGED)
-    both = load(files(run_stage(tmp_path, inputs(tmp_path / "inputs", bank, bank))))
-    row = rows(bank, 1, seed=1)[0]
+    calls = dataset("bank", roles=CHARGED)
+    both = load(files(run_stage(tmp_path, inputs(tmp_path / "inputs", calls, calls))))
+    row = rows(calls, 1, seed=1)[0]
     assert both.full_acceptance(row) == both.accept.score(both.accept.features(row))
 
 
@@ -98,8 +100,26 @@ def damaged(folder: Path, tmp_path: Path, name: str, change: Callable[[Any], Any
         ("risk/featurizer.json", lambda content: {}, "risk/featurizer.json"),
         ("accept/bridge.json", lambda content: None, "accept/bridge.json: is missing"),
         ("accept/bridge.json", lambda content: {}, "bridge.json: wants"),
-        ("messages.json", lambda content: content[:1], "no message for"),
-        ("messages.json", lambda content: {}, "messages.json: is no list"),
+        ("messages.json", lambda content: [], "messages.json: wants sender and templates; an older release"),
+        ("messages.json", lambda content: content | {"templates": content["templates"][:1]}, "no message for"),
+        ("messages.json", lambda content: content | {"templates": {}}, "messages.json: is no list"),
+        ("messages.json", lambda content: content | {"sender": {"name": "x"}}, "sender wants name and address"),
+        (
+            "messages.json",
+            lambda content: content | {"sender": {"name": "x\ny", "address": "z"}},
+            "messages.json: the sender's name holds a character",
+        ),
+        ("sft/sft.json", lambda content: {}, "sft/sft.json: is no list"),
+        (
+            "sft/sft.json",
+            lambda content: [content[0] | {"source": "rlhf"}],
+            "sft/sft.json: a message's source is 'rlhf'",
+        ),
+        (
+            "rlhf/rlhf.json",
+            lambda content: [content[2] | {"text": content[2]["text"] + " It is free."}],
+            "rlhf/rlhf.json: message 0 (price, 5 %): promises something besides the offer",
+        ),
         ("decision.json", lambda content: {}, "decision.json: offers: Field required"),
         ("decision.json", lambda content: [], "decision.json: as a whole"),
         ("decision.json", lambda content: content | {"threshold": 1.0}, "decision.json: threshold: "),
@@ -180,6 +200,83 @@ def test_a_policy_artifact_that_does_not_suit_is_refused(
         (tmp_path / name).write_text(content)
     with pytest.raises(ReleaseError) as error:
         with_part(release, "decision", files(tmp_path))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# -- messages --------------------------------------------------------------------------------------------------------
+
+
+def said(release: Release, arm: Arm, situation: str = "price", offer: int = 10) -> Message:
+    """What an arm says to a customer of that situation."""
+    column = release.spec.roles[{"price": "monthly_charge", "support": "support"}[situation]]
+    decision = Decision(0.5, 0.5, "contact", offer, "policy_contact", arm)
+    found = release.message(decision, [(column, 1.0)], {release.spec.roles["tenure"]: 40})
+    assert found is not None
+    return found
+
+
+def test_each_arm_speaks_from_its_bank(release: Release) -> None:
+    baseline, learned = said(release, "baseline"), said(release, "learned")
+    assert (baseline.source, learned.source) == ("sft", "rlhf")
+    body, _, below = learned.text.partition("\n")
+    assert below == release.footer == FOOTER
+    assert body.startswith("Many thanks for being with us. We would like to take 10% off your charge for six months. ")
+    assert check(body, 10, 6) == []
+
+
+def test_where_a_bank_has_nothing_to_say_the_next_one_speaks(release: Release) -> None:
+    some = Bank.from_json(bank("rlhf", offers=(10,), situations=("price",)))
+    partial = dataclasses.replace(release, banks={**release.banks, "rlhf": some})
+    assert said(partial, "learned").source == "rlhf"
+    assert said(partial, "learned", "support").source == "sft"
+    assert said(partial, "learned", offer=20).source == "sft"
+    empty = dataclasses.replace(release, banks={**release.banks, "rlhf": Bank([]), "sft": Bank([])})
+    assert {said(empty, arm, "support").source for arm in ("baseline", "learned")} == {"template"}
+    alone = dataclasses.replace(release, banks={"template": release.banks["template"], "rlhf": release.banks["rlhf"]})
+    assert (said(alone, "baseline").source, said(alone, "learned").source) == ("template", "rlhf")
+
+
+def test_an_unsafe_message_is_passed_over_when_sent(release: Release) -> None:
+    entries = [dataclasses.replace(entry, text=entry.text + " Hurry.") for entry in release.banks["rlhf"].entries]
+    changed = dataclasses.replace(release, banks={**release.banks, "rlhf": Bank(entries)})
+    assert said(changed, "learned").source == "sft"
+
+
+def test_a_bank_and_its_order_are_replaced(release: Release, tmp_path: Path) -> None:
+    (tmp_path / "rlhf.json").write_text(json.dumps(bank("rlhf", situations=("support",))))
+    changed = with_part(release, "rlhf", files(tmp_path))
+    assert said(changed, "learned").source == "sft"
+    assert said(changed, "learned", "support").source == "rlhf"
+    assert changed.versions["rlhf"] != release.versions["rlhf"]
+    assert changed.versions["sft"] == release.versions["sft"]
+    (tmp_path / "scores.json").write_text(json.dumps({entry["text"]: -entry["score"] for entry in bank("sft")}))
+    ordered = with_part(changed, "scores", files(tmp_path))
+    assert ordered.replaced == ("rlhf", "scores")
+    assert said(release, "baseline").text.partition("\n")[0].endswith("Reply YES if you like.")
+    assert said(ordered, "baseline").text.partition("\n")[0].endswith("Reply YES.")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "content", "says"),
+    [
+        ("sft", "sft.json", None, "sft/sft.json: is missing"),
+        ("sft", "sft.json", "{", "sft/sft.json: is no JSON"),
+        ("sft", "sft.json", "[1]", "sft/sft.json: message 0: wants"),
+        ("scores", "scores.json", None, "scores/scores.json: is missing"),
+        ("scores", "scores.json", "[]", "scores.json: wants a number"),
+        ("scores", "scores.json", '{"a": NaN}', "scores.json: wants a number"),
+        ("scores", "scores.json", '{"a": "1"}', "scores.json: wants a number"),
+        ("scores", "scores.json", '{"a": 1' + "0" * 400 + "}", "scores.json: wants a number"),
+    ],
+)
+def test_messages_that_can_not_be_read_are_refused(
+    release: Release, tmp_path: Path, part: str, name: str, content: str | None, says: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ReleaseError) as error:
+        with_part(release, part, files(tmp_path))
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -16,7 +16,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose experiment `toy` has risk, accept and release."""
     base = tmp_path_factory.mktemp("serve")
     given = inputs(base / "inputs", dataset("telco"), dataset("bank"))
-    for stage in ("risk", "accept", "decision"):
+    for stage in ("risk", "accept", "decision", "messages"):
         publish(base / "store", stage, given[stage])
     publish(base / "store", "release", run_stage(base, given))
     return base / "store"

@@ -16,7 +16,7 @@ from retain.release import Release
 from serve.app import create_app
 from serve.routes import MAX_BODY, Answer, Refusal, Service
 from serve.schema import request_columns
-from tests.releases import dataset, decided, rows
+from tests.releases import FOOTER, dataset, decided, rows
 from tests.serve.client import Client
 
 
@@ -50,7 +50,13 @@ def test_a_customer_gets_a_decision_with_its_reasons(client: Client, release: Re
     expected = release.reasons(x)[: release.terms.reasons]
     assert [(reason["feature"], reason["contribution"]) for reason in answer["reasons"]] == expected
     assert all(reason["value"] == customer[reason["feature"]] for reason in answer["reasons"])
-    assert check(answer["message"]["text"], 10, 6) == []
+    body, _, below = answer["message"]["text"].partition("\n")
+    assert check(body, 10, 6) == []
+    assert below == FOOTER
+    assert answer["message"]["source"] == "sft"
+    counted = client.get("/metrics").text
+    assert 'retain_message_sources_total{source="sft"} 1.0' in counted
+    assert 'retain_message_sources_total{source="rlhf"} 0.0' in counted
 
 
 def test_no_protected_column_is_shown_as_a_reason(bank_release: Release) -> None:
@@ -253,6 +259,7 @@ def test_health_and_readiness_say_what_answers(client: Client, release: Release)
         "dataset": "telco",
         "release": "v1",
         "parts": dict(release.versions),
+        "messages": {"template": 24, "sft": 48, "rlhf": 48},
         "left_out": [],
         "overrides": [],
         "history": "comes with the request",

@@ -12,7 +12,7 @@ import pytest
 from engine.errors import RetainError
 from serve.router import Router
 from serve.settings import load_release, read, warnings
-from tests.releases import TERMS, dataset, part, policy, publish
+from tests.releases import TERMS, bank, dataset, part, policy, publish
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +79,30 @@ def test_a_policy_is_replaced_by_another_decision_artifact(artifact: Path, tmp_p
     assert warnings(release) == ["decision is that of PPO_POLICY_PATH, not the release's own"]
 
 
+def test_banks_of_messages_are_replaced_by_another_messages_artifact(artifact: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "messages"
+    folder.mkdir()
+    for source in ("sft", "rlhf"):
+        (folder / f"{source}.json").write_text(json.dumps(bank(source, offers=(10,))))
+    (folder / "scores.json").write_text(json.dumps({entry["text"]: -entry["score"] for entry in bank("sft")}))
+    other = str(publish(tmp_path / "store", "messages", folder))
+    version, plain = load_release(read({"RELEASE_PATH": str(artifact)}))
+    both = {"RELEASE_PATH": str(artifact), "SFT_PATH": other, "RLHF_PATH": other}
+    changed, release = load_release(read(both))
+    assert changed == f"{version}+sft+rlhf"
+    assert {name: len(found.entries) for name, found in release.banks.items()} == {
+        "template": 24,
+        "sft": 12,
+        "rlhf": 12,
+    }
+    assert "rlhf is that of RLHF_PATH, not the release's own" in warnings(release)
+    changed, ranked = load_release(read(both | {"RM_PATH": other}))
+    assert changed == f"{version}+sft+rlhf+scores"
+    best = [found.banks["sft"].best("price", 10, 6) for found in (plain, release, ranked)]
+    assert [text.text.endswith("if you like.") for text in best if text] == [True, True, False]
+    assert ranked.banks["template"].entries == plain.banks["template"].entries
+
+
 def test_parts_that_missed_criteria_are_warned_of(artifact: Path, store: Path) -> None:
     decision = store / "toy" / "decision" / ("f" * 64)
     _, release = load_release(read({"RELEASE_PATH": str(artifact), "PPO_POLICY_PATH": str(decision)}))
@@ -86,6 +110,11 @@ def test_parts_that_missed_criteria_are_warned_of(artifact: Path, store: Path) -
     assert warnings(dataclasses.replace(release, left_out=(missed,))) == [
         "decision is that of PPO_POLICY_PATH, not the release's own",
         "the policy of PPO_POLICY_PATH is the one that this release left out",
+    ]
+    sft = {"part": "sft", "digest": release.versions["sft"], "missed": ["sft training_loss 3"]}
+    assert warnings(dataclasses.replace(release, replaced=("sft",), left_out=(sft,))) == [
+        "sft is that of SFT_PATH, not the release's own",
+        "the sft of SFT_PATH is the one that this release left out",
     ]
     let_in = missed | {"by": "A. Person", "reason": "a pilot"}
     assert warnings(dataclasses.replace(release, replaced=(), overrides=(let_in,))) == [
@@ -128,6 +157,7 @@ def test_a_policy_that_can_not_be_served_is_one_line(artifact: Path, store: Path
         ({"RELEASE_PATH": "no/such/folder"}, "RELEASE_PATH=no/such/folder: is no folder"),
         ({"RELEASE_PATH": "{here}", "RISK_MODEL_PATH": "nowhere"}, "RISK_MODEL_PATH=nowhere: is no folder"),
         ({"RELEASE_PATH": "{here}", "PPO_POLICY_PATH": "nowhere"}, "PPO_POLICY_PATH=nowhere: is no folder"),
+        ({"RELEASE_PATH": "{here}", "RLHF_PATH": "nowhere"}, "RLHF_PATH=nowhere: is no folder"),
         ({"RELEASE_PATH": "{here}", "FORCE_BASELINE": "maybe"}, "FORCE_BASELINE=maybe: wants true or false"),
         ({"RELEASE_PATH": "{here}", "FORCE_BASELINE": "2"}, "FORCE_BASELINE=2: wants true or false"),
         ({"RELEASE_PATH": "{here}", "CANARY_PERCENT": "five"}, "CANARY_PERCENT=five: wants a number from 0 to 100"),
@@ -179,7 +209,14 @@ def test_a_release_with_a_changed_byte_is_refused(artifact: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("setting", "part"), [("RISK_MODEL_PATH", "risk"), ("ACCEPT_MODEL_PATH", "accept"), ("PPO_POLICY_PATH", "decision")]
+    ("setting", "part"),
+    [
+        ("RISK_MODEL_PATH", "risk"),
+        ("ACCEPT_MODEL_PATH", "accept"),
+        ("PPO_POLICY_PATH", "decision"),
+        ("SFT_PATH", "messages"),
+        ("RM_PATH", "messages"),
+    ],
 )
 def test_a_damaged_part_names_its_setting(artifact: Path, store: Path, tmp_path: Path, setting: str, part: str) -> None:
     copy = tmp_path / part

@@ -12,7 +12,7 @@ from engine.artifact import canonical
 from engine.errors import CriteriaMissed, DataError
 from retain.release import load
 from tasks.config import Override
-from tests.releases import PASSED, RULE, TERMS, config, dataset, inputs, policy, run_stage
+from tests.releases import PASSED, RULE, SENDER, TERMS, config, dataset, inputs, policy, run_stage
 
 
 @pytest.fixture
@@ -41,6 +41,10 @@ def test_what_passed_is_put_together(tmp_path: Path, given: dict[str, Path]) -> 
         ("accept", "auc"),
         ("decision", "nrr_gain"),
         ("decision", "lift_gain"),
+        ("sft", "training_loss"),
+        ("rm", "auc"),
+        ("text_eval", "win_rate_gain"),
+        ("messages", "coverage"),
     ]
     assert about["verdicts"][0] == {
         "stage": "risk", "metric": "auc", "value": 0.85, "ci": [0.83, 0.87],
@@ -52,9 +56,14 @@ def test_what_passed_is_put_together(tmp_path: Path, given: dict[str, Path]) -> 
     assert release.policy is not None
     assert about["decision"] == json.loads(written["decision.json"].read_bytes()) == {**TERMS, "rule": RULE}
     counts = json.loads(written["metrics.json"].read_bytes())
-    assert (counts["criteria"]["value"], counts["criteria_passed"]["value"]) == (5, 4)
+    assert (counts["criteria"]["value"], counts["criteria_passed"]["value"]) == (9, 8)
+    assert counts["messages"]["value"] == sum(len(bank.entries) for bank in release.banks.values()) == 24 + 48 + 48
+    assert json.loads(written["messages.json"].read_bytes())["sender"] == SENDER
     for name in ("risk/model.json", "accept/bridge.json", "decision/policy.json"):
         assert written[name].read_bytes() == (given[name.partition("/")[0]] / Path(name).name).read_bytes()
+    for name in ("sft", "rlhf"):
+        assert written[f"{name}/{name}.json"].read_bytes() == (given["messages"] / f"{name}.json").read_bytes()
+        assert about["parts"][name]["digest"] == release.versions[name]
 
 
 def test_the_same_inputs_make_the_same_bytes(tmp_path: Path, given: dict[str, Path]) -> None:
@@ -113,6 +122,9 @@ def test_a_criterion_that_is_not_gating_is_shown_and_stops_nothing(tmp_path: Pat
         ("decision", "terms.json", b"{}", "decision.json: offers: Field required"),
         ("decision", "policy.json", None, "decision/policy.json: is missing"),
         ("decision", "policy.json", b"{}", "decision/policy.json: wants"),
+        ("text_eval", "metrics.json", None, "text_eval/metrics.json: is missing"),
+        ("messages", "sft.json", None, "messages/sft.json: is missing"),
+        ("messages", "rlhf.json", b"{}", "rlhf/rlhf.json: is no list of messages"),
     ],
 )
 def test_a_damaged_input_is_one_clear_error(
@@ -155,7 +167,7 @@ def test_a_decision_part_that_missed_is_left_out_and_the_release_says_so(
     digest = whole["parts"]["decision"]["digest"]  # what an override has to name
     left_out = [{"part": "decision", "digest": digest, "missed": ["decision lift_gain 0.05 (wanted >= 0.12)"]}]
     assert about(out)["left_out"] == left_out
-    assert set(about(out)["parts"]) == {"risk", "accept"}
+    assert set(about(out)["parts"]) == {"risk", "accept", "sft", "rlhf"}
     assert about(out)["overrides"] == []
     release = load(written(out))
     assert release.policy is None
@@ -227,6 +239,53 @@ def test_no_override_lets_risk_in(tmp_path: Path, given: dict[str, Path]) -> Non
     measured(given, "risk", auc=0.5)
     with pytest.raises(CriteriaMissed):
         run_stage(tmp_path, given, config({"risk": override("0" * 12, "auc")["decision"]}))
+
+
+# -- messages ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "values", "part", "missed"),
+    [
+        ("sft", {"training_loss": 2.5}, "sft", "sft training_loss 2.5 (wanted < 2.5)"),
+        ("rm", {"auc": 0.6}, "rlhf", "rm auc 0.6 (wanted >= 0.7)"),
+        ("text_eval", {"win_rate_gain": None}, "rlhf", "text_eval win_rate_gain missing (wanted >= 0.08)"),
+        ("messages", {"coverage": 0.9}, "rlhf", "messages coverage 0.9 (wanted >= 1)"),
+    ],
+)
+def test_messages_that_missed_are_left_out_and_an_override_lets_them_in(
+    tmp_path: Path, given: dict[str, Path], stage: str, values: dict[str, Any], part: str, missed: str
+) -> None:
+    measured(given, stage, **values)
+    out = run_stage(tmp_path, given)
+    (left_out,) = about(out)["left_out"]
+    assert (left_out["part"], left_out["missed"]) == (part, [missed])
+    assert not (out / part).exists()
+    release = load(written(out))
+    assert set(release.banks) == {"template", "sft", "rlhf"} - {part}
+    assert part not in release.versions
+    allowed = {part: override(left_out["digest"], *values)["decision"]}
+    let_in = run_stage(tmp_path / "again", given, config(allowed))
+    assert about(let_in)["left_out"] == []
+    assert [one["part"] for one in about(let_in)["overrides"]] == [part]
+    assert set(load(written(let_in)).banks) == {"template", "sft", "rlhf"}
+
+
+def test_banks_without_a_safe_candidate_are_released_and_the_templates_speak(
+    tmp_path: Path, given: dict[str, Path]
+) -> None:
+    for name in ("sft", "rlhf"):
+        (given["messages"] / f"{name}.json").write_bytes(b"[]")
+    release = load(written(run_stage(tmp_path, given)))
+    assert {name: len(bank.entries) for name, bank in release.banks.items()} == {"template": 24, "sft": 0, "rlhf": 0}
+
+
+def test_a_sender_that_can_not_be_shown_is_one_line(tmp_path: Path, given: dict[str, Path]) -> None:
+    settings = config()
+    settings.sender.address = "1 Example Street\u202e"
+    with pytest.raises(DataError, match=r"messages\.json: the sender's address holds a character") as error:
+        run_stage(tmp_path, given, settings)
+    assert "\n" not in str(error.value)
 
 
 def test_a_policy_of_another_table_is_refused(tmp_path: Path, given: dict[str, Path]) -> None:
