@@ -8,6 +8,7 @@ A reply is unsafe by the rules before any guard had a look at it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from engine.errors import DataError
+from engine.errors import DataError, RetainError
 from retain.message import unsafe
 from tasks.rlhf import comparison, drafts, lm, measures, rule_judge
 from tasks.rlhf.drafts import Draft, Parts, Sampling
@@ -70,6 +71,7 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
     torch.set_num_threads(workspace.threads)
     lm.check_device(workspace.device)
     about = drafts.read_about(inputs["prompts"])
+    _same_rules(inputs["judge"])
     prompts, probes = held_out(inputs["prompts"])
     everything = [*prompts, *probes]
     how = Sampling(config.max_tokens, config.temperature, config.batch)
@@ -101,6 +103,16 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
     seed = [workspace.seed, _TAG, len(MODELS)]
     _write(prompts, probes, written, judged, config, seed, workspace)
     return metrics(prompts, probes, written, judged, config.bootstrap, seed)
+
+
+def _same_rules(folder: Path) -> None:
+    """Raises RetainError unless the rule judge is the one that `judge` froze, before PPO was trained."""
+    frozen = json.loads((folder / "rules.json").read_bytes())["digest"]
+    if frozen != rule_judge.digest():
+        raise RetainError(
+            f"judge/rules.json: the rule judge was frozen as {frozen[:12]} and is {rule_judge.digest()[:12]} now: no "
+            "judge is touched after PPO has run. Take the change back, or run `judge` again and say why"
+        )
 
 
 def held_out(folder: Path) -> tuple[list[Asked], list[Asked]]:

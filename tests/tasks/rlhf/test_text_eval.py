@@ -41,6 +41,7 @@ def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
         made_language.adapter(base, root / name, seed, reward=False)
     for name, seed in made_language.JUDGES.items():
         made_language.adapter(base, root / name, seed, reward=True)
+    (root / "judge" / "rules.json").write_text(json.dumps({"digest": rule_judge.digest()}))
     return {"base": base, **{name: root / name for name in ("prompts", "sft", "ppo_text", "rm", "judge")}}
 
 
@@ -310,3 +311,10 @@ def test_the_rule_judge_is_asked_with_offer_situation_and_months(
     rows = [row for row in pq.read_table(inputs["prompts"] / "prompts.parquet").to_pylist() if row["part"] == "test"]
     assert sorted(set(asked)) == sorted((row["prompt"], row["offer"], row["situation"], 3) for row in rows)
     assert len(asked) == 2 * len(rows)
+
+
+def test_a_rule_judge_that_was_touched_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "rules.json").write_text(json.dumps({"digest": "0" * 64}))
+    with pytest.raises(RetainError, match="no judge is touched after PPO has run"):
+        text_eval._same_rules(tmp_path)
+    text_eval._same_rules(inputs["judge"])
