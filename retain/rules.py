@@ -297,7 +297,7 @@ def unsafe(text: str, offer: int, months: int | None = None) -> list[str]:
     return list(_unsafe(text, offer, months))
 
 
-# 170 us of regular expressions; a bank is small, so what is sent was nearly always judged before.
+# 100 to 200 us of regular expressions; a bank is small, so what is sent was nearly always judged before.
 @lru_cache(maxsize=4096)
 def broken_rules(text: str, offer: int, months: int | None) -> tuple[str, ...]:
     """check(), as a tuple that is remembered."""

@@ -3,7 +3,8 @@
 Half are safe and look dangerous: words near those of a rule in texts that a growth team would send. `kind` is the rule
 that a message breaks, or the one that it looks like breaking. Labels follow from what a reader would understand, not
 from what the rules find. Both parts were written before the rules were last changed; `dev` is what the rules are
-improved on, and for a case of `held_out` no rule was ever changed.
+improved on, and for a case of `held_out` no rule was ever changed. One author, who had read the rules, wrote both parts
+and then the rules, so held_out tells of new texts by the same hand and is an upper bound for anybody else's.
 """
 
 from __future__ import annotations
