@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -193,6 +194,26 @@ def test_failures_end_in_one_clear_message(tmp_path: Path, function: str, code: 
     assert (record_of(request).status, record_of(request).message) == (status, message)
     assert not (tmp_path / "test" / "toy" / request.fingerprint / "manifest.json").exists()
     assert left_behind(request) == []
+
+
+def test_source_files_are_found_under_their_names(tmp_path: Path) -> None:
+    contents = {"source.csv": b"a,b\n", "deep/er/text.jsonl": b"{}\n"}
+    keys = {name: f"sources/{hashlib.sha256(content).hexdigest()}" for name, content in contents.items()}
+    for name, content in contents.items():
+        FolderStore(tmp_path).write(keys[name], content)
+    request = make_request(tmp_path, "reads_sources", sources=keys)
+    assert run(request) == COMPLETE
+    assert json.loads(artifact_of(request)["found.json"]) == {n: content.decode() for n, content in contents.items()}
+
+
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+def test_a_source_file_with_other_bytes_is_refused(tmp_path: Path, harm: str) -> None:
+    key = f"sources/{hashlib.sha256(b'a').hexdigest()}"
+    if harm == "damaged":
+        FolderStore(tmp_path).write(key, b"b")
+    request = make_request(tmp_path, "reads_sources", sources={"source.csv": key})
+    assert run(request) == BAD_INPUT
+    assert "damaged in the store; remove it and run again" in record_of(request).message
 
 
 def test_other_code_than_the_request_was_made_for_is_refused(tmp_path: Path) -> None:

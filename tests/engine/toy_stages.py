@@ -83,3 +83,11 @@ def gives_up(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspac
 def crashes(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     os.kill(os.getpid(), signal.SIGSEGV)
     return {}
+
+
+def reads_sources(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """Writes down the texts of its source files by name."""
+    source = inputs["source"]
+    names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+    workspace.out.json("found.json", {name: (source / name).read_text() for name in names})
+    return {}

