@@ -63,9 +63,7 @@ def test_only_what_has_its_inputs_has_an_identity(tables: Path) -> None:
 
 
 def test_an_unknown_stage_and_an_unknown_experiment_are_named(tables: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"no stage 'rsik'\. Known: customers, campaigns, dialogues, preferences"
-    ):
+    with pytest.raises(ConfigError, match=r"no stage 'rsik'\. Known: customers, campaigns, dialogues, preferences"):
         make_plan("local", ["rsik"])
     with pytest.raises(ConfigError, match=r"no experiment 'lokal'.*Known: chaos, dryrun, exp_001_mvp, local"):
         make_plan("lokal")
