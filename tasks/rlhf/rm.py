@@ -7,7 +7,6 @@ rewarded by the first; the second, which no gradient of PPO sees, picks its chec
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,10 +79,7 @@ def train_reward(
     settings = RewardConfig(
         **training.arguments(job), center_rewards_coefficient=CENTRE, disable_dropout=False, pad_to_multiple_of=None
     )
-    found = training.train(job, _RewardTrainer(job, pairs, args=settings))
-    del language, job
-    gc.collect()  # a trainer and its callbacks know each other
-    return found
+    return training.train(job, _RewardTrainer(job, pairs, args=settings))
 
 
 def held_out_pairs(config: RewardModelConfig, preferences: Path, prompts: Path, seed: int) -> list[Pair]:

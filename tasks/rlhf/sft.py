@@ -6,7 +6,6 @@ dialogues. Afterwards the same dialogues that nobody trained on are put to the u
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -99,10 +98,7 @@ def train(
     lm.new_adapter(language, config.lora, workspace.seed)
     total = config.max_steps + len(PARTS)
     job = Job(config, language, len(examples), workspace.seed, workspace, finished, NAME, 0, total)
-    found = training.train(job, _SftTrainer(job, examples, args=SFTConfig(**training.arguments(job))))
-    del language, job
-    gc.collect()  # a trainer and its callbacks know each other
-    return found
+    return training.train(job, _SftTrainer(job, examples, args=SFTConfig(**training.arguments(job))))
 
 
 def measure(
