@@ -7,6 +7,7 @@ rewarded by the first; the second, which no gradient of PPO sees, picks its chec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,6 @@ HALF = "A"
 MODELS = ("training", "validation")
 # Keeps scores near 0 (Eisenstein et al. 2023, eq. 2), which a difference alone leaves free.
 CENTRE = 0.01
-SCORED_AT_ONCE = 64
 
 
 def run(config: RewardModelConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
@@ -123,24 +123,38 @@ def score(
     pairs: Sequence[Pair],
     workspace: Workspace,
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """model -> (pairs, 2): chosen, rejected, as whoever loads the adapter scores them. Raises Preempted."""
-    language = lm.load(base, config.bits, workspace.device)
+    """model -> (pairs, 2): chosen, rejected, as whoever loads the adapter scores them; kept in the checkpoint."""
+    finished = Finished.resume(workspace)
+    language: lm.Lm | None = None
+    found = {}
     for name, files in models.items():
-        folder = workspace.scratch / "models" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, content in files.items():
-            (folder / file).write_bytes(content)
-        lm.load_adapter(language, folder, f"rm_{name}")  # torch has no module called `training`
+        key = f"scores/{name}.json"
+        if key not in finished.files:
+            language = language or lm.load(base, config.bits, workspace.device)
+            folder = workspace.scratch / "models" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for file, content in files.items():
+                (folder / file).write_bytes(content)
+            adapter = f"rm_{name}"  # torch lets no module be called `training`
+            lm.load_adapter(language, folder, adapter)
+            values = _scores(config, language, adapter, pairs, workspace)
+            finished.keep(workspace, finished.step + 1, {key: json.dumps(values).encode()})
+        found[name] = np.array(json.loads(finished.files[key])).reshape(-1, 2)
+    return found
+
+
+def _scores(
+    config: RewardModelConfig, language: lm.Lm, adapter: str, pairs: Sequence[Pair], workspace: Workspace
+) -> list[float]:
+    """Of chosen and rejected in turns. Raises Preempted."""
     rows = [row for pair in pairs for row in tokenised(pair, language.text, config.max_length)]
     places = sorted(range(len(rows)), key=lambda at: sum(map(len, rows[at])))
-    found = {}
-    for name in models:
-        values = np.zeros(len(rows))
-        for start in range(0, len(places), SCORED_AT_ONCE):
-            training.stop_if_asked(workspace)
-            chosen = places[start : start + SCORED_AT_ONCE]
-            values[chosen] = lm.scores(language, f"rm_{name}", [rows[at] for at in chosen], config.batch).numpy()
-        found[name] = values.reshape(-1, 2)
+    found = [0.0] * len(rows)
+    for start in range(0, len(places), config.batch):
+        training.stop_if_asked(workspace)
+        group = places[start : start + config.batch]
+        for at, value in zip(group, lm.scores(language, adapter, [rows[at] for at in group], config.batch).tolist()):
+            found[at] = value
     return found
 
 
