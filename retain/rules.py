@@ -46,6 +46,9 @@ _NUMBER_WORD = re.compile(
 )
 _DIGITS = re.compile(r"\d[\d.,]*")
 _PERCENT = r"(?:%|per ?-?cent\b|pct\b|percentage\b)"
+# A percent sign belongs to a number that was read; before anything else ("IO%") it hides one.
+_SIGN = re.compile(r"%|\bper ?-?cent\b|\bpct\b")
+_READ = re.compile(rf"(?:\d|\b(?:{_ANY_TEN}|{_ANY_TEEN}|{_ANY_ONE}|hundred))[ -]*$")
 _PERCENT_NEXT = re.compile(rf" ?-?{_PERCENT}")
 # "ten or more percent", "twenty off", "fifteen full per cent": up to two words in between still make it one.
 _PERCENT_NEAR = re.compile(rf"(?:[ -]+[a-z]+){{0,2}}?[ -]*(?:{_PERCENT}|\boff\b|\bdiscount|\bless\b|\bpoints?\b)")
@@ -278,14 +281,15 @@ def number(words: str) -> int | None:
 
 
 def check(text: str, offer: int, months: int | None = None) -> list[str]:
-    """What keeps a rendered message from being sent, in words: the rules of unsafe() and its length; empty for none."""
+    """What keeps a rendered message from being sent, in words: what unsafe() finds, its length, an unnamed offer."""
     return list(broken_rules(text, offer, months))
 
 
 def unsafe(text: str, offer: int, months: int | None = None) -> list[str]:
     """The kinds of KINDS that a rendered message breaks; empty for a safe one, of whatever length.
 
-    `offer` is the chosen percentage, which must be the only number of the text; 0 means that no discount may be
+    `offer` is the chosen percentage, the only number that may be named (a text that names none is no worse than a
+    disappointment: check() refuses it, this doesn't); 0 means that no discount may be
     mentioned. `months` is how long an offer runs, the only duration that may be named (None: none may be).
 
     Checked: characters; numbers in digits, and in English words up to a hundred, fractions and multiples; durations;
@@ -304,6 +308,8 @@ def broken_rules(text: str, offer: int, months: int | None) -> tuple[str, ...]:
     broken = []
     if not MIN_LENGTH <= len(text) <= MAX_LENGTH:
         broken.append(f"is {len(text)} characters long, not {MIN_LENGTH} to {MAX_LENGTH}")
+    if offer and offer not in _amounts(_plain(text), offer, months)[0]:
+        broken.append(f"does not name the offer of {offer}%")
     return (*broken, *(KINDS[kind] for kind in _unsafe(text, offer, months)))
 
 
@@ -311,9 +317,8 @@ def _unsafe(text: str, offer: int, months: int | None) -> tuple[str, ...]:
     broken = []
     if not _CHARACTERS.fullmatch(text):
         broken.append("characters")
-    low = re.sub(r"\s+", " ", _APOSTROPHES.sub("", text.lower()))
-    low = _HARMLESS.sub(" so ", low)
-    broken += _amounts(low, offer, months)
+    low = _plain(text)
+    broken += _amounts(low, offer, months)[1]
     joined = _JOINED.sub("", low)
     broken += [kind for kind, pattern in _WORD_RULES if pattern.search(low) or pattern.search(joined)]
     if offer == 0 and _DISCOUNT.search(low):
@@ -326,7 +331,13 @@ def _unsafe(text: str, offer: int, months: int | None) -> tuple[str, ...]:
     return tuple(broken)
 
 
-def _amounts(low: str, offer: int, months: int | None) -> list[str]:
+def _plain(text: str) -> str:
+    low = re.sub(r"\s+", " ", _APOSTROPHES.sub("", text.lower()))
+    return _HARMLESS.sub(" so ", low)
+
+
+def _amounts(low: str, offer: int, months: int | None) -> tuple[set[int], list[str]]:
+    """The percentages that are named, and the kinds that are broken."""
     percentages, broken, spans = set(), [], []
     for match in _DIGITS.finditer(low):
         number = match[0].rstrip(".,")
@@ -351,9 +362,10 @@ def _amounts(low: str, offer: int, months: int | None) -> list[str]:
         rest = rest[:start] + "_" * (end - start) + rest[end:]
     if _DURATION.search(rest):
         broken.append("duration")
-    if percentages != ({offer} if offer else set()) or _FRACTION.search(low) or _QUALIFIED.search(low):
+    unread = any(not _READ.search(low[: match.start()]) for match in _SIGN.finditer(low))
+    if unread or percentages - ({offer} if offer else set()) or _FRACTION.search(low) or _QUALIFIED.search(low):
         broken.append("percentage")
-    return list(dict.fromkeys(broken))
+    return percentages, list(dict.fromkeys(broken))
 
 
 def _value(match: re.Match[str]) -> int:

@@ -11,7 +11,8 @@ from tests.retain.message_cases import CASES, Case
 
 # What the rules reach; dev is what they were improved on. Nearly all that they miss says a thing without its words.
 # precision: share of what they turn down that is unsafe; recall: share of the unsafe that they turn down.
-FLOORS = {"dev": (1.0, 1.0), "held_out": (0.69, 0.81)}
+# "Two for the price of one" was found (.690 / .813) while a text that names no offer counted as unsafe, which it isn't.
+FLOORS = {"dev": (1.0, 1.0), "held_out": (0.68, 0.80)}
 
 
 def figures(cases: list[Case]) -> tuple[float, float]:

@@ -69,7 +69,7 @@ def scored(text: str, score: float) -> Candidate:
         (candidate(UNSAFE + " Thank you."), "unsafe"),
         (candidate(WITH[0], 20), "unsafe"),
         (candidate("We take 10% off for you."), "length"),
-        (candidate("Yes."), "unsafe"),
+        (candidate("Yes."), "length"),
         (candidate("", 0), "unended"),
         (
             candidate(f"{WITH[0]} It is for your fiber line.", prompt="Topic: the price. Customer: fiber internet."),
