@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import io
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+import flows.attempt
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import ROOT
+from engine.stage import Resources, StageRequest
 from flows import preflight
 from flows.plan import load_experiment, make_plan, put_sources, stage_config
 from flows.terminal import show_sources
 from retain.dataset import DatasetSpec
 from tasks.data import synthetic, synthetic_text
 from tasks.stages import STAGES
+from tests.flows.toy_plan import toy_plan, toy_stage
 
 
 @pytest.fixture
@@ -174,6 +180,54 @@ def test_where_synthetic_data_is_allowed_missing_texts_are_made_up_or_done_witho
     assert "SYNTHETIC DATA for preferences" in shown
     assert "dialogues: folder" in shown
     assert "has no oasst1-en-sft-train.jsonl" in shown
+
+
+@pytest.mark.parametrize(("ended", "devices", "there"), [(0, 1, True), (0, 0, False), (100, 1, False)])
+def test_a_gpu_is_what_the_driver_counts(
+    monkeypatch: pytest.MonkeyPatch, ended: int, devices: int, there: bool
+) -> None:
+    class Driver:
+        def cuInit(self, flags: int) -> int:
+            return ended
+
+        def cuDeviceGetCount(self, count: Any) -> int:
+            count._obj.value = devices
+            return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    assert preflight.has_gpu() is there
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise OSError("no such library")
+
+    monkeypatch.setattr(ctypes, "CDLL", absent)
+    assert preflight.has_gpu() is False
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_stages_that_can_use_a_gpu_run_on_the_experiments_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    class Launched(Exception):
+        pass
+
+    asked: list[StageRequest] = []
+
+    def launch(request: StageRequest) -> None:
+        asked.append(request)
+        raise Launched
+
+    monkeypatch.setattr(flows.attempt, "launch", launch)
+    stages = (toy_stage("risk"), replace(toy_stage("sft"), resources=Resources(threads=1, memory_gb=1, gpu=True)))
+    plan = toy_plan(tmp_path, stages)
+    execution = plan.experiment.execution.model_copy(update={"device": device})
+    plan = replace(plan, experiment=plan.experiment.model_copy(update={"execution": execution}))
+    for stage in stages:
+        with pytest.raises(Launched):
+            flows.attempt.attempt(plan, stage, plan.identity(stage, {}), {}, lambda child: None)
+    assert [request.device for request in asked] == ["cpu", device]
 
 
 def test_weights_are_no_synthetic_data(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         body = self.server.bodies.get(self.path)  # type: ignore[attr-defined]
         self.send_response(200 if body is not None else 404)
+        if self.path == "/short":
+            self.send_header("content-length", "1000")
         self.end_headers()
         self.wfile.write(body or b"")
 
@@ -299,6 +301,15 @@ def test_a_gzip_download_that_is_cut_short_is_not_used(tmp_path: Path, server: h
     found = sources.resolve({"x": [text("a", address(server, "/a.gz"))]}, None, tmp_path / "cache")["x"]
     assert "end-of-stream" in found.missing["a"]
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_download_that_ends_too_early_is_not_kept(tmp_path: Path, server: http.server.ThreadingHTTPServer) -> None:
+    server.bodies["/short"] = CONTENT  # type: ignore[attr-defined]
+    wanted = [text("a", address(server, "/short"))]
+    for _ in range(2):  # nor taken from the cache the next time
+        found = sources.resolve({"x": wanted}, None, tmp_path / "cache")["x"]
+        assert "ended 992 bytes too early" in found.missing["a"]
+        assert not list((tmp_path / "cache").iterdir())
 
 
 def base(weights: str, **changes: object) -> BaseConfig:
