@@ -16,7 +16,7 @@ LOCKED = $(or $(EXPERIMENT),exp_001_mvp)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
-        serve verdict compare why costs lock test test-slow bench lint types imports
+        serve verdict compare words why costs lock test test-slow bench lint types imports
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ verdict: $(RUN) ## Measured values against the exit criteria; exit code 1 if one
 
 compare: $(RUN) ## The learned policy beside its baselines and limits, from the last run (EXPERIMENT=local)
 	$(PY) -m eval.comparison --experiment '$(LOCAL)'
+
+words: $(RUN) ## What RLHF writes beside what SFT writes, and what the judges say, from the last run (EXPERIMENT=local)
+	$(PY) -m eval.words --experiment '$(LOCAL)'
 
 why: $(RUN) ## Which stages would run again and what changed; STAGE=risk for one of them (EXPERIMENT=local)
 	$(PY) -m flows why --experiment '$(LOCAL)' $(STAGE)

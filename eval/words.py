@@ -1,6 +1,6 @@
 """The words as people read them: what RLHF writes beside what SFT writes, from the artifacts of text_eval and messages.
 
-    for part in words.short(words.read(folder_of_text_eval, folder_of_messages)): console.print(part)
+    python -m eval.words --experiment local
 
 Nothing is computed here. Texts are a language model's: they are printed without markup, and whatever no message
 needs (a line break, an escape sequence) is shown as a dot.
@@ -8,6 +8,8 @@ needs (a line break, an escape sequence) is shown as a dot.
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +17,19 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from rich import box
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from engine.artifact import open_artifact
-from engine.errors import ArtifactError
+from engine.artifact import current, open_artifact
+from engine.config import experiment_path, load
+from engine.errors import ArtifactError, RetainError
+from engine.store import open_store, store_url
 from eval.decision import Measure
 
 T = TypeVar("T")
-STAGES = ("text_eval", "messages")
+STAGE, BANK_STAGE = "text_eval", "messages"
+WIDTH = 160  # where there is no terminal
 SHOWN = 3  # messages of each model at the end of a run
 # Who says that RLHF writes better: the first two never met PPO.
 JUDGES = {
@@ -92,6 +97,15 @@ def read(text_eval: Path, messages: Path | None = None) -> Report:
     if messages is not None:
         bank = _parse(TypeAdapter(dict[str, Measure]), open_artifact(messages), "metrics.json", messages)
     return Report(measures, bank, examples)
+
+
+def latest(tag: str) -> Report:
+    """Of what completed last. Raises ArtifactError where nothing did."""
+    store = open_store(store_url())
+    found = current(Path(store.url), tag)
+    if "text_eval" not in found:
+        raise ArtifactError(f"experiment {tag} has no text_eval in {store.url}: run `make run EXPERIMENT={tag}` first")
+    return read(found["text_eval"], found.get("messages"))
 
 
 def short(report: Report) -> Iterator[RenderableType]:
@@ -199,3 +213,22 @@ def _table(title: str, first: str) -> Table:
     table.box, table.show_edge, table.pad_edge, table.padding = box.SIMPLE_HEAD, False, False, (0, 1, 0, 0)
     table.add_column(first, no_wrap=True)
     return table
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m eval.words", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml")
+    options = parser.parse_args(arguments)
+    try:
+        report = latest(load(experiment_path(options.experiment)).tag)
+    except RetainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    for part in whole(report):
+        console.print(part)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -17,6 +17,7 @@ from engine.errors import RetainError
 from engine.stage import BAD_INPUT, REFUSED
 from engine.store import FolderStore
 from eval.decision import STAGE as DECISION
+from eval.words import STAGE as WORDS
 from flows import attempt, terminal
 from flows.board import Board, Row
 from flows.plan import key_metrics, make_plan, put_sources, why
@@ -91,6 +92,8 @@ def _run(experiment: str, wanted: list[str], console: Console) -> int:
         attempt.settle_lost(plan)
     if DECISION in run.board.rows:
         terminal.show_decision(plan, run.board.rows[DECISION], console, whole=DECISION in wanted)
+    if WORDS in run.board.rows:
+        terminal.show_words(plan, run.board, console, whole=WORDS in wanted)
     terminal.show_summary(plan, run.board, console)
     if "release" in run.board.rows:
         terminal.show_release(plan, run.board.rows["release"], console)

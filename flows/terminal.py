@@ -17,7 +17,7 @@ from rich.table import Table
 from engine import ledger
 from engine.artifact import open_artifact
 from engine.errors import RetainError
-from eval import comparison
+from eval import comparison, words
 from eval.decision import STAGE as DECISION
 from eval.decision import read
 from flows.board import ENDED, Board, Row, critical_path, makespan
@@ -129,6 +129,23 @@ def show_decision(plan: Plan, row: Row, console: Console, whole: bool) -> None:
         console.print(part, highlight=False)
     if not whole:
         console.print(f"the rest of it, and the criteria: make compare{_experiment(tag)}", style="dim", highlight=False)
+    console.print()
+
+
+def show_words(plan: Plan, board: Board, console: Console, whole: bool) -> None:
+    """What RLHF writes beside what SFT writes; `whole` with every figure."""
+    made, found = [], plan.artifacts.current()
+    for stage in (words.STAGE, words.BANK_STAGE):
+        if stage in board.rows and stage in found and board.rows[stage].state in ("complete", "reused"):
+            made.append(Path(plan.store.url) / plan.artifacts.prefix(stage, found[stage]))
+        elif stage == words.STAGE:
+            return
+    report = words.read(*made)
+    console.print()
+    for part in words.whole(report) if whole else words.short(report):
+        console.print(part, highlight=False)
+    if not whole:
+        console.print(f"the rest of it: make words{_experiment(plan.experiment.tag)}", style="dim", highlight=False)
     console.print()
 
 
