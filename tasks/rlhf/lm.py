@@ -9,6 +9,7 @@ and adapter.json.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from engine.errors import DataError, RetainError
 
@@ -42,6 +44,11 @@ ADAPTER, ADAPTER_ABOUT = "adapter.safetensors", "adapter.json"
 ATTENTION = {"opt": ["q_proj", "k_proj", "v_proj", "out_proj"], "llama": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 FEED_FORWARD = {"opt": ["fc1", "fc2"], "llama": ["gate_proj", "up_proj", "down_proj"]}
 HEAD = "score"  # of a reward model
+
+# Bars of loading, a table of the head that is drawn here, a line for every product in 8 bit.
+disable_progress_bar()
+set_verbosity_error()
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 Bits = Literal[8, 16, 32]
 Row = tuple[list[int], list[int]]  # the ids of a prompt and of its reply

@@ -264,6 +264,23 @@ def test_the_models_own_dropout_is_off(making: Making, base: Path, tmp_path: Pat
     assert making.train(config) == without
 
 
+def test_nobody_is_told(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(*_: Any, **__: Any) -> None:
+        raise AssertionError("trl told somebody about this training")
+
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", told)
+    making.train(sft_config(max_steps=1))
+
+
+def test_progress_says_how_far_the_stage_is(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "REPORT_S", 0.0)
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(Workspace, "progress", lambda _, step, total, **figures: told.append((step, total)))
+    making.train(sft_config())
+    assert told == [(step, 6 + len(sft.PARTS)) for step in range(1, 7)]
+
+
 def test_groups_hold_what_fits_and_every_row_once() -> None:
     lengths = [5, 60, 7, 200, 6, 61, 5]
     groups = training.by_length(lengths, 100)
