@@ -99,7 +99,7 @@ def rows() -> list[Row]:
 
 
 ROWS = rows()
-TARGETS = set(re.findall(r"^([a-z][a-z.-]*):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z][a-z0-9.-]*):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
 def quoted(cell: str) -> list[str]:

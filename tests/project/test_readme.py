@@ -42,8 +42,8 @@ def test_stage_families_have_a_line() -> None:
 
 
 def test_targets_that_are_named_exist() -> None:
-    targets = set(re.findall(r"^([a-z][a-z.-]*):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"(?:^|`)make ([a-z][a-z.-]*)", README, flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z][a-z0-9.-]*):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z][a-z0-9.-]*)", README, flags=re.MULTILINE))
     assert {"run", "test", "serve"} <= named
     assert named <= targets
 
