@@ -101,3 +101,15 @@ def test_reading_the_table_loads_no_training_library() -> None:
         [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True
     )
     assert ended.stdout.strip() == "[]"
+
+
+def test_language_and_decision_wait_for_nothing_of_each_other() -> None:
+    """The two branches run side by side and meet in the release."""
+
+    def needs(name: str) -> set[str]:
+        return {name}.union(*(needs(one) for one in STAGES[name].inputs))
+
+    language = {name for name in STAGES if STAGES[name].entry.startswith("tasks.rlhf.")}
+    assert language & needs("decision") == set()
+    assert not any("decision" in needs(name) for name in language)
+    assert language | {"decision"} <= needs("release")
