@@ -172,8 +172,9 @@ class OptShape(_Block):
 
 
 class Pretraining(_Block):
-    """Of weights that are trained from nothing."""
+    """Of weights that are trained from nothing: `messages` of each batch are of the retention domain."""
 
+    messages: Annotated[float, Field(ge=0, le=1)]
     steps: Count
     batch: Count
     length: Annotated[int, Field(ge=16)]
@@ -190,9 +191,9 @@ class WeightsFile(_Block):
 
 
 class BaseConfig(_Block):
-    """`base`: `scratch` trains the shape on the dialogues, `random` draws it, `package` reads a GGUF from an installed
+    """`base`: `scratch` trains the shape here, `random` draws it, `package` reads a GGUF from an installed
     Python package of the model's name, `hub` the published files. `own` is the weights' tokenizer, `bytes` a byte BPE
-    of the shape's vocabulary, trained on the dialogues."""
+    of the shape's vocabulary, trained on dialogues and messages."""
 
     model: str
     weights: Literal["scratch", "random", "package", "hub"]

@@ -104,16 +104,6 @@ _ROWS = (
         libraries=("numpy", "pyarrow", "torch", "xgboost"),
     ),
     Stage(
-        name="base",
-        entry="tasks.rlhf.base:run",
-        config="tasks.config:BaseConfig",
-        inputs=("dialogues",),
-        image="gpu",
-        resources=_language(threads=2),
-        libraries=(*_LANGUAGE, "gguf"),
-        source=True,
-    ),
-    Stage(
         name="prompts",
         entry="tasks.rlhf.prompts:run",
         config="tasks.config:PromptsConfig",
@@ -121,6 +111,16 @@ _ROWS = (
         image="tabular",
         resources=_TABULAR,
         libraries=_TEXT,
+    ),
+    Stage(
+        name="base",
+        entry="tasks.rlhf.base:run",
+        config="tasks.config:BaseConfig",
+        inputs=("dialogues", "prompts"),
+        image="gpu",
+        resources=_language(threads=2),
+        libraries=(*_LANGUAGE, "gguf"),
+        source=True,
     ),
     Stage(
         name="sft",

@@ -47,7 +47,7 @@ def run(config: BaseConfig, inputs: Mapping[str, Path], workspace: Workspace) ->
     if config.tokenizer == "own":
         tokenizer = _published_tokenizer(config, source)
     else:
-        tokenizer = byte_bpe(_texts(inputs["dialogues"]), config.shape.vocab_size if config.shape else 0)
+        tokenizer = byte_bpe(_texts(inputs), config.shape.vocab_size if config.shape else 0)
     style, pad, eos = _specials(tokenizer, config.model)
     settings = _settings(config, source, pad, eos)
     metrics: Metrics = {}
@@ -55,7 +55,7 @@ def run(config: BaseConfig, inputs: Mapping[str, Path], workspace: Workspace) ->
     if config.weights == "scratch":
         model = _drawn(settings, workspace.seed, torch.float32).to(workspace.device)
         text = lm.Text(_fast(tokenizer), style, pad, eos, settings.max_position_embeddings)
-        losses, metrics = _train(config, model, text, inputs["dialogues"], workspace)
+        losses, metrics = _train(config, model, text, inputs, workspace)
     elif config.weights == "random":
         model = _drawn(settings, workspace.seed, getattr(torch, config.precision))
     elif config.weights == "package":
@@ -96,8 +96,14 @@ def _pairs(dialogues: Path, part: str) -> list[tuple[str, str]]:
     return [(row["prompt"], row["response"]) for row in table if row["split"] == part]
 
 
-def _texts(dialogues: Path) -> list[str]:
-    return [text for pair in _pairs(dialogues, "train") for text in pair]
+def _messages(prompts: Path, part: str) -> list[tuple[str, str]]:
+    table = pq.read_table(prompts / "targets.parquet", columns=["prompt", "response", "part"]).to_pylist()
+    return [(row["prompt"], row["response"]) for row in table if row["part"] == part]
+
+
+def _texts(inputs: Mapping[str, Path]) -> list[str]:
+    pairs = _pairs(inputs["dialogues"], "train") + _messages(inputs["prompts"], "train")
+    return [text for pair in pairs for text in pair]
 
 
 def _fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
@@ -105,17 +111,23 @@ def _fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def _train(
-    config: BaseConfig, model: Any, text: lm.Text, dialogues: Path, workspace: Workspace
+    config: BaseConfig, model: Any, text: lm.Text, inputs: Mapping[str, Path], workspace: Workspace
 ) -> tuple[list[float], Metrics]:
     """Losses by step, and metrics; writes evidence/held_out.parquet."""
     assert config.pretraining is not None
-    losses = scratch.train(config.pretraining, model, text, _pairs(dialogues, "train"), workspace)
+    read = {"dialogues": _pairs, "prompts": _messages}
+    dialogues, messages = (of(inputs[name], "train") for name, of in read.items())
+    losses = scratch.train(config.pretraining, model, text, dialogues, messages, workspace)
     length, batch = config.pretraining.length, config.pretraining.batch
-    unseen = scratch.held_out(model, text, _pairs(dialogues, "validation"), length, batch)
-    workspace.out.parquet("evidence/held_out.parquet", {"block": list(range(len(unseen))), "loss": unseen})
+    unseen = {
+        name: scratch.held_out(model, text, of(inputs[name], "validation"), length, batch) for name, of in read.items()
+    }
+    rows = [(name, block, loss) for name, of in unseen.items() for block, loss in enumerate(of)]
+    workspace.out.parquet("evidence/held_out.parquet", dict(zip(("text", "block", "loss"), map(list, zip(*rows)))))
     return losses, {
         "training_loss": {"value": float(np.mean(losses[-LAST_STEPS:]))},
-        "held_out_loss": {"value": float(np.mean(unseen))},
+        "held_out_loss": {"value": float(np.mean(unseen["dialogues"]))},
+        "held_out_loss_messages": {"value": float(np.mean(unseen["prompts"]))},
     }
 
 

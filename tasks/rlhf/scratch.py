@@ -1,4 +1,4 @@
-"""A small language model from nothing: next-token prediction on dialogues, resumed exactly.
+"""A small language model from nothing: next-token prediction on dialogues and messages, resumed exactly.
 
 Every batch is a function of seed and step, there is no dropout, and weights, moments and losses are in the checkpoint:
 what is computed after a resume is what an undisturbed training would have computed.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from engine.stage import Workspace
     from tasks.config import Pretraining
 
-BLOCKS = 6  # a tag of this module's draws
+DIALOGUES, MESSAGES = 6, 7  # tags of this module's draws
 WARMUP = 0.1  # share of the steps
 LAST = 0.1  # of the learning rate, which follows half a cosine
 BETAS, DECAY, LARGEST_GRADIENT = (0.9, 0.95), 0.1, 1.0
@@ -35,10 +36,27 @@ TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
 def train(
-    config: Pretraining, model: Any, text: lm.Text, pairs: Sequence[tuple[str, str]], workspace: Workspace
+    config: Pretraining,
+    model: Any,
+    text: lm.Text,
+    dialogues: Sequence[tuple[str, str]],
+    messages: Sequence[tuple[str, str]],
+    workspace: Workspace,
 ) -> list[float]:
-    """Trains `model` in place on (prompt, reply) pairs; the loss of every step, in nats a token."""
-    blocks = to_blocks(text, pairs, config.length, "train")
+    """Trains `model` in place on (prompt, reply) pairs; the loss of every step, in nats a token.
+
+    `config.messages` of each batch is of the retention domain: what a million weights have not seen here, a LoRA
+    adapter can't teach them afterwards (SFT ended at 3.5 nats a token on dialogues alone).
+    """
+    of_messages = round(config.messages * config.batch)
+    streams = [
+        (to_blocks(text, pairs, config.length, name), count, tag)
+        for pairs, name, count, tag in (
+            (dialogues, "dialogues", config.batch - of_messages, DIALOGUES),
+            (messages, "prompts", of_messages, MESSAGES),
+        )
+        if count
+    ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=BETAS, weight_decay=DECAY)
     losses = _restore(model, optimizer, workspace)
     saved = len(losses)
@@ -46,7 +64,8 @@ def train(
     for step in range(len(losses), config.steps):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config.steps)
-        ids = torch.from_numpy(blocks[_batch(len(blocks), config.batch, step, workspace.seed)]).to(model.device)
+        drawn = [blocks[_batch(len(blocks), n, step, (workspace.seed, tag))] for blocks, n, tag in streams]
+        ids = torch.from_numpy(np.concatenate(drawn)).to(model.device)
         loss = model(input_ids=ids, labels=ids).loss
         if not math.isfinite(loss.item()):
             raise RetainError(
@@ -72,7 +91,7 @@ def train(
 @torch.no_grad()
 def held_out(model: Any, text: lm.Text, pairs: Sequence[tuple[str, str]], length: int, batch: int) -> list[float]:
     """Nats a token of blocks of held-out pairs."""
-    blocks = to_blocks(text, pairs, length, "validation")[:HELD_OUT]
+    blocks = to_blocks(text, pairs, length, "held-out text")[:HELD_OUT]
     losses: list[float] = []
     for start in range(0, len(blocks), batch):
         ids = torch.from_numpy(blocks[start : start + batch]).to(model.device)
@@ -81,18 +100,18 @@ def held_out(model: Any, text: lm.Text, pairs: Sequence[tuple[str, str]], length
     return losses
 
 
-def to_blocks(text: lm.Text, pairs: Sequence[tuple[str, str]], length: int, part: str) -> NDArray[np.int64]:
-    """(n, length) ids: one dialogue after another, cut into pieces; what is left at the end is dropped."""
+def to_blocks(text: lm.Text, pairs: Sequence[tuple[str, str]], length: int, name: str) -> NDArray[np.int64]:
+    """(n, length) ids: one pair after another, cut into pieces; what is left at the end is dropped."""
     ids = [token for prompt, reply in pairs for token in (*text.prompt(prompt), *text.reply(reply))]
     if len(ids) < length:
         raise DataError(
-            f"dialogues: the part {part} has {len(ids):,} tokens, fewer than the {length} of one block "
-            "(stages.base.pretraining.length). Give more dialogues"
+            f"{name}: {len(ids):,} tokens, fewer than the {length} of one block (stages.base.pretraining.length). "
+            "Give more"
         )
     return np.array(ids[: len(ids) // length * length], dtype=np.int64).reshape(-1, length)
 
 
-def _batch(blocks: int, batch: int, step: int, seed: int) -> list[int]:
+def _batch(blocks: int, batch: int, step: int, seed: Sequence[int]) -> list[int]:
     """Places of a step's blocks: epoch after epoch, each in an order of its own."""
     places = []
     for place in range(step * batch, (step + 1) * batch):
@@ -101,15 +120,9 @@ def _batch(blocks: int, batch: int, step: int, seed: int) -> list[int]:
     return places
 
 
-_orders: dict[tuple[int, int, int], NDArray[np.int64]] = {}
-
-
-def _order(blocks: int, epoch: int, seed: int) -> NDArray[np.int64]:
-    key = (blocks, epoch, seed)
-    if key not in _orders:
-        _orders.clear()
-        _orders[key] = np.random.default_rng([seed, BLOCKS, epoch]).permutation(blocks)
-    return _orders[key]
+@lru_cache(maxsize=4)
+def _order(blocks: int, epoch: int, seed: Sequence[int]) -> NDArray[np.int64]:
+    return np.random.default_rng([*seed, epoch]).permutation(blocks)
 
 
 def _schedule(step: int, steps: int) -> float:

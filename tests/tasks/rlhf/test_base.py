@@ -34,7 +34,7 @@ SHAPE = {
     "max_position_embeddings": 128,
     "do_layer_norm_before": False,
 }
-PRETRAINING = {"steps": 12, "batch": 4, "length": 16, "learning_rate": 0.01, "checkpoint_every": 5}
+PRETRAINING = {"messages": 0.25, "steps": 12, "batch": 4, "length": 16, "learning_rate": 0.01, "checkpoint_every": 5}
 FILES = ("config.json", "model.json", "model.safetensors", "tokenizer.json", "curves.parquet")
 
 
@@ -53,8 +53,14 @@ def base_config(**changes: Any) -> BaseConfig:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An artifact of dialogues: a simple language, in which the reply follows from the prompt."""
-    folder = tmp_path_factory.mktemp("dialogues")
+    """Dialogues in a simple language, in which the reply follows from the prompt, and messages in another."""
+    root = tmp_path_factory.mktemp("inputs")
+    folder, prompts = root / "dialogues", root / "prompts"
+    folder.mkdir()
+    prompts.mkdir()
+    said = [{"prompt": f"Offer {k % 4}.", "response": f"Take {k % 4} off.", "part": "train"} for k in range(60)]
+    said += [row | {"part": "validation"} for row in said[:20]]
+    pq.write_table(pa.Table.from_pylist(said), prompts / "targets.parquet")
     rng = np.random.default_rng(0)
     words = ["apples", "pears", "plums", "nuts"]
     rows = []
@@ -63,7 +69,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         part = "train" if k % 5 else "validation"
         rows.append({"id": str(k), "prompt": f"Are there {word}?", "response": f"Yes, {word}.", "split": part})
     pq.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet")
-    return {"dialogues": folder}
+    return {"dialogues": folder, "prompts": prompts}
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -156,15 +162,29 @@ def test_it_learns_the_language(inputs: dict[str, Path], tmp_path: Path, workspa
     assert losses[0] > 4
     assert metrics["training_loss"]["value"] == pytest.approx(np.mean(losses[-100:]))
     assert metrics["held_out_loss"]["value"] < 1
-    unseen = pq.read_table(tmp_path / "evidence" / "held_out.parquet")["loss"].to_pylist()
-    assert metrics["held_out_loss"]["value"] == pytest.approx(np.mean(unseen))
+    assert metrics["held_out_loss_messages"]["value"] < 1
+    unseen = pq.read_table(tmp_path / "evidence" / "held_out.parquet").to_pylist()
+    dialogues = [row["loss"] for row in unseen if row["text"] == "dialogues"]
+    assert metrics["held_out_loss"]["value"] == pytest.approx(np.mean(dialogues))
+
+
+def test_a_share_of_each_batch_is_of_messages(inputs: dict[str, Path], tmp_path: Path, workspace: Workspaces) -> None:
+    """Without any, they stay foreign."""
+    longer = PRETRAINING | {"steps": 60, "batch": 8, "length": 32, "checkpoint_every": 1000}
+    shape = SHAPE | {"hidden_size": 32, "word_embed_proj_dim": 32, "do_layer_norm_before": True}
+    losses = [
+        base.run(base_config(shape=shape, pretraining=longer | {"messages": share}), inputs, workspace(tmp_path / name))
+        for name, share in (("none", 0.0), ("half", 0.5))
+    ]
+    none, half = (metrics["held_out_loss_messages"]["value"] for metrics in losses)
+    assert half < none / 2
 
 
 def test_every_block_is_seen_once_an_epoch() -> None:
-    seen = [place for step in range(5) for place in scratch._batch(10, 4, step, seed=3)]
+    seen = [place for step in range(5) for place in scratch._batch(10, 4, step, (3, 1))]
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:]
-    assert scratch._batch(10, 4, 3, seed=3) == seen[12:16]
+    assert scratch._batch(10, 4, 3, (3, 1)) == seen[12:16]
 
 
 def test_a_loss_that_is_no_number_ends_it_and_says_where(
@@ -194,7 +214,7 @@ def test_too_few_dialogues_for_a_block_are_an_error(
     inputs: dict[str, Path], tmp_path: Path, workspace: Workspaces
 ) -> None:
     huge = base_config(pretraining=PRETRAINING | {"length": 100_000})
-    with pytest.raises(DataError, match=r"dialogues: the part train has [0-9,]+ tokens, fewer than the 100000"):
+    with pytest.raises(DataError, match=r"dialogues: [0-9,]+ tokens, fewer than the 100000 of one block"):
         base.run(huge, inputs, workspace(tmp_path))
 
 
