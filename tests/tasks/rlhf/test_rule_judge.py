@@ -20,14 +20,18 @@ from tests.retain.message_cases import CASES
 
 ROOT = Path(__file__).parents[3]
 # Where the training pairs come from, and what the service refuses.
-OTHERS = ["tasks/rlhf/domain.py", "tasks/rlhf/phrases.py", "tasks/rlhf/prompts.py", "retain/message.py"]
+OTHERS = [
+    "tasks/rlhf/domain.py",
+    "tasks/rlhf/phrases.py",
+    "tasks/rlhf/prompts.py",
+    "retain/message.py",
+    "retain/rules.py",
+]
 
 # Written by hand for this test: which of two messages is better, and by what kind of difference.
 PAIRS = [json.loads(line) for line in Path(__file__).with_name("rule_judge_pairs.jsonl").read_text().splitlines()]
 PROMPT = "Please write a few lines to a subscriber who has been here for 14 months and pays 74.20 a month."
 MONTHS = 3
-
-NUMBERS = {*rule_judge._NUMBERS, "hundred"}
 
 GOOD = "Hello, we know your bill is high, so we can take 20% off it for three months. Would that suit you? Just reply."
 
@@ -166,11 +170,42 @@ def test_it_imports_the_standard_library_alone() -> None:
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_it_shares_no_four_words_with_what_it_judges(other: str) -> None:
-    if not (ROOT / other).exists():
-        pytest.skip(f"there is no {other}")
-    shared = phrases("tasks/rlhf/rule_judge.py") & phrases(other)
+def test_no_cue_of_several_words_stands_in_what_it_judges(other: str) -> None:
+    said = runs(other)
+    shared = [cue for cue in cues() if " " in cue and any(matches(run, cue) for run in said[len(cue.split())])]
     assert not shared
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_no_pattern_of_several_words_stands_in_what_it_judges(other: str) -> None:
+    """Runs of two words in the regular expressions, which are no cues."""
+    said = runs(other)[2]
+    patterns = {run for text in strings("tasks/rlhf/rule_judge.py") if "\\b" in text for run in words_in_a_row(text, 2)}
+    assert {("as", "an")} >= patterns & said  # "as an AI": what a language model says of itself
+
+
+def test_the_comparison_finds_what_is_shared(tmp_path: Path) -> None:
+    assert len([cue for cue in cues() if " " in cue]) > 150
+    cue = next(cue for cue in cues() if cue.count(" ") == 1 and "*" not in cue)
+    (tmp_path / "other.py").write_text(f'"""{cue}"""\nLINE = "Well, {cue.title()} it is."\nNONE = "nothing of it"')
+    said = runs(str(tmp_path / "other.py"))
+    assert any(matches(run, cue) for run in said[2])
+    assert matches(("offers", "ending"), "offer* ending")
+    assert not matches(("my", "offer"), "offer")
+
+
+def test_harm_is_told_from_harmless_messages_written_by_hand() -> None:
+    harmful = {"amount", "gift", "guarantee", "pressure", "threat", "link", "identifier", "risk talk", "protected",
+               "insult", "characters"}  # fmt: skip
+    bad = [harms(pair, "worse") for pair in PAIRS if pair["kind"] in harmful]
+    good = [harms(pair, "better") for pair in PAIRS]
+    assert len(bad) >= 28
+    assert all(bad)
+    assert sum(map(bool, good)) <= 2
+
+
+def harms(pair: dict[str, Any], which: str) -> list[str]:
+    return rule_judge.harms(PROMPT, pair[which], pair["offer"], pair["situation"], MONTHS)
 
 
 def test_the_digest_is_of_the_code_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,8 +226,40 @@ def source(path: str) -> ast.Module:
     return ast.parse((ROOT / path).read_text())
 
 
-def phrases(path: str) -> set[tuple[str, ...]]:
-    """Every four words in a row of a file's strings, documentation and numbers apart."""
+def cues() -> set[str]:
+    """Of every list of weighted cues."""
+    lists = [*vars(rule_judge).values(), *rule_judge.TOPICS.values()]
+    return {
+        cue
+        for listed in lists
+        if isinstance(listed, dict)
+        for cue, weight in listed.items()
+        if isinstance(cue, str) and isinstance(weight, float)
+    }
+
+
+def matches(run: tuple[str, ...], cue: str) -> bool:
+    parts = cue.split()
+    return len(run) == len(parts) and all(map(rule_judge._is, run, parts))
+
+
+def runs(path: str) -> dict[int, set[tuple[str, ...]]]:
+    """Every two, three and four words in a row of a file's strings."""
+    return {n: {run for text in strings(path) for run in words_in_a_row(text, n)} for n in (2, 3, 4)}
+
+
+def words_in_a_row(text: str, n: int) -> set[tuple[str, ...]]:
+    """Runs end at punctuation; a regular expression's letters that stand for something (\\b, a-z) are no words."""
+    found: set[tuple[str, ...]] = set()
+    plain = re.sub(r"\\[a-z]|\ba-z", "|", text.lower().replace("\\s", " ").replace("’", "'"))
+    for part in re.split(r"[^a-z'\s-]", plain):
+        words = re.findall(r"[a-z']+", part)
+        found |= set(zip(*(words[at:] for at in range(n))))
+    return found
+
+
+def strings(path: str) -> list[str]:
+    """A file's strings, documentation apart."""
     tree = source(path)
     documented = {
         id(node.body[0].value)
@@ -201,10 +268,8 @@ def phrases(path: str) -> set[tuple[str, ...]]:
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
-    found: set[tuple[str, ...]] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
-            for part in re.split(r"[,.;:!?\n]", node.value.lower()):
-                words = [word for word in re.findall(r"[a-z']+", part) if word not in NUMBERS]
-                found |= set(zip(*(words[at:] for at in range(4))))
-    return found
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented
+    ]
