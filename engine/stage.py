@@ -39,6 +39,7 @@ Metric = dict[str, Any]  # {"value": float, "ci": [low, high], ...}
 Metrics = dict[str, Metric]
 
 GRACE_S = 10.0
+LOADING_GRACE_S = 1.0
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
 IDENTITY, CLAIM, CHECKPOINTS = "identity.json", "claim.json", "checkpoints"
 
@@ -128,6 +129,7 @@ class _Attempt:
     claim: Claim | None = None
     reason: int = PREEMPTED
     stopping: threading.Event = field(default_factory=threading.Event)  # the stage has to end
+    begun: threading.Event = field(default_factory=threading.Event)  # run() was called
     finished: threading.Event = field(default_factory=threading.Event)  # the stage has ended
     wake: threading.Event = field(default_factory=threading.Event)  # either of them
     writing: threading.Lock = field(default_factory=threading.Lock)
@@ -195,6 +197,7 @@ def _run(attempt: _Attempt) -> tuple[int, str]:
         run = _load(request.entry)
         config = _load(request.config_model).model_validate_json(json.dumps(request.identity.config))
         started = time.monotonic()
+        attempt.begun.set()
         metrics = run(config, inputs, workspace)
         run_seconds = round(time.monotonic() - started, 3)
         with attempt.writing:
@@ -258,11 +261,14 @@ def _beat(attempt: _Attempt) -> None:
         except RetainError as error:
             # A full disk costs a beat, as a slow one does; the deadline holds all the same.
             print(error, file=sys.stderr, flush=True)
-    if not attempt.finished.wait(GRACE_S):
+    # What is asked to stop before run() has nothing to save, and imports ask nobody.
+    begun = attempt.begun.is_set()
+    if not attempt.finished.wait(GRACE_S if begun else LOADING_GRACE_S):
         # The stage sits in a call that doesn't ask should_stop(): the process ends without it.
         code = attempt.reason
+        silent = f"; it did not answer within {GRACE_S:.0f} s" if begun else ""
         try:
-            _end(attempt, code, f"{_REASONS[code]}; it did not answer within {GRACE_S:.0f} s")
+            _end(attempt, code, _REASONS[code] + silent)
         finally:
             os._exit(code)
 

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from engine.errors import RetainError
 from engine.faults import fault
 
 ABSENT: Final = "absent"
 STALE_ASIDE_S: Final = 3600.0
+PIECE: Final = 1 << 20
 OWN: Final = ("aside", ".lock")  # what the folder store keeps for itself below its root
 
 
@@ -69,7 +72,7 @@ class FolderStore:
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> str:
         target = self._path(key)
-        with self._aside(data) as aside, self._locked():
+        with self._aside(io.BytesIO(data)) as aside, self._locked():
             self._check(key, expect)
             self._rename(aside, target)
         return _version(data)
@@ -86,10 +89,9 @@ class FolderStore:
 
     def put_file(self, key: str, path: Path) -> None:
         target = self._path(key)
-        data = path.read_bytes()
-        if target.exists() and target.read_bytes() == data:
+        if target.exists() and _sha256(path) == _sha256(target):
             return
-        with self._aside(data) as aside:
+        with path.open("rb") as content, self._aside(content) as aside:
             aside.chmod(0o444)
             self._rename(aside, target)
 
@@ -112,14 +114,14 @@ class FolderStore:
         return self.root.joinpath(*parts)
 
     @contextmanager
-    def _aside(self, data: bytes) -> Iterator[Path]:
-        """A synced file with the data, to be renamed; gone if it wasn't."""
+    def _aside(self, content: BinaryIO) -> Iterator[Path]:
+        """A synced file with the content, to be renamed; gone if it wasn't. Copied in pieces: weights may be large."""
         aside = self.root / "aside" / uuid.uuid4().hex
         with self._writing():
             aside.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with aside.open("wb") as file:
-                    file.write(data)
+                    shutil.copyfileobj(content, file, PIECE)
                     fault("store.write")
                     file.flush()
                     os.fsync(file.fileno())
@@ -161,6 +163,11 @@ class FolderStore:
         with (self.root / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _version(data: bytes) -> str:

@@ -79,8 +79,8 @@ def _run(experiment: str, wanted: list[str], console: Console) -> int:
     terminal.show_sources(plan, console)
     attempt.settle_lost(plan)
     reusable = plan.reusable()
-    rate = plan.experiment.costs.machines.local.usd_per_hour
-    run = Run(plan, Board({stage.name: Row(stage.name, stage.inputs, usd_per_hour=rate) for stage in plan.stages}))
+    rows = [Row(stage.name, stage.inputs, usd_per_hour=plan.machine(stage).usd_per_hour) for stage in plan.stages]
+    run = Run(plan, Board({row.stage: row for row in rows}))
     if len(reusable) == len(plan.stages):
         _show_reused(run, reusable, console)
         code = 0

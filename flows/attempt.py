@@ -28,6 +28,7 @@ from engine.process import Holder, this_process
 from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, Stage, StageRequest
 from flows.launch import LOG, PROGRESS, Child, launch, work_folder
 from flows.plan import Plan
+from tasks.config import Machine
 
 POLL_S = 0.05
 CLOCKS_DIFFER_S = 60.0
@@ -54,10 +55,10 @@ def attempt(
     """Runs one attempt to its end. `watch` is called every POLL_S while it lives. Raises BudgetExceeded."""
     store, experiment = plan.store, plan.experiment
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
-    machine, execution = experiment.costs.machines.local, experiment.execution
+    machine, execution = plan.machine(stage), experiment.execution
     # Past the ledger's numbers too: whoever removes an artifact's folder removes its records, not its money.
     spent = [int(e.attempt.rpartition("/")[2]) for e in _entries(plan) if e.attempt.startswith(f"{prefix}/")]
-    record = records.number(store, prefix, _planned(plan, identity), above=max(spent, default=0))
+    record = records.number(store, prefix, _planned(machine, identity), above=max(spent, default=0))
     name = f"{prefix}/{record.attempt}"
     limit = execution.time_limit_s[stage.name]  # type: ignore[index]
     try:
@@ -88,7 +89,7 @@ def attempt(
             store=store.url,
             work=str(work_folder(store.url, name)),
             threads=stage.resources.threads,
-            device=execution.device if stage.resources.gpu else "cpu",
+            device=plan.device(stage),
             time_limit_s=limit,
             heartbeat_s=execution.heartbeat_s,
         )
@@ -154,8 +155,7 @@ def _readable(plan: Plan, prefix: str, number: int) -> Execution | None:
         return None
 
 
-def _planned(plan: Plan, identity: Identity) -> Execution:
-    machine = plan.experiment.costs.machines.local
+def _planned(machine: Machine, identity: Identity) -> Execution:
     return Execution(
         attempt=0,
         status="planned",

@@ -18,7 +18,7 @@ from engine.stage import IDENTITY, Stage
 from engine.store import Store, open_store, store_url
 from flows import preflight
 from retain.release import JUDGED_BY, PARTS
-from tasks.config import Experiment, ReleaseConfig
+from tasks.config import Experiment, Machine, ReleaseConfig
 from tasks.data.sources import Source
 from tasks.stages import STAGES
 
@@ -78,6 +78,15 @@ class Plan:
                 self.artifacts.verify(name, identity.fingerprint)
                 found[name] = identity.fingerprint
         return found
+
+    def device(self, stage: Stage) -> str:
+        """What the stage computes on: "cuda" where it can use a GPU and the experiment has one."""
+        return self.experiment.execution.device if stage.resources.gpu else "cpu"
+
+    def machine(self, stage: Stage) -> Machine:
+        """Where the stage runs, and at what price."""
+        machines = self.experiment.costs.machines
+        return machines.gpu if self.device(stage) == "cuda" else machines.local
 
     def source_keys(self, stage: str) -> dict[str, str]:
         """Where the store keeps the stage's source files, by name; none of synthetic data and stages without."""

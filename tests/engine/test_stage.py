@@ -28,7 +28,7 @@ TOYS = "tests.engine.toy_stages"
 
 def make_request(root: Path, function: str = "walk", **changes: Any) -> StageRequest:
     """A planned attempt at a toy stage."""
-    entry = f"{TOYS}:{function}"
+    entry = f"{changes.pop('module', TOYS)}:{function}"
     config = {"steps": 5, "pause_s": 0.01, "scale": 1.0} | changes.pop("config", {})
     identity = Identity(
         stage="toy",
@@ -177,6 +177,16 @@ def test_a_stage_that_never_asks_is_ended_all_the_same(tmp_path: Path) -> None:
     record = record_of(request)
     assert record.status == "overdue"
     assert record.seconds < 20
+    assert left_behind(request) == []
+
+
+def test_a_stage_that_is_still_being_imported_is_ended_at_once(tmp_path: Path) -> None:
+    request = make_request(tmp_path, module="tests.engine.slow_import")
+    process = start(request)
+    wait_for(lambda: record_of(request).status == "running")
+    process.terminate()
+    assert process.wait(timeout=30) == PREEMPTED
+    assert (record_of(request).status, record_of(request).message) == ("preempted", "asked to stop")
     assert left_behind(request) == []
 
 

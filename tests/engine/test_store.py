@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,23 @@ def test_put_file_writes_once_and_read_only(store: FolderStore, tmp_path: Path) 
     before = path.stat().st_ino
     store.put_file(key, source)
     assert path.stat().st_ino == before, "written again"
+
+
+def test_put_file_never_holds_a_large_file_whole(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "weights"
+    source.write_bytes(os.urandom(1 << 20) * 9 + b"end")
+    monkeypatch.setattr(Path, "read_bytes", None)
+    tracemalloc.start()
+    try:
+        store.put_file("files/x", source)
+        store.put_file("files/x", source)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    monkeypatch.undo()
+    assert store.local("files/x", tmp_path).read_bytes() == source.read_bytes()
 
 
 def test_put_file_replaces_what_was_cut_short(store: FolderStore, tmp_path: Path) -> None:

@@ -17,8 +17,11 @@ import pytest
 from rich.console import Console
 
 import flows.attempt
+from engine.config import experiment_path
 from engine.errors import ConfigError, DataError
+from engine.execution import read as execution_record
 from engine.fingerprint import ROOT
+from engine.ledger import entries
 from engine.stage import Resources, StageRequest
 from flows import preflight
 from flows.plan import load_experiment, make_plan, put_sources, stage_config
@@ -85,12 +88,17 @@ def test_criteria_are_in_the_slice_of_release_alone(tables: Path) -> None:
     assert set(stage_config(make_plan("local").experiment, "release")["criteria"]) == judged
 
 
-def without_network(monkeypatch: pytest.MonkeyPatch, *, gpu: bool = True) -> None:
+def without_network(monkeypatch: pytest.MonkeyPatch, *, gpu: bool = True) -> list[float]:
+    """How long each server that was asked may take."""
+    waits: list[float] = []
+
     def refused(url: str, timeout: float) -> None:
+        waits.append(timeout)
         raise OSError("offline")
 
     monkeypatch.setattr(urllib.request, "urlopen", refused)
     monkeypatch.setattr(preflight, "has_gpu", lambda: gpu)
+    return waits
 
 
 def refusal(experiment: str, *wanted: str) -> str:
@@ -125,6 +133,16 @@ def test_the_locked_experiment_says_all_that_is_missing_at_once(tables: Path, mo
     assert "into the folder facebook/opt-350m of RETAIN_DATA_DIR, as safetensors" in advice
     assert "pytorch_model.bin) are refused" in advice
     assert "set execution.device: cpu in an experiment of your own" in advice
+
+
+@pytest.mark.parametrize(("gpu", "seconds"), [(True, 10.0), (False, 2.0)])
+def test_servers_are_not_waited_for_where_a_gpu_is_missing_anyway(
+    tables: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, seconds: float
+) -> None:
+    waits = without_network(monkeypatch, gpu=gpu)
+    assert "2023-04-12_oasst_ready" in refusal("exp_001_mvp", "sft")
+    assert waits
+    assert set(waits) == {seconds}
 
 
 def test_only_what_wanted_stages_lack_is_missing(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,6 +246,31 @@ def test_stages_that_can_use_a_gpu_run_on_the_experiments_device(
         with pytest.raises(Launched):
             flows.attempt.attempt(plan, stage, plan.identity(stage, {}), {}, lambda child: None)
     assert [request.device for request in asked] == ["cpu", device]
+    local, gpu = plan.experiment.costs.machines.local, plan.experiment.costs.machines.gpu
+    assert (local.type, local.usd_per_hour) != (gpu.type, gpu.usd_per_hour)
+    wanted = [local, gpu if device == "cuda" else local]
+    reserved = {entry.stage: entry for entry in entries(plan.store, plan.experiment.costs.scope)}
+    for stage, machine in zip(stages, wanted, strict=True):
+        prefix = plan.artifacts.prefix(stage.name, plan.identity(stage, {}).fingerprint)
+        record = execution_record(plan.store, prefix, 1)
+        assert record is not None
+        assert (record.machine_type, record.usd_per_hour) == (machine.type, machine.usd_per_hour)
+        hours = (60 + flows.attempt.ENDING_S) / 3600
+        assert reserved[stage.name].reserved_usd == pytest.approx(hours * machine.usd_per_hour, abs=1e-6)
+
+
+def test_what_the_locked_experiment_reserves_is_what_its_comment_says() -> None:
+    experiment = load_experiment("exp_001_mvp")
+    limits = {str(name): seconds for name, seconds in experiment.execution.time_limit_s.items()}
+    on_gpu = sum(seconds for name, seconds in limits.items() if STAGES[name].resources.gpu)
+    elsewhere = sum(limits.values()) - on_gpu
+    machines = experiment.costs.machines
+    usd = [
+        round(on_gpu / 3600 * machines.gpu.usd_per_hour, 2),
+        round(elsewhere / 3600 * machines.local.usd_per_hour, 2),
+    ]
+    said = f"{on_gpu:,.0f} s on `gpu` (${usd[0]}) and {elsewhere:,.0f} s on `local` (${usd[1]})"
+    assert said in experiment_path("exp_001_mvp").read_text()
 
 
 def test_weights_are_no_synthetic_data(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
