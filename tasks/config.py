@@ -277,6 +277,12 @@ class RewardModelConfig(FinetuneConfig):
     bootstrap: Annotated[int, Field(ge=100, le=100_000)]
 
 
+class JudgeConfig(RewardModelConfig):
+    """`rules`: the first 16 hex digits of the rule judge's digest, frozen before PPO is trained."""
+
+    rules: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+
 class RewardWeights(_Block):
     """reward = rm x clip(standardised RM score, +-clip) - safety x unsafe + brevity x (1 - tokens / max_tokens)
     - ending x (not ended)."""
@@ -588,7 +594,7 @@ class Stages(_Block):
     prompts: PromptsConfig
     sft: FinetuneConfig
     rm: RewardModelConfig
-    judge: RewardModelConfig
+    judge: JudgeConfig
     ppo_text: TextPpoConfig
     text_eval: TextEvalConfig
     messages: MessagesConfig

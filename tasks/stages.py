@@ -143,7 +143,7 @@ _ROWS = (
     Stage(
         name="judge",
         entry="tasks.rlhf.judge:run",
-        config="tasks.config:RewardModelConfig",
+        config="tasks.config:JudgeConfig",
         inputs=("preferences", "base", "prompts"),
         image="gpu",
         resources=_language(threads=1),

@@ -2,12 +2,11 @@
 
 The final reward model is made as `rm` makes its two, of half B of the preferences and with a seed of its own. The rule
 judge has nothing to be trained; its rules, weights and digest are written down, and what it says of the held-out
-retention pairs is measured beside.
+retention pairs is measured beside. The experiment states its digest, so that nobody changes it unseen.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,23 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from engine.errors import DataError
+from engine.errors import DataError, RetainError
+from tasks.rlhf import inputs as artifacts
 from tasks.rlhf import lm, measures, rm, rule_judge
-from tasks.rlhf.pairs import RETENTION, Pair, public, read, retention
+from tasks.rlhf.pairs import RETENTION, Pair, public, retention
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
-    from tasks.config import RewardModelConfig
+    from tasks.config import JudgeConfig
 
 HALF = "B"
 FINAL, RULES = "final", "rules"
 SEED = 2  # added to the workspace's; `rm` takes it and the next
 
 
-def run(config: RewardModelConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+def run(config: JudgeConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes final/ (adapter), rules.json, curves.parquet and evidence/scores.parquet."""
     torch.set_num_threads(workspace.threads)
     lm.check_device(workspace.device)
+    check_rules(config.rules)
     base, preferences, prompts = inputs["base"], inputs["preferences"], inputs["prompts"]
     held_out = rm.held_out_pairs(config, preferences, prompts, workspace.seed)
     asked = load_asked(prompts, held_out)
@@ -51,6 +52,15 @@ def run(config: RewardModelConfig, inputs: Mapping[str, Path], workspace: Worksp
     return metrics | of_rules | {"pairs": {"value": float(len(pairs))}}
 
 
+def check_rules(frozen: str) -> None:
+    """Raises RetainError unless the rule judge is the one whose digest begins like that."""
+    if not rule_judge.digest().startswith(frozen):
+        raise RetainError(
+            f"judge.rules: the rule judge is {rule_judge.digest()[:16]}, the experiment froze {frozen}: a judge is "
+            "changed before PPO is trained, on purpose: state the new digest"
+        )
+
+
 @dataclass(frozen=True)
 class Asked:
     """A held-out retention pair, and what its two replies are to be about."""
@@ -63,11 +73,8 @@ class Asked:
 
 def load_asked(prompts: Path, pairs: Sequence[Pair]) -> list[Asked]:
     """The retention pairs among `pairs`. Raises DataError for a situation that the rule judge has no words for."""
-    columns = {row["id"]: row for row in read(prompts / "pairs.parquet", ("id", "offer", "situation"))}
-    try:
-        months = int(json.loads((prompts / "about.json").read_bytes())["months"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"prompts/about.json: can't be read ({error}); run `prompts` again") from None
+    columns = {row["id"]: row for row in artifacts.table(prompts / "pairs.parquet", ("id", "offer", "situation"))}
+    months = artifacts.about(prompts)["months"]
     own = [(pair, columns[pair.id]) for pair in pairs if pair.source == RETENTION]
     if unknown := sorted({row["situation"] for _, row in own} - set(rule_judge.SITUATIONS)):
         raise DataError(

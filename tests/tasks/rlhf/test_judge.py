@@ -13,14 +13,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.checkpoint import Preempted
-from engine.errors import DataError
+from engine.config import experiment_path, load, validate
+from engine.errors import DataError, RetainError
 from engine.stage import Metrics, Workspace
 from retain import message
+from tasks.config import Experiment, JudgeConfig
 from tasks.rlhf import judge, pairs, rm, rule_judge
-from tests.tasks.rlhf.trainable import Killed, files, killed_at, rm_config, write_inputs
+from tests.tasks.rlhf.trainable import SETTINGS, Killed, files, killed_at, rm_config, write_inputs
 
 GOOD = "Hello, your bill is high, so you can have 20% off it for three months. Would that suit you? Please reply."
 BAD = "Hello, your bill is high, so you can have 40% off it for three months. Would that suit you? Please reply."
+
+
+def config(**changes: Any) -> JudgeConfig:
+    settings = SETTINGS | {"bootstrap": 100, "rules": rule_judge.digest()[:16]} | changes
+    return JudgeConfig.model_validate_json(json.dumps(settings))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +49,7 @@ def made(
     inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, workspace: Callable[..., Workspace]
 ) -> tuple[Path, Metrics]:
     folder = tmp_path_factory.mktemp("made") / "judge"
-    return folder, judge.run(rm_config(), inputs, workspace(folder))
+    return folder, judge.run(config(), inputs, workspace(folder))
 
 
 def test_it_writes_the_model_the_rules_and_every_score(made: tuple[Path, Metrics]) -> None:
@@ -92,7 +99,7 @@ def test_it_learns_from_the_other_half_with_another_seed(
         return whole(config, base, of, seed, *more)
 
     monkeypatch.setattr(rm, "train_reward", train_reward)
-    judge.run(rm_config(), inputs, workspace(tmp_path / "judge"))
+    judge.run(config(), inputs, workspace(tmp_path / "judge"))
     rm.run(rm_config(), inputs, workspace(tmp_path / "rm"))
     final, *others = seen.values()
     assert len(seen) == 3
@@ -110,8 +117,8 @@ def test_killed_in_training_it_ends_with_the_same_bytes(
 ) -> None:
     kept = checkpoints()
     with pytest.raises(Killed), killed_at(4, monkeypatch):
-        judge.run(rm_config(), inputs, workspace(tmp_path / "first", kept))
-    assert judge.run(rm_config(), inputs, workspace(tmp_path / "second", kept)) == made[1]
+        judge.run(config(), inputs, workspace(tmp_path / "first", kept))
+    assert judge.run(config(), inputs, workspace(tmp_path / "second", kept)) == made[1]
     assert files(tmp_path / "second") == files(made[0])
 
 
@@ -119,7 +126,22 @@ def test_asked_to_stop_it_does(
     inputs: dict[str, Path], tmp_path: Path, workspace: Callable[..., Workspace], checkpoints: type[Any]
 ) -> None:
     with pytest.raises(Preempted):
-        judge.run(rm_config(), inputs, workspace(tmp_path, checkpoints(kill_after=1)))
+        judge.run(config(), inputs, workspace(tmp_path, checkpoints(kill_after=1)))
+
+
+@pytest.mark.parametrize("name", ["exp_001_mvp", "local", "smollm2", "chaos", "dryrun"])
+def test_every_experiment_froze_the_rule_judge_as_it_is(name: str) -> None:
+    frozen = validate(load(experiment_path(name)), Experiment).stages.judge.rules
+    assert rule_judge.digest()[:16] == frozen, "changed before PPO is trained, on purpose? Then state the new digest"
+
+
+def test_a_rule_judge_other_than_the_frozen_one_is_refused(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = config()
+    monkeypatch.setattr(rule_judge, "digest", lambda: "f" * 64)
+    with pytest.raises(RetainError, match=r"the rule judge is f{16}, the experiment froze [0-9a-f]{16}: a judge is"):
+        judge.run(frozen, inputs, workspace(tmp_path))
 
 
 def test_it_has_words_for_every_situation_of_the_service() -> None:
@@ -137,5 +159,5 @@ def test_a_situation_without_words_is_named(inputs: dict[str, Path], tmp_path: P
 def test_a_broken_about_is_named(inputs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "pairs.parquet").write_bytes((inputs["prompts"] / "pairs.parquet").read_bytes())
     (tmp_path / "about.json").write_text("{}")
-    with pytest.raises(DataError, match=r"prompts/about.json: can't be read"):
+    with pytest.raises(DataError, match=r"about.json: can't be read"):
         judge.load_asked(tmp_path, [])
