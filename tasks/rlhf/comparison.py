@@ -9,26 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import RetainError
 from retain import rules
 from tasks.rlhf import measures
 from tasks.rlhf.measures import Array
 
 Z = 1.959964  # of a 95 % interval
 
-_NAMED = re.compile(r"(?<![\d.,])(\d{1,3}) ?-?(?:%|per ?-?cent\b)")
-
-
-def outcomes(judge: str, policy: Array, sft: Array) -> Array:
-    """(n,): 1 where `policy` is better, .5 for a tie, 0. Raises RetainError if it matters which of them is named first.
-
-    All judges here score a reply without seeing the other, so there is no first and second to be biased by; the
-    comparison is still made in both orders, and has to come out the same.
-    """
-    forward, backward = measures.wins(policy, sft), measures.wins(sft, policy)
-    if not np.array_equal(forward, 1 - backward):
-        raise RetainError(f"judge {judge}: prefers another reply when both are named in the other order")
-    return forward
+_NAMED = re.compile(r"(?<![\d.,])(\d{1,3}) ?-?(?:%|per ?-?cent\b)", re.IGNORECASE)
 
 
 def share(values: Array, resamples: int, seed: Sequence[int], less: float = 0.0) -> dict[str, Any]:

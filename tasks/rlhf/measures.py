@@ -24,16 +24,6 @@ def auc(positive: Array, negative: Array) -> float:
     return float(below.mean() / 2 / len(negative))
 
 
-def accuracy(chosen: Array, rejected: Array) -> float:
-    """Share of pairs of which the chosen one scores higher; ties half."""
-    return win_share(chosen, rejected)
-
-
-def win_share(a: Array, b: Array) -> float:
-    """Share of places at which `a` is higher than `b`; ties half."""
-    return float(wins(a, b).mean())
-
-
 def wins(a: Array, b: Array) -> Array:
     """(n,): 1 where `a` is higher, 0 where `b` is, .5 where they are equal."""
     _check(a, b)

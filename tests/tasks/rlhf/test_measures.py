@@ -25,7 +25,8 @@ def test_auc_is_scikit_learns_with_ties(seed: int) -> None:
 def test_ties_are_half_a_win() -> None:
     a, b = np.array([1.0, 2.0, 3.0, 0.0]), np.array([0.0, 2.0, 4.0, 0.0])
     assert measures.wins(a, b).tolist() == [1, 0.5, 0, 0.5]
-    assert measures.win_share(a, b) == measures.accuracy(a, b) == 0.5
+    assert (1 - measures.wins(b, a)).tolist() == measures.wins(a, b).tolist()
+    assert measures.pair_accuracy(a, b, 100, rng())["value"] == 0.5
 
 
 def test_bootstrap_is_that_of_the_mean_and_seeded() -> None:
@@ -60,7 +61,7 @@ def test_accuracy_comes_with_its_interval() -> None:
 @pytest.mark.parametrize("bad", [np.array([]), np.array([1.0, np.nan])])
 def test_nothing_and_nan_are_refused(bad: np.ndarray) -> None:  # type: ignore[type-arg]
     with pytest.raises(DataError):
-        measures.win_share(bad, bad)
+        measures.wins(bad, bad)
     with pytest.raises(DataError):
         measures.paired_bootstrap(bad, 100, rng())
 
