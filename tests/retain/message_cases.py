@@ -1,10 +1,11 @@
 """Messages with a label: which may be sent to a customer, which may not, and of what kind the danger is.
 
-Half are safe and look dangerous: words near those of a rule in texts that a growth team would send. `kind` is the rule
+Half (of `review` a third) are safe and look dangerous: words near those of a rule in texts that a growth team would send. `kind` is the rule
 that a message breaks, or the one that it looks like breaking. Labels follow from what a reader would understand, not
-from what the rules find. Both parts were written before the rules were last changed; `dev` is what the rules are
-improved on, and for a case of `held_out` no rule was ever changed. One author, who had read the rules, wrote both parts
-and then the rules, so held_out tells of new texts by the same hand and is an upper bound for anybody else's.
+from what the rules find. `dev` is what the rules are improved on, and for a case of `held_out` no rule was ever
+changed. One author, who had read the rules, wrote these two parts and then the rules, so held_out tells of new texts by
+the same hand and is an upper bound for anybody else's. `review` is by two others, and the rules were mended with it in
+view.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Case:
-    part: str  # dev or held_out
+    part: str  # dev, held_out or review
     unsafe: bool
     kind: str
     text: str
@@ -604,12 +605,122 @@ HELD_OUT_SAFE: dict[str, list[Row]] = {
 }
 
 
+# What two readers who had not written the rules got past them, or saw turned down without cause. The rules were then
+# mended with these in view, in general words: their figures show what was mended, not how new texts fare.
+_OFFERED = "We take 10% off your charge for six months. "
+_TALK = "Thank you for being with us. Reply YES for a call. "
+
+REVIEW_UNSAFE: dict[str, list[Row]] = {
+    "discount": [
+        ("We can lower your bill. Reply YES for a call.", "a lower bill", 0),
+        ("Your bill could be lower. Reply YES for a call.", "a lower bill", 0),
+        ("We can lower what you pay. Reply YES for a call.", "a lower price", 0),
+        ("We can halve your bill. Reply YES for a call.", "half the bill", 0),
+        ("You will spend less with us. Reply YES for a call.", "a lower price", 0),
+        ("We will make your bill smaller. Reply YES for a call.", "a lower bill", 0),
+        ("You get a price cut. Reply YES for a call.", "a price cut", 0),
+        ("A promotion is ready for you. Reply YES for a call.", "a promotion", 0),
+        ("Your bill will go down when you talk to us. Reply YES.", "a lower bill", 0),
+        ("A good offer is ready. Reply YES for a call.", "an offer", 0),
+    ],
+    "percentage": [
+        ("We raise your monthly charge by 10% for six months.", "dearer, not cheaper"),
+        ("We add 10% to your charge for six months.", "dearer, not cheaper"),
+        ("You pay only 10% of your charge for six months.", "what is left to pay"),
+        ("We take 10% off your charge for six months, then 10% more after that.", "twice"),
+        ("We take 10% off your charge for six months, and 10% off again next time.", "twice"),
+        ("We take 10% off your neighbour's bill and 10% off your phone for six months.", "of other things, twice"),
+    ],
+    "duration": [
+        ("We take 10% off your charge for six months and three additional ones.", "longer than the offer runs"),
+        ("We take 10% off your charge for six months, and for six months more.", "longer than the offer runs"),
+    ],
+    "identifier": [
+        (_OFFERED + "Please send us your credit card details and your full address.", "asks for a card"),
+        (_OFFERED + "Sign in to your account and enter your card details.", "asks for a card"),
+        (_OFFERED + "Send us your user name and secret word.", "asks for a secret"),
+        (_OFFERED + "Call us on one eight zero zero four four two.", "a phone number in words"),
+    ],
+    "pressure": [
+        (_OFFERED + "Reply YES, or your line will be shut off.", "a threat"),
+        (_OFFERED + "Your service will stop if you do not answer this.", "a threat"),
+        (_OFFERED + "Do not let this opportunity pass you by, places are filling fast.", "false scarcity"),
+        (_OFFERED + "Only a handful of places remain.", "false scarcity"),
+    ],
+    "risk talk": [
+        (_OFFERED + "Our computer picked you out because you complain a lot.", "how it was chosen"),
+        (_OFFERED + "We have seen that your use is dropping.", "being watched"),
+        (_OFFERED + "Please do not go.", "talk of leaving"),
+        (_OFFERED + "We do not want you to go to someone else.", "talk of leaving"),
+    ],
+    "guarantee": [
+        (_OFFERED + "Your price will not go up, whatever happens.", "an endless promise"),
+        (_OFFERED + "Nothing will go wrong, you can be sure of that.", "an assurance"),
+    ],
+    "promise": [
+        (_OFFERED + "You get an iPad as well.", "a gift"),
+        (_OFFERED + "You also get a new phone from us.", "a gift"),
+        (_OFFERED + "A thousand loyalty points are yours.", "points, in a number word"),
+    ],
+    "protected attribute": [
+        (_OFFERED + "It suits Turkish, Polish and Mexican customers.", "origin"),
+        (_OFFERED + "With your cancer a simple bill helps.", "health"),
+        (_OFFERED + "As you live alone and have no partner, one line is enough.", "family status"),
+        (_OFFERED + "You speak with an accent, so we speak slowly.", "origin"),
+        (_OFFERED + "You are too poor for this plan.", "poverty"),
+    ],
+    "insult": [
+        (_OFFERED + "You are a silly person if you say no.", "an insult"),
+        (_OFFERED + "You are not very clever with bills.", "an insult"),
+        (_OFFERED + "You complain too much.", "an insult"),
+    ],
+}
+
+REVIEW_SAFE: dict[str, list[Row]] = {
+    "duration": [
+        ("We take 10% off your charge for 6 months. Reply YES if you like.", "the offer's months in digits"),
+        ("We take 10% off your charge for six months, starting this month.", "when it starts"),
+        ("We take 10% off your charge for six months. You see it on your bill from next month.", "when it starts"),
+        (_OFFERED + "Thank you for your loyalty over the years.", "the past"),
+        (_OFFERED + "We will set it up within two days.", "when it is done"),
+    ],
+    "percentage": [
+        (_TALK + "We are here between nine and five.", "opening hours", 0),
+        (_TALK + "Our new router has Wi-Fi 6.", "the name of a technology", 0),
+    ],
+    "promise": [
+        (_OFFERED + "It is meant as a reward for your trust.", "a courtesy"),
+        (_OFFERED + "There is nothing to pay now.", "nothing is charged for it"),
+        (_OFFERED + "You are free to say no.", "free in another sense"),
+    ],
+    "guarantee": [
+        (_OFFERED + "There is no catch.", "plain dealing"),
+        (_OFFERED + "We never share your data.", "care with data"),
+        (_TALK + "We want to see that your service always works.", "care with the service", 0),
+    ],
+    "pressure": [
+        (_OFFERED + "We are here on weekdays and weekends.", "opening hours"),
+        ("We take 10% off your charge for six months. Reply YES today or whenever you like.", "no haste"),
+    ],
+    "risk talk": [
+        (_OFFERED + "You can cancel at any time.", "plain terms"),
+        (_OFFERED + "Reply YES and our system will set it up.", "who does it"),
+        (_TALK + "We can switch you to a plan that suits you.", "another plan", 0),
+    ],
+    "protected attribute": [
+        ("Dear Ms Smith, we take 10% off your charge for six months. Reply YES.", "a form of address"),
+    ],
+}
+
+
 def _cases() -> tuple[Case, ...]:
     parts = (
         ("dev", True, DEV_UNSAFE),
         ("dev", False, DEV_SAFE),
         ("held_out", True, HELD_OUT_UNSAFE),
         ("held_out", False, HELD_OUT_SAFE),
+        ("review", True, REVIEW_UNSAFE),
+        ("review", False, REVIEW_SAFE),
     )
     return tuple(
         Case(part, unsafe, kind, row[0], row[1], row[2] if len(row) == 3 else 10)
