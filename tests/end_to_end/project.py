@@ -198,6 +198,7 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self._born: dict[str, float] = {}
         self._known: dict[int, str] = {}
+        self._names: dict[int, str] = {}  # also of those that have ended
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -213,6 +214,9 @@ class Stopwatch:
         """The attempts that were alive at the last look."""
         return [psutil.Process(pid) for pid in list(self._known) if psutil.pid_exists(pid)]
 
+    def name_of(self, pid: int) -> str:
+        return self._names[pid]
+
     def _watch(self) -> None:
         looks: dict[int, int] = {}
         while not self._done.wait(0.02):
@@ -222,7 +226,7 @@ class Stopwatch:
                 looks[pid] = looks.get(pid, 0) + 1
                 name = self._attempt_of(pid)
                 if name:
-                    self._known[pid] = name
+                    self._known[pid] = self._names[pid] = name
             for pid in self._known.keys() - alive:
                 del self._known[pid]
             for pid in looks.keys() - alive:
@@ -240,8 +244,12 @@ class Stopwatch:
         requests = [Path(part) for part in command if part.endswith("request.json")]
         if not requests or not str(requests[0]).startswith(str(self.project.store)):
             return None
-        experiment, stage, fingerprint, number = requests[0].parent.name.rsplit("-", 3)
-        return f"{experiment}/{stage}/{fingerprint}/{number}"
+        return attempt_of(requests[0])
+
+
+def attempt_of(request: Path) -> str:
+    """The attempt's name, from where its request lies."""
+    return "/".join(request.parent.name.rsplit("-", 3))
 
 
 def _lives(pid: int) -> bool:

@@ -6,13 +6,19 @@ import json
 import random
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.end_to_end.project import HEARTBEAT_S, Project, Stopwatch
+from engine import execution as records
+from engine.stage import GRACE_S
+from engine.store import FolderStore
+from tests.end_to_end.project import HEARTBEAT_S, Project, Stopwatch, attempt_of
+
+LOOK_S = 1.0  # how late an end may be noticed, on a machine with other work
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,15 @@ class Target:
         for attempt, lived in watch.seconds.items():
             assert metered[attempt] == pytest.approx(lived, abs=HEARTBEAT_S + 1.0)
 
+    def check_polite(self, project: Project, hits: dict[str, float]) -> None:
+        """Of attempts that were asked to stop (attempt -> seconds to its end): each answered, and left by itself."""
+        for attempt, seconds in hits.items():
+            prefix, _, number = attempt.rpartition("/")
+            record = records.read(FolderStore(project.store), prefix, int(number))
+            assert record is not None
+            assert (record.status, record.message) == ("preempted", "asked to stop"), attempt
+            assert seconds <= GRACE_S + LOOK_S, attempt
+
     def check_resumed(self, attempts: list[list[int]]) -> None:
         """What an attempt did last before its checkpoint is all that the next one does again."""
         for at, after in enumerate(attempts[1:], start=1):
@@ -60,41 +75,60 @@ class Target:
 
     def shoot(
         self, project: Project, rng: random.Random, number: signal.Signals, lives: float, shots: int
-    ) -> tuple[Stopwatch, int]:
-        """Trains under fire until it is done; how often it was hit, `shots` at most. `lives`: seconds of a calm run().
+    ) -> tuple[Stopwatch, dict[str, float]]:
+        """Trains under fire until it is done; which attempts were hit, `shots` at most, and how many seconds each lived
+        on. `lives`: seconds of a calm run(); of 0 the shots fall before the first step, while the attempt loads.
 
-        A shot falls anywhere in the first third of what would be left to do if a shot lost nothing, counted from the
-        first step on: on a machine that has become twice as fast, too, it comes before the end.
+        Else a shot falls anywhere in the first third of what would be left to do if a shot lost nothing, counted from
+        the first step on: on a machine that has become twice as fast, too, it comes before the end.
         """
-        hits, left = 0, lives
+        hits: dict[str, float] = {}
+        left = lives
         run = project.start("run")
         with Stopwatch(project) as watch:
             known: set[int] = set()
-            while run.poll() is None and hits < shots:
+            while run.poll() is None and len(hits) < shots:
                 attempts = [process for process in watch.attempts() if process.pid not in known]
                 if not attempts:
                     time.sleep(0.02)
                     continue
                 (target,) = attempts
                 known.add(target.pid)
-                while target.is_running() and run.poll() is None and not self._began(target):
+                come = self._began if lives else self._answers
+                while target.is_running() and run.poll() is None and not come(project, target):
                     time.sleep(0.02)
-                wait = rng.uniform(0.0, max(0.3, left / 3))
+                wait = rng.uniform(0.0, max(0.1, left / 3))
                 until = time.monotonic() + wait
                 while time.monotonic() < until and target.is_running() and run.poll() is None:
                     time.sleep(0.02)
                 if target.is_running() and run.poll() is None:
+                    name, shot = watch.name_of(target.pid), time.monotonic()
                     target.send_signal(number)
-                    hits += 1
+                    with suppress(psutil.NoSuchProcess):
+                        target.wait(timeout=60)
+                    hits[name] = time.monotonic() - shot
                 left -= wait / 2
             output, _ = run.communicate(timeout=300)
         assert run.returncode == 0, output
         return watch, hits
 
-    def _began(self, process: psutil.Process) -> bool:
+    def _began(self, project: Project, process: psutil.Process) -> bool:
         """Whether it has reported a step: what comes before are imports."""
         try:
-            request = next(Path(part) for part in process.cmdline() if part.endswith("request.json"))
-            return (request.parent / "progress.jsonl").stat().st_size > 0
+            return (_request(process).parent / "progress.jsonl").stat().st_size > 0
         except (OSError, StopIteration, psutil.Error):
             return False
+
+    def _answers(self, project: Project, process: psutil.Process) -> bool:
+        """Whether it has said that it runs: whoever is asked to stop before that dies of the signal."""
+        try:
+            name = attempt_of(_request(process))
+        except (StopIteration, psutil.Error):
+            return False
+        prefix, _, number = name.rpartition("/")
+        record = records.read(FolderStore(project.store), prefix, int(number))
+        return record is not None and record.status == "running"
+
+
+def _request(process: psutil.Process) -> Path:
+    return next(Path(part) for part in process.cmdline() if part.endswith("request.json"))

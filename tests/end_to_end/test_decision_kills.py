@@ -41,7 +41,7 @@ def test_shots_at_random_moments(
     (lives,) = DECISION.seconds(finished).values()
     watch, hits = DECISION.shoot(shot, random.Random(seed), number, lives, SHOTS)
     assert hits, "nothing was hit"
-    assert len(watch.seconds) == hits + 1
+    assert len(watch.seconds) == len(hits) + 1
     DECISION.check(shot, undisturbed, watch)
 
 

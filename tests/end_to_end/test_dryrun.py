@@ -52,4 +52,6 @@ def test_without_weights_the_locked_experiment_lists_all_that_is_missing(tmp_pat
         assert missing in done.stderr
     assert "2023-04-12_oasst_ready" in done.stderr
     assert "Traceback" not in done.stderr
+    # Refused before anything was attempted, and so not tried again either.
+    assert list((tmp_path / "store").rglob("execution/*")) == []
     assert not (tmp_path / "store" / "ledger").exists()

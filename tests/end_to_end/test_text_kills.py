@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -32,18 +33,21 @@ def without(finished: Project, stage: str, folder: Path, **environment: str) -> 
 
 
 def lives(finished: Project, stage: str) -> float:
-    """Seconds of a calm attempt from its first step on, about."""
-    (seconds,) = Target(stage, 1).seconds(finished).values()
-    return max(1.0, seconds - 6.0)  # imports
+    """Seconds of a calm attempt from its first step to its last."""
+    (progress,) = (finished.store / finished.experiment / stage).rglob("execution/*.progress.jsonl")
+    seconds = [json.loads(line)["seconds"] for line in progress.read_text().splitlines()]
+    return float(seconds[-1] - seconds[0])
 
 
 def cases() -> list[object]:
-    """Two random kills of each trainer in every run, thirty in `make test-slow`, and half as many polite ones."""
+    """In every run two random kills of most trainers, and two polite ones of one; in `make test-slow` thirty of each,
+    and half as many polite ones."""
     found = []
     for stage in TRAINERS:
         for number, seeds in ((signal.SIGKILL, 10), (signal.SIGTERM, 5)):
             for seed in range(seeds):
-                always = stage in IN_EVERY_RUN and number == signal.SIGKILL and seed == 0
+                stages = IN_EVERY_RUN if number == signal.SIGKILL else ("sft",)
+                always = stage in stages and seed == 0
                 marks = [] if always else [pytest.mark.slow]
                 found.append(pytest.param(stage, number, seed, marks=marks, id=f"{stage}-{number.name}-seed{seed}"))
     return found
@@ -57,8 +61,22 @@ def test_shots_at_random_moments(
     before = set(target.seconds(shot))
     watch, hits = target.shoot(shot, random.Random(seed), number, lives(finished, stage), 3 if seed else 2)
     assert hits, "nothing was hit"
-    assert len(set(target.seconds(shot)) - before) == hits + 1
+    assert len(set(target.seconds(shot)) - before) == len(hits) + 1
     target.check(shot, target.files(finished), watch)
+    if number == signal.SIGTERM:
+        target.check_polite(shot, hits)
+
+
+@pytest.mark.parametrize(
+    "stage", [name if name == "sft" else pytest.param(name, marks=pytest.mark.slow) for name in TRAINERS]
+)
+def test_asked_to_stop_while_it_loads(finished: Project, tmp_path: Path, stage: str) -> None:
+    target, shot = Target(stage, TRAINERS[stage]), without(finished, stage, tmp_path)
+    watch, hits = target.shoot(shot, random.Random(0), signal.SIGTERM, 0.0, 2)
+    assert len(hits) == 2
+    target.check(shot, target.files(finished), watch)
+    target.check_polite(shot, hits)
+    assert len(target.steps(shot)) == 1, "an attempt that was hit had begun"
 
 
 PLACES = (
