@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import math
 import re
 import unicodedata
 from bisect import bisect_left
@@ -20,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from engine.errors import DataError
 from tasks.data import synthetic_text
@@ -35,6 +36,8 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 PARTS = ("train", "validation", "test")
 LONGEST_LINE = 16 * 2**20
 NAMED = 5  # broken lines whose number is said
+LONGEST_SOURCE = 40  # characters
+SOURCES = 20  # that have a metric of their own
 BINS = (25, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800)  # characters, of the curves
 
 Record = dict[str, Any]
@@ -173,6 +176,10 @@ def read(path: Path, reading: Reading, reader: Reader) -> Iterator[Pair]:
         number = 0
         while line := file.readline(LONGEST_LINE):
             number += 1
+            if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+                _skip_line(file)
+                reading.damage(number, f"longer than {LONGEST_LINE:,} bytes")
+                continue
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if not line.strip():
                 continue
@@ -199,6 +206,29 @@ def read(path: Path, reading: Reading, reader: Reader) -> Iterator[Pair]:
             reading.records += 1
             yield from found
     yield from reader.rest(reading)
+
+
+def _skip_line(file: BinaryIO) -> None:
+    """Reads on to the end of the line."""
+    while (piece := file.readline(LONGEST_LINE)) and not piece.endswith(b"\n"):
+        pass
+
+
+def keys(record: Mapping[str, Any]) -> str:
+    """What a record that isn't known has, in a few words: keys may be of any length and hold anything."""
+    named = [key if re.fullmatch(r"\w{1,20}", key, re.ASCII) else repr(key[:20]) for key in sorted(record)[:4]]
+    return ", ".join(named) or "no keys"
+
+
+def number(record: Mapping[str, Any], key: str) -> float:
+    """A finite number of a record. Raises Broken where there is none."""
+    value = record.get(key)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer beyond every float
+        pass
+    raise Broken(f"{key!r} is {'missing' if key not in record else 'no finite number'}")
 
 
 def text(record: Mapping[str, Any], key: str) -> str:
@@ -250,7 +280,8 @@ class _Chosen:
         self._kept: dict[str, list[tuple[int, str, _Row]]] = {}
 
     def add(self, reading: Reading, dataset: str, pair: Pair) -> None:
-        pair = replace(pair, prompt=clean(pair.prompt), replies=tuple(map(clean, pair.replies)))
+        source = " ".join(clean(pair.source).split())[:LONGEST_SOURCE]
+        pair = replace(pair, source=source, prompt=clean(pair.prompt), replies=tuple(map(clean, pair.replies)))
         reason = self._refused(pair)
         content = _digest(pair.prompt, *pair.replies)
         place = part, half = self._place(pair)
@@ -352,5 +383,8 @@ def _metrics(rows: Sequence[_Row], readings: Sequence[Reading], over_cap: int) -
     figures |= {f"pairs_{part}": sum(row.part == part for row in rows) for part in PARTS}
     figures |= {f"dropped_{reason}": n for reason, n in sum((r.dropped for r in readings), Counter[str]()).items()}
     counted = Counter(re.sub(r"[^a-z0-9]+", "_", row.pair.source.lower()) for row in rows)
-    figures |= {f"pairs_of_{source}": n for source, n in counted.items()}
+    largest = sorted(counted, key=lambda source: (-counted[source], source))
+    figures |= {f"pairs_of_{source}": counted[source] for source in largest[:SOURCES]}
+    if rest := largest[SOURCES:]:
+        figures["pairs_of_other_sources"] = sum(counted[source] for source in rest)
     return {name: {"value": float(value)} for name, value in figures.items()}

@@ -56,7 +56,7 @@ class Dialogues:
         if "prompt" in record and "response" in record:
             prompt = corpus.text(record, "prompt")
             return [Pair(self.file.dataset, prompt, corpus.first_turn(prompt), (corpus.text(record, "response"),))]
-        raise Broken(f"neither message nor pair nor dialogue: has {', '.join(sorted(record)[:4]) or 'no keys'}")
+        raise Broken(f"neither message nor pair nor dialogue: has {corpus.keys(record)}")
 
     def rest(self, reading: Reading) -> Iterable[Pair]:
         """Every prompt of the trees with its best reply, in the file's order."""
@@ -74,7 +74,7 @@ class Dialogues:
                 yield Pair(self.file.dataset, corpus.thread(turns), turns[0], (best.text,))
 
     def _keep(self, record: Record) -> None:
-        role, parent, rank = corpus.text(record, "role"), record.get("parent_id"), record.get("rank")
+        role, parent = corpus.text(record, "role"), record.get("parent_id")
         if role not in ("prompter", "assistant"):
             raise Broken(f"role {role[:20]!r} is neither prompter nor assistant")
         if record.get("lang") != "en":
@@ -86,7 +86,7 @@ class Dialogues:
             parent=None if parent is None else str(parent),
             text=corpus.text(record, "text"),
             # Replies that nobody ranked come after those that are: the last of them is better than chance at least.
-            rank=float(rank) if isinstance(rank, int | float) else float("inf"),
+            rank=float("inf") if record.get("rank") is None else corpus.number(record, "rank"),
         )
         (self.prompts if role == "prompter" else self.replies)[message.id] = message
 

@@ -46,7 +46,7 @@ class Preferences:
             return [self._voted(record)]
         if "chosen" in record and "rejected" in record:
             return [self._compared(record)]
-        raise Broken(f"no preference: has {', '.join(sorted(record)[:4]) or 'no keys'}")
+        raise Broken(f"no preference: has {corpus.keys(record)}")
 
     def rest(self, reading: Reading) -> Iterable[Pair]:
         return ()
@@ -54,10 +54,10 @@ class Preferences:
     def _voted(self, record: Record) -> Pair:
         replies = corpus.text(record, "human_ref_A"), corpus.text(record, "human_ref_B")
         post, prompt = corpus.text(record, "post_id"), corpus.text(record, "history")
-        label, ratio = record.get("labels"), record.get("score_ratio")
-        if label not in (0, 1) or not isinstance(ratio, int | float):
-            raise Broken("'labels' is neither 0 nor 1, or 'score_ratio' is no number")
-        if ratio < MIN_RATIO:
+        label = record.get("labels")
+        if label not in (0, 1):
+            raise Broken("'labels' is neither 0 nor 1")
+        if corpus.number(record, "score_ratio") < MIN_RATIO:
             raise Unusable("votes_too_close")
         if self.posts[post] >= PAIRS_A_POST:
             raise Unusable("over_pairs_a_post")
@@ -72,6 +72,8 @@ class Preferences:
             prompt = corpus.text(record, "prompt")
         else:
             prompt, chosen, rejected = _split(chosen, rejected)
+        if HUMAN in chosen or HUMAN in rejected:
+            raise Unusable("ends_with_the_human")
         prompt = _without_marks(prompt)
         source = record.get("source")
         if not isinstance(source, str):

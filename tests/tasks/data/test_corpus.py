@@ -132,6 +132,7 @@ BROKEN = {
     b"[1, 2]": "no JSON object",
     b'{"prompt": 7, "response": "a"}': "'prompt' is no text",
     b'{"title": "another", "body": "file"}': "neither message nor pair nor dialogue: has body, title",
+    b'{"\\u001b[31m' + b"k" * 200_000 + b'": 1, "ok": 2}': "nor dialogue: has '\\x1b[31mkkkkkkkkkkkkkkk', ok",
     b'{"prompt": "caf\xe9", "response": "a"}': "not UTF-8",
     b"[" * 100_000: "nested too deep",
     b'{"turns": "none"}': "'turns' is no list",
@@ -162,6 +163,16 @@ def test_a_few_broken_lines_are_counted_and_named_and_many_are_an_error(
 def test_another_encoding_is_an_error_that_says_so(encoding: str, made: Callable[..., Made]) -> None:
     with pytest.raises(DataError, match=r"file\.jsonl: .* lines are no record .*not (UTF-8|JSON)"):
         made("\n".join(json.dumps(pair) for pair in pairs(100)).encode(encoding))
+
+
+def test_a_huge_line_is_one_broken_line(made: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "LONGEST_LINE", 100)
+    lines = [json.dumps(pair).encode() for pair in pairs(99)]
+    huge = b'{"prompt": "' + b"x" * 950 + b'", "response": "y"}'
+    found = made(b"\n".join([*lines[:50], huge, *lines[50:60], b"no record", *lines[60:], huge]))
+    assert found.catalog["files"][0]["broken_lines"] == [51, 62, 102]
+    assert found.metrics["records"] == 99
+    assert len(found.rows) == 99
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_harm(made: Callable[..., Made]) -> None:

@@ -96,6 +96,19 @@ def test_messages_that_are_not_wanted_are_left_out_with_what_hangs_on_them(
     assert got.dropped == {reason: 1, "without_thread": 1}
 
 
+@pytest.mark.parametrize("rank", [float("nan"), float("inf"), 10**400, "first", True])
+def test_a_rank_that_is_no_number_is_broken(rank: Any, made: Callable[[list[Any]], Made]) -> None:
+    tree = [
+        message("root", None, "prompter"),
+        message("worse", "root", "assistant", rank=3),
+        message("odd", "root", "assistant", rank=rank),
+        message("best", "root", "assistant", rank=1),
+    ]
+    got = made(tree)
+    assert got.metrics["broken"] == 1
+    assert found(got) == {"text of root": "text of best"}
+
+
 def test_a_message_that_nobody_reviewed_is_taken(made: Callable[[list[Any]], Made]) -> None:
     tree = [message("root", None, "prompter", review_result=None), message("reply", "root", "assistant")]
     assert found(made(tree)) == {"text of root": "text of reply"}

@@ -75,6 +75,33 @@ def test_transcripts_that_part_earlier_are_left_out(made: Callable[..., Made]) -
     assert got.dropped == {"without_common_prompt": 2, "no_preference": 1, "empty": 1}
 
 
+def test_transcripts_that_end_with_the_human_are_left_out(made: Callable[..., Made]) -> None:
+    begin = "\n\nHuman: Hi.\n\nAssistant:"
+    asked = f"{begin} Hello.\n\nHuman: Thanks, bye."
+    records = [
+        {"chosen": asked, "rejected": f"{begin} Go away."},
+        {"chosen": f"{begin} Hello.", "rejected": asked},
+        {"prompt": "Hi", "chosen": "Hello.\n\nHuman: And?", "rejected": "No."},
+    ]
+    got = made(records)
+    assert found(got) == []
+    assert got.dropped == {"ends_with_the_human": 3}
+
+
+def test_a_source_is_plain_short_and_only_the_largest_are_counted_apart(made: Callable[..., Made]) -> None:
+    def record(source: str, k: int) -> dict[str, str]:
+        return {"source": source, "prompt": f"p{k}", "chosen": "a", "rejected": "b"}
+
+    many = [record(f"source {k}", k) for k in range(60)]
+    got = made([record("half \ud800 a\npair" + "x" * 90, 900), *many])
+    assert "half a pair" + "x" * 29 in {row["source"] for row in got.rows}
+    named = [name for name in got.metrics if name.startswith("pairs_of_")]
+    assert len(named) == 21
+    assert sum(got.metrics[name] for name in named) == len(got.rows)
+    assert got.metrics["pairs_of_o"] == 60
+    assert got.metrics["pairs_of_other_sources"] == 61 - 19
+
+
 def test_ready_pairs_lose_the_marks_of_the_prompt(made: Callable[..., Made]) -> None:
     prompt = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: And?\n\nAssistant:"
     got = made([{"source": "hh/base", "prompt": prompt, "chosen": "So.", "rejected": "What?"}])
@@ -99,7 +126,15 @@ def test_close_votes_and_many_pairs_of_a_post_are_left_out(made: Callable[..., M
 
 @pytest.mark.parametrize(
     "record",
-    [voted(labels="A"), voted(score_ratio=None), voted(history=None), {"chosen": "a", "rejected": "b"}, {"text": "a"}],
+    [
+        voted(labels="A"),
+        voted(score_ratio=None),
+        voted(score_ratio=float("nan")),
+        voted(score_ratio=10**400),
+        voted(history=None),
+        {"chosen": "a", "rejected": "b"},
+        {"text": "a"},
+    ],
 )
 def test_other_records_are_broken(record: dict[str, Any], made: Callable[..., Made]) -> None:
     assert made([record]).metrics["broken"] == 1
