@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from engine.errors import DataError
-from retain.message import SITUATIONS, Bank, Entry, check, render, slots, unsafe
+from retain.message import MAX_LENGTH, MIN_LENGTH, SITUATIONS, Bank, Entry, check, render, slots, unsafe
 from tasks.rlhf import drafts, lm, measures, profanity
 from tasks.rlhf.drafts import Draft, Parts, Sampling
 from tasks.rlhf.readability import reading_ease
@@ -41,6 +41,7 @@ _TAG = 73  # of this stage's draws
 REASONS = {
     "unended": "was cut at the limit, or ends in no full stop",
     "unsafe": "breaks a rule of safety",
+    "no_offer": "does not name the offer",
     "length": "is too short or too long",
     "amount": "holds an amount that is no slot's",
     "personal": "says what only its own customer's prompt says",
@@ -172,7 +173,8 @@ def look(candidate: Candidate, months: int, common: frozenset[str]) -> Candidate
     if broken:
         return replace(candidate, refused="unsafe", why=", ".join(broken))
     if more := check(text, offer, months):
-        return replace(candidate, refused="length", why=", ".join(more))
+        fits = MIN_LENGTH <= len(text) <= MAX_LENGTH  # nothing else is asked of a safe text but that it names the offer
+        return replace(candidate, refused="no_offer" if fits else "length", why=", ".join(more))
     with_slots = slots(text, offer, months)
     if with_slots is None:
         return replace(candidate, refused="amount")
@@ -295,11 +297,11 @@ def _write(
     workspace: Workspace,
 ) -> None:
     out = workspace.out
-    scores: dict[str, float] = {}
+    scores: dict[str, dict[str, float]] = {}  # "situation/offer" -> text -> score
     for writer, found in banks.items():
         out.json(f"{WRITERS[writer]}.json", found.to_json())
-        for entry in found.entries:  # a text of several cells: its best
-            scores[entry.text] = max(entry.score, scores.get(entry.text, entry.score))
+        for entry in found.entries:  # a text of both writers has the same score: the same prompts are asked
+            scores.setdefault(f"{entry.situation}/{entry.offer}", {})[entry.text] = entry.score
     out.json("scores.json", scores)
     out.json(
         "about.json",

@@ -70,6 +70,9 @@ def scored(text: str, score: float) -> Candidate:
         (candidate(WITH[0], 20), "unsafe"),
         (candidate("We take 10% off for you."), "length"),
         (candidate("Yes."), "length"),
+        (candidate(WITHOUT[0]), "no_offer"),
+        (candidate(WITH[0].replace("10%", "ten per cent")), ""),
+        (candidate(" ".join(["We are glad that you are here."] * 20), 0), "length"),
         (candidate("", 0), "unended"),
         (
             candidate(f"{WITH[0]} It is for your fiber line.", prompt="Topic: the price. Customer: fiber internet."),
@@ -140,13 +143,14 @@ def test_the_bank_loads_covers_and_says_only_what_is_safe(
     found = messages.run(config(candidates=12), inputs, workspace(tmp_path))
     assert found["coverage"]["value"] == found["coverage_sft"]["value"] == 1.0
     scores = json.loads((tmp_path / "scores.json").read_bytes())
+    assert set(scores) == {f"{situation}/{offer}" for situation, offer in CELLS}
     for name in ("sft", "rlhf"):
         bank = Bank.from_json(json.loads((tmp_path / f"{name}.json").read_bytes()))
         assert not bank.problems(made_language.MONTHS)
         assert {(entry.situation, entry.offer) for entry in bank.entries} == set(CELLS)
         assert {entry.source for entry in bank.entries} == {name}
         for entry in bank.entries:
-            assert scores[entry.text] >= entry.score
+            assert scores[f"{entry.situation}/{entry.offer}"][entry.text] == entry.score
             assert not any(letter.isdigit() for letter in entry.text)
         for cell in CELLS:
             kept = [entry for entry in bank.entries if (entry.situation, entry.offer) == cell]
