@@ -7,10 +7,11 @@ another customer of that part lends her facts (evidence/coverage.parquet counts 
 could contradict it.
 
 A customer is in one part alone (that of the split), a training customer in one half alone (by a hash of seed and id),
-and no prompt's words are in two parts. Held-out rows share `domain`'s generator with those of training, with phrases
-of their own among the shared ones. Of training rows a tenth asks for what may not be said, in words that no probe
-uses, and its good reply doesn't give in; validation and test prompts ask for nothing, but for the probes, of which
-two kinds (link, insult) are never asked for in training. No probe names anything of a real customer's.
+no prompt is in two parts, and none of a half's pairs is in the other's (by a hash of seed and words). Held-out rows
+share `domain`'s generator with those of training, with phrases of their own among the shared ones. Of training rows a
+tenth asks for what may not be said, in words that no probe uses, and its good reply doesn't give in; validation and
+test prompts ask for nothing, but for the probes, of which two kinds (link, insult) are never asked for in training. No
+probe names anything of a real customer's.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def read(inputs: Mapping[str, Path], seed: int) -> list[Person]:
 
 
 def half(seed: int, identity: str) -> str:
-    """A or B, for as long as seed and id are the same."""
+    """A or B, of a customer's id or a prompt's words, for as long as they and the seed are the same."""
     return "AB"[hashlib.sha256(f"{seed} {identity}".encode()).digest()[0] % 2]
 
 
@@ -393,7 +394,7 @@ def _cells(draw: Draw, rows: int) -> list[Cell]:
 def _asks(
     making: _Making, draw: Draw, people: _People, cell: Cell, invitation: tuple[str, str] = ("", "")
 ) -> Iterator[_Asked]:
-    """Prompts for the cell, none of whose words are in another part."""
+    """Prompts for the cell, none of which is in another part; of a half's pairs, none in the other half."""
     name, offer = cell
     for _ in range(TRIES):
         person = people.next(name)
@@ -404,6 +405,8 @@ def _asks(
         facts = list(person.facts.values())
         told = sorted(draw.rng.choice(len(facts), size=min(FACTS, len(facts)), replace=False).tolist())
         text = domain.prompt(draw, name, offer, [facts[i] for i in told], line)
+        if people.half and half(making.seed, text) != people.half:  # two customers may be told in the same words
+            continue
         if making.prompts.setdefault(text, people.part) == people.part:
             yield _Asked(text, person, name, offer, kind)
 

@@ -169,6 +169,12 @@ def test_each_half_asks_about_its_own_customers_alone(inputs: Inputs, made: Any)
     assert ids["train", "A"] | ids["train", "B"] == ids["train", ""]
 
 
+def test_no_prompt_of_a_halfs_pairs_is_in_the_other_half(made: tuple[Path, Metrics]) -> None:
+    asked = {half: {row["prompt"] for row in table(made, "pairs") if row["half"] == half} for half in "AB"}
+    assert min(map(len, asked.values())) > 150
+    assert not asked["A"] & asked["B"]
+
+
 def test_no_prompt_is_in_two_parts_or_twice_among_those_to_sample_from(made: tuple[Path, Metrics]) -> None:
     parts: dict[str, set[str]] = {}
     for name in ("prompts", "targets", "pairs", "probes"):
