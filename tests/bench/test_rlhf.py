@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench import rlhf
+from engine import config
+from tasks.config import Experiment, OptShape
+
+
+@pytest.fixture(scope="module")
+def stated() -> Experiment:
+    return config.validate(config.load(config.experiment_path("exp_001_mvp")), Experiment)
+
+
+@pytest.fixture
+def expected(stated: Experiment, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the model expects of exp_001_mvp; whether that is as it was locked is for others to ask."""
+    monkeypatch.setattr("flows.plan.load_experiment", lambda name: stated)
+    return rlhf.hours_and_dollars()
+
+
+def test_parameters_are_those_of_the_published_model(stated: Experiment) -> None:
+    shape = stated.stages.base.shape
+    assert shape is not None
+    assert rlhf.parameters(shape) == 331_196_416
+
+
+def test_parameters_are_those_that_transformers_makes() -> None:
+    from transformers import AutoModelForCausalLM, OPTConfig
+
+    shape = OptShape(
+        vocab_size=300,
+        hidden_size=32,
+        num_hidden_layers=2,
+        ffn_dim=48,
+        num_attention_heads=2,
+        word_embed_proj_dim=32,
+        max_position_embeddings=64,
+        do_layer_norm_before=True,
+    )
+    made = AutoModelForCausalLM.from_config(OPTConfig(**shape.model_dump(), pad_token_id=0))
+    assert rlhf.parameters(shape) == made.num_parameters()
+
+
+def test_hours_are_operations_and_decoded_tokens_over_the_stated_speed(
+    stated: Experiment, expected: dict[str, Any]
+) -> None:
+    sft, messages = stated.stages.sft, stated.stages.messages
+    operations = 4 * 331_196_416 * sft.max_steps * sft.batch * sft.max_length / 3
+    assert expected["hours"]["sft"] == pytest.approx(operations / (121e12 * 0.15) / 3600, abs=1e-3)
+    token_s = 331_196_416 / 300e9 / 0.5 + 24 * 6 * 1e-4
+    replies = 2 * 6 * 4 * messages.candidates  # of SFT and RLHF, in six situations, with four offers
+    assert expected["hours"]["messages"] == pytest.approx(
+        replies / messages.batch * messages.max_tokens * token_s / 3600, abs=1e-3
+    )
+
+
+def test_dollars_are_hours_at_the_price_of_the_gpus_machine(stated: Experiment, expected: dict[str, Any]) -> None:
+    assert expected["total_hours"] == pytest.approx(sum(expected["hours"].values()), abs=0.01)
+    assert expected["usd"] == pytest.approx(expected["total_hours"] * stated.costs.machines.gpu.usd_per_hour, abs=0.01)
+    assert set(expected["hours"]) == {"sft", "rm", "judge", "ppo_text", "text_eval", "messages"}
+
+
+def test_what_launching_kernels_costs_is_in_it(
+    stated: Experiment, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(rlhf.L4, "matrix_s", 0.0)
+    without = rlhf.hours_and_dollars()["hours"]
+    assert without["sft"] == expected["hours"]["sft"]
+    for stage in ("ppo_text", "text_eval", "messages"):
+        assert without[stage] < expected["hours"][stage]
+
+
+def test_what_is_shown_is_what_was_found(expected: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    shape = {"device": "2 CPU threads", "step_s": 7.5, "memory_gb": 1.25}
+    seconds = {"generation": 2.0, "scoring": 1.0, "update": 3.0, "generate": 1.9}
+    ppo = {
+        "model": "tiny",
+        "device": "2 CPU threads",
+        "seconds": seconds,
+        "samples_per_s": 8.0,
+        "against_generate": 0.95,
+    }
+    safe = {
+        "experiment": "local",
+        "saves": 7,
+        "save_s": 0.5,
+        "run_s": 50.0,
+        "share": 0.01,
+        "load_s": 0.2,
+        "start_s": 6.5,
+    }
+    found = {"opt_350m_bf16": shape, "opt_350m_8bit": shape, "ppo": ppo, "spot_safe": safe, "l4": expected}
+    rlhf.show(found | {"refusal": {"files_s": 3.25, "gpu_s": 2.75}})
+    printed = " ".join(capsys.readouterr().out.split())
+    for part in ("tiny on 2 CPU threads", "7 checkpoints", "1.00 %", "6.5 s", "3.2 s", "2.8 s", "0.95 x"):
+        assert part in printed
+    assert f"${expected['usd']:.2f}" in printed
