@@ -265,7 +265,8 @@ class FinetuneConfig(_Block):
     batch: Count
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     warmup_steps: Annotated[int, Field(ge=0)]
-    # Tokens of a prompt with its reply; longer ones lose the prompt's beginning.
+    # Tokens of a prompt with its reply. Of longer ones the prompt loses its beginning, down to half of this; what is
+    # still too much the reply loses of its end.
     max_length: Annotated[int, Field(ge=16)]
     public: Annotated[int, Field(ge=0)]
     held_out_public: Count

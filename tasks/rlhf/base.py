@@ -45,8 +45,9 @@ def run(config: BaseConfig, inputs: Mapping[str, Path], workspace: Workspace) ->
     logging.getLogger("transformers").setLevel(logging.ERROR)
     source = inputs.get("source", Path())
     if config.tokenizer == "own":
-        tokenizer = _published_tokenizer(config, source)
+        tokenizer, frame = _published_tokenizer(config, source)
     else:
+        frame = []
         tokenizer = byte_bpe(_texts(inputs), config.shape.vocab_size if config.shape else 0)
     style, pad, eos = _specials(tokenizer, config.model)
     settings = _settings(config, source, pad, eos)
@@ -69,7 +70,7 @@ def run(config: BaseConfig, inputs: Mapping[str, Path], workspace: Workspace) ->
             f"{config.model}: its tokenizer knows {tokenizer.get_vocab_size():,} tokens, its weights "
             f"{settings.vocab_size:,}. They do not belong together"
         )
-    tensors = _write(config, model, tokenizer, (style, pad, eos), workspace)
+    tensors = _write(config, model, tokenizer, (style, pad, eos), frame, workspace)
     _write_curves(losses, tensors, workspace)
     parameters = sum(size for _, size in tensors)
     return {"parameters": {"value": float(parameters)}} | metrics
@@ -192,15 +193,28 @@ def _gguf(config: BaseConfig, source: Path) -> tuple[Path, str]:
     return path.parent, path.name
 
 
-def _published_tokenizer(config: BaseConfig, source: Path) -> Tokenizer:
+def _published_tokenizer(config: BaseConfig, source: Path) -> tuple[Tokenizer, list[int]]:
+    """With the ids that it puts before a prompt of its own accord."""
     if config.weights == "package":
         folder, name = _gguf(config, source)
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name).backend_tokenizer
-        return tokenizer
+        found = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+        return found.backend_tokenizer, own_prefix(found.backend_tokenizer, found)
     try:
-        return Tokenizer.from_file(str(source / lm.TOKENIZER))
+        tokenizer = Tokenizer.from_file(str(source / lm.TOKENIZER))
     except Exception as error:  # the library raises nothing narrower
         raise DataError(f"{config.model}/{lm.TOKENIZER}: no tokenizer ({error}). Get it again") from None
+    return tokenizer, own_prefix(tokenizer)
+
+
+def own_prefix(tokenizer: Tokenizer, chat: Any = None) -> list[int]:
+    """OPT's post-processor begins every text with </s>, SmolLM2's chat template with a system turn. Nobody here trains
+    or asks with them, but the untouched weights are used to them."""
+    if chat is not None and chat.chat_template:
+        turn = [{"role": "user", "content": "?"}]
+        before, found, _ = chat.apply_chat_template(turn, tokenize=False).partition("<|im_start|>user\n?")
+        return list(tokenizer.encode(before, add_special_tokens=False).ids) if found else []
+    with_it, without = tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids
+    return list(with_it[: with_it.index(without[0])])
 
 
 def _specials(tokenizer: Tokenizer, model: str) -> tuple[Style, int, int]:
@@ -221,7 +235,12 @@ def _specials(tokenizer: Tokenizer, model: str) -> tuple[Style, int, int]:
 
 
 def _write(
-    config: BaseConfig, model: Any, tokenizer: Tokenizer, specials: tuple[Style, int, int], workspace: Workspace
+    config: BaseConfig,
+    model: Any,
+    tokenizer: Tokenizer,
+    specials: tuple[Style, int, int],
+    frame: list[int],
+    workspace: Workspace,
 ) -> list[tuple[str, int]]:
     """The files of the artifact; name and size of every tensor."""
     style, pad, eos = specials
@@ -247,6 +266,7 @@ def _write(
         "style": style,
         "pad": pad,
         "eos": eos,
+        "own_prefix": frame,
         "context": settings["max_position_embeddings"],
         "parameters": sum(size for _, size in sizes),
     }

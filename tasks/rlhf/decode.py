@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -19,6 +20,12 @@ class Sample:
     ids: list[int]
     text: str
     ended: bool
+
+
+def generator(seed: Sequence[int]) -> torch.Generator:
+    """Of whatever a draw is for: (seed, purpose, number, ...)."""
+    state = np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)
 
 
 @torch.no_grad()
@@ -80,6 +87,6 @@ def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
 
     Against torch.multinomial, which draws for every word, sampling SmolLM2 took a fifth less time.
     """
-    reached = logits.softmax(-1).cpu().double().cumsum(-1)
-    drawn = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64) * reached[:, -1:]
-    return torch.searchsorted(reached, drawn, right=True)[:, 0].clamp(max=logits.shape[1] - 1).to(logits.device)
+    reached = logits.softmax(-1).double().cumsum(-1)
+    drawn = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device) * reached[:, -1:]
+    return torch.searchsorted(reached, drawn, right=True)[:, 0].clamp(max=logits.shape[1] - 1)

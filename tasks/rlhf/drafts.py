@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from engine.checkpoint import Preempted
 from engine.errors import DataError
-from tasks.rlhf import decode, lm
+from tasks.rlhf import decode, inputs, lm
 
 if TYPE_CHECKING:
     from engine.stage import Workspace
@@ -77,7 +76,6 @@ def adapters(base: Path, bits: lm.Bits, device: str, folders: Mapping[str, Path]
     found = lm.load(base, bits, device)
     for name, folder in folders.items():
         lm.load_adapter(found, folder, name)
-    found.model.eval()  # an adapter comes with its dropout switched on
     return found
 
 
@@ -86,12 +84,11 @@ def sample(
 ) -> list[Draft]:
     """One reply to each prompt. A prompt that leaves too little room loses its beginning, as in training."""
     room = language.text.context - how.limit
-    if room < 1:
-        raise DataError(f"max_tokens {how.limit} leaves no room in a context of {language.text.context} tokens")
+    lm.check_room(language.text, how.limit + 1, "max_tokens, and one of a prompt,")
     ids = [language.text.prompt(prompt)[-room:] for prompt in prompts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     found: dict[int, list[int]] = {}
-    with lm.using(language, adapter):
+    with lm.using(language, adapter), lm.interruptible(language, parts.workspace):
         for at in range(how.batches(len(order))):
             chosen = order[at * how.batch : (at + 1) * how.batch]
             draw = partial(_draw, language, [ids[i] for i in chosen], how, [*seed, at])
@@ -111,15 +108,16 @@ def scores(
     rows = {pair: language.text.row(*pair, language.text.context) for pair in dict.fromkeys(asked)}
     order = sorted(rows, key=lambda pair: (sum(map(len, rows[pair])), pair))
     found: dict[tuple[str, str], float] = {}
-    for at in range(-(-len(order) // batch)):
-        chosen = order[at * batch : (at + 1) * batch]
-        score = partial(_score, language, judge, [rows[pair] for pair in chosen])
-        found |= dict(zip(chosen, parts.make(f"{judge}/{at}", score), strict=True))
+    with lm.interruptible(language, parts.workspace):
+        for at in range(-(-len(order) // batch)):
+            chosen = order[at * batch : (at + 1) * batch]
+            score = partial(_score, language, judge, [rows[pair] for pair in chosen])
+            found |= dict(zip(chosen, parts.make(f"{judge}/{at}", score), strict=True))
     return found
 
 
 def _draw(language: lm.Lm, prompts: list[list[int]], how: Sampling, seed: Sequence[int]) -> list[list[int]]:
-    found = decode.sample(language, prompts, how.limit, how.temperature, generator(seed), how.batch)
+    found = decode.sample(language, prompts, how.limit, how.temperature, decode.generator(seed), how.batch)
     return [reply.ids for reply in found]
 
 
@@ -131,30 +129,12 @@ def _score(language: lm.Lm, judge: str, rows: Sequence[lm.Row]) -> list[float]:
     return found
 
 
-def generator(seed: Sequence[int]) -> torch.Generator:
-    state = np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) >> 1)
-
-
 def read(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The rows of a table of an artifact. Raises DataError for one that can't be read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(folder / name).to_pylist()
-        return rows
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{folder.name}/{name}: can't be read ({error}); run {folder.name} again") from None
+    return inputs.table(folder / name)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """about.json of `prompts`: offers, months, ..."""
-    try:
-        about: dict[str, Any] = json.loads((folder / "about.json").read_bytes())
-        return about
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder.name}/about.json: can't be read ({error}); run {folder.name} again") from None
+    return inputs.about(folder)
 
 
 def columns(rows: Iterable[Mapping[str, Any]], names: Sequence[str] = ()) -> dict[str, list[Any]]:

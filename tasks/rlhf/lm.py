@@ -31,9 +31,11 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 
 if TYPE_CHECKING:
+    from engine.stage import Workspace
     from tasks.config import Lora
 
 # The artifact of `base`.
@@ -63,6 +65,7 @@ class Text:
     pad: int
     eos: int
     context: int
+    frame: tuple[int, ...] = ()  # what these weights were taught to read before a prompt, and nothing here gives them
 
     def prompt(self, text: str) -> list[int]:
         """Up to where the reply begins."""
@@ -80,9 +83,15 @@ class Text:
         return str(self.tokenizer.decode(list(ids)[:ended], skip_special_tokens=True)).strip()
 
     def row(self, prompt: str, reply: str, room: int) -> Row:
-        """Both in at most `room` tokens: the prompt loses its beginning, then the reply its end."""
-        ids, answer = self.prompt(prompt), self.reply(reply)[: room - 1]
-        return ids[max(0, len(ids) + len(answer) - room) :], answer
+        """Both in at most `room` tokens, as `rows` has them."""
+        return self.rows(prompt, (reply,), room)[0]
+
+    def rows(self, prompt: str, replies: Sequence[str], room: int) -> list[Row]:
+        """Replies to one prompt, which is the same to all. What is too long loses the prompt's beginning, down to half
+        of the room, then the reply's end, and with it the token that ends it: half a sentence is no whole one."""
+        ids, answers = self.prompt(prompt), [self.reply(reply) for reply in replies]
+        ids = ids[-max(room - max(map(len, answers)), room - room // 2) :]
+        return [(ids, answer[: room - len(ids)]) for answer in answers]
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -110,6 +119,11 @@ class Lm:
         head: nn.Module = model.lm_head
         return head
 
+    @property
+    def width(self) -> int:
+        """Of what the trunk gives: OPT may project it, so it isn't always the layers' own."""
+        return int(self.head.in_features)  # type: ignore[arg-type]
+
 
 def check_device(device: str) -> torch.device:
     """Raises RetainError at once where there is no such device: nothing is loaded before it."""
@@ -118,14 +132,25 @@ def check_device(device: str) -> torch.device:
             "execution.device is cuda, and this machine has no GPU that torch can use. Run on a machine with one, or "
             "set execution.device: cpu in an experiment of your own"
         )
+    if device == "cuda" and torch.cuda.device_count() > 1:
+        raise RetainError(
+            f"this machine shows {torch.cuda.device_count()} GPUs, over which trainers would spread a batch, so it "
+            "would be another training. Set CUDA_VISIBLE_DEVICES=0 in the environment"
+        )
     return torch.device(device)
+
+
+def check_room(text: Text, tokens: int, key: str) -> None:
+    """Raises RetainError for more tokens, as the experiment's `key` says, than the model reads."""
+    if tokens > text.context:
+        raise RetainError(f"{key}: {tokens} tokens are more than the {text.context} that the model reads; lower it")
 
 
 def load_text(base: Path) -> Text:
     """The tokenizer of a `base` artifact."""
     about = read_about(base)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(base / TOKENIZER))
-    return Text(tokenizer, about["style"], about["pad"], about["eos"], about["context"])
+    return Text(tokenizer, about["style"], about["pad"], about["eos"], about["context"], tuple(about["own_prefix"]))
 
 
 def load(base: Path, bits: Bits, device: str) -> Lm:
@@ -166,12 +191,15 @@ def load_adapter(lm: Lm, folder: Path, name: str, *, trained: bool = False) -> L
     """Adds the adapter of `folder`, a reward model's with its head; `trained`: it is to be trained on."""
     try:
         about = json.loads((folder / ADAPTER_ABOUT).read_bytes())
+        lora = Shape(**about)
         tensors = read_tensors((folder / ADAPTER).read_bytes())
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise DataError(f"{folder.name}/{ADAPTER}: can't be read ({error}); run that stage again") from None
-    lora = Shape(**about)
     for key in [key for key in tensors if f".{HEAD}." in key]:
-        lm.heads[name] = tensors.pop(key).to(lm.device)
+        head = tensors.pop(key)
+        if head.shape != (1, lm.width):
+            raise DataError(f"{folder.name}/{ADAPTER}: its head is no head of these weights; run that stage again")
+        lm.heads[name] = head.to(lm.device)
     with torch.random.fork_rng():
         _add(lm, _lora(lm, lora), name)
     set_tensors(lm, tensors, name)
@@ -181,10 +209,12 @@ def load_adapter(lm: Lm, folder: Path, name: str, *, trained: bool = False) -> L
 
 
 def set_tensors(lm: Lm, tensors: dict[str, Tensor], name: str) -> None:
-    """Raises DataError for tensors that are not this model's."""
-    found = set_peft_model_state_dict(lm.model, tensors, adapter_name=name)
-    if found.unexpected_keys:
-        raise DataError(f"adapter {name}: {found.unexpected_keys[0]} is no tensor of these weights")
+    """Raises DataError unless they are this model's, all of them: what one lacked would stay as it was drawn."""
+    own = get_peft_model_state_dict(lm.model, adapter_name=name)
+    shapes = [{key: tuple(value.shape) for key, value in of.items()} for of in (own, tensors)]
+    if odd := sorted(key for key, _ in shapes[0].items() ^ shapes[1].items()):
+        raise DataError(f"adapter {name}: {odd[0]} is no tensor of these weights, or lacks; run that stage again")
+    set_peft_model_state_dict(lm.model, tensors, adapter_name=name)
 
 
 def active(lm: Lm) -> str:
@@ -209,6 +239,21 @@ def using(lm: Lm, name: str) -> Iterator[None]:
         yield
     finally:
         use(lm, before)
+
+
+@contextmanager
+def interruptible(lm: Lm, workspace: Workspace) -> Iterator[None]:
+    """Preempted is raised before the next pass through the model, be it of one token or of a whole minibatch."""
+
+    def check(*_: object) -> None:
+        if workspace.should_stop():
+            raise Preempted
+
+    hook = lm.trunk.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @dataclass(frozen=True)
@@ -279,7 +324,7 @@ def scores(lm: Lm, name: str, rows: Sequence[Row], batch: int) -> Tensor:
 
 
 def read_about(base: Path) -> dict[str, Any]:
-    """model.json of a `base` artifact: model, architecture, precision, style, pad, eos, context, parameters."""
+    """model.json of a `base` artifact: model, architecture, precision, style, pad, eos, own_prefix, context, ..."""
     try:
         about: dict[str, Any] = json.loads((base / ABOUT).read_bytes())
         return about
@@ -288,7 +333,16 @@ def read_about(base: Path) -> dict[str, Any]:
 
 
 def _weights(kind: Any, base: Path, bits: Bits, device: torch.device, **more: Any) -> PreTrainedModel:
-    precision = torch.float32 if bits == 32 else getattr(torch, read_about(base)["precision"])
+    published = read_about(base)["precision"]
+    if bits == 16 and published == "float32":
+        raise RetainError(
+            "bits: 16 of this stage, but stages.base.precision is float32, so it would run in 32 bits. Set bits: 32, "
+            "or stages.base.precision: bfloat16"
+        )
+    precision = torch.float32 if bits == 32 else getattr(torch, published)
+    if device.type == "cpu":
+        # The backward pass of torch's own attention is slow there: a quarter of an update of SmolLM2.
+        more["attn_implementation"] = "eager"
     if bits == 8:
         more["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head", HEAD])
         more["device_map"] = {"": str(device)}

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from engine.errors import DataError
+from tasks.rlhf import inputs
 from tasks.rlhf.lm import Row, Text
 
+read = inputs.table
 RETENTION = "retention"  # the source of pairs that were made here
 
 
@@ -31,7 +30,7 @@ class Pair:
 
 def retention(prompts: Path, part: str, half: str = "") -> list[Pair]:
     """The pairs of a part of `prompts`; of `train`, those of a half."""
-    rows = read(prompts / "pairs.parquet", ("id", "prompt", "chosen", "rejected", "flaw", "part", "half"))
+    rows = inputs.table(prompts / "pairs.parquet", ("id", "prompt", "chosen", "rejected", "flaw", "part", "half"))
     return [
         Pair(row["id"], row["prompt"], row["chosen"], row["rejected"], row["flaw"], RETENTION)
         for row in rows
@@ -41,7 +40,8 @@ def retention(prompts: Path, part: str, half: str = "") -> list[Pair]:
 
 def public(preferences: Path, half: str, split: str, most: int, seed: int) -> list[Pair]:
     """At most `most` pairs of `preferences`, drawn with `seed`, in the file's order; `half` "" takes both."""
-    rows = read(preferences / "pairs.parquet", ("id", "source", "prompt", "chosen", "rejected", "split", "half"))
+    columns = ("id", "source", "prompt", "chosen", "rejected", "split", "half")
+    rows = inputs.table(preferences / "pairs.parquet", columns)
     fits = [row for row in rows if row["split"] == split and (not half or row["half"] == half)]
     return [
         Pair(row["id"], row["prompt"], row["chosen"], row["rejected"], "", row["source"])
@@ -58,18 +58,6 @@ def sample(rows: Sequence[Any], most: int, seed: int) -> list[Any]:
 
 
 def tokenised(pair: Pair, text: Text, room: int) -> tuple[Row, Row]:
-    """The rows of the chosen and of the rejected reply, each in at most `room` tokens."""
-    return text.row(pair.prompt, pair.chosen, room), text.row(pair.prompt, pair.rejected, room)
-
-
-def read(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Raises DataError for a table that can't be read or lacks a column."""
-    name = f"{path.parent.name}/{path.name}"
-    try:
-        with pq.ParquetFile(path) as table:
-            if lacking := [column for column in columns if column not in table.schema_arrow.names]:
-                raise DataError(f"{name}: has no column {lacking[0]}; run that stage again")
-            rows: list[dict[str, Any]] = table.read(list(columns)).to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{name}: can't be read ({error}); run that stage again") from None
-    return rows
+    """The rows of the chosen and of the rejected reply, each in at most `room` tokens, after the same prompt."""
+    chosen, rejected = text.rows(pair.prompt, (pair.chosen, pair.rejected), room)
+    return chosen, rejected

@@ -27,15 +27,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
@@ -45,6 +43,7 @@ from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from retain.message import unsafe
 from tasks.rlhf import decode, lm, measures, stops
+from tasks.rlhf import inputs as reading
 from tasks.rlhf.decode import Sample
 from tasks.rlhf.lm import Lm, Row
 from tasks.rlhf.rewards import Reward, Scale, shaped
@@ -89,7 +88,7 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> str:
     begun: dict[str, bytes] = {}
     why = learner.hacking()
     try:
-        with interruptible(learner.lm, workspace):
+        with lm.interruptible(learner.lm, workspace):
             if not resumed:
                 learner.look_at_reference()
                 workspace.progress(0, total)
@@ -122,21 +121,6 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> str:
     return why
 
 
-@contextmanager
-def interruptible(language: Lm, workspace: Workspace) -> Iterator[None]:
-    """Preempted is raised before the next pass through the model, be it of one token or of a whole minibatch."""
-
-    def check(*_: object) -> None:
-        if workspace.should_stop():
-            raise Preempted
-
-    hook = language.trunk.register_forward_pre_hook(check)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
 # -- what it works on ------------------------------------------------------------------------------------------------
 
 
@@ -159,11 +143,10 @@ class Prompts:
 
 def read_prompts(folder: Path, text: lm.Text, longest: int) -> Prompts:
     """Raises DataError where a part is empty."""
-    table = pq.read_table(folder / "prompts.parquet", columns=["prompt", "offer", "part"])
-    months = int(json.loads((folder / "about.json").read_bytes())["months"])
+    months = reading.about(folder)["months"]
     truncated = 0
     parts: dict[str, list[Prompt]] = {"train": [], "validation": []}
-    for row in table.to_pylist():
+    for row in reading.table(folder / "prompts.parquet", ("prompt", "offer", "part")):
         if row["part"] in parts:
             ids = text.prompt(row["prompt"])
             truncated += len(ids) > longest
@@ -182,10 +165,6 @@ def at_iteration(prompts: Sequence[Prompt], iteration: int, batch: int, seed: in
         for epoch in {place // len(prompts) for place in places}
     }
     return [prompts[orders[place // len(prompts)][place % len(prompts)]] for place in places]
-
-
-def drawing(seed: int, purpose: int, iteration: int) -> torch.Generator:
-    return torch.Generator().manual_seed(int(np.random.default_rng([seed, purpose, iteration]).integers(2**62)))
 
 
 # -- one iteration: generate, score, update --------------------------------------------------------------------------
@@ -423,11 +402,7 @@ class Learner:
     def start(cls, config: TextPpoConfig, inputs: Mapping[str, Path], device: str, seed: int) -> Learner:
         """Everything before the first iteration, but what is measured of the reference."""
         text = lm.load_text(inputs["base"])
-        if config.max_prompt + config.max_tokens > text.context:
-            raise RetainError(
-                f"stages.ppo_text: max_prompt {config.max_prompt} and max_tokens {config.max_tokens} are more than the "
-                f"{text.context} tokens that the model reads; lower one of them"
-            )
+        lm.check_room(text, config.max_prompt + config.max_tokens, "stages.ppo_text: max_prompt and max_tokens")
         prompts = read_prompts(inputs["prompts"], text, config.max_prompt)
         language = lm.load(inputs["base"], config.bits, device)
         lora = lm.load_adapter(language, inputs["sft"], REFERENCE)
@@ -435,11 +410,8 @@ class Learner:
             lm.load_adapter(language, inputs["rm"] / name, adapter_of(name))
         lm.load_adapter(language, inputs["sft"], POLICY, trained=True)
         lm.use(language, POLICY)
-        if device == "cpu":
-            # The backward pass of torch's own attention is slow here: a quarter of an update of SmolLM2.
-            language.model.get_base_model().set_attn_implementation("eager")
         language.model.eval()  # no dropout: what was sampled has to have the probability that it is trained with
-        head = nn.Linear(language.model.config.hidden_size, 1, device=language.device)
+        head = nn.Linear(language.width, 1, device=language.device)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         trained = [value for value in language.model.parameters() if value.requires_grad]
@@ -465,7 +437,7 @@ class Learner:
         config, state, number = self.config, self.state, self.state.iteration + 1
         times = [time.monotonic()]
         asked = at_iteration(self.prompts.training, state.iteration, config.batch, self.seed)
-        samples = generate(self.lm, asked, config, drawing(self.seed, SAMPLES, number))
+        samples = generate(self.lm, asked, config, decode.generator([self.seed, SAMPLES, number]))
         times.append(time.monotonic())
         scale, months = state.reference.training, self.prompts.months
         rollout = score(self.lm, self.head, asked, samples, scale, months, state.coefficient, config)
@@ -521,7 +493,7 @@ class Learner:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
 
     def _on_validation(self, iteration: int) -> list[Sample]:
-        return generate(self.lm, self.prompts.validation, self.config, drawing(self.seed, LOOK, iteration))
+        return generate(self.lm, self.prompts.validation, self.config, decode.generator([self.seed, LOOK, iteration]))
 
     def _opinions(self, samples: Sequence[Sample]) -> dict[str, list[float]]:
         asked = self.prompts.validation

@@ -31,6 +31,7 @@ HALF = "A"
 MODELS = ("training", "validation")
 # Keeps scores near 0 (Eisenstein et al. 2023, eq. 2), which a difference alone leaves free.
 CENTRE = 0.01
+BLOCK = 8  # batches of scores that a checkpoint keeps together
 
 
 def run(config: RewardModelConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
@@ -73,6 +74,7 @@ def train_reward(
     finished = Finished.resume(workspace)
     if (found := training.done(finished, prefix)) is not None:
         return found
+    lm.check_room(lm.load_text(base), config.max_length, f"max_length of the {prefix} reward model")
     language = lm.load_reward(base, config.bits, workspace.device, seed)
     lm.new_adapter(language, config.lora, seed)
     job = Job(config, language, len(pairs), seed, workspace, finished, prefix, before, total)
@@ -123,38 +125,35 @@ def score(
     pairs: Sequence[Pair],
     workspace: Workspace,
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """model -> (pairs, 2): chosen, rejected, as whoever loads the adapter scores them; kept in the checkpoint."""
+    """model -> (pairs, 2): chosen, rejected, as whoever loads the adapter scores them. Raises Preempted.
+
+    The checkpoint keeps them block by block, each of BLOCK batches.
+    """
     finished = Finished.resume(workspace)
+    text = lm.load_text(base)
+    rows = [row for pair in pairs for row in tokenised(pair, text, config.max_length)]  # chosen and rejected in turns
+    places = sorted(range(len(rows)), key=lambda at: sum(map(len, rows[at])))
+    blocks = [places[start : start + BLOCK * config.batch] for start in range(0, len(places), BLOCK * config.batch)]
     language: lm.Lm | None = None
     found = {}
     for name, files in models.items():
-        key = f"scores/{name}.json"
-        if key not in finished.files:
-            language = language or lm.load(base, config.bits, workspace.device)
-            folder = workspace.scratch / "models" / name
-            folder.mkdir(parents=True, exist_ok=True)
-            for file, content in files.items():
-                (folder / file).write_bytes(content)
-            adapter = f"rm_{name}"  # torch lets no module be called `training`
-            lm.load_adapter(language, folder, adapter)
-            values = _scores(config, language, adapter, pairs, workspace)
-            finished.keep(workspace, finished.step + 1, {key: json.dumps(values).encode()})
-        found[name] = np.array(json.loads(finished.files[key])).reshape(-1, 2)
-    return found
-
-
-def _scores(
-    config: RewardModelConfig, language: lm.Lm, adapter: str, pairs: Sequence[Pair], workspace: Workspace
-) -> list[float]:
-    """Of chosen and rejected in turns. Raises Preempted."""
-    rows = [row for pair in pairs for row in tokenised(pair, language.text, config.max_length)]
-    places = sorted(range(len(rows)), key=lambda at: sum(map(len, rows[at])))
-    found = [0.0] * len(rows)
-    for start in range(0, len(places), config.batch):
-        training.stop_if_asked(workspace)
-        group = places[start : start + config.batch]
-        for at, value in zip(group, lm.scores(language, adapter, [rows[at] for at in group], config.batch).tolist()):
-            found[at] = value
+        adapter = f"rm_{name}"  # torch lets no module be called `training`
+        values = np.zeros(len(rows))
+        for number, block in enumerate(blocks):
+            key = f"scores/{name}/{number}.json"
+            if key not in finished.files:
+                language = language or lm.load(base, config.bits, workspace.device)
+                if adapter not in language.heads:
+                    folder = workspace.scratch / "models" / name
+                    folder.mkdir(parents=True, exist_ok=True)
+                    for file, content in files.items():
+                        (folder / file).write_bytes(content)
+                    lm.load_adapter(language, folder, adapter)
+                with lm.interruptible(language, workspace):
+                    scored = lm.scores(language, adapter, [rows[at] for at in block], config.batch).tolist()
+                finished.keep(workspace, finished.step + 1, {key: json.dumps(scored).encode()})
+            values[block] = json.loads(finished.files[key])
+        found[name] = values.reshape(-1, 2)
     return found
 
 

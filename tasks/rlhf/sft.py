@@ -20,7 +20,8 @@ from trl import SFTConfig, SFTTrainer
 
 from engine.errors import DataError
 from tasks.rlhf import decode, lm, training
-from tasks.rlhf.pairs import read, sample
+from tasks.rlhf.inputs import table
+from tasks.rlhf.pairs import sample
 from tasks.rlhf.training import ExactTrainer, Finished, Job, Trained
 
 if TYPE_CHECKING:
@@ -32,8 +33,15 @@ OASST1 = "OASST1"
 LAST = 100  # steps whose mean is the training loss
 HELD_OUT_TARGETS = 300
 RESAMPLES = 1000
+TAG = 4  # of the draws of samples
 SAMPLES, SAMPLE_TOKENS = 8, 64
-PARTS = ("untouched", "public", "targets", "samples")  # of what is measured, each kept once it is there
+PARTS = (
+    "untouched",
+    "untouched_own",
+    "public",
+    "targets",
+    "samples",
+)  # of what is measured, each kept once it is there
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Example:
     id: str
     prompt: str
     reply: str
+    source: str = ""
 
 
 def run(config: FinetuneConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
@@ -57,13 +66,15 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Path], workspace: Workspace
             raise DataError(
                 f"sft: no {name} are held out for validation; look at the counts of the stages that feed it"
             )
+    text = lm.load_text(inputs["base"])
+    lm.check_room(text, config.max_length + len(text.frame), "stages.sft.max_length")
     finished = Finished.resume(workspace)
     trained = train(config, inputs["base"], examples, finished, workspace)
-    found = measure(config, inputs, trained, examples, held_out, finished, workspace)
+    found = measure(config, inputs, trained, held_out, finished, workspace)
     for file, content in trained.files.items():
         workspace.out.bytes(file, content)
     workspace.out.parquet("curves.parquet", {key: [row[key] for row in trained.curve] for key in trained.curve[0]})
-    before, after = (np.array(found[name]["nll"]) for name in ("untouched", "public"))
+    plain, own, after = (np.array(found[name]["nll"]) for name in ("untouched", "untouched_own", "public"))
     tokens = np.array(found["public"]["tokens"])
     workspace.out.parquet(
         "evidence/perplexity.parquet",
@@ -71,6 +82,7 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Path], workspace: Workspace
             "id": [one.id for one in held_out["public"]],
             "tokens": found["public"]["tokens"],
             "nll_untouched": found["untouched"]["nll"],
+            "nll_untouched_own": found["untouched_own"]["nll"],
             "nll": found["public"]["nll"],
         },
     )
@@ -80,11 +92,15 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Path], workspace: Workspace
         "training_loss": {"value": float(np.mean([row["loss"] for row in trained.curve[-LAST:]]))},
         "held_out_loss": {"value": sum(found["targets"]["nll"]) / sum(found["targets"]["tokens"])},
         "perplexity": {"value": perplexity(after, tokens)},
-        "perplexity_untouched": {"value": perplexity(before, tokens)},
-        "perplexity_change": perplexity_change(before, after, tokens, draws),
+        "perplexity_untouched": {"value": perplexity(plain, tokens)},
+        "perplexity_untouched_own": {"value": perplexity(own, tokens)},
+        # Against the better of the two: what a foreign format cost the untouched model is no merit of the training.
+        "perplexity_change": perplexity_change(min(plain, own, key=np.sum), after, tokens, draws),
+        "oasst1": {"value": float(all(one.source == OASST1 for one in held_out["public"]))},
         "tokens": {"value": float(tokens.sum())},
         "examples": {"value": float(len(examples))},
-        "truncated": {"value": float(found["targets"]["truncated"])},
+        "truncated": {"value": float(truncated(text, examples, config.max_length))},
+        "truncated_held_out": {"value": float(truncated(text, held_out["public"], config.max_length))},
     }
 
 
@@ -105,7 +121,6 @@ def measure(
     config: FinetuneConfig,
     inputs: Mapping[str, Path],
     trained: Trained,
-    examples: Sequence[Example],
     held_out: Mapping[str, Sequence[Example]],
     finished: Finished,
     workspace: Workspace,
@@ -124,13 +139,17 @@ def measure(
             lm.load_adapter(language, folder, NAME)
         return language
 
+    public, room = held_out["public"], config.max_length
     parts: dict[str, Callable[[], Any]] = {
-        "untouched": lambda: nll(load(), held_out["public"], config.max_length, workspace, adapted=False),
-        "public": lambda: nll(load(), held_out["public"], config.max_length, workspace),
-        "targets": lambda: {
-            **nll(load(), held_out["targets"], config.max_length, workspace),
-            "truncated": truncated(load().text, examples, config.max_length),
-        },
+        "untouched": lambda: nll(load(), public, room, workspace, adapted=False),
+        # With what they were taught to read before a prompt, where there is anything.
+        "untouched_own": lambda: (
+            nll(load(), public, room, workspace, adapted=False, frame=load().text.frame)
+            if load().text.frame
+            else json.loads(finished.files["measured/untouched.json"])
+        ),
+        "public": lambda: nll(load(), public, room, workspace),
+        "targets": lambda: nll(load(), held_out["targets"], room, workspace),
         "samples": lambda: samples(config, load(), inputs["prompts"], workspace),
     }
     found = {}
@@ -152,7 +171,7 @@ def training_examples(config: FinetuneConfig, inputs: Mapping[str, Path], seed: 
 
 def targets(prompts: Path, part: str, *, flawed: bool) -> list[Example]:
     """Retention messages to imitate; those that are flawed are part of what is imitated, not of what is measured."""
-    rows = read(prompts / "targets.parquet", ("id", "prompt", "response", "flaw", "part"))
+    rows = table(prompts / "targets.parquet", ("id", "prompt", "response", "flaw", "part"))
     return [
         Example(row["id"], row["prompt"], row["response"])
         for row in rows
@@ -162,10 +181,10 @@ def targets(prompts: Path, part: str, *, flawed: bool) -> list[Example]:
 
 def public(dialogues: Path, split: str, most: int, seed: int, source: str | None = None) -> list[Example]:
     """At most `most` dialogues; of `source` alone, where there are any of it."""
-    rows = read(dialogues / "pairs.parquet", ("id", "source", "prompt", "response", "split"))
+    rows = table(dialogues / "pairs.parquet", ("id", "source", "prompt", "response", "split"))
     fits = [row for row in rows if row["split"] == split]
     fits = [row for row in fits if row["source"] == source] or fits
-    return [Example(row["id"], row["prompt"], row["response"]) for row in sample(fits, most, seed)]
+    return [Example(row["id"], row["prompt"], row["response"], row["source"]) for row in sample(fits, most, seed)]
 
 
 def truncated(text: lm.Text, examples: Sequence[Example], room: int) -> int:
@@ -175,15 +194,22 @@ def truncated(text: lm.Text, examples: Sequence[Example], room: int) -> int:
 
 @torch.no_grad()
 def nll(
-    language: lm.Lm, examples: Sequence[Example], room: int, workspace: Workspace, *, adapted: bool = True
+    language: lm.Lm,
+    examples: Sequence[Example],
+    room: int,
+    workspace: Workspace,
+    *,
+    adapted: bool = True,
+    frame: Sequence[int] = (),
 ) -> dict[str, list[float]]:
-    """Of each example: negative log-likelihood of its reply (nats), and its tokens."""
-    rows = [language.text.row(one.prompt, one.reply, room) for one in examples]
+    """Of each example: negative log-likelihood of its reply (nats), and its tokens. `frame` comes before the prompt."""
+    cut = [language.text.row(one.prompt, one.reply, room) for one in examples]
+    rows = [([*frame, *prompt], reply) for prompt, reply in cut]
     found = [0.0] * len(rows)
     groups = training.by_length([sum(map(len, row)) for row in rows], training.ROOM[language.device.type])
-    with nullcontext() if adapted else language.model.disable_adapter():
+    without = nullcontext() if adapted else language.model.disable_adapter()
+    with without, lm.interruptible(language, workspace):
         for group in groups:
-            training.stop_if_asked(workspace)
             chosen = [rows[at] for at in group]
             values = torch.split(lm.losses(language, chosen), [len(reply) for _, reply in chosen])
             for at, value in zip(group, values):
@@ -193,12 +219,12 @@ def nll(
 
 def samples(config: FinetuneConfig, language: lm.Lm, prompts: Path, workspace: Workspace) -> dict[str, list[Any]]:
     """A few messages for validation customers, as they come."""
-    rows = [row for row in read(prompts / "prompts.parquet", ("id", "prompt", "part")) if row["part"] == "validation"]
+    rows = [row for row in table(prompts / "prompts.parquet", ("id", "prompt", "part")) if row["part"] == "validation"]
     chosen = sample(rows, SAMPLES, workspace.seed)
     limit = min(SAMPLE_TOKENS, config.max_length // 2)
-    ids = [language.text.prompt(row["prompt"])[-config.max_length :] for row in chosen]
-    drawn = torch.Generator().manual_seed(workspace.seed)
-    found = decode.sample(language, ids, limit, 1.0, drawn, config.batch)
+    ids = [language.text.prompt(row["prompt"])[limit - config.max_length :] for row in chosen]
+    with lm.interruptible(language, workspace):
+        found = decode.sample(language, ids, limit, 1.0, decode.generator([workspace.seed, TAG]), config.batch)
     return {
         "id": [row["id"] for row in chosen],
         "prompt": [row["prompt"] for row in chosen],

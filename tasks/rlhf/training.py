@@ -13,7 +13,8 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import get_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -212,9 +214,6 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
         for key, value in _trained(job.language):
             value.data = drawn[key]
         _no_other_dropout(job.language)
-        if job.language.device.type == "cpu":
-            # The backward pass of torch's own attention is slow here: a fifth of a step of SmolLM2.
-            job.language.model.get_base_model().set_attn_implementation("eager")
         self.remove_callback(PrinterCallback)
 
     # An example is read when its step comes: of 100,000 pairs few do, and a start waits for none of them.
@@ -277,11 +276,12 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
         return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
         job, step = self.job, self.state.global_step
         folder = job.folder / f"checkpoint-{step}"
-        files = {f"{_place(job)}{path.name}": path.read_bytes() for path in folder.iterdir()}
-        shutil.rmtree(folder)
+        with _writing(job, step):
+            super()._save_checkpoint(model, trial)
+            files = {f"{_place(job)}{path.name}": path.read_bytes() for path in folder.iterdir()}
+            shutil.rmtree(folder)
         job.workspace.checkpoints.save(job.before + step, job.finished.files | files)
         self.kept, self.kept_at = step, time.monotonic()
 
@@ -339,16 +339,23 @@ def _restore(job: Job) -> Path | None:
     if not files:
         return None
     folder = job.folder / "resumed"
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+    with _writing(job, job.finished.step - job.before):
+        folder.mkdir(parents=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
     return folder
 
 
-def stop_if_asked(workspace: Workspace) -> None:
-    """Between the batches of what is measured after a training: it is in the checkpoint by then."""
-    if workspace.should_stop():
-        raise Preempted
+@contextmanager
+def _writing(job: Job, step: int) -> Iterator[None]:
+    """Raises RetainError for what can't be written; of a full disk torch and safetensors each have their own error."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise RetainError(
+            f"{job.name}: step {step} can't be written to {job.folder} ({str(error).splitlines()[0]}). Make room there "
+            f"and start again: it goes on from its newest checkpoint"
+        ) from None
 
 
 def _trained(language: lm.Lm) -> list[tuple[str, Any]]:

@@ -15,7 +15,8 @@ from tasks.rlhf import lm
 
 
 def make_base(folder: Path, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:
-    """The files of a `base` artifact: a random OPT over bytes."""
+    """The files of a `base` artifact: a random OPT over bytes, of opt-350m's kind, whose head is not as wide as its
+    layers."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(["a few words to begin with"], vocab_size=300, special_tokens=["<pad>", "</s>"])
@@ -27,7 +28,9 @@ def make_base(folder: Path, seed: int = 0, hidden: int = 32, layers: int = 2) ->
         num_hidden_layers=layers,
         ffn_dim=2 * hidden,
         num_attention_heads=2,
-        word_embed_proj_dim=hidden,
+        word_embed_proj_dim=hidden // 2,
+        do_layer_norm_before=False,
+        init_std=0.2,  # through one product more, words would else hardly be apart, whatever an adapter does
         max_position_embeddings=512,
         pad_token_id=0,
         bos_token_id=1,
@@ -45,6 +48,7 @@ def make_base(folder: Path, seed: int = 0, hidden: int = 32, layers: int = 2) ->
         "style": "plain",
         "pad": 0,
         "eos": 1,
+        "own_prefix": [],
         "context": 512,
         "parameters": model.num_parameters(),
     }

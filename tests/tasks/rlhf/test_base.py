@@ -97,6 +97,7 @@ def test_what_is_made_is_what_the_trainers_load(undisturbed: tuple[Path, dict[st
         "style": "plain",
         "pad": 0,
         "eos": 1,
+        "own_prefix": [],
         "context": 128,
         "parameters": metrics["parameters"],
     }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load as read_tensors
 
+from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
+from engine.stage import Workspace
 from tasks.rlhf import decode, lm
 
 LORA = lm.Shape(r=4, alpha=8, dropout=0.0, targets="attention")
@@ -67,7 +71,7 @@ def test_log_probs_are_those_of_the_whole_model(base: Path) -> None:
             assert logs[place].item() == pytest.approx(out[at, token].item(), abs=1e-5)
             assert entropy[place].item() == pytest.approx(-(out[at].exp() * out[at]).sum().item(), abs=1e-4)
             place += 1
-    assert hidden.shape == (5, 32)
+    assert hidden.shape == (5, 16)
 
 
 def test_a_reward_model_scores_alike_where_it_was_trained_and_as_one_adapter_of_many(
@@ -116,9 +120,43 @@ def test_a_long_row_keeps_its_reply_and_the_end_of_its_prompt(base: Path) -> Non
     assert len(prompt) + len(reply) == 30
     assert reply == text.reply("short")
     assert prompt == text.prompt("x" * 100)[-len(prompt) :]
-    prompt, reply = text.row("x" * 100, "y" * 100, 30)
-    assert prompt == text.prompt("x" * 100)[-1:]
-    assert len(reply) == 29
+
+
+def test_a_long_reply_leaves_half_of_the_room_to_its_prompt_and_loses_its_end(base: Path) -> None:
+    text = lm.load_text(base)
+    prompt, reply = text.row("x" * 100, "y" * 100, 31)
+    assert prompt == text.prompt("x" * 100)[-16:]
+    assert reply == text.reply("y" * 100)[:15]
+    assert text.decode(prompt).endswith("Assistant:")
+    prompt, reply = text.row("x", "y" * 100, 40)  # a prompt of less than half keeps everything
+    assert prompt == text.prompt("x")
+    assert len(prompt) + len(reply) == 40
+
+
+def test_replies_to_one_prompt_see_the_same_of_it(base: Path) -> None:
+    text = lm.load_text(base)
+    (first, short), (second, long) = text.rows("x" * 100, ("y", "y" * 20), 44)
+    assert first == second == text.prompt("x" * 100)[len(long) - 44 :]
+    assert short == text.reply("y")
+    assert long == text.reply("y" * 20)
+
+
+def test_more_than_the_model_reads_is_refused(base: Path) -> None:
+    lm.check_room(lm.load_text(base), 512, "max_length")
+    with pytest.raises(RetainError, match="max_length: 513 tokens are more than the 512"):
+        lm.check_room(lm.load_text(base), 513, "max_length")
+
+
+def test_sixteen_bits_of_float32_weights_are_refused(base: Path) -> None:
+    with pytest.raises(RetainError, match=r"bits: 16 .* stages.base.precision is float32"):
+        lm.load(base, 16, "cpu")
+
+
+def test_of_several_gpus_one_has_to_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(RetainError, match="CUDA_VISIBLE_DEVICES=0"):
+        lm.check_device("cuda")
 
 
 def test_cuda_without_a_gpu_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -133,6 +171,42 @@ def test_a_damaged_adapter_is_named(base: Path, tmp_path: Path) -> None:
     (tmp_path / lm.ADAPTER_ABOUT).write_text('{"r": 4, "alpha": 8, "dropout": 0.0, "targets": "attention"}')
     with pytest.raises(DataError, match="run that stage again"):
         lm.load_adapter(lm.load(base, 32, "cpu"), tmp_path, "policy")
+
+
+@pytest.mark.parametrize("content", ['{"r": 4}', '{"rank": 4}', "[]"])
+def test_a_damaged_shape_of_an_adapter_is_named(base: Path, tmp_path: Path, content: str) -> None:
+    for name, data in lm.adapter_files(trained(base, 1), LORA).items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / lm.ADAPTER_ABOUT).write_text(content)
+    with pytest.raises(DataError, match="run that stage again"):
+        lm.load_adapter(lm.load(base, 32, "cpu"), tmp_path, "policy")
+
+
+def test_an_adapter_that_lacks_a_tensor_or_has_one_of_another_shape_is_refused(base: Path) -> None:
+    language = trained(base, 1)
+    tensors = read_tensors(lm.adapter_files(language, LORA)[lm.ADAPTER])
+    name = next(iter(tensors))
+    for wrong in (
+        {key: value for key, value in tensors.items() if key != name},
+        tensors | {"more": torch.zeros(1)},
+        tensors | {name: torch.zeros(1, 1)},
+    ):
+        with pytest.raises(DataError, match="adapter default: "):
+            lm.set_tensors(language, wrong, "default")
+    lm.set_tensors(language, tensors, "default")
+
+
+def test_a_pass_through_the_model_is_where_it_can_be_stopped(
+    base: Path, tmp_path: Path, workspace: Callable[..., Workspace]
+) -> None:
+    language, place = trained(base, 1), workspace(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    with lm.interruptible(language, place):
+        decode.sample(language, [[5]], 3, 1.0, generator, 1)
+        place.stopping.set()
+        with pytest.raises(Preempted):
+            decode.sample(language, [[5]], 3, 1.0, generator, 1)
+    decode.sample(language, [[5]], 3, 1.0, generator, 1)
 
 
 def test_eight_bits_answer_about_the_same(base: Path) -> None:

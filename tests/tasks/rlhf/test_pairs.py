@@ -51,6 +51,14 @@ def test_both_rows_of_a_pair_fit(inputs: dict[str, Path]) -> None:
         assert reply
 
 
+def test_both_replies_follow_the_same_prompt(inputs: dict[str, Path]) -> None:
+    text = lm.load_text(inputs["base"])
+    pair = pairs.Pair("x", "word " * 100, "yes " * 4, "no", "", "HH-RLHF")
+    (first, chosen), (second, rejected) = pairs.tokenised(pair, text, 60)
+    assert first == second
+    assert (chosen, rejected) == (text.reply(pair.chosen), text.reply("no"))
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path, inputs: dict[str, Path]) -> None:
     with pytest.raises(DataError, match=r"prompts/pairs.parquet: can't be read"):
         pairs.retention(tmp_path / "prompts", "train")

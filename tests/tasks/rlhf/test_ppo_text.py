@@ -83,7 +83,7 @@ def adapter(language: lm.Lm, seed: int, folder: Path) -> None:
 def opinionated(base: Path) -> Path:
     """Words are some way apart: as it was drawn, no adapter could make one much likelier than another."""
     weights = read_tensors((base / lm.WEIGHTS).read_bytes())
-    weights["model.decoder.embed_tokens.weight"] *= 8
+    weights["model.decoder.embed_tokens.weight"] *= 1.5
     save_file(weights, base / lm.WEIGHTS, metadata={"format": "pt"})
     return base
 
@@ -350,7 +350,7 @@ def test_no_prompt_of_a_part_is_an_error(inputs: dict[str, Path], tmp_path: Path
 
 
 def test_more_tokens_than_the_model_reads_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(RetainError, match="512 tokens that the model reads"):
+    with pytest.raises(RetainError, match="max_prompt and max_tokens: 518 tokens are more than the 512"):
         run(tmp_path, inputs, max_prompt=510)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from engine.checkpoint import Preempted
-from engine.errors import DataError
+from engine.errors import DataError, RetainError
 from engine.stage import Metrics, Workspace
 from tasks.rlhf import lm, measures, rm, training
 from tasks.rlhf.pairs import Pair
@@ -60,7 +59,7 @@ def test_evidence_holds_what_lm_scores_says_of_every_held_out_pair(ran: Ran, inp
         lm.load_adapter(language, ran[1] / name, "judge")
         for row in of_model:
             pair = held_out[row["id"]]
-            both = [language.text.row(pair.prompt, reply, 48) for reply in (pair.chosen, pair.rejected)]
+            both = rm.tokenised(pair, language.text, 48)
             assert [row["chosen"], row["rejected"]] == pytest.approx(
                 lm.scores(language, "judge", both, 2).tolist(), abs=1e-4
             )
@@ -73,7 +72,7 @@ def test_metrics_are_those_of_the_evidence(ran: Ran) -> None:
         for suffix, own in (("", True), ("_public", False)):
             of_part = [row for row in rows if row["model"] == model and (row["source"] == "retention") == own]
             chosen, rejected = (np.array([row[key] for row in of_part]) for key in ("chosen", "rejected"))
-            for name, wanted in (("auc", measures.auc), ("accuracy", measures.accuracy)):
+            for name, wanted in (("auc", measures.auc), ("accuracy", lambda a, b: float(measures.wins(a, b).mean()))):
                 found = metrics[f"{prefix}{name}{suffix}"]
                 assert found["value"] == pytest.approx(wanted(chosen, rejected))
                 assert found["ci"][0] <= found["value"] <= found["ci"][1]
@@ -82,12 +81,12 @@ def test_metrics_are_those_of_the_evidence(ran: Ran) -> None:
 
 def test_it_learns_which_reply_is_preferred(base: Path, tmp_path: Path, workspace: Callable[..., Workspace]) -> None:
     """Whatever it is trained on: the loss and the accuracy of pairs that one letter tells apart."""
-    pairs = [Pair(str(i), f"prompt {i}", f"yes {i}", f"no {i}", "no", "retention") for i in range(12)]
+    every = [Pair(str(i), f"prompt {i}", f"yes {i}", f"no {i}", "no", "retention") for i in range(10, 46)]
+    pairs, held_out = every[:24], every[24:]
     place = workspace(tmp_path)
-    config = rm_config(max_steps=15)
-    found = rm.train_reward(config, base, pairs, 1, place, "training", 0, 15)
+    config = rm_config(max_steps=20)
+    found = rm.train_reward(config, base, pairs, 1, place, "training", 0, 20)
     assert np.mean([row["loss"] for row in found.curve[-3:]]) < found.curve[0]["loss"] / 2
-    held_out = [replace(one, id=f"new {one.id}", prompt=f"other {one.prompt}") for one in pairs]
     metrics, _ = rm.measure(config, base, {"training": found.files}, held_out, place)
     assert metrics["training_accuracy"]["value"] == 1
     assert metrics["training_accuracy_no"]["value"] == 1
@@ -178,6 +177,39 @@ def test_without_held_out_pairs_there_is_nothing_to_measure(
 ) -> None:
     with pytest.raises(DataError, match="no pair of part test"):
         rm.measure(rm_config(), base, {}, [Pair("1", "a", "b", "c", "", "HH-RLHF")], workspace(tmp_path))
+
+
+def test_more_than_the_model_reads_is_refused(base: Path, tmp_path: Path, workspace: Callable[..., Workspace]) -> None:
+    with pytest.raises(RetainError, match="max_length of the x reward model: 513 tokens are more than the 512"):
+        rm.train_reward(rm_config(max_length=513), base, [], 5, workspace(tmp_path), "x", 0, 1)
+
+
+def test_scores_are_kept_block_by_block(
+    ran: Ran,
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    workspace: Callable[..., Workspace],
+    checkpoints: type[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped after every save; whatever the blocks are, scores are the same."""
+    files_of = {
+        "training": {name: (ran[1] / "training" / name).read_bytes() for name in (lm.ADAPTER, lm.ADAPTER_ABOUT)}
+    }
+    pairs = rm.held_out_pairs(rm_config(), inputs["preferences"], inputs["prompts"], 42)
+    whole = rm.score(rm_config(), inputs["base"], files_of, pairs, workspace(tmp_path / "whole"))
+    monkeypatch.setattr(rm, "BLOCK", 1)
+    kept, stops = checkpoints(kill_after=1), 0
+    while True:
+        kept.stopping.clear()
+        kept.saves = 0
+        try:
+            found = rm.score(rm_config(), inputs["base"], files_of, pairs, workspace(tmp_path / f"{stops}", kept))
+            break
+        except Preempted:
+            stops += 1
+    assert stops == -(-2 * len(pairs) // 4)
+    assert np.array_equal(found["training"], whole["training"])
 
 
 def test_groups_of_pairs_keep_both_replies_together(

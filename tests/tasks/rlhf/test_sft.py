@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from engine.checkpoint import Preempted
-from engine.errors import DataError
+from engine.errors import DataError, RetainError
 from engine.stage import Metrics, Workspace
 from tasks.rlhf import lm, sft
 from tests.tasks.rlhf.trainable import Killed, files, killed_at, sft_config, write_inputs
@@ -63,6 +64,7 @@ def test_its_losses_are_those_of_the_loaded_model(ran: Ran, inputs: dict[str, Pa
         assert row["tokens"] == len(one[1])
     ratio = math.exp(sum(row["nll"] for row in rows) / sum(row["tokens"] for row in rows))
     assert metrics["perplexity"]["value"] == pytest.approx(ratio)
+    assert metrics["perplexity_untouched_own"] == metrics["perplexity_untouched"]  # these weights have no own format
     change = metrics["perplexity_change"]
     assert change["value"] == pytest.approx(ratio / metrics["perplexity_untouched"]["value"] - 1)
     assert change["ci"][0] <= change["value"] <= change["ci"][1]
@@ -136,6 +138,49 @@ def test_rows_that_lose_something_are_counted(
 ) -> None:
     metrics = sft.run(sft_config(max_length=20, max_steps=1), inputs, workspace(tmp_path))
     assert 0 < metrics["truncated"]["value"] <= metrics["examples"]["value"]
+    assert metrics["truncated_held_out"]["value"] == 5
+    assert metrics["oasst1"]["value"] == 1
+
+
+def test_untouched_weights_are_measured_in_their_own_format_too(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Callable[..., Workspace]
+) -> None:
+    other = tmp_path / "base"
+    shutil.copytree(inputs["base"], other)
+    about = json.loads((other / lm.ABOUT).read_text())
+    (other / lm.ABOUT).write_text(json.dumps(about | {"own_prefix": [1, 7]}))
+    metrics = sft.run(sft_config(max_steps=1), inputs | {"base": other}, workspace(tmp_path / "out"))
+    language, held_out = lm.load(other, 32, "cpu"), sft.public(inputs["dialogues"], "validation", 5, 42, sft.OASST1)
+    assert language.text.frame == (1, 7)
+    rows = [language.text.row(one.prompt, one.reply, 48) for one in held_out]
+    plain, own = (
+        lm.losses(language, [([*frame, *prompt], reply) for prompt, reply in rows]).mean().exp().item()
+        for frame in ((), (1, 7))
+    )
+    assert metrics["perplexity_untouched"]["value"] == pytest.approx(plain, rel=1e-5)
+    assert metrics["perplexity_untouched_own"]["value"] == pytest.approx(own, rel=1e-5)
+    assert plain != pytest.approx(own, rel=1e-5)
+    change = metrics["perplexity"]["value"] / min(plain, own) - 1
+    assert metrics["perplexity_change"]["value"] == pytest.approx(change, abs=1e-5)
+
+
+def test_without_oasst1_it_says_so(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Callable[..., Workspace]
+) -> None:
+    rows = pq.read_table(inputs["dialogues"] / "pairs.parquet").to_pylist()
+    (tmp_path / "dialogues").mkdir()
+    table = pa.Table.from_pylist([row | {"source": "made up"} for row in rows])
+    pq.write_table(table, tmp_path / "dialogues" / "pairs.parquet")
+    dialogues = {"dialogues": tmp_path / "dialogues"}
+    metrics = sft.run(sft_config(max_steps=1), inputs | dialogues, workspace(tmp_path / "out"))
+    assert metrics["oasst1"]["value"] == 0
+
+
+def test_more_than_the_model_reads_is_refused(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Callable[..., Workspace]
+) -> None:
+    with pytest.raises(RetainError, match=r"stages.sft.max_length: 600 tokens are more than the 512"):
+        sft.run(sft_config(max_length=600), inputs, workspace(tmp_path))
 
 
 def test_nothing_held_out_is_said_before_anything_is_loaded(

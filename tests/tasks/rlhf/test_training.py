@@ -234,6 +234,22 @@ def test_a_gradient_that_is_no_number_ends_it_before_the_weights_are_spoilt(
         making.train(sft_config())
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64 vs 0\n")])
+def test_a_full_disk_ends_it_with_one_line_that_names_the_folder(
+    making: Making, undisturbed: Trained, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def save(*_: Any, **__: Any) -> None:
+        raise error
+
+    checkpoints = making.checkpoints()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(RetainError, match=r"sft: step 2 can't be written to .*/1/trainer-sft .*Make room") as found:
+            making.train(sft_config(), checkpoints)
+    assert "\n" not in str(found.value)
+    assert making.train(sft_config(), checkpoints) == undisturbed
+
+
 def test_nothing_to_train_on_is_said(making: Making) -> None:
     with pytest.raises(DataError, match="nothing to train on"):
         making.train(sft_config(), examples=[])
