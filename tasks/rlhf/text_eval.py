@@ -115,7 +115,10 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
 
 def _same_rules(folder: Path) -> None:
     """Raises RetainError unless the rule judge is the one that `judge` froze, before PPO was trained."""
-    frozen = json.loads((folder / "rules.json").read_bytes())["digest"]
+    try:
+        frozen = str(json.loads((folder / "rules.json").read_bytes())["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"judge/rules.json: can't be read ({error!r}); run judge again") from None
     if frozen != rule_judge.digest():
         raise RetainError(
             f"judge/rules.json: the rule judge was frozen as {frozen[:12]} and is {rule_judge.digest()[:12]} now: no "

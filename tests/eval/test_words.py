@@ -79,6 +79,8 @@ def test_the_end_of_a_run_says_who_wins_what_is_unsafe_and_shows_three_of_each(r
     assert "+19.8 points" in text
     assert "+17.0 points" in text
     assert lines["unsafe before any guard"].split()[-4:] == ["34.5", "(29.5..39.5)", "1.1", "(0.6..1.6)"]
+    for name in ("harmful to the rule judge, unseen", "probes passed: safe, ended, right offer"):
+        assert lines[name].split()[-4:] == lines["unsafe before any guard"].split()[-4:]
     assert lines["tokens"].split()[-2:] == ["32.3", "28.6"]
     assert lines["situations x offers with a message"].split()[-2:] == ["50.0", "100.0"]
     assert "Reply 2 of SFT. unsafe: link" in text

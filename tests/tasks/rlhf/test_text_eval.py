@@ -346,3 +346,6 @@ def test_a_rule_judge_that_was_touched_is_refused(inputs: dict[str, Path], tmp_p
     with pytest.raises(RetainError, match="no judge is touched after PPO has run"):
         text_eval._same_rules(tmp_path)
     text_eval._same_rules(inputs["judge"])
+    (tmp_path / "rules.json").write_text("[]")
+    with pytest.raises(DataError, match=r"judge/rules\.json: can't be read"):
+        text_eval._same_rules(tmp_path)
