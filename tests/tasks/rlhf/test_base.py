@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
+from transformers import PreTrainedTokenizerFast
 
 from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
@@ -244,8 +246,8 @@ def published(tmp_path: Path, inputs: dict[str, Path]) -> tuple[BaseConfig, dict
     for name in ("config.json", "model.json"):
         (folder / name).unlink()
     names = [{"name": name, "url": None, "sha256": None} for name in ("model.safetensors", "tokenizer.json")]
-    shape = SHAPE | {"vocab_size": 300, "hidden_size": 32, "ffn_dim": 64, "word_embed_proj_dim": 32}
-    shape |= {"max_position_embeddings": 512, "do_layer_norm_before": True}
+    shape = SHAPE | {"vocab_size": 300, "hidden_size": 32, "ffn_dim": 64, "word_embed_proj_dim": 16}
+    shape |= {"max_position_embeddings": 512}
     config = base_config(weights="hub", tokenizer="own", pretraining=None, shape=shape, files=names)
     return config, inputs | {"source": folder}
 
@@ -318,6 +320,19 @@ def test_a_chat_model_ends_with_its_own_token_and_pads_with_another() -> None:
     assert (style, chat.id_to_token(pad), chat.id_to_token(eos)) == ("chatml", "<|endoftext|>", "<|im_end|>")
 
 
+def test_what_the_weights_were_taught_to_read_before_a_prompt_is_known() -> None:
+    tokenizer = base.byte_bpe(["words"], 300)
+    assert base.own_prefix(tokenizer) == []
+    tokenizer.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 1)])
+    assert base.own_prefix(tokenizer) == [1]
+    chat = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    turn = "<|im_start|>{{ messages[0]['role'] }}\n{{ messages[0]['content'] }}<|im_end|>"
+    chat.chat_template = "Be kind." + turn
+    assert tokenizer.decode(base.own_prefix(tokenizer, chat), skip_special_tokens=False) == "Be kind."
+    chat.chat_template = turn
+    assert base.own_prefix(tokenizer, chat) == []
+
+
 def test_the_tokenizer_is_the_same_however_many_threads_train_it(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"word{k % 37} and number {k % 91}, again {k % 13}" for k in range(2000)]
     made = set()
@@ -341,6 +356,8 @@ def test_smollm2_from_its_package(tmp_path: Path, inputs: dict[str, Path], works
     base.run(config, inputs | {"source": source}, workspace(tmp_path / "out"))
     about = lm.read_about(tmp_path / "out")
     assert (about["style"], about["pad"], about["eos"], about["parameters"]) == ("chatml", 0, 2, 134_515_008)
+    system = "system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face\n"
+    assert lm.load_text(tmp_path / "out").tokenizer.decode(about["own_prefix"], skip_special_tokens=True) == system
     loaded = lm.load(tmp_path / "out", 16, "cpu")
     ids = loaded.text.prompt("What is the capital of France? Answer with one word.")
     with torch.no_grad():
