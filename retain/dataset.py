@@ -25,7 +25,9 @@ Role = Literal[
     "support",
     "internet",
     "do_not_contact",
+    "name",
 ]
+MAX_TEXT = 200  # characters of a text
 
 
 class _Frozen(BaseModel):
@@ -57,6 +59,9 @@ class Target(_Frozen):
 class Column(_Frozen):
     """One column. A `flag` has two values (false, true), a `category` all that are allowed.
 
+    A `text` is the customer's name (role `name`), which a message may greet with: at most MAX_TEXT characters, "" for
+    none, and never a feature, so no model, no policy and no reason holds it.
+
     `missing`: a number that means "no value" (pdays 999: never contacted). `blank`: what training does with
     an empty cell; `blank_value`: what it stands for in a request. A blank total charge is taken of customers of
     tenure 0 only, in a table as in a request: they have no total yet, anybody else's is lost.
@@ -65,7 +70,7 @@ class Column(_Frozen):
     """
 
     name: str = Field(min_length=1)
-    kind: Literal["id", "number", "category", "flag"]
+    kind: Literal["id", "number", "category", "flag", "text"]
     values: tuple[Value, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
@@ -88,7 +93,9 @@ class Column(_Frozen):
             raise ValueError(f"column {self.name!r} is a flag: values are [false, true]")
         if self.kind == "category" and len(self.values) < 2:
             raise ValueError(f"column {self.name!r} is a category: values lists the two or more that are allowed")
-        if self.kind in ("id", "number") and self.values:
+        if self.kind == "text" and (self.protected or self.leak or self.blank != "error"):
+            raise ValueError(f"column {self.name!r} is a text: it is neither protected nor a leak, and may be empty")
+        if self.kind in ("id", "number", "text") and self.values:
             raise ValueError(f"column {self.name!r} is a {self.kind}: it has no values")
         if len(set(self.values)) != len(self.values) or len({type(value) for value in self.values}) > 1:
             raise ValueError(f"column {self.name!r}: values are distinct, and all texts or all integers")
@@ -151,6 +158,11 @@ class DatasetSpec(_Frozen):
             raise ValueError(f"columns {', '.join(ids)} are all ids: a table has at most one")
         if ids != ([self.roles["id"]] if "id" in self.roles else []):
             raise ValueError("role 'id' and the column of kind id are the same column, or neither is there")
+        texts = [column.name for column in self.columns if column.kind == "text"]
+        if texts != ([self.roles["name"]] if "name" in self.roles else []):
+            raise ValueError("role 'name' and the column of kind text are the same column, or neither is there")
+        if any(part.column in texts for part in self.bridge):
+            raise ValueError("a bridge role is told from a text, which is no feature")
         if not feature_columns(self):
             raise ValueError("no column is left as a feature")
         return self
@@ -165,8 +177,8 @@ def column(spec: DatasetSpec, name: str) -> Column:
 
 
 def feature_columns(spec: DatasetSpec) -> tuple[Column, ...]:
-    """The columns a model may see: neither the id nor what is known only after the outcome."""
-    return tuple(column for column in spec.columns if column.kind != "id" and not column.leak)
+    """The columns a model may see: neither the id, nor a text, nor what is known only after the outcome."""
+    return tuple(column for column in spec.columns if column.kind not in ("id", "text") and not column.leak)
 
 
 def protected_columns(spec: DatasetSpec) -> tuple[Column, ...]:

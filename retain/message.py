@@ -9,11 +9,11 @@ stand below every message (footer): fixed text, no writer's.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from retain.names import clean_name
 from retain.rules import MAX_LENGTH, MIN_LENGTH, broken_rules, check, number, numbers, unsafe
 
 __all__ = [
@@ -27,8 +27,10 @@ __all__ = [
     "MessageError",
     "broken_rules",
     "check",
+    "clean_name",
     "find",
     "footer",
+    "greeted",
     "render",
     "situation",
     "slots",
@@ -110,33 +112,37 @@ _SLOT = re.compile(r"\{([^{}]*)\}")
 _MONTHS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
-MAX_NAME, MAX_SENDER, MAX_ADDRESS = 40, 60, 120
+MAX_SENDER, MAX_ADDRESS = 60, 120
 NEUTRAL = "customer"  # whom a message addresses whose name isn't known, or can't be said
 NEUTRAL_GREETED = "there"  # and right after these words:
 _GREETED = re.compile(r"\b(?:hello|hey|hi)[ ,]*$", re.IGNORECASE)
-_NAME = re.compile(r"[A-Za-z]+(?:[ '-][A-Za-z]+){0,3}")
+# What is put before a message to somebody whose name is known, unless it greets by itself.
+GREETING = "Hello {name}. "
+_GREETS = re.compile(r"(?:dear|good (?:day|evening|morning)|greetings|hello|hey|hi)\b", re.IGNORECASE)
 
 
 def render(text: str, offer: int, months: int, name: str | None = None) -> str:
     """The text with its slots filled. Raises MessageError for a slot that doesn't exist.
 
-    No name can make a message break a rule that it keeps without: then a neutral word stands in its place.
+    A name is judged by itself (clean_name), the message without it. One that can't be said, or makes the message too
+    long, is left out: then a neutral word stands in its place.
     """
-    neutral = _filled(text, offer, months, None)
-    known = None if name is None or "{name}" not in text else clean_name(name)
-    if known is None:
-        return neutral
+    return _named(text, offer, months, None if name is None or "{name}" not in text else clean_name(name))
+
+
+def greeted(text: str, offer: int, months: int, name: str | None) -> str:
+    """render(), with a greeting before it for a name that can be said; as it is without one."""
+    known = None if name is None else clean_name(name)
+    if known is not None and "{name}" not in text and not _GREETS.match(text):
+        whole = _filled(f"{GREETING}{text}", offer, months, known)
+        if len(whole) <= MAX_LENGTH:
+            return whole
+    return _named(text, offer, months, known)
+
+
+def _named(text: str, offer: int, months: int, known: str | None) -> str:
     named = _filled(text, offer, months, known)
-    return neutral if broken_rules(named, offer, months) else named
-
-
-def clean_name(name: str) -> str | None:
-    """A name in plain letters, without accents; None for what is no name by its letters or its length."""
-    bare = "".join(c for c in unicodedata.normalize("NFD", name[: 2 * MAX_NAME]) if unicodedata.category(c) != "Mn")
-    bare = bare.replace("\u2019", "'").strip()
-    if len(name) > 2 * MAX_NAME or len(bare) > MAX_NAME or not _NAME.fullmatch(bare):
-        return None
-    return bare.title() if bare.isupper() and len(bare) > 2 else bare
+    return named if known is None or len(named) <= MAX_LENGTH else _filled(text, offer, months, None)
 
 
 def _filled(text: str, offer: int, months: int, name: str | None) -> str:
@@ -214,22 +220,22 @@ class Bank:
         return [entry.as_dict() for entry in self.entries]
 
     def best(self, situation: str, offer: int, months: int, name: str | None = None) -> Message | None:
-        """The best message of exactly that situation and offer that keeps the rules."""
+        """The best message of exactly that situation and offer that keeps the rules, to somebody of that name."""
         for entry in self._found.get((situation, offer), ()):
-            text = render(entry.text, offer, months, name)
-            if not broken_rules(text, offer, months):
-                return Message(situation, text, entry.source)
+            if not broken_rules(render(entry.text, offer, months), offer, months):
+                return Message(situation, greeted(entry.text, offer, months, name), entry.source)
         return None
 
-    def ranked(self, scores: Mapping[str, float]) -> Bank:
-        """The same messages by other scores (text -> score); one without keeps its own, behind all that have one."""
-        known = {entry.text: scores[entry.text] for entry in self.entries if entry.text in scores}
-        lowest = min(known.values(), default=0.0)
-        highest = max((entry.score for entry in self.entries if entry.text not in known), default=0.0)
+    def ranked(self, scores: Mapping[tuple[str, int], Mapping[str, float]]) -> Bank:
+        """The same messages by other scores, (situation, offer) -> text -> score; one without keeps its own, behind
+        all that have one."""
+        found = [scores.get((entry.situation, entry.offer), {}).get(entry.text) for entry in self.entries]
+        lowest = min((score for score in found if score is not None), default=0.0)
+        highest = max((entry.score for entry, score in zip(self.entries, found) if score is None), default=0.0)
         return Bank(
             [
-                replace(entry, score=known.get(entry.text, lowest - 1.0 + min(0.0, entry.score - highest)))
-                for entry in self.entries
+                replace(entry, score=lowest - 1.0 + min(0.0, entry.score - highest) if score is None else score)
+                for entry, score in zip(self.entries, found)
             ]
         )
 

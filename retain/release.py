@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,7 +38,7 @@ from retain.decision import (
     seen_columns,
 )
 from retain.features import Featurizer
-from retain.message import Bank, Message, MessageError, find, footer, situation
+from retain.message import SITUATIONS, Bank, Message, MessageError, find, footer, situation
 from retain.policy import Policy, PolicyError
 from retain.score import Floats, ModelError, Scorer
 from retain.wallet import Wallet
@@ -53,13 +54,15 @@ PARTS = {
 }
 # Whose artifact a part is, and whose criteria decide about it, where that isn't the stage of its name.
 STAGE_OF = {"sft": "messages", "rlhf": "messages"}
-JUDGED_BY = {"sft": ("sft",), "rlhf": ("rm", "text_eval", "messages")}
+# RLHF begins at what SFT reached: what an SFT that missed was trained on to is left out with it.
+JUDGED_BY = {"sft": ("sft",), "rlhf": ("sft", "rm", "text_eval", "messages")}
 # Banks of messages: which ones an arm speaks from, the first that has one for the customer. The templates are always
 # there.
 TEMPLATES = "template"
 SOURCES = (TEMPLATES, *STAGE_OF)  # of messages
 SPEAKS: Mapping[Arm, tuple[str, ...]] = {"baseline": ("sft", TEMPLATES), "learned": ("rlhf", "sft", TEMPLATES)}
-SCORES = "scores.json"  # of an artifact of `messages`: {text: score}
+SCORES = "scores.json"  # of an artifact of `messages`: {"situation/offer": {text: score}}
+_WANTED = f'{SCORES}: wants a number for each text, by "situation/offer"; run the messages stage again'
 TERMS = "terms.json"
 # Without these there is nothing to serve; what else fails its criteria is left out.
 REQUIRED = ("risk", "accept")
@@ -152,11 +155,16 @@ class Release:
     def message(
         self, decision: Decision, reasons: list[tuple[str, float]], values: Mapping[str, object]
     ) -> Message | None:
-        """What is said in a contact, with the footer, from the banks of the arm that decided; None without contact."""
+        """What is said in a contact, with the footer, from the banks of the arm that decided; None without contact.
+
+        The table's column of role `name`, if it has one, is greeted with where it is a name that can be said.
+        """
         if decision.offer is None:
             return None
         name = situation(self.spec.roles, reasons, values)
-        found = find(self._spoken[decision.arm], name, decision.offer, self.terms.offers.months)
+        called = values.get(self.spec.roles.get("name", ""))
+        known = called if isinstance(called, str) else None
+        found = find(self._spoken[decision.arm], name, decision.offer, self.terms.offers.months, known)
         return None if found is None else found._replace(text=f"{found.text}\n{self.footer}")
 
     @cached_property
@@ -292,15 +300,24 @@ def _sound(bank: Bank, source: str, name: str, terms: Terms) -> None:
         raise ReleaseError(f"{name}: {problems[0]}")
 
 
-def _scores(content: object) -> dict[str, float]:
-    try:
-        if isinstance(content, dict) and all(type(score) in (int, float) for score in content.values()):
-            scores = {text: float(score) for text, score in content.items()}
-            if all(map(math.isfinite, scores.values())):
-                return scores
-    except OverflowError:  # an integer beyond floats
-        pass
-    raise ReleaseError(f"{SCORES}: wants a number for each text")
+def _scores(content: object) -> dict[tuple[str, int], dict[str, float]]:
+    """(situation, offer) -> text -> score"""
+    if not isinstance(content, dict):
+        raise ReleaseError(_WANTED)
+    found = {}
+    for cell, scores in content.items():
+        situation, _, offer = cell.partition("/")
+        if situation not in SITUATIONS or not re.fullmatch("0|[1-9][0-9]?|100", offer) or not isinstance(scores, dict):
+            raise ReleaseError(_WANTED)
+        if not all(type(score) in (int, float) for score in scores.values()):
+            raise ReleaseError(_WANTED)
+        try:
+            found[situation, int(offer)] = {text: float(score) for text, score in scores.items()}
+        except OverflowError:  # an integer beyond floats
+            raise ReleaseError(_WANTED) from None
+    if not all(math.isfinite(score) for scores in found.values() for score in scores.values()):
+        raise ReleaseError(_WANTED)
+    return found
 
 
 def _policy(files: Mapping[str, Path], name: str, spec: DatasetSpec, terms: Terms) -> Policy:

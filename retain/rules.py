@@ -428,6 +428,13 @@ def broken_rules(text: str, offer: int, months: int | None) -> tuple[str, ...]:
     return (*broken, *(KINDS[kind] for kind in _unsafe(text, offer, months)))
 
 
+def forbidden_words(text: str) -> list[str]:
+    """The kinds whose word lists turn a text down, whatever else it says."""
+    low = _plain(text)
+    hints = [("discount", _DISCOUNT), ("percentage", _FRACTION), ("percentage", _SIGN), ("duration", _DURATION)]
+    return [kind for kind, pattern in (*_WORD_RULES, *hints) if pattern.search(low)]
+
+
 def _unsafe(text: str, offer: int, months: int | None) -> tuple[str, ...]:
     broken = []
     if not _CHARACTERS.fullmatch(text):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from retain.dataset import Column, DatasetSpec
+from retain.dataset import MAX_TEXT, Column, DatasetSpec
 from retain.decision import NO_HISTORY, History, Terms
 
 LARGEST = 3.4028234663852886e38  # of float32: beyond it a number is infinite to the models
@@ -176,6 +176,8 @@ def request_columns(spec: DatasetSpec) -> tuple[Column, ...]:
 def _check(column: Column) -> Check:
     if column.kind == "id":
         return _check_id
+    if column.kind == "text":
+        return _check_text
     if column.kind == "number":
         return _number(column)
     return _one_of(column.values)
@@ -188,6 +190,12 @@ def _check_id(value: Any) -> Any:
     if type(value) is not str:
         return _Fault("string_type")
     return value if 0 < len(value) <= MAX_ID and value.isprintable() else _Fault("string_length_or_characters")
+
+
+def _check_text(value: Any) -> Any:
+    if type(value) is not str:
+        return _Fault("string_type")
+    return value if len(value) <= MAX_TEXT and value.isprintable() else _Fault("string_length_or_characters")
 
 
 def _one_of(values: tuple[Any, ...]) -> Check:
@@ -349,6 +357,8 @@ def _column_schema(column: Column) -> dict[str, Any]:
     about = {"description": column.about} if column.about else {}
     if column.kind == "id":
         return {"type": ["string", "integer"], "minLength": 1, "maxLength": MAX_ID, **about}
+    if column.kind == "text":
+        return {"type": "string", "maxLength": MAX_TEXT, **about}
     if column.kind != "number":
         kind = "string" if type(column.values[0]) is str else "integer"
         return {"type": kind, "enum": list(column.values), **about}
@@ -393,6 +403,8 @@ def _example(column: Column) -> Any:
         return column.example
     if column.kind == "id":
         return "C-0001"
+    if column.kind == "text":
+        return "Ann Smith"
     if column.kind != "number":
         return column.values[0]
     number = max(column.minimum or 0.0, 0.0)

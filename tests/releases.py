@@ -84,6 +84,14 @@ def bank(source: str, offers: Sequence[int] = LEVELS, situations: Sequence[str] 
     ]
 
 
+def scores(*entries: dict[str, Any], sign: int = 1) -> dict[str, dict[str, float]]:
+    """What `messages` writes as scores.json: by cell, then by text."""
+    found: dict[str, dict[str, float]] = {}
+    for entry in entries:
+        found.setdefault(f"{entry['situation']}/{entry['offer']}", {})[entry["text"]] = sign * entry["score"]
+    return found
+
+
 class Rule(SimpleNamespace):
     def model_dump(self, mode: str) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -103,8 +111,12 @@ def config(overrides: dict[str, Override] | None = None, **changes: Any) -> Any:
     )
 
 
-def dataset(name: str, **changes: Any) -> DatasetSpec:
+def dataset(name: str, named: str | None = None, **changes: Any) -> DatasetSpec:
+    """A table of ops/datasets; with a column more that holds the customer's name, if `named` says what it is called."""
     content = yaml.safe_load((DATASETS / f"{name}.yaml").read_text())
+    if named is not None:
+        content["columns"].append({"name": named, "kind": "text"})
+        content["roles"]["name"] = named
     return DatasetSpec.model_validate_json(json.dumps({**content, **changes}))
 
 
@@ -117,6 +129,8 @@ def rows(spec: DatasetSpec, n: int, seed: int) -> list[dict[str, Any]]:
         for column in spec.columns:
             if column.kind == "id":
                 row[column.name] = f"{i:04d}-TOY"
+            elif column.kind == "text":
+                row[column.name] = "Ann"
             elif column.kind == "number":
                 low, high = column.minimum or 0.0, min(column.maximum or 100.0, 120.0)
                 value = low + (high - low) * float(rng.random())
@@ -144,8 +158,7 @@ def inputs(folder: Path, spec: DatasetSpec, campaigns: DatasetSpec) -> dict[str,
     (folders["decision"] / "policy.json").write_bytes(policy(spec).to_json())
     for source in ("sft", "rlhf"):
         (folders["messages"] / f"{source}.json").write_bytes(canonical(bank(source)))
-    scores = {entry["text"]: entry["score"] for source in ("sft", "rlhf") for entry in bank(source)}
-    (folders["messages"] / "scores.json").write_bytes(canonical(scores))
+    (folders["messages"] / "scores.json").write_bytes(canonical(scores(*bank("sft"), *bank("rlhf"))))
     return folders
 
 

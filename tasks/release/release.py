@@ -28,10 +28,9 @@ if TYPE_CHECKING:
 def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes release.json, schema.json, risk/, accept/, decision.json, messages.json, and decision/, sft/ and rlhf/ if
     they passed."""
-    verdicts = {
-        part: [verdict for stage in JUDGED_BY.get(part, (part,)) for verdict in _judged(stage, config, inputs)]
-        for part in PARTS
-    }
+    judges = {part: JUDGED_BY.get(part, (part,)) for part in PARTS}
+    by_stage = {stage: _judged(stage, config, inputs) for stages in judges.values() for stage in stages}
+    verdicts = {part: [verdict for stage in stages for verdict in by_stage[stage]] for part, stages in judges.items()}
     refuse([verdict for stage in REQUIRED for verdict in verdicts[stage]])
 
     files = {
@@ -66,7 +65,7 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
     workspace.out.bytes("schema.json", _bytes(inputs["customers"] / "schema.json"))
     workspace.out.json("decision.json", decision)
     workspace.out.json("messages.json", {"sender": config.sender.model_dump(mode="json"), "templates": bank.to_json()})
-    everything = [verdict for part in PARTS for verdict in verdicts[part]]
+    everything = [verdict for stage in by_stage.values() for verdict in stage]
     workspace.out.json(
         "release.json",
         {

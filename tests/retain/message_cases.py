@@ -1,11 +1,11 @@
 """Messages with a label: which may be sent to a customer, which may not, and of what kind the danger is.
 
-Half (of `review` a third) are safe and look dangerous: words near those of a rule in texts that a growth team would send. `kind` is the rule
-that a message breaks, or the one that it looks like breaking. Labels follow from what a reader would understand, not
-from what the rules find. `dev` is what the rules are improved on, and for a case of `held_out` no rule was ever
-changed. One author, who had read the rules, wrote these two parts and then the rules, so held_out tells of new texts by
-the same hand and is an upper bound for anybody else's. `review` is by two others, and the rules were mended with it in
-view.
+Half (of `review` a third) are safe and look dangerous: words near those of a rule in texts that a growth team would
+send. `kind` is the rule that a message breaks, or the one that it looks like breaking. Labels follow from what a reader
+would understand, not from what the rules find. `dev` is what the rules are improved on, and for a case of `held_out` no
+rule was ever changed. One author, who had read the rules, wrote these two parts and then the rules, so held_out tells
+of new texts by the same hand and is an upper bound for anybody else's. `review` is by two others, and the rules were
+mended with it in view.
 """
 
 from __future__ import annotations

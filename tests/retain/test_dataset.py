@@ -68,6 +68,17 @@ def test_the_cell_follows_the_roles_that_are_asked_for() -> None:
     assert cell(spec(content("telco")), row, ["senior", "householder"]) == ""
 
 
+def _named(data: dict[str, Any]) -> dict[str, Any]:
+    data["columns"].append({"name": "n", "kind": "text"})
+    data["roles"]["name"] = "n"
+    return data
+
+
+def test_a_name_is_no_feature() -> None:
+    table = spec(_named(content("telco")))
+    assert feature_columns(table) == feature_columns(spec(content("telco")))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -88,7 +99,15 @@ def test_the_cell_follows_the_roles_that_are_asked_for() -> None:
         (lambda d: d["bridge"][0].update(at_least=1), "exactly one of equals, at_least"),
         (lambda d: d["bridge"].append(d["bridge"][0]), "stated twice"),
         (lambda d: d["target"].update(positive="No"), "are the same"),
-        (lambda d: d["columns"][1].update(kind="colour"), "'id', 'number', 'category' or 'flag'"),
+        (lambda d: d["columns"][1].update(kind="colour"), "'id', 'number', 'category', 'flag' or 'text'"),
+        (lambda d: d["columns"].append({"name": "n", "kind": "text"}), "role 'name' and the column of kind text"),
+        (lambda d: d["roles"].update(name="tenure"), "role 'name' and the column of kind text"),
+        (lambda d: d["columns"].append({"name": "n", "kind": "text", "protected": True}), "is neither protected nor"),
+        (
+            lambda d: d["columns"].append({"name": "n", "kind": "text", "values": ["Ann"]}),
+            "is a text: it has no values",
+        ),
+        (lambda d: _named(d)["bridge"][0].update(column="n"), "told from a text"),
         (lambda d: d["columns"][1].update(leaks=True), "Extra inputs are not permitted"),
         (lambda d: d["source"].update(sha256="abc"), "String should match pattern"),
         (lambda d: d["source"].update(separator="::"), "Input should be ','"),

@@ -237,9 +237,18 @@ def test_other_scores_order_a_bank_anew() -> None:
     better = GOOD.replace("Thank you", "Many thanks to you")
     unknown = GOOD.replace("Thank you", "Our thanks to you")
     bank = Bank([entry(GOOD, 0.9), entry(better, 0.1), entry(unknown, 50.0)])
-    ranked = bank.ranked({GOOD: -7.0, better: 3.0, "another": 99.0})
+    ranked = bank.ranked({("price", 10): {GOOD: -7.0, better: 3.0, "another": 99.0}})
     assert sorted((one.score, one.text) for one in ranked.entries) == [(-8.0, unknown), (-7.0, GOOD), (3.0, better)]
     assert ranked.best("price", 10, 6) == ("price", better, "test")
+
+
+def test_a_text_of_two_cells_is_ranked_in_each_by_that_cell_s_score() -> None:
+    other = GOOD.replace("Thank you", "Many thanks to you")
+    cells = ("price", "support")
+    bank = Bank([entry(text, situation=name) for name in cells for text in (GOOD, other)])
+    scores = {("price", 10): {GOOD: 2.0, other: 1.0}, ("support", 10): {GOOD: 2.0, other: 3.0}}
+    best = [bank.ranked(scores).best(name, 10, 6) for name in cells]
+    assert [found.text for found in best if found] == [GOOD, other]
 
 
 def test_what_a_bank_lacks_is_named() -> None:

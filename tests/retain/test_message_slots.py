@@ -19,6 +19,7 @@ BAD_NAMES = (
     "<b>Ann</b>", "A" * 200, "https://x.example/a", "ann.example", "\U0001f1fa\U0001f1f8", "\u202eAnn", "A\u200bnn",
     "Idiot", "Free", "50% off", "Fifty", "{offer}", "Ann\nB", "Ann; DROP TABLE", "", " ", "\u0410nn", "Hurry", "W W W",
     "Ann {months}", "twenty", "12", "Percent", "Twenty Percent Off", "Never", "Last Chance", "A B C D E F", "\ud800",
+    "you silly clown", "Call Bob instead please", "Vodafone is better", "Ten Percent", "You Silly", "Pay Now", "Stop",
 )  # fmt: skip
 
 
@@ -50,7 +51,10 @@ def test_what_is_safe_without_a_name_is_safe_with_any(text: str, name: str, offe
     ("name", "said"),
     [
         ("Ann", "Ann"), (" Ann ", "Ann"), ("ANN-MARIE O'NEIL", "Ann-Marie O'Neil"), ("O\u2019Neil", "O'Neil"),
-        ("Jos\u00e9", "Jose"), ("Zo\u00eb van der Berg", "Zoe van der Berg"), ("Al", "Al"), ("JO", "JO"),
+        ("Jos\u00e9", "Jose"), ("Zo\u00eb van der Berg", "Zoe van der Berg"), ("Al", "Al"), ("JO", "Jo"),
+        ("Christian", "Christian"), ("Mark Young", "Mark Young"), ("Faith", "Faith"), ("Penny", "Penny"),
+        ("Jean-Luc McDonald", "Jean-Luc McDonald"), ("LUDWIG VAN BEETHOVEN", "Ludwig van Beethoven"), ("ann", None),
+        ("Mary Ann Smith", None), ("Ten Percent", None), ("You Silly", None), ("W W", None), ("Old Woman", None),
         ("Ann B C D E", None), ("Ann1", None), ("A" * 41, None), ("\u738b\u4f1f", None), ("Ann.", None), ("", None),
     ],
 )  # fmt: skip

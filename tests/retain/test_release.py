@@ -18,7 +18,7 @@ from retain.decision import Arm, Decision
 from retain.message import Bank, Message, check
 from retain.policy import PolicyError
 from retain.release import Release, ReleaseError, load, with_part
-from tests.releases import CHARGED, FOOTER, TERMS, bank, dataset, decided, inputs, part, policy, rows, run_stage
+from tests.releases import CHARGED, FOOTER, TERMS, bank, dataset, decided, inputs, part, policy, rows, run_stage, scores
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_a_bank_and_its_order_are_replaced(release: Release, tmp_path: Path) -> 
     assert said(changed, "learned", "support").source == "rlhf"
     assert changed.versions["rlhf"] != release.versions["rlhf"]
     assert changed.versions["sft"] == release.versions["sft"]
-    (tmp_path / "scores.json").write_text(json.dumps({entry["text"]: -entry["score"] for entry in bank("sft")}))
+    (tmp_path / "scores.json").write_text(json.dumps(scores(*bank("sft"), sign=-1)))
     ordered = with_part(changed, "scores", files(tmp_path))
     assert ordered.replaced == ("rlhf", "scores")
     assert said(release, "baseline").text.partition("\n")[0].endswith("Reply YES if you like.")
@@ -265,9 +265,14 @@ def test_a_bank_and_its_order_are_replaced(release: Release, tmp_path: Path) -> 
         ("sft", "sft.json", "[1]", "sft/sft.json: message 0: wants"),
         ("scores", "scores.json", None, "scores/scores.json: is missing"),
         ("scores", "scores.json", "[]", "scores.json: wants a number"),
-        ("scores", "scores.json", '{"a": NaN}', "scores.json: wants a number"),
-        ("scores", "scores.json", '{"a": "1"}', "scores.json: wants a number"),
-        ("scores", "scores.json", '{"a": 1' + "0" * 400 + "}", "scores.json: wants a number"),
+        ("scores", "scores.json", '{"a": 1}', "scores.json: wants a number"),
+        ("scores", "scores.json", '{"price": {"a": 1}}', "scores.json: wants a number"),
+        ("scores", "scores.json", '{"price/ten": {"a": 1}}', "scores.json: wants a number"),
+        ("scores", "scores.json", '{"prize/10": {"a": 1}}', "scores.json: wants a number"),
+        ("scores", "scores.json", '{"price/10": [1]}', "scores.json: wants a number"),
+        ("scores", "scores.json", '{"price/10": {"a": NaN}}', "scores.json: wants a number"),
+        ("scores", "scores.json", '{"price/10": {"a": "1"}}', "scores.json: wants a number"),
+        ("scores", "scores.json", '{"price/10": {"a": 1' + "0" * 400 + "}}", "scores.json: wants a number"),
     ],
 )
 def test_messages_that_can_not_be_read_are_refused(

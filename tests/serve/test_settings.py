@@ -12,7 +12,7 @@ import pytest
 from engine.errors import RetainError
 from serve.router import Router
 from serve.settings import load_release, read, warnings
-from tests.releases import TERMS, bank, dataset, part, policy, publish
+from tests.releases import TERMS, bank, dataset, part, policy, publish, scores
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_banks_of_messages_are_replaced_by_another_messages_artifact(artifact: P
     folder.mkdir()
     for source in ("sft", "rlhf"):
         (folder / f"{source}.json").write_text(json.dumps(bank(source, offers=(10,))))
-    (folder / "scores.json").write_text(json.dumps({entry["text"]: -entry["score"] for entry in bank("sft")}))
+    (folder / "scores.json").write_text(json.dumps(scores(*bank("sft"), sign=-1)))
     other = str(publish(tmp_path / "store", "messages", folder))
     version, plain = load_release(read({"RELEASE_PATH": str(artifact)}))
     both = {"RELEASE_PATH": str(artifact), "SFT_PATH": other, "RLHF_PATH": other}

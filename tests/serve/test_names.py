@@ -1,0 +1,96 @@
+"""A table with a column for the customer's name: from the request to the greeting, and nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retain.message import MAX_LENGTH, check, clean_name
+from retain.release import Release, load
+from serve.app import create_app
+from serve.schema import request_schema
+from tests.releases import FOOTER, dataset, decided, inputs, rows, run_stage
+from tests.serve.client import Client
+
+NAME = "FirstName"
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    base = tmp_path_factory.mktemp("named")
+    out = run_stage(base, inputs(base / "in", dataset("telco", named=NAME), dataset("bank")))
+    return load({path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()})
+
+
+@pytest.fixture(scope="module")
+def templates(named: Release) -> Release:
+    """The one that speaks in templates alone; the others' banks greet by themselves."""
+    return dataclasses.replace(named, banks={"template": named.banks["template"]})
+
+
+@pytest.fixture(scope="module")
+def risky(named: Release) -> dict[str, Any]:
+    return max(rows(named.spec, 100, seed=6), key=lambda row: decided(named, row)[0].risk)
+
+
+def answer(release: Release, customer: dict[str, Any], name: object) -> Any:
+    return Client(create_app("v1", release)).post({"customer": customer | {NAME: name}}).json()
+
+
+def test_a_name_is_greeted_and_changes_nothing_else(templates: Release, risky: dict[str, Any]) -> None:
+    bare, greeted = answer(templates, risky, ""), answer(templates, risky, "Ann")
+    assert greeted["message"]["text"] == "Hello Ann. " + bare["message"]["text"]
+    for found in (bare, greeted):
+        del found["message"]["text"], found["decision_id"]
+    assert bare == greeted
+
+
+def test_a_message_that_greets_by_itself_is_not_greeted_twice(named: Release, risky: dict[str, Any]) -> None:
+    found = answer(named, risky, "Ann")["message"]
+    assert found["source"] == "sft"
+    assert found["text"].startswith("Hello, and thank you")
+
+
+WORDS = ["Ann", "Christian", "Ten", "Percent", "Call", "Free", "van", "You", "silly", "50%", "-", "'", "{offer}", "\n"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=st.text(max_size=210) | st.lists(st.sampled_from(WORDS), max_size=5).map(" ".join))
+def test_whatever_the_name_the_message_is_the_same_but_for_a_greeting(
+    templates: Release, risky: dict[str, Any], name: str
+) -> None:
+    said = answer(templates, risky, name)
+    if "detail" in said:
+        assert said["detail"][0] == {"type": "string_length_or_characters", "loc": ["body", "customer", NAME]}
+        assert len(name) > 200 or not name.isprintable()
+        return
+    body, _, below = said["message"]["text"].partition("\n")
+    plain = answer(templates, risky, "")["message"]["text"].partition("\n")[0]
+    known = clean_name(name)
+    assert body == (plain if known is None else f"Hello {known}. {plain}")
+    assert below == FOOTER
+    assert len(body) <= MAX_LENGTH
+    assert check(body if known is None else f"Hello Ann. {plain}", 10, 6) == []
+    del said["message"]
+    assert NAME not in json.dumps(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(7, "string_type"), (None, "string_type"), ("A" * 201, "string_length_or_characters")],
+)
+def test_what_is_no_text_is_refused(named: Release, risky: dict[str, Any], name: object, kind: str) -> None:
+    assert answer(named, risky, name)["detail"] == [{"type": kind, "loc": ["body", "customer", NAME]}]
+
+
+def test_a_name_is_described_and_is_neither_a_feature_nor_seen_by_a_policy(named: Release) -> None:
+    schema = request_schema(named.spec, named.terms)["properties"]["customer"]
+    assert schema["properties"][NAME] == {"type": "string", "maxLength": 200}
+    assert NAME not in named.risk.featurizer.sources
+    assert named.policy is not None
+    assert NAME not in named.policy.to_json().decode()
