@@ -13,7 +13,7 @@ import pytest
 
 from tests.end_to_end.project import STAGES, Project, states
 
-WORDS = ("prompts", "sft", "rm", "judge", "ppo_text", "text_eval", "messages")  # prompts read from risk
+WORDS = ("prompts", "base", "sft", "rm", "judge", "ppo_text", "text_eval", "messages")  # prompts read from risk
 
 
 @pytest.fixture(scope="module")
