@@ -84,7 +84,7 @@ def sample(
 ) -> list[Draft]:
     """One reply to each prompt. A prompt that leaves too little room loses its beginning, as in training."""
     room = language.text.context - how.limit
-    lm.check_room(language.text, how.limit + 1, "max_tokens, and one of a prompt,")
+    lm.check_room(language.text, how.limit + 1, "max_tokens with one of a prompt")
     ids = [language.text.prompt(prompt)[-room:] for prompt in prompts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     found: dict[int, list[int]] = {}
