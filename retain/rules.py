@@ -89,6 +89,8 @@ _NOT_OFF = tuple(
     re.compile(pattern)
     for pattern in (
         rf"\b(?:rais\w+|rise[ns]?|rising|increas\w+|hik(?:es?|ed|ing)|surcharges?) (?:\w+ ){{0,6}}?{_SHARE}",
+        rf"\b(?:go(?:es|ing)?|went) up (?:\w+ ){{0,3}}?{_SHARE}|\b(?:charges?|costs?|fees?) (?:of )?{_SHARE}",
+        rf"{_SHARE} (?:are|be|gets?|is|will be) (?:added|charged)\b",
         rf"\badd(?:s|ed|ing)? (?:\w+ ){{0,4}}?{_SHARE}(?! ?(?:off|discount|reduction|less))",
         rf"{_SHARE} (?:\w+ ){{0,3}}?(?:again|more|higher|dearer|extra|another|increases?|rises?|surcharges?|on top)\b",
         rf"{_SHARE} (?:off |less )?(?:after|from then)\b",
@@ -285,6 +287,7 @@ _DISCOUNT = _words(
     r"(?:lower\w*|reduc\w*|shrink\w*|trim\w*|cut\w*) what you (?:are )?pay(?:ing)?",
     r"(?:pay|spend)(?:ing)? (?:\w+ ){0,2}?less",
     rf"(?:bring|get|cut|take|push)(?:s|ting|ing)? (?:\w+ ){{0,2}}{_PRICE} (?:down|lower)",
+    rf"(?:bring|cut|get|push)(?:s|ing|ting)? down (?:\w+ ){{0,2}}{_PRICE}", r"less expensive",
     r"(?:bills?|charges?|costs?|fees?|payments?|prices?|rates?) (?:\w+ ){0,3}?(?:lower|smaller|lighter|"
     r"less(?! (?:effort|fuss|hassle|noise|paper|stress|time|trouble|work))|(?:goe?s?|going|comes?|coming|went|came) "
     r"down|falls?(?! due| on)|drops?|shrinks?)",

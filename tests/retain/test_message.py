@@ -22,6 +22,7 @@ from retain.message import (
     render,
     situation,
     template_bank,
+    unsafe,
 )
 
 OFFERS = (0, 5, 10, 20)
@@ -318,3 +319,35 @@ def test_what_the_templates_say_of_contracts_is_true_of_every_kind() -> None:
 
 def test_a_table_without_roles_has_one_situation() -> None:
     assert situation({}, [("Contract", 1.0)], {"Contract": "x"}) == "default"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Your charge goes up by 10% for six months.", "10% is added to your charge for six months.",
+        "A fee of 10% applies for six months.", "We raise your charge by ten percent.", "You pay just 10% of it.",
+        "Your charge drops to 10% for six months.", "10% off. And 10% off your bill.", "10% off again for six months.",
+    ],
+)  # fmt: skip
+def test_the_offer_s_percentage_is_what_is_taken_off_once(text: str) -> None:
+    assert "percentage" in unsafe(text, 10, 6)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "We take 10% off for six months. Reply YES and we will take 10% off.", "You pay just 10% less for six months.",
+        "We add 10% off to your plan for six months.", "10% of your charge comes off for six months.",
+        "A 10% discount is added to your account.", "We take 10% off for 6 months.",
+    ],
+)  # fmt: skip
+def test_the_offer_may_be_said_in_other_ways(text: str) -> None:
+    assert unsafe(text, 10, 6) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["for 7 months", "for 6 weeks", "for 6 months more", "for 06 months", "for 6.5 months"]
+)
+def test_months_in_digits_are_the_offer_s(text: str) -> None:
+    assert "duration" in unsafe(f"We take 10% off your charge {text}.", 10, 6)
+    assert "duration" in unsafe("We take 10% off your charge for 6 months.", 10, None)
