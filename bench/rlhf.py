@@ -206,7 +206,7 @@ def random_base(folder: Path, shape: dict[str, Any], precision: str) -> Path:
     tensors = {name: value.contiguous() for name, value in model.state_dict().items() if name != "lm_head.weight"}
     save_file(tensors, folder / lm.WEIGHTS, metadata={"format": "pt"})
     about = {"model": "random", "architecture": "opt", "precision": precision, "style": "plain", "pad": 0, "eos": 1}
-    about |= {"context": shape["max_position_embeddings"], "parameters": model.num_parameters()}
+    about |= {"context": shape["max_position_embeddings"], "parameters": model.num_parameters(), "own_prefix": []}
     (folder / lm.ABOUT).write_text(json.dumps(about))
     return folder
 
@@ -234,12 +234,16 @@ def ppo(folder: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         inputs = _inputs(Path(scratch), folder)
         learner = ppo_text.Learner.start(config, inputs, device, 0)
-        learner.lm.text = _endless(learner.lm.text)
+        text, endless = learner.lm.text, _endless(learner.lm.text)
         learner.state.reference = ppo_text.Reference(ppo_text.Scale(0.0, 1.0), ppo_text.Scale(0.0, 1.0), 32.0)
         asked = ppo_text.at_iteration(learner.prompts.training, 0, SAMPLES, 0)
 
         def generate() -> Any:
-            return ppo_text.generate(learner.lm, asked, config, torch.Generator().manual_seed(0))
+            learner.lm.text = endless
+            try:
+                return ppo_text.generate(learner.lm, asked, config, torch.Generator().manual_seed(0))
+            finally:
+                learner.lm.text = text
 
         samples = generate()
         scale = learner.state.reference.training
