@@ -18,7 +18,7 @@ import pandera.pandas as pa
 from numpy.typing import NDArray
 
 from engine.errors import DataError
-from retain.dataset import Column, DatasetSpec
+from retain.dataset import MAX_TEXT, Column, DatasetSpec
 from retain.dataset import column as column_of
 from retain.features import LARGEST
 from tasks.data import synthetic, text
@@ -91,7 +91,10 @@ def _read(source: Path, spec: DatasetSpec) -> bytes:
 def check(cells: text.Text, spec: DatasetSpec) -> None:
     """Raises DataError with the first violations, in the file's order, and how many there are."""
     name = spec.source.files[0]
+    texts = {column.name for column in spec.columns if column.kind == "text"}
     for column, values in cells.columns.items():
+        if column in texts:  # nothing is learnt from it, and who has no name has none
+            continue
         distinct = set(values)
         if all(not value.strip() for value in distinct):
             raise DataError(f"{name}: column {column!r} is empty in every row. Fill it, or {TAKE_OUT}")
@@ -127,6 +130,8 @@ def _checks(column: Column, where: str = "", blank: pd.Series[bool] | bool = Tru
         return _check(_ids_fit, "an id that stands in no row above, without space around it or control characters")
     if column.kind == "number":
         return _check(lambda values: _numbers_fit(column, values, blank), _expected_number(column, where))
+    if column.kind == "text":
+        return _check(lambda cells: cells.str.len() <= MAX_TEXT, f"at most {MAX_TEXT} characters")
     return _one_of(column.values)
 
 
@@ -245,6 +250,8 @@ def _column(column: Column, values: list[str]) -> Any:
         return values
     if column.kind == "number":
         return np.array(_numbers(values), dtype=np.int64 if column.integer else np.float64)
+    if column.kind == "text":
+        return [""] * len(values)  # a name is for the greeting of a request; none is kept here
     as_is = {str(value): value for value in column.values}
     return [as_is[value] for value in values]
 

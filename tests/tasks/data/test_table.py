@@ -290,3 +290,17 @@ def test_the_real_tables(
         # Repeated rows stay: there are 12.
         whole = list(zip(*(cells.columns[column] for column in cells.columns)))
         assert len(whole) - len(set(whole)) == 12
+
+
+def test_names_are_read_and_not_kept(content: bytes, spec: Described) -> None:
+    telco = spec("telco").model_dump()
+    telco["columns"] = (*telco["columns"], {"name": "FirstName", "kind": "text"})
+    telco["roles"] = telco["roles"] | {"name": "FirstName"}
+    described = DatasetSpec.model_validate(telco)
+    header, *rows = content.decode().strip().split("\n")
+    named = "\n".join([f"{header},FirstName", *(f"{row},{'Ann' if at % 2 else ''}" for at, row in enumerate(rows))])
+    cells = text.parse(named.encode(), described)
+    table.check(cells, described)
+    columns, _ = table.typed(cells, described, 10_000, 0)
+    assert set(columns["FirstName"]) == {""}
+    assert "column 'FirstName'" in refusal(named.replace("Ann", "A" * 201, 1).encode(), described)
