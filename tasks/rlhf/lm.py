@@ -160,13 +160,17 @@ def load(base: Path, bits: Bits, device: str) -> Lm:
 
 
 def load_reward(base: Path, bits: Bits, device: str, seed: int) -> Lm:
-    """The same weights with a head that scores (b, t) ids as (b, 1); the head is drawn with `seed`."""
+    """The same weights with a head that scores (b, t) ids as (b, 1); the head is drawn with `seed`.
+
+    It is drawn small. SmolLM2's last states are 48 long and lie within 4 of each other: a head of length 1 begins with
+    scores of about 2 for everything, and centring them, not telling two replies apart, would be most of a gradient.
+    """
     where = check_device(device)
     text = load_text(base)
     model = _weights(AutoModelForSequenceClassification, base, bits, where, num_labels=1)
     model.config.pad_token_id = text.pad
     head = getattr(model, HEAD)
-    drawn = torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(seed)) / head.weight.shape[1] ** 0.5
+    drawn = torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(seed)) / head.weight.shape[1]
     head.weight = nn.Parameter(drawn.to(where), requires_grad=False)
     return Lm(model, text, where)
 

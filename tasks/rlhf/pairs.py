@@ -12,7 +12,6 @@ import numpy as np
 from tasks.rlhf import inputs
 from tasks.rlhf.lm import Row, Text
 
-read = inputs.table
 RETENTION = "retention"  # the source of pairs that were made here
 
 

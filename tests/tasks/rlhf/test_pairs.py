@@ -8,6 +8,7 @@ import pytest
 
 from engine.errors import DataError
 from tasks.rlhf import lm, pairs
+from tasks.rlhf.inputs import table
 from tests.tasks.rlhf.trainable import write_inputs
 
 
@@ -67,4 +68,4 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, inputs: dict[str, Path]) -
     with pytest.raises(DataError, match=r"preferences/pairs.parquet: can't be read"):
         pairs.public(tmp_path / "preferences", "A", "train", 5, 1)
     with pytest.raises(DataError, match="has no column half"):
-        pairs.read(inputs["dialogues"] / "pairs.parquet", ("id", "half"))
+        table(inputs["dialogues"] / "pairs.parquet", ("id", "half"))
