@@ -17,7 +17,7 @@ import numpy as np
 
 from engine.checkpoint import Preempted
 from engine.errors import DataError
-from tasks.rlhf import decode, inputs, lm
+from tasks.rlhf import decode, lm
 
 if TYPE_CHECKING:
     from engine.stage import Workspace
@@ -127,14 +127,6 @@ def _score(language: lm.Lm, judge: str, rows: Sequence[lm.Row]) -> list[float]:
     if not np.isfinite(found).all():
         raise DataError(f"judge {judge}: gave a score that is not a finite number; train it again")
     return found
-
-
-def read(folder: Path, name: str) -> list[dict[str, Any]]:
-    return inputs.table(folder / name)
-
-
-def read_about(folder: Path) -> dict[str, Any]:
-    return inputs.about(folder)
 
 
 def columns(rows: Iterable[Mapping[str, Any]], names: Sequence[str] = ()) -> dict[str, list[Any]]:

@@ -23,6 +23,8 @@ from engine.errors import DataError
 from retain.message import MAX_LENGTH, MIN_LENGTH, SITUATIONS, Bank, Entry, check, render, slots, unsafe
 from tasks.rlhf import drafts, lm, measures, profanity
 from tasks.rlhf.drafts import Draft, Parts, Sampling
+from tasks.rlhf.inputs import about as read_about
+from tasks.rlhf.inputs import table
 from tasks.rlhf.readability import reading_ease
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
     """Writes sft.json, rlhf.json, scores.json, about.json, curves.parquet and evidence/candidates.parquet."""
     torch.set_num_threads(workspace.threads)
     lm.check_device(workspace.device)
-    about = drafts.read_about(inputs["prompts"])
+    about = read_about(inputs["prompts"])
     months, cells = about["months"], [(situation, offer) for situation in SITUATIONS for offer in about["offers"]]
     known = read(inputs["prompts"])
     asked = ask(cells, known, config.candidates, workspace.seed)
@@ -131,7 +133,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
 def read(folder: Path) -> dict[Cell, Known]:
     """Of the artifact of `prompts`, what models may have learnt on. A cell without prompts has those of its targets."""
     tables = {
-        name: [row for row in drafts.read(folder, f"{name}.parquet") if row["part"] in LEARNT_ON]
+        name: [row for row in table(folder / f"{name}.parquet") if row["part"] in LEARNT_ON]
         for name in ("prompts", "targets")
     }
     prompts: dict[str, dict[Cell, list[Prompt]]] = {name: {} for name in tables}

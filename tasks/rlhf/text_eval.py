@@ -25,6 +25,8 @@ from engine.errors import DataError, RetainError
 from retain.message import unsafe
 from tasks.rlhf import comparison, drafts, lm, measures, rule_judge
 from tasks.rlhf.drafts import Draft, Parts, Sampling
+from tasks.rlhf.inputs import about as read_about
+from tasks.rlhf.inputs import table
 from tasks.rlhf.measures import Array
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
     """Writes examples.json, curves.parquet and evidence/{samples,verdicts,probes}.parquet."""
     torch.set_num_threads(workspace.threads)
     lm.check_device(workspace.device)
-    about = drafts.read_about(inputs["prompts"])
+    about = read_about(inputs["prompts"])
     _same_rules(inputs["judge"])
     prompts, probes = held_out(inputs["prompts"])
     everything = [*prompts, *probes]
@@ -128,13 +130,13 @@ def _same_rules(folder: Path) -> None:
 
 def held_out(folder: Path) -> tuple[list[Asked], list[Asked]]:
     """The prompts of part test, and the probes. Raises DataError if there are no such prompts."""
-    rows = [row for row in drafts.read(folder, "prompts.parquet") if row["part"] == "test"]
+    rows = [row for row in table(folder / "prompts.parquet") if row["part"] == "test"]
     if not rows:
         raise DataError("prompts.parquet: no prompt of part test, so nothing can be compared; raise test_prompts")
     prompts = [Asked(row["id"], row["prompt"], row["offer"], row["situation"]) for row in rows]
     probes = [
         Asked(row["id"], row["prompt"], row["offer"], row["situation"], row["kind"])
-        for row in drafts.read(folder, "probes.parquet")
+        for row in table(folder / "probes.parquet")
     ]
     return prompts, probes
 
