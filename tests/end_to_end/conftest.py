@@ -9,6 +9,7 @@ import pytest
 from tests.end_to_end.project import Project, copy_project
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process runs all of these: they share a run of two minutes, and shoot at processes that compute."""
     for item in items:
