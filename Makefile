@@ -90,7 +90,7 @@ lock: $(RUN) ## Renew the digest of a locked experiment after a deliberate chang
 	$(PY) -m engine.config lock $(LOCKED)
 
 test: $(DEV) ## All tests but those of minutes
-	$(PY) -m pytest -m "not slow" -n 2 --dist loadgroup
+	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(DEV) ## The tests of minutes: kills and whole runs
 	$(PY) -m pytest -m slow

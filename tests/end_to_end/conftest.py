@@ -1,7 +1,9 @@
-"""One undisturbed run that the tests of whole runs share."""
+"""One undisturbed run that the tests of whole runs share, also those of another process of pytest's."""
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,28 +11,41 @@ import pytest
 from tests.end_to_end.project import Project, copy_project
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs all of these: they share a run of two minutes, and shoot at processes that compute."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("end_to_end"))
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all processes of these tests see."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
+def once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """The folder, made by whoever comes first; the others wait for it."""
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            make(folder)
+            (folder / "made").touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def ready(shared: Path) -> Project:
     """Everything that `decision` reads from is there; not to be changed."""
-    project = copy_project(tmp_path_factory.mktemp("ready"))
-    project.wanted = ("risk", "accept")
-    done = project.run()
-    assert done.returncode == 0, done.stdout
-    return project
+
+    def make(folder: Path) -> None:
+        done = copy_project(folder).wanting("risk", "accept").run()
+        assert done.returncode == 0, done.stdout
+
+    return Project.at(once(shared / "ready", make)).wanting("risk", "accept")
 
 
 @pytest.fixture(scope="session")
-def finished(ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def finished(ready: Project, shared: Path) -> Project:
     """The whole run; not to be changed."""
-    project = ready.with_its_store(tmp_path_factory.mktemp("finished") / "store")
-    done = project.run()
-    assert done.returncode == 0, done.stdout
-    return project
+
+    def make(folder: Path) -> None:
+        done = ready.with_its_store(folder / "store").run()
+        assert done.returncode == 0, done.stdout
+
+    folder = once(shared / "finished", make)
+    return ready.wanting().at_store(folder / "store")

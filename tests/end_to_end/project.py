@@ -40,6 +40,19 @@ class Project:
     wanted: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def at(cls, folder: Path) -> Project:
+        """What copy_project() made in the folder."""
+        return cls(folder / "project", folder / "data", folder / "store")
+
+    def wanting(self, *wanted: str) -> Project:
+        """The same project and store, of which a run carries out other stages."""
+        return replace(self, wanted=wanted)
+
+    def at_store(self, store: Path) -> Project:
+        """The same project with a store that is there."""
+        return replace(self, store=store)
+
     def with_store(self, store: Path, *wanted: str, **environment: str) -> Project:
         """The same project on an empty store. Prefect's home comes along: a new database takes it 9 s to make."""
         home = self.store / "prefect" / "home-0"
@@ -147,7 +160,7 @@ def copy_project(folder: Path) -> Project:
         for name in (name for plain in text.names for name in (plain, f"{plain}.gz")):
             if (path := Path(os.environ.get("RETAIN_DATA_DIR", "")) / name).is_file():
                 shutil.copyfile(path, data / name)
-    return Project(folder / "project", data, folder / "store")
+    return Project.at(folder)
 
 
 def states(output: str) -> dict[str, str]:
