@@ -1,0 +1,234 @@
+"""Whole language stages of an experiment on a GPU, one after the other: seconds, memory, and what an L4 would take.
+
+    python bench/stages.py FOLDER [--experiment exp_001_mvp] [--share 0.1]
+
+FOLDER holds the files of the artifacts that need no GPU: dialogues/, preferences/ and prompts/, and for weights out of
+a package source/. Every stage from `base` on then runs as the engine would run it, with checkpoints into a folder, but
+without orchestration and ledger. `--share` cuts steps and iterations to that share, batch and lengths stay; the column
+"whole" scales the steps back. Where weights are published on a hub alone, random ones of the same shape take their
+place: times are real then and texts are not, and as nobody learns to end, every reply has the full length. Without a
+GPU it says so and ends. Prints a table and writes bench/results/stages.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:
+    from engine.stage import Stage
+    from tasks.config import Stages
+
+OUT = ROOT / "bench" / "results" / "stages.json"
+ORDER = ("base", "sft", "rm", "judge", "ppo_text", "text_eval", "messages")
+PARTS = ("generation_s", "scoring_s", "update_s")  # of an iteration of PPO
+STEPS = {"sft": "max_steps", "rm": "max_steps", "judge": "max_steps", "ppo_text": "iterations"}
+# Bytes/s of memory, of NVIDIA's data sheets. Of the two that matter this ratio is the worse one for an L4: its peak of
+# bf16 is an eighth of an H100's. What waits for kernels to be launched, no ratio slows down.
+MEMORY = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.0e12, "L4": 300e9}
+
+
+@dataclass
+class Clock:
+    """Hears a stage's progress: the first and last time that it told of a step."""
+
+    began: float = field(default_factory=time.monotonic)
+    told: list[tuple[float, int, Mapping[str, float]]] = field(default_factory=list)
+
+    def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        self.told.append((time.monotonic() - self.began, step, metrics))
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        print(f"    {self.told[-1][0]:7.1f} s  {step}/{total}  {shown}", file=sys.stderr, flush=True)
+
+    def step_s(self, last: int) -> float:
+        """Seconds a step among the first `last` ones: what comes after is no training."""
+        steps = [(at, step) for at, step, _ in self.told if step <= last]
+        (first, a), (end, b) = steps[0], steps[-1]
+        return (end - first) / (b - a) if b > a else float("nan")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="with dialogues/, preferences/ and prompts/")
+    parser.add_argument("--experiment", default="exp_001_mvp")
+    parser.add_argument("--share", type=float, default=1.0, help="of steps and iterations")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to see that all of it runs")
+    options = parser.parse_args()
+    if options.folder is None:
+        print("stages: wants a folder with the artifacts of dialogues, preferences and prompts, and a GPU; left out")
+        return 0
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("stages: there is no GPU here; left out")
+        return 0
+    results = measure(options.folder, options.experiment, options.share, options.device)
+    show(results)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps(results, indent=2) + "\n")
+    return 0 if all("failed" not in row for row in results["stages"].values()) else 1
+
+
+def measure(folder: Path, experiment: str, share: float, device: str) -> dict[str, Any]:
+    """One row for each stage; a stage that fails says why, and those that need it are left out."""
+    import torch
+
+    from flows.plan import load_experiment
+    from tasks.stages import STAGES
+
+    stated = load_experiment(experiment)
+    rows: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        places = {name: folder / name for name in ("dialogues", "preferences", "prompts", "source")}
+        for name in ORDER:
+            stage, config = STAGES[name], cut(name, getattr(stated.stages, name), share)
+            if lacking := [of for of in stage.inputs if not (places.get(of) or Path(scratch) / of).exists()]:
+                print(f"{name}: left out, it lacks {', '.join(lacking)}", file=sys.stderr, flush=True)
+                continue
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            inputs = {of: places.get(of) or Path(scratch) / of for of in stage.inputs}
+            inputs |= {"source": places["source"]} if stage.source else {}
+            rows[name] = timed(stage, config, inputs, Path(scratch), stated.seed, device)
+            if "failed" not in rows[name]:
+                rows[name]["whole_s"] = whole_s(name, rows[name], config, stated.stages)
+            gc.collect()
+            if device == "cuda":
+                torch.cuda.empty_cache()
+    chip = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    return {"experiment": experiment, "device": chip, "torch": torch.__version__, "share": share, "stages": rows} | {
+        "l4": on_an_l4(rows, chip, stated.costs.machines.gpu.usd_per_hour)
+    }
+
+
+def cut(name: str, config: Any, share: float) -> Any:
+    """The stage's own settings, with fewer steps; random weights for those that are on a hub."""
+    if name == "base" and config.weights == "hub":
+        return config.model_copy(update={"weights": "random", "tokenizer": "bytes", "files": ()})
+    if name in STEPS:
+        return config.model_copy(update={STEPS[name]: max(2, round(getattr(config, STEPS[name]) * share))})
+    if name == "messages":
+        return config.model_copy(update={"candidates": max(1, round(config.candidates * share))})
+    return config
+
+
+def timed(
+    stage: Stage, config: Any, inputs: Mapping[str, Path], scratch: Path, seed: int, device: str
+) -> dict[str, Any]:
+    """Runs a stage into scratch/<name>; its seconds, seconds a step, the GPU's peak of memory, and its metrics."""
+    import torch
+
+    from engine.artifact import ArtifactWriter
+    from engine.checkpoint import Checkpointer
+    from engine.claim import acquire
+    from engine.stage import Workspace, _load
+    from engine.store import open_store
+
+    out, work = scratch / stage.name, scratch / f"{stage.name}.work"
+    out.mkdir()
+    work.mkdir()
+    store = open_store(str(scratch / "store"))
+    claim = acquire(store, f"{stage.name}/claim", 1, 60.0)
+    assert claim is not None
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    clock = Clock()
+    workspace = Workspace(
+        out=ArtifactWriter(out),
+        scratch=work,
+        checkpoints=Checkpointer(store, f"{stage.name}/checkpoints", claim),
+        seed=seed,
+        threads=stage.resources.threads,
+        device=device,
+        deadline=float("inf"),
+        report=clock.report,
+        stopping=threading.Event(),
+    )
+    began = time.monotonic()
+    try:
+        metrics = _load(stage.entry)(config, inputs, workspace)
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {error}", "seconds": round(time.monotonic() - began, 1)}
+    found: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1)}
+    if stage.name in STEPS:
+        models = 2 if stage.name == "rm" else 1
+        found["steps"] = models * getattr(config, STEPS[stage.name])
+        found["step_s"] = round(clock.step_s(found["steps"]), 4)
+    for part in PARTS:
+        if spent := [of[part] for _, _, of in clock.told if part in of]:
+            found[part] = round(sum(spent) / len(spent), 3)
+    if device == "cuda":
+        found["memory_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return found | {"metrics": metrics}
+
+
+def whole_s(name: str, row: Mapping[str, Any], config: Any, stated: Stages) -> float:
+    """Seconds with the experiment's own number of steps, of prompts or of candidates."""
+    own = getattr(stated, name)
+    if name in STEPS:
+        more = getattr(own, STEPS[name]) / getattr(config, STEPS[name]) - 1
+        return round(row["seconds"] + more * row["steps"] * row["step_s"], 1)
+    times = 1.0
+    if name == "messages":
+        times = own.candidates / config.candidates
+    if name == "text_eval":
+        asked = sum(row["metrics"][of]["value"] for of in ("prompts", "probes"))
+        times = (stated.prompts.test_prompts + stated.prompts.probes) / asked
+    return round(row["seconds"] * times, 1)
+
+
+def on_an_l4(rows: Mapping[str, Mapping[str, Any]], chip: str, usd_per_hour: float) -> dict[str, float] | None:
+    """Hours and dollars at most: as if all of it waited for memory. None for a chip that isn't in the table."""
+    ratio = next((speed / MEMORY["L4"] for name, speed in MEMORY.items() if name in chip), None)
+    if ratio is None:
+        return None
+    here = sum(row.get("whole_s", 0.0) for row in rows.values()) / 3600
+    return {
+        "hours_here": round(here, 3),
+        "ratio": round(ratio, 1),
+        "hours_at_most": round(here * ratio, 2),
+        "usd_as_here": round(here * usd_per_hour, 2),
+        "usd_at_most": round(here * ratio * usd_per_hour, 2),
+    }
+
+
+def show(results: Mapping[str, Any]) -> None:
+    console = Console(width=120)
+    title = f"{results['experiment']} on {results['device']}, torch {results['torch']}, {results['share']:g} of the steps"
+    table = Table("stage", "seconds", "steps", "s a step", "whole, s", "memory, GB", "of an iteration", title=title)
+    for name, row in results["stages"].items():
+        if "failed" in row:
+            table.add_row(name, f"failed after {row['seconds']} s: {row['failed'][:60]}")
+            continue
+        parts = ", ".join(f"{part[:-2]} {row[part]:.2f}" for part in PARTS if part in row)
+        shown = [str(row.get(key, "")) for key in ("seconds", "steps", "step_s", "whole_s", "memory_gb")]
+        table.add_row(name, *shown, parts)
+    console.print(table)
+    if results["l4"]:
+        l4 = results["l4"]
+        console.print(
+            f"whole: {l4['hours_here']:.2f} h here. On a spot L4 ${l4['usd_as_here']:.2f} if all of it waits for kernels "
+            f"to be launched, ${l4['usd_at_most']:.2f} ({l4['hours_at_most']:.1f} h) if all of it waits for memory, "
+            f"which is {l4['ratio']:g} times slower there"
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
