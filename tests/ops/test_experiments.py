@@ -138,7 +138,7 @@ def test_the_others_say_only_what_differs(name: str) -> None:
     path: Path = experiment_path(name)
     stated = yaml.safe_load(path.read_text())
     base = stated.pop("extends")
-    assert base == ("local" if name == "smollm2" else "exp_001_mvp")
+    assert base == {"smollm2": "local", "smollm2_gpu": "smollm2"}.get(name, "exp_001_mvp")
     assert list(_repeated(stated, load(experiment_path(base)).data)) == []
 
 
