@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from engine.errors import RetainError
 from tasks.rlhf.lm import Lm
 
 
@@ -88,5 +89,7 @@ def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
     Against torch.multinomial, which draws for every word, sampling SmolLM2 took a fifth less time.
     """
     reached = logits.softmax(-1).double().cumsum(-1)
+    if not reached[:, -1].isfinite().all():  # a search among NaNs would draw the last word of all, again and again
+        raise RetainError("the model gives no probabilities, as its logits are no numbers: its weights are broken")
     drawn = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device) * reached[:, -1:]
     return torch.searchsorted(reached, drawn, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
