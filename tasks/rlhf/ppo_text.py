@@ -39,7 +39,7 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
-from engine.checkpoint import Preempted
+from engine.checkpoint import Preempted, save_and_stop
 from engine.errors import DataError, RetainError
 from retain.message import unsafe
 from tasks.rlhf import decode, lm, measures, stops
@@ -71,18 +71,19 @@ def run(config: TextPpoConfig, inputs: Mapping[str, Path], workspace: Workspace)
     found = workspace.checkpoints.load()
     if found is not None:
         learner.restore(found.files)
-    why = train(learner, workspace, found is not None)
+    why, kl = train(learner, workspace, found is not None)
     state = learner.state
     for name, content in learner.kept.items():
         workspace.out.bytes(name, content)
     workspace.out.parquet("curves.parquet", {name: [trace[name] for trace in state.traces] for name in state.traces[0]})
     stop = {"stopped": bool(why), "reason": why, "iteration": state.iteration, "kept_iteration": state.kept.iteration}
     workspace.out.json("stop.json", stop)
-    return metrics(state, config.kl, learner.truncated, bool(why))
+    return metrics(state, kl, config.kl, learner.truncated, bool(why))
 
 
-def train(learner: Learner, workspace: Workspace, resumed: bool) -> str:
-    """To the end, or to a sign of reward hacking, which is returned. Raises Preempted and RetainError."""
+def train(learner: Learner, workspace: Workspace, resumed: bool) -> tuple[str, float]:
+    """To the end, or to a sign of reward hacking: the sign, and the KL of what was kept. Raises Preempted and
+    RetainError."""
     config, state, total = learner.config, learner.state, learner.config.iterations
     saved, when, at = state.iteration, time.monotonic(), state.iteration
     begun: dict[str, bytes] = {}
@@ -107,9 +108,11 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> str:
                 if due or time.monotonic() - when >= config.checkpoint.every_s:
                     workspace.checkpoints.save(state.iteration, learner.files())
                     saved, when = state.iteration, time.monotonic()
+            at, begun = state.iteration, learner.files()
+            kl = learner.kl_of_kept()
     except Preempted:
         if begun:
-            workspace.checkpoints.save(at, begun)
+            save_and_stop(workspace.checkpoints, at, begun)
         raise
     except Diverged as error:
         raise RetainError(
@@ -118,7 +121,7 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> str:
         ) from None
     if why:
         print(f"ppo_text: stopped after iteration {state.iteration}: {why}", flush=True)
-    return why
+    return why, kl
 
 
 # -- what it works on ------------------------------------------------------------------------------------------------
@@ -170,6 +173,10 @@ def at_iteration(prompts: Sequence[Prompt], iteration: int, batch: int, seed: in
 # -- one iteration: generate, score, update --------------------------------------------------------------------------
 
 
+# Of each reply, a value per token: log-probabilities when it was sampled, advantages, returns.
+Targets = tuple[list[Tensor], list[Tensor], list[Tensor]]
+
+
 @dataclass(frozen=True)
 class Rollout:
     """n prompts with their replies, and what was thought of them before the update. Tensors hold a value per token."""
@@ -184,6 +191,12 @@ class Rollout:
     kl: float
     kl_error: float  # its standard error, replies drawn
     entropy: float
+
+    def of(self, chosen: Sequence[int]) -> Targets:
+        logs, advantages, returns = (
+            [values[i] for i in chosen] for values in (self.logs, self.advantages, self.returns)
+        )
+        return logs, advantages, returns
 
 
 def generate(
@@ -240,7 +253,7 @@ def score(
     rows = [(prompt.ids, sample.ids) for prompt, sample in zip(prompts, samples)]
     lengths = [len(reply) for _, reply in rows]
     logs, reference, entropy, values = ([torch.empty(0)] * len(rows) for _ in range(4))
-    for chosen in split(sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i]))), config.minibatches):
+    for chosen in passes(language, rows):
         part, of_each = [rows[i] for i in chosen], [lengths[i] for i in chosen]
         of_policy, its_entropy, hidden = lm.log_probs(language, part, config.temperature)
         with lm.using(language, REFERENCE):
@@ -297,25 +310,44 @@ def update(
     figures = []
     for _ in range(config.epochs):
         for chosen in split([int(i) for i in rng.permutation(len(rollout.rows))], config.minibatches):
-            logs, _, hidden = lm.log_probs(language, [rollout.rows[i] for i in chosen], config.temperature)
-            before, advantages, returns = (
-                torch.cat([values[i] for i in chosen]).to(language.device)
-                for values in (rollout.logs, rollout.advantages, rollout.returns)
-            )
-            ratio = (logs - before).exp()
-            within = ratio.clamp(1 - config.clip, 1 + config.clip)
-            policy_loss = -torch.minimum(ratio * advantages, within * advantages).mean()
-            value_loss = (head(hidden.detach())[:, 0] - returns).square().mean() / 2
-            loss = policy_loss + config.value_weight * value_loss
             optimiser.zero_grad()
-            loss.backward()
+            figure = gradients(language, head, [rollout.rows[i] for i in chosen], rollout.of(chosen), config)
             norm = nn.utils.clip_grad_norm_(parameters, GRADIENT)
-            if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-                raise Diverged(f"the loss is {loss.item():g} and its gradient's norm {norm.item():g}")
+            if not (math.isfinite(figure["loss"]) and math.isfinite(norm.item())):
+                raise Diverged(f"the loss is {figure['loss']:g} and its gradient's norm {norm.item():g}")
             optimiser.step()
-            clipped = ((ratio - 1).abs() > config.clip).float().mean()
-            figures.append({"clip_share": clipped.item(), "value_loss": value_loss.item()})
-    return {name: float(np.mean([figure[name] for figure in figures])) for name in figures[0]}
+            figures.append(figure)
+    return {name: float(np.mean([figure[name] for figure in figures])) for name in ("clip_share", "value_loss")}
+
+
+def gradients(
+    language: Lm, head: nn.Linear, rows: Sequence[Row], targets: Targets, config: TextPpoConfig
+) -> dict[str, float]:
+    """Adds a minibatch's to those of the parameters: loss, clip share and value loss, each a mean over its tokens.
+
+    Few rows go through the model at once, those of like length: there is little padding, and a stop waits for one
+    pass.
+    """
+    tokens = sum(len(reply) for _, reply in rows)
+    sums = dict.fromkeys(("loss", "clip_share", "value_loss"), 0.0)
+    for chosen in passes(language, rows):
+        logs, _, hidden = lm.log_probs(language, [rows[i] for i in chosen], config.temperature)
+        before, advantages, returns = (torch.cat([of[i] for i in chosen]).to(language.device) for of in targets)
+        ratio = (logs - before).exp()
+        within = ratio.clamp(1 - config.clip, 1 + config.clip)
+        policy_loss = -torch.minimum(ratio * advantages, within * advantages).sum()
+        value_loss = (head(hidden.detach())[:, 0] - returns).square().sum() / 2
+        loss = (policy_loss + config.value_weight * value_loss) / tokens
+        loss.backward()
+        clipped = ((ratio - 1).abs() > config.clip).sum()
+        for name, value in (("loss", loss), ("clip_share", clipped / tokens), ("value_loss", value_loss / tokens)):
+            sums[name] += value.item()
+    return sums
+
+
+def passes(language: Lm, rows: Sequence[Row]) -> list[list[int]]:
+    """Which rows go through the model together."""
+    return lm.by_length([sum(map(len, row)) for row in rows], lm.ROOM[language.device.type])
 
 
 def split(items: Sequence[int], parts: int) -> list[list[int]]:
@@ -465,6 +497,23 @@ class Learner:
         if look.validation_score > self.state.kept.validation_score:
             self.state.kept, self.kept = look, lm.adapter_files(self.lm, self.lora, POLICY)
 
+    @torch.no_grad()
+    def kl_of_kept(self) -> float:
+        """Nats a token of what it writes to the validation prompts. The adapter kept takes the policy's place."""
+        if not self.state.kept.iteration:
+            return 0.0  # the reference itself
+        lm.set_tensors(self.lm, read_tensors(self.kept[lm.ADAPTER]), POLICY)
+        samples = self._on_validation(self.state.kept.iteration)
+        rows = [(prompt.ids, sample.ids) for prompt, sample in zip(self.prompts.validation, samples)]
+        surprise = []
+        for chosen in passes(self.lm, rows):
+            part = [rows[i] for i in chosen]
+            of_policy, _, _ = lm.log_probs(self.lm, part, self.config.temperature)
+            with lm.using(self.lm, REFERENCE):
+                of_reference, _, _ = lm.log_probs(self.lm, part, self.config.temperature)
+            surprise.append((of_policy - of_reference).double())
+        return float(torch.cat(surprise).mean())
+
     def files(self) -> dict[str, bytes]:
         """The checkpoint."""
         tensors = {f"head.{name}": value.detach().cpu() for name, value in self.head.named_parameters()}
@@ -544,17 +593,17 @@ def trace(
     }
 
 
-def metrics(state: State, kl: KlConfig, truncated: int, stopped: bool) -> Metrics:
-    """Of the adapter that was kept, on validation prompts; KL and coefficient are those of its iteration's batch."""
+def metrics(state: State, kl: float, settings: KlConfig, truncated: int, stopped: bool) -> Metrics:
+    """Of the adapter that was kept, on validation prompts; `coefficient` is its iteration's."""
     kept = state.kept
-    of_kept = state.traces[kept.iteration - 1] if kept.iteration else {"kl": 0.0, "coefficient": kl.coefficient}
+    coefficient = state.traces[kept.iteration - 1]["coefficient"] if kept.iteration else settings.coefficient
     found = {
         "kept_iteration": kept.iteration,
         "validation_score": kept.validation_score,
         "training_score": kept.training_score,
         "reward": kept.reward,
-        "kl": of_kept["kl"],
-        "coefficient": of_kept["coefficient"],
+        "kl": kl,
+        "coefficient": coefficient,
         "unsafe": kept.unsafe,
         "tokens": kept.tokens,
         "tokens_reference": state.reference.tokens,

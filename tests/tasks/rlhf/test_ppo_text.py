@@ -26,7 +26,7 @@ from engine.errors import DataError, RetainError
 from engine.stage import Workspace
 from engine.store import FolderStore
 from tasks.config import KlConfig, TextPpoConfig
-from tasks.rlhf import lm, measures, ppo_text
+from tasks.rlhf import decode, lm, measures, ppo_text
 from tasks.rlhf.rewards import Scale
 from tests.engine.processes import killed_at
 from tests.tasks.conftest import Checkpoints, make_workspace
@@ -393,16 +393,90 @@ def test_asked_to_stop_anywhere_it_goes_on_and_ends_alike(
     assert artifact == undisturbed
 
 
-def test_asked_to_stop_it_saves_the_iteration_it_was_in(inputs: dict[str, Path], tmp_path: Path) -> None:
+def used(folder: Path, inputs: Mapping[str, Path]) -> int:
+    """Passes of one iteration and all around it."""
     whole = Asked(10**6)
-    run(tmp_path / "whole", inputs, whole, iterations=1)
-    used = 10**6 - whole.passes
-    kept = Asked(used - 2)  # in its last look
+    run(folder, inputs, whole, iterations=1)
+    return 10**6 - whole.passes
+
+
+def test_asked_to_stop_it_saves_the_iteration_it_was_in(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(ppo_text.Learner, "kl_of_kept", lambda learner: 0.0)
+        passes = used(tmp_path / "iteration", inputs)
+    kept = Asked(passes - 2)  # in its last look
     with pytest.raises(Preempted):
         run(tmp_path / "stopped", inputs, kept, iterations=1)
     assert kept.saved is not None
     assert kept.saved.step == 0
     assert kept.saved.files == learner(inputs).files()
+
+
+def better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look is liked better than the one before, so the last adapter is kept."""
+    scores = iter(range(10_000))
+    monkeypatch.setattr(
+        lm, "scores", lambda language, name, rows, batch: torch.arange(len(rows)) / 10 + float(next(scores))
+    )
+
+
+def test_asked_to_stop_while_the_kept_adapter_is_measured_it_has_nothing_to_train_again(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better(monkeypatch)
+    found, artifact = run(tmp_path / "whole", inputs, iterations=1)
+    assert found["kept_iteration"] == 1
+    kept = Asked(used(tmp_path / "used", inputs) - 2)
+    better(monkeypatch)  # from the beginning again
+    with pytest.raises(Preempted):
+        run(tmp_path / "stopped", inputs, kept, iterations=1)
+    assert kept.saved is not None
+    assert kept.saved.step == 1
+    monkeypatch.setattr(ppo_text.Learner, "iterate", lambda learner: pytest.fail("trained again"))
+    assert run(tmp_path / "resumed", inputs, Checkpoints(saved=kept.saved), iterations=1) == (found, artifact)
+
+
+def test_kl_is_that_of_the_adapter_kept(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the batch that it learned from, which an adapter before it wrote."""
+    better(monkeypatch)
+    found, _ = run(tmp_path, inputs, iterations=2, batch=32)
+    assert found["kept_iteration"] == 2
+    language = lm.load(inputs["base"], 32, "cpu")
+    for name, folder in (("policy", tmp_path), ("reference", inputs["sft"])):
+        lm.load_adapter(language, folder, name)
+    prompts = ppo_text.read_prompts(inputs["prompts"], language.text, 24).validation
+    lm.use(language, "policy")
+    samples = ppo_text.generate(language, prompts, config(batch=32), decode.generator([42, ppo_text.LOOK, 2]))
+    rows = [(prompt.ids, sample.ids) for prompt, sample in zip(prompts, samples)]
+    with torch.no_grad():
+        of_policy = lm.log_probs(language, rows)[0]
+        with lm.using(language, "reference"):
+            of_reference = lm.log_probs(language, rows)[0]
+    assert found["kl"] == pytest.approx(float((of_policy - of_reference).mean()), abs=1e-5)
+    assert abs(found["kl"]) > 0.001
+
+
+def test_a_minibatch_in_several_passes_has_the_gradient_of_one(
+    inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradient(room: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(lm, "ROOM", {"cpu": room})
+        found = learner(inputs)
+        asked = found.prompts.training[:6]
+        samples = ppo_text.generate(found.lm, asked, found.config, torch.Generator().manual_seed(0))
+        rollout = ppo_text.score(found.lm, found.head, asked, samples, Scale(0.0, 1.0), 12, 0.3, found.config)
+        assert (len(ppo_text.passes(found.lm, rollout.rows)) > 2) == (room == 60)
+        figures = ppo_text.gradients(found.lm, found.head, rollout.rows, rollout.of(range(6)), found.config)
+        assert figures["clip_share"] == 0, "nothing has moved yet"
+        return [value.grad for value in found.optimiser.param_groups[0]["params"]]
+
+    for one, several in zip(gradient(10_000), gradient(60), strict=True):
+        assert torch.allclose(one, several, atol=1e-6)
+        assert several.abs().max() > 0 or one.abs().max() == 0
 
 
 def attempt(folder: Path, number: int, inputs: Mapping[str, Path]) -> None:
