@@ -23,6 +23,7 @@ from tasks.config import FinetuneConfig
 from tasks.rlhf import lm, sft, training
 from tasks.rlhf.sft import Example
 from tasks.rlhf.training import ExactTrainer, Finished, Trained
+from tests.end_to_end.shots import Target
 from tests.tasks.rlhf.trainable import Killed, killed_at, sft_config
 
 EXAMPLES = [Example(str(i), f"prompt {i}", f"reply number {i} " * (1 + i % 4)) for i in range(10)]
@@ -341,6 +342,34 @@ def test_nobody_is_told(making: Making, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", told)
     making.train(sft_config(max_steps=1))
+
+
+def test_what_looks_at_killed_trainings_sees_one_that_begins_again(
+    making: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tests/end_to_end/shots.py: of a training that is too short to report more than its first step and its last."""
+    checkpoints, target = making.checkpoints(), Target("sft", 2)
+    told: list[list[int]] = []
+    monkeypatch.setattr(Workspace, "progress", lambda _, step, total, **figures: told[-1].append(step))
+
+    def attempt() -> None:
+        told.append([])
+        making.train(sft_config(), checkpoints)
+
+    with killed_at(4, monkeypatch), pytest.raises(Killed):
+        attempt()
+    kept = checkpoints.saved
+    assert kept.step == 2
+    attempt()
+    checkpoints.saved = kept
+    monkeypatch.setattr(Finished, "resume", classmethod(lambda cls, workspace: cls()))
+    attempt()
+    first, resumed, again = told
+    assert (first, resumed, again) == ([1], [3, 6], [1, 6])
+    target.check_resumed({"1": first, "2": resumed}, {"1": kept.step})
+    target.check_resumed({"1": first, "2": again}, {})  # from progress alone nobody can tell
+    with pytest.raises(AssertionError):
+        target.check_resumed({"1": first, "2": again}, {"1": kept.step})
 
 
 def test_progress_says_how_far_the_stage_is(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
