@@ -23,10 +23,11 @@ from tests.end_to_end.project import HEARTBEAT_S, Project, Stopwatch, attempt_of
 
 @dataclass(frozen=True)
 class Target:
-    """`interval`: steps from one checkpoint to the next, at most."""
+    """`interval`: steps from one checkpoint to the next, at most; `whole`: steps of a whole training."""
 
     stage: str
     interval: int
+    whole: int
 
     def files(self, project: Project) -> dict[str, bytes]:
         """The artifact's files and manifest."""
@@ -48,6 +49,10 @@ class Target:
 
     def checkpoints(self, project: Project) -> list[Path]:
         return list((project.store / project.experiment / self.stage).rglob("checkpoints/*/complete.json"))
+
+    def sealed(self, project: Project) -> int:
+        """The step of the newest checkpoint, or 0."""
+        return max((int(path.parent.name.split("-")[0]) for path in self.checkpoints(project)), default=0)
 
     def check(self, project: Project, undisturbed: dict[str, bytes], watch: Stopwatch) -> None:
         """The same bytes, nothing left behind, no more than an interval done again, and every attempt paid for."""
@@ -100,7 +105,8 @@ class Target:
         run(); of 0 the shots fall before the first step, while the attempt loads.
 
         Else a shot falls anywhere in the first third of what would be left to do if a shot lost nothing, counted from
-        the first step on: on a machine that has become twice as fast, too, it comes before the end.
+        the first step on, or at a checkpoint that is drawn too if that comes first: however much faster the machine has
+        become since the calm run, all shots come before the end.
         """
         hits: list[str] = []
         left = lives
@@ -118,9 +124,16 @@ class Target:
                 while target.is_running() and run.poll() is None and not come(project, target):
                     time.sleep(0.02)
                 wait = rng.uniform(0.0, max(0.1, left / 3))
-                until = time.monotonic() + wait
-                while time.monotonic() < until and target.is_running() and run.poll() is None:
-                    time.sleep(0.02)
+                until, sealed = time.monotonic() + wait, self.sealed(project)
+                ahead = (self.whole - sealed) // self.interval - 1  # checkpoints before the last
+                enough = sealed + self.interval * rng.randint(1, max(1, ahead // (shots - len(hits))))
+                while (
+                    time.monotonic() < until
+                    and self.sealed(project) < enough
+                    and target.is_running()
+                    and run.poll() is None
+                ):
+                    time.sleep(0.01)
                 if target.is_running() and run.poll() is None:
                     hits.append(watch.name_of(target.pid))
                     target.send_signal(number)

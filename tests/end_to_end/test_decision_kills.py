@@ -15,8 +15,9 @@ from tests.end_to_end.project import Project, Stopwatch, run_to_the_end
 from tests.end_to_end.shots import Target
 
 SHOTS = 3
+CONFIG = load_experiment("chaos").stages.decision
 # In steps; everything else is kept at each.
-DECISION = Target("decision", load_experiment("chaos").stages.decision.ppo.checkpoint_every)
+DECISION = Target("decision", CONFIG.ppo.checkpoint_every, CONFIG.seeds * CONFIG.ppo.iterations)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_a_training_that_is_stopped_goes_on_from_its_checkpoint(
         run.send_signal(signal.SIGINT)
         output, _ = run.communicate(timeout=60)
         assert run.returncode == 128 + signal.SIGINT, output
-        sealed = max(int(path.parent.name.split("-")[0]) for path in DECISION.checkpoints(stopped))
+        sealed = DECISION.sealed(stopped)
         assert run_to_the_end(stopped) == 1
     assert list(DECISION.steps(stopped).values())[-1][0] == sealed + 1
     DECISION.check(stopped, undisturbed, watch)

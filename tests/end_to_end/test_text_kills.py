@@ -20,13 +20,16 @@ from tests.end_to_end.project import Project, Stopwatch, run_to_the_end
 from tests.end_to_end.shots import Target
 
 CHAOS = load_experiment("chaos").stages
-TRAINERS = {
-    "base": CHAOS.base.pretraining.checkpoint_every if CHAOS.base.pretraining else 1,
-    "sft": CHAOS.sft.checkpoint.every_steps,
-    "rm": CHAOS.rm.checkpoint.every_steps,
-    "judge": CHAOS.judge.checkpoint.every_steps,
-    "ppo_text": CHAOS.ppo_text.checkpoint.every_steps,
-}
+PRETRAINING = CHAOS.base.pretraining
+assert PRETRAINING is not None
+TARGETS = (
+    Target("base", PRETRAINING.checkpoint_every, PRETRAINING.steps),
+    Target("sft", CHAOS.sft.checkpoint.every_steps, CHAOS.sft.max_steps),
+    Target("rm", CHAOS.rm.checkpoint.every_steps, 2 * CHAOS.rm.max_steps),
+    Target("judge", CHAOS.judge.checkpoint.every_steps, CHAOS.judge.max_steps),
+    Target("ppo_text", CHAOS.ppo_text.checkpoint.every_steps, CHAOS.ppo_text.iterations),
+)
+TRAINERS = {target.stage: target for target in TARGETS}
 IN_EVERY_RUN = ("sft", "rm", "ppo_text")
 
 
@@ -62,11 +65,11 @@ def cases() -> list[object]:
 def test_shots_at_random_moments(
     finished: Project, tmp_path: Path, stage: str, number: signal.Signals, seed: int
 ) -> None:
-    target, shot = Target(stage, TRAINERS[stage]), without(finished, stage, tmp_path)
+    target, shot = TRAINERS[stage], without(finished, stage, tmp_path)
     before = set(target.seconds(shot))
     shots = 3 if seed else 2
     watch, hits = target.shoot(shot, random.Random(seed), number, lives(finished, stage), shots)
-    # In every run both have to hit; of the others one may come too late.
+    # In every run both have to hit; of three the last may come too late.
     assert len(hits) >= (1 if seed else shots), hits
     assert len(set(target.seconds(shot)) - before) == len(hits) + 1 - target.completed(shot, hits)
     target.check(shot, target.files(finished), watch)
@@ -78,7 +81,7 @@ def test_shots_at_random_moments(
     "stage", [name if name == "sft" else pytest.param(name, marks=pytest.mark.slow) for name in TRAINERS]
 )
 def test_asked_to_stop_while_it_loads(finished: Project, tmp_path: Path, stage: str) -> None:
-    target, shot = Target(stage, TRAINERS[stage]), without(finished, stage, tmp_path)
+    target, shot = TRAINERS[stage], without(finished, stage, tmp_path)
     watch, hits = target.shoot(shot, random.Random(0), signal.SIGTERM, 0.0, 2)
     assert len(hits) == 2
     target.check(shot, target.files(finished), watch)
@@ -114,7 +117,7 @@ ALWAYS = ("checkpoint.seal@2", "artifact.seal")
 )  # fmt: skip
 def test_a_kill_at_a_named_place(finished: Project, tmp_path: Path, stage: str, place: str) -> None:
     mark = tmp_path / "died"
-    target = Target(stage, TRAINERS[stage])
+    target = TRAINERS[stage]
     shot = without(finished, stage, tmp_path, RETAIN_FAULT=place, RETAIN_FAULT_MARK=str(mark))
     with Stopwatch(shot) as watch:
         run_to_the_end(shot)

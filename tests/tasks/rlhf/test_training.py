@@ -348,7 +348,7 @@ def test_what_looks_at_killed_trainings_sees_one_that_begins_again(
     making: Making, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """tests/end_to_end/shots.py: of a training that is too short to report more than its first step and its last."""
-    checkpoints, target = making.checkpoints(), Target("sft", 2)
+    checkpoints, target = making.checkpoints(), Target("sft", 2, 6)
     told: list[list[int]] = []
     monkeypatch.setattr(Workspace, "progress", lambda _, step, total, **figures: told[-1].append(step))
 
