@@ -13,15 +13,15 @@ it was measured on an L4. Prints tables and writes bench/results/rlhf.json.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
+import multiprocessing
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 OUT = ROOT / "bench" / "results" / "rlhf.json"
 THREADS = 2
 BATCH, PROMPT, REPLY = 8, 64, 64  # rows of a step: 8 x 128 tokens
+DECODED = 16  # tokens of each of 2 x 8 replies
 # The stated model of a spot L4. Peak of NVIDIA's data sheet (dense bf16), of which LoRA beside 8-bit weights reaches
 # about a seventh (bitsandbytes converts activations at every layer). A token of a batch is decoded no faster than the
 # weights are read from memory, at batch 64 about half as fast; and each matrix of a layer, in 8 bit and with LoRA, is
@@ -93,10 +94,11 @@ def opt_350m(bits: int) -> Callable[[Path | None], dict[str, Any]]:
         torch.set_num_threads(THREADS)
         device = device_of()
         with tempfile.TemporaryDirectory() as folder:
-            base = _random_opt(Path(folder))
-            gc.collect()
+            base = Path(folder)
+            _in_a_process(_random_opt, base)
             began = time.monotonic()
             language = lm.load(base, bits, device)  # type: ignore[arg-type]
+            _wait()
             load_s = time.monotonic() - began
         lm.new_adapter(language, lm.Shape(16, 32, 0.0, "attention"), 0)  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(0)
@@ -113,16 +115,19 @@ def opt_350m(bits: int) -> Callable[[Path | None], dict[str, Any]]:
 
         step_s = _best(step, 3 if device == "cpu" else 20)
         forward_s = _best(lambda: _forward(language, rows), 2 if device == "cpu" else 20)
-        began = time.monotonic()
-        samples = decode.sample(language, [row[:PROMPT] for row in ids] * 2, 16, 1.0, generator, 2 * BATCH)
-        decoded = sum(len(one.ids) for one in samples)
+        language.text = _endless(language.text)
+        prompts = [row[:PROMPT] for row in ids] * 2
+        decode_s = _best(
+            lambda: decode.sample(language, prompts, DECODED, 1.0, generator, len(prompts)),
+            2 if device == "cpu" else 20,
+        )
         return {
             "device": device_name(device),
             "load_s": round(load_s, 2),
             "step_s": round(step_s, 3),
             "tokens_per_s": round(BATCH * (PROMPT + REPLY) / step_s, 1),
             "forward_s": round(forward_s, 3),
-            "decoded_per_s": round(decoded / (time.monotonic() - began), 1),
+            "decoded_per_s": round(len(prompts) * DECODED / decode_s, 1),
             "memory_gb": memory_gb(device),
         }
 
@@ -160,14 +165,29 @@ def _forward(language: Any, rows: Any) -> None:
         lm.log_probs(language, rows)
 
 
-def _best(call: Callable[[], None], times: int) -> float:
-    """Seconds of the fastest of some calls, the first of which only warms up; a GPU's work is waited for."""
+def _wait() -> None:
+    """Until a GPU has done what it was given."""
     import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _in_a_process(call: Callable[..., object], *arguments: object) -> None:
+    """Calls it in a process of its own, so that the memory it takes is not in this one's peak."""
+    process = multiprocessing.get_context("spawn").Process(target=call, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f"{call} ended with exit code {process.exitcode}")
+
+
+def _best(call: Callable[[], object], times: int) -> float:
+    """Seconds of the fastest of some calls, the first of which only warms up; a GPU's work is waited for."""
 
     def whole() -> None:
         call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        _wait()
 
     whole()
     found = []
@@ -232,7 +252,9 @@ def ppo(folder: Path | None) -> dict[str, Any]:
     config = load_experiment("smollm2" if folder else "local").stages.ppo_text
     config = config.model_copy(update={"batch": SAMPLES, "max_tokens": 32})
     with tempfile.TemporaryDirectory() as scratch:
-        inputs = _inputs(Path(scratch), folder)
+        _in_a_process(_write_inputs, Path(scratch), folder)
+        inputs = {name: Path(scratch) / name for name in ("prompts", "sft", "rm")}
+        inputs["base"] = folder or Path(scratch) / "base"
         learner = ppo_text.Learner.start(config, inputs, device, 0)
         text, endless = learner.lm.text, _endless(learner.lm.text)
         learner.state.reference = ppo_text.Reference(ppo_text.Scale(0.0, 1.0), ppo_text.Scale(0.0, 1.0), 32.0)
@@ -291,8 +313,8 @@ def _endless(text: Any) -> Any:
     return replace(text, eos=-1)
 
 
-def _inputs(scratch: Path, folder: Path | None) -> dict[str, Path]:
-    """`base`, and random `sft`, `rm` and prompts of about forty tokens."""
+def _write_inputs(scratch: Path, folder: Path | None) -> None:
+    """Random `sft`, `rm`, prompts of about forty tokens, and `base` where there is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -318,7 +340,6 @@ def _inputs(scratch: Path, folder: Path | None) -> dict[str, Path]:
     rows = [{"prompt": said.format(i % 30), "offer": i % 30, "part": part} for i in range(96) for part in PROMPTS_OF]
     pq.write_table(pa.Table.from_pylist(rows), scratch / "prompts" / "prompts.parquet")
     (scratch / "prompts" / "about.json").write_text('{"months": 6}')
-    return {"base": folder, "prompts": scratch / "prompts", "sft": scratch / "sft", "rm": scratch / "rm"}
 
 
 PROMPTS_OF = ("train", "validation")
@@ -327,52 +348,67 @@ PROMPTS_OF = ("train", "validation")
 # -- checkpoints, starting and a refusal, in real runs -----------------------------------------------------------------
 
 
-def spot_safe(_: Path | None) -> dict[str, Any]:
-    """A whole `sft` of `local` through the engine, asked to stop after its first checkpoint and then resumed.
+TRAINERS = ("sft", "rm", "ppo_text")  # each reads what those before it made
 
-    Seconds from the resumed process's start to its first step, without those of loading weights; and the share of both
-    attempts' work that went into checkpoints, all of it: writing the trainer's own files and putting them into the
-    store, at the experiment's own interval.
+
+def spot_safe(_: Path | None) -> dict[str, Any]:
+    """`sft`, `rm` and `ppo_text` of `local` through the engine, `sft` asked to stop after its first checkpoint and then
+    resumed.
+
+    Seconds from the resumed process's start to its first step, without those of loading weights; and for each trainer
+    the share of its training alone (no imports, no loading, no measuring afterwards) that went into checkpoints, all of
+    it: collecting what goes into one, writing the trainer's own files and putting them into the store, at the
+    experiment's own interval.
     """
     from flows import attempt as attempts
     from flows.plan import make_plan
     from tasks.stages import STAGES
 
-    stage, found = STAGES["sft"], []
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in TRAINERS}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RETAIN_STORE"] = folder
-        wanted = [part for name in stage.inputs for part in ("--stage", name)]
+        made_before = {name for stage in TRAINERS for name in STAGES[stage].inputs} - set(TRAINERS)
+        wanted = [part for name in sorted(made_before) for part in ("--stage", name)]
         before = [sys.executable, "-m", "flows", "run", "--experiment", "local", *wanted]
         subprocess.run(before, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        plan = make_plan("local", ["sft"])
-        identity, made = plan.standing()["sft"], plan.reusable()
-        assert identity is not None
-        kept = Path(folder) / plan.artifacts.prefix("sft", identity.fingerprint) / "checkpoints"
         asked = False
+        for name in TRAINERS:
+            plan, stage = make_plan("local", [name]), STAGES[name]
+            identity, made = plan.standing()[name], plan.reusable()
+            assert identity is not None
+            kept = Path(folder) / plan.artifacts.prefix(name, identity.fingerprint) / "checkpoints"
 
-        def watch(child: Child) -> None:
-            nonlocal asked
-            if not asked and any(kept.glob("*/complete.json")):
-                asked = True
-                child.preempt()
+            def watch(child: Child, kept: Path = kept) -> None:
+                nonlocal asked
+                if not asked and any(kept.glob("*/complete.json")):
+                    asked = True
+                    child.preempt()
 
-        for status in ("preempted", "complete"):
-            times = Path(folder) / f"{status}.json"
-            attempts.launch = partial(_launch_timed, times=times)
-            record = attempts.attempt(plan, stage, identity, {name: made[name] for name in stage.inputs}, watch).record
-            if record.status != status:
-                sys.exit(f"sft is {record.status}, not {status}: {record.message}")
-            found.append(json.loads(times.read_text()))
-    saves = [seconds for attempt in found for seconds in attempt["save_s"]]
-    run_s = sum(attempt["run_s"] for attempt in found)
+            for status in ("complete",) if asked else ("preempted", "complete"):
+                times = Path(folder) / f"{name}-{status}.json"
+                attempts.launch = partial(_launch_timed, times=times)
+                inputs = {one: made[one] for one in stage.inputs}
+                record = attempts.attempt(plan, stage, identity, inputs, watch).record
+                if record.status != status:
+                    sys.exit(f"{name} is {record.status}, not {status}: {record.message}")
+                found[name].append(json.loads(times.read_text()))
+    resumed = found[TRAINERS[0]][1]
     return {
         "experiment": plan.experiment.tag,
-        "saves": len(saves),
-        "save_s": round(sum(saves), 3),
-        "run_s": round(run_s, 2),
-        "share": round(sum(saves) / run_s, 5),
-        "load_s": round(found[1]["load_s"][0], 2),
-        "start_s": round(found[1]["first_step_s"] - found[1]["load_s"][0], 2),
+        "trainers": {name: checkpointing(those) for name, those in found.items()},
+        "load_s": round(resumed["load_s"][0], 2),
+        "start_s": round(resumed["first_step_s"] - resumed["load_s"][0], 2),
+    }
+
+
+def checkpointing(attempts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of all attempts at one stage: how many checkpoints, their seconds, and these as a share of the training's."""
+    sums = {name: sum(seconds for one in attempts for seconds in one[name]) for name in ("save_s", "train_s")}
+    return {
+        "saves": sum(len(one["kept_s"]) for one in attempts),
+        "save_s": round(sums["save_s"], 3),
+        "train_s": round(sums["train_s"], 2),
+        "share": round(sums["save_s"] / sums["train_s"], 5),
     }
 
 
@@ -391,43 +427,64 @@ def _launch_timed(request: StageRequest, times: Path) -> Child:
 
 
 def timed_attempt(path: Path, times: Path) -> int:
-    """What `python -m engine` does, with clocks around the trainer's saves and the loading of weights."""
+    """What `python -m engine` does, with clocks around training, all of its checkpoints and the loading of weights."""
     from engine import __main__ as engine
     from engine import stage
 
-    found: dict[str, Any] = {"save_s": [], "load_s": [], "run_s": 0.0}
-
-    def clocked(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
-        def timed(*arguments: Any, **more: Any) -> Any:
-            began = time.monotonic()
-            try:
-                return call(*arguments, **more)
-            finally:
-                seconds.append(time.monotonic() - began)
-
-        return timed
-
-    whole: list[float] = []
+    clocks = Clocks()
     load = stage._load
 
     def loaded(entry: str) -> Any:
         """The engine loads a stage once threads are set, so nothing of torch is imported before."""
         what = load(entry)
         if entry.endswith(":run"):
-            from tasks.rlhf import lm, training
-
-            lm.load = clocked(lm.load, found["load_s"])
-            training.ExactTrainer._save_checkpoint = clocked(training.ExactTrainer._save_checkpoint, found["save_s"])
-            training.Finished.keep = clocked(training.Finished.keep, found["save_s"])
-            return clocked(what, whole)
+            clock_trainers(clocks)
         return what
 
     stage._load = loaded
     code = engine.main([str(path)])
     progress = (path.parent / "progress.jsonl").read_text().splitlines()
-    found |= {"run_s": sum(whole), "first_step_s": json.loads(progress[0])["seconds"]}
-    times.write_text(json.dumps(found))
+    times.write_text(json.dumps(clocks.seconds | {"first_step_s": json.loads(progress[0])["seconds"]}))
     return code
+
+
+class Clocks:
+    """`seconds`: name of a clock -> those of each call that it was put around.
+
+    A call within another of the same clock is part of that one; saves count while training lasts.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {name: [] for name in ("train_s", "save_s", "kept_s", "load_s")}
+        self._running: list[str] = []
+
+    def around(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **more: Any) -> Any:
+            counts = name not in self._running and (name in ("train_s", "load_s") or "train_s" in self._running)
+            self._running.append(name)
+            began = time.monotonic()
+            try:
+                return call(*arguments, **more)
+            finally:
+                self._running.remove(name)
+                if counts:
+                    self.seconds[name].append(time.monotonic() - began)
+
+        return timed
+
+
+def clock_trainers(clocks: Clocks) -> None:
+    """Both loops, and everything that is done for a checkpoint within one; ppo_text collects it at every iteration."""
+    from engine.checkpoint import Checkpointer
+    from tasks.rlhf import lm, ppo_text, training
+
+    lm.load = clocks.around("load_s", lm.load)
+    training.train = clocks.around("train_s", training.train)
+    ppo_text.train = clocks.around("train_s", ppo_text.train)
+    training.ExactTrainer._save_checkpoint = clocks.around("save_s", training.ExactTrainer._save_checkpoint)
+    training.Finished.keep = clocks.around("save_s", training.Finished.keep)
+    ppo_text.Learner.files = clocks.around("save_s", ppo_text.Learner.files)
+    Checkpointer.save = clocks.around("save_s", clocks.around("kept_s", Checkpointer.save))  # type: ignore[method-assign]
 
 
 def refusal(_: Path | None) -> dict[str, Any]:
@@ -530,9 +587,10 @@ def show(results: dict[str, Any]) -> None:
     console.print(table)
     safe, refused, l4 = results["spot_safe"], results["refusal"], results["l4"]
     table = Table("figure", "measured", "limit", title="Spot-safe")
-    saved = f"{safe['saves']} checkpoints in {safe['run_s']:.0f} s of sft ({safe['experiment']})"
-    table.add_row(saved, f"{safe['save_s']:.2f} s = {100 * safe['share']:.2f} %", "3 %")
-    resumed = f"from a resumed start to its first step, less {safe['load_s']:.1f} s of loading weights"
+    for name, one in safe["trainers"].items():
+        saved = f"{one['saves']} checkpoints in {one['train_s']:.0f} s of training {name} ({safe['experiment']})"
+        table.add_row(saved, f"{one['save_s']:.2f} s = {100 * one['share']:.2f} %", "3 %")
+    resumed = f"from a resumed start of sft to its first step, less {safe['load_s']:.1f} s of loading weights"
     table.add_row(resumed, f"{safe['start_s']:.1f} s", "15 s")
     table.add_row("until the list of what is missing", f"{refused['files_s']:.1f} s", "10 s")
     table.add_row("until the list where a GPU is missing too", f"{refused['gpu_s']:.1f} s", "5 s")

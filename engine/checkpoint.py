@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from engine.claim import Claim
+from engine.errors import RetainError
 from engine.faults import fault
 from engine.store import Store
 
@@ -30,6 +33,16 @@ class Preempted(Exception):
 class Checkpoint:
     step: int
     files: Mapping[str, bytes]
+
+
+def save_and_stop(save: Callable[..., object], *arguments: Any) -> NoReturn:
+    """Calls `save` for the last time and raises Preempted, also where nothing could be written: an older one serves."""
+    try:
+        save(*arguments)
+    except RetainError as error:
+        # It ends as a stop all the same: what counts as an error is not tried again.
+        print(f"stopped without a last checkpoint: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    raise Preempted
 
 
 def clear(store: Store, prefix: str) -> None:
@@ -60,6 +73,7 @@ class Checkpointer:
         self.claim.check()
         self.store.write(f"{folder}/{SEAL}", json.dumps(seal, sort_keys=True).encode())
         fault("checkpoint.prune")
+        self.claim.check()  # whoever hung until here was replaced: newer folders are its successor's
         # What stands at this step or later was not loaded by the attempt that got here, so it is damaged; it must not
         # count as one of those that are kept.
         before = [old for old in self._sealed() if _step(old) < step]

@@ -1,7 +1,8 @@
 """Named places where a process may be killed on purpose.
 
 `RETAIN_FAULT=store.rename@3` kills the first process that reaches that place for the third time, with SIGKILL,
-as a spot machine does. With `RETAIN_FAULT_MARK=FILE` it happens once: the process that creates FILE dies.
+as a spot machine does. `RETAIN_FAULT=store.write:checkpoints/@9` counts only what is done to keys with that part, so
+that a heartbeat beside it is none. With `RETAIN_FAULT_MARK=FILE` it happens once: the process that creates FILE dies.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ POINTS = (
 _reached: dict[str, int] = {}
 
 
-def fault(point: str) -> None:
+def fault(point: str, key: str = "") -> None:
     """Dies here if the environment asks for it; costs a dictionary look-up otherwise."""
     wanted = os.environ.get("RETAIN_FAULT")
     if not wanted:
         return
-    name, _, count = wanted.partition("@")
+    place, _, count = wanted.partition("@")
+    name, _, part = place.partition(":")
     if name not in POINTS:
         raise ValueError(f"RETAIN_FAULT={wanted}: no such place. Known: {', '.join(POINTS)}")
-    if name != point:
+    if name != point or part not in key:
         return
     _reached[point] = _reached.get(point, 0) + 1
     if _reached[point] < int(count or 1):

@@ -72,7 +72,7 @@ class FolderStore:
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> str:
         target = self._path(key)
-        with self._aside(io.BytesIO(data)) as aside, self._locked():
+        with self._aside(io.BytesIO(data), key) as aside, self._locked():
             self._check(key, expect)
             self._rename(aside, target)
         return _version(data)
@@ -91,7 +91,7 @@ class FolderStore:
         target = self._path(key)
         if target.exists() and _sha256(path) == _sha256(target):
             return
-        with path.open("rb") as content, self._aside(content) as aside:
+        with path.open("rb") as content, self._aside(content, key) as aside:
             aside.chmod(0o444)
             self._rename(aside, target)
 
@@ -114,7 +114,7 @@ class FolderStore:
         return self.root.joinpath(*parts)
 
     @contextmanager
-    def _aside(self, content: BinaryIO) -> Iterator[Path]:
+    def _aside(self, content: BinaryIO, key: str) -> Iterator[Path]:
         """A synced file with the content, to be renamed; gone if it wasn't. Copied in pieces: weights may be large."""
         aside = self.root / "aside" / uuid.uuid4().hex
         with self._writing():
@@ -122,7 +122,7 @@ class FolderStore:
             try:
                 with aside.open("wb") as file:
                     shutil.copyfileobj(content, file, PIECE)
-                    fault("store.write")
+                    fault("store.write", key)
                     file.flush()
                     os.fsync(file.fileno())
                 yield aside
@@ -139,10 +139,11 @@ class FolderStore:
             ) from None
 
     def _rename(self, aside: Path, target: Path) -> None:
+        key = target.relative_to(self.root).as_posix()
         target.parent.mkdir(parents=True, exist_ok=True)
-        fault("store.rename")
+        fault("store.rename", key)
         os.replace(aside, target)
-        fault("store.renamed")
+        fault("store.renamed", key)
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

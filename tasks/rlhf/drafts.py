@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.checkpoint import Preempted
+from engine.checkpoint import Preempted, save_and_stop
 from engine.errors import DataError
 from tasks.rlhf import decode, lm
 
@@ -43,7 +43,10 @@ class Parts:
         """What `make` returns, as JSON gives it back. Raises Preempted, after saving, when asked to stop."""
         if name not in self.lines:
             self.lines[name] = json.dumps([name, make()], allow_nan=False).encode()
-            self.workspace.checkpoints.save(len(self.lines), {PARTS: b"\n".join(self.lines.values())})
+            content = {PARTS: b"\n".join(self.lines.values())}
+            if self.workspace.should_stop():
+                save_and_stop(self.workspace.checkpoints.save, len(self.lines), content)
+            self.workspace.checkpoints.save(len(self.lines), content)
             self.workspace.progress(len(self.lines), self.total)
             if self.workspace.should_stop():
                 raise Preempted

@@ -19,7 +19,7 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor
 
-from engine.checkpoint import Preempted
+from engine.checkpoint import save_and_stop
 from engine.errors import DataError, RetainError
 from tasks.rlhf import lm
 
@@ -78,12 +78,11 @@ def train(
         optimizer.step()
         losses.append(loss.item())
         workspace.progress(step + 1, config.steps, loss=loss.item())
-        stopping = workspace.should_stop()
-        if stopping or (step + 1) % config.checkpoint_every == 0:
+        if workspace.should_stop():
+            save_and_stop(workspace.checkpoints.save, step + 1, _files(model, optimizer, losses))
+        if (step + 1) % config.checkpoint_every == 0:
             workspace.checkpoints.save(step + 1, _files(model, optimizer, losses))
             saved = step + 1
-        if stopping:
-            raise Preempted
     model.eval()
     return losses
 

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from engine.checkpoint import Preempted
+from engine.checkpoint import Preempted, save_and_stop
 from engine.errors import DataError, RetainError
 from tasks.rlhf import lm
 
@@ -64,6 +64,8 @@ class Finished:
         """Saves `files` besides what is kept already. Raises Preempted when asked to stop."""
         self.step = step
         self.files |= files
+        if workspace.should_stop():
+            save_and_stop(workspace.checkpoints.save, step, self.files)
         workspace.checkpoints.save(step, self.files)
         if workspace.should_stop():
             raise Preempted
@@ -265,7 +267,7 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
 
     def stop(self) -> None:
         if self.state.global_step > self.kept:
-            self._save_checkpoint(self.model, None)
+            save_and_stop(self._save_checkpoint, self.model, None)
         raise Preempted
 
     # What follows replaces parts of Trainer and of TRL's own.
@@ -351,6 +353,8 @@ def _writing(job: Job, step: int) -> Iterator[None]:
     """Raises RetainError for what can't be written; of a full disk torch and safetensors each have their own error."""
     try:
         yield
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise  # RuntimeErrors too, but a GPU's
     except (OSError, RuntimeError, SafetensorError) as error:
         raise RetainError(
             f"{job.name}: step {step} can't be written to {job.folder} ({str(error).splitlines()[0]}). Make room there "

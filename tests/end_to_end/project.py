@@ -204,11 +204,16 @@ def check_unharmed(project: Project, undisturbed: Project, seen: dict[str, float
 
 
 class Stopwatch:
-    """Watches the attempts of a store from outside: attempt -> seconds that its process was seen alive."""
+    """Watches the attempts of a store from outside.
+
+    `seconds`: attempt -> how long its process was seen alive. `sealed`: attempt -> the step of the newest checkpoint
+    when its process had gone, if there was one; the next attempt's imports take longer than a look.
+    """
 
     def __init__(self, project: Project) -> None:
         self.project = project
         self.seconds: dict[str, float] = {}
+        self.sealed: dict[str, int] = {}
         self._born: dict[str, float] = {}
         self._known: dict[int, str] = {}
         self._names: dict[int, str] = {}  # also of those that have ended
@@ -241,13 +246,19 @@ class Stopwatch:
                 if name:
                     self._known[pid] = self._names[pid] = name
             for pid in self._known.keys() - alive:
-                del self._known[pid]
+                self._look_at_checkpoints(self._known.pop(pid))
             for pid in looks.keys() - alive:
                 del looks[pid]
             now = time.monotonic()
             for pid, name in self._known.items():
                 if _lives(pid):
                     self.seconds[name] = now - self._born.setdefault(name, now)
+
+    def _look_at_checkpoints(self, attempt: str) -> None:
+        stage = self.project.store / attempt.rpartition("/")[0]
+        found = [int(path.parent.name.split("-")[0]) for path in stage.glob("checkpoints/*/complete.json")]
+        if found:
+            self.sealed[attempt] = max(found)
 
     def _attempt_of(self, pid: int) -> str | None:
         try:

@@ -15,8 +15,9 @@ from tests.end_to_end.project import Project, Stopwatch, run_to_the_end
 from tests.end_to_end.shots import Target
 
 SHOTS = 3
+CONFIG = load_experiment("chaos").stages.decision
 # In steps; everything else is kept at each.
-DECISION = Target("decision", load_experiment("chaos").stages.decision.ppo.checkpoint_every)
+DECISION = Target("decision", CONFIG.ppo.checkpoint_every, CONFIG.seeds * CONFIG.ppo.iterations)
 
 
 @pytest.fixture(scope="module")
@@ -66,18 +67,24 @@ def test_a_kill_at_a_named_place(ready: Project, undisturbed: dict[str, bytes], 
         assert run_to_the_end(shot) == 1
     assert mark.exists(), "nobody came by"
     if place in ALWAYS:  # late enough for beginning again to show
-        before, after = DECISION.steps(shot)
+        before, after = DECISION.steps(shot).values()
         assert before[0] == 1
         assert after[0] > DECISION.interval
     DECISION.check(shot, undisturbed, watch)
 
 
 def test_the_check_sees_an_attempt_that_begins_again() -> None:
-    DECISION.check_resumed([[1, 2, 3, 4, 5, 6, 7], [7, 8], [9]])
-    DECISION.check_resumed([[1, 2, 3, 4, 5, 6, 7], [6, 7, 8]])  # killed between the seventh step and its checkpoint
+    first = [1, 2, 3, 4, 5, 6, 7]
+    DECISION.check_resumed({"1": first, "2": [7, 8], "3": [9]}, {"1": 6, "2": 8})
+    DECISION.check_resumed({"1": first, "2": [6, 7, 8]}, {})  # killed between the seventh step and its checkpoint
     for again in ([1, 2], [5, 6]):
         with pytest.raises(AssertionError):
-            DECISION.check_resumed([[1, 2, 3, 4, 5, 6, 7], again])
+            DECISION.check_resumed({"1": first, "2": again}, {})
+    for again in ([1, 8], [6, 8]):  # the first had said little of what it did
+        with pytest.raises(AssertionError):
+            DECISION.check_resumed({"1": [1], "2": again}, {"1": 6})
+    with pytest.raises(AssertionError):  # and the second died before it had done anything
+        DECISION.check_resumed({"1": [1], "3": [1, 8]}, {"1": 6, "2": 6})
 
 
 @pytest.mark.slow
@@ -94,7 +101,7 @@ def test_a_training_that_is_stopped_goes_on_from_its_checkpoint(
         run.send_signal(signal.SIGINT)
         output, _ = run.communicate(timeout=60)
         assert run.returncode == 128 + signal.SIGINT, output
-        sealed = max(int(path.parent.name.split("-")[0]) for path in DECISION.checkpoints(stopped))
+        sealed = DECISION.sealed(stopped)
         assert run_to_the_end(stopped) == 1
-    assert DECISION.steps(stopped)[-1][0] == sealed + 1
+    assert list(DECISION.steps(stopped).values())[-1][0] == sealed + 1
     DECISION.check(stopped, undisturbed, watch)

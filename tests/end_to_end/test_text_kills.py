@@ -1,4 +1,9 @@
-"""Trainers of language models that are killed: the same adapter's bytes, and no more than an interval done again."""
+"""Trainers of language models that are killed: the same adapter's bytes, and no more than an interval done again.
+
+Every trainer dies at ten random moments and at each named place of checkpoints, of artifacts and of the writing of a
+checkpoint's file. The ledger's places are reached by whoever starts a stage, never by the stage: which one it is makes
+no difference there, so test_kills.py has them, once.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +20,16 @@ from tests.end_to_end.project import Project, Stopwatch, run_to_the_end
 from tests.end_to_end.shots import Target
 
 CHAOS = load_experiment("chaos").stages
-TRAINERS = {
-    "base": CHAOS.base.pretraining.checkpoint_every if CHAOS.base.pretraining else 1,
-    "sft": CHAOS.sft.checkpoint.every_steps,
-    "rm": CHAOS.rm.checkpoint.every_steps,
-    "judge": CHAOS.judge.checkpoint.every_steps,
-    "ppo_text": CHAOS.ppo_text.checkpoint.every_steps,
-}
+PRETRAINING = CHAOS.base.pretraining
+assert PRETRAINING is not None
+TARGETS = (
+    Target("base", PRETRAINING.checkpoint_every, PRETRAINING.steps),
+    Target("sft", CHAOS.sft.checkpoint.every_steps, CHAOS.sft.max_steps),
+    Target("rm", CHAOS.rm.checkpoint.every_steps, 2 * CHAOS.rm.max_steps),
+    Target("judge", CHAOS.judge.checkpoint.every_steps, CHAOS.judge.max_steps),
+    Target("ppo_text", CHAOS.ppo_text.checkpoint.every_steps, CHAOS.ppo_text.iterations),
+)
+TRAINERS = {target.stage: target for target in TARGETS}
 IN_EVERY_RUN = ("sft", "rm", "ppo_text")
 
 
@@ -57,10 +65,12 @@ def cases() -> list[object]:
 def test_shots_at_random_moments(
     finished: Project, tmp_path: Path, stage: str, number: signal.Signals, seed: int
 ) -> None:
-    target, shot = Target(stage, TRAINERS[stage]), without(finished, stage, tmp_path)
+    target, shot = TRAINERS[stage], without(finished, stage, tmp_path)
     before = set(target.seconds(shot))
-    watch, hits = target.shoot(shot, random.Random(seed), number, lives(finished, stage), 3 if seed else 2)
-    assert hits, "nothing was hit"
+    shots = 3 if seed else 2
+    watch, hits = target.shoot(shot, random.Random(seed), number, lives(finished, stage), shots)
+    # In every run both have to hit; of three the last may come too late.
+    assert len(hits) >= (1 if seed else shots), hits
     assert len(set(target.seconds(shot)) - before) == len(hits) + 1 - target.completed(shot, hits)
     target.check(shot, target.files(finished), watch)
     if number == signal.SIGTERM:
@@ -71,7 +81,7 @@ def test_shots_at_random_moments(
     "stage", [name if name == "sft" else pytest.param(name, marks=pytest.mark.slow) for name in TRAINERS]
 )
 def test_asked_to_stop_while_it_loads(finished: Project, tmp_path: Path, stage: str) -> None:
-    target, shot = Target(stage, TRAINERS[stage]), without(finished, stage, tmp_path)
+    target, shot = TRAINERS[stage], without(finished, stage, tmp_path)
     watch, hits = target.shoot(shot, random.Random(0), signal.SIGTERM, 0.0, 2)
     assert len(hits) == 2
     target.check(shot, target.files(finished), watch)
@@ -80,17 +90,17 @@ def test_asked_to_stop_while_it_loads(finished: Project, tmp_path: Path, stage: 
     assert len(target.steps(shot)) == 1, "an attempt that was hit had begun"
 
 
+AT_THE_END = ("artifact.publish", "artifact.seal", "artifact.sealed")
 PLACES = (
     "checkpoint.save@1",  # nothing is kept yet
     "checkpoint.seal@2",
     "checkpoint.prune@2",
     "checkpoint.save@3",
-    "store.write@9",
-    "store.rename@9",
-    "store.renamed@9",
-    "artifact.publish",
-    "artifact.seal",
-    "artifact.sealed",
+    # A file of a checkpoint, whatever else is written meanwhile: of the second, or of the third of `base`.
+    "store.write:/checkpoints/@9",
+    "store.rename:/checkpoints/@9",
+    "store.renamed:/checkpoints/@9",
+    *AT_THE_END,
 )
 ALWAYS = ("checkpoint.seal@2", "artifact.seal")
 
@@ -107,12 +117,11 @@ ALWAYS = ("checkpoint.seal@2", "artifact.seal")
 )  # fmt: skip
 def test_a_kill_at_a_named_place(finished: Project, tmp_path: Path, stage: str, place: str) -> None:
     mark = tmp_path / "died"
-    target = Target(stage, TRAINERS[stage])
+    target = TRAINERS[stage]
     shot = without(finished, stage, tmp_path, RETAIN_FAULT=place, RETAIN_FAULT_MARK=str(mark))
     with Stopwatch(shot) as watch:
         run_to_the_end(shot)
     assert mark.exists(), "nobody came by"
-    if place == "checkpoint.seal@2":  # the first checkpoint is whole: beginning again would show
-        before, after = target.steps(shot)[-2:]
-        assert after[0] > before[0]
+    if place not in ("checkpoint.save@1", *AT_THE_END):  # a checkpoint is whole: beginning again would show
+        assert watch.sealed, "what it had to go on from was not seen"
     target.check(shot, target.files(finished), watch)

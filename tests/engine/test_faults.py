@@ -49,6 +49,18 @@ def test_kills_the_nth_time() -> None:
     assert walk(*points, RETAIN_FAULT="store.write@5") == (0, 8)
 
 
+def test_counts_only_keys_with_the_part_that_is_asked_for(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from engine.store import FolderStore; store = FolderStore(Path('.'))\n"
+        "for key in ('a/beat', 'a/checkpoints/1', 'a/beat', 'a/checkpoints/2'):\n"
+        "    store.write(key, b'x')\n"
+    )
+    environment = {"PATH": "/usr/bin", "PYTHONPATH": str(PROJECT), "RETAIN_FAULT": "store.rename:checkpoints/@2"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment)
+    assert done.returncode == -signal.SIGKILL
+    assert sorted(path.name for path in (tmp_path / "a").rglob("*") if path.is_file()) == ["1", "beat"]
+
+
 def test_with_a_mark_it_happens_once(tmp_path: Path) -> None:
     mark = tmp_path / "happened"
     environment = {"RETAIN_FAULT": "artifact.seal", "RETAIN_FAULT_MARK": str(mark)}
@@ -74,6 +86,6 @@ def test_every_place_is_reached_from_one_line_of_the_engine_and_known() -> None:
     calls = [
         point
         for path in (PROJECT / "engine").glob("*.py")
-        for point in re.findall(r'^\s+fault\("([a-z.]+)"\)', path.read_text(), re.MULTILINE)
+        for point in re.findall(r'^\s+fault\("([a-z.]+)"(?:, key)?\)', path.read_text(), re.MULTILINE)
     ]
     assert sorted(calls) == sorted(POINTS)

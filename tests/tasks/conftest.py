@@ -14,6 +14,7 @@ import yaml
 
 from engine.artifact import ArtifactWriter
 from engine.checkpoint import Checkpoint
+from engine.errors import RetainError
 from engine.stage import Workspace
 from retain.dataset import DatasetSpec
 from tasks.config import TableConfig
@@ -25,17 +26,23 @@ SPLIT = {"train": 0.6, "validation": 0.1, "test": 0.3}
 
 @dataclass
 class Checkpoints:
-    """Keeps what was saved last, as a store would; `kill_after` saves, the workspace is asked to stop."""
+    """Keeps what was saved last, as a store would; `kill_after` saves, the workspace is asked to stop.
+
+    `full`: nothing more can be written.
+    """
 
     saved: Checkpoint | None = None
     saves: int = 0
     kill_after: int | None = None
+    full: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def load(self) -> Checkpoint | None:
         return self.saved
 
     def save(self, step: int, files: Mapping[str, bytes]) -> None:
+        if self.full:
+            raise RetainError("can't be written (No space left on device). Free some space")
         self.saved = Checkpoint(step, dict(files))
         self.saves += 1
         if self.saves == self.kill_after:

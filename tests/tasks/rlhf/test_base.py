@@ -155,6 +155,26 @@ def test_a_stop_is_answered_at_the_next_step(
     assert not (tmp_path / "model.safetensors").exists()
 
 
+def test_a_stop_on_a_full_disk_is_a_stop(
+    undisturbed: tuple[Path, dict[str, float]],
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    workspace: Workspaces,
+    checkpoints: type[Any],
+) -> None:
+    class Full(checkpoints):  # type: ignore[misc,valid-type]
+        def save(self, step: int, files: Any) -> None:
+            self.full = self.stopping.is_set()
+            super().save(step, files)
+
+    kept = Full(kill_after=1)
+    with pytest.raises(Preempted):
+        base.run(base_config(), inputs, workspace(tmp_path / "stopped", kept))
+    assert kept.saved.step == 5
+    base.run(base_config(), inputs, workspace(tmp_path / "again", checkpoints(saved=kept.saved)))
+    assert files(tmp_path / "again") == files(undisturbed[0])
+
+
 def test_it_learns_the_language(inputs: dict[str, Path], tmp_path: Path, workspace: Workspaces) -> None:
     shape = SHAPE | {"hidden_size": 32, "word_embed_proj_dim": 32, "do_layer_norm_before": True}
     longer = PRETRAINING | {"steps": 150, "batch": 8, "length": 32, "checkpoint_every": 1000}

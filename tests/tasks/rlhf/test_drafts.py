@@ -63,6 +63,21 @@ def test_scores_can_be_stopped_before_each_pass(
     assert asking.checkpoints.load() is None
 
 
+def test_asked_to_stop_on_a_full_disk_it_stops_and_earlier_parts_are_kept(
+    tmp_path: Path, workspace: Callable[..., Workspace]
+) -> None:
+    place = workspace(tmp_path)
+    parts = drafts.Parts.resume(place, 3)
+    parts.make("first", lambda: 1)
+    place.checkpoints.full = True  # type: ignore[attr-defined]
+    with pytest.raises(RetainError, match="No space left"):
+        parts.make("second", lambda: 2)
+    place.stopping.set()
+    with pytest.raises(Preempted):
+        parts.make("third", lambda: 3)
+    assert list(drafts.Parts.resume(place, 3).lines) == ["first"]
+
+
 def test_nothing_drops_out(language: lm.Lm) -> None:
     assert not [name for name, module in language.model.named_modules() if module.training]
 

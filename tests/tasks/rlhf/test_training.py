@@ -22,7 +22,8 @@ from engine.store import FolderStore
 from tasks.config import FinetuneConfig
 from tasks.rlhf import lm, sft, training
 from tasks.rlhf.sft import Example
-from tasks.rlhf.training import Finished, Trained
+from tasks.rlhf.training import ExactTrainer, Finished, Trained
+from tests.end_to_end.shots import Target
 from tests.tasks.rlhf.trainable import Killed, killed_at, sft_config
 
 EXAMPLES = [Example(str(i), f"prompt {i}", f"reply number {i} " * (1 + i % 4)) for i in range(10)]
@@ -250,6 +251,60 @@ def test_a_full_disk_ends_it_with_one_line_that_names_the_folder(
     assert making.train(sft_config(), checkpoints) == undisturbed
 
 
+@pytest.mark.parametrize("what", ["store", "folder"])
+def test_asked_to_stop_on_a_full_disk_it_stops_and_the_older_checkpoint_serves(
+    making: Making,
+    undisturbed: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+) -> None:
+    checkpoints, whole = making.checkpoints(), ExactTrainer.training_step
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def training_step(self: ExactTrainer, *arguments: Any, **more: Any) -> Any:
+        if self.state.global_step == 3:  # past the checkpoint of step 2
+            checkpoints.stopping.set()
+            checkpoints.full = what == "store"
+            if what == "folder":
+                patch.setattr(torch, "save", full)
+        return whole(self, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExactTrainer, "training_step", training_step)
+        with pytest.raises(Preempted):
+            making.train(sft_config(), checkpoints)
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "stopped without a last checkpoint" in one]
+    assert "No space left" in line
+    assert checkpoints.saved.step == 2
+    checkpoints.full = False
+    checkpoints.stopping.clear()
+    assert making.train(sft_config(), checkpoints) == undisturbed
+
+
+def test_asked_to_stop_when_it_is_done_and_the_disk_is_full_it_stops(
+    tmp_path: Path, workspace: Callable[..., Workspace], checkpoints: type[Any]
+) -> None:
+    kept = checkpoints(full=True)
+    with pytest.raises(RetainError, match="No space left"):
+        Finished().keep(workspace(tmp_path, kept), 1, {})
+    kept.stopping.set()
+    with pytest.raises(Preempted):
+        Finished().keep(workspace(tmp_path, kept), 1, {})
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), torch.AcceleratorError("device assert")])
+def test_what_a_gpu_lacks_is_no_full_disk(making: Making, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def save(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(type(error)):
+        making.train(sft_config())
+
+
 def test_nothing_to_train_on_is_said(making: Making) -> None:
     with pytest.raises(DataError, match="nothing to train on"):
         making.train(sft_config(), examples=[])
@@ -287,6 +342,34 @@ def test_nobody_is_told(making: Making, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", told)
     making.train(sft_config(max_steps=1))
+
+
+def test_what_looks_at_killed_trainings_sees_one_that_begins_again(
+    making: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tests/end_to_end/shots.py: of a training that is too short to report more than its first step and its last."""
+    checkpoints, target = making.checkpoints(), Target("sft", 2, 6)
+    told: list[list[int]] = []
+    monkeypatch.setattr(Workspace, "progress", lambda _, step, total, **figures: told[-1].append(step))
+
+    def attempt() -> None:
+        told.append([])
+        making.train(sft_config(), checkpoints)
+
+    with killed_at(4, monkeypatch), pytest.raises(Killed):
+        attempt()
+    kept = checkpoints.saved
+    assert kept.step == 2
+    attempt()
+    checkpoints.saved = kept
+    monkeypatch.setattr(Finished, "resume", classmethod(lambda cls, workspace: cls()))
+    attempt()
+    first, resumed, again = told
+    assert (first, resumed, again) == ([1], [3, 6], [1, 6])
+    target.check_resumed({"1": first, "2": resumed}, {"1": kept.step})
+    target.check_resumed({"1": first, "2": again}, {})  # from progress alone nobody can tell
+    with pytest.raises(AssertionError):
+        target.check_resumed({"1": first, "2": again}, {"1": kept.step})
 
 
 def test_progress_says_how_far_the_stage_is(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
