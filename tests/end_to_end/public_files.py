@@ -54,7 +54,10 @@ def write(folder: Path, data: Path) -> None:
 def tree(k: int, row: dict[str, Any]) -> list[dict[str, Any]]:
     """A prompt and its reply as messages of OASST1's export."""
     root, reply = (f"00000000-0000-4000-{place:04x}-{k:012x}" for place in (0, 1))
-    return [_message(root, None, root, "prompter", row["prompt"]), _message(reply, root, root, "assistant", row["response"])]
+    return [
+        _message(root, None, root, "prompter", row["prompt"]),
+        _message(reply, root, root, "assistant", row["response"]),
+    ]
 
 
 def _message(name: str, parent: str | None, root: str, role: str, text: str) -> dict[str, Any]:
