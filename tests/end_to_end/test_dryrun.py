@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from engine.artifact import ArtifactStore
 from engine.fingerprint import ROOT
@@ -76,8 +77,11 @@ def test_every_language_stage_runs_at_full_size_on_a_cpu(tmp_path: Path, public:
     assert read == list(public_files.TEXTS_MADE)
     parameters = artifacts.metrics("base", made["base"])["parameters"]["value"]
     assert 325e6 < parameters < 340e6
+    base = artifacts.open("base", made["base"], tmp_path / "read" / "base")
+    # As many of the 50,272 as OASST1's words here give pairs that repeat.
+    assert Tokenizer.from_file(str(base / "tokenizer.json")).get_vocab_size() > 40_000
     # Six projections in each of 24 layers, and OPT's own in and out.
-    assert eight_bit_layers(artifacts.open("base", made["base"], tmp_path / "read" / "base")) == 6 * 24 + 2
+    assert eight_bit_layers(base) == 6 * 24 + 2
     for stage in TEXT:
         assert artifacts.metrics(stage, made[stage]), stage
 
