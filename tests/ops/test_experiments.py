@@ -20,7 +20,7 @@ PLAYBOOK: dict[str, Any] = {
     # 1. data caps
     "stages.customers.max_rows": 7043,
     "stages.campaigns.max_rows": 41188,
-    "stages.dialogues.max_rows": 18440,  # "60k" is the cap of messages, of which so many pairs were left
+    "stages.dialogues.max_rows": 18440,  # the pairs it ended with; its "60k" are messages, which nothing caps
     "stages.preferences.max_rows": 100000,
     # 2. data pipeline: rows it ended with
     "criteria.customers.rows": {"at_least": 7032},
