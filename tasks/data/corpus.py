@@ -46,8 +46,8 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pair:
-    """`first`: the conversation's first turn. `replies`: one, or chosen and rejected. Of a `post` that is named, no more
-    than PAIRS_A_POST are taken."""
+    """`first`: the conversation's first turn. `replies`: one, or chosen and rejected. `post`: the one that the replies
+    were written to, where that is said; at most PAIRS_A_POST of it are taken."""
 
     source: str
     prompt: str
