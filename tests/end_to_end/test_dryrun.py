@@ -15,6 +15,7 @@ from engine.artifact import ArtifactStore
 from engine.fingerprint import ROOT
 from engine.store import FolderStore
 from flows import preflight
+from flows.plan import load_experiment
 from tests.end_to_end import public_files
 
 TEXT = ("base", "prompts", "sft", "rm", "judge", "ppo_text", "text_eval", "messages")
@@ -57,6 +58,19 @@ def eight_bit_layers(base: Path) -> int:
     from tasks.rlhf import lm
 
     return sum(isinstance(module, Linear8bitLt) for module in lm.load(base, 8, "cpu").model.modules())
+
+
+def test_the_files_are_those_that_the_locked_experiment_names(public: Path) -> None:
+    stages = load_experiment("exp_001_mvp").stages
+    named = [file.names[0] for config in (stages.dialogues, stages.preferences) for file in config.files]
+    assert named == list(public_files.TEXTS_MADE)
+    keys = {}
+    for name in named:
+        rows = [json.loads(line) for line in (public / name).read_text().splitlines()]
+        assert len(rows) > 300
+        # One shape in a file: of the messages, that of OASST1's own, which are among them.
+        (keys[name],) = {tuple(row) for row in rows}
+    assert {keys[name] for name in named if name.startswith("hh-rlhf")} == {("chosen", "rejected")}
 
 
 @pytest.mark.slow
