@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _why(experiment: str, wanted: list[str], console: Console) -> int:
-    causes = why(make_plan(experiment, wanted))
+    causes = why(make_plan(experiment, wanted, to_run=False))
     for stage, lines in causes.items():
         if wanted and stage not in wanted:
             continue

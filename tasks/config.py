@@ -192,8 +192,8 @@ class WeightsFile(_Block):
 
 class BaseConfig(_Block):
     """`base`: `scratch` trains the shape here, `random` draws it, `package` reads a GGUF from an installed
-    Python package of the model's name, `hub` the published files. `own` is the weights' tokenizer, `bytes` a byte BPE
-    of the shape's vocabulary, trained on dialogues and messages."""
+    Python package, the first part of its file's name, `hub` the published files. `own` is the weights' tokenizer,
+    `bytes` a byte BPE of at most the shape's vocabulary, trained on dialogues and messages."""
 
     model: str
     weights: Literal["scratch", "random", "package", "hub"]

@@ -38,6 +38,7 @@ LONGEST_LINE = 16 * 2**20
 NAMED = 5  # broken lines whose number is said
 LONGEST_SOURCE = 40  # characters
 SOURCES = 20  # that have a metric of their own
+PAIRS_A_POST = 5  # as SHP's authors advise: few posts hold most comments
 BINS = (25, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800)  # characters, of the curves
 
 Record = dict[str, Any]
@@ -45,12 +46,14 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pair:
-    """`first`: the conversation's first turn. `replies`: one, or chosen and rejected."""
+    """`first`: the conversation's first turn. `replies`: one, or chosen and rejected. `post`: the one that the replies
+    were written to, where that is said; at most PAIRS_A_POST of it are taken."""
 
     source: str
     prompt: str
     first: str
     replies: tuple[str, ...]
+    post: str = ""
 
 
 class Unusable(Exception):
@@ -269,7 +272,7 @@ class _Row:
 class _Chosen:
     """At most max_rows pairs: of each dataset a seeded sample, datasets in equal shares as far as each has enough.
 
-    No more than that is kept in memory, besides a hash of every pair and prompt.
+    No more than that is kept in memory, besides a hash of every pair and prompt and a count for every post.
     """
 
     def __init__(self, config: TextConfig, seed: int) -> None:
@@ -277,6 +280,7 @@ class _Chosen:
         self.over_cap = 0
         self._seen: set[bytes] = set()
         self._places: dict[bytes, tuple[str, str]] = {}
+        self._posts: Counter[tuple[str, str]] = Counter()
         self._kept: dict[str, list[tuple[int, str, _Row]]] = {}
 
     def add(self, reading: Reading, dataset: str, pair: Pair) -> None:
@@ -287,12 +291,17 @@ class _Chosen:
         place = part, half = self._place(pair)
         if not reason and content in self._seen:
             reason = "duplicate"
+        # Last but one, so that only what is taken counts; a prompt that is left out claims no part.
+        post = reading.name, pair.post
+        if not reason and pair.post and self._posts[post] >= PAIRS_A_POST:
+            reason = "over_pairs_a_post"
         if not reason and self._places.setdefault(_digest(normalised(pair.prompt)), place) != place:
             reason = "prompt_of_another_part"
         if reason:
             reading.dropped[reason] += 1
             return
         self._seen.add(content)
+        self._posts[post] += 1
         identifier = f"{dataset.lower()}-{content.hex()}"
         order = int.from_bytes(_digest(f"{self.seed}:cap:", identifier)[:8], "big")
         kept = self._kept.setdefault(dataset, [])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
     from tasks.config import DialoguesConfig, TextFile
 
+EXPORTED = "ready_for_export"  # the state of a tree that its reviewers have finished
 CONTEXT = 2  # turns of an SGD dialogue before the one that is answered
 
 
@@ -81,6 +82,11 @@ class Dialogues:
             raise Unusable("not_english")
         if record.get("deleted") or record.get("review_result") is False:
             raise Unusable("deleted_or_refused")
+        if record.get("synthetic"):
+            raise Unusable("written_by_a_model")
+        # The larger export has trees besides that were given up, are spam, or never got a reply.
+        if record.get("tree_state") not in (None, EXPORTED):
+            raise Unusable("unfinished_tree")
         message = _Message(
             id=corpus.text(record, "message_id"),
             parent=None if parent is None else str(parent),

@@ -6,9 +6,8 @@ Read are HH-RLHF (Bai et al. 2022) as it is published and as {prompt, chosen, re
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
     from tasks.config import PreferencesConfig, TextFile
 
-# As SHP's authors advise: a preference of less than twice the votes says little, and few posts hold most comments.
-MIN_RATIO = 2.0
-PAIRS_A_POST = 5
+MIN_RATIO = 2.0  # as SHP's authors advise: a preference of less than twice the votes says little
 
 
 def run(config: PreferencesConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
@@ -39,7 +36,6 @@ class Preferences:
     """The pairs of one file."""
 
     file: TextFile
-    posts: Counter[str] = field(default_factory=Counter)
 
     def pairs(self, record: Record) -> Iterable[Pair]:
         if "human_ref_A" in record:
@@ -59,12 +55,9 @@ class Preferences:
             raise Broken("'labels' is neither 0 nor 1")
         if corpus.number(record, "score_ratio") < MIN_RATIO:
             raise Unusable("votes_too_close")
-        if self.posts[post] >= PAIRS_A_POST:
-            raise Unusable("over_pairs_a_post")
-        self.posts[post] += 1
         domain = str(record.get("domain", "")).rpartition("_")[0] or str(record.get("domain", ""))
         # 1 says that A got more votes.
-        return Pair(f"{self.file.dataset}/{domain}", prompt, prompt, replies if label == 1 else replies[::-1])
+        return Pair(f"{self.file.dataset}/{domain}", prompt, prompt, replies if label == 1 else replies[::-1], post)
 
     def _compared(self, record: Record) -> Pair:
         chosen, rejected = corpus.text(record, "chosen"), corpus.text(record, "rejected")

@@ -127,39 +127,66 @@ def weights(config: BaseConfig) -> tuple[Wanted, ...]:
     return ()
 
 
+def lacking(
+    wanted: Mapping[str, Sequence[Wanted]], data_dir: Path | None, cache: Path, budget_s: float = 10.0
+) -> dict[str, dict[str, str]]:
+    """stage -> name in the data folder -> what was tried: files that are neither here nor on a server that answers.
+
+    Told by names alone: no file is read and none downloaded, so it takes `budget_s` at most, whatever lies here.
+    """
+    _check_folder(data_dir)
+    notes: dict[tuple[str, int], list[str]] = {}
+    absent: dict[tuple[str, int], Wanted] = {}
+    for stage, files in wanted.items():
+        for index, file in enumerate(files):
+            note = notes[stage, index] = []
+            if not _is_here(file, data_dir, cache, note):
+                absent[stage, index] = file
+    there = _download(absent, {}, cache, budget_s, notes, probe=True)
+    gone: dict[str, dict[str, str]] = {stage: {} for stage in wanted}
+    for key, file in absent.items():
+        if key not in there:
+            gone[key[0]][file.names[0]] = "; ".join(notes[key])
+    return gone
+
+
+def unobtainable(files: Sequence[Wanted], data_dir: Path | None, cache: Path) -> bool:
+    """Whether one of them is not here and has no address either. No file is read."""
+    return any(file.url is None and not _is_here(file, data_dir, cache, []) for file in files)
+
+
 def resolve(
     wanted: Mapping[str, Sequence[Wanted]],
     data_dir: Path | None,
     cache: Path,
     offline_budget_s: float = 10.0,
     *,
-    probe: bool = False,
+    given_up: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Source]:
     """The source of each stage. Raises DataError for a folder that isn't there or a file it can't read.
 
-    Takes at most `offline_budget_s` for all files together when no server answers. With `probe`, nothing is
-    downloaded: a file whose server answers is only not missing.
+    Takes at most `offline_budget_s` for all files together when no server answers. Servers of what `lacking` has
+    `given_up` are not asked again.
     """
-    if data_dir is not None and not data_dir.is_dir():
-        raise DataError(
-            f"RETAIN_DATA_DIR is {data_dir}: no such folder. Name the folder that holds the data, or unset it"
-        )
+    _check_folder(data_dir)
     found: dict[tuple[str, int], Found] = {}
     notes: dict[tuple[str, int], list[str]] = {}
+    missing: dict[tuple[str, int], Wanted] = {}
     for stage, files in wanted.items():
         for index, file in enumerate(files):
             note = notes[stage, index] = []
             there = _here(file, data_dir, cache, note)
             if there is not None:
                 found[stage, index] = there
-    missing = {key: wanted[key[0]][key[1]] for key in notes if key not in found}
-    answered = _download(missing, found, cache, offline_budget_s, notes, probe)
+            elif tried := (given_up or {}).get(stage, {}).get(file.names[0]):
+                notes[stage, index] = [tried]
+            else:
+                missing[stage, index] = file
+    _download(missing, found, cache, offline_budget_s, notes, probe=False)
     sources = {}
     for stage, files in wanted.items():
         keys = [(stage, index) for index in range(len(files))]
-        gone = {
-            files[key[1]].names[0]: "; ".join(notes[key]) for key in keys if key not in found and key not in answered
-        }
+        gone = {files[key[1]].names[0]: "; ".join(notes[key]) for key in keys if key not in found}
         lines = ["; ".join(notes[key]) if key in found else "without " + "; ".join(notes[key]) for key in keys]
         whole = (
             "; ".join(dict.fromkeys(lines))
@@ -170,10 +197,24 @@ def resolve(
     return sources
 
 
+def _check_folder(data_dir: Path | None) -> None:
+    if data_dir is not None and not data_dir.is_dir():
+        raise DataError(
+            f"RETAIN_DATA_DIR is {data_dir}: no such folder. Name the folder that holds the data, or unset it"
+        )
+
+
 def _generator(files: Sequence[Wanted]) -> str:
     if [file.name for file in files] == [TABLE]:
         return f"synthetic:v{synthetic.GENERATOR_VERSION}"
     return f"synthetic text:v{synthetic_text.GENERATOR_VERSION}"
+
+
+def _is_here(file: Wanted, data_dir: Path | None, cache: Path, notes: list[str]) -> bool:
+    """Whether there is a file of the name where `_here` would read one."""
+    if file.package is not None:
+        return _in_package(file, notes) is not None
+    return _in_folder(file, data_dir, notes) is not None or (cache / _cached(file)).is_file()
 
 
 def _here(file: Wanted, data_dir: Path | None, cache: Path, notes: list[str]) -> Found | None:
@@ -183,7 +224,7 @@ def _here(file: Wanted, data_dir: Path | None, cache: Path, notes: list[str]) ->
     return _from_folder(file, data_dir, cache, notes) or _from_cache(file, cache, notes)
 
 
-def _from_package(file: Wanted, notes: list[str]) -> Found | None:
+def _in_package(file: Wanted, notes: list[str]) -> Path | None:
     assert file.package is not None
     spec = importlib.util.find_spec(file.package)  # finds it without importing it
     if spec is None or not spec.submodule_search_locations:
@@ -193,6 +234,13 @@ def _from_package(file: Wanted, notes: list[str]) -> Found | None:
     if not path.is_file():
         notes.append(f"the Python package {file.package} holds no {file.name.partition('/')[2]}")
         return None
+    return path
+
+
+def _from_package(file: Wanted, notes: list[str]) -> Found | None:
+    path = _in_package(file, notes)
+    if path is None:
+        return None
     digest = _sha256(path)
     if file.sha256 not in (None, digest):
         notes.append(f"{path} is not the published file (sha256 {digest[:12]}...): not used")
@@ -201,7 +249,7 @@ def _from_package(file: Wanted, notes: list[str]) -> Found | None:
     return Found(file.name, "package", path, digest)
 
 
-def _from_folder(file: Wanted, data_dir: Path | None, cache: Path, notes: list[str]) -> Found | None:
+def _in_folder(file: Wanted, data_dir: Path | None, notes: list[str]) -> Path | None:
     if data_dir is None:
         notes.append("RETAIN_DATA_DIR is not set")
         return None
@@ -210,6 +258,12 @@ def _from_folder(file: Wanted, data_dir: Path | None, cache: Path, notes: list[s
     path = next((data_dir / name for name in names if os.path.lexists(data_dir / name)), None)
     if path is None:
         notes.append(f"{data_dir} has no {file.names[0]}")
+    return path
+
+
+def _from_folder(file: Wanted, data_dir: Path | None, cache: Path, notes: list[str]) -> Found | None:
+    path = _in_folder(file, data_dir, notes)
+    if path is None:
         return None
     kept, digest = path, ""
     try:

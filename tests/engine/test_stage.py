@@ -166,8 +166,7 @@ def test_a_stage_that_outlives_its_deadline_stops_itself(tmp_path: Path) -> None
     request = make_request(tmp_path, config={"steps": 1000, "pause_s": 0.02}, time_limit_s=1.0)
     assert run(request) == OVERDUE
     record = record_of(request)
-    assert record.status == "overdue"
-    assert record.seconds < 3
+    assert (record.status, record.message) == ("overdue", "outlived its time limit and stopped itself")
     assert left_behind(request) != []  # its checkpoints: a longer limit goes on from there
 
 
@@ -175,8 +174,10 @@ def test_a_stage_that_never_asks_is_ended_all_the_same(tmp_path: Path) -> None:
     request = make_request(tmp_path, "stubborn", config={"pause_s": 60.0}, time_limit_s=1.0)
     assert run(request) == OVERDUE
     record = record_of(request)
-    assert record.status == "overdue"
-    assert record.seconds < 20
+    assert (record.status, record.message) == (
+        "overdue",
+        "outlived its time limit and stopped itself; it did not answer within 10 s",
+    )
     assert left_behind(request) == []
 
 

@@ -9,6 +9,7 @@ import io
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from engine.fingerprint import ROOT
 from engine.ledger import entries
 from engine.stage import Resources, StageRequest
 from flows import preflight
+from flows.__main__ import main
 from flows.plan import load_experiment, make_plan, put_sources, stage_config
 from flows.terminal import show_sources
 from retain.dataset import DatasetSpec
-from tasks.data import synthetic, synthetic_text
+from tasks.data import sources, synthetic, synthetic_text
+from tasks.data.sources import Wanted
 from tasks.stages import STAGES
 from tests.flows.toy_plan import toy_plan, toy_stage
 
@@ -101,6 +104,22 @@ def without_network(monkeypatch: pytest.MonkeyPatch, *, gpu: bool = True) -> lis
     return waits
 
 
+def oasst1() -> tuple[Wanted, ...]:
+    return sources.text(load_experiment("exp_001_mvp").stages.dialogues)
+
+
+def opt_350m() -> tuple[Wanted, ...]:
+    return sources.weights(load_experiment("exp_001_mvp").stages.base)
+
+
+def put(folder: Path, files: Iterable[Wanted], ending: str = "") -> None:
+    """Something under the files' names: what it is, only a stage would see."""
+    for file in files:
+        path = folder / f"{file.names[0]}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"{}")
+
+
 def refusal(experiment: str, *wanted: str) -> str:
     with pytest.raises(DataError) as refused:
         make_plan(experiment, wanted)
@@ -135,14 +154,55 @@ def test_the_locked_experiment_says_all_that_is_missing_at_once(tables: Path, mo
     assert "set execution.device: cpu in an experiment of your own" in advice
 
 
-@pytest.mark.parametrize(("gpu", "seconds"), [(True, 10.0), (False, 2.0)])
-def test_servers_are_not_waited_for_where_a_gpu_is_missing_anyway(
-    tables: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, seconds: float
+@pytest.mark.parametrize(
+    ("gpu", "weights", "seconds"), [(True, True, 10.0), (False, True, 2.0), (True, False, 2.0), (False, False, 2.0)]
+)
+def test_servers_are_not_waited_for_by_a_run_that_is_refused_anyway(
+    tables: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, weights: bool, seconds: float
 ) -> None:
+    """Weights have no address to be asked."""
+    if weights:
+        put(tables, opt_350m())
     waits = without_network(monkeypatch, gpu=gpu)
     assert "2023-04-12_oasst_ready" in refusal("exp_001_mvp", "sft")
     assert waits
     assert set(waits) == {seconds}
+
+
+def test_no_file_is_read_for_a_run_without_its_gpu(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tables, [*oasst1(), *opt_350m()], ".gz")
+    without_network(monkeypatch, gpu=False)
+    monkeypatch.setattr(sources, "resolve", lambda *_, **__: pytest.fail("files are read"))
+    message = refusal("exp_001_mvp", "sft")
+    assert message.startswith("exp_001_mvp can't run here.\n  base, sft: execution.device is cuda")
+    assert "missing" not in message
+
+
+def test_files_are_read_once(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where others have to be downloaded."""
+    without_network(monkeypatch)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(b"served"))
+    read: list[str] = []
+    sha256 = sources._sha256
+
+    def counted(path: Path) -> str:
+        read.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr(sources, "_sha256", counted)
+    next(tables.glob("bank*")).unlink()
+    assert make_plan("local", ["risk", "accept"]).sources["customers"].kind == "folder"
+    assert read.count("Telco-Customer-Churn.csv") == 1
+
+
+def test_why_needs_no_gpu(tables: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What another machine made is looked at here."""
+    without_network(monkeypatch, gpu=False)
+    put(tables, [*oasst1(), *opt_350m()])
+    assert main(["why", "--experiment", "exp_001_mvp", "sft"]) == 0
+    assert "sft: would run" in capsys.readouterr().out
+    assert main(["run", "--experiment", "exp_001_mvp", "--stage", "sft"]) == 2
+    assert "no NVIDIA GPU is found" in capsys.readouterr().err
 
 
 def test_only_what_wanted_stages_lack_is_missing(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,13 +251,15 @@ def test_where_synthetic_data_is_allowed_missing_texts_are_made_up_or_done_witho
     plan = make_plan("local")
     assert list(plan.source_keys("dialogues")) == ["sgd-dialogues.jsonl"]
     assert "without" in plan.sources["dialogues"].note
-    console = Console(file=io.StringIO(), width=1000)
+    console = Console(file=io.StringIO(), width=1000, force_terminal=True, color_system="standard")
     show_sources(plan, console)
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert "SYNTHETIC DATA for preferences" in shown
-    assert "dialogues: folder" in shown
     assert "has no oasst1-en-sft-train.jsonl" in shown
+    styles = {line.split(":")[0].split()[-1]: line for line in shown.splitlines()}
+    assert styles["dialogues"].startswith("\x1b[1;33m  dialogues: folder")  # a warning: it trains on less
+    assert styles["customers"].startswith("\x1b[2m")
 
 
 @pytest.mark.parametrize(("ended", "devices", "there"), [(0, 1, True), (0, 0, False), (100, 1, False)])

@@ -20,7 +20,7 @@ PLAYBOOK: dict[str, Any] = {
     # 1. data caps
     "stages.customers.max_rows": 7043,
     "stages.campaigns.max_rows": 41188,
-    "stages.dialogues.max_rows": 18440,  # "60k" is the cap of messages, of which so many pairs were left
+    "stages.dialogues.max_rows": 18440,  # the pairs it ended with; its "60k" are messages, which nothing caps
     "stages.preferences.max_rows": 100000,
     # 2. data pipeline: rows it ended with
     "criteria.customers.rows": {"at_least": 7032},
@@ -149,10 +149,9 @@ def test_the_others_spend_from_ledgers_of_their_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_test_part_is_opened_by_the_locked_experiment_alone(name: str) -> None:
-    """Whatever is tried out is judged on validation customers. The dry run is of the language stages alone: its
-    decision is exp_001_mvp's own, and nobody tunes by it."""
+    """Whatever is tried out is judged on validation customers."""
     stages = load(experiment_path(name)).data["stages"]
-    assert (stages["decision"]["evaluation"]["part"] == "test") == (name in ("exp_001_mvp", "dryrun"))
+    assert (stages["decision"]["evaluation"]["part"] == "test") == (name == "exp_001_mvp")
 
 
 def test_what_the_decision_is_judged_by_was_fixed_before_it_was_trained(mvp: Resolved) -> None:

@@ -55,6 +55,7 @@ def test_make_alone_lists_every_target() -> None:
         ("serve", "serve", "local"),
         ("verdict", "eval.verdict", "local"),
         ("compare", "eval.comparison", "local"),
+        ("words", "eval.words", "local"),
         ("why", "flows why", "local"),
         ("costs", "eval.costs", "local"),
         ("lock", "engine.config lock", "exp_001_mvp"),

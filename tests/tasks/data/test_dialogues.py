@@ -28,6 +28,7 @@ def message(name: str, parent: str | None, role: str, text: str = "", **changes:
         "lang": "en",
         "review_result": True,
         "deleted": False,
+        "synthetic": False,
         "rank": None,
         "message_tree_id": "t",
         "tree_state": "ready_for_export",
@@ -79,6 +80,9 @@ def test_a_prompt_goes_with_its_best_ranked_reply_and_the_thread_before_it(made:
         ({"lang": "de"}, "not_english"),
         ({"deleted": True}, "deleted_or_refused"),
         ({"review_result": False}, "deleted_or_refused"),
+        ({"synthetic": True}, "written_by_a_model"),
+        ({"tree_state": "aborted_low_grade"}, "unfinished_tree"),
+        ({"tree_state": "prompt_lottery_waiting"}, "unfinished_tree"),
     ],
 )
 def test_messages_that_are_not_wanted_are_left_out_with_what_hangs_on_them(
@@ -112,6 +116,12 @@ def test_a_rank_that_is_no_number_is_broken(rank: Any, made: Callable[[list[Any]
 def test_a_message_that_nobody_reviewed_is_taken(made: Callable[[list[Any]], Made]) -> None:
     tree = [message("root", None, "prompter", review_result=None), message("reply", "root", "assistant")]
     assert found(made(tree)) == {"text of root": "text of reply"}
+
+
+def test_a_message_that_says_nothing_of_its_tree_is_taken(made: Callable[[list[Any]], Made]) -> None:
+    tree = [message("root", None, "prompter"), message("reply", "root", "assistant")]
+    bare = [{key: of[key] for key in of if key not in ("tree_state", "synthetic")} for of in tree]
+    assert found(made(bare)) == {"text of root": "text of reply"}
 
 
 def test_a_ring_of_messages_ends(made: Callable[[list[Any]], Made]) -> None:

@@ -124,6 +124,17 @@ def test_close_votes_and_many_pairs_of_a_post_are_left_out(made: Callable[..., M
     assert got.dropped == {"over_pairs_a_post": 3, "votes_too_close": 1}
 
 
+def test_only_what_is_taken_counts_against_the_limit_of_a_post(made: Callable[..., Made]) -> None:
+    useless = [
+        *(voted(human_ref_B="") for _ in range(5)),
+        *(voted(human_ref_B="x" * 1000) for _ in range(5)),
+        *(voted(human_ref_B="Ask 0.") for _ in range(5)),
+    ]
+    got = made([*useless, *(voted(human_ref_B=f"Ask {k}.") for k in range(8))], "SHP-2")
+    assert len(found(got)) == 5
+    assert got.dropped == {"empty": 5, "over_long": 5, "duplicate": 5, "over_pairs_a_post": 3}
+
+
 @pytest.mark.parametrize(
     "record",
     [

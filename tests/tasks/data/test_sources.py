@@ -287,13 +287,41 @@ def test_what_is_missing_is_said_with_what_was_tried(tmp_path: Path) -> None:
     )
 
 
-def test_a_probe_downloads_nothing(tmp_path: Path, server: http.server.ThreadingHTTPServer) -> None:
+def test_what_is_lacking_is_told_without_a_download(tmp_path: Path, server: http.server.ThreadingHTTPServer) -> None:
     server.bodies["/there"] = CONTENT  # type: ignore[attr-defined]
-    wanted = [text("there", address(server, "/there")), text("gone", address(server, "/gone"))]
-    found = sources.resolve({"x": wanted}, None, tmp_path / "cache", probe=True)["x"]
-    assert found.files == ()
-    assert list(found.missing) == ["gone"]
+    wanted = [text("there", address(server, "/there")), text("gone", address(server, "/gone")), text("nowhere")]
+    gone = sources.lacking({"x": wanted, "y": [text("there", address(server, "/there"))]}, tmp_path, tmp_path / "cache")
+    assert {stage: list(files) for stage, files in gone.items()} == {"x": ["gone", "nowhere"], "y": []}
+    assert gone["x"]["nowhere"] == f"{tmp_path} has no nowhere; no public address is stated"
+    assert "Not Found" in gone["x"]["gone"]
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_lacking_is_told_by_names_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies in the folder: nothing of it is opened, however large."""
+    cached = text("kept", NOWHERE)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / sources._cached(cached)).write_bytes(CONTENT)
+    (tmp_path / "damaged.gz").write_bytes(b"no gzip")
+    (tmp_path / "plain").write_bytes(CONTENT)
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("was opened"))
+    wanted = [cached, text("damaged"), text("plain")]
+    assert sources.lacking({"x": wanted}, tmp_path, tmp_path / "cache") == {"x": {}}
+    assert not sources.unobtainable(wanted, tmp_path, tmp_path / "cache")
+    assert sources.unobtainable([*wanted, text("gone")], tmp_path, tmp_path / "cache")
+    assert not sources.unobtainable([text("gone", NOWHERE)], tmp_path, tmp_path / "cache")
+
+
+def test_a_server_that_did_not_have_a_file_is_not_asked_again(
+    tmp_path: Path, server: http.server.ThreadingHTTPServer
+) -> None:
+    server.bodies["/a"] = CONTENT  # type: ignore[attr-defined]
+    wanted = {"x": [text("a", address(server, "/a")), text("b", address(server, "/b"))]}
+    gone = sources.lacking(wanted, None, tmp_path / "cache")
+    found = sources.resolve(wanted, None, tmp_path / "cache", given_up=gone)["x"]
+    assert [file.name for file in found.files] == ["a"]
+    assert found.missing == gone["x"]
+    assert sorted(server.asked) == ["/a", "/a", "/b"]  # type: ignore[attr-defined]
 
 
 def test_a_gzip_download_that_is_cut_short_is_not_used(tmp_path: Path, server: http.server.ThreadingHTTPServer) -> None:

