@@ -57,6 +57,9 @@ _NO_NAMES_LISTED = """
     official parcel password pay payer payment payments paypal pin pound premium prize promo refund reward scam scammer
     sex sexy spam suspended telegram tiktok twitter update verify viagra voucher warrant whatsapp winner winning
     bankruptcy court disease lawyer overdue police prison slow unpaid wanted
+    annoying careless clumsy crazy daft difficult dim hopeless incapable incompetent insane mad naive poor rude selfish
+    sick smelly thick
+    bye dear end exit goodbye leave link login quit remove subscribe yep
     ass bum butt cock crap dick fart fool hurry idiot loser moron piss poo porn pussy stupid tits urgent
 """
 _PARTICLES, _ORDINARY, _NO_NAMES = (
