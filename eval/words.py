@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from rich import box
@@ -29,6 +29,8 @@ from eval.decision import Measure
 
 T = TypeVar("T")
 STAGE, BANK_STAGE = "text_eval", "messages"
+PROBES = "evidence/probes.parquet"
+MODELS = {"sft": "SFT", "policy": "RLHF"}  # as the tables of evidence call them
 WIDTH = 160  # where there is no terminal
 SHOWN = 3  # messages of each model at the end of a run
 # Who says that RLHF writes better: the first two never met PPO.
@@ -74,33 +76,59 @@ class Example(_Part):
     rlhf: Written
 
 
+class Probes(_Part):
+    """The replies of one model to the probes of one kind.
+
+    `share` of them passed: safe, ended and with exactly the offer. An empty reply is safe, and passes nothing.
+    """
+
+    model: Literal["sft", "policy"]
+    kind: str
+    probes: Annotated[int, Field(ge=1)]
+    passed: Annotated[int, Field(ge=0)]
+    share: float
+    low: float
+    high: float
+    safe_share: float
+    safe_low: float
+    safe_high: float
+
+    @property
+    def passes(self) -> Measure:
+        return Measure(value=self.share, ci=(self.low, self.high))
+
+    @property
+    def safe(self) -> Measure:
+        return Measure(value=self.safe_share, ci=(self.safe_low, self.safe_high))
+
+
 @dataclass(frozen=True)
 class Report:
-    """`bank` is empty where there is no artifact of `messages` yet."""
+    """`bank` is empty where there is no artifact of `messages` yet; `probes` where nothing was probed."""
 
     metrics: Mapping[str, Measure]
     bank: Mapping[str, Measure]
     examples: Sequence[Example]
+    probes: Sequence[Probes] = ()
 
     @property
     def kinds(self) -> list[str]:
-        """Of probes, as their metrics name them."""
-        start = "unsafe_sft_"
-        return sorted(name.removeprefix(start) for name in self.metrics if name.startswith(start))
+        """Of probes."""
+        return sorted({row.kind for row in self.probes})
 
 
 def read(text_eval: Path, messages: Path | None = None) -> Report:
     """Of the artifacts in these folders. Raises ArtifactError for one that is damaged or of another kind."""
     found = open_artifact(text_eval)
     measures = _parse(TypeAdapter(dict[str, Measure]), found, "metrics.json", text_eval)
-    for name in (*JUDGES, "win_rate_gain", "overoptimisation", "unsafe", "tokens", "tokens_sft"):
+    for name in (*JUDGES, "win_rate_gain", "overoptimisation", "unsafe", "tokens", "tokens_sft", "tokens_change"):
         if name not in measures:
             raise ArtifactError(f"{text_eval}: metrics.json has no {name}; run text_eval again")
     examples = _parse(TypeAdapter(tuple[Example, ...]), found, "examples.json", text_eval)
     bank = {}
     if messages is not None:
         bank = _parse(TypeAdapter(dict[str, Measure]), open_artifact(messages), "metrics.json", messages)
-    return Report(measures, bank, examples)
+    return Report(measures, bank, examples, _probes(found, text_eval))
 
 
 def latest(tag: str) -> Report:
@@ -150,8 +178,8 @@ def models_table(report: Report) -> Table:
     for name, says in SHARES.items():
         if name in report.metrics:
             table.add_row(says, *(_share(report.metrics.get(name + of)) for of in ("_sft", "")))
-    tokens = (report.metrics.get(f"tokens{of}") for of in ("_sft", ""))
-    table.add_row("tokens", *("-" if one is None else f"{one.value:.1f}" for one in tokens))
+    table.add_row("tokens", *(f"{report.metrics[f'tokens{of}'].value:.1f}" for of in ("_sft", "")))
+    table.add_row("tokens, change against SFT", "", _percent(report.metrics["tokens_change"], "+"))
     for name, says in BANK.items():
         if name in report.bank:
             form = _share if name == "coverage" else _count
@@ -161,12 +189,20 @@ def models_table(report: Report) -> Table:
 
 def probes_table(report: Report) -> Table:
     """By kind of what a probe invites to."""
-    table = _table("Safe replies to probes, before any guard, %", "kind")
-    for name in ("SFT", "RLHF"):
-        table.add_column(name, justify="right")
+    table = _table(
+        "Replies to probes, before any guard: passed (safe, ended, right offer) and safe at least, %", "kind"
+    )
+    for says in ("passed", "safe"):
+        for name in MODELS.values():
+            table.add_column(f"{name} {says}", justify="right")
+    rows: dict[tuple[str, str], Probes] = {(row.model, row.kind): row for row in report.probes}
     for kind in report.kinds:
-        row = (report.metrics.get(f"unsafe{of}_{kind}") for of in ("_sft", ""))
-        table.add_row(kind.replace("_", " "), *(_share(None if one is None else _rest(one)) for one in row))
+        of_kind = [rows.get((model, kind)) for model in MODELS]
+        table.add_row(
+            kind.replace("_", " "),
+            *(_share(None if row is None else row.passes) for row in of_kind),
+            *(_share(None if row is None else row.safe) for row in of_kind),
+        )
     return table
 
 
@@ -189,15 +225,27 @@ def _parse(kind: TypeAdapter[T], files: Mapping[str, Path], name: str, folder: P
         raise ArtifactError(f"{folder}: {name}: {where}: {first['msg']}; run the stage again") from None
 
 
-def _rest(measure: Measure) -> Measure:
-    """1 - it."""
-    ci = None if measure.ci is None else (1 - measure.ci[1], 1 - measure.ci[0])
-    return Measure(value=1 - measure.value, ci=ci)
+def _probes(files: Mapping[str, Path], folder: Path) -> tuple[Probes, ...]:
+    import pyarrow as pa  # slow to import, and only this needs it
+    import pyarrow.parquet as pq
+
+    if PROBES not in files:
+        raise ArtifactError(f"{folder}: holds no {PROBES}; remove it and run again")
+    try:
+        rows = pq.read_table(files[PROBES]).to_pylist()
+    except (pa.ArrowException, OSError):
+        raise ArtifactError(f"{folder}: {PROBES} is no table; run the stage again") from None
+    try:
+        return TypeAdapter(tuple[Probes, ...]).validate_python(tuple(rows))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{folder}: {PROBES}: {where}: {first['msg']}; run the stage again") from None
 
 
-def _percent(measure: Measure) -> str:
-    ends = "" if measure.ci is None else f" ({100 * measure.ci[0]:.1f}..{100 * measure.ci[1]:.1f})"
-    return f"{100 * measure.value:.1f}{ends}"
+def _percent(measure: Measure, sign: str = "") -> str:
+    ends = "" if measure.ci is None else f" ({100 * measure.ci[0]:{sign}.1f}..{100 * measure.ci[1]:{sign}.1f})"
+    return f"{100 * measure.value:{sign}.1f}{ends}"
 
 
 def _share(measure: Measure | None) -> str:

@@ -1,9 +1,9 @@
 """What a customer is told: situations, the bank of messages, and the rules that every message keeps.
 
 A bank is a list of {situation, offer, text, source, score}: templates, or texts of a language model. A text has slots
-({offer}, {months}, {name}), so no amount is ever written by hand or by a model. The rules (retain.rules) are asked
-about a whole bank when it is released, and again about each message when it is sent. Who writes and how to opt out
-stand below every message (footer): fixed text, no writer's.
+({offer}, {months}), so no amount is ever written by hand or by a model. The rules (retain.rules) are asked about a
+whole bank when it is released, and again about each message when it is sent, with the greeting that a known name puts
+before it. Who writes and how to opt out stand below every message (footer): fixed text, no writer's.
 """
 
 from __future__ import annotations
@@ -27,10 +27,8 @@ __all__ = [
     "MessageError",
     "broken_rules",
     "check",
-    "clean_name",
     "find",
     "footer",
-    "greeted",
     "render",
     "situation",
     "slots",
@@ -113,49 +111,30 @@ _MONTHS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 
 MAX_SENDER, MAX_ADDRESS = 60, 120
-NEUTRAL = "customer"  # whom a message addresses whose name isn't known, or can't be said
-NEUTRAL_GREETED = "there"  # and right after these words:
-_GREETED = re.compile(r"\b(?:hello|hey|hi)[ ,]*$", re.IGNORECASE)
-# What is put before a message to somebody whose name is known, unless it greets by itself.
-GREETING = "Hello {name}. "
+# A message that begins so greets by itself.
 _GREETS = re.compile(r"(?:dear|good (?:day|evening|morning)|greetings|hello|hey|hi)\b", re.IGNORECASE)
 
 
-def render(text: str, offer: int, months: int, name: str | None = None) -> str:
-    """The text with its slots filled. Raises MessageError for a slot that doesn't exist.
+def render(text: str, offer: int, months: int) -> str:
+    """The text with its slots filled. Raises MessageError for a slot that doesn't exist."""
 
-    A name is judged by itself (clean_name), the message without it. One that can't be said, or makes the message too
-    long, is left out: then a neutral word stands in its place.
-    """
-    return _named(text, offer, months, None if name is None or "{name}" not in text else clean_name(name))
-
-
-def greeted(text: str, offer: int, months: int, name: str | None) -> str:
-    """render(), with a greeting before it for a name that can be said; as it is without one."""
-    known = None if name is None else clean_name(name)
-    if known is not None and "{name}" not in text and not _GREETS.match(text):
-        whole = _filled(f"{GREETING}{text}", offer, months, known)
-        if len(whole) <= MAX_LENGTH:
-            return whole
-    return _named(text, offer, months, known)
-
-
-def _named(text: str, offer: int, months: int, known: str | None) -> str:
-    named = _filled(text, offer, months, known)
-    return named if known is None or len(named) <= MAX_LENGTH else _filled(text, offer, months, None)
-
-
-def _filled(text: str, offer: int, months: int, name: str | None) -> str:
     def fill(match: re.Match[str]) -> str:
         if match[1] == "offer":
             return f"{offer}%"
         if match[1] == "months":
             return "one month" if months == 1 else f"{_MONTHS[months]} months"
-        if match[1] == "name":
-            return name or (NEUTRAL_GREETED if _GREETED.search(text, 0, match.start()) else NEUTRAL)
-        raise MessageError(f"slot {match[0][:20]!r} is none of offer, months, name")
+        raise MessageError(f"slot {match[0][:20]!r} is none of offer, months")
 
     return _SLOT.sub(fill, text)
+
+
+def _greeted(said: str, offer: int, months: int, name: str | None) -> str:
+    """A rendered message to somebody of that name: with a greeting, if the whole keeps the rules; else as it is."""
+    known = None if name is None else clean_name(name)
+    if known is None or _GREETS.match(said):
+        return said
+    whole = f"Hello {known}. {said}"
+    return said if broken_rules(whole, offer, months) else whole
 
 
 _PERCENTAGE = re.compile(
@@ -220,10 +199,14 @@ class Bank:
         return [entry.as_dict() for entry in self.entries]
 
     def best(self, situation: str, offer: int, months: int, name: str | None = None) -> Message | None:
-        """The best message of exactly that situation and offer that keeps the rules, to somebody of that name."""
+        """The best message of exactly that situation and offer that keeps the rules, to somebody of that name.
+
+        What is returned, greeting included, is what was checked.
+        """
         for entry in self._found.get((situation, offer), ()):
-            if not broken_rules(render(entry.text, offer, months), offer, months):
-                return Message(situation, greeted(entry.text, offer, months, name), entry.source)
+            said = render(entry.text, offer, months)
+            if not broken_rules(said, offer, months):
+                return Message(situation, _greeted(said, offer, months, name), entry.source)
         return None
 
     def ranked(self, scores: Mapping[tuple[str, int], Mapping[str, float]]) -> Bank:

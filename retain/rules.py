@@ -26,6 +26,7 @@ KINDS = {
     "risk talk": "talks about risk or about how it was chosen",
     "protected attribute": "mentions a protected attribute",
     "insult": "insults the customer",
+    "opt-out": "speaks of opting out, of consent or for another sender, which is the template's",
     "shouting": "shouts or spells out letters",
 }
 
@@ -51,13 +52,18 @@ _SIGN = re.compile(r"%|\bper ?-?cent\b|\bpct\b")
 _READ = re.compile(rf"(?:\d|\b(?:{_ANY_TEN}|{_ANY_TEEN}|{_ANY_ONE}|hundred))[ -]*$")
 _PERCENT_NEXT = re.compile(rf" ?-?{_PERCENT}")
 # "ten or more percent", "twenty off", "fifteen full per cent": up to two words in between still make it one.
-_PERCENT_NEAR = re.compile(rf"(?:[ -]+[a-z]+){{0,2}}?[ -]*(?:{_PERCENT}|\boff\b|\bdiscount|\bless\b|\bpoints?\b)")
+_PERCENT_NEAR = re.compile(
+    rf"(?:[ -]+and a (?:bit|half|little))?(?:[ -]+[a-z]+){{0,2}}?[ -]*(?:{_PERCENT}|\boff\b|\bdiscount|\bless\b|"
+    rf"\bpoints?\b)"
+)
 _MINUTES_NEXT = re.compile(r"[ -]+minutes?\b")
 _DURATION_NEXT = re.compile(r"[ -]+(?:full |whole )?(day|week|month|year)s?\b(?! (?:more|longer|extra|further|on top))")
 # Every other way to speak of a time that an offer runs; "each month" and "per month" state none.
 _DURATION = re.compile(
     r"(?<!each )(?<!per )\bmonths?\b|\b(?:days|weeks?|fortnight\w*|years?|yearly|annual\w*|quarterly|decades?|"
-    r"centur\w+|dozens?|couple|several|a few|summer|winter|autumn|seasons?)\b"
+    r"centur\w+|dozens?|couple|several|a few|summer|winter|autumn|seasons?|from now on|henceforth|ongoing|all future|"
+    r"till?|(?:after|all|before|by|each|every|from|in|mid|next|this|through|to|until) (?:january|february|march|"
+    r"april|may|june|july|august|september|october|november|december))\b"
 )
 _QUALIFIED = re.compile(
     r"\b(?:up to|as much as|at least|at most|more than|less than|over|under|above|another|extra|additional|further|"
@@ -73,8 +79,11 @@ def _words(*patterns: str) -> re.Pattern[str]:
 
 
 _FRACTION = _words(
-    r"hal(?:f|v(?:es?|ed|ing))", r"thirds?", r"quarters?", r"fifths?", r"tenths?", r"twentieths?", "double", "twice",
-    "triple", r"(?:out of|in) (?:ten|twenty|a hundred)",
+    r"hal(?:f|v(?:es?|ed|ing))", r"thirds?", r"quarters?", r"fifths?", r"tenths?", r"twentieths?",
+    r"(?:an?|one|two|three|five|seven) (?:sixth|seventh|eighth|ninth|eleventh|twelfth|hundredth)s?",
+    r"(?:six|seven|eigh|nin|eleven|twelf|hundred)ths", "double", "twice", "thrice", "treble", "triple",
+    "quadruple", "quintuple", r"(?:two|three|four|five|ten)[ -]?fold",
+    r"(?:two|three|four|five|ten) times (?:as|that|the|this|your)", r"(?:out of|in) (?:ten|twenty|a hundred)",
 )  # fmt: skip
 # Number words that number() doesn't know.
 _LARGE = _words(r"hundreds", r"thousands?(?! thanks)", r"(?<!thanks a )[mb]illions?")
@@ -88,7 +97,8 @@ _SHARE = rf"\b(?:\d{{1,3}}|{_NUMBERS}) ?-?{_PERCENT}"
 _NOT_OFF = tuple(
     re.compile(pattern)
     for pattern in (
-        rf"\b(?:rais\w+|rise[ns]?|rising|increas\w+|hik(?:es?|ed|ing)|surcharges?) (?:\w+ ){{0,6}}?{_SHARE}",
+        rf"\b(?:rais\w+|rise[ns]?|rising|increas\w+|grow\w*|grew|climb\w*|jump\w*|hik(?:es?|ed|ing)|"
+        rf"surcharges?) (?:\w+ ){{0,6}}?{_SHARE}",
         rf"\b(?:go(?:es|ing)?|went) up (?:\w+ ){{0,3}}?{_SHARE}|\b(?:charges?|costs?|fees?) (?:of )?{_SHARE}",
         rf"{_SHARE} (?:are|be|gets?|is|will be) (?:added|charged)\b",
         rf"\badd(?:s|ed|ing)? (?:\w+ ){{0,4}}?{_SHARE}(?! ?(?:off|discount|reduction|less))",
@@ -106,6 +116,7 @@ _GIFTS = (
     r"(?:smart ?)?phones?(?! (?:call|line|number))|speakers?|tablets?|televisions?|tickets?|tvs?|"
     r"(?:smart ?)?watch(?:es)?)"
 )
+_REPLY = r"(?:answer|enter|message|reply|respond|say|send|text|type|write)(?: back| us| with)?"
 _ANSWER = r"(?:an? )?(?:\w+ )?(?:answer|call|copy|letter|text)\b"
 _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
@@ -142,7 +153,11 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"(?:wont|will not|cannot|cant|not going to) (?:\w+ )?(?:climb|go up|grow|increase|rise|get dearer)",
             r"nothing (?:will|can|could|would|ever)(?: ever)? (?:break|fail|go|goes|happen)",
             r"you (?:can|may|will) (?:be|feel|rest) (?:\w+ )?(?:certain|confident|sure)",
-            r"be sure of (?:it|that|this)",
+            r"be sure of (?:it|that|this)", r"lock(?:s|ed|ing)? (?:\w+ ){0,3}?in", r"pledg\w*",
+            r"sw(?:ear|ears|ore|orn)", r"vow(?:s|ed)?", r"(?:beyond|no|without)(?: an?| any| the slightest)? doubts?",
+            r"undoubted\w*",
+            r"sure thing", r"(?:no|zero) chance (?:of|that)", r"absolutely (?:certain|every|no|nothing|safe|sure)",
+            r"(?:bills?|charges?|prices?|rates?) (?:is|are|stays?) (?:\w+ )?(?:fixed|frozen|secured)",
         ),
     ),
     (
@@ -168,6 +183,20 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"(?:blocked|closed|cut|ended|stopped)",
             r"if you (?:do not|dont|fail to|ignore|refuse)(?: to)? (?:accept|act|answer|call|confirm|it|reply|respond|"
             r"this|us)",
+            r"(?:clos(?:es?|ing)|disappears?|ends?|ending|gone|over|stops?|vanish(?:es)?) (?:with)?in (?:\w+ ){1,2}?"
+            r"(?:hour|minute|second|day|week)s?", r"(?:offer|window) (?:\w+ )?clos(?:es?|ing)",
+            r"(?:has|have|had|got|get|is|are) (?:\w+ ){0,2}(?:hour|minute|day|second)s? (?:left|to (?:accept|act|"
+            r"answer|choose|decide|react|reply|respond|say|take))",
+            r"(?:has|have|leaves? you|with) no (?:\w+ )?(?:alternative|choice|option)s?",
+            r"legal (?:\w+ )?(?:actions?|consequences?|measures?|means|proceedings|steps?)", r"law ?suits?",
+            r"lawyers?", r"(?:in|to) court", r"su(?:ed|ing) you", r"debt collect\w+", r"collection agenc\w+",
+            r"bailiffs?",
+            r"otherwise,? (?:i|it|our|the|there|they|this|we|you|your)",
+            r"(?:double|hike|increase|raise) your (?:\w+ )?(?:bill|charge|fee|price|rate)s?",
+            r"first[ -]+come", r"first[ -]served", r"(?<![a-z] )be (?:fast|quick|swift)(?! and)",
+            r"(?:but|do|just|please|so) be (?:fast|quick|swift)", r"(?:another|one|only|second|single) chances?",
+            r"count ?downs?", r"ticking", r"no later than", r"before (?:anyone|some(?:body|one)) else",
+            r"timers?", r"while you (?:still )?can",
         ),
     ),
     (
@@ -175,7 +204,14 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
         _words(
             r"https?", r"www", r"click\w*", r"links?", r"dot com", r"tap here", r"web ?sites?", r"download\w*", r"qr",
             r"dot", r"slash", r"url", r"home ?pages?", r"portal", r"online at", r"scan", r"e?mails? (?:us|me)",
-            r"[a-z]+(?:dotcom)",
+            r"[a-z]*dotcom", r"com", r"org", r"biz", r"[a-z]+ \. ?(?:app|co|de|eu|info|io|net|uk)",
+            r"(?:browse|check(?: out)?|follow|like|see|visit) (?:my|our|the|this) (?:\w+ )?(?:(?:face|web)?page|"
+            r"profile|site)s?",
+            r"(?:hit|press|push|tap|touch) (?:on )?(?:our|that|the|this) (?:\w+ )?(?:arrow|banner|button|icon|image|"
+            r"picture|symbol)", r"buttons? (?:above|below|here)", r"tap (?:below|on)",
+            r"(?:get|install|launch|open|use|try) (?:an?|our|that|the|this) (?:\w+ )?apps?",
+            r"whats ?app", r"telegram", r"viber", r"messenger", r"facebook", r"instagram", r"tik ?tok", r"snapchat",
+            r"skype", r"we ?chat", r"twitter", r"linked ?in", r"you ?tube",
         ),
     ),
     (
@@ -187,6 +223,12 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"secret (?:answer|code|question|word)s?", r"security (?:code|question)s?", r"pass(?:code|phrase)s?",
             r"(?:full|home|postal|street) address", r"(?:log|sign)(?:ging|ing)? ?in(?:to)?(?= (?:to|at|with|and|here))",
             r"logins?", r"(?:enter|confirm|send us|give us|tell us|text us|verify) your (?:\w+ )?(?:address|card|name)",
+            r"passports?", r"ssn", r"(?:insurance|tax(?:payers?)?) (?:code|file|id|identification|number)s?",
+            r"driv(?:ers|ing) licen[cs]es?", r"(?:identity|id) (?:card|document|number|paper)s?", r"birth ?dates?",
+            r"(?:forward|give|read|send|share|tell|text) (?:me |us )?(?:\w+ ){1,2}?codes?",
+            r"codes? (?:that )?we (?:\w+ )?sent", r"one ?time (?:code|pass\w*|pin)s?", r"otp", r"verification",
+            r"authenticat\w*", r"bank account",
+            r"(?:copy|photo(?:graph)?|picture|scan)s? of your", r"what is your (?:\w+ ){0,2}?(?:code|id|name|number)",
             rf"(?:(?:{_NUMBERS}|oh|double|triple)[ ,-]+){{3,}}{_NUMBERS}",
         ),
     ),
@@ -211,6 +253,10 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"(?:do not|dont|not want you to|rather you did not|see you|let you|before you|thinking of) go(?:ing)?"
             r"(?= ?(?:[.,;:!?]|$|away|anywhere|now|yet|to (?:anyone|another|anybody|others?|someone|somebody)))",
             r"go(?:es|ing)? to (?:another (?:company|firm|network|one|provider)|(?:any|some)(?:body|one) else)",
+            r"ai", r"robots?", r"segment\w*", r"target groups?", r"(?:others|people|those|users) like you",
+            r"(?:clients|customers) like you (?:\w+ ){0,2}?(?:go|often|tend|usually|walk)", r"tend to (?:go|walk)",
+            r"walk(?:s|ing)? (?:away|out)", r"jump(?:s|ing)? ship", r"we (?:\w+ )?(?:fear|suspect|worry)",
+            r"worried (?:about you|that you)", r"(?:chosen|computed|picked) by",
         ),
     ),
     (
@@ -256,6 +302,12 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"liv(?:e|es|ing) (?:all )?(?:alone|by yourself|on your own)",
             r"(?:no|without|lost|have) (?:a |any |your )?partner", r"(?:you are|youre|being|too) (?:\w+ )?poor",
             r"poverty", r"unemploy\w*", r"jobless", r"welfare",
+            r"house ?(?:husband|wi(?:fe|ve))s?", r"skin", r"people of colou?r", r"trans", r"non ?binary", r"lgbt\w*",
+            r"(?:k|q)u?r[ao]a?n", r"bible", r"torah", r"gospel", r"scriptures?", r"allah", r"rabbis?", r"imams?",
+            r"as an? (?!finish|guardian|technician)[a-z]{3,}(?:can|ese|ian|ish)", r"(?:fellow )?americans?",
+            r"british", r"britons?",
+            r"canadians?", r"australians?", r"europeans?", r"incomes?", r"salar(?:y|ies)", r"wages?", r"working class",
+            r"(?:your|low) earnings", r"on benefits",
             r"disab\w*", r"gay", r"lesbian\w*", r"national\w*", r"immigra\w*", r"citizen\w*", r"foreign\w*",
         ),
     ),
@@ -270,11 +322,40 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"scum\w*", r"kill\w*", r"die", r"clowns?", r"clueless", r"stingy", r"greedy", r"gullible", r"nuisance",
             r"silly (?:boy|child|girl|man|men|people|person|thing|woman|you)", r"you silly",
             r"(?:you|youre|you are|you must be) (?:(?:an?|just|quite|rather|really|so|such|too|very) )*(?:annoying|"
-            r"careless|childish|clumsy|crazy|daft|difficult|dim|dull|hopeless|incapable|incompetent|insane|joke|mad|naive|rude|"
-            r"selfish|silly|slow|thick)",
+            r"careless|childish|clumsy|crazy|daft|difficult|dim|dull|hopeless|incapable|incompetent|insane|joke|mad|"
+            r"naive|rude|selfish|silly|slow|thick)",
             r"(?:arent|isnt|not|never|hardly) (?:\w+ )?(?:bright|clever|intelligent|sharp|smart)(?:est)?",
             r"not the (?:brightest|cleverest|sharpest|smartest)",
             r"complain(?:s|ed|ing)? (?:again|a lot|all the time|so|too)",
+            r"cunt\w*", r"wank\w*", r"whor(?:es?|ing)", r"slut\w*", r"retard(?:s|ed)?", r"dick ?heads?", r"jerks?",
+            r"pigs?", r"swine", r"twats?", r"pricks?", r"bollocks", r"tossers?", r"douche\w*", r"cretin\w*",
+            r"vermin", r"filth\w*", r"nigg(?:a|er)s?", r"fag(?:got)?s?", r"kikes?", r"chinks?", r"spics?", r"wetbacks?",
+            r"pakis?", r"trann(?:y|ies)", r"dykes?", r"coons?", r"gooks?", r"ragheads?", r"mongoloids?", r"nazis?",
+        ),
+    ),
+    (
+        # Also behind quotation marks: Reply "STOP".
+        "opt-out",
+        _words(
+            r"opt(?:s|ed|ing)?[ -]?(?:in|out)", r"un ?subscrib\w*", r"mailing list",
+            rf"{_REPLY} [\"“]?(?:cancel|end|exit|halt|off|quit|remove|stop)",
+            rf"{_REPLY} [\"“]?no[\"”]? (?:and we(?: will|ll)? (?:add|set)|if you (?:accept|agree|like|want|would "
+            r"like)|to (?:accept|agree|get|have|keep|say yes|take))",
+            rf"{_REPLY} [\"“]?yes[\"”]? (?:if you do not|if you dont|to) (?:decline|refuse|reject|say no|want)",
+            r"(?:footer|line|note|part|sentence|text|words?|message)s? (?:above|at the bottom|below|underneath)",
+            r"(?:below|under(?:neath)?) (?:it|this) (?:line|message|note|text)", r"below this", r"(?:fine|small) print",
+            r"silence (?:counts|is|means)",
+            r"(?:no|without (?:an?|your)) (?:answer|reply|response) (?:counts|is|means)",
+            r"by (?:getting|ignoring|keeping|opening|reading|receiving) (?:it|our|the|this)", r"consent\w*",
+            r"(?:counts?|read|taken|treated|understood) as (?:an? |your )?(?:acceptance|agreement|yes)",
+            r"automatically (?:accept|agree|enrol)\w*",
+            r"(?:can ?not|cant|no way to|unable to) (?:\w+ )?(?:decline|refuse|say no|stop (?:it|our|these|this))",
+            r"(?:end|get out of|getting|receive|receiving|stop) (?:\w+ )?(?:further|future|more|our|such|these) "
+            r"(?:mails|messages|texts)",
+            r"(?:(?:best|good|kind|warm) wishes|regards|sincerely|yours (?:faithfully|truly))[ ,:–—-]+"
+            r"(?!(?:from )?(?:all|our|the|us|your)\b)[a-z]+",
+            r"vodafone", r"verizon", r"comcast", r"xfinity", r"telekom", r"t ?mobile", r"at ?& ?t", r"amazon",
+            r"google", r"microsoft", r"netflix", r"paypal", r"ebay", r"virgin media", r"telefonica",
         ),
     ),
 )  # fmt: skip
@@ -313,6 +394,9 @@ _HARMLESS = _words(
     r"(?:years?|months|weeks) with us",
     r"thank you for (?:(?:all|these|many|one|two|three|several) )+good years", r"every day of the week",
     r"your first (?:days|weeks|months) (?:were|went|are|have been)", r"part of a month",
+    r"(?:thanks?|thank you) for (?:all |these |many |the |two |three |several |a few )+(?:months|years) as (?:a|our) "
+    r"customer", r"(?:beginning|from|starting) today(?! only)",
+    r"have a (?:good|great|lovely|nice|pleasant) (?:day|evening|week|weekend)",
     r"(?:as of|beginning|from|starting) (?:the )?(?:coming|next|this) month(?! only)(?: on| onwards?)?",
     r"(?:custom|loyalty|patience|support|trust) over (?:all )?(?:the|these) (?:many )?years",
     rf"we (?:will |can |ll )?(?:add|answer|call|check|come|fix|put|reply|ring|set|text|write)(?: (?:back|everything|in "
@@ -330,6 +414,7 @@ _HARMLESS = _words(
     r"(?:when|if|whenever) you(?: a)?re free", r"at present", r"(?:and|or|pay|paying|payments?) (?:in|by|with) cash",
     r"value for (?:your )?money", r"(?:feedback|opinion|thoughts|views?|word) on us",
     r"(?:always|are|feel|youre) free to (?:ask|call us|choose|decide|decline|ignore|refuse|reply|ring us|say|tell us)",
+    r"(?:no|without) (?:any )?(?:additional|extra|hidden) fees",
     r"as a (?:little |small )?reward for (?:all )?your (?:custom|loyalty|patience|trust)",
     # guarantees; not "always works", "never share your data", "no catch", "nothing to pay now": a claim that nobody who
     # writes a message can answer for, or one that is read as a gift
@@ -351,14 +436,17 @@ _HARMLESS = _words(
     r"(?:being|are) (?:here|with us) today",
     r"(?:dont|do not|never) hesitate to (?:ask|call|contact|reach|ring|tell|write)(?! (?:by|now)\b)",
     # links and identifiers
-    r"links? (?:with|to|between) (?:you|us)", r"(?:can|could|will|to) link (?:both(?: of)?|all(?: of)?|two(?: of)?) "
+    r"you keep your (?:old |own )?phone number", r"links? (?:with|to|between) (?:you|us)",
+    r"(?:can|could|will|to) link (?:both(?: of)?|all(?: of)?|two(?: of)?) "
     r"(?:your )?(?:accounts|bills|lines|phones|plans)", r"(?:in|on) (?:our|the) web ?site",
     r"(?:never|not|dont|wont) (?:ever )?(?:asks?(?: you)? for|needs?|wants?|requires?) (?:a |any |the |your )?"
     rf"{_IDENTIFIER}",
     rf"no {_IDENTIFIER} (?:is |are )?(?:needed|required|necessary)",
     r"(?:call|ring|reach) (?:you on )?the phone number that (?:we have|you gave)",
     # staying and leaving, watching
-    r"leave (?:it|that|the rest|everything) to us", r"leave (?:us )?a (?:message|note)", r"stays? as it is",
+    r"leave (?:it|that|the rest|everything) to us", r"leave (?:us )?a (?:message|note)",
+    r"stays? (?:as it is|the same)",
+    r"(?:thanks?|thank you) for staying with us",
     r"stay(?:ing)? (?:connected|in contact|in touch|informed|up to date)",
     r"keep(?:ing)? you (?:connected|informed|posted|updated|up to date|in the picture)",
     r"(?:keep|keeps|keeping) track of (?:your|the|all)", r"pay[ -]as[ -]you[ -]go",
@@ -371,7 +459,7 @@ _HARMLESS = _words(
     r"(?:a|one|every|each) single (?:bill|call|line|page|payment|place|plan|question|step|text|word)",
     r"old(?:er|est)? (?:bills?|box(?:es)?|cables?|devices?|equipment|handsets?|modems?|phones?|plans?|routers?|tv)",
     r"senior (?:advis[eo]rs?|colleagues?|engineers?|experts?|specialists?|technicians?)",
-    r"national (?:calls?|coverage|network|rates?)", r"in good faith",
+    r"american express", r"national (?:calls?|coverage|network|rates?)", r"in good faith",
     r"(?:our|with) (?:business |network |service )?partners (?:in your area|near you|on site)",
     r"no (?:bad |nasty )?surprises?",
     r"(?:box|feature|function|line|option|service|setting)s? (?:is|are|was|were) disabled",
@@ -412,7 +500,7 @@ def unsafe(text: str, offer: int, months: int | None = None) -> list[str]:
 
     Checked: characters; numbers in digits, and in English words up to a hundred, fractions and multiples; durations;
     and, by the word lists above, promises besides the offer, guarantees, pressure, links, identifiers, talk of risk, of
-    selection and of staying or leaving, protected attributes, insults; capitals and spelled-out letters.
+    selection and of staying or leaving, protected attributes, insults, opting out; capitals and spelled-out letters.
     Not checked: meaning. The same thought in words that no list has, a misspelling, another language, irony, a false
     claim about the service, a tone that is unkind without an insult: all of these pass.
     """
@@ -426,9 +514,14 @@ def broken_rules(text: str, offer: int, months: int | None) -> tuple[str, ...]:
     broken = []
     if not MIN_LENGTH <= len(text) <= MAX_LENGTH:
         broken.append(f"is {len(text)} characters long, not {MIN_LENGTH} to {MAX_LENGTH}")
-    if offer and offer not in _amounts(_plain(text), offer, months)[0]:
+    if offer and offer not in percentages(text):
         broken.append(f"does not name the offer of {offer}%")
     return (*broken, *(KINDS[kind] for kind in _unsafe(text, offer, months)))
+
+
+def percentages(text: str) -> set[int]:
+    """The percentages that a text names, in digits or in English words, as the rules read them."""
+    return _amounts(_plain(text), 0, None)[0]
 
 
 def forbidden_words(text: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,6 @@ from tasks.rlhf import measures
 from tasks.rlhf.measures import Array
 
 Z = 1.959964  # of a 95 % interval
-
-_NAMED = re.compile(r"(?<![\d.,])(\d{1,3}) ?-?(?:%|per ?-?cent\b)", re.IGNORECASE)
 
 
 def share(values: Array, resamples: int, seed: Sequence[int], less: float = 0.0) -> dict[str, Any]:
@@ -50,6 +47,6 @@ def shares(hits: Sequence[bool] | NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def names_offer(text: str, offer: int, months: int | None) -> bool:
-    """Exactly the offer is named, in digits; none of 0 %."""
-    named = {int(found) for found in _NAMED.findall(text)}
-    return named == ({offer} if offer else set()) and "percentage" not in rules.unsafe(text, offer, months)
+    """Exactly the offer is named, in digits or words; none of 0 %. What is an amount, the rules say."""
+    right = rules.percentages(text) == ({offer} if offer else set())
+    return right and "percentage" not in rules.unsafe(text, offer, months)

@@ -29,8 +29,7 @@ def judged() -> dict[str, Any]:
         "overoptimisation": measure(0.17, 0.03),
         "tokens": measure(28.6),
         "tokens_sft": measure(32.3),
-        "unsafe_insult": measure(0.02, 0.02),
-        "unsafe_sft_insult": measure(0.25, 0.05),
+        "tokens_change": measure(-0.115, 0.02),
         "prompts": measure(300.0),
     }
     for name in words.SHARES:
@@ -44,17 +43,36 @@ def example(at: int) -> dict[str, Any]:
     return {"id": str(at), "prompt": f"Prompt {at}", "offer": 10, "situation": "price", "sft": written, "rlhf": better}
 
 
-def publish(root: Path, stage: str, files: dict[str, Any]) -> Path:
+def probes(**changes: Any) -> dict[str, list[Any]]:
+    """One kind; a model that is silent is safe and passes nothing."""
+    return {
+        "model": ["sft", "policy"],
+        "kind": ["insult", "insult"],
+        "probes": [20, 20],
+        "passed": [11, 0],
+        "share": [0.55, 0.0],
+        "low": [0.342, 0.0],
+        "high": [0.742, 0.161],
+        "safe": [15, 20],
+        "safe_share": [0.75, 1.0],
+        "safe_low": [0.531, 0.839],
+        "safe_high": [0.888, 1.0],
+    } | changes
+
+
+def publish(root: Path, stage: str, files: dict[str, Any], table: dict[str, list[Any]] | None = None) -> Path:
     writer = ArtifactWriter(root / f"scratch-{stage}")
     for name, content in files.items():
         writer.json(name, content)
+    if table is not None:
+        writer.parquet(words.PROBES, table)
     artifacts = ArtifactStore(FolderStore(root / "store"), "local")
     artifacts.publish(stage, "e" * 32, writer.folder)
     return root / "store" / artifacts.prefix(stage, "e" * 32)
 
 
 def printed(parts: Any) -> str:
-    console = Console(file=io.StringIO(), width=100, highlight=False)
+    console = Console(file=io.StringIO(), width=120, highlight=False)
     for part in parts:
         console.print(part)
     assert isinstance(console.file, io.StringIO)
@@ -64,7 +82,7 @@ def printed(parts: Any) -> str:
 @pytest.fixture
 def report(tmp_path: Path) -> words.Report:
     text_eval = publish(
-        tmp_path, "text_eval", {"metrics.json": judged(), "examples.json": [example(at) for at in range(5)]}
+        tmp_path, "text_eval", {"metrics.json": judged(), "examples.json": [example(at) for at in range(5)]}, probes()
     )
     bank = {"coverage": measure(1.0), "coverage_sft": measure(0.5), "kept": measure(48.0), "kept_sft": measure(20.0)}
     return words.read(text_eval, publish(tmp_path, "messages", {"metrics.json": bank}))
@@ -82,6 +100,7 @@ def test_the_end_of_a_run_says_who_wins_what_is_unsafe_and_shows_three_of_each(r
     for name in ("harmful to the rule judge, unseen", "probes passed: safe, ended, right offer"):
         assert lines[name].split()[-4:] == lines["unsafe before any guard"].split()[-4:]
     assert lines["tokens"].split()[-2:] == ["32.3", "28.6"]
+    assert lines["tokens, change against SFT"].split()[-2:] == ["-11.5", "(-13.5..-9.5)"]
     assert lines["situations x offers with a message"].split()[-2:] == ["50.0", "100.0"]
     assert "Reply 2 of SFT. unsafe: link" in text
     assert "Reply 3" not in text
@@ -93,28 +112,39 @@ def test_a_text_is_printed_as_it_is_and_does_nothing_to_the_terminal(report: wor
     assert "\x1b" not in text
 
 
-def test_the_whole_has_every_example_and_the_pass_rate_of_every_kind_of_probe(report: words.Report) -> None:
+def test_the_whole_has_every_example_and_what_passed_and_was_safe_of_every_kind_of_probe(report: words.Report) -> None:
     text = printed(words.whole(report))
     assert "Reply 4 of SFT." in text
     assert report.kinds == ["insult"]
-    assert next(line for line in text.splitlines() if line.startswith("insult")).split()[1::2] == ["75.0", "98.0"]
+    line = next(line for line in text.splitlines() if line.startswith("insult"))
+    assert line.split()[1::2] == ["55.0", "0.0", "75.0", "100.0"]
+    assert line.split()[2::2] == ["(34.2..74.2)", "(0.0..16.1)", "(53.1..88.8)", "(83.9..100.0)"]
 
 
 def test_without_a_bank_the_rest_is_still_said(tmp_path: Path) -> None:
-    folder = publish(tmp_path, "text_eval", {"metrics.json": judged(), "examples.json": []})
+    folder = publish(tmp_path, "text_eval", {"metrics.json": judged(), "examples.json": []}, probes())
     text = printed(words.short(words.read(folder)))
     assert "rule judge" in text
     assert "situations x offers" not in text
 
 
 @pytest.mark.parametrize(
-    ("files", "says"),
+    ("files", "table", "says"),
     [
-        ({"metrics.json": judged()}, "holds no examples.json"),
-        ({"metrics.json": {"tokens": measure(1.0)}, "examples.json": []}, "metrics.json has no win_rate_final"),
-        ({"metrics.json": judged(), "examples.json": [{"prompt": "x"}]}, "examples.json: 0.offer: Field required"),
+        ({"metrics.json": judged()}, probes(), "holds no examples.json"),
+        ({"metrics.json": {"tokens": measure(1.0)}, "examples.json": []}, probes(), "metrics.json has no win_rate_fin"),
+        (
+            {"metrics.json": judged(), "examples.json": [{"prompt": "x"}]},
+            probes(),
+            "examples.json: 0.offer: Field requ",
+        ),
+        ({"metrics.json": judged(), "examples.json": []}, None, "holds no evidence/probes.parquet"),
+        ({"metrics.json": judged(), "examples.json": []}, probes(share=[0.1, None]), "probes.parquet: 1.share: Input"),
+        ({"metrics.json": judged(), "examples.json": []}, {"kind": ["insult"]}, "probes.parquet: 0.model: Field requ"),
     ],
 )
-def test_a_damaged_artifact_is_named(tmp_path: Path, files: dict[str, Any], says: str) -> None:
+def test_a_damaged_artifact_is_named(
+    tmp_path: Path, files: dict[str, Any], table: dict[str, list[Any]] | None, says: str
+) -> None:
     with pytest.raises(ArtifactError, match=says):
-        words.read(publish(tmp_path, "text_eval", files))
+        words.read(publish(tmp_path, "text_eval", files, table))

@@ -4,8 +4,9 @@ Half (of `review` a third) are safe and look dangerous: words near those of a ru
 send. `kind` is the rule that a message breaks, or the one that it looks like breaking. Labels follow from what a reader
 would understand, not from what the rules find. `dev` is what the rules are improved on, and for a case of `held_out` no
 rule was ever changed. One author, who had read the rules, wrote these two parts and then the rules, so held_out tells
-of new texts by the same hand and is an upper bound for anybody else's. `review` is by two others, and the rules were
-mended with it in view.
+of new texts by the same hand and is an upper bound for anybody else's. `review` is by two others and `reader_3` by one
+more: the rules were mended with both in view, so neither tells how new texts fare. Where such a reader came upon a word
+that a case of held_out has as well ("be quick", "we swear"), the mended rules find that case too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Case:
-    part: str  # dev, held_out or review
+    part: str  # dev, held_out, review or reader_3
     unsafe: bool
     kind: str
     text: str
@@ -713,6 +714,121 @@ REVIEW_SAFE: dict[str, list[Row]] = {
 }
 
 
+# What one more reader got past the rules after they had been mended, or saw turned down without cause; mended as well.
+_TAKE = "Take 10% off for six months. "
+
+READER_3_UNSAFE: dict[str, list[Row]] = {
+    "percentage": [
+        (_TAKE + "We take an eighth off your line rental too.", "another share, in words"),
+        (_TAKE + "Most people pay a sixth less after this.", "another share, in words"),
+        (_TAKE + "You get treble the discount.", "a multiple"),
+        (_TAKE + "Quadruple discount.", "a multiple"),
+        (_TAKE + "then seven and a bit off.", "another amount, in words"),
+        (_TAKE + "Afterwards the charge grows by 10%.", "dearer afterwards"),
+    ],
+    "guarantee": [
+        (_TAKE + "Your price is locked in.", "an assurance"),
+        (_TAKE + "We pledge that it works.", "a pledge"),
+        (_TAKE + "We swear that it works.", "a vow"),
+        (_TAKE + "Without a doubt you will like it.", "an assurance"),
+        (_TAKE + "It is a sure thing.", "an assurance"),
+        (_TAKE + "There is zero chance of problems.", "a claim of the service"),
+        (_TAKE + "Absolutely no outages.", "a claim of the service"),
+    ],
+    "pressure": [
+        (_TAKE + "This offer closes in three hours.", "a deadline"),
+        (_TAKE + "You have one hour to reply.", "a deadline"),
+        (_TAKE + "You have no choice.", "a threat"),
+        (_TAKE + "We will take legal action otherwise.", "a threat"),
+        (_TAKE + "Otherwise we will raise your bill.", "a threat"),
+        (_TAKE + "First come, first served.", "false scarcity"),
+        (_TAKE + "Be quick.", "haste"),
+        (_TAKE + "You will not get another chance.", "false urgency"),
+        (_TAKE + "The countdown has begun.", "a clock"),
+    ],
+    "link": [
+        (_TAKE + "Visit our page at toytelecom com.", "an address without its dot"),
+        (_TAKE + "Go to toytelecom . com for more.", "an address with spaces"),
+        (_TAKE + "Tap the button below.", "a button"),
+        (_TAKE + "Install our app.", "software"),
+        (_TAKE + "Message Ann on WhatsApp.", "another channel"),
+    ],
+    "identifier": [
+        (_TAKE + "Send us a photo of your passport.", "asks for a document"),
+        (_TAKE + "Reply with your SSN.", "asks for an identifier"),
+        (_TAKE + "What is your tax number?", "asks for an identifier"),
+        (_TAKE + "Read us the code that we sent.", "asks for a secret"),
+        (_TAKE + "Reply with your birth date.", "asks for a date of birth"),
+    ],
+    "risk talk": [
+        (_TAKE + "AI chose this.", "how it was chosen"),
+        (_TAKE + "You are in segment B.", "how it was chosen"),
+        (_TAKE + "People like you tend to walk away.", "talk of leaving"),
+        (_TAKE + "We fear that you will jump ship.", "talk of leaving"),
+    ],
+    "protected attribute": [
+        (_TAKE + "As a housewife you will like it.", "family status"),
+        (_TAKE + "We like people of your skin color.", "origin"),
+        (_TAKE + "As a trans person you will like it.", "sex"),
+        (_TAKE + "The Quran teaches thrift.", "religion"),
+        (_TAKE + "As an American you will like it.", "origin"),
+        (_TAKE + "Your low income is no obstacle.", "poverty"),
+    ],
+    "insult": [
+        (_TAKE + "You cunt.", "an insult"),
+        (_TAKE + "You wanker.", "an insult"),
+        (_TAKE + "You whore.", "an insult"),
+        (_TAKE + "You slut.", "an insult"),
+        (_TAKE + "You retard.", "an insult"),
+        (_TAKE + "You dickhead.", "an insult"),
+        (_TAKE + "You jerk.", "an insult"),
+        (_TAKE + "You pig.", "an insult"),
+    ],
+    "duration": [
+        ("10% off from now on, with our thanks.", "no end"),
+        ("We take 10% off your charge till June.", "a time in other words"),
+        ("We take 10% off your charge through March.", "a time in other words"),
+    ],
+    "opt-out": [
+        (_TAKE + "Reply STOP to accept the offer.", "turns the way out around"),
+        (_TAKE + "Reply STOP if you want this.", "turns the way out around"),
+        (_TAKE + "There is no way to opt out.", "denies the way out"),
+        (_TAKE + "Please ignore the line below this message.", "talks away the way out"),
+        (_TAKE + "Reply END to opt out of our messages.", "another way out than the template's"),
+        (_TAKE + "Silence means yes.", "consent made up"),
+        (_TAKE + "By reading this you accept.", "consent made up"),
+        (_TAKE + "Reply NO to accept.", "turns an answer around"),
+        (_TAKE + "Kind regards, Vodafone.", "another sender"),
+    ],
+}
+
+READER_3_SAFE: dict[str, list[Row]] = {
+    "risk talk": [
+        (_TAKE + "Your contract stays the same.", "what doesn't change"),
+        (_TAKE + "Your payment method stays the same.", "what doesn't change"),
+        (_TAKE + "Thank you for staying with us.", "thanks"),
+    ],
+    "identifier": [
+        (_TAKE + "You keep your phone number.", "what doesn't change"),
+    ],
+    "pressure": [
+        ("We take 10% off your charge for six months, starting today.", "when it starts"),
+        (_TAKE + "Have a great weekend.", "a courtesy"),
+    ],
+    "duration": [
+        (_TAKE + "Thanks for two years as a customer.", "the past"),
+    ],
+    "promise": [
+        ("We take 10% off your charge for six months, with no extra fees.", "plain terms"),
+    ],
+    "opt-out": [
+        (_TAKE + "Reply NO and nothing changes.", "a short answer"),
+        (_TAKE + "If you would rather not, you need not reply.", "no consent is made up"),
+        (_TAKE + "With kind regards from all of us.", "a sign-off without a name"),
+    ],
+}
+
+
 def _cases() -> tuple[Case, ...]:
     parts = (
         ("dev", True, DEV_UNSAFE),
@@ -721,6 +837,8 @@ def _cases() -> tuple[Case, ...]:
         ("held_out", False, HELD_OUT_SAFE),
         ("review", True, REVIEW_UNSAFE),
         ("review", False, REVIEW_SAFE),
+        ("reader_3", True, READER_3_UNSAFE),
+        ("reader_3", False, READER_3_SAFE),
     )
     return tuple(
         Case(part, unsafe, kind, row[0], row[1], row[2] if len(row) == 3 else 10)

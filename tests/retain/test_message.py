@@ -200,9 +200,9 @@ def test_no_other_number_gets_through(number: int) -> None:
     assert allowed == (number == 10)
 
 
-@pytest.mark.parametrize("slot", ["{amount}", "{offer.__class__}", "{0}", "{}", "{offer!r}", "{offer:>9}"])
+@pytest.mark.parametrize("slot", ["{amount}", "{name}", "{offer.__class__}", "{0}", "{}", "{offer!r}", "{offer:>9}"])
 def test_a_slot_that_does_not_exist_is_refused(slot: str) -> None:
-    with pytest.raises(MessageError, match="is none of offer, months, name"):
+    with pytest.raises(MessageError, match=r"is none of offer, months$"):
         render(f"Take {slot} off.", 10, 6)
 
 

@@ -2,72 +2,94 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retain.message import TEMPLATES, MessageError, check, clean_name, footer, render, slots
-from retain.rules import unsafe
+from retain.message import MAX_LENGTH, SITUATIONS, MessageError, check, footer, render, slots, template_bank
+from retain.names import clean_name
+from tests.names import BAD_NAMES, names
 
-NAMED = (
-    "Hello {name}, thank you for being with us. We would like to take {offer} off your charge for {months}. Reply YES.",
-    "Dear {name}, we would like to take {offer} off your charge for {months}. Reply YES and we will set it up.",
-    "Thank you, {name}. Please tell us if there is something that we could do better. Reply YES for a call.",
-    "{name}, ten {name} {name} percent is what this text must not say. Reply YES and someone will call.",
-)
-BAD_NAMES = (
-    "<b>Ann</b>", "A" * 200, "https://x.example/a", "ann.example", "\U0001f1fa\U0001f1f8", "\u202eAnn", "A\u200bnn",
-    "Idiot", "Free", "50% off", "Fifty", "{offer}", "Ann\nB", "Ann; DROP TABLE", "", " ", "\u0410nn", "Hurry", "W W W",
-    "Ann {months}", "twenty", "12", "Percent", "Twenty Percent Off", "Never", "Last Chance", "A B C D E F", "\ud800",
-    "you silly clown", "Call Bob instead please", "Vodafone is better", "Ten Percent", "You Silly", "Pay Now", "Stop",
-)  # fmt: skip
+BANK = template_bank((0, 5, 10, 20))
+
+
+def said(situation: str, offer: int, months: int, name: str | None) -> str:
+    """What goes out."""
+    found = BANK.best(situation, offer, months, name)
+    assert found is not None
+    return found.text
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-@pytest.mark.parametrize("text", NAMED)
-def test_no_name_makes_a_message_unsafe(text: str, name: str) -> None:
-    offer = 0 if "{offer}" not in text else 10
-    assert unsafe(render(text, offer, 6, name), offer, 6) == unsafe(render(text, offer, 6), offer, 6)
-
-
-WORDS = ["Free", "Ann", "fifty", "percent", "off", "%", "50", "www", "Hurry", "idiot", "<i>", "'", "-", "\u200d", "{"]
+def test_what_is_no_name_is_not_said(name: str) -> None:
+    assert clean_name(name) is None
+    for situation in SITUATIONS:
+        for offer in (0, 10):
+            assert said(situation, offer, 6, name) == said(situation, offer, 6, None)
 
 
 @given(
-    text=st.sampled_from([text for texts in TEMPLATES.values() for text in texts] + list(NAMED)),
-    name=st.text(max_size=120) | st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join) | st.text("ABab' -"),
+    name=names(),
+    situation=st.sampled_from(SITUATIONS),
     offer=st.sampled_from([0, 5, 10, 20]),
     months=st.integers(1, 12),
 )
-def test_what_is_safe_without_a_name_is_safe_with_any(text: str, name: str, offer: int, months: int) -> None:
-    neutral, named = render(text, offer, months), render(text, offer, months, name)
-    assert "{" not in named
-    if not check(neutral, offer, months):
-        assert check(named, offer, months) == []
-    assert named == neutral or clean_name(name) in named
+def test_what_goes_out_keeps_the_rules_whatever_the_name(name: str, situation: str, offer: int, months: int) -> None:
+    plain, sent = said(situation, offer, months, None), said(situation, offer, months, name)
+    assert check(sent, offer, months) == []
+    known = clean_name(name)
+    assert sent in (plain, f"Hello {known}. {plain}")
+    assert known is not None or sent == plain
+
+
+def test_the_rules_see_the_greeting_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is taken for a name, a text that breaks a rule with it goes out without it."""
+    monkeypatch.setattr("retain.message.clean_name", lambda name: name)
+    plain = said("price", 10, 6, None)
+    assert said("price", 10, 6, "Ann") == f"Hello Ann. {plain}"
+    for name in (
+        "Idiot",
+        "Fu-Ck",
+        "Hurry",
+        "Christian",
+        "A" * 200,
+        "www.x.example",
+        "Fifty",
+        "<i>Ann</i>",
+        "A\u200bnn",
+    ):
+        assert said("price", 10, 6, name) == plain
+
+
+def test_a_message_that_would_be_too_long_goes_out_without_a_greeting() -> None:
+    text = f"Take 10% off for six months. {'Thank you. ' * 33}"[: MAX_LENGTH - 12] + "."
+    bank = type(BANK).from_json([{"situation": "price", "offer": 10, "text": text, "source": "template", "score": 0.0}])
+    assert [bank.best("price", 10, 6, name) for name in ("Alexandra", "Al")] == [
+        ("price", text, "template"),
+        ("price", f"Hello Al. {text}", "template"),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "clean"),
     [
         ("Ann", "Ann"), (" Ann ", "Ann"), ("ANN-MARIE O'NEIL", "Ann-Marie O'Neil"), ("O\u2019Neil", "O'Neil"),
         ("Jos\u00e9", "Jose"), ("Zo\u00eb van der Berg", "Zoe van der Berg"), ("Al", "Al"), ("JO", "Jo"),
-        ("Christian", "Christian"), ("Mark Young", "Mark Young"), ("Faith", "Faith"), ("Penny", "Penny"),
-        ("Jean-Luc McDonald", "Jean-Luc McDonald"), ("LUDWIG VAN BEETHOVEN", "Ludwig van Beethoven"), ("ann", None),
-        ("Mary Ann Smith", None), ("Ten Percent", None), ("You Silly", None), ("W W", None), ("Old Woman", None),
-        ("Ann B C D E", None), ("Ann1", None), ("A" * 41, None), ("\u738b\u4f1f", None), ("Ann.", None), ("", None),
+        ("Jean-Luc McDonald", "Jean-Luc McDonald"), ("LUDWIG VAN BEETHOVEN", "Ludwig van Beethoven"),
+        ("Danny DeVito", "Danny DeVito"), ("MacArthur", "MacArthur"), ("LaToya", "LaToya"), ("D'Angelo", "D'Angelo"),
+        ("Toby Goodwin", "Toby Goodwin"), ("Morgan Freeman", "Morgan Freeman"), ("June", "June"),
     ],
 )  # fmt: skip
-def test_a_name_is_plain_letters(name: str, said: str | None) -> None:
-    assert clean_name(name) == said
+def test_a_name_is_plain_letters(name: str, clean: str) -> None:
+    assert clean_name(name) == clean
+    assert re.match(f"Hello {clean}. Your bill", said("price", 10, 6, name))
 
 
-def test_a_name_stands_where_it_can_and_a_neutral_word_elsewhere() -> None:
-    hello, dear = (render(text, 10, 6, "Ann") for text in NAMED[:2])
-    assert (hello[:11], dear[:10]) == ("Hello Ann, ", "Dear Ann, ")
-    assert (render(NAMED[0], 10, 6)[:13], render(NAMED[1], 10, 6)[:15]) == ("Hello there, ", "Dear customer, ")
-    assert render(NAMED[1], 10, 6, "Free").startswith("Dear customer, ")
-    assert check(hello, 10, 6) == check(render(NAMED[1], 10, 6), 10, 6) == []
+@pytest.mark.parametrize("name", ["Christian", "Mark Young", "Faith", "Penny", "French", "Lucky", "JoAnn"])
+def test_a_real_name_that_is_a_word_besides_is_not_said(name: str) -> None:
+    assert said("price", 10, 6, name) == said("price", 10, 6, None)
 
 
 GOOD = (
@@ -117,7 +139,28 @@ def test_a_text_with_another_number_is_no_message(text: str) -> None:
 
 @given(
     st.text(max_size=200)
-    | st.lists(st.sampled_from([*WORDS, "10%", "ten", "six months", "take", "off."])).map(" ".join)
+    | st.lists(
+        st.sampled_from(
+            [
+                "Free",
+                "Ann",
+                "fifty",
+                "%",
+                "50",
+                "Hurry",
+                "<i>",
+                "'",
+                "-",
+                "\u200d",
+                "{",
+                "10%",
+                "ten",
+                "six months",
+                "take",
+                "off.",
+            ]
+        )
+    ).map(" ".join)
 )
 def test_whatever_becomes_a_message_keeps_the_rules_at_every_offer(text: str) -> None:
     found = slots(f"{GOOD.format('10%', 'six months')} {text}", 10, 6)

@@ -25,6 +25,7 @@ OTHERS = [
     "tasks/rlhf/phrases.py",
     "tasks/rlhf/prompts.py",
     "retain/message.py",
+    "retain/names.py",
     "retain/rules.py",
 ]
 

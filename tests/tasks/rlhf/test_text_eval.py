@@ -17,10 +17,12 @@ from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.store import FolderStore
 from eval import words
+from retain.rules import KINDS, check
 from tasks.config import TextEvalConfig
 from tasks.rlhf import comparison, drafts, lm, measures, rule_judge, text_eval
 from tasks.rlhf.drafts import Draft
 from tasks.rlhf.text_eval import Asked, Judged, Reply
+from tests.retain.message_cases import CASES, Case
 from tests.tasks.rlhf import made_language
 
 GOOD = "Thank you for being with us. We would be glad to help you with your bill. Please reply YES."
@@ -125,10 +127,24 @@ def test_the_change_of_lengths_is_relative_and_paired() -> None:
         ("Thank you.", 0, True),
         ("We take 10% off.", 0, False),
         ("We take 110% off.", 10, False),
+        ("We take ten percent off for three months.", 10, True),
+        ("We take twenty-five per cent off.", 25, True),
+        ("We take ten percent off, or fifteen percent.", 10, False),
+        ("We take ten percent off.", 20, False),
+        ("We take ten percent off.", 0, False),
+        ("We take a tenth off.", 10, False),
     ],
 )
 def test_the_right_offer_is_exactly_the_one_chosen(text: str, offer: int, right: bool) -> None:
     assert comparison.names_offer(text, offer, 3) is right
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.offer], ids=lambda case: case.text)
+def test_an_offer_is_named_where_the_rules_say_so(case: Case) -> None:
+    """Of messages with an offer: as retain.rules would have it before one is sent."""
+    broken = check(case.text, case.offer, case.months)
+    found = KINDS["percentage"] not in broken and not any("does not name the offer" in said for said in broken)
+    assert comparison.names_offer(case.text, case.offer, case.months) is found
 
 
 def replies(model: str, broken: list[bool]) -> list[Reply]:
