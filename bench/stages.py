@@ -1,13 +1,14 @@
 """Whole language stages of an experiment on a GPU, one after the other: seconds, memory, and what an L4 would take.
 
-    python bench/stages.py FOLDER [--experiment exp_001_mvp] [--share 0.1]
+    python bench/stages.py FOLDER [--experiment exp_001_mvp] [--share 0.1] [--keep FOLDER]
 
 FOLDER holds the files of the artifacts that need no GPU: dialogues/, preferences/ and prompts/, and for weights out of
 a package source/. Every stage from `base` on then runs as the engine would run it, with checkpoints into a folder, but
-without orchestration and ledger. `--share` cuts steps and iterations to that share, batch and lengths stay; the column
-"whole" scales the steps back. Where weights are published on a hub alone, random ones of the same shape take their
-place: times are real then and texts are not, and as nobody learns to end, every reply has the full length. Without a
-GPU it says so and ends. Prints a table and writes bench/results/stages.json.
+without orchestration and ledger; `--keep` says where their files are to stay. `--share` cuts steps and iterations to
+that share, batch and lengths stay; the column "whole" scales the steps back. Where weights are published on a hub
+alone, random ones of the same shape take their place: times are real then and texts are not, and as nobody learns to
+end, every reply has the full length. Without a GPU it says so and ends. Prints a table and writes
+bench/results/stages.json.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, nargs="?", help="with dialogues/, preferences/ and prompts/")
     parser.add_argument("--experiment", default="exp_001_mvp")
     parser.add_argument("--share", type=float, default=1.0, help="of steps and iterations")
+    parser.add_argument("--keep", type=Path, help="an empty folder for what the stages write")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to see that all of it runs")
     options = parser.parse_args()
     if options.folder is None:
@@ -79,15 +81,19 @@ def main() -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("stages: there is no GPU here; left out")
         return 0
-    results = measure(options.folder, options.experiment, options.share, options.device)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = options.keep or Path(scratch)
+        place.mkdir(parents=True, exist_ok=True)
+        results = measure(options.folder, place, options.experiment, options.share, options.device)
     show(results)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(results, indent=2) + "\n")
     return 0 if all("failed" not in row for row in results["stages"].values()) else 1
 
 
-def measure(folder: Path, experiment: str, share: float, device: str) -> dict[str, Any]:
-    """One row for each stage; a stage that fails says why, and those that need it are left out."""
+def measure(folder: Path, place: Path, experiment: str, share: float, device: str) -> dict[str, Any]:
+    """One row for each stage, which writes to a folder of `place`; one that fails says why, and those that need it are
+    left out."""
     import torch
 
     from flows.plan import load_experiment
@@ -95,26 +101,24 @@ def measure(folder: Path, experiment: str, share: float, device: str) -> dict[st
 
     stated = load_experiment(experiment)
     rows: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        places = {name: folder / name for name in ("dialogues", "preferences", "prompts", "source")}
-        for name in ORDER:
-            stage, config = STAGES[name], cut(name, getattr(stated.stages, name), share)
-            if lacking := [of for of in stage.inputs if not (places.get(of) or Path(scratch) / of).exists()]:
-                print(f"{name}: left out, it lacks {', '.join(lacking)}", file=sys.stderr, flush=True)
-                continue
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            inputs = {of: places.get(of) or Path(scratch) / of for of in stage.inputs}
-            inputs |= {"source": places["source"]} if stage.source else {}
-            rows[name] = timed(stage, config, inputs, Path(scratch), stated.seed, device)
-            if "failed" not in rows[name]:
-                rows[name]["whole_s"] = whole_s(name, rows[name], config, stated.stages)
-            gc.collect()
-            if device == "cuda":
-                torch.cuda.empty_cache()
+    made = {name: folder / name for name in ("dialogues", "preferences", "prompts")}
+    for name in ORDER:
+        stage, config = STAGES[name], cut(name, getattr(stated.stages, name), share)
+        if lacking := [of for of in stage.inputs if of not in made]:
+            print(f"{name}: left out, it lacks {', '.join(lacking)}", file=sys.stderr, flush=True)
+            continue
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        inputs = {of: made[of] for of in stage.inputs} | ({"source": folder / "source"} if stage.source else {})
+        row = rows[name] = timed(stage, config, inputs, place, stated.seed, device)
+        if "failed" not in row:
+            row["whole_s"] = whole_s(name, row, config, stated.stages)
+            made[name] = place / name
+        gc.collect()
+        if device == "cuda":
+            torch.cuda.empty_cache()
     chip = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    return {"experiment": experiment, "device": chip, "torch": torch.__version__, "share": share, "stages": rows} | {
-        "l4": on_an_l4(rows, chip, stated.costs.machines.gpu.usd_per_hour)
-    }
+    found = {"experiment": experiment, "device": chip, "torch": torch.__version__, "share": share, "stages": rows}
+    return found | {"l4": on_an_l4(rows, chip, stated.costs.machines.gpu.usd_per_hour)}
 
 
 def cut(name: str, config: Any, share: float) -> Any:
@@ -128,10 +132,8 @@ def cut(name: str, config: Any, share: float) -> Any:
     return config
 
 
-def timed(
-    stage: Stage, config: Any, inputs: Mapping[str, Path], scratch: Path, seed: int, device: str
-) -> dict[str, Any]:
-    """Runs a stage into scratch/<name>; its seconds, seconds a step, the GPU's peak of memory, and its metrics."""
+def timed(stage: Stage, config: Any, inputs: Mapping[str, Path], place: Path, seed: int, device: str) -> dict[str, Any]:
+    """Runs a stage into place/<name>; its seconds, seconds a step, the GPU's peak of memory, and its metrics."""
     import torch
 
     from engine.artifact import ArtifactWriter
@@ -140,10 +142,10 @@ def timed(
     from engine.stage import Workspace, _load
     from engine.store import open_store
 
-    out, work = scratch / stage.name, scratch / f"{stage.name}.work"
+    out, work = place / stage.name, place / f"{stage.name}.work"
     out.mkdir()
     work.mkdir()
-    store = open_store(str(scratch / "store"))
+    store = open_store(str(place / "store"))
     claim = acquire(store, f"{stage.name}/claim", 1, 60.0)
     assert claim is not None
     if device == "cuda":
@@ -211,7 +213,9 @@ def on_an_l4(rows: Mapping[str, Mapping[str, Any]], chip: str, usd_per_hour: flo
 
 def show(results: Mapping[str, Any]) -> None:
     console = Console(width=120)
-    title = f"{results['experiment']} on {results['device']}, torch {results['torch']}, {results['share']:g} of the steps"
+    title = (
+        f"{results['experiment']} on {results['device']}, torch {results['torch']}, {results['share']:g} of the steps"
+    )
     table = Table("stage", "seconds", "steps", "s a step", "whole, s", "memory, GB", "of an iteration", title=title)
     for name, row in results["stages"].items():
         if "failed" in row:
@@ -224,9 +228,9 @@ def show(results: Mapping[str, Any]) -> None:
     if results["l4"]:
         l4 = results["l4"]
         console.print(
-            f"whole: {l4['hours_here']:.2f} h here. On a spot L4 ${l4['usd_as_here']:.2f} if all of it waits for kernels "
-            f"to be launched, ${l4['usd_at_most']:.2f} ({l4['hours_at_most']:.1f} h) if all of it waits for memory, "
-            f"which is {l4['ratio']:g} times slower there"
+            f"whole: {l4['hours_here']:.2f} h here. On a spot L4 ${l4['usd_as_here']:.2f} if all of it waits for "
+            f"kernels to be launched, ${l4['usd_at_most']:.2f} ({l4['hours_at_most']:.1f} h) if all of it waits for "
+            f"memory, which is {l4['ratio']:g} times slower there"
         )
 
 

@@ -112,7 +112,7 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> tuple[str, f
             kl = learner.kl_of_kept()
     except Preempted:
         if begun:
-            save_and_stop(workspace.checkpoints, at, begun)
+            save_and_stop(workspace.checkpoints.save, at, begun)
         raise
     except Diverged as error:
         raise RetainError(

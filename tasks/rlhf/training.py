@@ -40,10 +40,6 @@ TRAINER = "trainer/"  # where a checkpoint keeps the training in hand
 CURVE = "curve.json"
 REPORT_S = 1.0
 
-# Padded tokens that go through a model at once. Rows of like length go together, so little of it is padding; a CPU is
-# as fast with few, and what backward keeps stays small.
-ROOM = {"cpu": 1024, "cuda": 8192}
-
 # accelerate collects garbage before it trains: half a second over what was imported, which is none.
 gc.freeze()
 
@@ -186,16 +182,6 @@ def tokenizer(text: lm.Text) -> PreTrainedTokenizerFast:
     )
 
 
-def by_length(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Places 0, 1, ... in groups of like length, the shortest first, each of at most `room` tokens when padded."""
-    groups: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda at: lengths[at]):
-        if not groups or (len(groups[-1]) + 1) * lengths[place] > room:
-            groups.append([])
-        groups[-1].append(place)
-    return groups
-
-
 class ExactTrainer(Trainer):  # type: ignore[misc]
     """Before a trainer of TRL in a class's bases. A step goes through the model in groups of like length."""
 
@@ -243,7 +229,7 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
         whole = sum(map(self.weight, examples))
         device = self.job.language.device
         before, loss = _random_state(), torch.zeros((), device=device)
-        for places in by_length([self.length(one) for one in examples], ROOM[device.type]):
+        for places in lm.by_length([self.length(one) for one in examples], lm.ROOM[device.type]):
             if self.job.workspace.should_stop():
                 _set_random_state(before)
                 self.stop()

@@ -14,7 +14,7 @@ import torch
 from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.stage import Metrics, Workspace
-from tasks.rlhf import lm, measures, rm, training
+from tasks.rlhf import lm, measures, rm
 from tasks.rlhf.pairs import Pair
 from tests.tasks.rlhf.trainable import Killed, files, killed_at, rm_config, write_inputs
 
@@ -218,7 +218,7 @@ def test_groups_of_pairs_keep_both_replies_together(
     pairs = [Pair(str(i), f"prompt {i}", "yes " * (i + 1), f"no {i}", "no", "retention") for i in range(8)]
     config = rm_config(max_steps=3, lora={"r": 2, "alpha": 4, "dropout": 0.0, "targets": "attention"})
     whole = rm.train_reward(config, base, pairs, 5, workspace(tmp_path / "a"), "x", 0, 3)
-    monkeypatch.setattr(training, "ROOM", {"cpu": 30})
+    monkeypatch.setattr(lm, "ROOM", {"cpu": 30})
     parts = rm.train_reward(config, base, pairs, 5, workspace(tmp_path / "b"), "x", 0, 3)
     losses = [[row["loss"] for row in found.curve] for found in (whole, parts)]
     assert np.allclose(losses[0], losses[1], atol=1e-4)

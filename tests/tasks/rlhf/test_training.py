@@ -105,7 +105,7 @@ def test_killed_in_any_step_it_ends_the_same(
 def test_asked_in_the_middle_of_a_step_it_stops_there_as_if_before_it(
     making: Making, undisturbed: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "ROOM", {"cpu": 24})  # a group for each example, or nearly
+    monkeypatch.setattr(lm, "ROOM", {"cpu": 24})  # a group for each example, or nearly
     whole = making.train(sft_config())
     checkpoints, asked = making.checkpoints(), 0
 
@@ -382,7 +382,7 @@ def test_progress_says_how_far_the_stage_is(making: Making, monkeypatch: pytest.
 
 def test_groups_hold_what_fits_and_every_row_once() -> None:
     lengths = [5, 60, 7, 200, 6, 61, 5]
-    groups = training.by_length(lengths, 100)
+    groups = lm.by_length(lengths, 100)
     assert sorted(at for group in groups for at in group) == list(range(7))
     assert groups == [[0, 6, 4, 2], [1], [5], [3]]
     assert all(len(group) == 1 or len(group) * max(lengths[at] for at in group) <= 100 for group in groups)
@@ -391,7 +391,7 @@ def test_groups_hold_what_fits_and_every_row_once() -> None:
 def test_groups_change_no_gradient(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
     config = sft_config(lora={"r": 2, "alpha": 4, "dropout": 0.0, "targets": "attention"})
     whole = making.train(config)
-    monkeypatch.setattr(training, "ROOM", {"cpu": 24})
+    monkeypatch.setattr(lm, "ROOM", {"cpu": 24})
     parts = making.train(config)
     losses = [[row["loss"] for row in found.curve] for found in (whole, parts)]
     assert np.allclose(losses[0], losses[1], atol=1e-4)
