@@ -61,8 +61,9 @@ _DURATION_NEXT = re.compile(r"[ -]+(?:full |whole )?(day|week|month|year)s?\b(?!
 # Every other way to speak of a time that an offer runs; "each month" and "per month" state none.
 _DURATION = re.compile(
     r"(?<!each )(?<!per )\bmonths?\b|\b(?:days|weeks?|fortnight\w*|years?|yearly|annual\w*|quarterly|decades?|"
-    r"centur\w+|dozens?|couple|several|a few|summer|winter|autumn|seasons?|from now on|henceforth|ongoing|all future|"
-    r"till?|(?:after|all|before|by|each|every|from|in|mid|next|this|through|to|until) (?:january|february|march|"
+    r"centur\w+|dozens?|couple|several|a few|summer|winter|autumn|seasons?|"
+    r"from (?:now|that day|this day) on|henceforth|ongoing|all future|till?|"
+    r"(?:after|all|before|by|each|every|from|in|mid|next|this|through|to|until) (?:january|february|march|"
     r"april|may|june|july|august|september|october|november|december))\b"
 )
 _QUALIFIED = re.compile(
@@ -157,7 +158,7 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"sw(?:ear|ears|ore|orn)", r"vow(?:s|ed)?", r"(?:beyond|no|without)(?: an?| any| the slightest)? doubts?",
             r"undoubted\w*",
             r"sure thing", r"(?:no|zero) chance (?:of|that)", r"absolutely (?:certain|every|no|nothing|safe|sure)",
-            r"(?:bills?|charges?|prices?|rates?) (?:is|are|stays?) (?:\w+ )?(?:fixed|frozen|secured)",
+            r"(?:bills?|charges?|prices?|rates?) (?:is|are|stays?) (?:\w+ )?(?:fixed|frozen|locked|secured)",
         ),
     ),
     (
@@ -183,8 +184,8 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"(?:blocked|closed|cut|ended|stopped)",
             r"if you (?:do not|dont|fail to|ignore|refuse)(?: to)? (?:accept|act|answer|call|confirm|it|reply|respond|"
             r"this|us)",
-            r"(?:clos(?:es?|ing)|disappears?|ends?|ending|gone|over|stops?|vanish(?:es)?) (?:with)?in (?:\w+ ){1,2}?"
-            r"(?:hour|minute|second|day|week)s?", r"(?:offer|window) (?:\w+ )?clos(?:es?|ing)",
+            r"(?:clos(?:es?|ing)|shuts?|disappears?|ends?|ending|gone|over|stops?|vanish(?:es)?) (?:with)?in "
+            r"(?:\w+ ){1,2}?(?:hour|minute|second|day|week)s?", r"(?:offer|window) (?:\w+ )?clos(?:es?|ing)",
             r"(?:has|have|had|got|get|is|are) (?:\w+ ){0,2}(?:hour|minute|day|second)s? (?:left|to (?:accept|act|"
             r"answer|choose|decide|react|reply|respond|say|take))",
             r"(?:has|have|leaves? you|with) no (?:\w+ )?(?:alternative|choice|option)s?",
@@ -348,6 +349,7 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"(?:no|without (?:an?|your)) (?:answer|reply|response) (?:counts|is|means)",
             r"by (?:getting|ignoring|keeping|opening|reading|receiving) (?:it|our|the|this)", r"consent\w*",
             r"(?:counts?|read|taken|treated|understood) as (?:an? |your )?(?:acceptance|agreement|yes)",
+            r"(?:getting|keeping|opening|reading|receiving) (?:it|our|the|this) (?:\w+ )?(?:counts|is|means)",
             r"automatically (?:accept|agree|enrol)\w*",
             r"(?:can ?not|cant|no way to|unable to) (?:\w+ )?(?:decline|refuse|say no|stop (?:it|our|these|this))",
             r"(?:end|get out of|getting|receive|receiving|stop) (?:\w+ )?(?:further|future|more|our|such|these) "
@@ -395,7 +397,7 @@ _HARMLESS = _words(
     r"thank you for (?:(?:all|these|many|one|two|three|several) )+good years", r"every day of the week",
     r"your first (?:days|weeks|months) (?:were|went|are|have been)", r"part of a month",
     r"(?:thanks?|thank you) for (?:all |these |many |the |two |three |several |a few )+(?:months|years) as (?:a|our) "
-    r"customer", r"(?:beginning|from|starting) today(?! only)",
+    r"customer", r"(?:beginning|begins|from|starting|starts) today(?! only)",
     r"have a (?:good|great|lovely|nice|pleasant) (?:day|evening|week|weekend)",
     r"(?:as of|beginning|from|starting) (?:the )?(?:coming|next|this) month(?! only)(?: on| onwards?)?",
     r"(?:custom|loyalty|patience|support|trust) over (?:all )?(?:the|these) (?:many )?years",

@@ -116,7 +116,7 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
 
 
 def _same_rules(folder: Path) -> None:
-    """Raises RetainError unless the rule judge is the one that `judge` froze, before PPO was trained."""
+    """Raises RetainError unless the rule judge is the one that `judge` froze."""
     try:
         frozen = str(json.loads((folder / "rules.json").read_bytes())["digest"])
     except (OSError, ValueError, KeyError, TypeError) as error:
