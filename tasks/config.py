@@ -279,7 +279,7 @@ class RewardModelConfig(FinetuneConfig):
 
 
 class JudgeConfig(RewardModelConfig):
-    """`rules`: the first 16 hex digits of the rule judge's digest, frozen before PPO is trained."""
+    """`rules`: the first 16 hex digits of the rule judge's digest, another one is refused."""
 
     rules: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
