@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -42,11 +43,15 @@ OUT = ROOT / "bench" / "results" / "rlhf.json"
 THREADS = 2
 BATCH, PROMPT, REPLY = 8, 64, 64  # rows of a step: 8 x 128 tokens
 DECODED = 16  # tokens of each of 2 x 8 replies
-# The stated model of a spot L4. Peak of NVIDIA's data sheet (dense bf16), of which LoRA beside 8-bit weights reaches
-# about a seventh (bitsandbytes converts activations at every layer). A token of a batch is decoded no faster than the
-# weights are read from memory, at batch 64 about half as fast; and each matrix of a layer, in 8 bit and with LoRA, is
-# about ten kernels of 10 us to launch, one after the other, however small the batch: 24 x 6 x 0.1 ms = 14 ms a token.
-L4 = {"flops": 121e12, "utilisation": 0.15, "bytes_per_s": 300e9, "decoding": 0.5, "matrix_s": 1e-4}
+# The stated model of a spot L4. Arithmetic: NVIDIA's peak (dense bf16), of which LoRA beside 8-bit weights reaches
+# about a seventh (bitsandbytes converts activations at every layer). Decoding reads the weights from memory at every token,
+# at batch 64 at about half its speed. And there is the host, which launches kernel after kernel however small the
+# batch: measured on an H200 by bench/stages.py, a token of 64 replies took 105 ms, which is 0.73 ms for each matrix in
+# 8 bit with LoRA; a step of SFT in one pass 0.34 s and one of a reward model in two 0.70 s, so forward and backward
+# take three times that. A chip changes none of it, a slower host does: that of g2-standard-4 is taken to be half as
+# fast again.
+L4 = {"flops": 121e12, "utilisation": 0.15, "bytes_per_s": 300e9, "decoding": 0.5, "matrix_s": 7.3e-4, "host": 1.5}
+BACKWARD = 3  # passes that forward and backward are worth, to the host
 MATRICES = 6  # of a layer of OPT
 
 
@@ -512,44 +517,48 @@ def refusal(_: Path | None) -> dict[str, Any]:
 
 
 def hours_and_dollars() -> dict[str, Any]:
-    """Of exp_001_mvp's language stages on a spot L4, by L4's stated model from operations and bytes.
+    """Of exp_001_mvp's language stages on a spot L4: arithmetic or launching kernels, whichever takes longer.
 
     A frozen weight costs 2 operations a token forward and 2 backward. The mean length of a row is assumed: a third of
     max_length for text, half of max_tokens for replies. A batch is decoded until its last reply ends: max_tokens steps.
     """
     from flows.plan import load_experiment
     from retain.message import SITUATIONS
+    from tasks.rlhf.lm import ROOM
 
     experiment = load_experiment("exp_001_mvp")
     stages, shape = experiment.stages, experiment.stages.base.shape
     assert shape is not None
     weights = parameters(shape)
-    rate = experiment.costs.machines.gpu.usd_per_hour
-    forward = 2 * weights
-    speed = L4["flops"] * L4["utilisation"]
-    # Of a token of a batch, weights in 8 bit.
-    token_s = weights / L4["bytes_per_s"] / L4["decoding"] + shape.num_hidden_layers * MATRICES * L4["matrix_s"]
-    ppo_, asked = stages.ppo_text, 45 + stages.ppo_text.max_tokens / 2
-    sampled = ppo_.iterations * ppo_.batch
-    tokens = {
-        "sft": stages.sft.max_steps * stages.sft.batch * stages.sft.max_length / 3,
-        "rm": 2 * stages.rm.max_steps * 2 * stages.rm.batch * stages.rm.max_length / 3,
-        "judge": stages.judge.max_steps * 2 * stages.judge.batch * stages.judge.max_length / 3,
+    launch_s = shape.num_hidden_layers * MATRICES * L4["matrix_s"] * L4["host"]  # of one pass through the model
+    token_s = launch_s + weights / L4["bytes_per_s"] / L4["decoding"]  # of a token of a batch, weights in 8 bit
+
+    def pass_s(tokens: float, passes: float = 1) -> float:
+        """Seconds of `tokens` forward in `passes` pieces, of at most ROOM each."""
+        passes = max(passes, math.ceil(tokens / ROOM["cuda"]))
+        return max(2 * weights * tokens / L4["flops"] / L4["utilisation"], passes * launch_s)
+
+    def step_s(config: Any, rows: int) -> float:
+        tokens = rows * config.batch * config.max_length / 3
+        return max(2 * pass_s(tokens), BACKWARD * launch_s * math.ceil(tokens / ROOM["cuda"]))
+
+    seconds = {
+        "sft": stages.sft.max_steps * step_s(stages.sft, 1),
+        "rm": 2 * stages.rm.max_steps * step_s(stages.rm, 2),
+        "judge": stages.judge.max_steps * step_s(stages.judge, 2),
     }
-    seconds = {name: 2 * forward * count / speed for name, count in tokens.items()}
-    looks = ppo_.iterations / ppo_.validate_every
-    seconds["ppo_text"] = (
-        (ppo_.iterations + looks) * ppo_.max_tokens * token_s
-        + sampled * asked * forward * (3 + 2 * ppo_.epochs) / speed
-        + looks * stages.prompts.validation_prompts * asked * forward * 2 / speed
-    )
-    prompts = stages.prompts.test_prompts + stages.prompts.probes
-    seconds["text_eval"] = 2 * (prompts / stages.text_eval.batch) * stages.text_eval.max_tokens * token_s
-    seconds["text_eval"] += 2 * prompts * asked * forward * 2 / speed
+    ppo_, asked = stages.ppo_text, 45 + stages.ppo_text.max_tokens / 2  # tokens of a prompt and its reply
+    sampled, updates = ppo_.batch * asked, ppo_.epochs * ppo_.minibatches
+    update_s = max(2 * ppo_.epochs * pass_s(sampled), BACKWARD * updates * launch_s)
+    looks, validation = ppo_.iterations / ppo_.validate_every, stages.prompts.validation_prompts * asked
+    seconds["ppo_text"] = ppo_.iterations * (ppo_.max_tokens * token_s + 3 * pass_s(sampled) + update_s)
+    seconds["ppo_text"] += looks * (ppo_.max_tokens * token_s + 2 * pass_s(validation))
+    prompts, batch = stages.prompts.test_prompts + stages.prompts.probes, stages.text_eval.batch
+    seconds["text_eval"] = 2 * (prompts / batch) * (stages.text_eval.max_tokens * token_s + 2 * pass_s(batch * asked))
     cells = len(SITUATIONS) * len(stages.prompts.offers) * stages.messages.candidates
     seconds["messages"] = 2 * (cells / stages.messages.batch) * stages.messages.max_tokens * token_s
     hours = {name: round(value / 3600, 3) for name, value in seconds.items()}
-    total = sum(seconds.values()) / 3600
+    total, rate = sum(seconds.values()) / 3600, experiment.costs.machines.gpu.usd_per_hour
     return {"hours": hours, "total_hours": round(total, 2), "usd": round(total * rate, 2), "usd_per_hour": rate} | L4
 
 
