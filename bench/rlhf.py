@@ -44,12 +44,12 @@ THREADS = 2
 BATCH, PROMPT, REPLY = 8, 64, 64  # rows of a step: 8 x 128 tokens
 DECODED = 16  # tokens of each of 2 x 8 replies
 # The stated model of a spot L4. Arithmetic: NVIDIA's peak (dense bf16), of which LoRA beside 8-bit weights reaches
-# about a seventh (bitsandbytes converts activations at every layer). Decoding reads the weights from memory at every token,
-# at batch 64 at about half its speed. And there is the host, which launches kernel after kernel however small the
-# batch: measured on an H200 by bench/stages.py, a token of 64 replies took 105 ms, which is 0.73 ms for each matrix in
-# 8 bit with LoRA; a step of SFT in one pass 0.34 s and one of a reward model in two 0.70 s, so forward and backward
-# take three times that. A chip changes none of it, a slower host does: that of g2-standard-4 is taken to be half as
-# fast again.
+# about a seventh (bitsandbytes converts activations at every layer). Decoding reads the weights from memory at every
+# token, at batch 64 at about half its speed. And there is the host, which launches kernel after kernel however small
+# the batch: measured on an H200 by bench/stages.py, a token of 64 replies took 105 ms, which is 0.73 ms for each
+# matrix in 8 bit with LoRA; a step of SFT in one pass 0.34 s and one of a reward model in two 0.70 s, so forward and
+# backward take three times that. A chip changes none of it, a slower host does: that of g2-standard-4 is taken to be
+# half as fast again.
 L4 = {"flops": 121e12, "utilisation": 0.15, "bytes_per_s": 300e9, "decoding": 0.5, "matrix_s": 7.3e-4, "host": 1.5}
 BACKWARD = 3  # passes that forward and backward are worth, to the host
 MATRICES = 6  # of a layer of OPT

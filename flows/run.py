@@ -11,7 +11,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,7 @@ class Run:
     exit_codes: dict[str, int] = field(default_factory=dict)  # stages that did not complete
     stopping: threading.Event = field(default_factory=threading.Event)
     killing: threading.Event = field(default_factory=threading.Event)
+    gpu: threading.Lock = field(default_factory=threading.Lock)
 
     def at_work(self) -> bool:
         """Whether a stage is being carried out, so that there is money to settle."""
@@ -101,7 +103,8 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
             run.board.update(name, state="held", message="another run is at it")
             time.sleep(HELD_POLL_S)
             continue
-        ending = _attempt(run, stage, identity, inputs, report)
+        with _turn(run, stage):
+            ending = _attempt(run, stage, identity, inputs, report)
         # Another run was quicker: it holds the claim, or its artifact was there before this attempt could begin.
         idle = ending.code == CLAIMED or (ending.code == COMPLETE and ending.record.message == THERE)
         worked = worked or not idle
@@ -121,6 +124,22 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
             raise StageEnded(record.message or _last_words(plan, stage, identity, ending), failed)
     log.info("%s: %s", name, run.board.rows[name].metric or "complete")
     report(100.0)
+
+
+@contextmanager
+def _turn(run: Run, stage: Stage) -> Iterator[None]:
+    """One stage at a time has the GPU: three side by side would pay for it three times, and an L4 has no room."""
+    if run.plan.device(stage) != "cuda":
+        yield
+        return
+    while not run.gpu.acquire(timeout=HELD_POLL_S):
+        if run.stopping.is_set():
+            raise StageEnded("stopped; run again to go on", PREEMPTED)
+        run.board.update(stage.name, state="held", message="another stage has the GPU")
+    try:
+        yield
+    finally:
+        run.gpu.release()
 
 
 def _attempt(run: Run, stage: Stage, identity: Identity, inputs: dict[str, str], report: Report) -> Ending:

@@ -11,11 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+import flows.run
 from engine import ledger
 from engine.errors import ArtifactError, BudgetExceeded
 from engine.fingerprint import ROOT
@@ -355,3 +358,51 @@ def test_a_living_attempt_is_not_settled_by_another_run(tmp_path: Path, start_ru
     assert settle_lost(plan) == 0
     (entry,) = entries(plan)
     assert entry.state == "open"
+
+
+def on_a_gpu(plan: Plan) -> Plan:
+    stages = tuple(replace(stage, resources=replace(stage.resources, gpu=True)) for stage in plan.stages)
+    execution = plan.experiment.execution.model_copy(update={"device": "cuda"})
+    return replace(plan, stages=stages, experiment=plan.experiment.model_copy(update={"execution": execution}))
+
+
+@pytest.mark.parametrize(("device", "at_most"), [("cuda", 1), ("cpu", 2)])
+def test_stages_take_turns_at_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, at_most: int
+) -> None:
+    plan = toy_plan(tmp_path, (toy_stage("sft"), toy_stage("rm")), steps=20, pause_s=0.02)
+    plan = on_a_gpu(plan) if device == "cuda" else plan
+    one, at_work, most = flows.run._attempt, 0, 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        try:
+            return one(*arguments)
+        finally:
+            at_work -= 1
+
+    monkeypatch.setattr(flows.run, "_attempt", counted)
+    run = Run(plan, board_of(plan))
+    threads = [threading.Thread(target=carry_out, args=(run, s.name, LOG, lambda p: None)) for s in plan.stages]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [row.state for row in run.board.rows.values()] == ["complete", "complete"]
+    assert most == at_most
+
+
+def test_who_waits_for_the_gpu_stops_when_asked(tmp_path: Path) -> None:
+    plan = on_a_gpu(toy_plan(tmp_path, ALONE))
+    run = Run(plan, board_of(plan))
+    run.gpu.acquire()
+    stopper = threading.Thread(
+        target=lambda: (wait_for(lambda: run.board.rows["risk"].state == "held"), run.stopping.set())
+    )
+    stopper.start()
+    with pytest.raises(StageEnded, match="run again to go on"):
+        carry_out(run, "risk", LOG, lambda percent: None)
+    stopper.join()
+    assert entries(plan) == []
