@@ -551,7 +551,7 @@ LOST: dict[str, Callable[[dict[str, bytes]], Any]] = {
     "validation RM's scale": with_state(lambda state: state["reference"].update(validation={"mean": 0.0, "sd": 1.0})),
     "traces": with_state(lambda state: state["traces"].pop()),
     "best score": with_state(lambda state: state["kept"].update(validation_score=-1e9)),
-    "best adapter": lambda files: files.update({ppo_text.KEPT + lm.ADAPTER: b"another"}),
+    "best adapter": lambda files: files.update({ppo_text.KEPT + lm.ADAPTER: files["sft"]}),
     "policy": lambda files: files.update({lm.ADAPTER: files["sft"]}),
 }
 
