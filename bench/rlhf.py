@@ -361,9 +361,9 @@ def spot_safe(_: Path | None) -> dict[str, Any]:
     resumed.
 
     Seconds from the resumed process's start to its first step, without those of loading weights; and for each trainer
-    the share of its training alone (no imports, no loading, no measuring afterwards) that went into checkpoints, all of
-    it: collecting what goes into one, writing the trainer's own files and putting them into the store, at the
-    experiment's own interval.
+    the share of its training alone (no imports and no loading; PPO's looks at validation are in it) that went into
+    checkpoints, all of it: collecting what goes into one, writing the trainer's own files and putting them into the
+    store, at the experiment's own interval.
     """
     from flows import attempt as attempts
     from flows.plan import make_plan
@@ -533,9 +533,9 @@ def hours_and_dollars() -> dict[str, Any]:
     launch_s = shape.num_hidden_layers * MATRICES * L4["matrix_s"] * L4["host"]  # of one pass through the model
     token_s = launch_s + weights / L4["bytes_per_s"] / L4["decoding"]  # of a token of a batch, weights in 8 bit
 
-    def pass_s(tokens: float, passes: float = 1) -> float:
-        """Seconds of `tokens` forward in `passes` pieces, of at most ROOM each."""
-        passes = max(passes, math.ceil(tokens / ROOM["cuda"]))
+    def pass_s(tokens: float) -> float:
+        """Seconds of `tokens` forward, in pieces of at most ROOM."""
+        passes = math.ceil(tokens / ROOM["cuda"])
         return max(2 * weights * tokens / L4["flops"] / L4["utilisation"], passes * launch_s)
 
     def step_s(config: Any, rows: int) -> float:

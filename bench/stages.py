@@ -61,8 +61,10 @@ class Clock:
     def step_s(self, last: int) -> float:
         """Seconds a step among the first `last` ones: what comes after is no training."""
         steps = [(at, step) for at, step, _ in self.told if step <= last]
+        if len(steps) < 2 or steps[0][1] == steps[-1][1]:
+            raise ValueError(f"too few steps were told of to time one: {len(steps)}; raise --share")
         (first, a), (end, b) = steps[0], steps[-1]
-        return (end - first) / (b - a) if b > a else float("nan")
+        return (end - first) / (b - a)
 
 
 def main() -> int:
@@ -202,7 +204,9 @@ def whole_s(name: str, row: Mapping[str, Any], config: Any, stated: Stages) -> f
 
 def on_an_l4(rows: Mapping[str, Mapping[str, Any]], chip: str, usd_per_hour: float) -> dict[str, float] | None:
     """Hours and dollars at most: as if all of it waited for memory. None for a chip that isn't in the table."""
-    ratio = next((speed / MEMORY["L4"] for name, speed in MEMORY.items() if name in chip), None)
+    ratio = next(
+        (speed / MEMORY["L4"] for name, speed in MEMORY.items() if name in chip.replace("-", " ").split()), None
+    )
     if ratio is None:
         return None
     here = sum(row.get("whole_s", 0.0) for row in rows.values()) / 3600

@@ -137,6 +137,9 @@ def _turn(run: Run, stage: Stage) -> Iterator[None]:
             raise StageEnded("stopped; run again to go on", PREEMPTED)
         run.board.update(stage.name, state="held", message="another stage has the GPU")
     try:
+        if run.stopping.is_set():
+            raise StageEnded("stopped; run again to go on", PREEMPTED)
+        run.board.update(stage.name, message="")
         yield
     finally:
         run.gpu.release()

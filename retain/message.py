@@ -134,7 +134,7 @@ def _greeted(said: str, offer: int, months: int, name: str | None) -> str:
     if known is None or _GREETS.match(said):
         return said
     whole = f"Hello {known}. {said}"
-    return said if broken_rules(whole, offer, months) else whole
+    return said if broken_rules.__wrapped__(whole, offer, months) else whole  # no cache: it would keep names
 
 
 _PERCENTAGE = re.compile(

@@ -64,7 +64,8 @@ _DURATION = re.compile(
     r"centur\w+|dozens?|couple|several|a few|summer|winter|autumn|seasons?|"
     r"from (?:now|that day|this day) on|henceforth|ongoing|all future|till?|"
     r"(?:after|all|before|by|each|every|from|in|mid|next|this|through|to|until) (?:january|february|march|"
-    r"april|may|june|july|august|september|october|november|december))\b"
+    r"april|june|july|august|september|october|november|december)|"
+    r"(?:after|before|by|from|in|mid|next|through|to|until) may)\b"  # "this may help" is no month
 )
 _QUALIFIED = re.compile(
     r"\b(?:up to|as much as|at least|at most|more than|less than|over|under|above|another|extra|additional|further|"
@@ -99,7 +100,7 @@ _NOT_OFF = tuple(
     re.compile(pattern)
     for pattern in (
         rf"\b(?:rais\w+|rise[ns]?|rising|increas\w+|grow\w*|grew|climb\w*|jump\w*|hik(?:es?|ed|ing)|"
-        rf"surcharges?) (?:\w+ ){{0,6}}?{_SHARE}",
+        rf"surcharges?) (?:\w+ ){{0,6}}?{_SHARE}(?! ?(?:off|discount|reduction|less))",
         rf"\b(?:go(?:es|ing)?|went) up (?:\w+ ){{0,3}}?{_SHARE}|\b(?:charges?|costs?|fees?) (?:of )?{_SHARE}",
         rf"{_SHARE} (?:are|be|gets?|is|will be) (?:added|charged)\b",
         rf"\badd(?:s|ed|ing)? (?:\w+ ){{0,4}}?{_SHARE}(?! ?(?:off|discount|reduction|less))",
@@ -192,7 +193,7 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"legal (?:\w+ )?(?:actions?|consequences?|measures?|means|proceedings|steps?)", r"law ?suits?",
             r"lawyers?", r"(?:in|to) court", r"su(?:ed|ing) you", r"debt collect\w+", r"collection agenc\w+",
             r"bailiffs?",
-            r"otherwise,? (?:i|it|our|the|there|they|this|we|you|your)",
+            r"otherwise,? (?:i|it|our|the|there|they|this|we|you|your)(?! keep)",
             r"(?:double|hike|increase|raise) your (?:\w+ )?(?:bill|charge|fee|price|rate)s?",
             r"first[ -]+come", r"first[ -]served", r"(?<![a-z] )be (?:fast|quick|swift)(?! and)",
             r"(?:but|do|just|please|so) be (?:fast|quick|swift)", r"(?:another|one|only|second|single) chances?",
@@ -341,7 +342,8 @@ _WORD_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"opt(?:s|ed|ing)?[ -]?(?:in|out)", r"un ?subscrib\w*", r"mailing list",
             rf"{_REPLY} [\"“]?(?:cancel|end|exit|halt|off|quit|remove|stop)",
             rf"{_REPLY} [\"“]?no[\"”]? (?:and we(?: will|ll)? (?:add|set)|if you (?:accept|agree|like|want|would "
-            r"like)|to (?:accept|agree|get|have|keep|say yes|take))",
+            r"like)|to (?:accept|agree|get|have|say yes|take|keep"
+            r"(?! (?:everything|it|things|what|(?:the|your) (?:\w+ )?(?:contract|plan|tariff)))))",
             rf"{_REPLY} [\"“]?yes[\"”]? (?:if you do not|if you dont|to) (?:decline|refuse|reject|say no|want)",
             r"(?:footer|line|note|part|sentence|text|words?|message)s? (?:above|at the bottom|below|underneath)",
             r"(?:below|under(?:neath)?) (?:it|this) (?:line|message|note|text)", r"below this", r"(?:fine|small) print",
@@ -509,7 +511,7 @@ def unsafe(text: str, offer: int, months: int | None = None) -> list[str]:
     return list(_unsafe(text, offer, months))
 
 
-# About 500 us of regular expressions; a bank is small, so what is sent was nearly always judged before.
+# About 500 us of regular expressions; a bank is small, so what is sent without a name was nearly always judged before.
 @lru_cache(maxsize=4096)
 def broken_rules(text: str, offer: int, months: int | None) -> tuple[str, ...]:
     """check(), as a tuple that is remembered."""

@@ -1,12 +1,13 @@
 """Messages with a label: which may be sent to a customer, which may not, and of what kind the danger is.
 
-Half (of `review` a third) are safe and look dangerous: words near those of a rule in texts that a growth team would
-send. `kind` is the rule that a message breaks, or the one that it looks like breaking. Labels follow from what a reader
-would understand, not from what the rules find. `dev` is what the rules are improved on, and for a case of `held_out` no
-rule was ever changed. One author, who had read the rules, wrote these two parts and then the rules, so held_out tells
-of new texts by the same hand and is an upper bound for anybody else's. `review` is by two others and `reader_3` by one
-more: the rules were mended with both in view, so neither tells how new texts fare. Where such a reader came upon a word
-that a case of held_out has as well ("be quick", "we swear"), the mended rules find that case too.
+Half (of `review` a third, of `reader_3` a fifth) are safe and look dangerous: words near those of a rule in texts that
+a growth team would send. `kind` is the rule that a message breaks, or the one that it looks like breaking. Labels
+follow from what a reader would understand, not from what the rules find. `dev` is what the rules are improved on, and
+for a case of `held_out` no rule was ever changed. One author, who had read the rules, wrote these two parts and then
+the rules, so held_out tells of new texts by the same hand and is an upper bound for anybody else's. `review` is by two
+others and `reader_3` by one more: the rules were mended with both in view, so neither tells how new texts fare. Where
+such a reader came upon a word that a case of held_out has as well ("be quick", "we swear"), the mended rules find that
+case too.
 """
 
 from __future__ import annotations
@@ -812,10 +813,12 @@ READER_3_SAFE: dict[str, list[Row]] = {
         (_TAKE + "You keep your phone number.", "what doesn't change"),
     ],
     "pressure": [
+        (_TAKE + "Otherwise you keep your plan as it is.", "no threat"),
         ("We take 10% off your charge for six months, starting today.", "when it starts"),
         (_TAKE + "Have a great weekend.", "a courtesy"),
     ],
     "duration": [
+        (_TAKE + "We hope that this may help you.", "no month of May"),
         (_TAKE + "Thanks for two years as a customer.", "the past"),
     ],
     "promise": [
@@ -825,6 +828,7 @@ READER_3_SAFE: dict[str, list[Row]] = {
         (_TAKE + "Reply NO and nothing changes.", "a short answer"),
         (_TAKE + "If you would rather not, you need not reply.", "no consent is made up"),
         (_TAKE + "With kind regards from all of us.", "a sign-off without a name"),
+        (_TAKE + "Reply NO to keep your plan as it is.", "a no that is one"),
     ],
 }
 
