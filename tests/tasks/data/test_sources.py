@@ -97,7 +97,7 @@ def test_a_gzip_file_is_the_table_inside(tmp_path: Path, spec: Described) -> Non
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{DIGEST}.csv"]
 
 
-@pytest.mark.parametrize("damaged", [gzip.compress(CONTENT * 99)[:-9], b"a,b\n"])
+@pytest.mark.parametrize("damaged", [gzip.compress(CONTENT * 99)[:-9], b"a,b\n"], ids=["cut off", "no gzip"])
 def test_a_damaged_gzip_file_is_an_error(damaged: bytes, tmp_path: Path, spec: Described) -> None:
     (tmp_path / "table.csv.gz").write_bytes(damaged)
     with pytest.raises(DataError, match=r"table\.csv\.gz: not a whole gzip file .* get it again"):
