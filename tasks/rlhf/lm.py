@@ -292,6 +292,11 @@ def by_length(lengths: Sequence[int], room: int) -> list[list[int]]:
     return groups
 
 
+def passes(lm: Lm, rows: Sequence[Row]) -> list[list[int]]:
+    """Which rows go through the model together."""
+    return by_length([sum(map(len, row)) for row in rows], ROOM[lm.device.type])
+
+
 def log_probs(lm: Lm, rows: Sequence[Row], temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """Of every token of the replies, in one row after another: log-probability, entropy (nats), hidden state before it.
 

@@ -253,7 +253,7 @@ def score(
     rows = [(prompt.ids, sample.ids) for prompt, sample in zip(prompts, samples)]
     lengths = [len(reply) for _, reply in rows]
     logs, reference, entropy, values = ([torch.empty(0)] * len(rows) for _ in range(4))
-    for chosen in passes(language, rows):
+    for chosen in lm.passes(language, rows):
         part, of_each = [rows[i] for i in chosen], [lengths[i] for i in chosen]
         of_policy, its_entropy, hidden = lm.log_probs(language, part, config.temperature)
         with lm.using(language, REFERENCE):
@@ -330,7 +330,7 @@ def gradients(
     """
     tokens = sum(len(reply) for _, reply in rows)
     sums = dict.fromkeys(("loss", "clip_share", "value_loss"), 0.0)
-    for chosen in passes(language, rows):
+    for chosen in lm.passes(language, rows):
         logs, _, hidden = lm.log_probs(language, [rows[i] for i in chosen], config.temperature)
         before, advantages, returns = (torch.cat([of[i] for i in chosen]).to(language.device) for of in targets)
         ratio = (logs - before).exp()
@@ -343,11 +343,6 @@ def gradients(
         for name, value in (("loss", loss), ("clip_share", clipped / tokens), ("value_loss", value_loss / tokens)):
             sums[name] += value.item()
     return sums
-
-
-def passes(language: Lm, rows: Sequence[Row]) -> list[list[int]]:
-    """Which rows go through the model together."""
-    return lm.by_length([sum(map(len, row)) for row in rows], lm.ROOM[language.device.type])
 
 
 def split(items: Sequence[int], parts: int) -> list[list[int]]:
@@ -506,7 +501,7 @@ class Learner:
         samples = self._on_validation(self.state.kept.iteration)
         rows = [(prompt.ids, sample.ids) for prompt, sample in zip(self.prompts.validation, samples)]
         surprise = []
-        for chosen in passes(self.lm, rows):
+        for chosen in lm.passes(self.lm, rows):
             part = [rows[i] for i in chosen]
             of_policy, _, _ = lm.log_probs(self.lm, part, self.config.temperature)
             with lm.using(self.lm, REFERENCE):

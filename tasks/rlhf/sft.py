@@ -206,7 +206,7 @@ def nll(
     cut = [language.text.row(one.prompt, one.reply, room) for one in examples]
     rows = [([*frame, *prompt], reply) for prompt, reply in cut]
     found = [0.0] * len(rows)
-    groups = lm.by_length([sum(map(len, row)) for row in rows], lm.ROOM[language.device.type])
+    groups = lm.passes(language, rows)
     without = nullcontext() if adapted else language.model.disable_adapter()
     with without, lm.interruptible(language, workspace):
         for group in groups:
