@@ -178,7 +178,10 @@ def timed(stage: Stage, config: Any, inputs: Mapping[str, Path], place: Path, se
     if stage.name in STEPS:
         models = 2 if stage.name == "rm" else 1
         found["steps"] = models * getattr(config, STEPS[stage.name])
-        found["step_s"] = round(clock.step_s(found["steps"]), 4)
+        try:
+            found["step_s"] = round(clock.step_s(found["steps"]), 4)
+        except ValueError as error:
+            return {"failed": str(error), "seconds": found["seconds"]}
     for part in PARTS:
         if spent := [of[part] for _, _, of in clock.told if part in of]:
             found[part] = round(sum(spent) / len(spent), 3)

@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -252,18 +252,14 @@ def score(
     rewards, broken = paid(prompts, samples, standardised, months, config)
     rows = [(prompt.ids, sample.ids) for prompt, sample in zip(prompts, samples)]
     lengths = [len(reply) for _, reply in rows]
-    logs, reference, entropy, values = ([torch.empty(0)] * len(rows) for _ in range(4))
-    for chosen in lm.passes(language, rows):
-        part, of_each = [rows[i] for i in chosen], [lengths[i] for i in chosen]
-        of_policy, its_entropy, hidden = lm.log_probs(language, part, config.temperature)
-        with lm.using(language, REFERENCE):
-            of_reference, _, _ = lm.log_probs(language, part, config.temperature)
+    logs, surprise, entropy, values = ([torch.empty(0)] * len(rows) for _ in range(4))
+    for chosen, of_policy, against, its_entropy, hidden in against_reference(language, rows, config):
+        of_each = [lengths[i] for i in chosen]
         for kept, found in (
-            (logs, of_policy), (reference, of_reference), (entropy, its_entropy), (values, head(hidden)[:, 0])
+            (logs, of_policy), (surprise, against), (entropy, its_entropy), (values, head(hidden)[:, 0])
         ):  # fmt: skip
             for i, one in zip(chosen, found.cpu().split(of_each)):
                 kept[i] = one
-    surprise = [of_policy - of_reference for of_policy, of_reference in zip(logs, reference)]
     per_token = [-coefficient * one for one in surprise]
     for one, reward in zip(per_token, rewards):
         one[-1] += reward.total
@@ -282,6 +278,18 @@ def score(
         kl_error=float(np.std([float(one.sum()) for one in surprise]) * len(rows) ** 0.5 / sum(lengths)),
         entropy=float(torch.cat(entropy).double().mean()),
     )
+
+
+def against_reference(
+    language: Lm, rows: Sequence[tuple[Sequence[int], Sequence[int]]], config: TextPpoConfig
+) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor, Tensor]]:
+    """Of each pass: its rows; log-probabilities of its tokens, those less the reference's, entropies, hidden states."""
+    for chosen in lm.passes(language, rows):
+        part = [rows[i] for i in chosen]
+        of_policy, entropy, hidden = lm.log_probs(language, part, config.temperature)
+        with lm.using(language, REFERENCE):
+            of_reference, _, _ = lm.log_probs(language, part, config.temperature)
+        yield chosen, of_policy, of_policy - of_reference, entropy, hidden
 
 
 def gae(rewards: Tensor, values: Tensor, trace: float) -> Tensor:
@@ -500,13 +508,7 @@ class Learner:
         lm.set_tensors(self.lm, read_tensors(self.kept[lm.ADAPTER]), POLICY)
         samples = self._on_validation(self.state.kept.iteration)
         rows = [(prompt.ids, sample.ids) for prompt, sample in zip(self.prompts.validation, samples)]
-        surprise = []
-        for chosen in lm.passes(self.lm, rows):
-            part = [rows[i] for i in chosen]
-            of_policy, _, _ = lm.log_probs(self.lm, part, self.config.temperature)
-            with lm.using(self.lm, REFERENCE):
-                of_reference, _, _ = lm.log_probs(self.lm, part, self.config.temperature)
-            surprise.append((of_policy - of_reference).double())
+        surprise = [against.double() for _, _, against, _, _ in against_reference(self.lm, rows, self.config)]
         return float(torch.cat(surprise).mean())
 
     def files(self) -> dict[str, bytes]:
