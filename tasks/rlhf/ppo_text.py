@@ -281,7 +281,7 @@ def score(
 
 
 def against_reference(
-    language: Lm, rows: Sequence[tuple[Sequence[int], Sequence[int]]], config: TextPpoConfig
+    language: Lm, rows: Sequence[lm.Row], config: TextPpoConfig
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor, Tensor]]:
     """Of each pass: its rows; log-probabilities of its tokens, those less the reference's, entropies, hidden states."""
     for chosen in lm.passes(language, rows):
