@@ -134,7 +134,7 @@ def _greeted(said: str, offer: int, months: int, name: str | None) -> str:
     if known is None or _GREETS.match(said):
         return said
     whole = f"Hello {known}. {said}"
-    return said if broken_rules.__wrapped__(whole, offer, months) else whole  # no cache: it would keep names
+    return said if check(whole, offer, months) else whole  # broken_rules would remember names
 
 
 _PERCENTAGE = re.compile(
@@ -237,9 +237,9 @@ class Bank:
         for i, entry in enumerate(self.entries):
             where = f"message {i} ({entry.situation}, {entry.offer} %)"
             try:
-                broken = check(render(entry.text, entry.offer, months), entry.offer, months)
+                broken = broken_rules(render(entry.text, entry.offer, months), entry.offer, months)
             except MessageError as error:
-                broken = [str(error)]
+                broken = (str(error),)
             found += [f"{where}: {rule}" for rule in broken]
         return found
 

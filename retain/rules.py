@@ -492,7 +492,12 @@ def number(words: str) -> int | None:
 
 def check(text: str, offer: int, months: int | None = None) -> list[str]:
     """What keeps a rendered message from being sent, in words: what unsafe() finds, its length, an unnamed offer."""
-    return list(broken_rules(text, offer, months))
+    broken = []
+    if not MIN_LENGTH <= len(text) <= MAX_LENGTH:
+        broken.append(f"is {len(text)} characters long, not {MIN_LENGTH} to {MAX_LENGTH}")
+    if offer and offer not in percentages(text):
+        broken.append(f"does not name the offer of {offer}%")
+    return [*broken, *(KINDS[kind] for kind in _unsafe(text, offer, months))]
 
 
 def unsafe(text: str, offer: int, months: int | None = None) -> list[str]:
@@ -515,12 +520,7 @@ def unsafe(text: str, offer: int, months: int | None = None) -> list[str]:
 @lru_cache(maxsize=4096)
 def broken_rules(text: str, offer: int, months: int | None) -> tuple[str, ...]:
     """check(), as a tuple that is remembered."""
-    broken = []
-    if not MIN_LENGTH <= len(text) <= MAX_LENGTH:
-        broken.append(f"is {len(text)} characters long, not {MIN_LENGTH} to {MAX_LENGTH}")
-    if offer and offer not in percentages(text):
-        broken.append(f"does not name the offer of {offer}%")
-    return (*broken, *(KINDS[kind] for kind in _unsafe(text, offer, months)))
+    return tuple(check(text, offer, months))
 
 
 def percentages(text: str) -> set[int]:
