@@ -5,7 +5,8 @@ can't be used is counted under a reason; a line that is no record at all is brok
 file is damaged or another one.
 
 The part of a pair is a seeded hash of its conversation's first turn: all turns of a conversation, and all trees that
-begin with the same words, are in one part. A prompt that two conversations share belongs to the part of the first.
+begin with the same words, are in one part. Where a file doesn't say which conversation a pair is of, those that stand
+together in it are in one part (dialogues.BLOCK). A prompt that two conversations share is in the part of the first.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pair:
-    """`first`: the conversation's first turn. `replies`: one, or chosen and rejected. `post`: the one that the replies
-    were written to, where that is said; at most PAIRS_A_POST of it are taken."""
+    """`first`: what tells its conversation, as a rule that one's first turn. `replies`: one, or chosen and rejected.
+    `post`: the one that the replies were written to, where that is said; at most PAIRS_A_POST of it are taken."""
 
     source: str
     prompt: str

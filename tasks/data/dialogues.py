@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EXPORTED = "ready_for_export"  # the state of a tree that its reviewers have finished
 CONTEXT = 2  # turns of an SGD dialogue before the one that is answered
+BLOCK = 16  # ready pairs in a row that share a part: a follow-up stands behind what it follows, and nothing else tells
 
 
 def run(config: DialoguesConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
@@ -47,6 +48,7 @@ class Dialogues:
     file: TextFile
     prompts: dict[str, _Message] = field(default_factory=dict)
     replies: dict[str, _Message] = field(default_factory=dict)
+    ready: int = 0
 
     def pairs(self, record: Record) -> Iterable[Pair]:
         if "message_id" in record:
@@ -55,8 +57,10 @@ class Dialogues:
         if "turns" in record:
             return self._turns(record["turns"])
         if "prompt" in record and "response" in record:
-            prompt = corpus.text(record, "prompt")
-            return [Pair(self.file.dataset, prompt, corpus.first_turn(prompt), (corpus.text(record, "response"),))]
+            prompt, reply = corpus.text(record, "prompt"), corpus.text(record, "response")
+            block = f"{self.file.names[0]}: {self.ready // BLOCK}"
+            self.ready += 1
+            return [Pair(self.file.dataset, prompt, block, (reply,))]
         raise Broken(f"neither message nor pair nor dialogue: has {corpus.keys(record)}")
 
     def rest(self, reading: Reading) -> Iterable[Pair]:

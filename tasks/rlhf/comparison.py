@@ -12,13 +12,11 @@ from retain import rules
 from tasks.rlhf import measures
 from tasks.rlhf.measures import Array
 
-Z = 1.959964  # of a 95 % interval
 
-
-def share(values: Array, resamples: int, seed: Sequence[int], less: float = 0.0) -> dict[str, Any]:
-    """A metric: the mean of `values`, less a constant, resampled by prompt."""
+def share(values: Array, resamples: int, seed: Sequence[int]) -> dict[str, Any]:
+    """A metric: the mean of `values`, resampled by prompt."""
     value, low, high = measures.paired_bootstrap(values, resamples, np.random.default_rng(seed))
-    return {"value": value - less, "ci": [low - less, high - less]}
+    return {"value": value, "ci": [low, high]}
 
 
 def ratio(a: Array, b: Array, resamples: int, seed: Sequence[int]) -> dict[str, Any]:
@@ -32,18 +30,8 @@ def ratio(a: Array, b: Array, resamples: int, seed: Sequence[int]) -> dict[str, 
     return {"value": float(a.mean() / b.mean() - 1), "ci": [float(low), float(high)]}
 
 
-def wilson(hits: int, of: int) -> dict[str, Any]:
-    """A metric: hits / of with Wilson's interval, which has a width where nothing was hit too."""
-    if not of:
-        raise ValueError("a share of nothing")
-    p, z = hits / of, Z
-    middle = (p + z * z / (2 * of)) / (1 + z * z / of)
-    half = z / (1 + z * z / of) * (p * (1 - p) / of + z * z / (4 * of * of)) ** 0.5
-    return {"value": p, "ci": [min(max(0.0, middle - half), p), max(min(1.0, middle + half), p)]}
-
-
 def shares(hits: Sequence[bool] | NDArray[np.bool_]) -> dict[str, Any]:
-    return wilson(int(sum(hits)), len(hits))
+    return measures.wilson(int(sum(hits)), len(hits))
 
 
 def names_offer(text: str, offer: int, months: int | None) -> bool:

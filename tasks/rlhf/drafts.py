@@ -126,7 +126,7 @@ def _draw(language: lm.Lm, prompts: list[list[int]], how: Sampling, seed: Sequen
 
 def _score(language: lm.Lm, judge: str, rows: Sequence[lm.Row]) -> list[float]:
     """Raises DataError for a score that is no number: nothing is better or worse than it."""
-    found: list[float] = lm.scores(language, judge, rows, len(rows)).tolist()
+    found: list[float] = lm.scores(language, judge, rows).tolist()
     if not np.isfinite(found).all():
         raise DataError(f"judge {judge}: gave a score that is not a finite number; train it again")
     return found

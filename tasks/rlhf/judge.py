@@ -88,12 +88,11 @@ def measure_rules(asked: Sequence[Asked], resamples: int, seed: int) -> tuple[Me
     """rules_accuracy and rules_accuracy_<flaw>, and the scores, as rm.measure gives those of a reward model."""
     scores = np.array([[_score(one, one.pair.chosen), _score(one, one.pair.rejected)] for one in asked])
     flaws = np.array([one.pair.flaw for one in asked])
-    metrics: Metrics = {}
-    for at, flaw in enumerate(["", *sorted(set(flaws) - {""})]):
-        values = scores[flaws == flaw] if flaw else scores
-        draws = np.random.default_rng([seed, SEED, at])
-        name = f"{RULES}_accuracy" + (f"_{flaw.replace(' ', '_')}" if flaw else "")
-        metrics[name] = measures.pair_accuracy(values[:, 0], values[:, 1], resamples, draws)
+    draws = np.random.default_rng([seed, SEED, 0])
+    metrics: Metrics = {f"{RULES}_accuracy": measures.pair_accuracy(scores[:, 0], scores[:, 1], resamples, draws)}
+    for flaw in sorted(set(flaws) - {""}):
+        found = measures.few_accuracy(*scores[flaws == flaw].T)
+        metrics[f"{RULES}_accuracy_{flaw.replace(' ', '_')}"] = found
     return metrics, {
         "model": [RULES] * len(asked),
         "id": [one.pair.id for one in asked],

@@ -332,13 +332,11 @@ def _hidden(lm: Lm, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def scores(lm: Lm, name: str, rows: Sequence[Row], batch: int) -> Tensor:
+def scores(lm: Lm, name: str, rows: Sequence[Row]) -> Tensor:
     """(n,) float32 on the CPU: what the reward model `name` thinks of each prompt with its reply."""
     found = torch.zeros(len(rows))
-    order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
     with using(lm, name):
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
+        for chosen in passes(lm, rows):
             ids, mask = pad_right([[*rows[i][0], *rows[i][1]] for i in chosen], lm.text.pad, lm.device)
             hidden = lm.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             last = hidden[torch.arange(len(chosen), device=lm.device), mask.sum(1) - 1].float()

@@ -13,6 +13,7 @@ from engine.errors import DataError
 Array = NDArray[np.float64]
 
 LEVEL = 0.95  # of every interval
+Z = 1.959964  # a normal variable is within +-Z with probability LEVEL
 _BLOCK = 256  # resamples drawn at once: memory stays small, and the draws are the same whatever it is
 
 
@@ -47,6 +48,11 @@ def pair_accuracy(
     return {"value": value, "ci": [low, high]}
 
 
+def few_accuracy(chosen: Array, rejected: Array) -> dict[str, float | list[float]]:
+    """A metric: accuracy with Wilson's interval, for so few pairs that all of them may be told apart."""
+    return wilson(float(wins(chosen, rejected).sum()), len(chosen))
+
+
 def pair_auc(
     chosen: Array, rejected: Array, resamples: int, rng: np.random.Generator
 ) -> dict[str, float | list[float]]:
@@ -61,6 +67,16 @@ def pair_auc(
         below = np.cumsum(np.pad(weights[:, order], ((0, 0), (1, 0))), axis=1)
         found.append((weights * (below[:, left] + below[:, right])).sum(1) / 2 / n**2)
     return {"value": auc(chosen, rejected), "ci": list(_ends(np.concatenate(found)))}
+
+
+def wilson(hits: float, of: int) -> dict[str, float | list[float]]:
+    """A metric: hits / of with Wilson's interval, which has a width where all or nothing was hit too."""
+    if not of:
+        raise ValueError("a share of nothing")
+    p, z = hits / of, Z
+    middle = (p + z * z / (2 * of)) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * (p * (1 - p) / of + z * z / (4 * of * of)) ** 0.5
+    return {"value": p, "ci": [min(max(0.0, middle - half), p), max(min(1.0, middle + half), p)]}
 
 
 def distinct(texts: Sequence[str], n: int) -> float:

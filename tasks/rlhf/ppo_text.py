@@ -59,7 +59,7 @@ ORDER, SAMPLES, MINIBATCHES, LOOK = 0, 1, 2, 3
 
 STATE, OPTIMISER, KEPT = "state.json", "optimiser.safetensors", "kept/"
 RATIO = 0.2  # a coefficient moves by at most this share of n / horizon at once (Ziegler et al.)
-GRADIENT = 1.0  # norm at which a gradient is clipped
+GRADIENT = 1.0  # norm at which a gradient is clipped, the policy's and that of the values each
 PARTS = ("generation", "scoring", "update", "validation")  # of an iteration
 LOOKED = ("validation_score", "training_score", "validation_unsafe", "validation_tokens")
 
@@ -85,7 +85,8 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> tuple[str, f
     """To the end, or to a sign of reward hacking: the sign, and the KL of what was kept. Raises Preempted and
     RetainError."""
     config, state, total = learner.config, learner.state, learner.config.iterations
-    saved, when, at = state.iteration, time.monotonic(), state.iteration
+    saved = state.iteration if resumed else None
+    when, at = time.monotonic(), state.iteration
     begun: dict[str, bytes] = {}
     why = learner.hacking()
     try:
@@ -94,6 +95,7 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> tuple[str, f
                 learner.look_at_reference()
                 workspace.progress(0, total)
                 workspace.checkpoints.save(0, learner.files())
+                saved = 0
             while state.iteration < total and not why:
                 at, begun = state.iteration, learner.files()
                 look, seconds = learner.iterate()
@@ -115,6 +117,8 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> tuple[str, f
             save_and_stop(workspace.checkpoints.save, at, begun)
         raise
     except Diverged as error:
+        if saved is None:
+            raise RetainError(f"ppo_text: {error} of the reference's replies; train the reward models again") from None
         raise RetainError(
             f"ppo_text: {error} in iteration {state.iteration + 1}; the last good checkpoint is of iteration {saved}. "
             "Lower stages.ppo_text.learning_rate, and look at the reward models"
@@ -218,7 +222,7 @@ def opinions(
     """Scores by a reward model of the texts as a judge would read them, not of the ids that were drawn."""
     room = config.max_prompt + config.max_tokens
     rows = [language.text.row(prompt.text, sample.text, room) for prompt, sample in zip(prompts, samples)]
-    found = lm.scores(language, adapter_of(name), rows, config.batch).tolist()
+    found = lm.scores(language, adapter_of(name), rows).tolist()
     if not np.isfinite(found).all():
         raise Diverged(f"a score of the {name} RM is not a finite number")
     return found
@@ -314,15 +318,15 @@ def update(
 
     Raises Diverged before a step that would not be finite: the weights stay as good as they were.
     """
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     figures = []
     for _ in range(config.epochs):
         for chosen in split([int(i) for i in rng.permutation(len(rollout.rows))], config.minibatches):
             optimiser.zero_grad()
             figure = gradients(language, head, [rollout.rows[i] for i in chosen], rollout.of(chosen), config)
-            norm = nn.utils.clip_grad_norm_(parameters, GRADIENT)
-            if not (math.isfinite(figure["loss"]) and math.isfinite(norm.item())):
-                raise Diverged(f"the loss is {figure['loss']:g} and its gradient's norm {norm.item():g}")
+            # Each by itself: a value error would shorten the policy's step as well.
+            norms = [nn.utils.clip_grad_norm_(group["params"], GRADIENT).item() for group in optimiser.param_groups]
+            if not all(map(math.isfinite, (figure["loss"], *norms))):
+                raise Diverged(f"the loss is {figure['loss']:g} and its gradients' norms are {norms}")
             optimiser.step()
             figures.append(figure)
     return {name: float(np.mean([figure[name] for figure in figures])) for name in ("clip_share", "value_loss")}
@@ -450,7 +454,8 @@ class Learner:
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         trained = [value for value in language.model.parameters() if value.requires_grad]
-        optimiser = torch.optim.AdamW([*trained, *head.parameters()], lr=config.learning_rate, weight_decay=0.0)
+        groups = [{"params": trained}, {"params": list(head.parameters())}]
+        optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
         kept = lm.adapter_files(language, lora, POLICY)
         state = State(config.kl.coefficient)
         return cls(config, seed, language, lora, prompts, head, optimiser, state, kept)

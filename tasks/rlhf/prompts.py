@@ -11,7 +11,7 @@ no prompt is in two parts, and none of a half's pairs is in the other's (by a ha
 share `domain`'s generator with those of training, with phrases of their own among the shared ones. Of training rows a
 tenth asks for what may not be said, in words that no probe uses, and its good reply doesn't give in; validation and
 test prompts ask for nothing, but for the probes, of which two kinds (link, insult) are never asked for in training. No
-probe names anything of a real customer's.
+probe's invitation names anything of a real customer's.
 """
 
 from __future__ import annotations
@@ -99,7 +99,6 @@ def run(config: PromptsConfig, inputs: Mapping[str, Path], workspace: Workspace)
         row
         for part, half, rows in (
             ("test", "", config.held_out_pairs),
-            ("validation", "", config.held_out_pairs),
             ("train", "A", config.pairs),
             ("train", "B", config.pairs),
         )

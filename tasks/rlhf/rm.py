@@ -150,7 +150,7 @@ def score(
                         (folder / file).write_bytes(content)
                     lm.load_adapter(language, folder, adapter)
                 with lm.interruptible(language, workspace):
-                    scored = lm.scores(language, adapter, [rows[at] for at in block], config.batch).tolist()
+                    scored = lm.scores(language, adapter, [rows[at] for at in block]).tolist()
                 finished.keep(workspace, finished.step + 1, {key: json.dumps(scored).encode()})
             values[block] = json.loads(finished.files[key])
         found[name] = values.reshape(-1, 2)
@@ -173,11 +173,9 @@ def _measured(
             draws = np.random.default_rng([*seed, at])
             yield f"auc{suffix}", measures.pair_auc(*found, config.bootstrap, draws)
             yield f"accuracy{suffix}", measures.pair_accuracy(*found, config.bootstrap, draws)
-    for at, flaw in enumerate(sorted({pair.flaw for pair in pairs if pair.source == RETENTION} - {""}), start=2):
+    for flaw in sorted({pair.flaw for pair in pairs if pair.source == RETENTION} - {""}):
         chosen = own & np.array([pair.flaw == flaw for pair in pairs])
-        draws = np.random.default_rng([*seed, at])
-        found = values[chosen, 0], values[chosen, 1]
-        yield f"accuracy_{flaw.replace(' ', '_')}", measures.pair_accuracy(*found, config.bootstrap, draws)
+        yield f"accuracy_{flaw.replace(' ', '_')}", measures.few_accuracy(values[chosen, 0], values[chosen, 1])
 
 
 class _RewardTrainer(ExactTrainer, RewardTrainer):  # type: ignore[misc]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -33,7 +34,7 @@ def made(tmp_path: Path, workspace: Workspaces) -> Callable[..., Made]:
 
 
 def test_equal_runs_make_equal_bytes_and_another_seed_another_split(made: Callable[..., Made]) -> None:
-    first, again, other = made(pairs(200)), made(pairs(200)), made(pairs(200), seed=7)
+    first, again, other = made(pairs(800)), made(pairs(800)), made(pairs(800), seed=7)
     for name in ("pairs.parquet", "catalog.json", "curves.parquet"):
         assert (first.folder / name).read_bytes() == (again.folder / name).read_bytes()
     parts = [{row["prompt"]: row["split"] for row in found.rows} for found in (first, other)]
@@ -42,9 +43,9 @@ def test_equal_runs_make_equal_bytes_and_another_seed_another_split(made: Callab
 
 
 def test_parts_have_their_shares_and_a_row_stays_in_its_part_when_others_come(made: Callable[..., Made]) -> None:
-    few, many = made(pairs(300)), made(pairs(1000))
-    assert 0.55 < many.metrics["pairs_train"] / 1000 < 0.65
-    assert 0.15 < many.metrics["pairs_test"] / 1000 < 0.25
+    few, many = (made(pairs(rows), max_rows=10000) for rows in (3000, 10000))
+    assert 0.55 < many.metrics["pairs_train"] / 10000 < 0.65
+    assert 0.15 < many.metrics["pairs_test"] / 10000 < 0.25
     after = {row["id"]: row["split"] for row in many.rows}
     assert all(after[row["id"]] == row["split"] for row in few.rows)
 
@@ -62,17 +63,12 @@ def test_a_prompt_is_in_one_part_however_it_is_written(made: Callable[..., Made]
     assert {len(found) for found in parts.values()} == {1}
 
 
-def test_turns_of_a_conversation_share_its_part(made: Callable[..., Made]) -> None:
-    records = [
-        {"prompt": f"start {k}{more}", "response": f"{k}{more}"}
-        for k in range(60)
-        for more in ("", "\n\nAssistant: yes\n\nHuman: and?", "\n\nAssistant: no\n\nHuman: why?")
-    ]
-    parts: dict[str, set[str]] = {}
-    for row in made(records).rows:
-        parts.setdefault(corpus.first_turn(row["prompt"]), set()).add(row["split"])
-    assert {len(found) for found in parts.values()} == {1}
-    assert {part for found in parts.values() for part in found} == {"train", "validation", "test"}
+def test_ready_pairs_that_stand_together_share_a_part(made: Callable[..., Made]) -> None:
+    """A follow-up stands behind what it follows, and its words don't tell which conversation it is of."""
+    parts = {row["prompt"]: row["split"] for row in made(pairs(1600), max_rows=1600).rows}
+    in_order = [parts[record["prompt"]] for record in pairs(1600)]
+    apart = sum(here != there for here, there in pairwise(in_order))
+    assert 20 < apart < 100  # of 99 places where a block ends and the next begins
 
 
 def test_a_prompt_of_two_conversations_belongs_to_the_first(made: Callable[..., Made]) -> None:

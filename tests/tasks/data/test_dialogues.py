@@ -41,7 +41,7 @@ def made(tmp_path: Path, workspace: Workspaces) -> Callable[[list[Any]], Made]:
     """dialogues of the records and of enough others for every part."""
 
     def run(records: list[Any]) -> Made:
-        inputs = write(tmp_path / "source", [*records, *pairs(60)])
+        inputs = write(tmp_path / "source", [*records, *pairs(800)])
         return make(dialogues.run, text_config(DialoguesConfig, "OASST1"), inputs, workspace(tmp_path / "out"))
 
     return run

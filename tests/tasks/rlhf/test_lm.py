@@ -87,7 +87,7 @@ def test_a_reward_model_scores_alike_where_it_was_trained_and_as_one_adapter_of_
     rows = [([5, 6, 7], [8, 9, 1]), ([9, 9], [4, 1]), ([7], [3, 3, 3, 1])]
     other = trained(base, 2, "policy")
     lm.load_adapter(other, tmp_path, "rm")
-    found = lm.scores(other, "rm", rows, batch=2)
+    found = lm.scores(other, "rm", rows)
     for i, (prompt, reply) in enumerate(rows):
         wanted = reward.model(input_ids=torch.tensor([prompt + reply])).logits[0, 0]
         assert found[i].item() == pytest.approx(wanted.item(), abs=1e-5)

@@ -105,21 +105,21 @@ def test_each_table_has_its_columns_and_the_stated_number_of_rows(made: tuple[Pa
     parts = {name: Counter(row["part"] for row in table(made, name)) for name in columns}
     assert parts["prompts"] == {"train": 200, "validation": 48, "test": 72}
     assert parts["targets"] == {"train": 300, "validation": 60}
-    assert parts["pairs"] == {"train": 480, "validation": 120, "test": 120}
+    assert parts["pairs"] == {"train": 480, "test": 120}
     assert parts["probes"] == {"test": 100}
-    assert Counter(row["half"] for row in table(made, "pairs")) == {"A": 240, "B": 240, "": 240}
+    assert Counter(row["half"] for row in table(made, "pairs")) == {"A": 240, "B": 240, "": 120}
 
 
 def test_metrics_say_how_much_was_made(made: tuple[Path, Metrics]) -> None:
     value = {name: found["value"] for name, found in made[1].items()}
-    assert (value["prompts"], value["targets"], value["pairs"], value["probes"]) == (320, 360, 720, 100)
+    assert (value["prompts"], value["targets"], value["pairs"], value["probes"]) == (320, 360, 600, 100)
     assert value["targets_flawed"] == 0.18
     assert value["distinct_messages"] > 0.95
     assert 20 <= value["words"] <= 40
     assert value["prompt_words"] <= 30
     assert value["commonest_ending"] <= 0.1
     assert value["refused"] == 0
-    assert sum(value[name] for name in value if name.startswith("pairs_")) == 720
+    assert sum(value[name] for name in value if name.startswith("pairs_")) == 600
 
 
 def test_every_situation_is_asked_with_every_offer_evenly(made: tuple[Path, Metrics]) -> None:
@@ -132,9 +132,9 @@ def test_every_situation_is_asked_with_every_offer_evenly(made: tuple[Path, Metr
 
 def test_coverage_and_curves_hold_every_row(made: tuple[Path, Metrics]) -> None:
     coverage = pq.read_table(made[0] / "evidence" / "coverage.parquet").to_pylist()
-    assert sum(row["rows"] for row in coverage) == 320 + 360 + 720 + 100
+    assert sum(row["rows"] for row in coverage) == 320 + 360 + 600 + 100
     curves = pq.read_table(made[0] / "curves.parquet").to_pydict()
-    assert sum(curves["y"]) == 320 + 360 + 720 + 100
+    assert sum(curves["y"]) == 320 + 360 + 600 + 100
     assert {"prompts_train", "pairs_test", "probes_test"} <= set(curves["curve"])
 
 

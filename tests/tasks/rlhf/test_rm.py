@@ -61,7 +61,7 @@ def test_evidence_holds_what_lm_scores_says_of_every_held_out_pair(ran: Ran, inp
             pair = held_out[row["id"]]
             both = rm.tokenised(pair, language.text, 48)
             assert [row["chosen"], row["rejected"]] == pytest.approx(
-                lm.scores(language, "judge", both, 2).tolist(), abs=1e-4
+                lm.scores(language, "judge", both).tolist(), abs=1e-4
             )
 
 
@@ -192,13 +192,13 @@ def test_scores_are_kept_block_by_block(
     checkpoints: type[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stopped after every save; whatever the blocks are, scores are the same."""
+    """Stopped after every save: the scores are those of a run that nobody stopped."""
     files_of = {
         "training": {name: (ran[1] / "training" / name).read_bytes() for name in (lm.ADAPTER, lm.ADAPTER_ABOUT)}
     }
     pairs = rm.held_out_pairs(rm_config(), inputs["preferences"], inputs["prompts"], 42)
-    whole = rm.score(rm_config(), inputs["base"], files_of, pairs, workspace(tmp_path / "whole"))
     monkeypatch.setattr(rm, "BLOCK", 1)
+    whole = rm.score(rm_config(), inputs["base"], files_of, pairs, workspace(tmp_path / "whole"))
     kept, stops = checkpoints(kill_after=1), 0
     while True:
         kept.stopping.clear()

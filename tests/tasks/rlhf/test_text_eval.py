@@ -95,16 +95,16 @@ def test_the_overoptimisation_is_paired_by_prompt() -> None:
 def test_a_score_that_is_no_number_is_refused(
     inputs: dict[str, Path], tmp_path: Path, workspace: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lm, "scores", lambda language, name, rows, batch: torch.full((len(rows),), float("nan")))
+    monkeypatch.setattr(lm, "scores", lambda language, name, rows: torch.full((len(rows),), float("nan")))
     with pytest.raises(DataError, match="judge training_rm: gave a score that is not a finite number"):
         text_eval.run(config(), inputs, workspace(tmp_path))
 
 
 def test_wilson_has_a_width_where_nothing_was_hit() -> None:
-    found = comparison.wilson(0, 200)
+    found = measures.wilson(0, 200)
     assert found["value"] == 0.0
     assert found["ci"] == [0.0, pytest.approx(0.0188, abs=2e-4)]
-    assert comparison.wilson(10, 10)["ci"][1] == 1.0
+    assert measures.wilson(10, 10)["ci"][1] == 1.0
 
 
 def test_the_change_of_lengths_is_relative_and_paired() -> None:
@@ -241,7 +241,7 @@ def test_a_better_reward_is_seen_by_the_reward_models(
 ) -> None:
     """Planted: the final RM likes length, the training RM the opposite."""
 
-    def likes(language: lm.Lm, name: str, rows: list[lm.Row], batch: int) -> Any:
+    def likes(language: lm.Lm, name: str, rows: list[lm.Row]) -> Any:
         sign = 1 if name == "final_rm" else -1
         return torch.tensor([float(sign * len(reply)) for _, reply in rows])
 
