@@ -175,6 +175,8 @@ def timed(stage: Stage, config: Any, inputs: Mapping[str, Path], place: Path, se
         traceback.print_exc()
         return {"failed": f"{type(error).__name__}: {error}", "seconds": round(time.monotonic() - began, 1)}
     found: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1)}
+    if metrics.get("stopped", {}).get("value"):  # a sign of reward hacking ended it: its seconds are not of all steps
+        return {"failed": f"stopped after {metrics['iterations']['value']:.0f} steps", **found}
     if stage.name in STEPS:
         models = 2 if stage.name == "rm" else 1
         found["steps"] = models * getattr(config, STEPS[stage.name])

@@ -9,6 +9,7 @@ needs (a line break, an escape sequence) is shown as a dot.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,7 +138,18 @@ def latest(tag: str) -> Report:
     found = current(Path(store.url), tag)
     if "text_eval" not in found:
         raise ArtifactError(f"experiment {tag} has no text_eval in {store.url}: run `make run EXPERIMENT={tag}` first")
-    return read(found["text_eval"], found.get("messages"))
+    # A run that ended in between leaves a bank of the policy before.
+    bank = found.get("messages")
+    same = bank is not None and _policy(bank) == _policy(found["text_eval"])
+    return read(found["text_eval"], bank if same else None)
+
+
+def _policy(artifact: Path) -> str:
+    """Digest of the ppo_text that an artifact was made of."""
+    try:
+        return str(json.loads((artifact / "identity.json").read_bytes())["inputs"]["ppo_text"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ArtifactError(f"{artifact}: identity.json can't be read ({error!r}); remove it and run again") from None
 
 
 def short(report: Report) -> Iterator[RenderableType]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,23 @@ def test_without_a_bank_the_rest_is_still_said(tmp_path: Path) -> None:
     text = printed(words.short(words.read(folder)))
     assert "rule judge" in text
     assert "situations x offers" not in text
+
+
+def test_a_bank_of_another_policy_is_not_shown_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
+    made = {
+        "text_eval": publish(tmp_path, "text_eval", {"metrics.json": judged(), "examples.json": []}, probes()),
+        "messages": publish(tmp_path, "messages", {"metrics.json": {"coverage": measure(1.0)}}),
+    }
+    for stage in made:
+        ArtifactStore(FolderStore(tmp_path / "store"), "local").set_current(stage, "e" * 32)
+    for other, shown in (("a", True), ("b", False)):
+        for folder, policy in zip(made.values(), ("a", other)):
+            (folder / "identity.json").write_text(json.dumps({"inputs": {"ppo_text": policy}}))
+        assert bool(words.latest("local").bank) == shown
+    (made["messages"] / "identity.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"identity\.json can't be read"):
+        words.latest("local")
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,12 @@ SPLIT = {"train": 0.6, "validation": 0.1, "test": 0.3}
 class Checkpoints:
     """Keeps what was saved last, as a store would; `kill_after` saves, the workspace is asked to stop.
 
-    `full`: nothing more can be written.
+    `steps` of all that was saved. `full`: nothing more can be written.
     """
 
     saved: Checkpoint | None = None
     saves: int = 0
+    steps: list[int] = field(default_factory=list)
     kill_after: int | None = None
     full: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -45,6 +46,7 @@ class Checkpoints:
             raise RetainError("can't be written (No space left on device). Free some space")
         self.saved = Checkpoint(step, dict(files))
         self.saves += 1
+        self.steps.append(step)
         if self.saves == self.kill_after:
             self.stopping.set()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear8bitLt
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save_file
 
@@ -16,8 +17,16 @@ from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.stage import Workspace
 from tasks.rlhf import decode, lm
+from tests.tasks.rlhf.conftest import make_base
 
 LORA = lm.Shape(r=4, alpha=8, dropout=0.0, targets="attention")
+BEGINS = {"plain": "Assistant:", "chatml": "assistant"}  # what stands before a reply
+
+
+@pytest.fixture(scope="module", params=["opt", "llama"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of opt-350m's kind, and of SmolLM2's."""
+    return make_base(tmp_path_factory.mktemp("language") / "base", kind=request.param)
 
 
 def trained(base: Path, seed: int, name: str = "default", bits: lm.Bits = 32, device: str = "cpu") -> lm.Lm:
@@ -74,7 +83,7 @@ def test_log_probs_are_those_of_the_whole_model(base: Path) -> None:
             assert logs[place].item() == pytest.approx(out[at, token].item(), abs=1e-5)
             assert entropy[place].item() == pytest.approx(-(out[at].exp() * out[at]).sum().item(), abs=1e-4)
             place += 1
-    assert hidden.shape == (5, 16)
+    assert hidden.shape == (5, language.width)
 
 
 def test_a_reward_model_scores_alike_where_it_was_trained_and_as_one_adapter_of_many(
@@ -163,7 +172,7 @@ def test_a_long_reply_leaves_half_of_the_room_to_its_prompt_and_loses_its_end(ba
     prompt, reply = text.row("x" * 100, "y" * 100, 31)
     assert prompt == text.prompt("x" * 100)[-16:]
     assert reply == text.reply("y" * 100)[:15]
-    assert text.decode(prompt).endswith("Assistant:")
+    assert text.tokenizer.decode(prompt).strip().endswith(BEGINS[text.style])
     prompt, reply = text.row("x", "y" * 100, 40)  # a prompt of less than half keeps everything
     assert prompt == text.prompt("x")
     assert len(prompt) + len(reply) == 40
@@ -249,6 +258,15 @@ def test_eight_bits_answer_about_the_same(base: Path) -> None:
     rows = [([5, 6, 7], [8, 9, 1])]
     whole, eight = (lm.log_probs(lm.load(base, bits, "cpu"), rows)[0] for bits in (32, 8))
     assert torch.allclose(whole, eight, atol=0.1)
+    assert not torch.equal(whole, eight)
+
+
+def test_of_eight_bits_are_all_layers_but_the_heads(base: Path) -> None:
+    for language in (lm.load(base, 8, "cpu"), lm.load_reward(base, 8, "cpu", 3)):
+        layers = [layer for layer in language.trunk.modules() if isinstance(layer, torch.nn.Linear)]
+        assert len(layers) >= 12
+        assert all(type(layer) is Linear8bitLt for layer in layers)
+    assert type(lm.load(base, 8, "cpu").head) is torch.nn.Linear
 
 
 def test_words_are_drawn_as_often_as_they_are_likely() -> None:

@@ -417,6 +417,13 @@ def test_asked_to_stop_it_saves_the_iteration_it_was_in(
     assert kept.saved.files == learner(inputs).files()
 
 
+def test_a_checkpoint_is_due_by_time_too(inputs: dict[str, Path], tmp_path: Path) -> None:
+    for seconds, steps in ((1e-9, [0, 1, 2, 3]), (1000, [0])):
+        kept = Checkpoints()
+        run(tmp_path / str(seconds), inputs, kept, iterations=3, checkpoint={"every_steps": 100, "every_s": seconds})
+        assert kept.steps == steps
+
+
 def better(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look is liked better than the one before, so the last adapter is kept."""
     scores = iter(range(10_000))
