@@ -172,7 +172,7 @@ def test_all_of_a_cell_are_ranked_by_the_validation_model_on_the_same_prompts(
 ) -> None:
     asked: list[tuple[str, str]] = []
 
-    def likes(language: lm.Lm, name: str, rows: list[lm.Row], batch: int) -> torch.Tensor:
+    def likes(language: lm.Lm, name: str, rows: list[lm.Row]) -> torch.Tensor:
         """Short ones."""
         assert name == "validation"
         decode = language.text.tokenizer.decode
