@@ -230,7 +230,7 @@ class PromptsConfig(_Block):
     # Of training customers: replies to imitate, a share of them flawed, as those that people wrote would be.
     targets: Count
     flawed: Annotated[float, Field(ge=0, lt=1)]
-    # Preference pairs: of training customers for each half, and of validation and test customers each.
+    # Preference pairs: of training customers for each half, and of test customers.
     pairs: Count
     held_out_pairs: Count
     # Prompts to sample from: of training, validation and test customers.
