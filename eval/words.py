@@ -25,6 +25,7 @@ from rich.text import Text
 from engine.artifact import current, open_artifact
 from engine.config import experiment_path, load
 from engine.errors import ArtifactError, RetainError
+from engine.stage import IDENTITY
 from engine.store import open_store, store_url
 from eval.decision import Measure
 
@@ -147,9 +148,9 @@ def latest(tag: str) -> Report:
 def _policy(artifact: Path) -> str:
     """Digest of the ppo_text that an artifact was made of."""
     try:
-        return str(json.loads((artifact / "identity.json").read_bytes())["inputs"]["ppo_text"])
+        return str(json.loads((artifact / IDENTITY).read_bytes())["inputs"]["ppo_text"])
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ArtifactError(f"{artifact}: identity.json can't be read ({error!r}); remove it and run again") from None
+        raise ArtifactError(f"{artifact}: {IDENTITY} can't be read ({error!r}); remove it and run again") from None
 
 
 def short(report: Report) -> Iterator[RenderableType]:

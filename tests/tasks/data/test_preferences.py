@@ -12,7 +12,7 @@ import pytest
 from engine.errors import DataError
 from engine.stage import Workspace
 from tasks.config import PreferencesConfig
-from tasks.data import preferences, sources
+from tasks.data import corpus, preferences, sources
 from tests.tasks.data.texts import Made, make, text_config, write
 
 Workspaces = Callable[..., Workspace]
@@ -198,3 +198,16 @@ def test_the_real_pairs(tmp_path: Path, workspace: Workspaces) -> None:
     assert got.metrics["records"] == 7003
     assert len(got.rows) > 6900
     assert not [row for row in got.rows if row["prompt"].startswith("Human:") or row["prompt"].endswith("Assistant:")]
+
+
+def test_turns_of_a_conversation_share_its_part(made: Callable[..., Made]) -> None:
+    records = [
+        {"source": "s", "prompt": f"start {k}{more}", "chosen": f"{k}{more}", "rejected": "no"}
+        for k in range(60)
+        for more in ("", "\n\nAssistant: yes\n\nHuman: and?", "\n\nAssistant: no\n\nHuman: why?")
+    ]
+    parts: dict[str, set[str]] = {}
+    for row in made(records).rows:
+        parts.setdefault(corpus.first_turn(row["prompt"]), set()).add(row["split"])
+    assert {len(found) for found in parts.values()} == {1}
+    assert {part for found in parts.values() for part in found} == {"train", "validation", "test"}

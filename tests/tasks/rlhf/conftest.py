@@ -23,37 +23,34 @@ def make_base(folder: Path, seed: int = 0, hidden: int = 32, layers: int = 2, ki
     tokenizer.train_from_iterator(["a few words to begin with"], vocab_size=300, special_tokens=marks)
     tokenizer.save(str(folder / lm.TOKENIZER))
     torch.manual_seed(seed)
+    shared = {
+        "vocab_size": 300,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+    }
     config: PreTrainedConfig
     if kind == "opt":
         config = OPTConfig(
-            vocab_size=300,
-            hidden_size=hidden,
-            num_hidden_layers=layers,
+            **shared,
             ffn_dim=2 * hidden,
             num_attention_heads=2,
             word_embed_proj_dim=hidden // 2,
             do_layer_norm_before=False,
             init_std=0.2,  # through one product more, words would else hardly be apart, whatever an adapter does
-            max_position_embeddings=512,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=1,
             dropout=0.0,
         )
     else:
         config = LlamaConfig(
-            vocab_size=300,
-            hidden_size=hidden,
-            num_hidden_layers=layers,
+            **shared,
             intermediate_size=2 * hidden,
             num_attention_heads=4,
             num_key_value_heads=2,
             initializer_range=0.2,
-            max_position_embeddings=512,
             tie_word_embeddings=True,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=1,
         )
     model = AutoModelForCausalLM.from_config(config)
     config.save_pretrained(folder)

@@ -82,3 +82,10 @@ def test_commonest_ending_looks_past_case_and_punctuation() -> None:
     assert measures.commonest_ending(texts) == 0.5
     assert measures.commonest_ending(texts, words=1) == 0.5
     assert measures.commonest_ending([]) == 0
+
+
+def test_wilson_has_a_width_where_nothing_was_hit() -> None:
+    found = measures.wilson(0, 200)
+    assert found["value"] == 0.0
+    assert found["ci"] == [0.0, pytest.approx(0.0188, abs=2e-4)]
+    assert measures.wilson(10, 10)["ci"][1] == 1.0

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from safetensors.torch import save_file
+from torch import nn
 
 from engine.checkpoint import Checkpoint, Checkpointer, Preempted
 from engine.claim import acquire
@@ -221,6 +222,18 @@ def test_nothing_but_the_policy_and_the_values_is_trained(inputs: dict[str, Path
 
 
 def test_the_value_head_does_not_pull_at_the_policy(inputs: dict[str, Path]) -> None:
+    found = learner(inputs)
+    asked = found.prompts.training[:4]
+    samples = ppo_text.generate(found.lm, asked, found.config, torch.Generator().manual_seed(0))
+    rollout = ppo_text.score(found.lm, found.head, asked, samples, Scale(0.0, 1.0), 12, 0.3, found.config)
+    rollout = replace(rollout, advantages=tuple(torch.zeros_like(one) for one in rollout.advantages))
+    before = lm.adapter_files(found.lm, found.lora, "policy")
+    nn.init.ones_(found.head.weight)
+    ppo_text.update(found.lm, found.head, found.optimiser, rollout, found.config, np.random.default_rng(0))
+    assert lm.adapter_files(found.lm, found.lora, "policy") == before
+
+
+def test_a_wrong_value_does_not_shorten_the_policys_step(inputs: dict[str, Path]) -> None:
     """However wrong the values are, the policy's step is the same."""
     after = []
     for error in (0.0, 1000.0):

@@ -100,13 +100,6 @@ def test_a_score_that_is_no_number_is_refused(
         text_eval.run(config(), inputs, workspace(tmp_path))
 
 
-def test_wilson_has_a_width_where_nothing_was_hit() -> None:
-    found = measures.wilson(0, 200)
-    assert found["value"] == 0.0
-    assert found["ci"] == [0.0, pytest.approx(0.0188, abs=2e-4)]
-    assert measures.wilson(10, 10)["ci"][1] == 1.0
-
-
 def test_the_change_of_lengths_is_relative_and_paired() -> None:
     sft = np.random.default_rng(1).integers(20, 60, 50).astype(float)
     found = comparison.ratio(0.9 * sft, sft, 100, [1])
