@@ -212,6 +212,8 @@ class BaseConfig(_Block):
             raise ValueError("pretraining goes with weights: scratch, and with no other")
         if not made and not self.files:
             raise ValueError(f"weights: {self.weights} wants the files that hold them")
+        if not made and self.tokenizer != "own":
+            raise ValueError(f"weights: {self.weights} wants tokenizer: own; to another one's ids they mean nothing")
         return self
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from engine.errors import RetainError
-from tasks.rlhf.lm import Lm
+from tasks.rlhf.lm import Diverged, Lm
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,10 @@ def sample(
     generator: torch.Generator,
     batch: int,
 ) -> list[Sample]:
-    """One reply of at most `limit` tokens to each prompt, by the adapter in use; all draws are the generator's."""
+    """One reply of at most `limit` tokens to each prompt, by the adapter in use; all draws are the generator's.
+
+    Raises lm.Diverged where the model gives no probabilities.
+    """
     found: dict[int, list[int]] = {}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch):
@@ -90,6 +92,6 @@ def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
     """
     reached = logits.softmax(-1).double().cumsum(-1)
     if not reached[:, -1].isfinite().all():  # a search among NaNs would draw the last word of all, again and again
-        raise RetainError("the model gives no probabilities, as its logits are no numbers: its weights are broken")
+        raise Diverged("the model gives no probabilities, as its logits are no finite numbers")
     drawn = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device) * reached[:, -1:]
     return torch.searchsorted(reached, drawn, right=True)[:, 0].clamp(max=logits.shape[1] - 1)

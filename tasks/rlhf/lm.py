@@ -60,6 +60,10 @@ Bits = Literal[8, 16, 32]
 Row = tuple[list[int], list[int]]  # the ids of a prompt and of its reply
 
 
+class Diverged(RetainError):
+    """Something is not a finite number."""
+
+
 @dataclass(frozen=True)
 class Text:
     """Words to ids and back. `style`: `chatml` as SmolLM2 was taught, or `plain` ("Human: ... Assistant:")."""
@@ -251,17 +255,26 @@ def using(lm: Lm, name: str) -> Iterator[None]:
 
 @contextmanager
 def interruptible(lm: Lm, workspace: Workspace) -> Iterator[None]:
-    """Preempted is raised before the next pass through the model, be it of one token or of a whole minibatch."""
+    """Preempted is raised at the next layer, forward or backward. A whole pass is too long to wait for: with three
+    trainings on two cores a group of SFT's took SmolLM2 11.4 s, 18.8 s at most, and a notice leaves 10."""
 
     def check(*_: object) -> None:
         if workspace.should_stop():
             raise Preempted
 
-    hook = lm.trunk.register_forward_pre_hook(check)
+    def watch(_layer: nn.Module, _arguments: object, out: Tensor | tuple[Tensor, ...]) -> None:
+        check()
+        hidden = out if isinstance(out, Tensor) else out[0]
+        if hidden.requires_grad:
+            hidden.register_hook(check)  # type: ignore[no-untyped-call]
+
+    layers = next(part for part in lm.trunk.modules() if isinstance(part, nn.ModuleList))
+    hooks = [layer.register_forward_hook(watch) for layer in layers]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True)

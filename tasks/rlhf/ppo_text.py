@@ -116,7 +116,7 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> tuple[str, f
         if begun:
             save_and_stop(workspace.checkpoints.save, at, begun)
         raise
-    except Diverged as error:
+    except lm.Diverged as error:
         if saved is None:
             raise RetainError(f"ppo_text: {error} of the reference's replies; train the reward models again") from None
         raise RetainError(
@@ -224,7 +224,7 @@ def opinions(
     rows = [language.text.row(prompt.text, sample.text, room) for prompt, sample in zip(prompts, samples)]
     found = lm.scores(language, adapter_of(name), rows).tolist()
     if not np.isfinite(found).all():
-        raise Diverged(f"a score of the {name} RM is not a finite number")
+        raise lm.Diverged(f"a score of the {name} RM is not a finite number")
     return found
 
 
@@ -316,7 +316,7 @@ def update(
 ) -> dict[str, float]:
     """Improves the policy, which is in use, and the values. Means over minibatches of clip share and losses.
 
-    Raises Diverged before a step that would not be finite: the weights stay as good as they were.
+    Raises lm.Diverged before a step that would not be finite: the weights stay as good as they were.
     """
     figures = []
     for _ in range(config.epochs):
@@ -326,7 +326,7 @@ def update(
             # Each by itself: a value error would shorten the policy's step as well.
             norms = [nn.utils.clip_grad_norm_(group["params"], GRADIENT).item() for group in optimiser.param_groups]
             if not all(map(math.isfinite, (figure["loss"], *norms))):
-                raise Diverged(f"the loss is {figure['loss']:g} and its gradients' norms are {norms}")
+                raise lm.Diverged(f"the loss is {figure['loss']:g} and its gradients' norms are {norms}")
             optimiser.step()
             figures.append(figure)
     return {name: float(np.mean([figure[name] for figure in figures])) for name in ("clip_share", "value_loss")}
@@ -367,10 +367,6 @@ def adapted(coefficient: float, kl: float, n: int, config: KlConfig) -> float:
     """Ziegler et al. 2019, section 2.2: up where KL is above its target, down where it is below."""
     error = min(max(kl / config.target - 1, -RATIO), RATIO)
     return coefficient * (1 + error * n / config.horizon)
-
-
-class Diverged(Exception):
-    """Something is not a finite number."""
 
 
 # -- what is trained and what is remembered --------------------------------------------------------------------------

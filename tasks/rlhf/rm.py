@@ -1,8 +1,8 @@
 """`rm`: the training and the validation reward model, of half A of the preferences.
 
-Bradley-Terry (TRL's RewardTrainer): the chosen reply is to score higher. Both models see all retention pairs of the
-half and a sample of the public ones; the second has another seed, and with it another head, order and sample. PPO is
-rewarded by the first; the second, which no gradient of PPO sees, picks its checkpoint.
+Bradley-Terry (TRL's RewardTrainer): the chosen reply is to score higher. Both models draw from all retention pairs of
+the half and a sample of the public ones; the second has another seed, and with it another head, order and sample. PPO
+is rewarded by the first; the second, which no gradient of PPO sees, picks its checkpoint.
 """
 
 from __future__ import annotations

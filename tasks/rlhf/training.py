@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -223,21 +223,23 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
         raise NotImplementedError
 
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Gradients of one batch, group by group. Raises Preempted between two groups, as if before the step."""
+        """Gradients of one batch, group by group. Raises Preempted within a group too, as if before the step."""
         model.train()
         examples = [self.read(example) for example in inputs["example"].tolist()]
         whole = sum(map(self.weight, examples))
         device = self.job.language.device
         before, loss = _random_state(), torch.zeros((), device=device)
-        for places in lm.by_length([self.length(one) for one in examples], lm.ROOM[device.type]):
-            if self.job.workspace.should_stop():
-                _set_random_state(before)
-                self.stop()
-            group = [examples[at] for at in places]
-            part = self.compute_loss(model, self.batch(group)) * (sum(map(self.weight, group)) / whole)
-            self.check(float(part.detach()), "loss")
-            self.accelerator.backward(part)
-            loss += part.detach()
+        try:
+            with lm.interruptible(self.job.language, self.job.workspace):
+                for places in lm.by_length([self.length(one) for one in examples], lm.ROOM[device.type]):
+                    group = [examples[at] for at in places]
+                    part = self.compute_loss(model, self.batch(group)) * (sum(map(self.weight, group)) / whole)
+                    self.check(float(part.detach()), "loss")
+                    self.accelerator.backward(part)
+                    loss += part.detach()
+        except Preempted:
+            _set_random_state(before)
+            self.stop()
         return loss
 
     def check(self, value: float, what: str) -> None:
@@ -251,7 +253,7 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
             "warmup_steps or use base weights of another precision"
         )
 
-    def stop(self) -> None:
+    def stop(self) -> NoReturn:
         if self.state.global_step > self.kept:
             save_and_stop(self._save_checkpoint, self.model, None)
         raise Preempted

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
@@ -255,6 +256,13 @@ def test_random_weights_are_seeded_and_in_their_precision(
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
     assert "lm_head.weight" not in tensors
     assert lm.load(tmp_path / "a", 16, "cpu").model.lm_head.weight.shape == (320, 8)
+
+
+@pytest.mark.parametrize("weights", ["hub", "package"])
+def test_published_weights_take_their_own_tokenizer(weights: str) -> None:
+    file = {"name": "tiny/model.safetensors", "url": None, "sha256": None}
+    with pytest.raises(ValidationError, match=f"weights: {weights} wants tokenizer: own"):
+        base_config(weights=weights, tokenizer="bytes", pretraining=None, files=[file])
 
 
 # -- published weights

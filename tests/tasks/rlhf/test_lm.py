@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -241,7 +243,44 @@ def test_an_adapter_that_lacks_a_tensor_or_has_one_of_another_shape_is_refused(b
     lm.set_tensors(language, tensors, "default")
 
 
-def test_a_pass_through_the_model_is_where_it_can_be_stopped(
+class Asked(threading.Event):
+    """To stop at the layer after so many."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.left = layers
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_every_layer_is_where_it_can_be_stopped_forward_and_backward(
+    base: Path, tmp_path: Path, workspace: Callable[..., Workspace]
+) -> None:
+    rows = [([5, 6], [7, 8, 1])]
+
+    def gradients(language: lm.Lm, place: Workspace) -> dict[str, torch.Tensor]:
+        with lm.interruptible(language, place):
+            loss = lm.losses(language, rows).sum()
+            loss.backward()
+        return {name: value.grad for name, value in language.model.named_parameters() if value.grad is not None}
+
+    plain = trained(base, 1)
+    lm.losses(plain, rows).sum().backward()
+    layers = plain.model.config.num_hidden_layers
+    for asked in range(2 * layers):
+        place = replace(workspace(tmp_path / str(asked)), stopping=Asked(asked))
+        with pytest.raises(Preempted) as found:
+            gradients(trained(base, 1), place)
+        assert ("backward" in str(found.traceback[1].statement)) == (asked >= layers)
+    through = gradients(trained(base, 1), replace(workspace(tmp_path), stopping=Asked(2 * layers)))
+    of_plain = {name: value.grad for name, value in plain.model.named_parameters() if value.grad is not None}
+    assert through.keys() == of_plain.keys()
+    assert all(torch.equal(value, of_plain[name]) for name, value in through.items())
+
+
+def test_a_word_that_is_drawn_is_where_it_can_be_stopped(
     base: Path, tmp_path: Path, workspace: Callable[..., Workspace]
 ) -> None:
     language, place = trained(base, 1), workspace(tmp_path)

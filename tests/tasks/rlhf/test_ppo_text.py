@@ -348,6 +348,26 @@ def test_a_loss_that_is_no_number_is_an_error_with_its_iteration_and_the_last_ch
     assert torch.isfinite(torch.cat([v.flatten() for v in read_tensors(kept.saved.files[lm.ADAPTER]).values()])).all()
 
 
+def test_a_policy_that_gives_no_probabilities_is_an_error_with_its_iteration_and_the_last_checkpoint(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ppo_text.update
+
+    def broken(language: lm.Lm, *arguments: Any) -> dict[str, float]:
+        figures = whole(language, *arguments)
+        if len(updated) == 2:
+            for name, value in language.model.named_parameters():
+                if "lora_B.policy" in name:
+                    value.data.fill_(torch.inf)
+        updated.append(figures)
+        return figures
+
+    updated: list[dict[str, float]] = []
+    monkeypatch.setattr(ppo_text, "update", broken)
+    with pytest.raises(RetainError, match=r"no probabilities.* in iteration 4; .* is of iteration 2.*learning_rate"):
+        run(tmp_path, inputs)
+
+
 def test_a_reward_model_that_gives_no_number_is_an_error(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

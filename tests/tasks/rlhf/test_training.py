@@ -102,9 +102,11 @@ def test_killed_in_any_step_it_ends_the_same(
     assert making.train(sft_config(), checkpoints) == undisturbed
 
 
+@pytest.mark.parametrize("look", range(50, 54))
 def test_asked_in_the_middle_of_a_step_it_stops_there_as_if_before_it(
-    making: Making, undisturbed: Trained, monkeypatch: pytest.MonkeyPatch
+    making: Making, monkeypatch: pytest.MonkeyPatch, look: int
 ) -> None:
+    """A group has four looks, one at each of two layers forward and backward."""
     monkeypatch.setattr(lm, "ROOM", {"cpu": 24})  # a group for each example, or nearly
     whole = making.train(sft_config())
     checkpoints, asked = making.checkpoints(), 0
@@ -113,11 +115,11 @@ def test_asked_in_the_middle_of_a_step_it_stops_there_as_if_before_it(
         def is_set(self) -> bool:
             nonlocal asked
             asked += 1
-            return asked == 15
+            return asked == look
 
     with pytest.raises(Preempted):
         making.train(sft_config(), checkpoints, stopping=Asked())
-    assert asked == 15
+    assert asked == look
     found = checkpoints.saved
     assert found is not None
     assert found.step % 2 == 1  # no step at which one was due
