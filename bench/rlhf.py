@@ -357,13 +357,13 @@ TRAINERS = ("sft", "rm", "ppo_text")  # each reads what those before it made
 
 
 def spot_safe(_: Path | None) -> dict[str, Any]:
-    """`sft`, `rm` and `ppo_text` of `local` through the engine, `sft` asked to stop after its first checkpoint and then
+    """`sft`, `rm` and `ppo_text` of `local` through the engine, each asked to stop after its first checkpoint and then
     resumed.
 
-    Seconds from the resumed process's start to its first step, without those of loading weights; and for each trainer
-    the share of its training alone (no imports and no loading; PPO's looks at validation are in it) that went into
-    checkpoints, all of it: collecting what goes into one, writing the trainer's own files and putting them into the
-    store, at the experiment's own interval.
+    For each trainer the seconds from the resumed process's start to the end of its next step, without those of loading
+    weights, and the share of its training alone (no imports and no loading; PPO's looks at validation are in it) that
+    went into checkpoints, all of it: collecting what goes into one, writing the trainer's own files and putting them
+    into the store, at the experiment's own interval.
     """
     from flows import attempt as attempts
     from flows.plan import make_plan
@@ -376,20 +376,17 @@ def spot_safe(_: Path | None) -> dict[str, Any]:
         wanted = [part for name in sorted(made_before) for part in ("--stage", name)]
         before = [sys.executable, "-m", "flows", "run", "--experiment", "local", *wanted]
         subprocess.run(before, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        asked = False
         for name in TRAINERS:
             plan, stage = make_plan("local", [name]), STAGES[name]
             identity, made = plan.standing()[name], plan.reusable()
             assert identity is not None
             kept = Path(folder) / plan.artifacts.prefix(name, identity.fingerprint) / "checkpoints"
 
-            def watch(child: Child, kept: Path = kept) -> None:
-                nonlocal asked
-                if not asked and any(kept.glob("*/complete.json")):
-                    asked = True
+            def stop(child: Child, kept: Path = kept) -> None:
+                if any(kept.glob("*/complete.json")):
                     child.preempt()
 
-            for status in ("complete",) if asked else ("preempted", "complete"):
+            for status, watch in (("preempted", stop), ("complete", lambda _: None)):
                 times = Path(folder) / f"{name}-{status}.json"
                 attempts.launch = partial(_launch_timed, times=times)
                 inputs = {one: made[one] for one in stage.inputs}
@@ -397,13 +394,16 @@ def spot_safe(_: Path | None) -> dict[str, Any]:
                 if record.status != status:
                     sys.exit(f"{name} is {record.status}, not {status}: {record.message}")
                 found[name].append(json.loads(times.read_text()))
-    resumed = found[TRAINERS[0]][1]
     return {
         "experiment": plan.experiment.tag,
-        "trainers": {name: checkpointing(those) for name, those in found.items()},
-        "load_s": round(resumed["load_s"][0], 2),
-        "start_s": round(resumed["first_step_s"] - resumed["load_s"][0], 2),
+        "trainers": {name: checkpointing(those) | starting(those[-1]) for name, those in found.items()},
     }
+
+
+def starting(attempt: Mapping[str, Any]) -> dict[str, float]:
+    """Of a resumed one: seconds of loading weights, and from its start to the end of its next step without them."""
+    load_s = attempt["load_s"][0]
+    return {"load_s": round(load_s, 2), "start_s": round(attempt["first_step_s"] - load_s, 2)}
 
 
 def checkpointing(attempts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -483,7 +483,8 @@ def clock_trainers(clocks: Clocks) -> None:
     from engine.checkpoint import Checkpointer
     from tasks.rlhf import lm, ppo_text, training
 
-    lm.load = clocks.around("load_s", lm.load)
+    for name in ("load", "load_reward"):
+        setattr(lm, name, clocks.around("load_s", getattr(lm, name)))
     training.train = clocks.around("train_s", training.train)
     ppo_text.train = clocks.around("train_s", ppo_text.train)
     training.ExactTrainer._save_checkpoint = clocks.around("save_s", training.ExactTrainer._save_checkpoint)
@@ -599,8 +600,9 @@ def show(results: dict[str, Any]) -> None:
     for name, one in safe["trainers"].items():
         saved = f"{one['saves']} checkpoints in {one['train_s']:.0f} s of training {name} ({safe['experiment']})"
         table.add_row(saved, f"{one['save_s']:.2f} s = {100 * one['share']:.2f} %", "3 %")
-    resumed = f"from a resumed start of sft to its first step, less {safe['load_s']:.1f} s of loading weights"
-    table.add_row(resumed, f"{safe['start_s']:.1f} s", "15 s")
+    for name, one in safe["trainers"].items():
+        resumed = f"from a resumed start of {name} to its next step, less {one['load_s']:.1f} s of loading weights"
+        table.add_row(resumed, f"{one['start_s']:.1f} s", "15 s")
     table.add_row("until the list of what is missing", f"{refused['files_s']:.1f} s", "10 s")
     table.add_row("until the list where a GPU is missing too", f"{refused['gpu_s']:.1f} s", "5 s")
     console.print(table)

@@ -54,7 +54,8 @@ RULES: dict[str, tuple[float, str]] = {
 }
 WEIGHTS = {name: weight for name, (weight, _) in RULES.items()}
 # Components of what may do harm, and from where on it does: at .3 all 28 harmful messages among the pairs written by
-# hand are caught and 2 of 64 good ones too; of the labelled messages that no word was added for, 64 % and 19 % wrongly.
+# hand are caught and 2 of 64 good ones too; of the labelled messages that no word was added for, 64 % of the unsafe
+# ones and 15 % of the harmless.
 HARM = ("amounts", "gifts", "guarantee", "pressure", "links", "risk", "protected", "insult", "characters")
 HARMFUL = 0.3
 SITUATIONS = ("price", "support", "contract", "payment", "new", "default")

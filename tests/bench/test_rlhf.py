@@ -86,10 +86,10 @@ def test_what_is_shown_is_what_was_found(expected: dict[str, Any], capsys: pytes
         "against_generate": 0.95,
     }
     trainers = {
-        "sft": {"saves": 7, "save_s": 0.5, "train_s": 50.0, "share": 0.01},
-        "ppo_text": {"saves": 9, "save_s": 1.0, "train_s": 40.0, "share": 0.025},
+        "sft": {"saves": 7, "save_s": 0.5, "train_s": 50.0, "share": 0.01, "load_s": 0.2, "start_s": 6.5},
+        "ppo_text": {"saves": 9, "save_s": 1.0, "train_s": 40.0, "share": 0.025, "load_s": 0.4, "start_s": 8.5},
     }
-    safe = {"experiment": "local", "trainers": trainers, "load_s": 0.2, "start_s": 6.5}
+    safe = {"experiment": "local", "trainers": trainers}
     found = {"opt_350m_bf16": shape, "opt_350m_8bit": shape, "ppo": ppo, "spot_safe": safe, "l4": expected}
     rlhf.show(found | {"refusal": {"files_s": 3.25, "gpu_s": 2.75}})
     printed = " ".join(capsys.readouterr().out.split())
@@ -100,6 +100,7 @@ def test_what_is_shown_is_what_was_found(expected: dict[str, Any], capsys: pytes
         "9 checkpoints",
         "2.50 %",
         "6.5 s",
+        "8.5 s",
         "3.2 s",
         "2.8 s",
         "0.95 x",
@@ -114,6 +115,10 @@ def test_the_share_of_checkpoints_is_of_training_alone() -> None:
         {"train_s": [4.0], "save_s": [0.2], "kept_s": [0.1], "load_s": [100.0]},
     ]
     assert rlhf.checkpointing(attempts) == {"saves": 3, "save_s": 0.5, "train_s": 10.0, "share": 0.05}
+
+
+def test_a_start_is_to_the_first_step_without_the_first_loading() -> None:
+    assert rlhf.starting({"load_s": [1.5, 9.0], "first_step_s": 8.0}) == {"load_s": 1.5, "start_s": 6.5}
 
 
 def test_clocks_count_saves_within_training_and_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
