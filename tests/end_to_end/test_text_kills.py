@@ -48,8 +48,8 @@ def lives(finished: Project, stage: str) -> float:
 
 
 def cases() -> list[object]:
-    """In every run two random kills of most trainers, and two polite ones of one; in `make test-slow` thirty of each,
-    and half as many polite ones."""
+    """In every run two random kills of most trainers, and two polite ones of one; in `make test-slow` ten seeds of each
+    with up to three kills, and five of polite ones."""
     found = []
     for stage in TRAINERS:
         for number, seeds in ((signal.SIGKILL, 10), (signal.SIGTERM, 5)):
