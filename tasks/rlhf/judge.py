@@ -87,19 +87,18 @@ def load_asked(prompts: Path, pairs: Sequence[Pair]) -> list[Asked]:
 def measure_rules(asked: Sequence[Asked], resamples: int, seed: int) -> tuple[Metrics, dict[str, list[Any]]]:
     """rules_accuracy and rules_accuracy_<flaw>, and the scores, as rm.measure gives those of a reward model."""
     scores = np.array([[_score(one, one.pair.chosen), _score(one, one.pair.rejected)] for one in asked])
-    flaws = np.array([one.pair.flaw for one in asked])
+    flaws = [one.pair.flaw for one in asked]
     draws = np.random.default_rng([seed, SEED, 0])
-    metrics: Metrics = {f"{RULES}_accuracy": measures.pair_accuracy(scores[:, 0], scores[:, 1], resamples, draws)}
-    for flaw in sorted(set(flaws) - {""}):
-        found = measures.few_accuracy(*scores[flaws == flaw].T)
-        metrics[f"{RULES}_accuracy_{flaw.replace(' ', '_')}"] = found
-    return metrics, {
+    chosen, rejected = scores[:, 0], scores[:, 1]
+    found = {"accuracy": measures.pair_accuracy(chosen, rejected, resamples, draws)}
+    found |= measures.accuracy_by_flaw(chosen, rejected, flaws)
+    return {f"{RULES}_{name}": metric for name, metric in found.items()}, {
         "model": [RULES] * len(asked),
         "id": [one.pair.id for one in asked],
         "source": [one.pair.source for one in asked],
-        "flaw": list(flaws.tolist()),
-        "chosen": scores[:, 0].tolist(),
-        "rejected": scores[:, 1].tolist(),
+        "flaw": flaws,
+        "chosen": chosen.tolist(),
+        "rejected": rejected.tolist(),
     }
 
 

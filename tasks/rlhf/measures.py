@@ -48,9 +48,13 @@ def pair_accuracy(
     return {"value": value, "ci": [low, high]}
 
 
-def few_accuracy(chosen: Array, rejected: Array) -> dict[str, float | list[float]]:
-    """A metric: accuracy with Wilson's interval, for so few pairs that all of them may be told apart."""
-    return wilson(float(wins(chosen, rejected).sum()), len(chosen))
+def accuracy_by_flaw(chosen: Array, rejected: Array, flaws: Sequence[str]) -> dict[str, dict[str, float | list[float]]]:
+    """accuracy_<flaw>: metrics with Wilson's interval, since of so few pairs all may be told apart."""
+    won, of = wins(chosen, rejected), np.array(flaws)
+    return {
+        f"accuracy_{flaw.replace(' ', '_')}": wilson(float(won[of == flaw].sum()), int((of == flaw).sum()))
+        for flaw in sorted(set(flaws) - {""})
+    }
 
 
 def pair_auc(

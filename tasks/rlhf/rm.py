@@ -173,9 +173,9 @@ def _measured(
             draws = np.random.default_rng([*seed, at])
             yield f"auc{suffix}", measures.pair_auc(*found, config.bootstrap, draws)
             yield f"accuracy{suffix}", measures.pair_accuracy(*found, config.bootstrap, draws)
-    for flaw in sorted({pair.flaw for pair in pairs if pair.source == RETENTION} - {""}):
-        chosen = own & np.array([pair.flaw == flaw for pair in pairs])
-        yield f"accuracy_{flaw.replace(' ', '_')}", measures.few_accuracy(values[chosen, 0], values[chosen, 1])
+    flaws = [pair.flaw for pair in pairs if pair.source == RETENTION]
+    if flaws:
+        yield from measures.accuracy_by_flaw(values[own, 0], values[own, 1], flaws).items()
 
 
 class _RewardTrainer(ExactTrainer, RewardTrainer):  # type: ignore[misc]

@@ -84,6 +84,14 @@ def test_commonest_ending_looks_past_case_and_punctuation() -> None:
     assert measures.commonest_ending([]) == 0
 
 
+def test_accuracy_by_flaw_is_that_of_its_pairs_and_has_a_width_where_all_are_right() -> None:
+    chosen, rejected = np.array([1.0, 2.0, 0.0, 3.0, 5.0]), np.array([0.0, 1.0, 1.0, 3.0, 9.0])
+    found = measures.accuracy_by_flaw(chosen, rejected, ["cut off", "cut off", "insult", "insult", ""])
+    assert {name: metric["value"] for name, metric in found.items()} == {"accuracy_cut_off": 1, "accuracy_insult": 0.25}
+    low, high = found["accuracy_cut_off"]["ci"]  # type: ignore[misc]
+    assert low < 0.5 < high == 1
+
+
 def test_wilson_has_a_width_where_nothing_was_hit() -> None:
     found = measures.wilson(0, 200)
     assert found["value"] == 0.0
