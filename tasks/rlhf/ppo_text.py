@@ -118,7 +118,9 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> tuple[str, f
         raise
     except lm.Diverged as error:
         if saved is None:
-            raise RetainError(f"ppo_text: {error} of the reference's replies; train the reward models again") from None
+            raise RetainError(
+                f"ppo_text: {error}, before the first iteration: what sft or rm made is broken; train it again"
+            ) from None
         raise RetainError(
             f"ppo_text: {error} in iteration {state.iteration + 1}; the last good checkpoint is of iteration {saved}. "
             "Lower stages.ppo_text.learning_rate, and look at the reward models"
