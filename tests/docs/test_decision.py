@@ -82,8 +82,13 @@ def test_what_is_wanted_is_what_gates() -> None:
 
 
 def test_what_it_names_exists() -> None:
+    check_names(TEXT)
+
+
+def check_names(text: str) -> None:
+    """Make targets and paths that a document names are there."""
     targets = set(re.findall(r"^([a-z][a-z.-]*):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
-    for name in re.findall(r"`([^`]+)`", TEXT):
+    for name in re.findall(r"`([^`]+)`", text):
         if name.startswith("make "):
             assert name.split()[1] in targets
         elif "/" in name:

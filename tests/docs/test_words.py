@@ -10,6 +10,7 @@ import pytest
 from flows.plan import load_experiment
 from retain.rules import unsafe
 from tasks.rlhf import rule_judge
+from tests.docs.test_decision import check_names
 from tests.retain.message_cases import CASES
 from tests.retain.test_message_cases import COUNTS, figures
 from tests.tasks.rlhf.test_rule_judge import cues
@@ -63,5 +64,4 @@ def test_what_ppo_is_paid_is_the_locked_experiment_s() -> None:
 
 
 def test_what_it_names_exists() -> None:
-    for path in re.findall(r"`((?:tasks|retain|tests|bench|eval|ops)/[\w/.]+)`", TEXT):
-        assert (PROJECT / path).exists(), path
+    check_names(TEXT)
