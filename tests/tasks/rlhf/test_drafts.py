@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +12,8 @@ from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.stage import Workspace
 from tasks.rlhf import drafts, inputs, lm
+from tests.tasks.rlhf.conftest import Asked
 from tests.tasks.rlhf.made_language import adapter
-
-
-class Asked(threading.Event):
-    """To stop, once it was looked at `after` times."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.looks, self.after = 0, after
-
-    def is_set(self) -> bool:
-        self.looks += 1
-        return self.looks > self.after
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.stage import Workspace
 from tasks.rlhf import decode, lm
-from tests.tasks.rlhf.conftest import make_base
+from tests.tasks.rlhf.conftest import Asked, make_base
 
 LORA = lm.Shape(r=4, alpha=8, dropout=0.0, targets="attention")
 BEGINS = {"plain": "Assistant:", "chatml": "assistant"}  # what stands before a reply
@@ -243,41 +242,28 @@ def test_an_adapter_that_lacks_a_tensor_or_has_one_of_another_shape_is_refused(b
     lm.set_tensors(language, tensors, "default")
 
 
-class Asked(threading.Event):
-    """To stop at the layer after so many."""
-
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        self.left = layers
-
-    def is_set(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
 def test_every_layer_is_where_it_can_be_stopped_forward_and_backward(
     base: Path, tmp_path: Path, workspace: Callable[..., Workspace]
 ) -> None:
     rows = [([5, 6], [7, 8, 1])]
 
-    def gradients(language: lm.Lm, place: Workspace) -> dict[str, torch.Tensor]:
-        with lm.interruptible(language, place):
-            loss = lm.losses(language, rows).sum()
-            loss.backward()
+    def gradients(language: lm.Lm) -> dict[str, torch.Tensor]:
+        loss = lm.losses(language, rows).sum()
+        loss.backward()
         return {name: value.grad for name, value in language.model.named_parameters() if value.grad is not None}
 
-    plain = trained(base, 1)
-    lm.losses(plain, rows).sum().backward()
-    layers = plain.model.config.num_hidden_layers
+    plain, watched = trained(base, 1), trained(base, 1)
+    whole, layers = gradients(plain), plain.model.config.num_hidden_layers
     for asked in range(2 * layers):
         place = replace(workspace(tmp_path / str(asked)), stopping=Asked(asked))
-        with pytest.raises(Preempted) as found:
-            gradients(trained(base, 1), place)
+        with lm.interruptible(watched, place), pytest.raises(Preempted) as found:
+            gradients(watched)
+        watched.model.zero_grad()
         assert ("backward" in str(found.traceback[1].statement)) == (asked >= layers)
-    through = gradients(trained(base, 1), replace(workspace(tmp_path), stopping=Asked(2 * layers)))
-    of_plain = {name: value.grad for name, value in plain.model.named_parameters() if value.grad is not None}
-    assert through.keys() == of_plain.keys()
-    assert all(torch.equal(value, of_plain[name]) for name, value in through.items())
+    with lm.interruptible(watched, replace(workspace(tmp_path), stopping=Asked(2 * layers))):
+        through = gradients(watched)
+    assert through.keys() == whole.keys()
+    assert all(torch.equal(value, whole[name]) for name, value in through.items())
 
 
 def test_a_word_that_is_drawn_is_where_it_can_be_stopped(

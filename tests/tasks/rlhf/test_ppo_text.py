@@ -394,7 +394,7 @@ def test_more_tokens_than_the_model_reads_are_refused(inputs: dict[str, Path], t
 
 
 class Asked(Checkpoints):
-    """Asked to stop once the model has been passed through so many times."""
+    """Asked to stop once so many layers were passed through, forward or backward."""
 
     def __init__(self, passes: int, saved: Checkpoint | None = None) -> None:
         super().__init__(saved=saved)
@@ -430,7 +430,7 @@ def test_asked_to_stop_anywhere_it_goes_on_and_ends_alike(
 
 
 def used(folder: Path, inputs: Mapping[str, Path]) -> int:
-    """Passes of one iteration and all around it."""
+    """Layers passed through in one iteration and all around it."""
     whole = Asked(10**6)
     run(folder, inputs, whole, iterations=1)
     return 10**6 - whole.passes

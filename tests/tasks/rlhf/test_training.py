@@ -24,6 +24,7 @@ from tasks.rlhf import lm, sft, training
 from tasks.rlhf.sft import Example
 from tasks.rlhf.training import ExactTrainer, Finished, Trained
 from tests.end_to_end.shots import Target
+from tests.tasks.rlhf.conftest import Asked
 from tests.tasks.rlhf.trainable import Killed, killed_at, sft_config
 
 EXAMPLES = [Example(str(i), f"prompt {i}", f"reply number {i} " * (1 + i % 4)) for i in range(10)]
@@ -109,17 +110,10 @@ def test_asked_in_the_middle_of_a_step_it_stops_there_as_if_before_it(
     """A group has four looks, one at each of two layers forward and backward."""
     monkeypatch.setattr(lm, "ROOM", {"cpu": 24})  # a group for each example, or nearly
     whole = making.train(sft_config())
-    checkpoints, asked = making.checkpoints(), 0
-
-    class Asked:
-        def is_set(self) -> bool:
-            nonlocal asked
-            asked += 1
-            return asked == look
-
+    checkpoints, stopping = making.checkpoints(), Asked(look - 1)
     with pytest.raises(Preempted):
-        making.train(sft_config(), checkpoints, stopping=Asked())
-    assert asked == look
+        making.train(sft_config(), checkpoints, stopping=stopping)
+    assert stopping.looks == look
     found = checkpoints.saved
     assert found is not None
     assert found.step % 2 == 1  # no step at which one was due
