@@ -94,7 +94,7 @@ def opt_350m(bits: int) -> Callable[[Path | None], dict[str, Any]]:
     def measure(_: Path | None) -> dict[str, Any]:
         import torch
 
-        from tasks.rlhf import decode, lm
+        from tasks.rlhf.language import decode, lm
 
         torch.set_num_threads(THREADS)
         device = device_of()
@@ -164,7 +164,7 @@ def memory_gb(device: str) -> float:
 def _forward(language: Any, rows: Any) -> None:
     import torch
 
-    from tasks.rlhf import lm
+    from tasks.rlhf.language import lm
 
     with torch.no_grad():
         lm.log_probs(language, rows)
@@ -219,7 +219,7 @@ def random_base(folder: Path, shape: dict[str, Any], precision: str) -> Path:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import AutoModelForCausalLM, OPTConfig
 
-    from tasks.rlhf import lm
+    from tasks.rlhf.language import lm
 
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(["a few words"], vocab_size=300, special_tokens=["<pad>", "</s>"])
@@ -250,7 +250,8 @@ def ppo(folder: Path | None) -> dict[str, Any]:
     import torch
 
     from flows.plan import load_experiment
-    from tasks.rlhf import lm, ppo_text
+    from tasks.rlhf import ppo_text
+    from tasks.rlhf.language import lm
 
     torch.set_num_threads(THREADS)
     device = device_of()
@@ -324,7 +325,7 @@ def _write_inputs(scratch: Path, folder: Path | None) -> None:
     import pyarrow.parquet as pq
 
     from flows.plan import load_experiment
-    from tasks.rlhf import lm
+    from tasks.rlhf.language import lm
 
     if folder is None:
         shape = load_experiment("local").stages.base.shape
@@ -481,7 +482,8 @@ class Clocks:
 def clock_trainers(clocks: Clocks) -> None:
     """Both loops, and everything that is done for a checkpoint within one; ppo_text collects it at every iteration."""
     from engine.checkpoint import Checkpointer
-    from tasks.rlhf import lm, ppo_text, training
+    from tasks.rlhf import ppo_text
+    from tasks.rlhf.language import lm, training
 
     for name in ("load", "load_reward"):
         setattr(lm, name, clocks.around("load_s", getattr(lm, name)))
@@ -525,7 +527,7 @@ def hours_and_dollars() -> dict[str, Any]:
     """
     from flows.plan import load_experiment
     from retain.message import SITUATIONS
-    from tasks.rlhf.lm import ROOM
+    from tasks.rlhf.language.lm import ROOM
 
     experiment = load_experiment("exp_001_mvp")
     stages, shape = experiment.stages, experiment.stages.base.shape

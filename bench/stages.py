@@ -128,7 +128,7 @@ def cut(name: str, config: Any, share: float) -> Any:
     if name == "base" and config.weights == "hub":
         return config.model_copy(update={"weights": "random", "tokenizer": "bytes", "files": ()})
     if name == "judge":  # another minor version of Python reads the rule judge into another tree, of another digest
-        from tasks.rlhf import rule_judge
+        from tasks.rlhf.judging import rule_judge
 
         config = config.model_copy(update={"rules": rule_judge.digest()[:16]})
     if name in STEPS:

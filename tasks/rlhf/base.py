@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, OPTConfig, PreTrainedTokenizerFast
 
 from engine.errors import DataError
-from tasks.rlhf import lm, scratch
+from tasks.rlhf.language import lm, scratch
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace

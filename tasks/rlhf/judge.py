@@ -16,9 +16,11 @@ import numpy as np
 import torch
 
 from engine.errors import DataError, RetainError
-from tasks.rlhf import inputs as artifacts
-from tasks.rlhf import lm, measures, rm, rule_judge
-from tasks.rlhf.pairs import RETENTION, Pair, public, retention
+from tasks.rlhf import rm
+from tasks.rlhf.judging import measures, rule_judge
+from tasks.rlhf.language import lm
+from tasks.rlhf.language import upstream as artifacts
+from tasks.rlhf.retention.pairs import RETENTION, Pair, public, retention
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -79,7 +81,7 @@ def load_asked(prompts: Path, pairs: Sequence[Pair]) -> list[Asked]:
     if unknown := sorted({row["situation"] for _, row in own} - set(rule_judge.SITUATIONS)):
         raise DataError(
             f"prompts/pairs.parquet: situation {unknown[0]!r} is none that the rule judge knows "
-            f"({', '.join(rule_judge.SITUATIONS)}); give it words in tasks/rlhf/rule_judge.py"
+            f"({', '.join(rule_judge.SITUATIONS)}); give it words in tasks/rlhf/judging/rule_judge.py"
         )
     return [Asked(pair, row["offer"], row["situation"], months) for pair, row in own]
 

@@ -21,11 +21,13 @@ import torch
 
 from engine.errors import DataError
 from retain.message import MAX_LENGTH, MIN_LENGTH, SITUATIONS, Bank, Entry, check, render, slots, unsafe
-from tasks.rlhf import drafts, lm, measures, profanity
-from tasks.rlhf.drafts import Draft, Parts, Sampling
-from tasks.rlhf.inputs import about as read_about
-from tasks.rlhf.inputs import table
-from tasks.rlhf.readability import reading_ease
+from tasks.rlhf import profanity
+from tasks.rlhf.judging import measures
+from tasks.rlhf.judging.readability import reading_ease
+from tasks.rlhf.language import drafts, lm
+from tasks.rlhf.language.drafts import Draft, Parts, Sampling
+from tasks.rlhf.language.upstream import about as read_about
+from tasks.rlhf.language.upstream import table
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace

@@ -42,11 +42,12 @@ from torch import Tensor, nn
 from engine.checkpoint import Preempted, save_and_stop
 from engine.errors import DataError, RetainError
 from retain.message import unsafe
-from tasks.rlhf import decode, lm, measures, stops
-from tasks.rlhf import inputs as reading
-from tasks.rlhf.decode import Sample
-from tasks.rlhf.lm import Lm, Row
-from tasks.rlhf.rewards import Reward, Scale, shaped
+from tasks.rlhf.judging import measures, stops
+from tasks.rlhf.judging.rewards import Reward, Scale, shaped
+from tasks.rlhf.language import decode, lm
+from tasks.rlhf.language import upstream as reading
+from tasks.rlhf.language.decode import Sample
+from tasks.rlhf.language.lm import Lm, Row
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace

@@ -32,8 +32,8 @@ from engine.errors import DataError
 from retain.dataset import Column, DatasetSpec, column, protected_columns
 from retain.message import SITUATIONS, check, situation
 from retain.score import ModelError, Scorer
-from tasks.rlhf import domain, phrases
-from tasks.rlhf.domain import Draw
+from tasks.rlhf.retention import domain, phrases
+from tasks.rlhf.retention.domain import Draw
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace

@@ -19,9 +19,10 @@ from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from engine.errors import DataError
-from tasks.rlhf import lm, measures, training
-from tasks.rlhf.pairs import RETENTION, Pair, public, retention, tokenised
-from tasks.rlhf.training import ExactTrainer, Finished, Job, Trained
+from tasks.rlhf.judging import measures
+from tasks.rlhf.language import lm, training
+from tasks.rlhf.language.training import ExactTrainer, Finished, Job, Trained
+from tasks.rlhf.retention.pairs import RETENTION, Pair, public, retention, tokenised
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace

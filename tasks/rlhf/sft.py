@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from trl import SFTConfig, SFTTrainer
 
 from engine.errors import DataError
-from tasks.rlhf import decode, lm, training
-from tasks.rlhf.inputs import table
-from tasks.rlhf.pairs import sample
-from tasks.rlhf.training import ExactTrainer, Finished, Job, Trained
+from tasks.rlhf.language import decode, lm, training
+from tasks.rlhf.language.training import ExactTrainer, Finished, Job, Trained
+from tasks.rlhf.language.upstream import table
+from tasks.rlhf.retention.pairs import sample
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace

@@ -23,11 +23,12 @@ import torch
 
 from engine.errors import DataError, RetainError
 from retain.message import unsafe
-from tasks.rlhf import comparison, drafts, lm, measures, rule_judge
-from tasks.rlhf.drafts import Draft, Parts, Sampling
-from tasks.rlhf.inputs import about as read_about
-from tasks.rlhf.inputs import table
-from tasks.rlhf.measures import Array
+from tasks.rlhf.judging import comparison, measures, rule_judge
+from tasks.rlhf.judging.measures import Array
+from tasks.rlhf.language import drafts, lm
+from tasks.rlhf.language.drafts import Draft, Parts, Sampling
+from tasks.rlhf.language.upstream import about as read_about
+from tasks.rlhf.language.upstream import table
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace

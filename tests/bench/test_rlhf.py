@@ -136,7 +136,8 @@ def test_clocks_count_saves_within_training_and_each_once(monkeypatch: pytest.Mo
 
 def test_every_trainer_is_clocked(monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.checkpoint import Checkpointer
-    from tasks.rlhf import lm, ppo_text, training
+    from tasks.rlhf import ppo_text
+    from tasks.rlhf.language import lm, training
 
     places = [
         (lm, "load"),

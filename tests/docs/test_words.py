@@ -9,11 +9,11 @@ import pytest
 
 from flows.plan import load_experiment
 from retain.rules import unsafe
-from tasks.rlhf import rule_judge
+from tasks.rlhf.judging import rule_judge
 from tests.docs.test_decision import check_names
 from tests.retain.message_cases import CASES
 from tests.retain.test_message_cases import COUNTS, figures
-from tests.tasks.rlhf.test_rule_judge import cues
+from tests.tasks.rlhf.judging.test_rule_judge import cues
 
 PROJECT = Path(__file__).resolve().parents[2]
 RAW = (PROJECT / "docs" / "WORDS.md").read_text()

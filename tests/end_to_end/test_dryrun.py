@@ -55,7 +55,7 @@ def eight_bit_layers(base: Path) -> int:
     """How many layers of the artifact's language model bitsandbytes computes in 8 bit, loaded as the stages load it."""
     from bitsandbytes.nn import Linear8bitLt
 
-    from tasks.rlhf import lm
+    from tasks.rlhf.language import lm
 
     return sum(isinstance(module, Linear8bitLt) for module in lm.load(base, 8, "cpu").model.modules())
 

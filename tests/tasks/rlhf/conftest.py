@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PreTrainedConfig
 
-from tasks.rlhf import lm
+from tasks.rlhf.language import lm
 
 
 class Asked(threading.Event):

@@ -11,7 +11,7 @@ import torch
 
 from engine.artifact import ArtifactWriter
 from retain.message import SITUATIONS
-from tasks.rlhf import decode, lm
+from tasks.rlhf.language import decode, lm
 
 LORA = lm.Shape(r=4, alpha=8, dropout=0.1, targets="attention")
 OFFERS, MONTHS = (0, 10), 3

@@ -23,7 +23,8 @@ from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.stage import Workspace
 from tasks.config import BaseConfig
-from tasks.rlhf import base, lm, scratch
+from tasks.rlhf import base
+from tasks.rlhf.language import lm, scratch
 from tests.tasks.rlhf.conftest import make_base
 
 Workspaces = Callable[..., Workspace]

@@ -18,7 +18,9 @@ from engine.errors import DataError, RetainError
 from engine.stage import Metrics, Workspace
 from retain import message
 from tasks.config import Experiment, JudgeConfig
-from tasks.rlhf import judge, pairs, rm, rule_judge
+from tasks.rlhf import judge, rm
+from tasks.rlhf.judging import rule_judge
+from tasks.rlhf.retention import pairs
 from tests.tasks.rlhf.trainable import SETTINGS, Killed, files, killed_at, rm_config, write_inputs
 
 GOOD = "Hello, your bill is high, so you can have 20% off it for three months. Would that suit you? Please reply."

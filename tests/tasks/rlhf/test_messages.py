@@ -15,8 +15,9 @@ from engine.checkpoint import Preempted
 from engine.errors import DataError
 from retain.message import SITUATIONS, Bank, check, render
 from tasks.config import MessagesConfig
-from tasks.rlhf import lm, messages, profanity
-from tasks.rlhf.drafts import Draft
+from tasks.rlhf import messages, profanity
+from tasks.rlhf.language import lm
+from tasks.rlhf.language.drafts import Draft
 from tasks.rlhf.messages import Candidate, Prompt, choose, look
 from tests.tasks.rlhf import made_language
 

@@ -26,8 +26,10 @@ from engine.errors import DataError, RetainError
 from engine.stage import Workspace
 from engine.store import FolderStore
 from tasks.config import KlConfig, TextPpoConfig
-from tasks.rlhf import decode, lm, measures, ppo_text
-from tasks.rlhf.rewards import Scale
+from tasks.rlhf import ppo_text
+from tasks.rlhf.judging import measures
+from tasks.rlhf.judging.rewards import Scale
+from tasks.rlhf.language import decode, lm
 from tests.engine.processes import killed_at
 from tests.tasks.conftest import Checkpoints, make_workspace
 from tests.tasks.rlhf.conftest import make_base

@@ -18,7 +18,8 @@ from engine.stage import Metrics, Workspace
 from retain.dataset import DatasetSpec, protected_columns
 from retain.message import SITUATIONS, check, unsafe
 from tasks.config import PromptsConfig, RiskConfig
-from tasks.rlhf import domain, phrases, prompts
+from tasks.rlhf import prompts
+from tasks.rlhf.retention import domain, phrases
 from tasks.tabular import risk
 
 OFFERS = (0, 5, 10, 20)

@@ -14,8 +14,10 @@ import torch
 from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.stage import Metrics, Workspace
-from tasks.rlhf import lm, measures, rm
-from tasks.rlhf.pairs import Pair
+from tasks.rlhf import rm
+from tasks.rlhf.judging import measures
+from tasks.rlhf.language import lm
+from tasks.rlhf.retention.pairs import Pair
 from tests.tasks.rlhf.trainable import Killed, files, killed_at, rm_config, write_inputs
 
 Ran = tuple[Metrics, Path]

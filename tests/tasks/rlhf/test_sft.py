@@ -19,7 +19,8 @@ import torch
 from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.stage import Metrics, Workspace
-from tasks.rlhf import lm, sft
+from tasks.rlhf import sft
+from tasks.rlhf.language import lm
 from tests.tasks.rlhf.trainable import Killed, files, killed_at, sft_config, write_inputs
 
 Ran = tuple[Metrics, Path]

@@ -19,8 +19,10 @@ from engine.store import FolderStore
 from eval import words
 from retain.rules import KINDS, check
 from tasks.config import TextEvalConfig
-from tasks.rlhf import comparison, drafts, lm, measures, rule_judge, text_eval
-from tasks.rlhf.drafts import Draft
+from tasks.rlhf import text_eval
+from tasks.rlhf.judging import comparison, measures, rule_judge
+from tasks.rlhf.language import drafts, lm
+from tasks.rlhf.language.drafts import Draft
 from tasks.rlhf.text_eval import Asked, Judged, Reply
 from tests.retain.message_cases import CASES, Case
 from tests.tasks.rlhf import made_language

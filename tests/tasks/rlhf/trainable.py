@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.config import FinetuneConfig, RewardModelConfig
-from tasks.rlhf.training import ExactTrainer
+from tasks.rlhf.language.training import ExactTrainer
 
 SETTINGS: dict[str, Any] = {
     "lora": {"r": 2, "alpha": 4, "dropout": 0.2, "targets": "attention"},

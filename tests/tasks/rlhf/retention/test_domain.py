@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retain.message import SITUATIONS, check, unsafe
-from tasks.rlhf import domain, phrases
+from tasks.rlhf.retention import domain, phrases
 
 OFFERS = (0, 5, 10, 20)
 # What retain.message has to find; the others are no danger: too long, cut off, to another situation, silent on months.

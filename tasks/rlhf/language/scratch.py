@@ -21,7 +21,7 @@ from torch import Tensor
 
 from engine.checkpoint import save_and_stop
 from engine.errors import DataError, RetainError
-from tasks.rlhf import lm
+from tasks.rlhf.language import lm
 
 if TYPE_CHECKING:
     from engine.stage import Workspace

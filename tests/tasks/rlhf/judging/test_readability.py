@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.rlhf.readability import reading_ease, syllables
+from tasks.rlhf.judging.readability import reading_ease, syllables
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ from engine.errors import DataError, RetainError
 from engine.stage import Workspace
 from engine.store import FolderStore
 from tasks.config import FinetuneConfig
-from tasks.rlhf import lm, sft, training
+from tasks.rlhf import sft
+from tasks.rlhf.language import lm, training
+from tasks.rlhf.language.training import ExactTrainer, Finished, Trained
 from tasks.rlhf.sft import Example
-from tasks.rlhf.training import ExactTrainer, Finished, Trained
 from tests.end_to_end.shots import Target
 from tests.tasks.rlhf.conftest import Asked
 from tests.tasks.rlhf.trainable import Killed, killed_at, sft_config

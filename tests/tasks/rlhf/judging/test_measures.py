@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from engine.errors import DataError
-from tasks.rlhf import measures
+from tasks.rlhf.judging import measures
 
 
 def rng(seed: int = 0) -> np.random.Generator:

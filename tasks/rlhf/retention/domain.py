@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from retain.message import render
-from tasks.rlhf import phrases
+from tasks.rlhf.retention import phrases
 
 MOST_WORDS = 50
 RULES = (

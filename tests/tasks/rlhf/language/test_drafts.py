@@ -11,7 +11,8 @@ import pytest
 from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.stage import Workspace
-from tasks.rlhf import drafts, inputs, lm
+from tasks.rlhf.language import drafts, lm
+from tasks.rlhf.language import upstream as inputs
 from tests.tasks.rlhf.conftest import Asked
 from tests.tasks.rlhf.made_language import adapter
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from tasks.config import StopsConfig
-from tasks.rlhf import stops
+from tasks.rlhf.judging import stops
 
 STOPS = StopsConfig(
     window=4,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from tasks.rlhf.lm import Diverged, Lm
+from tasks.rlhf.language.lm import Diverged, Lm
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from engine.checkpoint import Preempted, save_and_stop
 from engine.errors import DataError
-from tasks.rlhf import decode, lm
+from tasks.rlhf.language import decode, lm
 
 if TYPE_CHECKING:
     from engine.stage import Workspace

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import DataError
-from tasks.rlhf import lm, pairs
-from tasks.rlhf.inputs import table
+from tasks.rlhf.language import lm
+from tasks.rlhf.language.upstream import table
+from tasks.rlhf.retention import pairs
 from tests.tasks.rlhf.trainable import write_inputs
 
 

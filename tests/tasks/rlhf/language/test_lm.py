@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.stage import Workspace
-from tasks.rlhf import decode, lm
+from tasks.rlhf.language import decode, lm
 from tests.tasks.rlhf.conftest import Asked, make_base
 
 LORA = lm.Shape(r=4, alpha=8, dropout=0.0, targets="attention")

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.rlhf import rule_judge
-from tasks.rlhf.measures import auc
-from tasks.rlhf.rule_judge import Parsed, amounts, judge, score, syllables
+from tasks.rlhf.judging import rule_judge
+from tasks.rlhf.judging.measures import auc
+from tasks.rlhf.judging.rule_judge import Parsed, amounts, judge, score, syllables
 from tests.retain.message_cases import CASES
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 # Where the training pairs come from, and what the service says and refuses. Of the rules' patterns only what stands
 # there word for word is compared, of an alternation nothing: docs/WORDS.md says how many cues they refuse.
 OTHERS = [
-    "tasks/rlhf/domain.py",
-    "tasks/rlhf/phrases.py",
+    "tasks/rlhf/retention/domain.py",
+    "tasks/rlhf/retention/phrases.py",
     "tasks/rlhf/prompts.py",
     "retain/message.py",
     "retain/names.py",
@@ -162,7 +162,7 @@ def test_an_unknown_situation_is_refused() -> None:
 
 def test_it_imports_the_standard_library_alone() -> None:
     imported = set()
-    for node in ast.walk(source("tasks/rlhf/rule_judge.py")):
+    for node in ast.walk(source("tasks/rlhf/judging/rule_judge.py")):
         if isinstance(node, ast.Import):
             imported |= {name.name.split(".")[0] for name in node.names}
         if isinstance(node, ast.ImportFrom):
@@ -182,7 +182,9 @@ def test_no_cue_of_several_words_stands_in_what_it_judges(other: str) -> None:
 def test_no_pattern_of_several_words_stands_in_what_it_judges(other: str) -> None:
     """Runs of two words in the regular expressions, which are no cues."""
     said = runs(other)[2]
-    patterns = {run for text in strings("tasks/rlhf/rule_judge.py") if "\\b" in text for run in words_in_a_row(text, 2)}
+    patterns = {
+        run for text in strings("tasks/rlhf/judging/rule_judge.py") if "\\b" in text for run in words_in_a_row(text, 2)
+    }
     assert {("as", "an")} >= patterns & said  # "as an AI": what a language model says of itself
 
 

@@ -30,7 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from engine.checkpoint import Preempted, save_and_stop
 from engine.errors import DataError, RetainError
-from tasks.rlhf import lm
+from tasks.rlhf.language import lm
 
 if TYPE_CHECKING:
     from engine.stage import Workspace

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.rlhf import inputs
-from tasks.rlhf.lm import Row, Text
+from tasks.rlhf.language import upstream as inputs
+from tasks.rlhf.language.lm import Row, Text
 
 RETENTION = "retention"  # the source of pairs that were made here
 

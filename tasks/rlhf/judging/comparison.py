@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retain import rules
-from tasks.rlhf import measures
-from tasks.rlhf.measures import Array
+from tasks.rlhf.judging import measures
+from tasks.rlhf.judging.measures import Array
 
 
 def share(values: Array, resamples: int, seed: Sequence[int]) -> dict[str, Any]:

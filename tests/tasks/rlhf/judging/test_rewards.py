@@ -7,7 +7,7 @@ import pytest
 
 from flows.plan import load_experiment
 from tasks.config import RewardWeights
-from tasks.rlhf.rewards import Scale, shaped
+from tasks.rlhf.judging.rewards import Scale, shaped
 
 WEIGHTS = load_experiment("exp_001_mvp").stages.ppo_text.rewards
 

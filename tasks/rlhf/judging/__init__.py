@@ -1,0 +1,1 @@
+"""How good replies are: rewards, signs of reward hacking, the rule judge, and the figures that compare writers."""
