@@ -42,8 +42,8 @@ from retain.score import Scorer
 from serve.app import create_app
 from serve.metrics import Metrics
 from serve.router import Router
-from serve.routes import Service
 from serve.schema import request_columns
+from serve.service import Service
 
 ROOT = Path(__file__).resolve().parent.parent
 # CPU microseconds: what a customer may cost (features, risk, bridge, decision), and of it the policy and the wallet.
@@ -108,12 +108,11 @@ def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list
     campaigns = tables["accept"][1][:CUSTOMERS]
     n = min(len(rows), len(campaigns))
     terms, wallet = release.terms, release.terms.new_wallet()
-    x = [release.risk.features(row) for row in rows]
-    cases = [release.case(row)[0] for row in rows]
+    assessments = [release.assess(row) for row in rows]
+    x, cases = [assessment.features for assessment in assessments], [assessment.case for assessment in assessments]
     decisions = [decide(terms, case, terms.new_wallet()) for case in cases]
     contacts = [i for i, decision in enumerate(decisions) if decision.action == "contact"]
-    reasons = [release.reasons(features) for features in x]
-    texts = [found[1] for i in contacts if (found := release.message(decisions[i], reasons[i], rows[i]))]
+    texts = [message.text for i in contacts if (message := release.message(assessments[i], decisions[i]))]
     bodies = [json.dumps({"customer": row}).encode() for row in rows]
     prices = [price(terms, case, terms.offer) for case in cases]
     arms: list[Arm] = ["baseline"] if release.policy is None else ["baseline", "learned"]
@@ -136,7 +135,7 @@ def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list
     costs |= {f"scoring in one call, {arm}": _one_call(release, rows, n, arm) for arm in arms}
     costs |= {
         "full acceptance model": cpu_us(lambda i: release.accept.score(release.accept.features(campaigns[i])), n),
-        "reasons": cpu_us(lambda i: release.reasons(x[i]), n),
+        "reasons": cpu_us(lambda i: release.risk.reasons(x[i]), n),
     }
     for arm in arms:
         service = Service("bench", release, Metrics(), _router(arm))
@@ -147,7 +146,7 @@ def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list
         }
     if contacts:
         costs["message"] = cpu_us(
-            lambda k: release.message(decisions[contacts[k]], reasons[contacts[k]], rows[contacts[k]]), len(contacts)
+            lambda k: release.message(assessments[contacts[k]], decisions[contacts[k]]), len(contacts)
         )
         judge = broken_rules.__wrapped__  # the rules themselves, without what was judged before
         costs["message's rules"] = cpu_us(lambda k: judge(texts[k], terms.offer, terms.offers.months), len(texts))
@@ -156,7 +155,7 @@ def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list
 
 def _one_call(release: Release, rows: list[dict[str, Any]], n: int, arm: Arm) -> float:
     wallet = release.terms.new_wallet()
-    return cpu_us(lambda i: release.decide(release.case(rows[i])[0], wallet, 1.0, arm), n)
+    return cpu_us(lambda i: release.decide(release.assess(rows[i]), wallet, 1.0, arm), n)
 
 
 def _router(arm: Arm) -> Router:

@@ -40,7 +40,7 @@ from retain.decision import (
 from retain.features import Featurizer
 from retain.message import SITUATIONS, Bank, Message, MessageError, find, footer, situation
 from retain.policy import Policy, PolicyError
-from retain.score import Floats, ModelError, Scorer
+from retain.score import ModelError, Scorer
 from retain.wallet import Wallet
 
 # What is needed of each part that a stage made, by name in the release and in the stage's own artifact. The terms that
@@ -72,6 +72,35 @@ class ReleaseError(ValueError):
     """A release, or a part of one, that can't be used: which file, what is wrong."""
 
 
+@dataclass(eq=False)
+class Assessment:
+    """One customer as a release sees her: what its arms decide from (`case`) and its messages follow from.
+
+    `values` are those of her request, validated; `features` (f,) float32 those of the risk model. Reasons and full
+    acceptance are computed when they are first asked for.
+    """
+
+    release: Release
+    values: Mapping[str, object]
+    features: Singles
+    case: Case
+
+    @cached_property
+    def reasons(self) -> list[tuple[str, float]]:
+        """(column, contribution) as Scorer.reasons(), without the protected columns.
+
+        The risk follows from those too, but neither a message nor the reader of an answer gets to act on them.
+        """
+        protected = self.release.protected
+        return [reason for reason in self.release.risk.reasons(self.features) if reason[0] not in protected]
+
+    @cached_property
+    def full_acceptance(self) -> float | None:
+        """The whole acceptance model's score; None for a table without the bank's columns."""
+        accept = self.release.accept
+        return accept.score(accept.features(self.values)) if self.release.has_bank_columns else None
+
+
 @dataclass(frozen=True)
 class Release:
     """`versions` holds a digest of each part's content. `has_bank_columns`: a customer has all that `accept` asks.
@@ -96,20 +125,8 @@ class Release:
     overrides: tuple[Mapping[str, Any], ...] = ()
     replaced: tuple[str, ...] = ()
 
-    def decide(self, case: Case, wallet: Wallet, left: float, arm: Arm) -> Decision:
-        """The decision of one arm for one customer.
-
-        `wallet` holds for what is offered, `left` is the share of its period that is to come. Raises PolicyError when
-        the learned arm can't decide, or there is no policy; nothing is held for then.
-        """
-        if arm == "baseline":
-            return decide(self.terms, case, wallet)
-        if self.policy is None:
-            raise PolicyError("the release has no learned policy")
-        return decide(self.terms, case, wallet, self.policy, left)
-
-    def case(self, values: Mapping[str, object], history: History = NO_HISTORY) -> tuple[Case, Floats]:
-        """What decisions about one validated customer follow from, and the features of her risk."""
+    def assess(self, values: Mapping[str, object], history: History = NO_HISTORY) -> Assessment:
+        """Scores one customer; `values` are those of a validated request. decide() and message() go on from here."""
         x = self.risk.features(values)
         acceptance, spread = self.bridge.score(values)
         case = Case(
@@ -121,9 +138,21 @@ class Release:
             history=history,
             opted_out=opted_out(self.spec, values),
         )
-        return case, x
+        return Assessment(self, values, x, case)
 
-    def _seen(self, values: Mapping[str, object], x: Floats) -> Singles:
+    def decide(self, assessment: Assessment, wallet: Wallet, left: float, arm: Arm) -> Decision:
+        """The decision of one arm for one customer.
+
+        `wallet` holds for what is offered, `left` is the share of its period that is to come. Raises PolicyError when
+        the learned arm can't decide, or there is no policy; nothing is held for then.
+        """
+        if arm == "baseline":
+            return decide(self.terms, assessment.case, wallet)
+        if self.policy is None:
+            raise PolicyError("the release has no learned policy")
+        return decide(self.terms, assessment.case, wallet, self.policy, left)
+
+    def _seen(self, values: Mapping[str, object], x: Singles) -> Singles:
         """The features that a policy may see: picked from those of the risk, if they are among them."""
         return self._featurizer.row(values) if self._places is None else x[self._places]
 
@@ -137,35 +166,23 @@ class Release:
         wanted = self._featurizer.names
         return np.array([known[name] for name in wanted]) if set(wanted) <= set(known) else None
 
-    def reasons(self, x: Floats) -> list[tuple[str, float]]:
-        """(column, contribution) as Scorer.reasons(), without the protected columns.
-
-        The risk is theirs too, but neither a message nor whoever reads an answer gets to act on them.
-        """
-        return [reason for reason in self.risk.reasons(x) if reason[0] not in self._protected]
-
     @cached_property
-    def _protected(self) -> frozenset[str]:
+    def protected(self) -> frozenset[str]:
+        """Names of the columns that no policy, reason or message follows from."""
         return frozenset(column.name for column in protected_columns(self.spec))
 
-    def full_acceptance(self, values: Mapping[str, object]) -> float | None:
-        """The whole acceptance model's score; None for a table without the bank's columns."""
-        return self.accept.score(self.accept.features(values)) if self.has_bank_columns else None
-
-    def message(
-        self, decision: Decision, reasons: list[tuple[str, float]], values: Mapping[str, object]
-    ) -> Message | None:
+    def message(self, assessment: Assessment, decision: Decision) -> Message | None:
         """What is said in a contact, with the footer, from the banks of the arm that decided; None without contact.
 
         The table's column of role `name`, if it has one, is greeted with where it is a name that can be said.
         """
         if decision.offer is None:
             return None
-        name = situation(self.spec.roles, reasons, values)
-        called = values.get(self.spec.roles.get("name", ""))
-        known = called if isinstance(called, str) else None
-        found = find(self._spoken[decision.arm], name, decision.offer, self.terms.offers.months, known)
-        return None if found is None else found._replace(text=f"{found.text}\n{self.footer}")
+        reason = situation(self.spec.roles, assessment.reasons, assessment.values)
+        called = assessment.values.get(self.spec.roles.get("name", ""))
+        name = called if isinstance(called, str) else None
+        message = find(self._spoken[decision.arm], reason, decision.offer, self.terms.offers.months, name)
+        return None if message is None else message._replace(text=f"{message.text}\n{self.footer}")
 
     @cached_property
     def _spoken(self) -> Mapping[Arm, tuple[Bank, ...]]:

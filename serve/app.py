@@ -16,9 +16,12 @@ from starlette.exceptions import HTTPException
 from engine.errors import RetainError
 from retain.release import Release
 from serve.metrics import Metrics
+from serve.observed import Observed
 from serve.protocol import LimitedProtocol
 from serve.router import EVERYBODY_BASELINE, Router
-from serve.routes import Observed, Service, refused, routes_of
+from serve.routes import refused, routes_of
+from serve.schema import examples, request_schema
+from serve.service import Service
 from serve.settings import Settings, load_release, read
 
 MAX_CONNECTIONS = 512  # at a time, idle ones among them; whoever comes then gets 503
@@ -37,12 +40,14 @@ def create_app(version: str, release: Release, router: Router = EVERYBODY_BASELI
     app.include_router(routes_of(service))
     app.add_exception_handler(HTTPException, refused)
     app.add_middleware(Observed, metrics=metrics)
+    content = {"schema": request_schema(release.spec, release.terms), "examples": examples(release.spec, release.terms)}
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
         # Put in afterwards: FastAPI drops every null of what it is given, also those that an example is about.
         document = describe()
-        document["paths"]["/retain"]["post"]["requestBody"] = service.request_body
+        body = {"required": True, "content": {"application/json": content}}
+        document["paths"]["/retain"]["post"]["requestBody"] = body
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

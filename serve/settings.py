@@ -23,7 +23,7 @@ from retain.release import PARTS, SCORES, TERMS, Release, ReleaseError, load, wi
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
 
 DEFAULT_EXPERIMENT = "local"
-# In this order: scores are for the banks that then speak.
+# Order matters: scores rank the messages of the banks loaded before them.
 OVERRIDES = {
     "risk": "RISK_MODEL_PATH",
     "accept": "ACCEPT_MODEL_PATH",
@@ -76,16 +76,16 @@ def _router(environment: Mapping[str, str]) -> Router:
     return Router(YES_OR_NO[force.lower()], float(percent), key)
 
 
-def warnings(release: Release) -> list[str]:
-    """What whoever runs the service ought to know of the release it answers from."""
-    found = [f"{part} is that of {OVERRIDES[part]}, not the release's own" for part in release.replaced]
+def warnings_about(release: Release) -> list[str]:
+    """What the person who runs the service should know about its release, a line each."""
+    lines = [f"{part} is that of {OVERRIDES[part]}, not the release's own" for part in release.replaced]
     for left in release.left_out:
         part = left["part"]
         if part in release.replaced and release.versions[VERSIONS.get(part, part)] == left["digest"]:
-            found.append(f"the {VERSIONS.get(part, part)} of {OVERRIDES[part]} is the one that this release left out")
+            lines.append(f"the {VERSIONS.get(part, part)} of {OVERRIDES[part]} is the one that this release left out")
     own = [part for part in release.overrides if part["part"] not in release.replaced]
-    found += [f"{part['part']} missed criteria and was let in by {part['by']}" for part in own]
-    return found if release.bridge.warning is None else [*found, release.bridge.warning]
+    lines += [f"{part['part']} missed criteria and was let in by {part['by']}" for part in own]
+    return lines if release.bridge.warning is None else [*lines, release.bridge.warning]
 
 
 def load_release(settings: Settings) -> tuple[str, Release]:
@@ -118,10 +118,10 @@ def _folder(name: str, value: str) -> Path:
 
 def _current(experiment: str) -> Path:
     store = open_store(store_url())
-    found = current(Path(store.url), experiment).get("release")
-    if found is None:
+    folder = current(Path(store.url), experiment).get("release")
+    if folder is None:
         run = "make run" if experiment == DEFAULT_EXPERIMENT else f"make run EXPERIMENT={experiment}"
         raise RetainError(
             f"experiment {experiment} has no release in {store.url}: run `{run}` first, or set RELEASE_PATH"
         )
-    return found
+    return folder

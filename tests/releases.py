@@ -20,8 +20,7 @@ from retain.decision import Arm, Decision, observed, seen_columns
 from retain.features import Featurizer
 from retain.message import SITUATIONS
 from retain.policy import Policy
-from retain.release import Release
-from retain.score import Floats
+from retain.release import Assessment, Release
 from retain.wallet import Wallet
 from tasks.config import Override
 from tasks.release import release as stage
@@ -164,11 +163,11 @@ def inputs(folder: Path, spec: DatasetSpec, campaigns: DatasetSpec) -> dict[str,
 
 def decided(
     release: Release, row: dict[str, Any], wallet: Wallet | None = None, arm: Arm = "baseline"
-) -> tuple[Decision, Floats]:
-    """An arm's decision about a customer without a history, and the features of her risk; of a whole budget, if no
-    wallet is given."""
-    case, x = release.case(row)
-    return release.decide(case, wallet or release.terms.new_wallet(), 1.0, arm), x
+) -> tuple[Decision, Assessment]:
+    """An arm's decision about a customer without a history, and what it follows from; of a whole budget, if no wallet
+    is given."""
+    assessment = release.assess(row)
+    return release.decide(assessment, wallet or release.terms.new_wallet(), 1.0, arm), assessment
 
 
 def policy(

@@ -242,9 +242,9 @@ def test_a_customer_at_the_start_is_observed_as_in_training(
     expected = year.reset(np.random.default_rng(0))
     assert year.observed == observed(FEATURES)
     for row, seen, spread, charge in zip(table, expected, cohort.spread, cohort.charge):
-        found, _ = release.case(row)
-        assert observe(found, pace(rich(), 1.0)).tobytes() == seen.tobytes()
-        assert (found.spread, found.charge) == (spread, charge)
+        case = release.assess(row).case
+        assert observe(case, pace(rich(), 1.0)).tobytes() == seen.tobytes()
+        assert (case.spread, case.charge) == (spread, charge)
 
 
 def test_a_policy_sees_no_protected_column(served: tuple[Release, simulated.Cohort, list[dict[str, Any]]]) -> None:
@@ -253,7 +253,7 @@ def test_a_policy_sees_no_protected_column(served: tuple[Release, simulated.Coho
     assert protected
     for name in protected:
         (column,) = (column for column in TELCO.columns if column.name == name)
-        seen = {release.case(table[0] | {name: value})[0].features.tobytes() for value in column.values}
+        seen = {release.assess(table[0] | {name: value}).case.features.tobytes() for value in column.values}
         assert len(seen) == 1
 
 
@@ -314,7 +314,7 @@ def test_through_a_year_a_history_is_observed_masked_and_priced_as_in_training(
             )
             short = replace(history, contacts=history.contacts[-RULES.history_months :])
             aged = {name: float(observation[i, at]) for name, at in zip(("tenure", "TotalCharges"), grown)}
-            found, _ = release.case(row | aged, short)
+            found = release.assess(row | aged, short).case
             seen = observe(replace(found, risk=float(cohort.risk[i, month])), now)
             assert seen.tobytes() == observation[i].tobytes()
             assert (forbidden(RULES, short, found.opted_out) is None) == masked[i, 1]

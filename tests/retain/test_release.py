@@ -41,8 +41,8 @@ def test_a_customer_is_scored_as_the_parts_score_her(release: Release) -> None:
     x = np.array([release.risk.features(row) for row in table])
     scores = release.risk.scores(x)
     for row, features, score in zip(table, x, scores):
-        decision, seen = decided(release, row)
-        assert np.array_equal(seen, features, equal_nan=True)
+        decision, assessment = decided(release, row)
+        assert np.array_equal(assessment.features, features, equal_nan=True)
         assert decision.risk == pytest.approx(float(score), abs=1e-12)
         assert decision.acceptance == release.bridge.score(row)[0]
         reasons = release.risk.reasons(features)
@@ -58,19 +58,18 @@ def test_protected_columns_are_no_reasons(release: Release) -> None:
     protected = {column.name for column in protected_columns(release.spec)}
     left_out = set()
     for row in rows(release.spec, 20, seed=5):
-        x = release.risk.features(row)
-        every, shown = release.risk.reasons(x), release.reasons(x)
+        every, shown = release.risk.reasons(release.risk.features(row)), release.assess(row).reasons
         assert shown == [reason for reason in every if reason[0] not in protected]
         left_out |= {name for name, _ in every} - {name for name, _ in shown}
     assert left_out == protected
 
 
 def test_only_a_table_with_the_bank_s_columns_gets_the_full_acceptance(tmp_path: Path, release: Release) -> None:
-    assert release.full_acceptance(rows(release.spec, 1, seed=1)[0]) is None
+    assert release.assess(rows(release.spec, 1, seed=1)[0]).full_acceptance is None
     calls = dataset("bank", roles=CHARGED)
     both = load(files(run_stage(tmp_path, inputs(tmp_path / "inputs", calls, calls))))
     row = rows(calls, 1, seed=1)[0]
-    assert both.full_acceptance(row) == both.accept.score(both.accept.features(row))
+    assert both.assess(row).full_acceptance == both.accept.score(both.accept.features(row))
 
 
 def damaged(folder: Path, tmp_path: Path, name: str, change: Callable[[Any], Any]) -> dict[str, Path]:
@@ -211,9 +210,11 @@ def said(release: Release, arm: Arm, situation: str = "price", offer: int = 10) 
     """What an arm says to a customer of that situation."""
     column = release.spec.roles[{"price": "monthly_charge", "support": "support"}[situation]]
     decision = Decision(0.5, 0.5, "contact", offer, "policy_contact", arm)
-    found = release.message(decision, [(column, 1.0)], {release.spec.roles["tenure"]: 40})
-    assert found is not None
-    return found
+    assessment = release.assess(rows(release.spec, 1, seed=1)[0] | {release.spec.roles["tenure"]: 40})
+    assessment.reasons = [(column, 1.0)]
+    message = release.message(assessment, decision)
+    assert message is not None
+    return message
 
 
 def test_each_arm_speaks_from_its_bank(release: Release) -> None:

@@ -21,7 +21,7 @@ from retain.release import Release, load
 from serve.app import create_app
 from serve.metrics import Metrics
 from serve.router import Router
-from serve.routes import DOUBT_SECONDS, MONTH_SECONDS, REFUSALS, Answer, Service
+from serve.service import DOUBT_SECONDS, MONTH_SECONDS, REFUSALS, Answer, Service
 from tests.releases import TERMS, dataset, decided, inputs, policy, rows, run_stage
 from tests.serve.client import Client
 

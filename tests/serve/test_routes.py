@@ -14,8 +14,9 @@ from retain.decision import Bridge
 from retain.message import check
 from retain.release import Release
 from serve.app import create_app
-from serve.routes import MAX_BODY, Answer, Refusal, Service
+from serve.routes import MAX_BODY, Refusal
 from serve.schema import request_columns
+from serve.service import Answer, Service
 from tests.releases import FOOTER, dataset, decided, rows
 from tests.serve.client import Client
 
@@ -41,13 +42,13 @@ def test_a_customer_gets_a_decision_with_its_reasons(client: Client, release: Re
     assert response.status_code == 200
     answer = response.json()
     Answer.model_validate(answer, strict=True)
-    decision, x = decided(release, customer)
+    decision, assessment = decided(release, customer)
     assert (answer["risk"], answer["acceptance"]) == (decision.risk, decision.acceptance)
     assert (answer["action"], answer["offer"], answer["why"]) == ("contact", 10, "risk_at_threshold")
     assert answer["acceptance_full"] is None
     assert answer["mode"] == "baseline"
     assert answer["versions"] == {"release": "v1", **release.versions}
-    expected = release.reasons(x)[: release.terms.reasons]
+    expected = assessment.reasons[: release.terms.reasons]
     assert [(reason["feature"], reason["contribution"]) for reason in answer["reasons"]] == expected
     assert all(reason["value"] == customer[reason["feature"]] for reason in answer["reasons"])
     body, _, below = answer["message"]["text"].partition("\n")

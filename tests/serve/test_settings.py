@@ -11,7 +11,7 @@ import pytest
 
 from engine.errors import RetainError
 from serve.router import Router
-from serve.settings import load_release, read, warnings
+from serve.settings import load_release, read, warnings_about
 from tests.releases import TERMS, bank, dataset, part, policy, publish, scores
 
 
@@ -76,7 +76,7 @@ def test_a_policy_is_replaced_by_another_decision_artifact(artifact: Path, tmp_p
     assert changed == f"{version}+decision"
     assert release.replaced == ("decision",)
     assert release.versions["policy"] != plain.versions["policy"]
-    assert warnings(release) == ["decision is that of PPO_POLICY_PATH, not the release's own"]
+    assert warnings_about(release) == ["decision is that of PPO_POLICY_PATH, not the release's own"]
 
 
 def test_banks_of_messages_are_replaced_by_another_messages_artifact(artifact: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_banks_of_messages_are_replaced_by_another_messages_artifact(artifact: P
         "sft": 12,
         "rlhf": 12,
     }
-    assert "rlhf is that of RLHF_PATH, not the release's own" in warnings(release)
+    assert "rlhf is that of RLHF_PATH, not the release's own" in warnings_about(release)
     changed, ranked = load_release(read(both | {"RM_PATH": other}))
     assert changed == f"{version}+sft+rlhf+scores"
     best = [found.banks["sft"].best("price", 10, 6) for found in (plain, release, ranked)]
@@ -107,21 +107,21 @@ def test_parts_that_missed_criteria_are_warned_of(artifact: Path, store: Path) -
     decision = store / "toy" / "decision" / ("f" * 64)
     _, release = load_release(read({"RELEASE_PATH": str(artifact), "PPO_POLICY_PATH": str(decision)}))
     missed = {"part": "decision", "digest": release.versions["policy"], "missed": ["decision lift_gain 0"]}
-    assert warnings(dataclasses.replace(release, left_out=(missed,))) == [
+    assert warnings_about(dataclasses.replace(release, left_out=(missed,))) == [
         "decision is that of PPO_POLICY_PATH, not the release's own",
         "the policy of PPO_POLICY_PATH is the one that this release left out",
     ]
     sft = {"part": "sft", "digest": release.versions["sft"], "missed": ["sft training_loss 3"]}
-    assert warnings(dataclasses.replace(release, replaced=("sft",), left_out=(sft,))) == [
+    assert warnings_about(dataclasses.replace(release, replaced=("sft",), left_out=(sft,))) == [
         "sft is that of SFT_PATH, not the release's own",
         "the sft of SFT_PATH is the one that this release left out",
     ]
     let_in = missed | {"by": "A. Person", "reason": "a pilot"}
-    assert warnings(dataclasses.replace(release, replaced=(), overrides=(let_in,))) == [
+    assert warnings_about(dataclasses.replace(release, replaced=(), overrides=(let_in,))) == [
         "decision missed criteria and was let in by A. Person"
     ]
     # Another policy answers than the one that was let in.
-    assert warnings(dataclasses.replace(release, overrides=(let_in | {"digest": "0" * 12},))) == [
+    assert warnings_about(dataclasses.replace(release, overrides=(let_in | {"digest": "0" * 12},))) == [
         "decision is that of PPO_POLICY_PATH, not the release's own"
     ]
 

@@ -1,0 +1,44 @@
+"""The one way in and out of every request: counted, timed, and never answered with a traceback."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.metrics import Metrics
+
+log = logging.getLogger("retain.serve")
+
+
+class Observed:
+    """Around every request: counts it, times it, and turns a bug into a clean 500 and a traceback in the log."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 0
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, observed)
+        except Exception:
+            log.exception("%s %r failed", scope["method"], scope["path"])
+            if status == 0:
+                answer = Response(b'{"detail":"internal error"}', 500, media_type="application/json")
+                await answer(scope, receive, observed)
+        finally:
+            self.metrics.request(scope["path"], status or 500, time.perf_counter() - started)
