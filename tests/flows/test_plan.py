@@ -24,13 +24,13 @@ from engine.execution import read as execution_record
 from engine.fingerprint import ROOT
 from engine.ledger import entries
 from engine.stage import Resources, StageRequest
-from flows import preflight
+from flows import preflight, sources
 from flows.__main__ import main
 from flows.plan import load_experiment, make_plan, put_sources, stage_config
 from flows.terminal import show_sources
+from flows.wanted import Wanted, text_files, weight_files
 from retain.dataset import DatasetSpec
-from tasks.data import sources, synthetic, synthetic_text
-from tasks.data.sources import Wanted
+from tasks.data import synthetic, synthetic_text
 from tasks.stages import STAGES
 from tests.flows.toy_plan import toy_plan, toy_stage
 
@@ -105,11 +105,11 @@ def without_network(monkeypatch: pytest.MonkeyPatch, *, gpu: bool = True) -> lis
 
 
 def oasst1() -> tuple[Wanted, ...]:
-    return sources.text(load_experiment("exp_001_mvp").stages.dialogues)
+    return text_files(load_experiment("exp_001_mvp").stages.dialogues)
 
 
 def opt_350m() -> tuple[Wanted, ...]:
-    return sources.weights(load_experiment("exp_001_mvp").stages.base)
+    return weight_files(load_experiment("exp_001_mvp").stages.base)
 
 
 def put(folder: Path, files: Iterable[Wanted], ending: str = "") -> None:
@@ -183,13 +183,13 @@ def test_files_are_read_once(tables: Path, monkeypatch: pytest.MonkeyPatch) -> N
     without_network(monkeypatch)
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(b"served"))
     read: list[str] = []
-    sha256 = sources._sha256
+    sha256 = sources.sha256_of
 
     def counted(path: Path) -> str:
         read.append(path.name)
         return sha256(path)
 
-    monkeypatch.setattr(sources, "_sha256", counted)
+    monkeypatch.setattr(sources, "sha256_of", counted)
     next(tables.glob("bank*")).unlink()
     assert make_plan("local", ["risk", "accept"]).sources["customers"].kind == "folder"
     assert read.count("Telco-Customer-Churn.csv") == 1

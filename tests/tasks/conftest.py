@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from engine.artifact import ArtifactWriter
 from engine.checkpoint import Checkpoint
 from engine.errors import RetainError
 from engine.stage import Workspace
-from retain.dataset import DatasetSpec
 from tasks.config import TableConfig
 from tasks.data import campaigns, customers
+from tests.datasets import described
 
-DATASETS = Path(__file__).parents[2] / "ops" / "datasets"
 SPLIT = {"train": 0.6, "validation": 0.1, "test": 0.3}
 
 
@@ -51,10 +49,6 @@ class Checkpoints:
             self.stopping.set()
 
 
-def described(name: str) -> DatasetSpec:
-    return DatasetSpec.model_validate_json(json.dumps(yaml.safe_load((DATASETS / f"{name}.yaml").read_text())))
-
-
 def table_config(name: str, max_rows: int = 50_000) -> TableConfig:
     data = {"dataset": described(name).model_dump(mode="json"), "max_rows": max_rows, "split": SPLIT}
     return TableConfig.model_validate_json(json.dumps(data))
@@ -74,11 +68,6 @@ def make_workspace(folder: Path, checkpoints: Any = None, seed: int = 42) -> Wor
         report=lambda step, total, metrics: None,
         stopping=checkpoints.stopping,
     )
-
-
-@pytest.fixture(scope="session")
-def spec() -> Callable[[str], DatasetSpec]:
-    return described
 
 
 @pytest.fixture(scope="session")

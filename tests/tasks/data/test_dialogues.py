@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,10 @@ from typing import Any
 import pytest
 
 from engine.stage import Workspace
+from flows.wanted import Wanted
 from tasks.config import DialoguesConfig
-from tasks.data import corpus, dialogues, sources
+from tasks.data import corpus, dialogues
+from tests.datasets import needs_real_data, real_file
 from tests.tasks.data.texts import Made, make, pairs, text_config, write
 
 Workspaces = Callable[..., Workspace]
@@ -149,15 +150,12 @@ def test_a_dialogue_of_one_turn_is_empty(made: Callable[[list[Any]], Made]) -> N
     assert made([{"turns": [["user", "hello"]]}, {"turns": []}]).dropped == {"empty": 2}
 
 
-@pytest.mark.skipif("RETAIN_DATA_DIR" not in os.environ, reason="RETAIN_DATA_DIR is not set")
+@needs_real_data
 def test_the_real_trees(tmp_path: Path, workspace: Workspaces) -> None:
     config = text_config(DialoguesConfig, "OASST1", max_rows=100_000, max_characters=4000)
     name = "oasst1-en-validation-messages.jsonl"
-    wanted = [sources.Wanted("file.jsonl", (name,), None, None)]
-    source = sources.resolve({"x": wanted}, Path(os.environ["RETAIN_DATA_DIR"]), tmp_path / "cache")["x"]
-    if source.path is None:
-        pytest.skip(f"RETAIN_DATA_DIR has no {name}")
-    inputs = write(tmp_path / "source", source.path.read_bytes())
+    path = real_file(Wanted("file.jsonl", (name,), None, None), tmp_path / "cache").path
+    inputs = write(tmp_path / "source", path.read_bytes())
     got = make(dialogues.run, config, inputs, workspace(tmp_path / "out"))
     # 2,022 messages: 692 prompts of which 415 have a reply
     assert got.metrics["records"] == 2022

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ import pytest
 
 from engine.errors import DataError
 from engine.stage import Workspace
+from flows.wanted import Wanted
 from tasks.config import PreferencesConfig
-from tasks.data import corpus, preferences, sources
+from tasks.data import corpus, preferences
+from tests.datasets import needs_real_data, real_file
 from tests.tasks.data.texts import Made, make, text_config, write
 
 Workspaces = Callable[..., Workspace]
@@ -185,14 +186,11 @@ def test_made_up_preferences_say_so(tmp_path: Path, workspace: Workspaces) -> No
     assert {row["half"] for row in got.rows} == {"A", "B"}
 
 
-@pytest.mark.skipif("RETAIN_DATA_DIR" not in os.environ, reason="RETAIN_DATA_DIR is not set")
+@needs_real_data
 def test_the_real_pairs(tmp_path: Path, workspace: Workspaces) -> None:
     name = "hh-rlhf-pairs.jsonl"
-    wanted = [sources.Wanted("file.jsonl", (name,), None, None)]
-    source = sources.resolve({"x": wanted}, Path(os.environ["RETAIN_DATA_DIR"]), tmp_path / "cache")["x"]
-    if source.path is None:
-        pytest.skip(f"RETAIN_DATA_DIR has no {name}")
-    inputs = write(tmp_path / "source", source.path.read_bytes())
+    path = real_file(Wanted("file.jsonl", (name,), None, None), tmp_path / "cache").path
+    inputs = write(tmp_path / "source", path.read_bytes())
     config = text_config(PreferencesConfig, "HH-RLHF", max_rows=100_000, max_characters=4000)
     got = make(preferences.run, config, inputs, workspace(tmp_path / "out"))
     assert got.metrics["records"] == 7003

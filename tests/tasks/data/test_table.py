@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +14,12 @@ from hypothesis import strategies as st
 
 from engine.errors import DataError
 from engine.stage import Workspace
+from flows.wanted import table_files
 from retain.dataset import DatasetSpec
 from retain.features import Featurizer
 from tasks.config import Split, TableConfig
-from tasks.data import customers, sources, synthetic, table, text
+from tasks.data import customers, synthetic, table, text
+from tests.datasets import needs_real_data, real_file
 
 Described = Callable[[str], DatasetSpec]
 AN_ID = "an id that stands in no row above, without space around it or control characters"
@@ -272,18 +273,17 @@ def test_too_few_rows_for_a_part_is_an_error(
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.skipif("RETAIN_DATA_DIR" not in os.environ, reason="RETAIN_DATA_DIR is not set")
+@needs_real_data
 @pytest.mark.parametrize(("name", "rows", "dropped", "positive"), [("telco", 7032, 11, 1869), ("bank", 41188, 0, 4640)])
 def test_the_real_tables(
     name: str, rows: int, dropped: int, positive: int, tmp_path: Path, spec: Described, config: Callable[..., Any]
 ) -> None:
-    found = sources.resolve({name: sources.table(spec(name))}, Path(os.environ["RETAIN_DATA_DIR"]), tmp_path)[name]
-    if found.path is None:
-        pytest.skip(f"RETAIN_DATA_DIR has no {spec(name).source.files[0]}")
-    cells = text.parse(found.path.read_bytes(), spec(name))
+    (wanted,) = table_files(spec(name))
+    file = real_file(wanted, tmp_path)
+    cells = text.parse(file.path.read_bytes(), spec(name))
     table.check(cells, spec(name))
     columns, gone = table.typed(cells, spec(name), config(name).max_rows, 42)
-    assert found.sha256 == spec(name).source.sha256
+    assert file.sha256 == spec(name).source.sha256
     assert (len(columns["row"]), gone) == (rows, dropped)
     assert columns[spec(name).target.column].count(spec(name).target.positive) == positive
     if name == "bank":

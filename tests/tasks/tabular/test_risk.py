@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ from sklearn.metrics import roc_auc_score
 
 from engine.checkpoint import Preempted
 from engine.stage import Metrics, Workspace
+from flows.wanted import table_files
 from retain.features import Featurizer
 from tasks.config import RiskConfig
-from tasks.data import customers, sources
+from tasks.data import customers
 from tasks.tabular import calibration, risk, rows
+from tests.datasets import needs_real_data, real_file
 
 BOOSTER: dict[str, Any] = {
     "max_depth": 2,
@@ -155,14 +156,11 @@ def test_another_seed_is_another_model(
     assert (tmp_path / "model.json").read_bytes() != (trained[0] / "model.json").read_bytes()
 
 
-@pytest.mark.skipif("RETAIN_DATA_DIR" not in os.environ, reason="RETAIN_DATA_DIR is not set")
+@needs_real_data
 def test_real_customers(tmp_path: Path, config: Callable[..., Any], workspace: Callable[..., Workspace]) -> None:
     table = config("telco")
-    wanted = {"customers": sources.table(table.dataset)}
-    found = sources.resolve(wanted, Path(os.environ["RETAIN_DATA_DIR"]), tmp_path / "cache")
-    path = found["customers"].path
-    if path is None:
-        pytest.skip("RETAIN_DATA_DIR has no Telco table")
+    (wanted,) = table_files(table.dataset)
+    path = real_file(wanted, tmp_path / "cache").path
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "source.csv").symlink_to(path.resolve())
     customers.run(table, {"source": tmp_path / "source"}, workspace(tmp_path / "customers"))

@@ -18,10 +18,12 @@ from pathlib import Path
 import pytest
 
 from engine.errors import DataError, RetainError
+from flows import sources
+from flows.download import cached_name
+from flows.wanted import Wanted, table_files, weight_files
 from retain.dataset import DatasetSpec
 from tasks.config import BaseConfig
-from tasks.data import sources, synthetic
-from tasks.data.sources import Wanted
+from tasks.data import synthetic
 
 CONTENT = b"a,b\n1,2\n"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -33,7 +35,7 @@ Described = Callable[[str], DatasetSpec]
 def telling(spec: DatasetSpec, url: str = NOWHERE, members: tuple[str, ...] = ()) -> tuple[Wanted, ...]:
     """A table whose published file is CONTENT."""
     changes = {"sha256": DIGEST, "url": url, "members": members, "files": ("table.csv",)}
-    return sources.table(spec.model_copy(update={"source": spec.source.model_copy(update=changes)}))
+    return table_files(spec.model_copy(update={"source": spec.source.model_copy(update=changes)}))
 
 
 def text(name: str, url: str | None = None, sha256: str | None = None) -> Wanted:
@@ -106,7 +108,7 @@ def test_a_damaged_gzip_file_is_an_error(damaged: bytes, tmp_path: Path, spec: D
 
 def test_a_gzip_file_is_read_up_to_the_limit(tmp_path: Path, spec: Described) -> None:
     (tmp_path / "table.csv.gz").write_bytes(gzip.compress(bytes(50_000_000)))
-    wanted = tuple(replace(file, largest=10_000) for file in telling(spec("telco")))
+    wanted = tuple(replace(file, max_bytes=10_000) for file in telling(spec("telco")))
     tracemalloc.start()
     try:
         with pytest.raises(DataError, match=r"table\.csv\.gz: holds more than 10,000 bytes"):
@@ -301,7 +303,7 @@ def test_what_is_lacking_is_told_by_names_alone(tmp_path: Path, monkeypatch: pyt
     """Whatever lies in the folder: nothing of it is opened, however large."""
     cached = text("kept", NOWHERE)
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / sources._cached(cached)).write_bytes(CONTENT)
+    (tmp_path / "cache" / cached_name(cached)).write_bytes(CONTENT)
     (tmp_path / "damaged.gz").write_bytes(b"no gzip")
     (tmp_path / "plain").write_bytes(CONTENT)
     monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("was opened"))
@@ -347,7 +349,7 @@ def base(weights: str, **changes: object) -> BaseConfig:
 
 
 def test_published_weights_lie_in_a_folder_of_the_models_name(tmp_path: Path) -> None:
-    wanted = sources.weights(base("hub"))
+    wanted = weight_files(base("hub"))
     missing = sources.resolve({"base": wanted}, tmp_path, tmp_path / "cache")["base"].missing
     assert list(missing) == ["some/model/model.safetensors"]
     (tmp_path / "some" / "model").mkdir(parents=True)
@@ -360,7 +362,7 @@ def test_weights_of_another_hash_are_not_used(tmp_path: Path) -> None:
     (tmp_path / "some" / "model").mkdir(parents=True)
     (tmp_path / "some" / "model" / "model.safetensors").write_bytes(CONTENT + b"x")
     exact = base("hub", files=({"name": "model.safetensors", "url": None, "sha256": DIGEST},))
-    found = sources.resolve({"base": sources.weights(exact)}, tmp_path, tmp_path / "cache")["base"]
+    found = sources.resolve({"base": weight_files(exact)}, tmp_path, tmp_path / "cache")["base"]
     assert "is not the published file" in found.missing["some/model/model.safetensors"]
 
 
@@ -370,9 +372,7 @@ def test_weights_in_a_package_are_found_without_importing_it(tmp_path: Path, mon
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
     (package / "w.gguf").write_bytes(CONTENT)
     monkeypatch.syspath_prepend(str(tmp_path))
-    wanted = sources.weights(
-        base("package", files=({"name": "made_up_weights/w.gguf", "url": None, "sha256": DIGEST},))
-    )
+    wanted = weight_files(base("package", files=({"name": "made_up_weights/w.gguf", "url": None, "sha256": DIGEST},)))
     found = sources.resolve({"base": wanted}, None, tmp_path / "cache")["base"]
     assert (found.kind, found.path) == ("package", package / "w.gguf")
     assert "made_up_weights" not in sys.modules
@@ -382,8 +382,6 @@ def test_weights_in_a_package_are_found_without_importing_it(tmp_path: Path, mon
 
 
 def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
-    wanted = sources.weights(
-        base("package", files=({"name": "no_such_package/w.gguf", "url": None, "sha256": DIGEST},))
-    )
+    wanted = weight_files(base("package", files=({"name": "no_such_package/w.gguf", "url": None, "sha256": DIGEST},)))
     missing = sources.resolve({"base": wanted}, tmp_path, tmp_path / "cache")["base"].missing
     assert missing == {"no_such_package/w.gguf": "the Python package no_such_package is not installed"}
