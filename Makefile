@@ -16,7 +16,7 @@ LOCKED = $(or $(EXPERIMENT),exp_001_mvp)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
-        serve verdict compare words why costs lock test test-slow bench lint types imports
+        serve verdict compare words why debug costs lock figures docs test test-slow bench lint types imports
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,11 +83,20 @@ words: $(RUN) ## What RLHF writes beside what SFT writes, and what the judges sa
 why: $(RUN) ## Which stages would run again and what changed; STAGE=risk for one of them (EXPERIMENT=local)
 	$(PY) -m flows why --experiment '$(LOCAL)' $(STAGE)
 
+debug: $(RUN) ## Run one stage in the foreground on what is in the store: STAGE=risk; breakpoint() works (EXPERIMENT=local)
+	$(PY) -m flows debug --experiment '$(LOCAL)' $(or $(STAGE),$(error make debug wants a stage: make debug STAGE=risk))
+
 costs: $(RUN) ## Estimated and metered dollars by component, and what is left (EXPERIMENT=local)
 	$(PY) -m eval.costs --experiment '$(LOCAL)'
 
 lock: $(RUN) ## Renew the digest of a locked experiment after a deliberate change (EXPERIMENT=exp_001_mvp)
 	$(PY) -m engine.config lock $(LOCKED)
+
+figures: $(RUN) ## Copy the figures of the last run into docs/figures/ (EXPERIMENT=local)
+	$(PY) -m eval.figures --experiment '$(LOCAL)'
+
+docs: $(RUN) ## Write the figures of docs/figures/ into the documentation
+	$(PY) -m eval.docs
 
 test: $(DEV) ## All tests but those of minutes
 	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder

@@ -1,4 +1,7 @@
-"""`python -m engine request.json [--lifeline]`: one attempt at one stage; what a container runs."""
+"""`python -m engine request.json [--lifeline]`: one attempt at one stage; what a container runs.
+
+With `--debug` in place of `--lifeline` the stage runs in the foreground, for a debugger (engine/debug.py).
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ import os
 import sys
 from pathlib import Path
 
+from engine.debug import debug
 from engine.errors import RetainError
 from engine.stage import BAD_INPUT, StageRequest, execute
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments or arguments[1:] not in ([], ["--lifeline"]):
-        print("usage: python -m engine REQUEST.json [--lifeline]", file=sys.stderr)
+    if not arguments or arguments[1:] not in ([], ["--lifeline"], ["--debug"]):
+        print("usage: python -m engine REQUEST.json [--lifeline | --debug]", file=sys.stderr)
         return BAD_INPUT
     faulthandler.enable()
     try:
@@ -29,6 +33,8 @@ def main(arguments: list[str]) -> int:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     try:
+        if "--debug" in arguments:
+            return debug(request)
         return execute(request, lifeline="--lifeline" in arguments)
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)

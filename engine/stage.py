@@ -193,9 +193,9 @@ def _run(attempt: _Attempt) -> tuple[int, str]:
         if artifacts.manifest(request.stage, request.fingerprint) is not None:
             return COMPLETE, THERE
         workspace = _workspace(attempt, attempt.claim)
-        inputs = _inputs(request, artifacts)
-        run = _load(request.entry)
-        config = _load(request.config_model).model_validate_json(json.dumps(request.identity.config))
+        inputs = open_inputs(request, artifacts)
+        run = load_entry(request.entry)
+        config = load_entry(request.config_model).model_validate_json(json.dumps(request.identity.config))
         started = time.monotonic()
         attempt.begun.set()
         metrics = run(config, inputs, workspace)
@@ -329,7 +329,8 @@ def _workspace(attempt: _Attempt, claim: Claim) -> Workspace:
     )
 
 
-def _inputs(request: StageRequest, artifacts: ArtifactStore) -> dict[str, Path]:
+def open_inputs(request: StageRequest, artifacts: ArtifactStore) -> dict[str, Path]:
+    """stage -> a folder with the files of its artifact, checked; "source" -> the folder of the source files."""
     folder = Path(request.work) / "inputs"
     inputs = {}
     for stage, fingerprint in request.inputs.items():
@@ -357,6 +358,7 @@ def _has(path: Path, digest: str) -> bool:
         return False
 
 
-def _load(entry: str) -> Any:
+def load_entry(entry: str) -> Any:
+    """What "package.module:name" names."""
     module, _, name = entry.partition(":")
     return getattr(importlib.import_module(module), name)

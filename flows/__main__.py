@@ -1,4 +1,4 @@
-"""`python -m flows run|why`: what `make run`, `make train.*` and `make why` call."""
+"""`python -m flows run|why|debug`: what `make run`, `make train.*`, `make why` and `make debug` call."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from eval.decision import STAGE as DECISION
 from eval.words import STAGE as WORDS
 from flows import attempt, terminal
 from flows.board import Board, Row
+from flows.debug import debug
 from flows.plan import key_metrics, make_plan, put_sources, why
 from flows.run import Run
 from flows.server import Server, ServerGone, private_server
@@ -32,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "run":
             return _run(options.experiment, options.stage, console)
+        if options.command == "debug":
+            return debug(options.experiment, options.stage)
         return _why(options.experiment, options.stage, console)
     except ServerGone as error:
         print(f"error: {error}. The same command goes on from here", file=sys.stderr)
@@ -59,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     cause = commands.add_parser("why", help="say what would make each stage run again")
     cause.add_argument("--experiment", default="local")
     cause.add_argument("stage", nargs="*")
+    foreground = commands.add_parser("debug", help="run one stage in the foreground, for a debugger")
+    foreground.add_argument("--experiment", default="local")
+    foreground.add_argument("stage")
     return parser
 
 

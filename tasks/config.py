@@ -19,7 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 # What the store keeps beside the experiments' folders.
-RESERVED = ("aside", "downloads", "ledger", "prefect", "sources", "work")
+RESERVED = ("aside", "debug", "downloads", "ledger", "prefect", "sources", "work")
 
 StageName = Literal[
     "customers",

@@ -59,6 +59,7 @@ def test_make_alone_lists_every_target() -> None:
         ("why", "flows why", "local"),
         ("costs", "eval.costs", "local"),
         ("lock", "engine.config lock", "exp_001_mvp"),
+        ("figures", "eval.figures", "local"),
     ],
 )
 def test_default_experiment_and_the_users(target: str, module: str, experiment: str) -> None:
@@ -90,6 +91,12 @@ def test_all_names_no_stage() -> None:
 def test_why_takes_a_stage() -> None:
     (command,) = commands("why", "STAGE=risk")
     assert command.endswith(" risk")
+
+
+def test_debug_wants_a_stage() -> None:
+    (command,) = commands("debug", "STAGE=risk")
+    assert command.endswith("flows debug --experiment 'local' risk")
+    assert "make debug STAGE=risk" in make("--dry-run", "debug").stderr
 
 
 def test_an_older_python_is_refused_before_anything_is_made(tmp_path: Path) -> None:
