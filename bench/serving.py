@@ -36,8 +36,8 @@ from engine.artifact import current, open_artifact
 from engine.store import store_url
 from retain.dataset import DatasetSpec
 from retain.decision import Arm, decide, observe, pace, price
-from retain.message import broken_rules
 from retain.release import Release, load, with_part
+from retain.rules import broken_rules
 from retain.score import Scorer
 from serve.app import create_app
 from serve.metrics import Metrics

@@ -3,6 +3,7 @@
 `extends: NAME` starts from experiment NAME; mappings merge, lists and scalars replace. `!include FILE` inlines
 another file. Every leaf remembers the file and line it came from, so an error can name them. A locked
 experiment refuses to run once its resolved content differs from `experiment_NAME.lock`; `make lock` renews it.
+`unlocked: [KEY, ...]` names dotted keys whose values the lock leaves out; the list itself is under the lock.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from yaml.constructor import SafeConstructor
 
 from engine.errors import ConfigError, RetainError
 
@@ -25,6 +29,13 @@ Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
 
 PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+TEXT = "tag:yaml.org,2002:str"
+
+# libyaml, some ten times faster than Python's reader, takes a file as long as it can't nest deeper than this: beyond
+# some ten thousand levels it ends the process.
+_FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MOST_LEVELS = 5_000
+MOST_CHARACTERS = 1_000_000
 
 MOST_NODES = 20_000
 CONFIGS = Path(__file__).resolve().parent.parent / "ops" / "configs"
@@ -32,13 +43,17 @@ CONFIGS = Path(__file__).resolve().parent.parent / "ops" / "configs"
 
 @dataclass(frozen=True)
 class Resolved:
-    """An experiment after `extends` and `!include`; `origins` maps the key of each node to "file:line"."""
+    """An experiment after `extends` and `!include`.
+
+    `origins` maps the key of each node to "file:line"; `unlocked` are the dotted keys that the lock leaves out.
+    """
 
     tag: str
     path: Path
     data: dict[str, Any]
     locked: bool
     origins: Mapping[Key, str]
+    unlocked: tuple[str, ...] = ()
 
 
 def experiment_path(name: str) -> Path:
@@ -56,12 +71,13 @@ def load(path: Path) -> Resolved:
     locked = data.pop("locked", False)
     if not isinstance(locked, bool):
         raise ConfigError(f"{origins[('locked',)]}: key 'locked' is {locked!r}: true or false is allowed")
+    unlocked = _unlocked(data, origins)
     tag = data.get("tag")
     if not isinstance(tag, str) or not tag:
         raise ConfigError(f"{path}: key 'tag' is {tag!r}: the experiment's name is needed")
     if path.name != f"experiment_{tag}.yaml":
         raise ConfigError(f"{origins[('tag',)]}: key 'tag' is {tag!r}: it has to be the name in {path.name}")
-    return Resolved(tag=tag, path=path, data=data, locked=locked, origins=origins)
+    return Resolved(tag=tag, path=path, data=data, locked=locked, origins=origins, unlocked=unlocked)
 
 
 def validate(resolved: Resolved, model: type[Model]) -> Model:
@@ -75,8 +91,13 @@ def validate(resolved: Resolved, model: type[Model]) -> Model:
 
 
 def digest(resolved: Resolved) -> str:
-    """sha256 of the resolved content; comments, order of keys and file layout don't matter."""
-    text = json.dumps(resolved.data, sort_keys=True, separators=(",", ":"))
+    """sha256 of the resolved content without what is unlocked; comments, order of keys and file layout don't matter."""
+    content = resolved.data
+    for key in resolved.unlocked:
+        content = _without(content, key.split("."))
+    if resolved.unlocked:
+        content = content | {"unlocked": list(resolved.unlocked)}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -103,6 +124,31 @@ def write_lock(resolved: Resolved) -> Path:
     aside.write_text(digest(resolved) + "\n")
     os.replace(aside, path)
     return path
+
+
+def _unlocked(data: dict[str, Any], origins: Mapping[Key, str]) -> tuple[str, ...]:
+    """Takes the key `unlocked` out of `data`. Raises ConfigError unless it lists keys that the experiment states."""
+    keys = data.pop("unlocked", [])
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ConfigError(f"{origins[('unlocked',)]}: key 'unlocked' is {_short(keys)}: wants a list of dotted keys")
+    for index, key in enumerate(keys):
+        node: Any = data
+        for part in key.split("."):
+            if not isinstance(node, dict) or part not in node:
+                where = origins[("unlocked", index)]
+                raise ConfigError(f"{where}: key 'unlocked' names {_short(key)}, which this experiment does not state")
+            node = node[part]
+    return tuple(keys)
+
+
+def _without(data: dict[str, Any], key: Sequence[str]) -> dict[str, Any]:
+    """A copy without the value at `key`, a path of names; `data` itself stays as it is."""
+    if key[0] not in data:  # within another unlocked key
+        return data
+    first, *rest = key
+    if not rest:
+        return {name: value for name, value in data.items() if name != first}
+    return {**data, first: _without(data[first], rest)}
 
 
 def _resolve(path: Path, origins: dict[Key, str], seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -142,7 +188,7 @@ def _read(path: Path, origins: dict[Key, str], prefix: Key = (), seen: tuple[Pat
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: isn't UTF-8 (byte {error.start}). Save it as UTF-8") from None
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = _compose(text, path)
         if node is None:
             raise ConfigError(f"{path}: is empty")
         return _construct(node, path, origins, prefix, (*seen, path))
@@ -153,6 +199,16 @@ def _read(path: Path, origins: dict[Key, str], prefix: Key = (), seen: tuple[Pat
         raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply to be an experiment") from None
+
+
+def _compose(text: str, path: Path) -> yaml.Node | None:
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(f"{path}: more than {MOST_CHARACTERS:,} characters are no experiment")
+    # Levels by indentation alone are few in so short a text: each takes a longer line than the one before.
+    if len(re.findall(r"[\[{]|[-?:]\s", text)) < MOST_LEVELS:
+        with suppress(yaml.YAMLError):  # Python's reader says more about what is wrong
+            return yaml.compose(text, Loader=_FAST)
+    return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def _construct(node: yaml.Node, path: Path, origins: dict[Key, str], key: Key, seen: tuple[Path, ...]) -> Any:
@@ -184,13 +240,12 @@ def _construct(node: yaml.Node, path: Path, origins: dict[Key, str], key: Key, s
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_construct(child, path, origins, (*key, index), seen) for index, child in enumerate(node.value)]
-    loader = yaml.SafeLoader("")
+    if node.tag == TEXT:
+        return node.value
     try:
-        value = loader.construct_object(node)
+        value = SafeConstructor().construct_object(node)
     except (yaml.YAMLError, ValueError, KeyError):
         raise ConfigError(f"{where}: {_short(node.value)} can't be read as {node.tag!r}") from None
-    finally:
-        loader.dispose()
     if value is not None and not isinstance(value, str | int | float | bool):
         raise ConfigError(f"{where}: {node.value!r} reads as a {type(value).__name__}; put it in quotes")
     return value

@@ -11,15 +11,15 @@ from typing import Any
 
 from engine import config
 from engine.artifact import ArtifactStore
-from engine.criteria import Verdict, judge
+from engine.criteria import Criterion, Verdict, judge
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import Identity, code_digests, differences, library_versions
-from engine.stage import IDENTITY, Stage
+from engine.stage import IDENTITY, Stage, load_entry
 from engine.store import Store, open_store, store_url
 from flows import preflight
 from flows.sources import Source
 from retain.release import JUDGED_BY, PARTS
-from tasks.config import Experiment, Machine, ReleaseConfig
+from tasks.config import Experiment, Machine
 from tasks.stages import STAGES
 
 MOST_METRICS = 4  # of a stage that its row shows one by one
@@ -135,14 +135,20 @@ def put_sources(plan: Plan) -> None:
 
 
 def stage_config(experiment: Experiment, name: str) -> dict[str, Any]:
-    """The stage's slice of the experiment. Exit criteria are in the slice of `release` alone."""
+    """The stage's slice of the experiment: what it states about the stage, and of the rest what the stage's config
+    model has a field for: words, and for `release` the experiment's name and the exit criteria of what it judges."""
     keys = getattr(experiment.stages, name)
-    if name == "release":
-        judges = {stage for part in PARTS for stage in JUDGED_BY.get(part, (part,))}
-        judged = {str(stage): c for stage, c in experiment.criteria.items() if stage in judges}
-        keys = ReleaseConfig(**dict(keys), experiment=experiment.tag, criteria=judged)
-    content: dict[str, Any] = keys.model_dump(mode="json")
+    around = dict(experiment.words) | {"experiment": experiment.tag, "criteria": _judged(experiment)}
+    model = load_entry(STAGES[name].config)
+    given = {field: around[field] for field in model.model_fields if field in around and field not in dict(keys)}
+    content: dict[str, Any] = model(**dict(keys), **given).model_dump(mode="json")
     return content
+
+
+def _judged(experiment: Experiment) -> dict[str, dict[str, Criterion]]:
+    """The exit criteria by which a part of a release is judged: stage -> metric -> criterion."""
+    judges = {stage for part in PARTS for stage in JUDGED_BY.get(part, (part,))}
+    return {str(stage): criteria for stage, criteria in experiment.criteria.items() if stage in judges}
 
 
 def why(plan: Plan) -> dict[str, list[str]]:

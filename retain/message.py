@@ -14,27 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from retain.names import clean_name
-from retain.rules import MAX_LENGTH, MIN_LENGTH, broken_rules, check, number, numbers, unsafe
-
-__all__ = [
-    "MAX_LENGTH",
-    "MIN_LENGTH",
-    "SITUATIONS",
-    "TEMPLATES",
-    "Bank",
-    "Entry",
-    "Message",
-    "MessageError",
-    "broken_rules",
-    "check",
-    "find",
-    "footer",
-    "render",
-    "situation",
-    "slots",
-    "template_bank",
-    "unsafe",
-]
+from retain.numbers import in_words, number, numbers_in
+from retain.rules import broken_rules, check
 
 SITUATIONS = ("price", "support", "contract", "payment", "new", "default")
 
@@ -107,7 +88,6 @@ def situation(roles: Mapping[Any, str], reasons: Iterable[tuple[str, float]], va
 # -- the bank ------------------------------------------------------------------------------------------------------
 
 _SLOT = re.compile(r"\{([^{}]*)\}")
-_MONTHS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 MAX_SENDER, MAX_ADDRESS = 60, 120
@@ -122,7 +102,7 @@ def render(text: str, offer: int, months: int) -> str:
         if match[1] == "offer":
             return f"{offer}%"
         if match[1] == "months":
-            return "one month" if months == 1 else f"{_MONTHS[months]} months"
+            return "one month" if months == 1 else f"{in_words(months)} months"
         raise MessageError(f"slot {match[0][:20]!r} is none of offer, months")
 
     return _SLOT.sub(fill, text)
@@ -165,7 +145,7 @@ def slots(text: str, offer: int, months: int) -> str | None:
         return "{months}" if number(match["number"]) == months and plural == (months != 1) else match[0]
 
     found = _MONTHS_SAID.sub(duration, _PERCENTAGE.sub(percentage, text))
-    if numbers(_SLOT.sub(" ", found)):
+    if numbers_in(_SLOT.sub(" ", found)):
         return None
     return None if check(render(found, offer, months), offer, months) else found
 
@@ -268,56 +248,3 @@ def _entry(item: object, where: str) -> Entry:
     if type(item["score"]) not in (int, float) or item["score"] != item["score"]:
         raise MessageError(f"{where}: score is no number")
     return Entry(item["situation"], item["offer"], item["text"], item["source"], float(item["score"]))
-
-
-# Two texts a situation: with a discount, and with nothing but an open ear.
-TEMPLATES = {
-    "price": (
-        "Your bill should feel right for what you get. We would like to take {offer} off your monthly charge for"
-        " {months}; nothing else about your plan changes. Reply YES and we will set it up for you.",
-        "Your bill should feel right for what you get. We are happy to go through your plan with you and see whether"
-        " another one suits you better. Reply YES and we will call you at a time that you choose.",
-    ),
-    "support": (
-        "Good help should be easy to reach. One of our specialists would be glad to check that your service runs as"
-        " it should, and we would like to take {offer} off your monthly charge for {months}. Reply YES to have both.",
-        "Good help should be easy to reach. One of our specialists would be glad to check that your service runs as"
-        " it should and to answer your questions. Reply YES and we will call you at a time that you choose.",
-    ),
-    # For every kind of contract: of the 711 customers of exp_001_mvp whom it concerns, none has one with a term.
-    "contract": (
-        "Your plan should fit the way you live. We would be glad to go through its terms with you, and to take {offer}"
-        " off your monthly charge for {months} whichever terms suit you. Reply YES to have both.",
-        "Your plan should fit the way you live. We would be glad to go through its terms with you and explain the"
-        " choices in plain words. Reply YES and we will call you at a time that you choose.",
-    ),
-    "payment": (
-        "Paying your bill should take no effort. We can help you find the way to pay that suits you, and we would"
-        " like to take {offer} off your monthly charge for {months}. Reply YES and we will set up both.",
-        "Paying your bill should take no effort. We can help you find the way to pay that suits you, in a short call."
-        " Reply YES and we will ring you at a time that you choose.",
-    ),
-    "new": (
-        "Welcome, and thank you for choosing us. To help you settle in, we would like to take {offer} off your"
-        " monthly charge for {months}. Reply YES and we will add it to your account.",
-        "Welcome, and thank you for choosing us. If something about your service is not yet as you would like it, we"
-        " are glad to help. Reply YES and someone from our team will be in touch.",
-    ),
-    "default": (
-        "Thank you for being with us. As a small sign of our thanks, we would like to take {offer} off your monthly"
-        " charge for {months}. Reply YES and we will add it to your account.",
-        "Thank you for being with us. If there is something that we could do better, we would be glad to hear it."
-        " Reply YES and someone from our team will be in touch.",
-    ),
-}
-
-
-def template_bank(offers: Sequence[int]) -> Bank:
-    """A checked template for every situation and offer."""
-    return Bank(
-        [
-            Entry(name, offer, TEMPLATES[name][0 if offer else 1], "template", 0.0)
-            for name in SITUATIONS
-            for offer in offers
-        ]
-    )

@@ -13,7 +13,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from retain.rules import forbidden_words, numbers
+from retain.numbers import numbers_in
+from retain.rules import forbidden_words
 
 MAX_NAME = 40
 _PARTICLE_WORDS = "al bin da de del den der di dos du el ibn la le san ter van von y zu"
@@ -107,4 +108,4 @@ def _two(first: str, second: str) -> Iterator[str]:
 
 def _says_something(text: str) -> bool:
     words = set(text.split(" "))
-    return bool(words & (_ORDINARY | _NO_NAMES) or "one" in words or numbers(text) or forbidden_words(text))
+    return bool(words & (_ORDINARY | _NO_NAMES) or "one" in words or numbers_in(text) or forbidden_words(text))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from retain.numbers import ANY_ONE, ANY_TEEN, ANY_TEN, NUMBER_WORD, number_of
+
 MIN_LENGTH, MAX_LENGTH = 40, 400
 
 # What a message may not do, and what is said of one that does.
@@ -33,23 +35,11 @@ KINDS = {
 # Plain ASCII and the typographer's apostrophe, quotation marks, ellipsis and dashes: no look-alike letters, no
 # zero-width characters, no currency, no handles or markup; an ampersand between words alone is no markup either.
 _CHARACTERS = re.compile(r"(?:[A-Za-z0-9 .,;:!?'’\"“”…()%–—-]|(?<=[a-z] )&(?= [a-z]))*", re.IGNORECASE | re.ASCII)
-_ONES = dict(zip(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], range(10)))
-_TEENS = dict(
-    zip(
-        ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"],
-        range(10, 20),
-    )
-)
-_TENS = dict(zip(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], range(20, 100, 10)))
-_ANY_ONE, _ANY_TEEN, _ANY_TEN = ("|".join(words) for words in (_ONES, _TEENS, _TENS))
-_NUMBER_WORD = re.compile(
-    rf"\b(?:(?P<tens>{_ANY_TEN})(?:[ -]+(?P<unit>{_ANY_ONE}))?|(?P<small>{_ANY_TEEN}|{_ANY_ONE})|(?P<many>hundred))\b"
-)
 _DIGITS = re.compile(r"\d[\d.,]*")
 _PERCENT = r"(?:%|per ?-?cent\b|pct\b|percentage\b)"
 # A percent sign belongs to a number that was read; before anything else ("IO%") it hides one.
 _SIGN = re.compile(r"%|\bper ?-?cent\b|\bpct\b")
-_READ = re.compile(rf"(?:\d|\b(?:{_ANY_TEN}|{_ANY_TEEN}|{_ANY_ONE}|hundred))[ -]*$")
+_READ = re.compile(rf"(?:\d|\b(?:{ANY_TEN}|{ANY_TEEN}|{ANY_ONE}|hundred))[ -]*$")
 _PERCENT_NEXT = re.compile(rf" ?-?{_PERCENT}")
 # "ten or more percent", "twenty off", "fifteen full per cent": up to two words in between still make it one.
 _PERCENT_NEAR = re.compile(
@@ -69,7 +59,7 @@ _DURATION = re.compile(
 )
 _QUALIFIED = re.compile(
     r"\b(?:up to|as much as|at least|at most|more than|less than|over|under|above|another|extra|additional|further|"
-    r"nearly|almost|about|around|roughly|minus|plus)\b[ a-z]{0,12}?[ (]*(?:\d|" + rf"(?:{_ANY_TEEN}|{_ANY_TEN})\b)"
+    r"nearly|almost|about|around|roughly|minus|plus)\b[ a-z]{0,12}?[ (]*(?:\d|" + rf"(?:{ANY_TEEN}|{ANY_TEN})\b)"
 )
 _SPELLED = re.compile(r"(?:\b[a-z][ .,;:-]+){4,}")
 _JOINED = re.compile(r"(?<=\w)[-–—.](?=\w)")
@@ -87,10 +77,10 @@ _FRACTION = _words(
     "quadruple", "quintuple", r"(?:two|three|four|five|ten)[ -]?fold",
     r"(?:two|three|four|five|ten) times (?:as|that|the|this|your)", r"(?:out of|in) (?:ten|twenty|a hundred)",
 )  # fmt: skip
-# Number words that number() doesn't know.
+# Number words above a hundred.
 _LARGE = _words(r"hundreds", r"thousands?(?! thanks)", r"(?<!thanks a )[mb]illions?")
 # "three additional ones", "six months more"
-_NUMBERS = rf"(?:{_ANY_TEN}|{_ANY_TEEN}|{_ANY_ONE})"
+_NUMBERS = rf"(?:{ANY_TEN}|{ANY_TEEN}|{ANY_ONE})"
 _LONGER = re.compile(
     rf"\b{_NUMBERS} (?:months? )?(?:additional|extra|further|more)(?: ones?| months?| bills?|(?= ?(?:[.,;!?]|$|after)))"
 )
@@ -474,22 +464,6 @@ _SHOUTED = re.compile(r"!\s*!|\b[A-Z]{6,}\b")
 _CAPITALS = re.compile(r"\b[A-Z]{4,}\b")
 
 
-def numbers(text: str) -> list[str]:
-    """Every number of a text, in digits or in English words, but for the word "one", which mostly counts nothing."""
-    low = _APOSTROPHES.sub("", text.lower())
-    words = [match[0] for match in _NUMBER_WORD.finditer(low) if match[0] != "one"]
-    return [match[0] for match in re.finditer(r"\d[\d.,]*", low)] + words
-
-
-def number(words: str) -> int | None:
-    """The value of a whole number in digits or in English words up to a hundred; None for anything else."""
-    low = words.lower().strip()
-    if re.fullmatch(r"[0-9]{1,3}", low):
-        return int(low)
-    match = _NUMBER_WORD.fullmatch(low)
-    return None if match is None else _value(match)
-
-
 def check(text: str, offer: int, months: int | None = None) -> list[str]:
     """What keeps a rendered message from being sent, in words: what unsafe() finds, its length, an unnamed offer."""
     broken = []
@@ -574,8 +548,8 @@ def _amounts(low: str, offer: int, months: int | None) -> tuple[set[int], list[s
             spans.append((match.start(), match.start() + len(number) + duration.end()))
         else:
             broken.append("number")
-    for match in _NUMBER_WORD.finditer(low):
-        value = _value(match)
+    for match in NUMBER_WORD.finditer(low):
+        value = number_of(match)
         follows = low[match.end() :]
         duration = _DURATION_NEXT.match(follows)
         if duration:
@@ -596,11 +570,3 @@ def _amounts(low: str, offer: int, months: int | None) -> tuple[set[int], list[s
     if unread or wrong or any(pattern.search(low) for pattern in (_FRACTION, _QUALIFIED, *_NOT_OFF)):
         broken.append("percentage")
     return percentages, list(dict.fromkeys(broken))
-
-
-def _value(match: re.Match[str]) -> int:
-    if match["many"]:
-        return 100
-    if match["tens"]:
-        return _TENS[match["tens"]] + (_ONES[match["unit"]] if match["unit"] else 0)
-    return (_ONES | _TEENS)[match["small"]]

@@ -155,6 +155,23 @@ class BacktestConfig(_Evaluation):
     window: Annotated[int, Field(ge=1000)]
 
 
+# -- words ---------------------------------------------------------------------------------------------------------
+
+
+class TemplateConfig(_Block):
+    """The two texts of a situation: with a discount, whose slots are {offer} and {months}, and without one."""
+
+    offer: Annotated[str, Field(min_length=1)]
+    no_offer: Annotated[str, Field(min_length=1)]
+
+
+class WordsConfig(_Block):
+    """What is said and what may not be said, from ops/messages/*.yaml. A stage is given the words that its config
+    model has a field for (flows.plan.stage_config)."""
+
+    templates: dict[str, TemplateConfig]
+
+
 # -- language -----------------------------------------------------------------------------------------------------
 
 
@@ -224,8 +241,8 @@ class SenderConfig(_Block):
     address: Annotated[str, Field(min_length=1, max_length=120)]
 
 
-class PromptsConfig(_Block):
-    """`prompts`: how much of the retention domain is made."""
+class PromptsKeys(_Block):
+    """What an experiment states about `prompts`: how much of the retention domain is made."""
 
     offers: Annotated[tuple[Annotated[int, Field(ge=0, le=50)], ...], Field(min_length=1)]
     months: Annotated[int, Field(ge=1, le=12)]
@@ -240,6 +257,10 @@ class PromptsConfig(_Block):
     validation_prompts: Count
     test_prompts: Count
     probes: Annotated[int, Field(ge=1)]
+
+
+class PromptsConfig(PromptsKeys):
+    """What the stage is given: its keys and the words that it works with."""
 
 
 class Lora(_Block):
@@ -576,8 +597,10 @@ class ReleaseKeys(_Block):
 
 
 class ReleaseConfig(ReleaseKeys):
-    """What the stage is given: besides its keys, the experiment's name and the criteria of what it judges."""
+    """What the stage is given: its keys, the words that it works with, the experiment's name and the criteria of what
+    it judges."""
 
+    templates: dict[str, TemplateConfig]
     experiment: str
     criteria: dict[str, dict[str, Criterion]]
 
@@ -594,7 +617,7 @@ class Stages(_Block):
     backtest: BacktestConfig
     decision: DecisionConfig
     base: BaseConfig
-    prompts: PromptsConfig
+    prompts: PromptsKeys
     sft: FinetuneConfig
     rm: RewardModelConfig
     judge: JudgeConfig
@@ -707,6 +730,7 @@ class Experiment(_Block):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
     synthetic_data: Literal["refuse", "allow"]
     stages: Stages
+    words: WordsConfig
     criteria: dict[StageName, dict[str, Criterion]]
     costs: Costs
     execution: Execution

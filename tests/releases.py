@@ -24,6 +24,7 @@ from retain.release import Assessment, Release
 from retain.wallet import Wallet
 from tasks.config import Override
 from tasks.release import release as stage
+from tests.words import WORDS
 
 DATASETS = Path(__file__).resolve().parent.parent / "ops" / "datasets"
 RULE = {"rule": "threshold", "reasons": 5}
@@ -97,12 +98,13 @@ class Rule(SimpleNamespace):
 
 
 def config(overrides: dict[str, Override] | None = None, **changes: Any) -> Any:
-    """What ReleaseConfig gives the stage, without the experiment around it."""
+    """What ReleaseConfig gives the stage, with the words of exp_001_mvp."""
     criteria = {
         name: {metric: Criterion(**limit) for metric, limit in limits.items()} for name, limits in CRITERIA.items()
     }
     return SimpleNamespace(
         experiment="toy",
+        templates=WORDS.templates,
         decision=Rule(**{**RULE, **changes}),
         sender=Rule(**SENDER),
         criteria=criteria,

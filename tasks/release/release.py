@@ -18,8 +18,8 @@ from engine.criteria import Verdict, judge
 from engine.errors import CriteriaMissed, DataError
 from engine.stage import Metrics, Workspace
 from retain.decision import DecisionError, Terms
-from retain.message import template_bank
 from retain.release import JUDGED_BY, PARTS, REQUIRED, STAGE_OF, TERMS, ReleaseError, digest, load
+from tasks.release.templates import template_bank
 
 if TYPE_CHECKING:
     from tasks.config import Override, ReleaseConfig
@@ -58,7 +58,7 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
         terms = Terms.from_json(decision)
     except DecisionError as error:
         raise DataError(f"the release can't be put together: {error}") from None
-    bank = template_bank(terms.offers.levels)
+    bank = template_bank(config.templates, terms.offers.levels, terms.offers.months)
     for name, path in files.items():
         if name.partition("/")[0] in parts:
             workspace.out.bytes(name, _bytes(path))

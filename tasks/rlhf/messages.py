@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from engine.errors import DataError
-from retain.message import MAX_LENGTH, MIN_LENGTH, SITUATIONS, Bank, Entry, check, render, slots, unsafe
+from retain.message import SITUATIONS, Bank, Entry, render, slots
+from retain.rules import MAX_LENGTH, MIN_LENGTH, check, unsafe
 from tasks.rlhf import profanity
 from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.readability import reading_ease

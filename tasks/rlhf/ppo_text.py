@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from engine.checkpoint import Preempted, save_and_stop
 from engine.errors import DataError, RetainError
-from retain.message import unsafe
+from retain.rules import unsafe
 from tasks.rlhf.judging import measures, stops
 from tasks.rlhf.judging.rewards import Reward, Scale, shaped
 from tasks.rlhf.language import decode, lm

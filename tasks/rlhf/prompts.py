@@ -30,7 +30,8 @@ import pyarrow.parquet as pq
 
 from engine.errors import DataError
 from retain.dataset import Column, DatasetSpec, column, protected_columns
-from retain.message import SITUATIONS, check, situation
+from retain.message import SITUATIONS, situation
+from retain.rules import check
 from retain.score import ModelError, Scorer
 from tasks.rlhf.retention import domain, phrases
 from tasks.rlhf.retention.domain import Draw

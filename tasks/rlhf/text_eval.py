@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from engine.errors import DataError, RetainError
-from retain.message import unsafe
+from retain.rules import unsafe
 from tasks.rlhf.judging import comparison, measures, rule_judge
 from tasks.rlhf.judging.measures import Array
 from tasks.rlhf.language import drafts, lm

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -368,6 +369,11 @@ def test_keys_are_the_text_that_stands_there(tmp_path: Path) -> None:
         (b"tag: a\n---\ntag: a\n", ":2: not valid YAML"),
         (b"tag: a\nx: *nobody\n", ":2: not valid YAML"),
         (b"tag: a\nx: " + b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+        (b"tag: a\nx: " + b"[" * 50_000 + b"]" * 200_000, "nested too deeply"),
+        (b"tag: a\nx: " + b"{a: " * 50_000, "nested too deeply"),
+        (b"tag: a\nx:\n  " + b"- " * 50_000 + b"a", "nested too deeply"),
+        (b"tag: a\nx:\n  " + b"? " * 50_000 + b"a", "nested too deeply"),
+        (b"tag: " + b"a" * 1_000_001, "more than 1,000,000 characters"),
         (b"tag: a\nx: &loop {y: *loop}\n", "nested too deeply"),
         (b"tag: a\n<<: {x: 1}\n", ":2: a key is a plain word"),
         (b"tag: a\n? [x]\n: 1\n", ":2: a key is a plain word"),
@@ -535,6 +541,87 @@ def test_what_yaml_dumps_loads_to_the_same_digest(tmp_path: Path) -> None:
     resolved = load(write(tmp_path, "base", BASE))
     again = load(write(tmp_path, "base", yaml.safe_dump(resolved.data)))
     assert digest(again) == digest(resolved)
+
+
+# --- what the lock leaves out -------------------------------------------------------------------------------------
+
+UNLOCKED = LOCKED + "unlocked: [risk.rate, risk.split]\n"
+
+
+@pytest.fixture
+def partly_locked(locked: Path) -> Path:
+    locked.write_text(UNLOCKED)
+    write_lock(load(locked))
+    return locked
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("rate: 0.05", "rate: 0.06"), ("rate: 0.05", "rate: {now: a mapping}"), ("!include split.yaml", "{train: 0.5}")],
+)
+def test_a_changed_value_of_an_unlocked_key_runs(partly_locked: Path, before: str, after: str) -> None:
+    partly_locked.write_text(UNLOCKED.replace(before, after))
+    resolved = load(partly_locked)
+    assert "unlocked" not in resolved.data
+    check_lock(resolved)
+
+
+def test_a_changed_value_in_an_included_file_of_an_unlocked_key_runs(partly_locked: Path) -> None:
+    (partly_locked.parent / "split.yaml").write_text("train: 0.6\ntest: 0.4\n")
+    check_lock(load(partly_locked))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("depth: 3", "depth: 4"),
+        ("[risk.rate, risk.split]", "[risk.rate, risk.split, risk.depth]"),
+        ("[risk.rate, risk.split]", "[risk.rate]"),
+        ("unlocked: [risk.rate, risk.split]\n", ""),
+    ],
+)
+def test_what_is_not_unlocked_and_the_list_itself_are_under_the_lock(
+    partly_locked: Path, before: str, after: str
+) -> None:
+    partly_locked.write_text(UNLOCKED.replace(before, after))
+    with pytest.raises(ConfigError, match="locked"):
+        check_lock(load(partly_locked))
+
+
+@pytest.mark.parametrize(
+    ("stated", "complaint"),
+    [
+        ("[risk.rate, risk.detph]", "key 'unlocked' names 'risk.detph', which this experiment does not state"),
+        ("[risk.rate.more]", "key 'unlocked' names 'risk.rate.more', which this experiment does not state"),
+        ("['']", "key 'unlocked' names '', which this experiment does not state"),
+        ("risk.rate", "key 'unlocked' is 'risk.rate': wants a list of dotted keys"),
+        ("[7]", "key 'unlocked' is [7]: wants a list of dotted keys"),
+        ("~", "key 'unlocked' is None: wants a list of dotted keys"),
+    ],
+)
+def test_an_unlocked_key_that_is_none_is_refused(locked: Path, stated: str, complaint: str) -> None:
+    text = f"{LOCKED}unlocked: {stated}\n"
+    locked.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(locked)
+    assert str(caught.value) == f"{locked}:{line_of(text, 'unlocked')}: {complaint}"
+
+
+def test_a_child_takes_over_what_is_unlocked_and_is_not_locked(partly_locked: Path) -> None:
+    child = write(partly_locked.parent, "child", "extends: base\ntag: child\n")
+    assert not load(child).locked
+    child.write_text(child.read_text() + "locked: true\n")
+    write_lock(load(child))
+    child.write_text(child.read_text() + "risk: {rate: 0.5}\n")
+    check_lock(load(child))
+    child.write_text(child.read_text().replace("rate: 0.5", "depth: 5"))
+    with pytest.raises(ConfigError, match="locked"):
+        check_lock(load(child))
+
+
+def test_a_key_within_an_unlocked_one_may_be_listed_too(locked: Path) -> None:
+    locked.write_text(f"{LOCKED}unlocked: [risk, risk.rate, risk.split.train]\n")
+    assert digest(load(locked)) == digest(replace(load(locked), data={"tag": "base", "risk": {"rate": 1}}))
 
 
 def test_a_missing_or_damaged_lock_refuses(locked: Path) -> None:

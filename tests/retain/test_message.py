@@ -13,17 +13,15 @@ from retain.dataset import Role
 from retain.message import (
     SITUATION_OF_ROLE,
     SITUATIONS,
-    TEMPLATES,
     Bank,
     Entry,
     MessageError,
-    check,
     find,
     render,
     situation,
-    template_bank,
-    unsafe,
 )
+from retain.rules import check, unsafe
+from tests.words import WORDS, template_bank
 
 OFFERS = (0, 5, 10, 20)
 GOOD = "Thank you for being with us. We would like to take 10% off your monthly charge for six months. Reply YES."
@@ -45,8 +43,8 @@ def test_every_situation_has_a_good_template_for_every_offer() -> None:
 
 @pytest.mark.parametrize("months", range(1, 13))
 def test_templates_state_the_offer_s_own_duration(months: int) -> None:
-    assert template_bank(OFFERS).problems(months) == []
-    assert check(render(TEMPLATES["price"][0], 10, months), 10, months % 12 + 1) != []
+    assert template_bank(OFFERS, months).problems(months) == []
+    assert check(render(WORDS.templates["price"].offer, 10, months), 10, months % 12 + 1) != []
 
 
 def test_good_texts_pass() -> None:
@@ -313,7 +311,7 @@ def test_every_situation_but_the_default_comes_from_a_role_that_a_table_can_have
 
 
 def test_what_the_templates_say_of_contracts_is_true_of_every_kind() -> None:
-    for text in TEMPLATES["contract"]:
+    for _, text in WORDS.templates["contract"]:
         assert not re.search(r"\b(?:end\w*|expir\w*|renew\w*|stay\w*|leav\w*|your contract)\b", text)
 
 

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retain.message import MAX_LENGTH, SITUATIONS, MessageError, check, footer, render, slots, template_bank
+from retain.message import SITUATIONS, MessageError, footer, render, slots
 from retain.names import clean_name
+from retain.rules import MAX_LENGTH, check
 from tests.names import BAD_NAMES, names
+from tests.words import template_bank
 
 BANK = template_bank((0, 5, 10, 20))
 

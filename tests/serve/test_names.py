@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from retain.message import check
 from retain.names import clean_name
 from retain.release import Release, load
+from retain.rules import check
 from serve.app import create_app
 from serve.schema import request_schema
 from tests.names import BAD_NAMES, names

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retain.decision import Bridge
-from retain.message import check
 from retain.release import Release
+from retain.rules import check
 from serve.app import create_app
 from serve.routes import MAX_BODY, Refusal
 from serve.schema import request_columns

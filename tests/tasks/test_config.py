@@ -17,8 +17,10 @@ from pydantic.fields import FieldInfo
 from engine import config
 from engine.criteria import Criterion
 from engine.errors import ConfigError
+from engine.stage import load_entry
 from retain.dataset import DatasetSpec
-from tasks.config import Experiment, ReleaseConfig, Split
+from tasks.config import Experiment, Split
+from tasks.stages import STAGES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "ops" / "configs"
 
@@ -28,7 +30,8 @@ def changed(tmp_path: Path, change: dict[str, Any]) -> config.Resolved:
     configs = tmp_path / "configs"
     configs.mkdir()
     (configs / "experiment_exp_001_mvp.yaml").symlink_to(CONFIGS / "experiment_exp_001_mvp.yaml")
-    (tmp_path / "datasets").symlink_to(CONFIGS.parent / "datasets")
+    for name in ("datasets", "messages"):
+        (tmp_path / name).symlink_to(CONFIGS.parent / name)
     path = configs / "experiment_tried.yaml"
     path.write_text(yaml.safe_dump({"extends": "exp_001_mvp", "tag": "tried", **change}))
     return config.load(path)
@@ -310,7 +313,7 @@ def _parts(annotation: Any) -> Iterator[Any]:
         yield from _parts(part)
 
 
-ALL: set[type[BaseModel]] = {*models(Experiment), ReleaseConfig}
+ALL: set[type[BaseModel]] = {*models(Experiment), *(load_entry(stage.config) for stage in STAGES.values())}
 OURS = sorted((model for model in ALL if model.__module__ == Experiment.__module__), key=str)
 
 

@@ -13,7 +13,8 @@ import torch
 from engine.artifact import ArtifactWriter
 from engine.checkpoint import Preempted
 from engine.errors import DataError
-from retain.message import SITUATIONS, Bank, check, render
+from retain.message import SITUATIONS, Bank, render
+from retain.rules import check
 from tasks.config import MessagesConfig
 from tasks.rlhf import messages, profanity
 from tasks.rlhf.language import lm

@@ -16,7 +16,8 @@ import pytest
 from engine.errors import DataError
 from engine.stage import Metrics, Workspace
 from retain.dataset import DatasetSpec, protected_columns
-from retain.message import SITUATIONS, check, unsafe
+from retain.message import SITUATIONS
+from retain.rules import check, unsafe
 from tasks.config import PromptsConfig, RiskConfig
 from tasks.rlhf import prompts
 from tasks.rlhf.retention import domain, phrases

@@ -7,7 +7,8 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from retain.message import SITUATIONS, check, unsafe
+from retain.message import SITUATIONS
+from retain.rules import check, unsafe
 from tasks.rlhf.retention import domain, phrases
 
 OFFERS = (0, 5, 10, 20)
