@@ -20,7 +20,8 @@ import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -253,12 +254,20 @@ def first_turn(prompt: str) -> str:
     return prompt.partition(ASSISTANT)[0]
 
 
+# A file has tens of millions of characters: only those that aren't plain are looked up one by one.
+_NOT_PLAIN = re.compile(r"[^\n\t -~]")
+
+
 def clean(text: str) -> str:
     """Without control characters, halves of surrogate pairs and space around it; lines end in \\n."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
     if not text.isprintable():
-        text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs", "Cn"))
+        text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
+        text = _NOT_PLAIN.sub(_unless_control, text)
     return text.strip()
+
+
+def _unless_control(character: re.Match[str]) -> str:
+    return "" if unicodedata.category(character[0]) in ("Cc", "Cs", "Cn") else character[0]
 
 
 @dataclass(frozen=True)
@@ -285,18 +294,17 @@ class _Chosen:
         self._kept: dict[str, list[tuple[int, str, _Row]]] = {}
 
     def add(self, reading: Reading, dataset: str, pair: Pair) -> None:
-        source = " ".join(clean(pair.source).split())[:LONGEST_SOURCE]
-        pair = replace(pair, source=source, prompt=clean(pair.prompt), replies=tuple(map(clean, pair.replies)))
-        reason = self._refused(pair)
-        content = _digest(pair.prompt, *pair.replies)
-        place = part, half = self._place(pair)
+        prompt, replies = clean(pair.prompt), tuple(map(clean, pair.replies))
+        reason = self._refused(prompt, replies)
+        content = _digest(prompt, *replies)
         if not reason and content in self._seen:
             reason = "duplicate"
         # Last but one, so that only what is taken counts; a prompt that is left out claims no part.
         post = reading.name, pair.post
         if not reason and pair.post and self._posts[post] >= PAIRS_A_POST:
             reason = "over_pairs_a_post"
-        if not reason and self._places.setdefault(_digest(normalised(pair.prompt)), place) != place:
+        place = _place(pair.first, self.seed, self.config.split)
+        if not reason and self._places.setdefault(_digest(normalised(prompt)), place) != place:
             reason = "prompt_of_another_part"
         if reason:
             reading.dropped[reason] += 1
@@ -306,10 +314,17 @@ class _Chosen:
         identifier = f"{dataset.lower()}-{content.hex()}"
         order = int.from_bytes(_digest(f"{self.seed}:cap:", identifier)[:8], "big")
         kept = self._kept.setdefault(dataset, [])
-        heapq.heappush(kept, (-order, identifier, _Row(identifier, reading.name, pair, part, half)))
-        if len(kept) > self.config.max_rows:
-            heapq.heappop(kept)
-            self.over_cap += 1
+        full = len(kept) == self.config.max_rows
+        self.over_cap += full
+        if full and (-order, identifier) < kept[0][:2]:  # most pairs of a large file: no row is made of them
+            return
+        part, half = place
+        pair = Pair(_source(pair.source), prompt, pair.first, replies, pair.post)
+        row = -order, identifier, _Row(identifier, reading.name, pair, part, half)
+        if full:
+            heapq.heapreplace(kept, row)
+        else:
+            heapq.heappush(kept, row)
 
     def rows(self) -> list[_Row]:
         """In an order of chance that the seed decides."""
@@ -322,21 +337,27 @@ class _Chosen:
         # Not in the order of the sampling: there, whoever had more to choose from comes first.
         return sorted((row for _, _, row in chosen), key=lambda row: _digest(f"{self.seed}:order:", row.id))
 
-    def _refused(self, pair: Pair) -> str:
-        if not pair.prompt or not all(pair.replies):
+    def _refused(self, prompt: str, replies: tuple[str, ...]) -> str:
+        """The reason why a pair can't be taken, or nothing."""
+        if not prompt or not all(replies):
             return "empty"
-        if len(set(pair.replies)) < len(pair.replies):
+        if len(set(replies)) < len(replies):
             return "no_preference"
-        if len(pair.prompt) + max(map(len, pair.replies)) > self.config.max_characters:
+        if len(prompt) + max(map(len, replies)) > self.config.max_characters:
             return "over_long"
         return ""
 
-    def _place(self, pair: Pair) -> tuple[str, str]:
-        """Part and half of the conversation."""
-        key = normalised(pair.first)
-        return _part(_share(f"{self.seed}:split:{key}"), self.config.split), (
-            "A" if _share(f"{self.seed}:half:{key}") < 0.5 else "B"
-        )
+
+@lru_cache(maxsize=1024)
+def _source(name: str) -> str:
+    return " ".join(clean(name).split())[:LONGEST_SOURCE]
+
+
+@lru_cache(maxsize=1024)  # a conversation's pairs stand near each other
+def _place(first: str, seed: int, split: Split) -> tuple[str, str]:
+    """Part and half of the conversation that begins with `first`."""
+    key = normalised(first)
+    return _part(_share(f"{seed}:split:{key}"), split), "A" if _share(f"{seed}:half:{key}") < 0.5 else "B"
 
 
 def normalised(prompt: str) -> str:

@@ -6,7 +6,7 @@ Schema-Guided Dialogue dataset (Rastogi et al. 2020).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,24 +114,23 @@ class Dialogues:
 
     def _turns(self, turns: Any) -> Iterator[Pair]:
         """Each turn of the system as the reply to the user's before it."""
-        said = _said(turns)
-        for k in range(1, len(said)):
-            if [who for who, _ in said[k - 1 : k + 1]] != ["user", "system"]:
+        speakers, texts = _speakers_and_texts(turns)
+        for reply in range(1, len(texts)):
+            if speakers[reply - 1 : reply + 1] != ["user", "system"]:
                 continue
-            begin = max(0, k - 1 - CONTEXT)
-            texts = [text for _, text in said[begin:k]]
+            begin = max(0, reply - 1 - CONTEXT)
             # A prompt begins with the human's turn and goes on by turns.
-            if [who for who, _ in said[begin:k]] != ["user", "system", "user"][-len(texts) :]:
-                texts = texts[-1:]
-            yield Pair(self.file.dataset, corpus.thread(texts), said[0][1], (said[k][1],))
+            if speakers[begin:reply] != ["user", "system", "user"][begin - reply :]:
+                begin = reply - 1
+            yield Pair(self.file.dataset, corpus.thread(texts[begin:reply]), texts[0], (texts[reply],))
 
 
-def _said(turns: Any) -> Sequence[tuple[str, str]]:
+def _speakers_and_texts(turns: Any) -> tuple[list[str], list[str]]:
     if not isinstance(turns, list):
         raise Broken("'turns' is no list")
     if len(turns) < 2:
         raise Unusable("empty")
     for turn in turns:
-        if not (isinstance(turn, list) and len(turn) == 2 and all(isinstance(part, str) for part in turn)):
+        if not (isinstance(turn, list) and len(turn) == 2 and isinstance(turn[0], str) and isinstance(turn[1], str)):
             raise Broken("a turn is no [speaker, text]")
-    return [(who, text) for who, text in turns]
+    return [speaker for speaker, _ in turns], [text for _, text in turns]
