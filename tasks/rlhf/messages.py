@@ -1,8 +1,8 @@
 """`messages`: the bank that the service reads, of replies that SFT and RLHF wrote offline.
 
-Each model answers prompts of every situation and offer. What remains of its replies ended properly, keeps every rule,
-holds no amount but the offer's, which becomes a slot, and is not profane to a second opinion; of these the validation
-RM likes best are kept, no two of a cell with the same ending. A message goes to every customer of its cell, so all of
+Each model answers prompts of every situation and offer. What remains of its replies ended properly, keeps every rule
+and holds no amount but the offer's, which becomes a slot; those that the validation RM likes best are kept, no two of a
+cell with the same ending. A message goes to every customer of its cell, so all of
 a cell are ranked as replies to the same prompts of it, and none may say what only its own customer's prompt says. A
 cell that nothing is left for is served by the template.
 """
@@ -22,7 +22,6 @@ import torch
 from engine.errors import DataError
 from retain.message import SITUATIONS, Bank, Entry, render, slots
 from retain.rules import MAX_LENGTH, MIN_LENGTH, check, unsafe
-from tasks.rlhf import profanity
 from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.readability import reading_ease
 from tasks.rlhf.language import drafts, lm
@@ -50,7 +49,6 @@ REASONS = {
     "length": "is too short or too long",
     "amount": "holds an amount that is no slot's",
     "personal": "says what only its own customer's prompt says",
-    "profane": "is profane to the second opinion",
     "duplicate": "is another one's text",
     "near_duplicate": "has another one's words",
     "ends_alike": "ends like a better one",
@@ -112,7 +110,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
             asked, drafts.sample(language, writer, texts, how, [workspace.seed, _TAG, at], parts)
         )
     ]
-    judged = _profane([look(one, months, known[one.cell].common) for one in written], months)
+    judged = [look(one, months, known[one.cell].common) for one in written]
     judged = _scored(judged, _ranked_on(asked), months, language, config.batch, parts)
     banks, candidates = {}, list[Candidate]()
     for writer in WRITERS:
@@ -255,14 +253,6 @@ def metrics(found: Bank, candidates: Sequence[Candidate], cells: Sequence[Cell],
         **({"reading_ease": float(np.mean([reading_ease(text) for text in texts]))} if texts else {}),
     }
     return {name: {"value": value} for name, value in values.items()}
-
-
-def _profane(candidates: Sequence[Candidate], months: int) -> list[Candidate]:
-    """Refuses those that the second opinion calls profane; it reads them as a customer would."""
-    left = [at for at, one in enumerate(candidates) if not one.refused]
-    found = profanity.profane([render(candidates[at].text, candidates[at].cell[1], months) for at in left])
-    bad = {at for at, is_profane in zip(left, found) if is_profane}
-    return [replace(one, refused="profane") if at in bad else one for at, one in enumerate(candidates)]
 
 
 def _ranked_on(asked: Sequence[tuple[Cell, Prompt]]) -> dict[Cell, list[Prompt]]:

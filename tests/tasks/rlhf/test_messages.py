@@ -16,7 +16,7 @@ from engine.errors import DataError
 from retain.message import SITUATIONS, Bank, render
 from retain.rules import check
 from tasks.config import MessagesConfig
-from tasks.rlhf import messages, profanity
+from tasks.rlhf import messages
 from tasks.rlhf.language import lm
 from tasks.rlhf.language.drafts import Draft
 from tasks.rlhf.messages import Candidate, Prompt, choose, look
@@ -240,30 +240,16 @@ def test_a_held_out_prompt_is_never_asked(inputs: dict[str, Path]) -> None:
     assert messages.ask(CELLS, known, 5, 2) != asked
 
 
-def test_what_the_second_opinion_calls_profane_is_refused(
+def test_an_insult_is_refused_as_unsafe(
     inputs: dict[str, Path], tmp_path: Path, workspace: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_language.writes(monkeypatch, lambda name, at: WITH[at % 3])
-    monkeypatch.setattr(profanity, "profane", lambda texts: [text == WITH[1] for text in texts])
+    rude = f"{WITH[1]} Take it, you fucking moron."
+    made_language.writes(monkeypatch, lambda name, at: (*WITH, rude)[at % 4])
     found = messages.run(config(), inputs, workspace(tmp_path))
     rows = pq.read_table(tmp_path / "evidence/candidates.parquet").to_pylist()
-    assert {row["reply"] for row in rows if row["refused"] == "profane"} == {WITH[1]}
-    assert found["refused_profane"]["value"] > 0
-
-
-def test_the_second_opinion_knows_an_insult_from_a_message() -> None:
-    assert profanity.profane([]) == []
-    assert profanity.profane([*WITH, *WITHOUT, "Take it, you fucking moron."]) == [False] * 6 + [True]
-
-
-def test_another_file_of_the_package_is_not_unpickled(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match=r"model.joblib: has sha256 nothing, not aeafc04849d4"):
-        profanity.verify(tmp_path)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "model.joblib").write_bytes(b"another")
-    with pytest.raises(Exception, match="would be unpickled, so it is not loaded"):
-        profanity.verify(tmp_path)
-    profanity.verify(profanity.folder())
+    assert {row["reply"] for row in rows if "insult" in row["why"]} == {rude}
+    assert {row["refused"] for row in rows if row["reply"] == rude} == {"unsafe"}
+    assert found["refused_unsafe"]["value"] > 0
 
 
 def test_stopping_after_every_part_changes_no_byte(
