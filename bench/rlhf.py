@@ -366,7 +366,7 @@ def spot_safe(_: Path | None) -> dict[str, Any]:
     went into checkpoints, all of it: collecting what goes into one, writing the trainer's own files and putting them
     into the store, at the experiment's own interval.
     """
-    from flows import attempt as attempts
+    import flows.attempt
     from flows.plan import make_plan
     from tasks.stages import STAGES
 
@@ -389,9 +389,9 @@ def spot_safe(_: Path | None) -> dict[str, Any]:
 
             for status, watch in (("preempted", stop), ("complete", lambda _: None)):
                 times = Path(folder) / f"{name}-{status}.json"
-                attempts.launch = partial(_launch_timed, times=times)
+                flows.attempt.launch = partial(_launch_timed, times=times)
                 inputs = {one: made[one] for one in stage.inputs}
-                record = attempts.attempt(plan, stage, identity, inputs, watch).record
+                record = flows.attempt.run_attempt(plan, stage, identity, inputs, watch).record
                 if record.status != status:
                     sys.exit(f"{name} is {record.status}, not {status}: {record.message}")
                 found[name].append(json.loads(times.read_text()))

@@ -3,7 +3,7 @@
 Files lie under their sha256; `manifest.json` (path, sha256, bytes) is created last and once, so two attempts can't
 mix. Nothing in it depends on when, where or by whom it was made: equal results have equal manifests, and the sha256
 of the manifest is what the next stage's fingerprint sees. Beside it lie `identity.json` (what the fingerprint was
-made of) and `execution/<attempt>.json` (time, host, price, log).
+made of) and `execution/<number>.json` (time, host, price, log).
 
 Bytes that vary without a reason were measured: JSON from unsorted sets, parquet's `created_by` and pandas' metadata.
 ArtifactWriter writes none of them.

@@ -19,7 +19,7 @@ from engine.errors import RetainError
 from engine.faults import fault
 from engine.store import Store
 
-KEPT = 2
+CHECKPOINTS_KEPT = 2
 SEAL = "complete.json"
 
 
@@ -77,7 +77,7 @@ class Checkpointer:
         # What stands at this step or later was not loaded by the attempt that got here, so it is damaged; it must not
         # count as one of those that are kept.
         before = [old for old in self._sealed() if _step(old) < step]
-        for other in sorted(self._all() - {folder, *before[: KEPT - 1]}):
+        for other in sorted(self._all() - {folder, *before[: CHECKPOINTS_KEPT - 1]}):
             self._remove(other)
 
     def load(self) -> Checkpoint | None:

@@ -52,7 +52,7 @@ def _workspace(request: StageRequest, work: Path) -> Workspace:
         shutil.rmtree(work / name, ignore_errors=True)
         (work / name).mkdir(parents=True)
     store = FolderStore(work / "checkpoints")
-    claim = acquire(store, "claim.json", request.attempt, A_DAY_S)
+    claim = acquire(store, "claim.json", request.number, A_DAY_S)
     assert claim is not None  # nobody else knows this folder, which is new
 
     def report(step: int, total: int, metrics: Mapping[str, float]) -> None:

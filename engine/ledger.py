@@ -13,7 +13,7 @@ import time
 from pathlib import PurePosixPath
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import BudgetExceeded, RetainError
 from engine.faults import fault
@@ -26,9 +26,10 @@ MICRO = 1_000_000
 class Entry(BaseModel):
     """One attempt's money. `seconds` and `metered` are set once it is settled."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True)
 
-    attempt: str  # <experiment>/<stage>/<fingerprint>/<number>
+    # <experiment>/<stage>/<fingerprint>/<number>; stored as "attempt" (see engine/records.py)
+    attempt_id: str = Field(validation_alias="attempt", serialization_alias="attempt")
     experiment: str
     stage: str
     holder: Holder  # who settles it
@@ -68,7 +69,7 @@ def reserve(
     scope: str,
     *,
     cap_usd: float,
-    attempt: str,
+    attempt_id: str,
     experiment: str,
     stage: str,
     usd_per_hour: float,
@@ -80,7 +81,7 @@ def reserve(
     rate = round(usd_per_hour * MICRO)
     amount = _amount(rate, limit_s + overhead_s)
     entry = Entry(
-        attempt=attempt,
+        attempt_id=attempt_id,
         experiment=experiment,
         stage=stage,
         holder=this_process(),
@@ -92,8 +93,8 @@ def reserve(
     )
     while True:
         document, version = _read(store, scope)
-        if attempt in document.entries:
-            raise RetainError(f"ledger {scope}: attempt {attempt} is reserved already")
+        if attempt_id in document.entries:
+            raise RetainError(f"ledger {scope}: attempt {attempt_id} is reserved already")
         metered = sum(e.metered_micro_usd for e in document.entries.values())
         held = sum(e.reserved_micro_usd for e in document.entries.values() if e.state == "open")
         if metered + held + amount > round(cap_usd * MICRO):
@@ -108,14 +109,14 @@ def reserve(
             return entry
 
 
-def settle(store: Store, scope: str, attempt: str, seconds: float, *, estimated: bool) -> Entry:
+def settle(store: Store, scope: str, attempt_id: str, seconds: float, *, estimated: bool) -> Entry:
     """What the attempt used; settling again changes nothing."""
     fault("ledger.settle")
     while True:
         document, version = _read(store, scope)
-        entry = document.entries.get(attempt)
+        entry = document.entries.get(attempt_id)
         if entry is None:
-            raise RetainError(f"ledger {scope}: attempt {attempt} was never reserved")
+            raise RetainError(f"ledger {scope}: attempt {attempt_id} was never reserved")
         if entry.state == "settled":
             return entry
         settled = entry.model_copy(
@@ -162,10 +163,10 @@ def _write(store: Store, scope: str, document: _Document, version: str, entry: E
     changed = _Document(
         scope=scope,
         revision=document.revision + 1,
-        entries={**document.entries, entry.attempt: entry},
+        entries={**document.entries, entry.attempt_id: entry},
     )
     # Entry order is the order of reservation, so keys are not sorted here.
-    data = changed.model_dump_json(indent=1).encode() + b"\n"
+    data = changed.model_dump_json(indent=1, by_alias=True).encode() + b"\n"
     try:
         store.write(_key(scope), data, expect=version)
     except Conflict:

@@ -25,14 +25,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from engine import execution as records
+from engine import records
 from engine.artifact import ArtifactStore, ArtifactWriter, canonical
 from engine.checkpoint import Checkpointer, Preempted, clear
 from engine.claim import Claim, Fenced, Watch, acquire
 from engine.errors import CriteriaMissed, RetainError
-from engine.execution import Execution, Status
 from engine.fingerprint import Identity, code_digests, library_versions
 from engine.process import age_s, this_process
+from engine.records import AttemptRecord, Status
 from engine.store import Store, open_store
 
 Metric = dict[str, Any]  # {"value": float, "ci": [low, high], ...}
@@ -83,7 +83,7 @@ class StageRequest(BaseModel):
     identity: Identity
     inputs: dict[str, str]  # stage -> fingerprint
     sources: dict[str, str]  # name of a source file -> its key, which ends in its sha256
-    attempt: int
+    number: int  # of the attempt
     store: str
     work: str  # a folder of this machine, for this attempt alone
     threads: int
@@ -125,7 +125,7 @@ class _Attempt:
 
     request: StageRequest
     store: Store
-    record: Execution
+    record: AttemptRecord
     claim: Claim | None = None
     reason: int = PREEMPTED
     stopping: threading.Event = field(default_factory=threading.Event)  # the stage has to end
@@ -164,9 +164,9 @@ def execute(request: StageRequest, *, lifeline: bool = False) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     store = open_store(request.store)
     prefix = f"{request.experiment}/{request.stage}/{request.fingerprint}"
-    record = records.read(store, prefix, request.attempt)
+    record = records.read(store, prefix, request.number)
     if record is None:
-        raise RetainError(f"{prefix}: attempt {request.attempt} was never planned")
+        raise RetainError(f"{prefix}: attempt {request.number} was never planned")
     attempt = _Attempt(request, store, record.model_copy(update={"holder": this_process()}))
     attempt.write("running")
     watchers = [_watch_signals, *([_watch_parent] if lifeline else [])]
@@ -300,7 +300,7 @@ def _claim(attempt: _Attempt) -> Claim | None:
     interval = attempt.request.heartbeat_s
     watch = Watch(attempt.store, f"{attempt.prefix}/{CLAIM}")
     while True:
-        claim = acquire(attempt.store, watch.key, attempt.request.attempt, interval, watch)
+        claim = acquire(attempt.store, watch.key, attempt.request.number, interval, watch)
         if claim is not None or not watch.undecided or attempt.stopping.wait(interval / 4):
             return claim
 

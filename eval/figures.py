@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from engine import execution
+from engine import records
 from engine.artifact import ArtifactStore, open_artifact
 from engine.config import experiment_path, load
 from engine.errors import ArtifactError, RetainError
@@ -86,7 +86,7 @@ def _stage(artifacts: ArtifactStore, stage: str, fingerprint: str) -> StageFigur
         raise ArtifactError(f"{artifacts.prefix(stage, fingerprint)}: gone from {artifacts.store.url}; run again")
     prefix = artifacts.prefix(stage, fingerprint)
     numbers = [int(Path(key).stem) for key in artifacts.store.list(f"{prefix}/execution") if key.endswith(".json")]
-    attempts = [record for number in numbers if (record := execution.read(artifacts.store, prefix, number))]
+    attempts = [record for number in numbers if (record := records.read(artifacts.store, prefix, number))]
     return StageFigures(
         fingerprint=fingerprint,
         content=manifest.digest,

@@ -18,7 +18,8 @@ from engine.stage import BAD_INPUT, REFUSED
 from engine.store import FolderStore
 from eval.decision import STAGE as DECISION
 from eval.words import STAGE as WORDS
-from flows import attempt, terminal
+from flows import terminal
+from flows.attempt import settle_lost
 from flows.board import Board, Row
 from flows.debug import debug
 from flows.plan import key_metrics, make_plan, put_sources, why
@@ -83,7 +84,7 @@ def _run(experiment: str, wanted: list[str], console: Console) -> int:
     plan = make_plan(experiment, wanted)
     console.print(f"experiment {experiment}, store {plan.store.url}", style="bold", highlight=False, soft_wrap=True)
     terminal.show_sources(plan, console)
-    attempt.settle_lost(plan)
+    settle_lost(plan)
     reusable = plan.reusable()
     rows = [Row(stage.name, stage.inputs, usd_per_hour=plan.machine(stage).usd_per_hour) for stage in plan.stages]
     run = Run(plan, Board({row.stage: row for row in rows}))
@@ -95,7 +96,7 @@ def _run(experiment: str, wanted: list[str], console: Console) -> int:
             plan.store.sweep()
         put_sources(plan)
         code = _carry_out(run, console)
-        attempt.settle_lost(plan)
+        settle_lost(plan)
     if DECISION in run.board.rows:
         terminal.show_decision(plan, run.board.rows[DECISION], console, whole=DECISION in wanted)
     if WORDS in run.board.rows:

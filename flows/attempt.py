@@ -1,7 +1,7 @@
-"""One attempt at one stage, from its reservation to its settlement; and those whose end nobody saw.
+"""One attempt (see engine/records.py), from its reservation to its settlement; and attempts whose end nobody saw.
 
-number -> reserve -> launch -> settle. Whatever kills us between two of these, the ledger and the attempt's record
-say enough for settle_lost(), which every run calls first and last.
+Number -> reserve -> launch -> settle. If this process is killed between two of these steps, the ledger and the
+attempt's record say enough for settle_lost(), which every run calls first and last.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from functools import cache
 from pathlib import Path
 from platform import node
 
-from engine import execution as records
-from engine import ledger
+from engine import ledger, records
 from engine.artifact import MANIFEST
 from engine.checkpoint import clear
 from engine.claim import clear_dead
 from engine.errors import BudgetExceeded, RetainError
-from engine.execution import Execution
 from engine.fingerprint import ROOT, Identity
 from engine.process import Holder, this_process
+from engine.records import AttemptRecord
 from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, Stage, StageRequest
 from flows.launch import LOG, PROGRESS, Child, launch, work_folder
 from flows.plan import Plan
 from tasks.config import Machine
 
 POLL_S = 0.05
-CLOCKS_DIFFER_S = 60.0
-ENDING_S = GRACE_S + 5.0  # what an attempt may take beyond its limit: asked to stop, ended by itself, noticed by us
+CLOCKS_DIFFER_S = 60.0  # at most, between two machines
+ENDING_S = GRACE_S + 5.0  # an attempt may outlive its limit by this: asked to stop, it ends, and we notice
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,12 @@ class Ending:
     """How an attempt ended: its exit code (negative: killed by that signal), its record and what it cost."""
 
     code: int
-    record: Execution
+    record: AttemptRecord
     seconds: float
     usd: float
 
 
-def attempt(
+def run_attempt(
     plan: Plan,
     stage: Stage,
     identity: Identity,
@@ -56,17 +55,18 @@ def attempt(
     store, experiment = plan.store, plan.experiment
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
     machine, execution = plan.machine(stage), experiment.execution
-    # Past the ledger's numbers too: whoever removes an artifact's folder removes its records, not its money.
-    spent = [int(e.attempt.rpartition("/")[2]) for e in _entries(plan) if e.attempt.startswith(f"{prefix}/")]
-    record = records.number(store, prefix, _planned(machine, identity), above=max(spent, default=0))
-    name = f"{prefix}/{record.attempt}"
+    # The ledger's numbers count too: whoever removes an artifact's folder removes its records, but no money spent.
+    ids = [entry.attempt_id for entry in _entries(plan) if entry.attempt_id.startswith(f"{prefix}/")]
+    charged = max((_prefix_and_number(attempt_id)[1] for attempt_id in ids), default=0)
+    record = records.create(store, prefix, _planned(machine, identity), above=charged)
+    attempt_id = f"{prefix}/{record.number}"
     limit = execution.time_limit_s[stage.name]  # type: ignore[index]
     try:
         ledger.reserve(
             store,
             experiment.costs.scope,
             cap_usd=experiment.costs.budget_usd,
-            attempt=name,
+            attempt_id=attempt_id,
             experiment=experiment.tag,
             stage=stage.name,
             usd_per_hour=machine.usd_per_hour,
@@ -85,9 +85,9 @@ def attempt(
             identity=identity,
             inputs=inputs,
             sources=plan.source_keys(stage.name),
-            attempt=record.attempt,
+            number=record.number,
             store=store.url,
-            work=str(work_folder(store.url, name)),
+            work=str(work_folder(store.url, attempt_id)),
             threads=stage.resources.threads,
             device=plan.device(stage),
             time_limit_s=limit,
@@ -100,44 +100,51 @@ def attempt(
             time.sleep(POLL_S)
             watch(child)
     finally:
-        code = child.end()  # whatever went wrong with us, no attempt goes on unwatched or unpaid
-        entry = ledger.settle(store, experiment.costs.scope, name, child.seconds, estimated=False)
-        final = _close(plan, prefix, record.attempt, child.work, child.seconds)
+        code = child.end()  # even if an error is on its way here, no attempt goes on unwatched or unpaid
+        entry = ledger.settle(store, experiment.costs.scope, attempt_id, child.seconds, estimated=False)
+        final = _close(plan, prefix, record.number, child.work, child.seconds)
     return Ending(code=code, record=final or record, seconds=child.seconds, usd=entry.metered_usd)
 
 
 def settle_lost(plan: Plan) -> int:
     """Settles the attempts of this scope whose parent died, and returns how many.
 
-    One that wrote how it ended is charged what it wrote; one that didn't, up to its last sign of life and one
-    interval, marked estimated. One whose process still lives is left: it stops by itself. So is one of another machine
-    or boot, which nobody here can look at, until it must have stopped at its own deadline.
+    An attempt that wrote how it ended is charged the seconds it wrote. Any other is charged up to its last sign of life
+    plus one heartbeat, and the charge is marked as estimated. Not settled yet are attempts whose process still lives
+    (it will stop by itself) and those of another machine or boot, whose processes can't be seen from here, until
+    their deadline has passed.
     """
     store, scope = plan.store, plan.experiment.costs.scope
     settled = 0
     for entry in _entries(plan):
-        prefix, _, number = entry.attempt.rpartition("/")
-        work = work_folder(store.url, entry.attempt)
+        prefix, number = _prefix_and_number(entry.attempt_id)
+        work = work_folder(store.url, entry.attempt_id)
         if entry.state == "settled" and not work.exists():
             continue
-        record = _readable(plan, prefix, int(number))
-        at_work = record is not None and record.status == "running"
-        holders = [entry.holder, *([record.holder] if record is not None and at_work else [])]
+        record = _readable(plan, prefix, number)
+        holders = [entry.holder]
+        if record is not None and record.status == "running":
+            holders.append(record.holder)
         if not all(_gone(holder, entry) for holder in holders):
             continue
-        seen = record is not None and record.ended
+        end_known = record is not None and record.ended
         seconds = record.seconds if record else 0.0
-        if not seen:
+        if not end_known:
             seconds += plan.experiment.execution.heartbeat_s
         if entry.state == "open":
-            ledger.settle(store, scope, entry.attempt, seconds, estimated=not seen)
+            ledger.settle(store, scope, entry.attempt_id, seconds, estimated=not end_known)
             settled += 1
-        _close(plan, prefix, int(number), work, seconds)
+        _close(plan, prefix, number, work, seconds)
     return settled
 
 
 def _entries(plan: Plan) -> list[ledger.Entry]:
     return ledger.entries(plan.store, plan.experiment.costs.scope)
+
+
+def _prefix_and_number(attempt_id: str) -> tuple[str, int]:
+    prefix, _, number = attempt_id.rpartition("/")
+    return prefix, int(number)
 
 
 def _gone(holder: Holder, entry: ledger.Entry) -> bool:
@@ -147,17 +154,17 @@ def _gone(holder: Holder, entry: ledger.Entry) -> bool:
     return not alive
 
 
-def _readable(plan: Plan, prefix: str, number: int) -> Execution | None:
-    """The attempt's record; None if it is gone or damaged, so that nothing is known of the attempt."""
+def _readable(plan: Plan, prefix: str, number: int) -> AttemptRecord | None:
+    """The attempt's record; None if it is missing or damaged."""
     try:
         return records.read(plan.store, prefix, number)
     except RetainError:
         return None
 
 
-def _planned(machine: Machine, identity: Identity) -> Execution:
-    return Execution(
-        attempt=0,
+def _planned(machine: Machine, identity: Identity) -> AttemptRecord:
+    return AttemptRecord(
+        number=0,
         status="planned",
         host=node(),
         machine_type=machine.type,
@@ -169,8 +176,8 @@ def _planned(machine: Machine, identity: Identity) -> Execution:
     )
 
 
-def _close(plan: Plan, prefix: str, number: int, work: Path, seconds: float) -> Execution | None:
-    """The attempt's final record, with its log and progress beside it; what it left behind goes."""
+def _close(plan: Plan, prefix: str, number: int, work: Path, seconds: float) -> AttemptRecord | None:
+    """Writes the final record, keeps log and progress beside it, and removes what the attempt left behind."""
     store = plan.store
     record = _readable(plan, prefix, number)
     if record is not None and not record.ended:
@@ -180,7 +187,7 @@ def _close(plan: Plan, prefix: str, number: int, work: Path, seconds: float) -> 
         path = work / name
         if record is not None and path.exists() and path.stat().st_size:
             store.write(f"{prefix}/execution/{number:04d}.{suffix}", path.read_bytes())
-    # Killed between its manifest and its end, an attempt leaves a claim and checkpoints that nobody needs any more.
+    # An attempt that was killed after it wrote its manifest leaves a claim and checkpoints that nobody needs any more.
     clear_dead(store, f"{prefix}/{CLAIM}")
     if store.read(f"{prefix}/{MANIFEST}") is not None:
         clear(store, f"{prefix}/{CHECKPOINTS}")

@@ -54,7 +54,7 @@ def debug_request(plan: Plan, name: str) -> StageRequest:
         identity=plan.identity(stage, digests),
         inputs=inputs,
         sources=plan.source_keys(name),
-        attempt=1,
+        number=1,
         store=plan.store.url,
         work=str(Path(plan.store.url) / "debug" / f"{plan.experiment.tag}-{name}"),
         threads=stage.resources.threads,

@@ -64,9 +64,9 @@ class Child:
         return code
 
 
-def work_folder(store_url: str, attempt: str) -> Path:
+def work_folder(store_url: str, attempt_id: str) -> Path:
     """The folder of one attempt on this machine."""
-    return Path(store_url) / "work" / attempt.replace("/", "-")
+    return Path(store_url) / "work" / attempt_id.replace("/", "-")
 
 
 def launch(request: StageRequest) -> Child:

@@ -20,7 +20,7 @@ from engine.claim import Watch
 from engine.errors import BudgetExceeded, RetainError
 from engine.fingerprint import Identity
 from engine.stage import CLAIM, CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, THERE, Stage
-from flows.attempt import Ending, attempt
+from flows.attempt import Ending, run_attempt
 from flows.board import ENDED, Board
 from flows.launch import PROGRESS, Child
 from flows.plan import Plan, key_metrics
@@ -112,7 +112,7 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
             log.info(line)
         record = ending.record
         log.info(
-            "%s: attempt %d %s after %.1f s, $%.5f", name, record.attempt, record.status, ending.seconds, ending.usd
+            "%s: attempt %d %s after %.1f s, $%.5f", name, record.number, record.status, ending.seconds, ending.usd
         )
         if ending.code in PREEMPTIONS and record.status != "failed":
             preemptions += 1
@@ -163,7 +163,7 @@ def _attempt(run: Run, stage: Stage, identity: Identity, inputs: dict[str, str],
             looked = time.monotonic()
             _show_progress(run.board, stage.name, child.read(PROGRESS), report)
 
-    ending = attempt(run.plan, stage, identity, inputs, watch)
+    ending = run_attempt(run.plan, stage, identity, inputs, watch)
     run.board.attempt_ended(stage.name, ending.seconds, ending.usd)
     if ending.code == COMPLETE:
         run.board.update(stage.name, run_seconds=ending.record.run_seconds)
@@ -210,5 +210,5 @@ def _last_words(plan: Plan, stage: Stage, identity: Identity, ending: Ending) ->
 
 def _log_lines(plan: Plan, stage: Stage, identity: Identity, ending: Ending) -> list[str]:
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
-    found = plan.store.read(f"{prefix}/execution/{ending.record.attempt:04d}.log")
+    found = plan.store.read(f"{prefix}/execution/{ending.record.number:04d}.log")
     return found[0].decode(errors="replace").strip().splitlines() if found else []

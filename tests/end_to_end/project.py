@@ -195,10 +195,10 @@ def check_unharmed(project: Project, undisturbed: Project, seen: dict[str, float
     assert list((project.store / "work").glob("*")) == []
     entries = project.entries()
     assert [entry for entry in entries if entry.state != "settled"] == []
-    assert {name for name, lived in seen.items() if lived > 0.1} <= {entry.attempt for entry in entries}
+    assert {name for name, lived in seen.items() if lived > 0.1} <= {entry.attempt_id for entry in entries}
     for entry in entries:
         # An attempt that ended before anyone looked lived for less than a look.
-        lived = seen.get(entry.attempt, 0.0)
+        lived = seen.get(entry.attempt_id, 0.0)
         allowed = HEARTBEAT_S + 1.0 if entry.estimated else 1.0
         assert entry.seconds == pytest.approx(lived, abs=allowed), entry
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine import execution as records
-from engine.execution import Execution
+from engine import records
+from engine.records import AttemptRecord
 from engine.store import FolderStore
 from tests.end_to_end.project import HEARTBEAT_S, Project, Stopwatch, attempt_of
 
@@ -35,7 +35,7 @@ class Target:
 
     def seconds(self, project: Project) -> dict[str, float]:
         """Attempt at the stage -> seconds that it is metered with."""
-        return {entry.attempt: entry.seconds for entry in project.entries() if f"/{self.stage}/" in entry.attempt}
+        return {entry.attempt_id: entry.seconds for entry in project.entries() if f"/{self.stage}/" in entry.attempt_id}
 
     def steps(self, project: Project) -> dict[str, list[int]]:
         """Attempt -> the steps that it reported, in order, without attempts that got to none."""
@@ -160,7 +160,7 @@ class Target:
         return record is not None and record.status == "running"
 
 
-def _record(project: Project, attempt: str) -> Execution | None:
+def _record(project: Project, attempt: str) -> AttemptRecord | None:
     prefix, _, number = attempt.rpartition("/")
     return records.read(FolderStore(project.store), prefix, int(number))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.checkpoint import KEPT, SEAL, Checkpoint, Checkpointer, Preempted, clear, save_and_stop
+from engine.checkpoint import CHECKPOINTS_KEPT, SEAL, Checkpoint, Checkpointer, Preempted, clear, save_and_stop
 from engine.claim import Fenced, acquire
 from engine.errors import RetainError
 from engine.store import FolderStore
@@ -102,7 +102,7 @@ def test_two_are_kept(store: FolderStore) -> None:
     checkpoints = attempt(store)
     for step in range(1, 6):
         checkpoints.save(step, state(step))
-        assert len(folders(store)) == min(step, KEPT) == min(step, 2)
+        assert len(folders(store)) == min(step, CHECKPOINTS_KEPT) == min(step, 2)
     assert folders(store) == ["000000000004-000001", "000000000005-000001"]
 
 

@@ -40,7 +40,7 @@ def take(store: FolderStore, attempt: str = "exp/risk/f00/1", **changes: Any) ->
         "limit_s": 100.0,
         "overhead_s": 10.0,
     }
-    return reserve(store, SCOPE, attempt=attempt, **(asked | changes))
+    return reserve(store, SCOPE, attempt_id=attempt, **(asked | changes))
 
 
 def total(store: FolderStore) -> tuple[int, int]:
@@ -102,7 +102,7 @@ def test_an_amount_is_never_less_than_what_was_used_nor_a_micro_dollar_more(
     store = FolderStore(tmp_path)
     store.delete(KEY)
     entry = take(store, usd_per_hour=rate / MICRO, limit_s=seconds, overhead_s=overhead, cap_usd=1e9)
-    settled = settle(store, SCOPE, entry.attempt, seconds, estimated=False)
+    settled = settle(store, SCOPE, entry.attempt_id, seconds, estimated=False)
     exact = Fraction(rate) * (Fraction(seconds) + Fraction(overhead)) / 3600
     for amount in (entry.reserved_micro_usd, settled.metered_micro_usd):
         assert abs(amount - ceil(exact)) <= 1  # one for what the float of the seconds can't hold
@@ -116,7 +116,7 @@ def test_entries_keep_the_order_of_reservation(store: FolderStore) -> None:
         take(store, name)
     settle(store, SCOPE, names[2], 1.0, estimated=False)
     settle(store, SCOPE, names[0], 1.0, estimated=False)
-    assert [entry.attempt for entry in entries(store, SCOPE)] == names
+    assert [entry.attempt_id for entry in entries(store, SCOPE)] == names
 
 
 def test_scopes_do_not_see_each_other(store: FolderStore) -> None:
@@ -124,7 +124,7 @@ def test_scopes_do_not_see_each_other(store: FolderStore) -> None:
     retrain = "retrain/2026-11"
     assert entries(store, retrain) == []
     asked = {"experiment": "exp", "stage": "risk", "usd_per_hour": RATE, "limit_s": 100.0, "overhead_s": 10.0}
-    reserve(store, retrain, cap_usd=0.022, attempt="exp/risk/f00/1", **asked)  # type: ignore[arg-type]
+    reserve(store, retrain, cap_usd=0.022, attempt_id="exp/risk/f00/1", **asked)  # type: ignore[arg-type]
     assert [entry.reserved_micro_usd for entry in entries(store, retrain)] == [22_000]
     assert len(entries(store, SCOPE)) == 1
 
@@ -237,7 +237,7 @@ def test_exactly_one_racer_gets_the_last_dollar(store: FolderStore, racers: int)
     got = race(racers, grab)
     assert sum(got) == 1
     [entry] = entries(store, SCOPE)
-    assert entry.attempt == f"exp/risk/f00/{got.index(True)}"
+    assert entry.attempt_id == f"exp/risk/f00/{got.index(True)}"
 
 
 def test_nothing_is_lost_when_eight_reserve_and_settle_at_once(store: FolderStore) -> None:
@@ -267,7 +267,7 @@ def test_killed_while_reserving_the_reservation_is_open_or_absent(
     take(store, "exp/risk/f00/1")
     assert killed_at(point, take, store, "exp/risk/f00/2") == -signal.SIGKILL
     found = entries(store, SCOPE)
-    assert [entry.attempt for entry in found] == ["exp/risk/f00/1", "exp/risk/f00/2"][: 1 + reserved]
+    assert [entry.attempt_id for entry in found] == ["exp/risk/f00/1", "exp/risk/f00/2"][: 1 + reserved]
     assert all(entry.state == "open" for entry in found)
     assert found[0].holder.alive() is True
     if reserved:

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from engine import execution
+from engine import records
 from engine.artifact import ArtifactStore, open_artifact
 from engine.checkpoint import Checkpointer
 from engine.claim import acquire
-from engine.execution import Execution
 from engine.fingerprint import ROOT, Identity, code_digests, library_versions
 from engine.process import this_process
+from engine.records import AttemptRecord
 from engine.stage import BAD_INPUT, CLAIMED, COMPLETE, FAILED, OVERDUE, PREEMPTED, REFUSED, StageRequest
 from engine.store import FolderStore
 
@@ -47,7 +47,7 @@ def make_request(root: Path, function: str = "walk", **changes: Any) -> StageReq
         identity=identity,
         inputs={},
         sources={},
-        attempt=0,
+        number=0,
         store=str(root),
         work=str(root / "work"),
         threads=1,
@@ -60,8 +60,8 @@ def make_request(root: Path, function: str = "walk", **changes: Any) -> StageReq
 
 def next_attempt(request: StageRequest) -> StageRequest:
     store = FolderStore(Path(request.store))
-    planned = Execution(
-        attempt=0,
+    planned = AttemptRecord(
+        number=0,
         status="planned",
         host="here",
         machine_type="e2-standard-4",
@@ -71,8 +71,8 @@ def next_attempt(request: StageRequest) -> StageRequest:
         started_at="2026-11-23T00:00:00+00:00",
         holder=this_process(),
     )
-    record = execution.number(store, f"test/toy/{request.fingerprint}", planned)
-    return request.model_copy(update={"attempt": record.attempt, "work": f"{request.store}/work-{record.attempt}"})
+    record = records.create(store, f"test/toy/{request.fingerprint}", planned)
+    return request.model_copy(update={"number": record.number, "work": f"{request.store}/work-{record.number}"})
 
 
 def start(request: StageRequest, *options: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
@@ -86,8 +86,8 @@ def run(request: StageRequest) -> int:
     return start(request).wait()
 
 
-def record_of(request: StageRequest) -> Execution:
-    found = execution.read(FolderStore(Path(request.store)), f"test/toy/{request.fingerprint}", request.attempt)
+def record_of(request: StageRequest) -> AttemptRecord:
+    found = records.read(FolderStore(Path(request.store)), f"test/toy/{request.fingerprint}", request.number)
     assert found is not None
     return found
 

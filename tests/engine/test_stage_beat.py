@@ -22,7 +22,7 @@ def beating(root: Path, time_limit_s: float) -> Iterator[_Attempt]:
     """An attempt of a claimed stage that beats, in a store that can't be written until `root`/aside is removed."""
     request = make_request(root, time_limit_s=time_limit_s, heartbeat_s=0.05)
     store = FolderStore(root)
-    claim = acquire(store, "claim.json", request.attempt, request.heartbeat_s)
+    claim = acquire(store, "claim.json", request.number, request.heartbeat_s)
     assert claim is not None
     attempt = _Attempt(request, store, record_of(request), claim)
     attempt.born += attempt.seconds  # this process is older than its attempt

@@ -36,7 +36,7 @@ def reserve(store: FolderStore, stage: str, attempt: str, usd_per_hour: float, l
         store,
         "tried",
         cap_usd=100,
-        attempt=attempt,
+        attempt_id=attempt,
         experiment="tried",
         stage=stage,
         usd_per_hour=usd_per_hour,

@@ -213,7 +213,7 @@ def test_removing_an_artifact_is_enough_to_make_it_again(tmp_path: Path) -> None
     run = go(toy_plan(tmp_path))
     assert [row.state for row in run.board.rows.values()] == ["reused", "complete", "reused", "reused"]
     assert run.made == before.made
-    numbers = [entry.attempt.rpartition("/")[2] for entry in entries(run.plan) if entry.stage == "risk"]
+    numbers = [entry.attempt_id.rpartition("/")[2] for entry in entries(run.plan) if entry.stage == "risk"]
     assert numbers == ["1", "2"]
 
 

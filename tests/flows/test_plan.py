@@ -18,9 +18,9 @@ import pytest
 from rich.console import Console
 
 import flows.attempt
+from engine import records
 from engine.config import experiment_path
 from engine.errors import ConfigError, DataError
-from engine.execution import read as execution_record
 from engine.fingerprint import ROOT
 from engine.ledger import entries
 from engine.stage import Resources, StageRequest
@@ -306,7 +306,7 @@ def test_stages_that_can_use_a_gpu_run_on_the_experiments_device(
     plan = replace(plan, experiment=plan.experiment.model_copy(update={"execution": execution}))
     for stage in stages:
         with pytest.raises(Launched):
-            flows.attempt.attempt(plan, stage, plan.identity(stage, {}), {}, lambda child: None)
+            flows.attempt.run_attempt(plan, stage, plan.identity(stage, {}), {}, lambda child: None)
     assert [request.device for request in asked] == ["cpu", device]
     local, gpu = plan.experiment.costs.machines.local, plan.experiment.costs.machines.gpu
     assert (local.type, local.usd_per_hour) != (gpu.type, gpu.usd_per_hour)
@@ -314,7 +314,7 @@ def test_stages_that_can_use_a_gpu_run_on_the_experiments_device(
     reserved = {entry.stage: entry for entry in entries(plan.store, plan.experiment.costs.scope)}
     for stage, machine in zip(stages, wanted, strict=True):
         prefix = plan.artifacts.prefix(stage.name, plan.identity(stage, {}).fingerprint)
-        record = execution_record(plan.store, prefix, 1)
+        record = records.read(plan.store, prefix, 1)
         assert record is not None
         assert (record.machine_type, record.usd_per_hour) == (machine.type, machine.usd_per_hour)
         hours = (60 + flows.attempt.ENDING_S) / 3600

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from engine import execution
+from engine import records
 from engine.artifact import ArtifactStore, canonical
 from engine.errors import RetainError
-from engine.execution import Execution
 from engine.fingerprint import ROOT, Identity, code_digests, library_versions
 from engine.process import this_process
+from engine.records import AttemptRecord
 from engine.stage import BAD_INPUT, StageRequest, Workspace
 from engine.store import FolderStore
 from tasks.config import DecisionConfig
@@ -197,7 +197,7 @@ def test_the_process_ends_with_one_line_and_leaves_no_artifact(changeable: Input
         identity=identity,
         inputs=dict.fromkeys(changeable, "f" * 64),
         sources={},
-        attempt=1,
+        number=1,
         store=str(tmp_path / "store"),
         work=str(tmp_path / "work"),
         threads=2,
@@ -205,8 +205,8 @@ def test_the_process_ends_with_one_line_and_leaves_no_artifact(changeable: Input
         time_limit_s=120,
         heartbeat_s=1,
     )
-    planned = Execution(
-        attempt=0,
+    planned = AttemptRecord(
+        number=0,
         status="planned",
         host="here",
         machine_type="e2-standard-4",
@@ -217,7 +217,7 @@ def test_the_process_ends_with_one_line_and_leaves_no_artifact(changeable: Input
         holder=this_process(),
     )
     prefix = f"test/decision/{request.fingerprint}"
-    request = request.model_copy(update={"attempt": execution.number(store, prefix, planned).attempt})
+    request = request.model_copy(update={"number": records.create(store, prefix, planned).number})
     (tmp_path / "work").mkdir()
     path = tmp_path / "work" / "request.json"
     path.write_text(request.model_dump_json())
@@ -227,8 +227,8 @@ def test_the_process_ends_with_one_line_and_leaves_no_artifact(changeable: Input
     assert done.returncode == BAD_INPUT, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert "a monthly charge of -5: NRR is a share of revenue, so every charge is above 0" in line
-    record = execution.read(store, prefix, request.attempt)
+    record = records.read(store, prefix, request.number)
     assert record is not None
     assert (record.status, record.message) == ("failed", line)
     left = {path.name for path in (tmp_path / "store" / prefix).rglob("*") if path.is_file()}
-    assert left == {f"{request.attempt:04d}.json"}
+    assert left == {f"{request.number:04d}.json"}
