@@ -1,12 +1,12 @@
-"""Language models: seconds of a step and memory at opt-350m's exact size, the parts of a PPO iteration, what
-checkpoints, starting and a refusal cost in real runs, and the hours and dollars of exp_001_mvp on a spot L4.
+"""Language models: seconds of a step and memory at opt-350m's exact size, the parts of a PPO iteration, and the hours
+and dollars of exp_001_mvp on a spot L4.
 
     python bench/rlhf.py [--smollm2 FOLDER]
 
 Weights are random and of exact shape, so times are real and texts are not. Each size runs in a process of its own,
 whose peak of memory is shown. On a machine with a GPU steps and iterations are measured there, memory is the GPU's, and
-its name is printed; the runs are those of the experiment `local`, on a CPU. FOLDER is a `base` artifact's files (of
-SmolLM2, say) to measure PPO's iteration on; without it a tiny one is drawn. Hours and dollars are a model: nothing of
+its name is printed. FOLDER is a `base` artifact's files (of SmolLM2, say) to measure PPO's iteration on; without it a
+tiny one is drawn. Hours and dollars are a model: nothing of
 it was measured on an L4. Prints tables and writes bench/results/rlhf.json.
 """
 
@@ -16,14 +16,12 @@ import argparse
 import json
 import math
 import multiprocessing
-import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +33,6 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 if TYPE_CHECKING:
-    from engine.stage import StageRequest
-    from flows.launch import Child
     from tasks.config import OptShape
 
 OUT = ROOT / "bench" / "results" / "rlhf.json"
@@ -58,16 +54,12 @@ MATRICES = 6  # of a layer of OPT
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smollm2", type=Path, help="files of a `base` artifact to measure PPO's iteration on")
-    parser.add_argument("--part", help=argparse.SUPPRESS)
-    parser.add_argument("--attempt", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--times", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.attempt:
-        return timed_attempt(options.attempt, options.times)
-    if options.part:
-        print(json.dumps(PARTS[options.part](options.smollm2)))
+    if options.measure:
+        print(json.dumps(MEASUREMENTS[options.measure](options.smollm2)))
         return 0
-    results = {name: _apart(name, options.smollm2) for name in PARTS}
+    results = {name: _in_a_script(name, options.smollm2) for name in MEASUREMENTS}
     results["l4"] = hours_and_dollars()
     show(results)
     OUT.parent.mkdir(parents=True, exist_ok=True)
@@ -75,14 +67,14 @@ def main() -> int:
     return 0
 
 
-def _apart(part: str, folder: Path | None) -> dict[str, Any]:
-    """A part in a process of its own: its peak of memory is its own too."""
-    command = [sys.executable, __file__, "--part", part, *(["--smollm2", str(folder)] if folder else [])]
+def _in_a_script(name: str, folder: Path | None) -> dict[str, Any]:
+    """One measurement in a process of its own, so that its peak of memory is its own too."""
+    command = [sys.executable, __file__, "--measure", name, *(["--smollm2", str(folder)] if folder else [])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(f"{part} failed:\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        sys.exit(f"{name} failed:\n{done.stderr}")
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 # -- opt-350m ------------------------------------------------------------------------------------------------------
@@ -195,12 +187,12 @@ def _best(call: Callable[[], object], times: int) -> float:
         _wait()
 
     whole()
-    found = []
+    seconds = []
     for _ in range(times):
         began = time.monotonic()
         whole()
-        found.append(time.monotonic() - began)
-    return min(found)
+        seconds.append(time.monotonic() - began)
+    return min(seconds)
 
 
 def _random_opt(folder: Path) -> Path:
@@ -335,185 +327,21 @@ def _write_inputs(scratch: Path, folder: Path | None) -> None:
         random_base(folder, shape.model_dump(), "float32")
     lora: Any = lm.Shape(16, 32, 0.0, "attention")
     for name in ("sft", "rm/training", "rm/validation"):
-        make = lm.load if name == "sft" else lambda *of: lm.load_reward(*of, seed=0)
+        make = lm.load if name == "sft" else lambda *arguments: lm.load_reward(*arguments, seed=0)
         language = make(folder, 16 if lm.read_about(folder)["precision"] == "bfloat16" else 32, device_of())
         lm.new_adapter(language, lora, 0)
         (scratch / name).mkdir(parents=True)
         for file, content in lm.adapter_files(language, lora).items():
             (scratch / name / file).write_bytes(content)
     (scratch / "prompts").mkdir()
-    said = "Customer: two years with us, fibre, pays by check. Offer: {} percent off for six months. Write to them."
-    rows = [{"prompt": said.format(i % 30), "offer": i % 30, "part": part} for i in range(96) for part in PROMPTS_OF]
+    template = "Customer: two years with us, fibre, pays by check. Offer: {} percent off for six months. Write to them."
+    rows = [
+        {"prompt": template.format(i % 30), "offer": i % 30, "part": part}
+        for i in range(96)
+        for part in ("train", "validation")
+    ]
     pq.write_table(pa.Table.from_pylist(rows), scratch / "prompts" / "prompts.parquet")
     (scratch / "prompts" / "about.json").write_text('{"months": 6}')
-
-
-PROMPTS_OF = ("train", "validation")
-
-
-# -- checkpoints, starting and a refusal, in real runs -----------------------------------------------------------------
-
-
-TRAINERS = ("sft", "rm", "ppo_text")  # each reads what those before it made
-
-
-def spot_safe(_: Path | None) -> dict[str, Any]:
-    """`sft`, `rm` and `ppo_text` of `local` through the engine, each asked to stop after its first checkpoint and then
-    resumed.
-
-    For each trainer the seconds from the resumed process's start to the end of its next step, without those of loading
-    weights, and the share of its training alone (no imports and no loading; PPO's looks at validation are in it) that
-    went into checkpoints, all of it: collecting what goes into one, writing the trainer's own files and putting them
-    into the store, at the experiment's own interval.
-    """
-    import flows.attempt
-    from flows.plan import make_plan
-    from tasks.stages import STAGES
-
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in TRAINERS}
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["RETAIN_STORE"] = folder
-        made_before = {name for stage in TRAINERS for name in STAGES[stage].inputs} - set(TRAINERS)
-        wanted = [part for name in sorted(made_before) for part in ("--stage", name)]
-        before = [sys.executable, "-m", "flows", "run", "--experiment", "local", *wanted]
-        subprocess.run(before, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        for name in TRAINERS:
-            plan, stage = make_plan("local", [name]), STAGES[name]
-            identity, made = plan.standing()[name], plan.reusable()
-            assert identity is not None
-            kept = Path(folder) / plan.artifacts.prefix(name, identity.fingerprint) / "checkpoints"
-
-            def stop(child: Child, kept: Path = kept) -> None:
-                if any(kept.glob("*/complete.json")):
-                    child.preempt()
-
-            for status, watch in (("preempted", stop), ("complete", lambda _: None)):
-                times = Path(folder) / f"{name}-{status}.json"
-                flows.attempt.launch = partial(_launch_timed, times=times)
-                inputs = {one: made[one] for one in stage.inputs}
-                record = flows.attempt.run_attempt(plan, stage, identity, inputs, watch).record
-                if record.status != status:
-                    sys.exit(f"{name} is {record.status}, not {status}: {record.message}")
-                found[name].append(json.loads(times.read_text()))
-    return {
-        "experiment": plan.experiment.tag,
-        "trainers": {name: checkpointing(those) | starting(those[-1]) for name, those in found.items()},
-    }
-
-
-def starting(attempt: Mapping[str, Any]) -> dict[str, float]:
-    """Of a resumed one: seconds of loading weights, and from its start to the end of its next step without them."""
-    load_s = attempt["load_s"][0]
-    return {"load_s": round(load_s, 2), "start_s": round(attempt["first_step_s"] - load_s, 2)}
-
-
-def checkpointing(attempts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of all attempts at one stage: how many checkpoints, their seconds, and these as a share of the training's."""
-    sums = {name: sum(seconds for one in attempts for seconds in one[name]) for name in ("save_s", "train_s")}
-    return {
-        "saves": sum(len(one["kept_s"]) for one in attempts),
-        "save_s": round(sums["save_s"], 3),
-        "train_s": round(sums["train_s"], 2),
-        "share": round(sums["save_s"] / sums["train_s"], 5),
-    }
-
-
-def _launch_timed(request: StageRequest, times: Path) -> Child:
-    """As flows.launch starts an attempt, but by timed_attempt()."""
-    from flows.launch import LOG, Child
-
-    work = Path(request.work)
-    work.mkdir(parents=True)
-    (work / "request.json").write_text(request.model_dump_json())
-    command = [sys.executable, __file__, "--attempt", str(work / "request.json"), "--times", str(times)]
-    with (work / LOG).open("ab") as log:
-        began = time.monotonic()
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=ROOT)
-    return Child(process, work, began)
-
-
-def timed_attempt(path: Path, times: Path) -> int:
-    """What `python -m engine` does, with clocks around training, all of its checkpoints and the loading of weights."""
-    from engine import __main__ as engine
-    from engine import stage
-
-    clocks = Clocks()
-    load = stage._load
-
-    def loaded(entry: str) -> Any:
-        """The engine loads a stage once threads are set, so nothing of torch is imported before."""
-        what = load(entry)
-        if entry.endswith(":run"):
-            clock_trainers(clocks)
-        return what
-
-    stage._load = loaded
-    code = engine.main([str(path)])
-    progress = (path.parent / "progress.jsonl").read_text().splitlines()
-    times.write_text(json.dumps(clocks.seconds | {"first_step_s": json.loads(progress[0])["seconds"]}))
-    return code
-
-
-class Clocks:
-    """`seconds`: name of a clock -> those of each call that it was put around.
-
-    A call within another of the same clock is part of that one; saves count while training lasts.
-    """
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = {name: [] for name in ("train_s", "save_s", "kept_s", "load_s")}
-        self._running: list[str] = []
-
-    def around(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any, **more: Any) -> Any:
-            counts = name not in self._running and (name in ("train_s", "load_s") or "train_s" in self._running)
-            self._running.append(name)
-            began = time.monotonic()
-            try:
-                return call(*arguments, **more)
-            finally:
-                self._running.remove(name)
-                if counts:
-                    self.seconds[name].append(time.monotonic() - began)
-
-        return timed
-
-
-def clock_trainers(clocks: Clocks) -> None:
-    """Both loops, and everything that is done for a checkpoint within one; ppo_text collects it at every iteration."""
-    from engine.checkpoint import Checkpointer
-    from tasks.rlhf import ppo_text
-    from tasks.rlhf.language import lm, training
-
-    for name in ("load", "load_reward"):
-        setattr(lm, name, clocks.around("load_s", getattr(lm, name)))
-    training.train = clocks.around("train_s", training.train)
-    ppo_text.train = clocks.around("train_s", ppo_text.train)
-    training.ExactTrainer._save_checkpoint = clocks.around("save_s", training.ExactTrainer._save_checkpoint)
-    training.Finished.keep = clocks.around("save_s", training.Finished.keep)
-    ppo_text.Learner.files = clocks.around("save_s", ppo_text.Learner.files)
-    Checkpointer.save = clocks.around("save_s", clocks.around("kept_s", Checkpointer.save))  # type: ignore[method-assign]
-
-
-def refusal(_: Path | None) -> dict[str, Any]:
-    """Seconds until exp_001_mvp's `sft` says what is missing, in an empty folder: its weights, and then a GPU too."""
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"RETAIN_STORE": f"{folder}/store", "RETAIN_DATA_DIR": folder}
-        for name, gpu in (("files_s", True), ("gpu_s", False)):
-            code = (
-                f"import sys; from flows import preflight; preflight.has_gpu = lambda: {gpu};"
-                "from flows.__main__ import main;"
-                "sys.exit(main(['run', '--experiment', 'exp_001_mvp', '--stage', 'sft']))"
-            )
-            began = time.monotonic()
-            done = subprocess.run(
-                [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-            )
-            found[name] = round(time.monotonic() - began, 2)
-            if done.returncode != 2 or "can't run here" not in done.stderr:
-                sys.exit(f"exp_001_mvp was not refused for what it lacks:\n{done.stderr}")
-    return found
 
 
 # -- the model of an L4 ------------------------------------------------------------------------------------------------
@@ -569,17 +397,16 @@ def parameters(shape: OptShape) -> int:
     """Of an OPT of this shape, whose head is its embedding."""
     width, inner, word = shape.hidden_size, shape.ffn_dim, shape.word_embed_proj_dim
     layer = 4 * (width**2 + width) + 2 * width * inner + inner + width + 4 * width  # attention, MLP, two norms
-    found = shape.vocab_size * word + (shape.max_position_embeddings + 2) * width + shape.num_hidden_layers * layer
-    found += 2 * width * word if word != width else 0
-    return found + (2 * width if shape.do_layer_norm_before else 0)
+    embeddings = shape.vocab_size * word + (shape.max_position_embeddings + 2) * width
+    projections = 2 * width * word if word != width else 0
+    final_norm = 2 * width if shape.do_layer_norm_before else 0
+    return embeddings + shape.num_hidden_layers * layer + projections + final_norm
 
 
-PARTS: dict[str, Callable[[Path | None], dict[str, Any]]] = {
+MEASUREMENTS: dict[str, Callable[[Path | None], dict[str, Any]]] = {
     "opt_350m_bf16": opt_350m(16),
     "opt_350m_8bit": opt_350m(8),
     "ppo": ppo,
-    "spot_safe": spot_safe,
-    "refusal": refusal,
 }
 
 
@@ -597,17 +424,7 @@ def show(results: dict[str, Any]) -> None:
     table.add_row("samples/s", f"{ppo_['samples_per_s']:.2f}")
     table.add_row("generation against generate (>= 0.8)", f"{ppo_['against_generate']:.2f} x")
     console.print(table)
-    safe, refused, l4 = results["spot_safe"], results["refusal"], results["l4"]
-    table = Table("figure", "measured", "limit", title="Spot-safe")
-    for name, one in safe["trainers"].items():
-        saved = f"{one['saves']} checkpoints in {one['train_s']:.0f} s of training {name} ({safe['experiment']})"
-        table.add_row(saved, f"{one['save_s']:.2f} s = {100 * one['share']:.2f} %", "3 %")
-    for name, one in safe["trainers"].items():
-        resumed = f"from a resumed start of {name} to its next step, less {one['load_s']:.1f} s of loading weights"
-        table.add_row(resumed, f"{one['start_s']:.1f} s", "15 s")
-    table.add_row("until the list of what is missing", f"{refused['files_s']:.1f} s", "10 s")
-    table.add_row("until the list where a GPU is missing too", f"{refused['gpu_s']:.1f} s", "5 s")
-    console.print(table)
+    l4 = results["l4"]
     table = Table("stage", "hours", title="exp_001_mvp on a spot L4, by the stated model")
     for name, value in l4["hours"].items():
         table.add_row(name, f"{value:.2f}")

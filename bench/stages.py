@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 OUT = ROOT / "bench" / "results" / "stages.json"
 ORDER = ("base", "sft", "rm", "judge", "ppo_text", "text_eval", "messages")
-PARTS = ("generation_s", "scoring_s", "update_s")  # of an iteration of PPO
+ITERATION_PHASES = ("generation_s", "scoring_s", "update_s")  # of an iteration of PPO
 STEPS = {"sft": "max_steps", "rm": "max_steps", "judge": "max_steps", "ppo_text": "iterations"}
 # Bytes/s of memory, of NVIDIA's data sheets. Of the two that matter this ratio is the worse one for an L4: its peak of
 # bf16 is an eighth of an H100's. What waits for kernels to be launched, no ratio slows down.
@@ -184,7 +184,7 @@ def timed(stage: Stage, config: Any, inputs: Mapping[str, Path], place: Path, se
             found["step_s"] = round(clock.step_s(found["steps"]), 4)
         except ValueError as error:
             return {"failed": str(error), "seconds": found["seconds"]}
-    for part in PARTS:
+    for part in ITERATION_PHASES:
         if spent := [of[part] for _, _, of in clock.told if part in of]:
             found[part] = round(sum(spent) / len(spent), 3)
     if device == "cuda":
@@ -234,7 +234,7 @@ def show(results: Mapping[str, Any]) -> None:
         if "failed" in row:
             table.add_row(name, f"failed after {row['seconds']} s: {row['failed'][:60]}")
             continue
-        parts = ", ".join(f"{part[:-2]} {row[part]:.2f}" for part in PARTS if part in row)
+        parts = ", ".join(f"{part[:-2]} {row[part]:.2f}" for part in ITERATION_PHASES if part in row)
         shown = [str(row.get(key, "")) for key in ("seconds", "steps", "step_s", "whole_s", "memory_gb")]
         table.add_row(name, *shown, parts)
     console.print(table)
