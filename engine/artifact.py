@@ -55,7 +55,7 @@ class ArtifactWriter:
         self.folder = folder
 
     def json(self, name: str, content: Any) -> None:
-        """Sorted keys; NaN and infinities raise ValueError, since JSON has none."""
+        """Writes JSON with sorted keys; NaN and infinities, which JSON lacks, raise ValueError."""
         self.bytes(name, canonical(content))
 
     def bytes(self, name: str, content: bytes) -> None:
@@ -64,7 +64,7 @@ class ArtifactWriter:
         path.write_bytes(content)
 
     def parquet(self, name: str, columns: Any) -> None:
-        """A DataFrame, or a mapping of column names to sequences of one length."""
+        """Writes a DataFrame, or a mapping of column names to sequences of one length."""
         import pyarrow as pa  # slow to import, and only stages that write tables need it
         import pyarrow.parquet as pq
 
@@ -83,7 +83,7 @@ class ArtifactWriter:
 
 
 def canonical(content: Any) -> bytes:
-    """The one JSON of a value: sorted keys, two spaces, a newline at the end."""
+    """JSON of which there is one for each value: sorted keys, an indent of two spaces, a newline at the end."""
     text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
 
@@ -101,11 +101,11 @@ class ArtifactStore:
     def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
         """None while there is no such artifact; raises ArtifactError for a manifest that can't be read."""
         key = f"{self.prefix(stage, fingerprint)}/{MANIFEST}"
-        found = self.store.read(key)
-        return parse_manifest(found[0], key) if found else None
+        stored = self.store.read(key)
+        return parse_manifest(stored[0], key) if stored else None
 
     def publish(self, stage: str, fingerprint: str, folder: Path) -> Manifest:
-        """Files first, manifest last and once. If it stands already, what stands there is the artifact."""
+        """Writes the files, then the manifest. If there is a manifest already, that one is the artifact."""
         fault("artifact.publish")
         prefix = self.prefix(stage, fingerprint)
         files = []
@@ -118,9 +118,9 @@ class ArtifactStore:
         try:
             self.store.write(f"{prefix}/{MANIFEST}", manifest.dump(), expect=ABSENT)
         except Conflict:
-            standing = self.manifest(stage, fingerprint)
-            assert standing is not None
-            return standing
+            existing = self.manifest(stage, fingerprint)
+            assert existing is not None
+            return existing
         fault("artifact.sealed")
         return manifest
 
@@ -149,20 +149,20 @@ class ArtifactStore:
             yield file, source
 
     def metrics(self, stage: str, fingerprint: str) -> dict[str, dict[str, Any]]:
-        """metrics.json of an artifact that is there."""
+        """Content of the artifact's metrics.json; empty if there is none."""
         manifest = self.manifest(stage, fingerprint)
         prefix = self.prefix(stage, fingerprint)
         for file in manifest.files if manifest else ():
             if file.path == "metrics.json":
-                found = self.store.read(f"{prefix}/files/{file.sha256}")
-                if found is None or hashlib.sha256(found[0]).hexdigest() != file.sha256:
+                stored = self.store.read(f"{prefix}/files/{file.sha256}")
+                if stored is None or hashlib.sha256(stored[0]).hexdigest() != file.sha256:
                     raise ArtifactError(f"{prefix}: metrics.json is damaged; remove the artifact and run again")
-                content: dict[str, dict[str, Any]] = json.loads(found[0])
+                content: dict[str, dict[str, Any]] = json.loads(stored[0])
                 return content
         return {}
 
     def current(self) -> dict[str, str]:
-        """stage -> fingerprint of what completed last."""
+        """stage -> fingerprint of the artifact that completed last."""
         return self._current()[0]
 
     def set_current(self, stage: str, fingerprint: str) -> None:
@@ -178,13 +178,13 @@ class ArtifactStore:
                 continue
 
     def _current(self) -> tuple[dict[str, str], str]:
-        found = self.store.read(self._current_key)
-        if found is None:
+        stored = self.store.read(self._current_key)
+        if stored is None:
             return {}, ABSENT
         with suppress(ValueError, AttributeError):  # not JSON, no mapping
-            content = {str(stage): str(fingerprint) for stage, fingerprint in json.loads(found[0]).items()}
+            content = {str(stage): str(fingerprint) for stage, fingerprint in json.loads(stored[0]).items()}
             if all(map(_is_name, (*content, *content.values()))):
-                return content, found[1]
+                return content, stored[1]
         where = f"{self.store.url}/{self._current_key}"
         raise ArtifactError(f"{where}: not a list of what completed last; remove it and run again")
 
@@ -226,7 +226,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
 
 
 def _is_name(text: str) -> bool:
-    """A path below a folder, said in the one way it can be said."""
+    """Whether it is a relative path without empty, `.` or `..` parts, so that each file has one name only."""
     return "\0" not in text and not {"", ".", ".."}.intersection(text.split("/"))
 
 

@@ -1,9 +1,9 @@
 """Of two attempts at one result, only one may write: a claim with a fencing token.
 
 The claim is one small key, changed by compare-and-set alone. It names its holder (engine.process) and its token,
-the attempt's number, which only grows. The holder renews it; whoever finds it held waits. A holder that is dead on
-this machine is replaced at once; one elsewhere after three renewals were missed, by the watcher's own clock, since
-clocks of two machines don't agree. A holder that was replaced learns it at its next renewal or write: Fenced.
+the attempt's number, which only grows. The holder renews it, and other attempts wait. A holder that died on this
+machine is replaced at once, one on another machine after three missed renewals by the waiting attempt's own clock,
+since clocks of two machines don't agree. A holder that was replaced learns so at its next renewal or write, by Fenced.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ClaimState(BaseModel):
 class Claim:
     """A held claim; `check` before each write that matters, `renew` every interval, `release` at the end.
 
-    Renewed by one thread while another releases it: after the release a renewal does nothing.
+    One thread may renew it while another releases it: after the release a renewal does nothing.
     """
 
     store: Store
@@ -62,12 +62,13 @@ class Claim:
             self.state = state
 
     def check(self) -> None:
-        found = self.store.read(self.key)
-        if found is None or _parse(self.store, self.key, found[0]).token != self.state.token:
+        """Raises Fenced unless this claim is still held."""
+        stored = self.store.read(self.key)
+        if stored is None or _parse(self.store, self.key, stored[0]).token != self.state.token:
             raise Fenced(self.key)
 
     def release(self) -> None:
-        """Does nothing when the claim is no longer ours."""
+        """Gives the claim up; does nothing if another attempt has taken it over."""
         with self._changing:
             self.released = True
             try:
@@ -77,54 +78,54 @@ class Claim:
 
 
 class Watch:
-    """One observer's view of a claim it doesn't hold: is its holder still there?
+    """A claim as seen by an attempt that doesn't hold it: is its holder still alive?
 
     `clock` gives elapsed seconds (monotonic).
     """
 
     def __init__(self, store: Store, key: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.store, self.key, self.clock = store, key, clock
-        self.undecided = False  # the last look met a holder elsewhere that may be alive or not
-        self._seen: str | None = None
+        self.undecided = False  # held() could not tell yet whether a holder on another machine is alive
+        self._last_version: str | None = None
         self._since = 0.0
 
     def held(self) -> bool:
         """True while somebody alive holds the claim, or may."""
         self.undecided = False
-        found = self.store.read(self.key)
-        if found is None:
+        stored = self.store.read(self.key)
+        if stored is None:
             return False
-        data, version = found
+        data, version = stored
         state = _parse(self.store, self.key, data)
         alive = state.holder.alive()
         if alive is not None:
             return alive
-        self.undecided = self._seen in (None, version)
-        if version != self._seen:
-            self._seen, self._since = version, self.clock()
+        self.undecided = self._last_version in (None, version)
+        if version != self._last_version:
+            self._last_version, self._since = version, self.clock()
         return self.clock() - self._since < MISSED_RENEWALS * state.interval_s
 
 
 def acquire(store: Store, key: str, token: int, interval_s: float, watch: Watch | None = None) -> Claim | None:
     """The claim, or None while another may hold it. A dead holder's claim is taken over."""
     state = ClaimState(token=token, holder=this_process(), interval_s=interval_s, renewal=0)
-    found = store.read(key)
-    if found is not None and (watch or Watch(store, key)).held():
+    stored = store.read(key)
+    if stored is not None and (watch or Watch(store, key)).held():
         return None
     try:
-        version = store.write(key, _dump(state), expect=ABSENT if found is None else found[1])
+        version = store.write(key, _dump(state), expect=ABSENT if stored is None else stored[1])
     except Conflict:
         return None
     return Claim(store, key, state, version)
 
 
 def clear_dead(store: Store, key: str) -> None:
-    """Removes the claim of a holder that died on this machine: where nobody comes to replace it, it would stay."""
-    found = store.read(key)
-    if found is None or _parse(store, key, found[0]).holder.alive() is not False:
+    """Removes the claim of a holder that died on this machine; it would stay if no other attempt took it over."""
+    stored = store.read(key)
+    if stored is None or _parse(store, key, stored[0]).holder.alive() is not False:
         return
     try:
-        store.delete(key, expect=found[1])
+        store.delete(key, expect=stored[1])
     except Conflict:
         return  # somebody replaced it in the meantime
 

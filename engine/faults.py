@@ -1,8 +1,8 @@
 """Named places where a process may be killed on purpose.
 
 `RETAIN_FAULT=store.rename@3` kills the first process that reaches that place for the third time, with SIGKILL,
-as a spot machine does. `RETAIN_FAULT=store.write:checkpoints/@9` counts only what is done to keys with that part, so
-that a heartbeat beside it is none. With `RETAIN_FAULT_MARK=FILE` it happens once: the process that creates FILE dies.
+as a spot machine does. `RETAIN_FAULT=store.write:checkpoints/@9` counts only writes of keys that contain that part, so
+that heartbeats in between don't count. With `RETAIN_FAULT_MARK=FILE` only one process dies: the one that creates FILE.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _reached: dict[str, int] = {}
 
 
 def fault(point: str, key: str = "") -> None:
-    """Dies here if the environment asks for it; costs a dictionary look-up otherwise."""
+    """Kills this process if the environment asks for it here; otherwise costs one dictionary look-up."""
     wanted = os.environ.get("RETAIN_FAULT")
     if not wanted:
         return

@@ -5,8 +5,8 @@ configuration, the seed, the content of its inputs and of its source. Who runs i
 against which exit criteria is not part of it.
 
 *Code* is the normalised syntax tree of every module in the import closure of the entry module inside the repository,
-without engine/: no comments, no docstrings, no layout, and nothing below `if TYPE_CHECKING:`, which never runs. So
-stages import their config class there: what it holds is in the fingerprint by value.
+without engine/: no comments, no docstrings, no layout, and nothing below `if TYPE_CHECKING:`, which never runs. Stages
+import their config class there, because the values that it holds are in the fingerprint anyway.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def code_digests(entry: str, root: Path = ROOT) -> dict[str, str]:
         seen.add(module)
         if "." in module:
             pending.append(module.rpartition(".")[0])
-        found = _find(module, root)
-        if found is None:
+        file = _find(module, root)
+        if file is None:
             continue
-        path, is_package = found
+        path, is_package = file
         tree = _normalised(path)
         digests[path.relative_to(root).as_posix()] = hashlib.sha256(_dump(tree)).hexdigest()
         pending.extend(_imports(tree, module, is_package))
@@ -132,7 +132,7 @@ def _dump(tree: ast.Module) -> bytes:
 
 
 def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
-    """Every module that may be meant: `from a import b` names a, and a.b if that is one."""
+    """Every module that an import may load: `from a import b` loads a, and a.b if b is a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -147,7 +147,7 @@ def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Dotted key -> JSON of its value: what the fingerprint sees, which tells 1 from 1.0 and null from nothing."""
+    """Dotted key -> JSON of its value, as the fingerprint sees it: 1 differs from 1.0, and null from a missing key."""
     if not isinstance(value, Mapping) or (prefix and not value):
         return {prefix: json.dumps(value, sort_keys=True)}
     flat: dict[str, str] = {}

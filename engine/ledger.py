@@ -3,7 +3,7 @@
 An attempt reserves rate x (its time limit + the machine's overhead), and settles what it used. A reservation that
 would pass the cap, counted with every open one, is refused before anything starts. One document per scope, changed
 by compare-and-set, so two processes can't both get the last dollar. Amounts are whole micro-dollars: sums of floats
-drift. What stands here is metered by our own clock at a stated price; it is no bill.
+drift. Everything here is metered by our own clock at a stated price; it is not a bill.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Entry(BaseModel):
     attempt_id: str = Field(validation_alias="attempt", serialization_alias="attempt")
     experiment: str
     stage: str
-    holder: Holder  # who settles it
+    holder: Holder  # the process that settles it
     micro_usd_per_hour: int
     overhead_s: float
     reserved_at: float  # seconds since 1970, by the clock of whoever reserved
@@ -110,7 +110,7 @@ def reserve(
 
 
 def settle(store: Store, scope: str, attempt_id: str, seconds: float, *, estimated: bool) -> Entry:
-    """What the attempt used; settling again changes nothing."""
+    """Charges the seconds that the attempt used; settling it again changes nothing."""
     fault("ledger.settle")
     while True:
         document, version = _read(store, scope)
@@ -146,14 +146,14 @@ def _key(scope: str) -> str:
 
 
 def _read(store: Store, scope: str) -> tuple[_Document, str]:
-    found = store.read(_key(scope))
-    if found is None:
+    stored = store.read(_key(scope))
+    if stored is None:
         return _Document(scope=scope, revision=0, entries={}), ABSENT
     try:
-        document = _Document.model_validate_json(found[0])
+        document = _Document.model_validate_json(stored[0])
         if document.scope != scope:
             raise ValueError
-        return document, found[1]
+        return document, stored[1]
     except ValueError:
         raise RetainError(f"{store.url}/{_key(scope)}: not a ledger; restore it before spending more") from None
 

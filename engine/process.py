@@ -23,12 +23,12 @@ class Holder(BaseModel):
     start: float
 
     def alive(self) -> bool | None:
-        """None when it lives on another machine, where nobody here can look."""
+        """None if it runs on another machine, whose processes can't be seen from here."""
         if self.machine != machine():
             return None
         try:
             process = psutil.Process(self.pid)
-            # Outside Linux a start drifts with the clock by less than this; a reused pid is further away.
+            # Outside Linux a start time drifts with the clock by less than 2 s; that of a reused pid differs by more.
             return abs(_started(self.pid) - self.start) < 2 and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
@@ -48,13 +48,16 @@ def this_process() -> Holder:
 
 
 def age_s() -> float:
-    """Seconds since this process was started: under load, the imports before the first line can take one."""
+    """Seconds since this process was started, imports included; under load these can take a second."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME) if Path("/proc/self/stat").exists() else time.time()
     return now - _started(os.getpid())
 
 
 def _started(pid: int) -> float:
-    """Seconds from boot to the start of a process, where /proc tells it: setting the clock moves create_time()."""
+    """Start of a process in seconds: since boot where there is /proc, else since 1970.
+
+    psutil's create_time() would move when the machine's clock is set.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):

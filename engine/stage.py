@@ -1,9 +1,10 @@
 """Stage, StageRequest, Workspace and execute(): the one driver of every stage, on every machine.
 
 A stage is `run(config, inputs, workspace) -> Metrics`. It sees no environment, clock, network or money. execute()
-checks that this machine holds the code the request was made for, takes the claim, opens the inputs, runs, publishes
-and says how it went by its exit code. SIGTERM, a dead parent and the deadline all end in the same way: should_stop()
-turns true, the stage saves a checkpoint and raises Preempted; if it doesn't within GRACE_S, the process ends anyway.
+checks that this machine has the code that the request was made for, takes the claim, opens the inputs, runs the stage
+and publishes its files; the exit code says how it ended. SIGTERM, a dead parent and the deadline are handled alike:
+should_stop() turns true, the stage saves a checkpoint and raises Preempted. If it doesn't do so within GRACE_S, the
+process ends anyway.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ from engine.store import Store, open_store
 Metric = dict[str, Any]  # {"value": float, "ci": [low, high], ...}
 Metrics = dict[str, Metric]
 
-GRACE_S = 10.0
-LOADING_GRACE_S = 1.0
+GRACE_S = 10.0  # for a stage to stop once it is asked to
+LOADING_GRACE_S = 1.0  # the same while its inputs and modules are still being loaded
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
 IDENTITY, CLAIM, CHECKPOINTS = "identity.json", "claim.json", "checkpoints"
 
 COMPLETE, FAILED, BAD_INPUT, REFUSED = 0, 1, 2, 3
 CLAIMED, PREEMPTED, FENCED, OVERDUE = 73, 75, 76, 77
-THERE = "was there already"  # what an attempt says that had nothing left to do
+ALREADY_THERE = "was there already"  # message of an attempt that found its artifact complete
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Stage:
 
 
 class StageRequest(BaseModel):
-    """All that a machine needs to run one attempt; read from request.json."""
+    """All that a machine needs to run one attempt (see engine/records.py); read from request.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,9 +84,9 @@ class StageRequest(BaseModel):
     identity: Identity
     inputs: dict[str, str]  # stage -> fingerprint
     sources: dict[str, str]  # name of a source file -> its key, which ends in its sha256
-    number: int  # of the attempt
+    number: int  # the attempt's
     store: str
-    work: str  # a folder of this machine, for this attempt alone
+    work: str  # a folder of this machine that no other attempt uses
     threads: int
     device: str
     time_limit_s: float
@@ -121,7 +122,7 @@ class Workspace:
 
 @dataclass
 class _Attempt:
-    """What the driver, the beat and the two watchers share about the attempt in hand."""
+    """State of the running attempt, shared by the driver, the beat and the two watchers."""
 
     request: StageRequest
     store: Store
@@ -129,9 +130,9 @@ class _Attempt:
     claim: Claim | None = None
     reason: int = PREEMPTED
     stopping: threading.Event = field(default_factory=threading.Event)  # the stage has to end
-    begun: threading.Event = field(default_factory=threading.Event)  # run() was called
+    begun: threading.Event = field(default_factory=threading.Event)  # the stage's run() was called
     finished: threading.Event = field(default_factory=threading.Event)  # the stage has ended
-    wake: threading.Event = field(default_factory=threading.Event)  # either of them
+    wake: threading.Event = field(default_factory=threading.Event)  # stopping or finished is set: the beat looks up
     writing: threading.Lock = field(default_factory=threading.Lock)
     born: float = field(default_factory=lambda: time.monotonic() - age_s())
 
@@ -160,7 +161,7 @@ class _Attempt:
 
 def execute(request: StageRequest, *, lifeline: bool = False) -> int:
     """Runs one attempt and returns its exit code. With `lifeline`, the end of stdin means that the parent died."""
-    # A thread of its own takes the signals: Python runs handlers in the main thread, which may sit in XGBoost.
+    # A thread of its own takes the signals: Python runs handlers in the main thread, which XGBoost may keep busy.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     store = open_store(request.store)
     prefix = f"{request.experiment}/{request.stage}/{request.fingerprint}"
@@ -182,7 +183,7 @@ def execute(request: StageRequest, *, lifeline: bool = False) -> int:
 
 
 def _run(attempt: _Attempt) -> tuple[int, str]:
-    """Exit code and message of the attempt; nothing is raised."""
+    """Runs the attempt and returns its exit code and message; raises nothing."""
     request = attempt.request
     artifacts = ArtifactStore(attempt.store, request.experiment)
     try:
@@ -191,7 +192,7 @@ def _run(attempt: _Attempt) -> tuple[int, str]:
         if attempt.claim is None:
             return CLAIMED, "another attempt is at it"
         if artifacts.manifest(request.stage, request.fingerprint) is not None:
-            return COMPLETE, THERE
+            return COMPLETE, ALREADY_THERE
         workspace = _workspace(attempt, attempt.claim)
         inputs = open_inputs(request, artifacts)
         run = load_entry(request.entry)
@@ -247,7 +248,7 @@ def _end(attempt: _Attempt, code: int, message: str) -> int:
 
 
 def _beat(attempt: _Attempt) -> None:
-    """Renews the claim, gives a sign of life and holds the deadline, until the attempt has ended."""
+    """Renews the claim, writes the record and enforces the deadline, until the attempt has ended."""
     limit, interval = attempt.request.time_limit_s, attempt.request.heartbeat_s
     while not attempt.wake.wait(min(interval, max(0.0, limit - attempt.seconds))):
         if attempt.seconds >= limit:
@@ -259,12 +260,12 @@ def _beat(attempt: _Attempt) -> None:
         except Fenced:
             attempt.stop(FENCED)
         except RetainError as error:
-            # A full disk costs a beat, as a slow one does; the deadline holds all the same.
+            # The store can't be written, so this beat is skipped; the deadline is enforced all the same.
             print(error, file=sys.stderr, flush=True)
-    # What is asked to stop before run() has nothing to save, and imports ask nobody.
+    # Before run() starts there is nothing to checkpoint, and nothing that would ask should_stop().
     begun = attempt.begun.is_set()
     if not attempt.finished.wait(GRACE_S if begun else LOADING_GRACE_S):
-        # The stage sits in a call that doesn't ask should_stop(): the process ends without it.
+        # The stage is in a call that doesn't ask should_stop(), so the process ends without its consent.
         code = attempt.reason
         silent = f"; it did not answer within {GRACE_S:.0f} s" if begun else ""
         try:
@@ -279,7 +280,7 @@ def _watch_signals(attempt: _Attempt) -> None:
 
 
 def _watch_parent(attempt: _Attempt) -> None:
-    # Not sys.stdin: a thread that waits in its lock aborts the interpreter at shutdown.
+    # Not sys.stdin.read(): a thread that waits in it holds a lock, and the interpreter would abort at shutdown.
     while os.read(0, 1):
         pass
     attempt.stop(PREEMPTED)
@@ -296,7 +297,10 @@ def _same_code(request: StageRequest) -> None:
 
 
 def _claim(attempt: _Attempt) -> Claim | None:
-    """The claim, or None. Whether a holder elsewhere died shows by its renewals alone, so they are waited for."""
+    """The claim, or None while another attempt holds it.
+
+    That a holder on another machine died shows only by the lack of renewals, so this waits for the next one.
+    """
     interval = attempt.request.heartbeat_s
     watch = Watch(attempt.store, f"{attempt.prefix}/{CLAIM}")
     while True:

@@ -1,8 +1,8 @@
 """Where bytes live: keys to bytes, with compare-and-set. A folder now; a bucket fits behind the same calls.
 
 Every write is made aside, synced and renamed, so a key holds all of its bytes or none. `expect` makes a write
-conditional: `ABSENT` creates, a version replaces just that version. A bucket has generations for this; the folder
-takes the sha256 of the content, so whoever relies on it writes content that never repeats (a counter, a token).
+conditional: `ABSENT` creates, a version replaces just that version. A bucket has generations for this. In a folder the
+version is the sha256 of the content, so whoever relies on it writes content that never repeats (a counter, a token).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Store(Protocol):
         """Keys below the folder `prefix`, sorted."""
 
     def put_file(self, key: str, path: Path) -> None:
-        """A file's bytes under a key that names its content: a key that has them already is left alone."""
+        """Writes a file's bytes under a key that names its content; does nothing if the key has them already."""
 
     def local(self, key: str, scratch: Path) -> Path:
         """A path with the bytes of the key, to be read only."""
@@ -99,7 +99,7 @@ class FolderStore:
         return self._path(key)
 
     def sweep(self) -> None:
-        """Removes what killed writers left aside; young files may belong to a living one."""
+        """Removes files that killed writers left aside; younger files may belong to a writer that is still alive."""
         for path in (self.root / "aside").glob("*"):
             try:
                 if time.time() - path.stat().st_mtime > STALE_ASIDE_S:
@@ -115,7 +115,10 @@ class FolderStore:
 
     @contextmanager
     def _aside(self, content: BinaryIO, key: str) -> Iterator[Path]:
-        """A synced file with the content, to be renamed; gone if it wasn't. Copied in pieces: weights may be large."""
+        """A synced file with the content, which the caller renames; removed otherwise.
+
+        The content is copied in pieces, since weights may be large.
+        """
         aside = self.root / "aside" / uuid.uuid4().hex
         with self._writing():
             aside.parent.mkdir(parents=True, exist_ok=True)
@@ -153,8 +156,9 @@ class FolderStore:
     def _check(self, key: str, expect: str | None) -> None:
         if expect is None:
             return
-        found = self.read(key)
-        if (ABSENT if found is None else found[1]) != expect:
+        stored = self.read(key)
+        version = ABSENT if stored is None else stored[1]
+        if version != expect:
             raise Conflict(key)
 
     @contextmanager

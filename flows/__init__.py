@@ -1,5 +1,5 @@
-"""The order of things: which stages run, when, for how much. The only place that imports Prefect.
+"""Which stages run, in which order and for how much. The only package that imports Prefect.
 
-Orchestration knows a stage by its row in tasks/stages.py alone; entry points are strings, so nothing here loads
-XGBoost or torch. The plan is made before Prefect is imported: when nothing has to run, nothing is started.
+All that it knows of a stage is its row in tasks/stages.py; entry points are strings, so nothing here loads XGBoost or
+torch. The plan is made before Prefect is imported: if nothing has to run, no server is started.
 """

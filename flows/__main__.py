@@ -29,7 +29,7 @@ from flows.server import Server, ServerGone, private_server
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    # Where there is no terminal, lines stay whole: they are read by people's tools.
+    # Without a terminal the output is read by other tools, so lines are not wrapped.
     console = Console() if sys.stdout.isatty() else Console(width=160)
     try:
         if options.command == "run":
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _why(options.experiment, options.stage, console)
     except ServerGone as error:
         print(f"error: {error}. The same command goes on from here", file=sys.stderr)
-        # Without taking Prefect's client down, which would wait for its server.
+        # At once: an orderly exit would take down Prefect's client, which waits for its server.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(error.exit_code)
@@ -116,7 +116,10 @@ def _show_reused(run: Run, reusable: dict[str, str], console: Console) -> None:
 
 
 def _carry_out(run: Run, console: Console) -> int:
-    """Runs the DAG in a thread of its own: Prefect installs no signal handlers there, so Ctrl-C is ours."""
+    """Runs the DAG and returns the exit code.
+
+    The DAG has a thread of its own: Prefect installs no signal handlers there, so this process handles Ctrl-C.
+    """
     console.print("starting Prefect's server ...", style="dim")
     root = Path(run.plan.store.url) / "prefect"
     stop = _Stop(run.stopping, run.killing)
@@ -143,7 +146,10 @@ def _carry_out(run: Run, console: Console) -> int:
 
 
 def _watch(run: Run, server: Server) -> list[BaseException]:
-    """Waits for the DAG; what broke it. If the server is gone, the stages are stopped and settled, and no more."""
+    """Waits for the DAG and returns the error that ended it, if any.
+
+    If Prefect's server is gone, the stages are stopped and their costs settled, and the DAG is no longer waited for.
+    """
     from flows.train import train  # Prefect: after its settings are made
 
     failure: list[BaseException] = []
@@ -154,7 +160,7 @@ def _watch(run: Run, server: Server) -> list[BaseException]:
         except BaseException as error:
             failure.append(error)
 
-    # A daemon: a flow whose server is gone waits for it much longer than anybody at a terminal.
+    # A daemon thread, because a flow whose server is gone goes on waiting for it for a long time.
     thread = threading.Thread(target=flow, name="flow", daemon=True)
     thread.start()
     while thread.is_alive():
@@ -168,7 +174,7 @@ def _watch(run: Run, server: Server) -> list[BaseException]:
 
 
 class _Stop:
-    """While it is entered, the first Ctrl-C or SIGTERM asks the stages to stop, the second ends them."""
+    """Handles Ctrl-C and SIGTERM inside its `with` block: the first asks the stages to stop, the second kills them."""
 
     def __init__(self, stopping: threading.Event, killing: threading.Event) -> None:
         self.stopping, self.killing = stopping, killing

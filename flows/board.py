@@ -1,4 +1,4 @@
-"""What a run looks like while it goes: one row per stage, written by the steps, read by the terminal."""
+"""The state of a run: one row per stage, written by the run and read by the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENDED = ("complete", "reused", "refused", "failed", "stopped", "skipped")
 
 @dataclass(frozen=True)
 class Row:
-    """A stage's state; seconds are those of all its attempts' processes."""
+    """The state of a stage. `seconds` and `usd` are sums over its attempts."""
 
     stage: str
     inputs: tuple[str, ...]
@@ -36,7 +36,7 @@ class Row:
 
 @dataclass
 class Board:
-    """Rows in topological order. `on_change` is told of every new state."""
+    """Rows in topological order. `on_change` is called with each row whose state has changed."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     on_change: Callable[[Row], None] | None = None
@@ -71,7 +71,7 @@ def critical_path(rows: dict[str, Row]) -> float:
     """Seconds of the longest chain of stages, each depending on the one before."""
     longest: dict[str, float] = {}
     for name, row in rows.items():
-        longest[name] = row.seconds + max((longest.get(i, 0.0) for i in row.inputs), default=0.0)
+        longest[name] = row.seconds + max((longest.get(upstream, 0.0) for upstream in row.inputs), default=0.0)
     return max(longest.values(), default=0.0)
 
 

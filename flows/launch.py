@@ -1,7 +1,7 @@
-"""Starts an attempt as a subprocess of this machine and tells how it ends.
+"""Starts an attempt as a subprocess of this machine and says how it ends.
 
-The child stays in our session and holds the reading end of a pipe whose writing end is ours alone: when we die, in
-whatever way, it reads the end of the file and stops as if preempted.
+The child stays in our session and reads from a pipe that only this process can write to. However this process dies,
+the child then reads the end of the file and stops as if preempted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOG, PROGRESS = "log.txt", "progress.jsonl"
 
 @dataclass
 class Child:
-    """A running attempt. `seconds` is the life of its process so far, or in the end."""
+    """The process of an attempt. `seconds`: how long it has lived so far, or lived in all once it has ended."""
 
     process: subprocess.Popen[bytes]
     work: Path
@@ -41,19 +41,19 @@ class Child:
         return code
 
     def preempt(self) -> None:
-        """SIGTERM: checkpoint and stop."""
+        """Asks it to save a checkpoint and stop (SIGTERM)."""
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self.process.kill()
 
     def read(self, name: str) -> bytes:
-        """Log or progress so far."""
+        """Content of the log or of the progress lines so far."""
         path = self.work / name
         return path.read_bytes() if path.exists() else b""
 
     def end(self) -> int:
-        """The exit code; kills what still lives."""
+        """Kills the process if it is still alive; returns its exit code."""
         if self.poll() is None:
             self.kill()
             self.process.wait()
@@ -75,7 +75,7 @@ def launch(request: StageRequest) -> Child:
     path = work / "request.json"
     path.write_text(request.model_dump_json(indent=1))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    environment["PYTHONHASHSEED"] = "0"  # no order of a set may reach an artifact
+    environment["PYTHONHASHSEED"] = "0"  # so that the order of a set, if it reaches an artifact, is always the same
     with (work / LOG).open("ab") as log:
         began = time.monotonic()
         process = subprocess.Popen(
@@ -85,6 +85,6 @@ def launch(request: StageRequest) -> Child:
             stderr=subprocess.STDOUT,
             cwd=ROOT,
             env=environment,
-            process_group=0,  # Ctrl-C reaches us alone; we ask the stages to stop
+            process_group=0,  # Ctrl-C reaches this process only, which asks the stages to stop
         )
     return Child(process=process, work=work, began=began)

@@ -1,4 +1,4 @@
-"""What has to run, and why: an experiment held against what the store has."""
+"""What has to run, and why: an experiment compared with what the store has."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from retain.release import JUDGED_BY, PARTS
 from tasks.config import Experiment, Machine
 from tasks.stages import STAGES
 
-MOST_METRICS = 4  # of a stage that its row shows one by one
+MAX_METRICS = 4  # of a stage whose row shows each of them
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The wanted stages in topological order, with everything of their identity but their inputs' bytes."""
+    """The wanted stages in topological order, with all parts of their identities except the digests of their inputs."""
 
     experiment: Experiment
     store: Store
@@ -57,7 +57,7 @@ class Plan:
         )
 
     def standing(self) -> dict[str, Identity | None]:
-        """stage -> its identity as far as it is known now; None where an input has yet to be made."""
+        """stage -> its identity, or None while one of its inputs has yet to be made."""
         known: dict[str, Identity | None] = {}
         digests: dict[str, str] = {}
         for stage in self.stages:
@@ -71,25 +71,25 @@ class Plan:
         return known
 
     def reusable(self) -> dict[str, str]:
-        """stage -> fingerprint of the artifacts that are there already. Raises ArtifactError for a damaged one."""
-        found = {}
+        """stage -> fingerprint of the artifacts that exist already. Raises ArtifactError for a damaged one."""
+        fingerprints = {}
         for name, identity in self.standing().items():
             if identity is not None and self.artifacts.manifest(name, identity.fingerprint) is not None:
                 self.artifacts.verify(name, identity.fingerprint)
-                found[name] = identity.fingerprint
-        return found
+                fingerprints[name] = identity.fingerprint
+        return fingerprints
 
     def device(self, stage: Stage) -> str:
-        """What the stage computes on: "cuda" where it can use a GPU and the experiment has one."""
+        """What the stage computes on: "cuda" if it can use a GPU and the experiment has one, else "cpu"."""
         return self.experiment.execution.device if stage.resources.gpu else "cpu"
 
     def machine(self, stage: Stage) -> Machine:
-        """Where the stage runs, and at what price."""
+        """The machine that the stage runs on, with its price."""
         machines = self.experiment.costs.machines
         return machines.gpu if self.device(stage) == "cuda" else machines.local
 
     def source_keys(self, stage: str) -> dict[str, str]:
-        """Where the store keeps the stage's source files, by name; none of synthetic data and stages without."""
+        """Name of a source file -> its key in the store. Empty for synthetic data and stages that read no files."""
         source = self.sources.get(stage)
         return {file.name: f"sources/{file.sha256}" for file in source.files} if source else {}
 
@@ -103,8 +103,10 @@ def load_experiment(name: str) -> Experiment:
 
 
 def make_plan(name: str, wanted: Iterable[str] = (), *, to_run: bool = True) -> Plan:
-    """The plan for the wanted stages and all they need; all stages when none is named. One that is only looked at, and
-    not `to_run`, needs no GPU."""
+    """The plan for the wanted stages and all that they need; for all stages if none is named.
+
+    Raises RetainError for what is missing on this machine. A plan that is not `to_run` needs no GPU.
+    """
     experiment = load_experiment(name)
     stages = _with_inputs(tuple(wanted) or tuple(STAGES))
     for stage in stages:
@@ -126,10 +128,10 @@ def put_sources(plan: Plan) -> None:
     for file in (file for source in plan.sources.values() for file in source.files):
         try:
             with file.path.open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError as error:
             raise DataError(f"{file.path}: can't be read any more ({error.strerror}). Run this again") from None
-        if found != file.sha256:
+        if digest != file.sha256:
             raise DataError(f"{file.path}: changed since the plan was made. Run this again")
         plan.store.put_file(f"sources/{file.sha256}", file.path)
 
@@ -152,7 +154,7 @@ def _judged(experiment: Experiment) -> dict[str, dict[str, Criterion]]:
 
 
 def why(plan: Plan) -> dict[str, list[str]]:
-    """stage -> what would make it run now, in words; an empty list when its artifact is there."""
+    """stage -> in words, what would make it run now; an empty list if its artifact exists."""
     current = plan.artifacts.current()
     causes: dict[str, list[str]] = {}
     standing = plan.standing()
@@ -171,12 +173,12 @@ def why(plan: Plan) -> dict[str, list[str]]:
 
 
 def key_metrics(plan: Plan, stage: str, fingerprint: str) -> str:
-    """The stage's criteria against what it reached, such as "auc 0.852 >= 0.78"; of many, those that aren't met."""
+    """The stage's metrics against their criteria, such as "auc 0.852 >= 0.78"; of more than MAX_METRICS the missed."""
     criteria = {str(name): c for name, c in plan.experiment.criteria.items()}.get(stage, {})
     verdicts = judge(stage, plan.artifacts.metrics(stage, fingerprint), criteria)
     shown = [verdict for verdict in verdicts if verdict.value is not None]
     counted = []
-    if len(shown) > MOST_METRICS:
+    if len(shown) > MAX_METRICS:
         counted = [f"{sum(verdict.passed for verdict in verdicts)} of {len(verdicts)} criteria met"]
         shown = [verdict for verdict in shown if not verdict.passed]
     return ", ".join(counted + [f"{v.metric} {_figure(v.value)} {v.op} {_figure(v.limit)}{_remark(v)}" for v in shown])
@@ -193,11 +195,11 @@ def _figure(value: float | None) -> str:
 
 
 def _changes(plan: Plan, stage: str, fingerprint: str, now: Identity) -> list[str]:
-    found = plan.store.read(f"{plan.artifacts.prefix(stage, fingerprint)}/{IDENTITY}")
-    if found is None:
+    stored = plan.store.read(f"{plan.artifacts.prefix(stage, fingerprint)}/{IDENTITY}")
+    if stored is None:
         return ["its last artifact is gone from the store"]
     try:
-        before = Identity.model_validate_json(found[0])
+        before = Identity.model_validate_json(stored[0])
     except ValueError:
         return [f"unknown: the {IDENTITY} of its last artifact is damaged"]
     return differences(before, now) or ["its last artifact is gone from the store"]

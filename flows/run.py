@@ -1,7 +1,8 @@
-"""One run of a plan: each stage reused, or attempted until it is there. The one owner of retries.
+"""One run of a plan: each stage's artifact is reused, or the stage is attempted until there is one.
 
-A stage that was preempted or killed is tried again, from its checkpoint, until it was preempted more often than the
-experiment allows. One that failed, missed its criteria, outlived its limit or may not be paid for is not.
+This is the only owner of retries. A stage that was preempted or killed is tried again from its checkpoint, as often as
+the experiment allows. A stage that failed, missed criteria that it can't do without, passed its time limit or exceeds
+the budget is not tried again.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from typing import Any
 from engine.claim import Watch
 from engine.errors import BudgetExceeded, RetainError
 from engine.fingerprint import Identity
-from engine.stage import CLAIM, CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, THERE, Stage
+from engine.stage import ALREADY_THERE, CLAIM, CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, Stage
 from flows.attempt import Ending, run_attempt
 from flows.board import ENDED, Board
 from flows.launch import PROGRESS, Child
 from flows.plan import Plan, key_metrics
 
-# Asked to stop, overtaken, or gone without a word. Other signals (a segmentation fault) are failures.
+# Exit codes of an attempt that was asked to stop, lost its claim, or was killed. Other signals are failures.
 PREEMPTIONS = (PREEMPTED, FENCED, -signal.SIGKILL, -signal.SIGTERM)
 HELD_POLL_S = 0.5
 PROGRESS_S = 0.5
-LOG_LINES = 100  # of an attempt that Prefect gets; all of them lie beside the artifact
+LOG_LINES = 100  # the last ones of an attempt go to Prefect; all of them lie beside the artifact
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
-Report = Callable[[float], None]  # told the percentage done; must neither raise nor wait
+Report = Callable[[float], None]  # takes the percentage that is done; must neither raise nor wait
 
 
 class StageEnded(RetainError):
-    """A stage that did not complete; `exit_code` is what the run ends with."""
+    """The stage did not complete; the run ends with `exit_code`."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -47,8 +48,8 @@ class StageEnded(RetainError):
 class Run:
     """What the stages of one run share. `stopping` asks children to checkpoint, `killing` ends them.
 
-    `made`: stage -> fingerprint of the artifact that this run made or found. Inputs come from here, not from
-    `current.json`: there, another run of the experiment may have put its own.
+    `made`: stage -> fingerprint of the artifact that this run made or reused. Inputs are taken from here and not from
+    `current.json`, which another run of the experiment may have changed.
     """
 
     plan: Plan
@@ -65,7 +66,7 @@ class Run:
 
 
 def carry_out(run: Run, name: str, log: Log, report: Report) -> None:
-    """Makes sure that the stage's artifact is there. Raises StageEnded or another RetainError if it can't be."""
+    """Makes sure that the stage's artifact exists. Raises StageEnded or another RetainError if it can't be made."""
     try:
         _carry_out(run, name, log, report)
     except BudgetExceeded as error:
@@ -92,7 +93,8 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
     plan = run.plan
     stage = next(stage for stage in plan.stages if stage.name == name)
     inputs = {upstream: run.made[upstream] for upstream in stage.inputs}
-    identity = plan.identity(stage, {i: _digest(plan, i, fingerprint) for i, fingerprint in inputs.items()})
+    digests = {upstream: _digest(plan, upstream, fingerprint) for upstream, fingerprint in inputs.items()}
+    identity = plan.identity(stage, digests)
     claim = Watch(plan.store, f"{plan.artifacts.prefix(name, identity.fingerprint)}/{CLAIM}")
     preemptions = 0
     worked = False
@@ -103,10 +105,10 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
             run.board.update(name, state="held", message="another run is at it")
             time.sleep(HELD_POLL_S)
             continue
-        with _turn(run, stage):
+        with _gpu_if_needed(run, stage):
             ending = _attempt(run, stage, identity, inputs, report)
-        # Another run was quicker: it holds the claim, or its artifact was there before this attempt could begin.
-        idle = ending.code == CLAIMED or (ending.code == COMPLETE and ending.record.message == THERE)
+        # Another run was faster: it holds the claim, or completed the artifact before this attempt could begin.
+        idle = ending.code == CLAIMED or (ending.code == COMPLETE and ending.record.message == ALREADY_THERE)
         worked = worked or not idle
         for line in _log_lines(plan, stage, identity, ending)[-LOG_LINES:]:
             log.info(line)
@@ -120,15 +122,18 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
                 raise StageEnded(f"preempted {preemptions} times, more than execution.max_preemptions", 1)
             run.board.update(name, state="preempted", message=f"{record.status}; trying again")
         elif ending.code not in (COMPLETE, CLAIMED):
-            failed = 1 if ending.code == OVERDUE or ending.code < 0 else ending.code
-            raise StageEnded(record.message or _last_words(plan, stage, identity, ending), failed)
+            exit_code = 1 if ending.code == OVERDUE or ending.code < 0 else ending.code
+            raise StageEnded(record.message or _last_words(plan, stage, identity, ending), exit_code)
     log.info("%s: %s", name, run.board.rows[name].metric or "complete")
     report(100.0)
 
 
 @contextmanager
-def _turn(run: Run, stage: Stage) -> Iterator[None]:
-    """One stage at a time has the GPU: three side by side would pay for it three times, and an L4 has no room."""
+def _gpu_if_needed(run: Run, stage: Stage) -> Iterator[None]:
+    """Gives the GPU to one stage at a time.
+
+    Three stages side by side would pay for it three times, and an L4 has no memory for three.
+    """
     if run.plan.device(stage) != "cuda":
         yield
         return
@@ -146,21 +151,21 @@ def _turn(run: Run, stage: Stage) -> Iterator[None]:
 
 
 def _attempt(run: Run, stage: Stage, identity: Identity, inputs: dict[str, str], report: Report) -> Ending:
-    asked = looked = 0.0
-    began = False
+    progress_shown = 0.0
+    began = asked_to_stop = False
 
     def watch(child: Child) -> None:
-        nonlocal asked, began, looked
+        nonlocal asked_to_stop, began, progress_shown
         if not began:
             began = True
             run.board.attempt_began(stage.name)
         if run.killing.is_set():
             child.kill()
-        elif run.stopping.is_set() and not asked:
-            asked = time.monotonic()
+        elif run.stopping.is_set() and not asked_to_stop:
+            asked_to_stop = True
             child.preempt()
-        if time.monotonic() - looked > PROGRESS_S:
-            looked = time.monotonic()
+        if time.monotonic() - progress_shown > PROGRESS_S:
+            progress_shown = time.monotonic()
             _show_progress(run.board, stage.name, child.read(PROGRESS), report)
 
     ending = run_attempt(run.plan, stage, identity, inputs, watch)
@@ -171,7 +176,7 @@ def _attempt(run: Run, stage: Stage, identity: Identity, inputs: dict[str, str],
 
 
 def _finish(run: Run, stage: Stage, identity: Identity, worked: bool) -> bool:
-    """True when the artifact is there; it is then this run's, and the experiment's current one."""
+    """Whether the artifact exists; if so, it becomes this run's and the experiment's current one."""
     artifacts = run.plan.artifacts
     if artifacts.manifest(stage.name, identity.fingerprint) is None:
         return False
@@ -202,7 +207,7 @@ def _show_progress(board: Board, stage: str, lines: bytes, report: Callable[[flo
 
 
 def _last_words(plan: Plan, stage: Stage, identity: Identity, ending: Ending) -> str:
-    """What an attempt that died without a message left: the signal, and the last line of its log."""
+    """Why an attempt ended that wrote no message: its signal or exit code, and the last line of its log."""
     lines = _log_lines(plan, stage, identity, ending)
     cause = f"killed by {signal.Signals(-ending.code).name}" if ending.code < 0 else f"exit code {ending.code}"
     return f"{cause}: {lines[-1]}" if lines else cause
@@ -210,5 +215,5 @@ def _last_words(plan: Plan, stage: Stage, identity: Identity, ending: Ending) ->
 
 def _log_lines(plan: Plan, stage: Stage, identity: Identity, ending: Ending) -> list[str]:
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
-    found = plan.store.read(f"{prefix}/execution/{ending.record.number:04d}.log")
-    return found[0].decode(errors="replace").strip().splitlines() if found else []
+    stored = plan.store.read(f"{prefix}/execution/{ending.record.number:04d}.log")
+    return stored[0].decode(errors="replace").strip().splitlines() if stored else []

@@ -1,8 +1,8 @@
-"""A Prefect server for one run: ours, on this machine, gone when the run ends or dies.
+"""A Prefect server for one run, on this machine, which ends when the run ends or dies.
 
-Prefect's ephemeral mode leaves its server behind when its parent is killed. This one holds a pipe to the parent, as
-stages do. Its database lies in a home of its own under the store, held by a lock: a second run at the same time
-takes the next home, so no two processes share one SQLite file. Measured: 9 s with a new home, 3 s later.
+Prefect's ephemeral mode leaves its server behind when its parent is killed. This server reads from a pipe to the
+parent, as stages do. Its database lies in a locked folder of its own (a "home") under the store. A second run at the
+same time takes the next home, so no two servers share one SQLite file. Starting takes 9 s with a new home, later 3 s.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Server:
     log: Path
 
     def gone(self) -> ServerGone | None:
-        """What to say if it has ended."""
+        """The error to raise if it has ended, else None."""
         if self.process.poll() is None:
             return None
         lines = self.log.read_text(errors="replace").strip().splitlines()
@@ -70,9 +70,9 @@ def private_server(root: Path, stopping: threading.Event) -> Iterator[Server]:
             stdout=output,
             stderr=output,
             cwd=ROOT,
-            # With the lock's file, so that it is held until both of us are gone.
+            # The lock's file too, so that the home stays locked until both processes have ended.
             pass_fds=[listener.fileno(), lock.fileno()],
-            process_group=0,  # Ctrl-C is not for it: the run still has to tell it how it ended
+            process_group=0,  # Ctrl-C must not end it: the run still has to report how it ended
         )
     listener.close()
     server = Server(address, process, log)
@@ -87,21 +87,21 @@ def private_server(root: Path, stopping: threading.Event) -> Iterator[Server]:
 
 
 def _configure(home: Path, address: str) -> None:
-    """The environment of the server and of this process: nothing of the user's own Prefect comes in."""
+    """Sets Prefect's environment for the server and this process, in place of the user's own Prefect settings."""
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]
     os.environ |= {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"{address}/api",
-        # Quoted: a store's path may hold what an address takes for its own.
+        # Quoted, since the path of a store may contain characters that mean something in an address.
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{quote(str(home / 'prefect.db'))}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
         "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
         "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the table is what the terminal shows
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows the table of stages instead
     }
-    for name in ("NO_PROXY", "no_proxy"):  # no proxy leads to this machine
+    for name in ("NO_PROXY", "no_proxy"):  # the server must not be looked for behind a proxy
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
 
 

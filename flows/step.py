@@ -1,7 +1,7 @@
-"""The one task around a stage, and what Prefect is told while it runs.
+"""The Prefect task that carries out a stage, and what Prefect is told while it runs.
 
-Prefect watches; it decides nothing. A server that is slow or gone must not keep a stage from being stopped, settled
-or paid for, so progress is reported by a thread of its own that nobody waits for.
+Prefect only shows a run and decides nothing. If its server is slow or gone, stages must still be stopped and their
+costs settled, so progress is reported by a thread of its own that nobody waits for.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from flows.run import Report, Run, carry_out
 
 @task(retries=0, cache_policy=NO_CACHE, persist_result=False)
 def step(run: Run, name: str, reporter: Executor) -> None:
-    """Makes sure that the stage's artifact is there."""
+    """Makes sure that the stage's artifact exists."""
     carry_out(run, name, get_run_logger(), _progress(name, reporter))
 
 
 def _progress(name: str, reporter: Executor) -> Report:
-    """Tells Prefect every tenth of the way. What goes wrong stays in the future, which nobody asks."""
+    """Reports every 10 % to Prefect. Errors stay in the futures, whose results are not read."""
     context = copy_context()  # the task run that the artifact belongs to
     artifact = reporter.submit(context.run, create_progress_artifact, progress=0.0, description=name)
     shown = 0.0

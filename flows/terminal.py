@@ -1,4 +1,4 @@
-"""The run as a person sees it: a live table on a terminal, a line per event elsewhere, a summary at the end."""
+"""What a run prints: a live table on a terminal, elsewhere a line for every change, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def stage_table(board: Board) -> Table:
 
 
 def show_sources(plan: Plan, console: Console) -> None:
-    """Which source served each dataset; synthetic data is said loudly, and what a stage does without."""
+    """Prints where each dataset comes from; synthetic data and missing files stand out."""
     for stage, source in plan.sources.items():
         if source.kind == "synthetic":
             console.print(f"  SYNTHETIC DATA for {stage}: {source.note}", style="bold white on red", markup=False)
@@ -91,7 +91,7 @@ def show_sources(plan: Plan, console: Console) -> None:
 
 
 def show_summary(plan: Plan, board: Board, console: Console) -> None:
-    """Money, time and where the release is."""
+    """Prints what the run cost, how long it took, and whether it used synthetic data."""
     costs = plan.experiment.costs
     entries = ledger.entries(plan.store, costs.scope)
     metered = sum(entry.metered_usd for entry in entries)
@@ -120,7 +120,7 @@ def show_summary(plan: Plan, board: Board, console: Console) -> None:
 
 
 def show_decision(plan: Plan, row: Row, console: Console, whole: bool) -> None:
-    """The learned policy beside its baselines: the `whole` comparison, or the short one and how to see the rest."""
+    """Prints the learned policy beside its baselines: the `whole` comparison, or a short one and how to see more."""
     fingerprint = plan.artifacts.current().get(DECISION)
     if fingerprint is None or row.state not in ("complete", "reused"):
         return
@@ -136,14 +136,14 @@ def show_decision(plan: Plan, row: Row, console: Console, whole: bool) -> None:
 
 
 def show_words(plan: Plan, board: Board, console: Console, whole: bool) -> None:
-    """What RLHF writes beside what SFT writes; `whole` with every figure."""
-    made, found = [], plan.artifacts.current()
+    """Prints what RLHF writes beside what SFT writes; with every figure if `whole`."""
+    folders, current = [], plan.artifacts.current()
     for stage in (words.STAGE, words.BANK_STAGE):
-        if stage in board.rows and stage in found and board.rows[stage].state in ("complete", "reused"):
-            made.append(Path(plan.store.url) / plan.artifacts.prefix(stage, found[stage]))
+        if stage in board.rows and stage in current and board.rows[stage].state in ("complete", "reused"):
+            folders.append(Path(plan.store.url) / plan.artifacts.prefix(stage, current[stage]))
         elif stage == words.STAGE:
             return
-    report = words.read(*made)
+    report = words.read(*folders)
     console.print()
     for part in words.whole(report) if whole else words.short(report):
         console.print(part, highlight=False)
@@ -152,7 +152,7 @@ def show_words(plan: Plan, board: Board, console: Console, whole: bool) -> None:
     console.print()
 
 
-# What a release without one of these parts does instead.
+# Part of a release -> what the service does if the part was left out.
 WITHOUT = {
     "decision": "the baseline decides",
     "sft": "templates speak for the baseline",
@@ -163,7 +163,7 @@ WITHOUT = {
 def show_exceptions(
     left_out: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[str, Any]], console: Console
 ) -> None:
-    """In red: which parts the release does without, and which it has though they missed criteria."""
+    """Prints in red the parts that the release lacks, and those that it has although they missed criteria."""
     for part in left_out:
         why = f" ({part['override']})" if "override" in part else ""
         instead = WITHOUT.get(part["part"], "the baseline decides")
@@ -197,10 +197,10 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
     body = json.dumps(examples(release.spec, release.terms)["customer"]["value"])
     console.print(f"release: {folder}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"serve it with `make serve{_experiment(plan.experiment.tag)}`, then ask:")
-    # Not through a wrapping console: a line to be copied has to stay one line.
+    # Not through the console, which wraps: the command is to be copied and has to stay on one line.
     print(f"curl -s localhost:8000/retain -H 'content-type: application/json' -d {shlex.quote(body)}")
 
 
 def _experiment(tag: str) -> str:
-    """What a make target needs besides: nothing for its default."""
+    """The argument that a make target needs for the experiment; empty for the default one."""
     return "" if tag == "local" else f" EXPERIMENT={tag}"

@@ -1,4 +1,4 @@
-"""The DAG: every stage starts as soon as the stages it reads from are there."""
+"""The DAG: every stage starts as soon as the stages that it reads from have completed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from flows.step import step
 
 
 def train(run: Run) -> None:
-    """Carries out the run's plan. A stage that fails stops what depends on it, and nothing else."""
+    """Carries out the run's plan. If a stage fails, the stages that depend on it are skipped, and no others."""
     stages = run.plan.stages
-    # A thread a stage: threads only wait for their subprocess, and the machine shares its cores better than a queue.
+    # One thread per stage: a thread only waits for its subprocess, and the system shares the cores between these.
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(stages))
     reporter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="progress")
 
@@ -27,11 +27,11 @@ def train(run: Run) -> None:
     def dag(experiment: str) -> State[None]:
         futures: dict[str, PrefectFuture[None]] = {}
         for stage in stages:
-            one = step.with_options(name=stage.name, task_run_name=stage.name)
+            stage_step = step.with_options(name=stage.name, task_run_name=stage.name)
             upstream = [futures[name] for name in stage.inputs]
-            # quote: Prefect looks into parameters for futures, and there are none in these.
+            # quote(): these hold no futures, so Prefect need not search them for any.
             arguments = (quote(run), stage.name, quote(reporter))
-            futures[stage.name] = one.submit(*arguments, wait_for=upstream)  # type: ignore[call-overload]
+            futures[stage.name] = stage_step.submit(*arguments, wait_for=upstream)  # type: ignore[call-overload]
         wait(list(futures.values()))
         reporter.shutdown()
         missing = [name for name, future in futures.items() if not future.state.is_completed()]
