@@ -1,8 +1,8 @@
 """The shape of an experiment: one frozen model for every block of ops/configs/experiment_*.yaml.
 
-Plain data. Nothing has a default, so that exp_001_mvp states everything and a result never depends on a value that
-stands only in code. Bounds refuse what can't be meant, before anything is spent; where a bound isn't obvious, a
-comment says why.
+Plain data without defaults: exp_001_mvp states every setting, and a setting that is left out is an error. Bounds refuse
+values that can't be meant before anything is spent; where a bound isn't obvious, a comment says why. What no experiment
+would vary (names, limits of memory, intervals of 95 %) is a constant of the stage's code.
 """
 
 from __future__ import annotations
@@ -540,7 +540,6 @@ class EvaluationConfig(_Block):
 class DecisionConfig(_Block):
     """`decision`: what is learned, in which simulated year, and the three baselines that it is compared with."""
 
-    algorithm: Literal["lagrangian_ppo"]
     months: Annotated[int, Field(ge=1, le=12)]
     offers: OffersConfig
     cap: CapConfig
@@ -641,6 +640,9 @@ class Machine(_Block):
 
 
 class Machines(_Block):
+    """`local` and `gpu` price the stages that run today. `cpu`, `gpu` and `preemptible` also describe the machines of
+    the work pools, which are still to come."""
+
     local: Machine
     cpu: Machine
     gpu: Machine
@@ -685,7 +687,7 @@ class Execution(_Block):
 
 
 class RateAlert(_Block):
-    """Fires above `limit`. Fewer samples or events say nothing either way, and hold."""
+    """Fires above `limit`. With fewer samples or events than stated nothing is concluded, and the rollout waits."""
 
     limit: Fraction
     min_samples: Count
@@ -704,7 +706,7 @@ class ValueAlert(_Block):
 
 
 class Monitoring(_Block):
-    """Limits of the signals per arm; shadow and canary share them."""
+    """Limits of the signals of each arm, in shadow and in canary. Read by the rollout, which is still to come."""
 
     error_rate: RateAlert
     latency_p95: LatencyAlert
@@ -713,10 +715,12 @@ class Monitoring(_Block):
 
 
 class Canary(_Block):
+    """Read by the rollout, which is still to come; until then CANARY_PERCENT says whom the service treats so."""
+
     # Above half of the customers it would be the champion.
     percent: Annotated[float, Field(ge=0, le=50)]
     watch_hours: Positive
-    # Minutes for which an alert has to stand before the way back is taken.
+    # Minutes for which an alert has to stand before the challenger is rolled back.
     rollback_after_min: Positive
     rollback_forces_baseline: bool
     rollback_pages: bool

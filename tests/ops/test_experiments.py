@@ -33,7 +33,6 @@ PLAYBOOK: dict[str, Any] = {
     "criteria.accept.auc": {"at_least": 0.70},
     "criteria.accept.ece": {"below": 0.05},
     # task 3
-    "stages.decision.algorithm": "lagrangian_ppo",
     "stages.decision.offers.levels": [0, 5, 10, 20],
     "stages.decision.baselines": ["threshold", "thompson_sampling", "uplift_tree"],
     "stages.decision.threshold_offer": 10,

@@ -114,7 +114,6 @@ def test_a_value_that_cannot_be_meant_is_named_with_its_file(tmp_path: Path, key
 
 # Each with a bound of its own, or a type that it isn't.
 OUT_OF_BOUNDS: list[tuple[str, object]] = [
-    ("algorithm", "dqn"),
     ("months", 0),
     ("months", 13),
     ("offers.levels", []),
