@@ -16,7 +16,7 @@ import numpy as np
 from engine.errors import DataError
 from retain.dataset import bridge_roles, cell
 from retain.features import Featurizer
-from tasks.tabular import gbm, measures, model, rows
+from tasks.tabular import gbm, measures, model, rows, streams
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -37,7 +37,7 @@ def run(config: AcceptConfig, inputs: Mapping[str, Path], workspace: Workspace) 
     workspace.out.json("schema.json", table.spec.model_dump(mode="json"))
     workspace.out.json("bridge.json", bridge(table, common))
     test = table.part == "test"
-    rng = np.random.default_rng([workspace.seed, 3])
+    rng = np.random.default_rng([workspace.seed, streams.BRIDGE_INTERVALS])
     narrowed = measures.measure(table.y[test], common.score[test], config.ece_bins, config.bootstrap, rng)
     metrics = model.evaluate(full, table, config, workspace)
     return {**metrics, "bridge_auc": narrowed["auc"], "bridge_ece": narrowed["ece"]}

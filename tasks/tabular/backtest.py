@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.errors import DataError
 from retain.features import Featurizer
-from tasks.tabular import gbm, measures, rows
+from tasks.tabular import gbm, measures, rows, streams
 from tasks.tabular.calibration import Floats, isotonic
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run(config: BacktestConfig, inputs: Mapping[str, Path], workspace: Workspace
             if only_once:
                 scores["once"] = found
     y = table.y[first:]
-    rng = np.random.default_rng([workspace.seed, 4])
+    rng = np.random.default_rng([workspace.seed, streams.BACKTEST_INTERVALS])
     measured = {name: measures.measure(y, scores[name], config.ece_bins, config.bootstrap, rng) for name in SCHEDULES}
     trained = {"all": len(starts), "window": len(starts), "once": 1}
     workspace.out.parquet("evidence/schedules.parquet", _table(measured, trained))

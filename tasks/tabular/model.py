@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retain.features import Featurizer
-from tasks.tabular import gbm, measures
+from tasks.tabular import gbm, measures, streams
 from tasks.tabular.calibration import Calibration, Floats, isotonic, reliability
 from tasks.tabular.rows import Rows, groups
 
@@ -61,7 +61,7 @@ def write(model: Model, workspace: Workspace, folder: str = "") -> None:
 
 def evaluate(model: Model, rows: Rows, config: RiskConfig, workspace: Workspace) -> Metrics:
     """Metrics on the test part; writes evidence/predictions.parquet, evidence/groups.parquet and curves.parquet."""
-    rng = np.random.default_rng([workspace.seed, 2])
+    rng = np.random.default_rng([workspace.seed, streams.INTERVALS])
     test = np.asarray(rows.part == "test")
     y, score = rows.y[test], model.score[test]
     metrics: Metrics = measures.measure(y, score, config.ece_bins, config.bootstrap, rng)
