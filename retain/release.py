@@ -43,9 +43,9 @@ from retain.policy import Policy, PolicyError
 from retain.score import ModelError, Scorer
 from retain.wallet import Wallet
 
-# What is needed of each part that a stage made, by name in the release and in the stage's own artifact. The terms that
-# `decision` writes beside its policy (TERMS) are not among them: every release needs those.
-PARTS = {
+# The files of each part, by their name in the release and in the artifact of the stage that made them. The terms that
+# `decision` writes beside its policy (TERMS) are not among them, since every release needs those.
+PART_FILES = {
     "risk": (*Scorer.FILES, "schema.json"),
     "accept": (*Scorer.FILES, "schema.json", "bridge.json"),
     "decision": ("policy.json",),
@@ -234,7 +234,7 @@ def load(files: Mapping[str, Path]) -> Release:
 
 
 def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release:
-    """The release with a part of PARTS, or the banks' scores, from the artifact of their stage. Raises ReleaseError.
+    """The release with one part, or the banks' scores, from the artifact of their stage. Raises ReleaseError.
 
     Of `decision` the policy alone is taken: terms and threshold stay the release's, and it must have been trained for
     the same offers and the same cap. `scores` orders the messages of the banks that are there.
@@ -276,7 +276,7 @@ def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release
 def digest(files: Mapping[str, Path], part: str) -> str:
     """The version of a part: 12 hex digits of a sha256 over the names and bytes of its files."""
     total = hashlib.sha256()
-    for name in sorted(PARTS[part]):
+    for name in sorted(PART_FILES[part]):
         if f"{part}/{name}" not in files:
             raise ReleaseError(f"{part}/{name}: is missing")
         total.update(f"{name} {_sha(files[f'{part}/{name}'])}\n".encode())

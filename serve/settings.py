@@ -19,7 +19,7 @@ from pathlib import Path
 from engine.artifact import MANIFEST, current, open_artifact, parse_manifest
 from engine.errors import ArtifactError, RetainError
 from engine.store import open_store, store_url
-from retain.release import PARTS, SCORES, TERMS, Release, ReleaseError, load, with_part
+from retain.release import PART_FILES, SCORES, TERMS, Release, ReleaseError, load, with_part
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
 
 DEFAULT_EXPERIMENT = "local"
@@ -100,7 +100,7 @@ def load_release(settings: Settings) -> tuple[str, Release]:
         for part, path in settings.parts.items():
             folder, setting = path, OVERRIDES[part]
             files = open_artifact(path)
-            wanted = (*PARTS.get(part, (SCORES,)), TERMS)
+            wanted = (*PART_FILES.get(part, (SCORES,)), TERMS)
             release = with_part(release, part, {name: files[name] for name in wanted if name in files})
     except (ArtifactError, ReleaseError) as error:
         raise RetainError(f"{setting}: {folder} can't be served: {error}") from None

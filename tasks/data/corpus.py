@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     TextConfig = DialoguesConfig | PreferencesConfig
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-PARTS = ("train", "validation", "test")
+SPLIT_PARTS = ("train", "validation", "test")
 LONGEST_LINE = 16 * 2**20
 NAMED = 5  # broken lines whose number is said
 LONGEST_SOURCE = 40  # characters
@@ -139,7 +139,7 @@ def run(
         catalog.append((reading, _published(file, path)))
     rows = chosen.rows()
     names = ", ".join(reading.name for reading, _ in catalog)
-    for part in PARTS:
+    for part in SPLIT_PARTS:
         if not any(row.part == part for row in rows):
             raise DataError(f"{names}: of {len(rows):,} usable pairs none is in the part {part}. More are needed")
     columns = {"id": [row.id for row in rows], "source": [row.pair.source for row in rows]}
@@ -411,7 +411,7 @@ def _lengths(rows: Sequence[_Row], replies: Sequence[str]) -> dict[str, list[Any
 def _metrics(rows: Sequence[_Row], readings: Sequence[Reading], over_cap: int) -> Metrics:
     figures: dict[str, int] = {"pairs": len(rows), "over_cap": over_cap}
     figures |= {"records": sum(r.records for r in readings), "broken": sum(r.broken for r in readings)}
-    figures |= {f"pairs_{part}": sum(row.part == part for row in rows) for part in PARTS}
+    figures |= {f"pairs_{part}": sum(row.part == part for row in rows) for part in SPLIT_PARTS}
     figures |= {f"dropped_{reason}": n for reason, n in sum((r.dropped for r in readings), Counter[str]()).items()}
     counted = Counter(re.sub(r"[^a-z0-9]+", "_", row.pair.source.lower()) for row in rows)
     largest = sorted(counted, key=lambda source: (-counted[source], source))

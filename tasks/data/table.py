@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TAKE_OUT = "take it out of the table and out of the description"
 REPORTED = 20
 SLICES = 20
-PARTS = ("train", "validation", "test")
+SPLIT_PARTS = ("train", "validation", "test")
 # Cells are read as float64: from 2**53 on, an integer may be read as its neighbour.
 LARGEST_INTEGER = 2.0**53 - 1
 
@@ -71,7 +71,7 @@ def run(config: TableConfig, inputs: Mapping[str, Path], workspace: Workspace) -
     workspace.out.parquet("curves.parquet", _positive_rate(positive))
     workspace.progress(3, 3, rows=float(len(positive)))
     metrics = {"rows": len(positive), "rows_dropped": dropped, "positive_rate": float(positive.mean())}
-    metrics |= {f"{part}_rows": int((columns["split"] == part).sum()) for part in PARTS}
+    metrics |= {f"{part}_rows": int((columns["split"] == part).sum()) for part in SPLIT_PARTS}
     return {name: {"value": float(value)} for name, value in metrics.items()}
 
 
@@ -275,7 +275,7 @@ def split(names: Sequence[str], parts: Any, seed: int) -> NDArray[Any]:
     """train, validation or test for each name, in the shares of `parts`."""
     share = shares(names, seed)
     bounds = (parts.train, parts.train + parts.validation)
-    return np.select([share < bounds[0], share < bounds[1]], PARTS[:2], PARTS[2]).astype(object)
+    return np.select([share < bounds[0], share < bounds[1]], SPLIT_PARTS[:2], SPLIT_PARTS[2]).astype(object)
 
 
 def _positive_rate(positive: NDArray[np.bool_]) -> dict[str, list[Any]]:

@@ -18,7 +18,7 @@ from engine.criteria import Verdict, judge
 from engine.errors import CriteriaMissed, DataError
 from engine.stage import Metrics, Workspace
 from retain.decision import DecisionError, Terms
-from retain.release import JUDGED_BY, PARTS, REQUIRED, STAGE_OF, TERMS, ReleaseError, digest, load
+from retain.release import JUDGED_BY, PART_FILES, REQUIRED, STAGE_OF, TERMS, ReleaseError, digest, load
 from tasks.release.templates import template_bank
 
 if TYPE_CHECKING:
@@ -28,19 +28,21 @@ if TYPE_CHECKING:
 def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes release.json, schema.json, risk/, accept/, decision.json, messages.json, and decision/, sft/ and rlhf/ if
     they passed."""
-    judges = {part: JUDGED_BY.get(part, (part,)) for part in PARTS}
+    judges = {part: JUDGED_BY.get(part, (part,)) for part in PART_FILES}
     by_stage = {stage: _judged(stage, config, inputs) for stages in judges.values() for stage in stages}
     verdicts = {part: [verdict for stage in stages for verdict in by_stage[stage]] for part, stages in judges.items()}
     refuse([verdict for stage in REQUIRED for verdict in verdicts[stage]])
 
     files = {
-        f"{part}/{name}": inputs[STAGE_OF.get(part, part)] / name for part, names in PARTS.items() for name in names
+        f"{part}/{name}": inputs[STAGE_OF.get(part, part)] / name
+        for part, names in PART_FILES.items()
+        for name in names
     }
     for path in files.values():
         _bytes(path)  # a missing file is said here, before any digest is taken
-    digests = {part: digest(files, part) for part in PARTS}
+    digests = {part: digest(files, part) for part in PART_FILES}
     left_out, overrides = [], []
-    for part in PARTS:
+    for part in PART_FILES:
         missed = _missed(verdicts[part])
         if not missed:
             continue
@@ -51,7 +53,7 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
             overrides.append(about | override.model_dump(mode="json"))
         else:
             left_out.append(about | ({"override": lacking} if lacking else {}))
-    parts = [part for part in PARTS if part not in {one["part"] for one in left_out}]
+    parts = [part for part in PART_FILES if part not in {one["part"] for one in left_out}]
 
     decision = {**_json(inputs["decision"] / TERMS), "rule": config.decision.model_dump(mode="json")}
     try:

@@ -228,7 +228,7 @@ def test_a_stage_writes_table_description_and_catalog(
     data = pq.read_table(tmp_path / "out" / "data.parquet")
     assert {name: metrics[name]["value"] for name in ("rows", "rows_dropped")} == {"rows": 7032.0, "rows_dropped": 11.0}
     assert data.num_rows == 7032
-    assert sum(metrics[f"{part}_rows"]["value"] for part in table.PARTS) == 7032
+    assert sum(metrics[f"{part}_rows"]["value"] for part in table.SPLIT_PARTS) == 7032
     assert set(data.column_names) == {*content.decode().split("\n")[0].split(","), "split", "row"}
     schema = DatasetSpec.model_validate_json((tmp_path / "out" / "schema.json").read_text())
     assert schema == config("telco").dataset
