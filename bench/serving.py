@@ -37,12 +37,13 @@ from engine.store import store_url
 from retain.dataset import DatasetSpec
 from retain.decision import Arm, decide, observe, pace, price
 from retain.release import Release, load, with_part
+from retain.request import request_columns
 from retain.rules import broken_rules
 from retain.score import Scorer
 from serve.app import create_app
 from serve.metrics import Metrics
 from serve.router import Router
-from serve.schema import request_columns
+from serve.schema import parse
 from serve.service import Service
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,6 +141,7 @@ def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list
     for arm in arms:
         service = Service("bench", release, Metrics(), _router(arm))
         costs |= {
+            "request's JSON": cpu_us(lambda i: parse(bodies[i]), n),
             "request read and checked": cpu_us(lambda i: service.reader.read(bodies[i]), n),  # noqa: B023 called at once
             f"body to answer, {arm}": cpu_us(lambda i: service.answer(bodies[i]), n),  # noqa: B023
             f"whole handler, {arm}": asyncio.run(_handler_us(release, bodies[:n], arm)),

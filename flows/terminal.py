@@ -23,7 +23,7 @@ from eval.decision import read
 from flows.board import ENDED, Board, Row, critical_path, makespan
 from flows.plan import Plan
 from retain.release import ReleaseError, load
-from serve.schema import examples
+from retain.request import examples
 
 STYLES = {
     "complete": "green",

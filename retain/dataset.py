@@ -1,7 +1,8 @@
 """A table described in a few lines of YAML: where it is, its columns, its target, and what they mean.
 
 Training validates a source against this description, features are derived from it, and the API accepts
-exactly its columns. `ops/datasets/telco.yaml` and `bank.yaml` are the first two descriptions.
+exactly its columns: what a value may be (`bounds`, `is_nullable`, `is_blank`, `total_and_tenure`) is declared here for
+both. `ops/datasets/telco.yaml` and `bank.yaml` are the first two descriptions.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ Role = Literal[
     "name",
 ]
 MAX_TEXT = 200  # characters of a text
+# What a number may be at most, whatever is described: above LARGEST it is infinite as a feature (float32), above
+# LARGEST_INTEGER a float64 can't tell an integer from its neighbour.
+LARGEST = 3.4028234663852886e38
+LARGEST_INTEGER = 2**53 - 1
 
 
 class _Frozen(BaseModel):
@@ -62,9 +67,9 @@ class Column(_Frozen):
     A `text` is the customer's name (role `name`), which a message may greet with: at most MAX_TEXT characters, "" for
     none, and never a feature, so no model, no policy and no reason holds it.
 
-    `missing`: a number that means "no value" (pdays 999: never contacted). `blank`: what training does with
-    an empty cell; `blank_value`: what it stands for in a request. A blank total charge is taken of customers of
-    tenure 0 only, in a table as in a request: they have no total yet, anybody else's is lost.
+    `missing`: a number that means "no value" (pdays 999: never contacted); it may lie outside the bounds. `blank`:
+    what training does with an empty cell; `blank_value`: what it stands for in a request. A blank total charge is taken
+    of customers of tenure 0 only, in a table as in a request: they have no total yet, anybody else's is lost.
     `leak`: known only after the outcome, so never a feature. `protected`: shown by group, never seen by a
     policy.
     """
@@ -105,6 +110,11 @@ class Column(_Frozen):
             raise ValueError(f"column {self.name!r}: bands are numbers that rise")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"column {self.name!r}: minimum {self.minimum:g} is above maximum {self.maximum:g}")
+        limit = LARGEST_INTEGER if self.integer else LARGEST
+        if self.missing is not None and (abs(self.missing) > limit or (self.integer and self.missing % 1)):
+            raise ValueError(f"column {self.name!r}: missing {self.missing:g} is no value that the column could hold")
+        if self.blank_value is not None and abs(self.blank_value) > LARGEST:
+            raise ValueError(f"column {self.name!r}: blank_value {self.blank_value:g} is beyond float32")
         return self
 
 
@@ -166,6 +176,30 @@ class DatasetSpec(_Frozen):
         if not feature_columns(self):
             raise ValueError("no column is left as a feature")
         return self
+
+
+def bounds(column: Column) -> tuple[float, float]:
+    """The smallest and the largest value of a number: those described, within what can be read and be a feature."""
+    limit = float(LARGEST_INTEGER) if column.integer else LARGEST
+    low = -limit if column.minimum is None else max(column.minimum, -limit)
+    high = limit if column.maximum is None else min(column.maximum, limit)
+    return low, high
+
+
+def is_nullable(column: Column) -> bool:
+    """Whether a customer may be without this number: something then stands for it."""
+    return column.blank_value is not None or column.missing is not None
+
+
+def is_blank(text: str) -> bool:
+    """Whether a cell holds nothing, as CSV exports write it: "", or spaces (IBM's table has one)."""
+    return not text.strip()
+
+
+def total_and_tenure(spec: DatasetSpec) -> tuple[str, str] | None:
+    """The columns of total charge and tenure of a table that has both: a blank total is taken where tenure is 0."""
+    names = spec.roles.get("total_charge"), spec.roles.get("tenure")
+    return None if names[0] is None or names[1] is None else (names[0], names[1])
 
 
 def column(spec: DatasetSpec, name: str) -> Column:

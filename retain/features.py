@@ -15,10 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retain.dataset import Column, DatasetSpec, feature_columns
-
-# XGBoost refuses infinity, and a float64 above this becomes infinite as float32.
-LARGEST = float(np.finfo(np.float32).max)
+from retain.dataset import LARGEST, Column, DatasetSpec, feature_columns
 
 
 class Featurizer:
@@ -84,8 +81,7 @@ class Featurizer:
         get = values.get
         for column, position in self._numbers:
             value = get(column.name)
-            # The common case inline: a plain number without a sentinel in its column (inf and NaN fail the
-            # test).
+            # The common case inline: a plain number in a column without `missing` (inf and NaN fail the test).
             if type(value) in _PLAIN and column.missing is None and -LARGEST <= value <= LARGEST:  # type: ignore[operator]
                 out[position] = value  # type: ignore[call-overload]
             else:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from retain.dataset import DatasetSpec, column, protected_columns
+from retain.dataset import DatasetSpec, column, is_nullable, protected_columns
 from retain.decision import (
     NO_HISTORY,
     Arm,
@@ -368,9 +368,8 @@ def _priced(spec: DatasetSpec) -> None:
     name = spec.roles.get("monthly_charge")
     if name is None:
         raise ReleaseError("schema.json: no column has the role monthly_charge, so no offer has a price")
-    of = column(spec, name)
-    blank = of.missing is not None or of.blank_value is not None
-    if of.kind != "number" or of.minimum is None or of.minimum < 0 or blank or of.leak:
+    charge = column(spec, name)
+    if charge.kind != "number" or charge.minimum is None or charge.minimum < 0 or is_nullable(charge) or charge.leak:
         raise ReleaseError(f"schema.json: the monthly charge {name} wants a number from 0 that is never missing")
 
 

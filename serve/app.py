@@ -15,12 +15,13 @@ from starlette.exceptions import HTTPException
 
 from engine.errors import RetainError
 from retain.release import Release
+from retain.request import examples
 from serve.metrics import Metrics
 from serve.observed import Observed
 from serve.protocol import LimitedProtocol
 from serve.router import EVERYBODY_BASELINE, Router
 from serve.routes import refused, routes_of
-from serve.schema import examples, request_schema
+from serve.schema import request_schema
 from serve.service import Service
 from serve.settings import Settings, load_release, read
 

@@ -1,26 +1,29 @@
-"""Requests: read strictly, checked against the release's own table, described in OpenAPI from the same source.
+"""Requests: read strictly by a pydantic model of the release's own table, from which OpenAPI describes them as well.
 
-A body is JSON as RFC 8259 means it: no NaN, no duplicate keys, finite numbers, valid text. What is refused is told by
-type and place alone: neither a value nor a key that the caller made up is repeated. Checks are compiled once per
-release, because a customer costs 4 us this way and several times that as a pydantic model.
+Around the model stand the rules that pydantic has no word for. A body is JSON as RFC 8259 means it: no NaN, no
+duplicate keys, valid text. A blank total and a running offer have to fit their neighbours. What is refused is told by
+type and place alone: neither a value nor a key that the caller made up is repeated.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NotRequired
 
-from retain.dataset import MAX_TEXT, Column, DatasetSpec
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, with_config
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import CoreSchema, PydanticCustomError
+from typing_extensions import TypedDict
+
+from retain.dataset import LARGEST, MAX_TEXT, Column, DatasetSpec, bounds, is_blank, is_nullable, total_and_tenure
 from retain.decision import NO_HISTORY, History, Terms
+from retain.request import request_columns
 
-LARGEST = 3.4028234663852886e38  # of float32: beyond it a number is infinite to the models
-EXACT = 2**53 - 1  # beyond it integers are no longer what the caller wrote, and from 2**64 on orjson refuses them
 MAX_ID = 128
 MAX_COUNT = 10_000
 MAX_ERRORS = 20
-BLANK = ("", " ")  # as CSV exports write "no value"; IBM's table has the space
 
 Place = tuple[str | int, ...]
 
@@ -33,6 +36,9 @@ class Invalid(Exception):
         self.detail = [{"type": kind, "loc": ["body", *place]} for kind, place in faults[:MAX_ERRORS]]
 
 
+# -- JSON ----------------------------------------------------------------------------------------------------------
+
+
 class _Duplicate(Exception):
     pass
 
@@ -42,10 +48,10 @@ class _NotFinite(Exception):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    content = dict(pairs)
+    if len(content) != len(pairs):
         raise _Duplicate
-    return found
+    return content
 
 
 def _constant(name: str) -> Any:
@@ -57,7 +63,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 
 def parse(body: bytes) -> Any:
     """The JSON of a body. Raises Invalid."""
-    # orjson reads the same in a third of the time but keeps the last of two equal keys without a word.
+    # pydantic and orjson read the same in a third of the time, but keep the last of two equal keys without a word.
     try:
         return _DECODER.decode(body.decode())
     except UnicodeDecodeError:
@@ -72,342 +78,235 @@ def parse(body: bytes) -> Any:
         raise Invalid([("not_json", ())]) from None
 
 
-@dataclass(frozen=True)
-class _Fault:
-    kind: str
+# -- the model -----------------------------------------------------------------------------------------------------
 
 
-Check = Callable[[Any], Any]  # a value as the models take it, or a _Fault
+def _model(spec: DatasetSpec, terms: Terms) -> Any:
+    """The type of a request. Objects are TypedDicts, since any text may be the name of a column."""
+    columns = request_columns(spec)
+    customer = _keys("Customer", {column.name: _value(column) for column in columns}, title=spec.title)
+    history: Any = Annotated[_history(terms) | None, Field(title="Earlier contacts, if the caller knows of any")]
+    return _keys("Request", {"customer": customer, "history": NotRequired[history]})
+
+
+def _keys(name: str, values: Mapping[str, Any], **config: Any) -> Any:
+    """An object with these keys and no others."""
+    make: Any = TypedDict  # to mypy its keys are literals
+    rules: Any = {"strict": True, "extra": "forbid", **config}
+    return with_config(rules)(make(name, values))
+
+
+def _value(column: Column) -> Any:
+    about = Field(description=column.about or None)
+    if column.kind == "id":
+        text = Annotated[str, Field(min_length=1, max_length=MAX_ID), AfterValidator(_clean_id)]
+        return Annotated[text | int, about]
+    if column.kind == "text":
+        return Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_printable), about]
+    if column.kind == "number":
+        return Annotated[_number(column), about]
+    literal: Any = Literal
+    values = literal[column.values]
+    texts = type(column.values[0]) is str
+    return Annotated[values, about] if texts else Annotated[values, BeforeValidator(_no_bool), about]
+
+
+def _number(column: Column) -> Any:
+    low, high = bounds(column)
+    if column.integer:
+        number: Any = Annotated[int, Field(ge=math.ceil(low), le=math.floor(high)), BeforeValidator(_whole)]
+    else:
+        number = Annotated[float, Field(ge=low, le=high)]
+    if column.missing is not None and not low <= column.missing <= high:
+        kind = int if column.integer else float
+        number |= Annotated[kind, Field(ge=kind(column.missing), le=kind(column.missing)), BeforeValidator(_whole)]
+    return Annotated[number | None, BeforeValidator(_none_if_blank)] if is_nullable(column) else number
+
+
+def _history(terms: Terms) -> Any:
+    count: Any = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+    answer: Any = Annotated[int, Field(ge=0, le=terms.months)]
+    free = _free_offers(terms)
+    running = "discount that runs now, in percent, with its months_left; null: none; 0: none" + (
+        ", or with months_left an accepted contact without a discount" if free else ""
+    )
+    contacts = (
+        f"contacts in each of the last {terms.history_months} months, oldest first; the last is the month that ends "
+        "now, in which nobody is contacted twice"
+    )
+    answers = (
+        f"how often offers were accepted and declined in the last {terms.months} months, at one decision a month; a "
+        "policy never learned from more"
+    )
+    values: dict[str, Any] = {
+        "contacts": Annotated[list[count], Field(max_length=terms.history_months, description=contacts)],
+        "running_offer": Annotated[Annotated[int, Field(ge=0, le=100)] | None, Field(description=running)],
+        "months_left": Annotated[int, Field(ge=0, le=120, description="months that it still runs; 0 when none does")],
+        "answers": Annotated[
+            _keys("Answers", {"accepted": NotRequired[answer], "declined": NotRequired[answer]}),
+            Field(description=answers),
+        ],
+    }
+    # A discount runs with months left, or there are neither.
+    runs = {"running_offer": {"type": "integer", "minimum": 0 if free else 1}, "months_left": {"minimum": 1}}
+    none = {"running_offer": {"enum": [None, 0]}, "months_left": {"maximum": 0}}
+    either = {"anyOf": [{"required": list(runs), "properties": runs}, {"properties": none}]}
+    return _keys("History", {name: NotRequired[value] for name, value in values.items()}, json_schema_extra=either)
+
+
+def _free_offers(terms: Terms) -> bool:
+    """Whether a contact without a discount is an offer, which runs like any other once it is accepted."""
+    return 0 in terms.offers.levels
+
+
+# Before and after pydantic's own checks. Their errors bear the names that callers see.
+
+
+def _printable(value: str) -> str:
+    # isprintable() is false for control characters.
+    if not value.isprintable():
+        raise PydanticCustomError("string_length_or_characters", "unprintable")
+    return value
+
+
+def _clean_id(value: str) -> str:
+    if value != value.strip():  # in training no id has space around it, and with it a customer gets another arm
+        raise PydanticCustomError("string_length_or_characters", "space around it")
+    return _printable(value)
+
+
+def _no_bool(value: Any) -> Any:
+    if type(value) is bool:  # True is 1 to a Literal
+        raise PydanticCustomError("number_type", "bool")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+def _none_if_blank(value: Any) -> Any:
+    return None if type(value) is str and is_blank(value) else value
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+# What callers are told, by pydantic's types.
+KINDS = {
+    "missing": "missing",
+    "extra_forbidden": "unknown_key",
+    "dict_type": "not_an_object",
+    "list_type": "array_type",
+    "too_long": "too_long",
+    "string_type": "string_type",
+    "string_too_short": "string_length_or_characters",
+    "string_too_long": "string_length_or_characters",
+    "string_unicode": "string_length_or_characters",  # lone surrogates
+    "string_length_or_characters": "string_length_or_characters",
+    "number_type": "number_type",
+    "float_type": "number_type",
+    "int_type": "number_type",
+    "greater_than_equal": "below_minimum",
+    "less_than_equal": "above_maximum",
+}
+NUMERIC = ("float_type", "int_type", "greater_than_equal", "less_than_equal")
 
 
 class RequestReader:
     """Body -> (customer's values, history), for one release."""
 
     def __init__(self, spec: DatasetSpec, terms: Terms) -> None:
-        self._checks = {column.name: _check(column) for column in request_columns(spec)}
-        self._refused = {spec.target.column, *(column.name for column in spec.columns if column.leak)}
-        self._history = {
-            "contacts": _contacts(terms.history_months),
-            "running_offer": _whole(0, 100, nullable=True),
-            "months_left": _whole(0, 120),
-            "answers": _whole_numbers("accepted", "declined", most=terms.months),
+        self._model = TypeAdapter(_model(spec, terms))
+        self._values: dict[Place, tuple[Any, ...]] = {
+            ("customer", column.name): column.values for column in spec.columns if column.values
         }
-        # An accepted contact without a discount runs like any other offer.
-        self._free_offers = 0 in terms.offers.levels
-        # A total that is blank is that of a customer who has only just come; anybody else's is lost.
-        self._total, self._tenure = spec.roles.get("total_charge"), spec.roles.get("tenure")
+        self._refused = {spec.target.column, *(column.name for column in spec.columns if column.leak)}
+        self._free_offers = _free_offers(terms)
+        self._total, self._tenure = total_and_tenure(spec) or ("", "")
 
     def read(self, body: bytes) -> tuple[dict[str, Any], History]:
-        """Raises Invalid with everything that is wrong, up to MAX_ERRORS faults."""
+        """Raises Invalid with everything that is wrong, up to MAX_ERRORS faults; rules between several values are
+        looked at when each of them is right."""
         content = parse(body)
-        if type(content) is not dict:
-            raise Invalid([("not_an_object", ())])
-        faults: list[tuple[str, Place]] = []
-        if not content.keys() <= {"customer", "history"}:
-            faults.append(("unknown_key", ()))
-        values: dict[str, Any] = {}
-        if "customer" not in content:
-            faults.append(("missing", ("customer",)))
-        else:
-            values = self._customer(content["customer"], faults)
-        history = NO_HISTORY
-        if content.get("history") is not None:
-            history = self._read_history(content["history"], faults)
-        if faults:
-            raise Invalid(faults)
-        return values, history
+        try:
+            request = self._model.validate_python(content)
+        except ValidationError as error:
+            raise Invalid(self._faults(error)) from None
+        values, given = request["customer"], request.get("history")
+        if values.get(self._total, 0) is None and values.get(self._tenure, 0) != 0:
+            raise Invalid([("blank", ("customer", self._total))])
+        return values, self._history(given) if given else NO_HISTORY
 
-    def _customer(self, customer: object, faults: list[tuple[str, Place]]) -> dict[str, Any]:
-        if type(customer) is not dict:
-            faults.append(("not_an_object", ("customer",)))
-            return {}
-        values = {}
-        checks = self._checks
-        for name, value in customer.items():
-            check = checks.get(name)
-            if check is None:
-                refused = name in self._refused
-                faults.append(("not_accepted", ("customer", name)) if refused else ("unknown_key", ("customer",)))
-                continue
-            values[name] = found = check(value)
-            if type(found) is _Fault:
-                faults.append((found.kind, ("customer", name)))
-        if len(values) != len(checks):
-            faults += [("missing", ("customer", name)) for name in checks if name not in customer]
-        elif self._total and self._tenure and values.get(self._total, 0) is None and values[self._tenure] != 0:
-            faults.append(("blank", ("customer", self._total)))
-        return values
-
-    def _read_history(self, history: object, faults: list[tuple[str, Place]]) -> History:
-        if type(history) is not dict:
-            faults.append(("not_an_object", ("history",)))
-            return NO_HISTORY
-        values = {}
-        for name, value in history.items():
-            check = self._history.get(name)
-            if check is None:
-                faults.append(("unknown_key", ("history",)))
-                continue
-            values[name] = found = check(value)
-            if type(found) is _Fault:
-                faults.append((found.kind, ("history", name)))
-        offer, left = values.get("running_offer"), values.get("months_left", 0)
-        free = self._free_offers and offer == 0
-        if type(offer) is not _Fault and type(left) is not _Fault and bool(offer) != bool(left) and not free:
-            lacking = "months_left" if offer else "running_offer"
-            faults.append(("contradicts_running_offer" if offer else "contradicts_months_left", ("history", lacking)))
-        if faults:
-            return NO_HISTORY
-        answers = values.get("answers", {})
+    def _history(self, given: Mapping[str, Any]) -> History:
+        offer, left = given.get("running_offer"), given.get("months_left", 0)
+        if bool(offer) != bool(left) and not (self._free_offers and offer == 0):
+            lacking, has = ("months_left", "running_offer") if offer else ("running_offer", "months_left")
+            raise Invalid([(f"contradicts_{has}", ("history", lacking))])
+        answers = given.get("answers", {})
         return History(
-            contacts=values.get("contacts", ()),
+            contacts=tuple(given.get("contacts", ())),
             running_offer=offer,
             months_left=left,
             accepted=answers.get("accepted", 0),
             declined=answers.get("declined", 0),
         )
 
+    def _faults(self, error: ValidationError) -> list[tuple[str, Place]]:
+        """One for each value: of a union's branches the first one's, of a list the first item's."""
+        faults: dict[Place, tuple[str, Place]] = {}
+        for fault in error.errors(include_url=False, include_context=False):
+            kind, place = fault["type"], fault["loc"]
+            if place not in faults and place[:2] not in faults:
+                faults[place if kind == "extra_forbidden" else place[:2]] = self._fault(kind, place, fault["input"])
+        return list(faults.values())
 
-def request_columns(spec: DatasetSpec) -> tuple[Column, ...]:
-    """What a request states of a customer: all columns but those known only after the outcome."""
-    return tuple(column for column in spec.columns if not column.leak)
-
-
-def _check(column: Column) -> Check:
-    if column.kind == "id":
-        return _check_id
-    if column.kind == "text":
-        return _check_text
-    if column.kind == "number":
-        return _number(column)
-    return _one_of(column.values)
-
-
-def _check_id(value: Any) -> Any:
-    # isprintable() is false for control characters and lone surrogates.
-    if type(value) is int:
-        return value
-    if type(value) is not str:
-        return _Fault("string_type")
-    return value if 0 < len(value) <= MAX_ID and value.isprintable() else _Fault("string_length_or_characters")
-
-
-def _check_text(value: Any) -> Any:
-    if type(value) is not str:
-        return _Fault("string_type")
-    return value if len(value) <= MAX_TEXT and value.isprintable() else _Fault("string_length_or_characters")
-
-
-def _one_of(values: tuple[Any, ...]) -> Check:
-    known = {value: value for value in values}
-    types = (str,) if type(values[0]) is str else (int, float)
-
-    def check(value: Any) -> Any:
-        if type(value) not in types:
-            return _Fault("string_type" if types == (str,) else "number_type")
-        return known.get(value, _UNSEEN)
-
-    return check
-
-
-_UNSEEN = _Fault("not_one_of_the_allowed")
-
-
-def _number(column: Column) -> Check:
-    low, high = _bounds(column)
-    limit = EXACT if column.integer else LARGEST
-    missing, integer, nullable = column.missing, column.integer, is_nullable(column)
-
-    def check(value: Any) -> Any:
-        kind = type(value)
-        if kind is not int and kind is not float:
-            if nullable and (value is None or (kind is str and value in BLANK)):
-                return None
-            return _Fault("number_type")
-        if low <= value <= high or (value == missing and -limit <= value <= limit):
-            if not integer:
-                return float(value)
-            return value if kind is int else int(value) if value.is_integer() else _Fault("integer_type")
-        if not -LARGEST <= value <= LARGEST:
-            return _Fault("not_finite")
-        return _Fault("below_minimum" if value < low else "above_maximum")
-
-    return check
-
-
-def _bounds(column: Column) -> tuple[float, float]:
-    limit = EXACT if column.integer else LARGEST
-    low = -limit if column.minimum is None else max(column.minimum, -limit)
-    high = limit if column.maximum is None else min(column.maximum, limit)
-    return low, high
-
-
-def is_nullable(column: Column) -> bool:
-    return column.blank_value is not None or column.missing is not None
-
-
-def _whole(low: int, high: int, *, nullable: bool = False) -> Check:
-    def check(value: Any) -> Any:
-        if value is None and nullable:
-            return None
-        if type(value) is not int:
-            return _Fault("integer_type")
-        return value if low <= value <= high else _Fault("below_minimum" if value < low else "above_maximum")
-
-    return check
-
-
-def _contacts(months: int) -> Check:
-    count = _whole(0, MAX_COUNT)
-
-    def check(value: Any) -> Any:
-        if type(value) is not list:
-            return _Fault("array_type")
-        if len(value) > months:
-            return _Fault("too_long")
-        counts = tuple(count(item) for item in value)
-        return next((item for item in counts if type(item) is _Fault), counts)
-
-    return check
-
-
-def _whole_numbers(*names: str, most: int) -> Check:
-    count = _whole(0, most)
-
-    def check(value: Any) -> Any:
-        if type(value) is not dict:
-            return _Fault("not_an_object")
-        if not value.keys() <= set(names):
-            return _Fault("unknown_key")
-        counts = {name: count(item) for name, item in value.items()}
-        return next((item for item in counts.values() if type(item) is _Fault), counts)
-
-    return check
+    def _fault(self, kind: str, place: Place, value: Any) -> tuple[str, Place]:
+        if kind == "extra_forbidden":
+            refused = place[0] == "customer" and place[-1] in self._refused
+            return ("not_accepted", place) if refused else (KINDS[kind], place[:-1])
+        if kind == "string_unicode" and len(place) < 2:  # of a key
+            return "unknown_key", place
+        place = place[:2]
+        number = type(value) in (int, float)
+        values = self._values.get(place) if kind != "missing" else None
+        if values is not None:
+            texts = type(values[0]) is str
+            right = type(value) is str if texts else number
+            return "not_one_of_the_allowed" if right else "string_type" if texts else "number_type", place
+        if kind in NUMERIC and number and not -LARGEST <= value <= LARGEST:
+            return "not_finite", place
+        if kind == "int_type" and (place[0] == "history" or number):
+            return "integer_type", place
+        return KINDS[kind], place
 
 
 # -- OpenAPI -------------------------------------------------------------------------------------------------------
 
 
+class _Untitled(GenerateJsonSchema):
+    """Without the titles that pydantic makes up of names ("Paperlessbilling")."""
+
+    def field_title_should_be_set(self, schema: CoreSchema | Any) -> bool:
+        return False
+
+
 def request_schema(spec: DatasetSpec, terms: Terms) -> dict[str, Any]:
-    """JSON schema of a request, from the same table that RequestReader checks against."""
-    columns = request_columns(spec)
-    free = 0 in terms.offers.levels
-    counts = {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}
-    customer = {
-        "type": "object",
-        "title": spec.title,
-        "additionalProperties": False,
-        "required": [column.name for column in columns],
-        "properties": {column.name: _column_schema(column) for column in columns},
-    }
-    history = {
-        "type": ["object", "null"],
-        "title": "Earlier contacts, if the caller knows of any",
-        "additionalProperties": False,
-        "properties": {
-            "contacts": {
-                "type": "array",
-                "items": counts,
-                "maxItems": terms.history_months,
-                "description": f"contacts in each of the last {terms.history_months} months, oldest first; the last is "
-                "the month that ends now, in which nobody is contacted twice",
-            },
-            "running_offer": {
-                "type": ["integer", "null"],
-                "minimum": 0,
-                "maximum": 100,
-                "description": "discount that runs now, in percent, with its months_left; null: none; 0: none"
-                + (", or with months_left an accepted contact without a discount" if free else ""),
-            },
-            "months_left": {
-                "type": "integer",
-                "minimum": 0,
-                "maximum": 120,
-                "description": "months that it still runs; 0 when none does",
-            },
-            "answers": {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {name: {**counts, "maximum": terms.months} for name in ("accepted", "declined")},
-                "description": f"how often offers were accepted and declined in the last {terms.months} months, at one "
-                "decision a month; a policy never learned from more",
-            },
-        },
-        # A discount runs with months left, or there are neither.
-        "anyOf": [
-            {
-                "required": ["running_offer", "months_left"],
-                "properties": {
-                    "running_offer": {"type": "integer", "minimum": 0 if free else 1},
-                    "months_left": {"minimum": 1},
-                },
-            },
-            {"properties": {"running_offer": {"enum": [None, 0]}, "months_left": {"maximum": 0}}},
-        ],
-    }
+    """JSON schema of a request, of the model that RequestReader reads by, in one piece."""
+    schema = TypeAdapter(_model(spec, terms)).json_schema(schema_generator=_Untitled)
+    definitions = schema.pop("$defs")
+    whole: dict[str, Any] = _in_one_piece(schema, definitions)
+    return whole
+
+
+def _in_one_piece(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """With the definitions in place of references to them: within OpenAPI those would lead nowhere."""
+    if isinstance(schema, list):
+        return [_in_one_piece(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    name = schema.get("$ref", "").removeprefix("#/$defs/")
     return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["customer"],
-        "properties": {"customer": customer, "history": history},
+        key: _in_one_piece(part, definitions)
+        for key, part in {**definitions.get(name, {}), **schema}.items()
+        if key != "$ref"
     }
-
-
-def _column_schema(column: Column) -> dict[str, Any]:
-    about = {"description": column.about} if column.about else {}
-    if column.kind == "id":
-        return {"type": ["string", "integer"], "minLength": 1, "maxLength": MAX_ID, **about}
-    if column.kind == "text":
-        return {"type": "string", "maxLength": MAX_TEXT, **about}
-    if column.kind != "number":
-        kind = "string" if type(column.values[0]) is str else "integer"
-        return {"type": kind, "enum": list(column.values), **about}
-    kind = "integer" if column.integer else "number"
-    low, high = _bounds(column)
-    return {
-        "type": [kind, "null"] if is_nullable(column) else kind,
-        "minimum": low,
-        "maximum": high,
-        **about,
-    }
-
-
-def examples(spec: DatasetSpec, terms: Terms) -> dict[str, Any]:
-    """Requests that run as they stand: a customer, one with a history, and one who has only just come."""
-    customer: dict[str, Any] = {column.name: _example(column) for column in request_columns(spec)}
-    history = {
-        "contacts": [0] * (terms.history_months - 2) + [1, 0],
-        "running_offer": None,
-        "months_left": 0,
-        "answers": {"accepted": 0, "declined": 1},
-    }
-    found: dict[str, Any] = {
-        "customer": {"summary": "A customer", "value": {"customer": customer}},
-        "history": {
-            "summary": "A customer with a history of contacts",
-            "value": {"customer": customer, "history": history},
-        },
-    }
-    total, tenure = spec.roles.get("total_charge"), spec.roles.get("tenure")
-    if total and tenure and any(column.name == total and is_nullable(column) for column in spec.columns):
-        newcomer: Mapping[str, Any] = {**customer, tenure: 0, total: None}
-        found["newcomer"] = {
-            "summary": "A customer of this month, without a total yet",
-            "value": {"customer": newcomer},
-        }
-    return found
-
-
-def _example(column: Column) -> Any:
-    if column.example is not None:
-        return column.example
-    if column.kind == "id":
-        return "C-0001"
-    if column.kind == "text":
-        return "Ann Smith"
-    if column.kind != "number":
-        return column.values[0]
-    number = max(column.minimum or 0.0, 0.0)
-    if column.maximum is not None:
-        number = min(number, column.maximum)
-    return int(number) if column.integer else number

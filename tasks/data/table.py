@@ -18,9 +18,8 @@ import pandera.pandas as pa
 from numpy.typing import NDArray
 
 from engine.errors import DataError
-from retain.dataset import MAX_TEXT, Column, DatasetSpec
+from retain.dataset import LARGEST_INTEGER, MAX_TEXT, Column, DatasetSpec, bounds, is_blank, total_and_tenure
 from retain.dataset import column as column_of
-from retain.features import LARGEST
 from tasks.data import synthetic, text
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ TAKE_OUT = "take it out of the table and out of the description"
 REPORTED = 20
 SLICES = 20
 SPLIT_PARTS = ("train", "validation", "test")
-# Cells are read as float64: from 2**53 on, an integer may be read as its neighbour.
-LARGEST_INTEGER = 2.0**53 - 1
 
 
 def run(config: TableConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
@@ -96,7 +93,7 @@ def check(cells: text.Text, spec: DatasetSpec) -> None:
         if column in texts:  # nothing is learnt from it, and who has no name has none
             continue
         distinct = set(values)
-        if all(not value.strip() for value in distinct):
+        if all(is_blank(value) for value in distinct):
             raise DataError(f"{name}: column {column!r} is empty in every row. Fill it, or {TAKE_OUT}")
         if len(distinct) == 1 and cells.rows > 1:
             only = next(iter(distinct))
@@ -114,9 +111,8 @@ def check(cells: text.Text, spec: DatasetSpec) -> None:
 
 def _schema(spec: DatasetSpec, frame: pd.DataFrame) -> pa.DataFrameSchema:
     columns = {column.name: pa.Column(object, _checks(column)) for column in spec.columns}
-    total, tenure = spec.roles.get("total_charge"), spec.roles.get("tenure")
-    if total and tenure:
-        # As in a request: who has only just come has no total yet, anybody else's is lost.
+    if names := total_and_tenure(spec):
+        total, tenure = names
         new = pd.Series(_numbers(frame[tenure]), index=frame.index).eq(0)
         columns[total] = pa.Column(object, _checks(column_of(spec, total), f" where {tenure!r} is 0", new))
     target = (spec.target.negative, spec.target.positive)
@@ -148,28 +144,20 @@ def _ids_fit(values: pd.Series[Any]) -> pd.Series[bool]:
     return values.ne("") & values.eq(values.str.strip()) & values.map(str.isprintable) & ~values.duplicated()
 
 
-def _bounds(column: Column) -> tuple[float, float]:
-    """The described ones, within what int64 and a feature (float32) can hold."""
-    limit = LARGEST_INTEGER if column.integer else LARGEST
-    low = -limit if column.minimum is None else max(column.minimum, -limit)
-    high = limit if column.maximum is None else min(column.maximum, limit)
-    return low, high
-
-
 def _numbers_fit(column: Column, values: pd.Series[Any], blank: pd.Series[bool] | bool) -> pd.Series[bool]:
     numbers = pd.Series(_numbers(values), index=values.index)
-    fits = numbers.between(*_bounds(column))
+    fits = numbers.between(*bounds(column))
     if column.integer:
         fits &= numbers.mod(1).eq(0)
     if column.missing is not None:
         fits |= numbers.eq(column.missing)
     if column.blank == "drop":
-        fits |= values.str.strip().eq("") & blank
+        fits |= values.map(is_blank) & blank
     return fits
 
 
 def _expected_number(column: Column, where: str) -> str:
-    low, high = map(_shown, _bounds(column))
+    low, high = map(_shown, bounds(column))
     what = f"{'an integer' if column.integer else 'a number'} from {low} to {high}"
     if column.missing is not None:
         what += f", or {column.missing:g} for none"
@@ -183,14 +171,14 @@ def _shown(bound: float) -> str:
 def _report(failures: pd.DataFrame, cells: text.Text, spec: DatasetSpec) -> str:
     names = list(cells.columns)
     places = zip(failures["index"], failures["column"], failures["check"])
-    found = sorted({(int(row), names.index(column), expected) for row, column, expected in places})
+    violations = sorted({(int(row), names.index(column), expected) for row, column, expected in places})
     lines = []
-    for row, at, expected in found[:REPORTED]:
-        value = cells.columns[names[at]][row][:60]
-        lines.append(f"  row {cells.lines[row]}, column {names[at]!r}: {value!r}; expected is {expected}")
-    if len(found) > REPORTED:
-        lines.append(f"  and {len(found) - REPORTED:,} more")
-    count = "1 cell is" if len(found) == 1 else f"{len(found):,} cells are"
+    for row, position, expected in violations[:REPORTED]:
+        value = cells.columns[names[position]][row][:60]
+        lines.append(f"  row {cells.lines[row]}, column {names[position]!r}: {value!r}; expected is {expected}")
+    if len(violations) > REPORTED:
+        lines.append(f"  and {len(violations) - REPORTED:,} more")
+    count = "1 cell is" if len(violations) == 1 else f"{len(violations):,} cells are"
     return (
         f"{spec.source.files[0]}: {count} not as the description of {spec.name!r} says. "
         "Mend the file, or describe the table as it is\n" + "\n".join(lines)
@@ -233,7 +221,7 @@ def typed(cells: text.Text, spec: DatasetSpec, max_rows: int, seed: int) -> tupl
     blank = np.zeros(cells.rows, dtype=bool)
     for column in spec.columns:
         if column.blank == "drop":
-            blank |= [not value.strip() for value in cells.columns[column.name]]
+            blank |= [is_blank(value) for value in cells.columns[column.name]]
     kept = rows[~blank[rows]]
     columns: dict[str, Any] = {}
     for column in spec.columns:

@@ -4,11 +4,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from retain.dataset import DatasetSpec, bridge_roles, cell, column, feature_columns, protected_columns
+from retain.dataset import (
+    LARGEST,
+    DatasetSpec,
+    bounds,
+    bridge_roles,
+    cell,
+    column,
+    feature_columns,
+    is_blank,
+    is_nullable,
+    protected_columns,
+    total_and_tenure,
+)
 
 DATASETS = Path(__file__).parents[2] / "ops" / "datasets"
 
@@ -68,6 +81,22 @@ def test_the_cell_follows_the_roles_that_are_asked_for() -> None:
     assert cell(spec(content("telco")), row, ["senior", "householder"]) == ""
 
 
+def test_bounds_are_those_described_within_what_a_feature_holds() -> None:
+    telco, bank = spec(content("telco")), spec(content("bank"))
+    assert bounds(column(telco, "tenure")) == (0, 1200)
+    assert bounds(column(bank, "previous")) == (0, 2**53 - 1)
+    assert bounds(column(bank, "nr.employed")) == (-LARGEST, LARGEST)
+    assert float(np.finfo(np.float32).max) == LARGEST
+
+
+def test_what_may_be_without_a_value() -> None:
+    telco, bank = spec(content("telco")), spec(content("bank"))
+    assert [c.name for c in (*telco.columns, *bank.columns) if is_nullable(c)] == ["TotalCharges", "pdays"]
+    assert total_and_tenure(telco) == ("TotalCharges", "tenure")
+    assert total_and_tenure(bank) is None
+    assert [is_blank(text) for text in ("", " ", "\t", "0", " a")] == [True, True, True, False, False]
+
+
 def _named(data: dict[str, Any]) -> dict[str, Any]:
     data["columns"].append({"name": "n", "kind": "text"})
     data["roles"]["name"] = "n"
@@ -88,6 +117,10 @@ def test_a_name_is_no_feature() -> None:
         (lambda d: d["columns"][1].update(minimum=0), "'gender' is a flag: only a number has"),
         (lambda d: d["columns"][5].update(values=["a", "b"]), "'tenure' is a number: it has no values"),
         (lambda d: d["columns"][5].update(minimum=9, maximum=1), "minimum 9 is above maximum 1"),
+        (lambda d: d["columns"][5].update(missing=-0.5), "missing -0.5 is no value that the column could hold"),
+        (lambda d: d["columns"][5].update(missing=2**53), "missing 9.0072e+15 is no value"),
+        (lambda d: d["columns"][18].update(missing=1e39), "missing 1e+39 is no value"),
+        (lambda d: d["columns"][18].update(blank_value=-1e39), "blank_value -1e+39 is beyond float32"),
         (lambda d: d["columns"][5].update(bands=[1]), "a protected number, and nothing else, has bands"),
         (lambda d: d["columns"][7].update(values=["No"]), "lists the two or more that are allowed"),
         (lambda d: d["columns"][7].update(values=["No", "No"]), "values are distinct"),

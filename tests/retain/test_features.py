@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retain.dataset import Column, DatasetSpec, feature_columns
-from retain.features import LARGEST, Featurizer
+from retain.dataset import LARGEST, Column, DatasetSpec, feature_columns
+from retain.features import Featurizer
 
 DATASETS = Path(__file__).parents[2] / "ops" / "datasets"
 SPECS = {

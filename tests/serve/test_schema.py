@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import orjson
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from retain.dataset import DatasetSpec
 from retain.decision import History, Terms
 from retain.features import Featurizer
-from serve.schema import MAX_ERRORS, Invalid, RequestReader, examples, parse, request_columns, request_schema
+from retain.request import examples, request_columns
+from serve.schema import MAX_ERRORS, Invalid, RequestReader, parse, request_schema
+from tasks.data import table
 from tests.releases import DECISION, dataset, rows
 
 RULES = Terms.from_json(DECISION)
@@ -68,9 +71,14 @@ def test_a_customer_is_read_as_the_models_take_her() -> None:
         ("SeniorCitizen", True, "number_type"),
         ("SeniorCitizen", 2, "not_one_of_the_allowed"),
         ("SeniorCitizen", 0.5, "not_one_of_the_allowed"),
+        ("SeniorCitizen", 10**30, "not_one_of_the_allowed"),
+        ("Contract", "\ud800", "not_one_of_the_allowed"),
         ("customerID", "", "string_length_or_characters"),
         ("customerID", "x" * 129, "string_length_or_characters"),
         ("customerID", "a\nb", "string_length_or_characters"),
+        ("customerID", " a", "string_length_or_characters"),
+        ("customerID", "a ", "string_length_or_characters"),
+        ("customerID", True, "string_type"),
         ("customerID", "\ud800", "string_length_or_characters"),
         ("customerID", "a\u200bb", "string_length_or_characters"),
         ("customerID", None, "string_type"),
@@ -90,7 +98,7 @@ def test_a_whole_number_is_one_however_it_is_written(name: str, value: Any, read
     assert type(found) is type(read)
 
 
-@pytest.mark.parametrize("blank", [None, "", " "])
+@pytest.mark.parametrize("blank", [None, "", " ", "  ", "\t"])
 def test_a_blank_total_is_that_of_a_customer_of_tenure_0(blank: str | None) -> None:
     values, _ = READER.read(json.dumps(changed(tenure=0, TotalCharges=blank)).encode())
     assert values["TotalCharges"] is None
@@ -150,7 +158,37 @@ def test_what_is_known_only_after_the_outcome_is_not_accepted() -> None:
     assert reader.read(json.dumps({"customer": customer | {"pdays": None}}).encode())[0]["pdays"] is None
 
 
-@pytest.mark.parametrize("customer", [None, 1, "x", [], [CUSTOMER], True])
+NUMBERS = [-1, -0.5, 0, 0.5, 1, 5.0, 999, -999, 1e6, 1e9, 2**53 - 1, 2**53, 1e38, 3.5e38, -3.5e38, 1e300]
+OUTSIDE = dataset(
+    "bank",
+    columns=[
+        column.model_dump(mode="json")
+        | {"missing": {"pdays": -999.0, "nr.employed": -0.5}.get(column.name), "minimum": 0.0}
+        if column.kind == "number" and not column.bands
+        else column.model_dump(mode="json")
+        for column in BANK.columns
+    ],
+)
+
+
+@pytest.mark.parametrize("spec", [TELCO, BANK, OUTSIDE], ids=["telco", "bank", "missing_outside_the_bounds"])
+@pytest.mark.parametrize("value", NUMBERS)
+def test_a_number_is_taken_as_training_takes_it(spec: DatasetSpec, value: float) -> None:
+    reader, described = RequestReader(spec, RULES), jsonschema.Draft202012Validator(request_schema(spec, RULES))
+    row = {column.name: rows(spec, 1, seed=3)[0][column.name] for column in request_columns(spec)}
+    numbers = [column for column in request_columns(spec) if column.kind == "number"]
+    assert len(numbers) >= 3
+    for column in numbers:
+        trained = bool(table._numbers_fit(column, pd.Series([repr(value)]), False).all())
+        body = {"customer": row | {column.name: value}}
+        assert described.is_valid(body) == trained, column.name
+        if trained:
+            assert reader.read(json.dumps(body).encode())[0][column.name] == value
+        else:
+            assert [place for _, *place in faults(body, reader)] == [["customer", column.name]]
+
+
+@pytest.mark.parametrize("customer", [None, 1, 1e300, "x", [], [CUSTOMER], True])
 def test_a_customer_is_an_object(customer: Any) -> None:
     assert faults({"customer": customer}) == [("not_an_object", "customer")]
 
