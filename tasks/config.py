@@ -101,6 +101,10 @@ class DialoguesConfig(_TextConfig):
 class PreferencesConfig(_TextConfig):
     """`preferences`: prompts with a chosen and a rejected reply; halves A and B by prompt."""
 
+    # Of SHP: the chosen reply has at least this many times the votes of the other; a post gives at most so many pairs.
+    min_vote_ratio: Annotated[float, Field(ge=1)]
+    max_pairs_a_post: Count
+
 
 # -- tabular ------------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,6 @@ LONGEST_LINE = 16 * 2**20
 NAMED = 5  # broken lines whose number is said
 LONGEST_SOURCE = 40  # characters
 SOURCES = 20  # that have a metric of their own
-PAIRS_A_POST = 5  # as SHP's authors advise: few posts hold most comments
 BINS = (25, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800)  # characters, of the curves
 
 Record = dict[str, Any]
@@ -49,7 +48,7 @@ Record = dict[str, Any]
 @dataclass(frozen=True)
 class Pair:
     """`first`: what tells its conversation, as a rule that one's first turn. `replies`: one, or chosen and rejected.
-    `post`: the one that the replies were written to, where that is said; at most PAIRS_A_POST of it are taken."""
+    `post`: the one that the replies were written to, where that is said."""
 
     source: str
     prompt: str
@@ -114,13 +113,15 @@ def run(
     reader: Callable[[TextFile], Reader],
     made_up: Callable[[int], Iterable[Pair]],
     replies: Sequence[str],
+    max_pairs_a_post: int | None = None,
 ) -> Metrics:
     """Reads the files that are there, or takes what is made up; writes pairs.parquet, catalog.json, curves.parquet.
 
-    `replies` are the columns of pairs.parquet that hold them; halves are for preferences, which have two.
+    `replies` are the columns of pairs.parquet that hold them; halves are for preferences, which have two. Of pairs that
+    name the same post, at most `max_pairs_a_post` are taken.
     """
     folder = inputs.get("source")
-    chosen = _Chosen(config, workspace.seed)
+    chosen = _Chosen(config, workspace.seed, max_pairs_a_post)
     catalog = []
     if folder is None:
         made = Reading("synthetic")
@@ -285,8 +286,8 @@ class _Chosen:
     No more than that is kept in memory, besides a hash of every pair and prompt and a count for every post.
     """
 
-    def __init__(self, config: TextConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: TextConfig, seed: int, max_pairs_a_post: int | None) -> None:
+        self.config, self.seed, self.max_pairs_a_post = config, seed, max_pairs_a_post
         self.over_cap = 0
         self._seen: set[bytes] = set()
         self._places: dict[bytes, tuple[str, str]] = {}
@@ -301,7 +302,7 @@ class _Chosen:
             reason = "duplicate"
         # Last but one, so that only what is taken counts; a prompt that is left out claims no part.
         post = reading.name, pair.post
-        if not reason and pair.post and self._posts[post] >= PAIRS_A_POST:
+        if not reason and pair.post and self.max_pairs_a_post and self._posts[post] >= self.max_pairs_a_post:
             reason = "over_pairs_a_post"
         place = _place(pair.first, self.seed, self.config.split)
         if not reason and self._places.setdefault(_digest(normalised(prompt)), place) != place:

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
     from tasks.config import PreferencesConfig, TextFile
 
-MIN_RATIO = 2.0  # as SHP's authors advise: a preference of less than twice the votes says little
-
 
 def run(config: PreferencesConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes pairs.parquet (id, source, prompt, chosen, rejected, split, half), catalog.json and curves.parquet."""
-    return corpus.run(config, inputs, workspace, Preferences, _made_up, ["chosen", "rejected"])
+
+    def reader(file: TextFile) -> Preferences:
+        return Preferences(file, config.min_vote_ratio)
+
+    return corpus.run(
+        config, inputs, workspace, reader, _made_up, ["chosen", "rejected"], max_pairs_a_post=config.max_pairs_a_post
+    )
 
 
 def _made_up(seed: int) -> Iterator[Pair]:
@@ -33,9 +37,10 @@ def _made_up(seed: int) -> Iterator[Pair]:
 
 @dataclass
 class Preferences:
-    """The pairs of one file."""
+    """The pairs of one file. Of two replies that got votes, one has at least `min_vote_ratio` times the other's."""
 
     file: TextFile
+    min_vote_ratio: float
 
     def pairs(self, record: Record) -> Iterable[Pair]:
         if "human_ref_A" in record:
@@ -53,7 +58,7 @@ class Preferences:
         label = record.get("labels")
         if label not in (0, 1):
             raise Broken("'labels' is neither 0 nor 1")
-        if corpus.number(record, "score_ratio") < MIN_RATIO:
+        if corpus.number(record, "score_ratio") < self.min_vote_ratio:
             raise Unusable("votes_too_close")
         domain = str(record.get("domain", "")).rpartition("_")[0] or str(record.get("domain", ""))
         # 1 says that A got more votes.

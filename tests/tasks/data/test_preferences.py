@@ -42,9 +42,11 @@ def voted(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def made(tmp_path: Path, workspace: Workspaces) -> Callable[..., Made]:
-    def run(records: list[Any], dataset: str = "HH-RLHF") -> Made:
+    def run(records: list[Any], dataset: str = "HH-RLHF", **changes: Any) -> Made:
         inputs = write(tmp_path / "source", [*records, *others()])
-        return make(preferences.run, text_config(PreferencesConfig, dataset), inputs, workspace(tmp_path / "out"))
+        return make(
+            preferences.run, text_config(PreferencesConfig, dataset, **changes), inputs, workspace(tmp_path / "out")
+        )
 
     return run
 
@@ -123,6 +125,13 @@ def test_close_votes_and_many_pairs_of_a_post_are_left_out(made: Callable[..., M
     got = made([*many, voted(post_id="close", score_ratio=1.9)], "SHP-2")
     assert len(found(got)) == 5
     assert got.dropped == {"over_pairs_a_post": 3, "votes_too_close": 1}
+
+
+def test_how_close_and_how_many_is_the_experiments_to_say(made: Callable[..., Made]) -> None:
+    many = [voted(human_ref_B=f"Ask {k}.") for k in range(8)]
+    got = made([*many, voted(post_id="close", score_ratio=1.9)], "SHP-2", min_vote_ratio=1.5, max_pairs_a_post=6)
+    assert len(found(got)) == 7
+    assert got.dropped == {"over_pairs_a_post": 2}
 
 
 def test_only_what_is_taken_counts_against_the_limit_of_a_post(made: Callable[..., Made]) -> None:

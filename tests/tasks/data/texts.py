@@ -22,7 +22,10 @@ def text_config(kind: type[Any], *datasets: str, **changes: Any) -> Any:
         for k, dataset in enumerate(datasets)
     ]
     split = {"train": 0.6, "validation": 0.2, "test": 0.2}
-    content = {"files": files, "max_rows": 1000, "max_broken": 0.1, "max_characters": 300, "split": split, **changes}
+    content = {"files": files, "max_rows": 1000, "max_broken": 0.1, "max_characters": 300, "split": split}
+    if kind is PreferencesConfig:
+        content |= {"min_vote_ratio": 2.0, "max_pairs_a_post": 5}
+    content |= changes
     return kind.model_validate_json(json.dumps(content))
 
 
