@@ -17,6 +17,7 @@ from retain.dataset import DatasetSpec
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 # What the store keeps beside the experiments' folders.
 RESERVED = ("aside", "debug", "downloads", "ledger", "prefect", "sources", "work")
@@ -193,13 +194,22 @@ class OptShape(_Block):
 
 
 class Pretraining(_Block):
-    """Of weights that are trained from nothing: `messages` of each batch are of the retention domain."""
+    """Of weights that are trained from nothing, by AdamW. `messages` is the share of each batch that is of the
+    retention domain. The learning rate rises during the first `warmup` of the steps, then follows half a cosine down
+    to `final_rate` of itself."""
 
     messages: Annotated[float, Field(ge=0, le=1)]
     steps: Count
     batch: Count
     length: Annotated[int, Field(ge=16)]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    final_rate: Annotated[float, Field(ge=0, le=1)]
+    betas: tuple[Fraction, Fraction]
+    weight_decay: Annotated[float, Field(ge=0, lt=1)]
+    max_gradient: Positive
+    # Blocks of `length` tokens of the validation part, of each kind of text.
+    held_out_blocks: Count
     checkpoint_every: Count
 
 
@@ -301,6 +311,8 @@ class FinetuneConfig(_Block):
 
 
 class RewardModelConfig(FinetuneConfig):
+    # Weight of the squared mean of a pair's two scores, which holds scores near 0 (Eisenstein et al. 2023, eq. 2).
+    center_rewards: NotNegative
     # Below 100 resamples the ends of a 95 % interval rest on two or three of them.
     bootstrap: Annotated[int, Field(ge=100, le=100_000)]
 
@@ -329,13 +341,18 @@ class KlConfig(_Block):
     target: Annotated[float, Field(gt=0, le=10)]
     coefficient: Positive
     horizon: Count
+    # The coefficient moves by at most this share of batch / horizon at once.
+    max_change: Fraction
 
 
 class StopsConfig(_Block):
     """Signs of reward hacking, each looked for over `window` iterations; the first one stops the training."""
 
     window: Count
-    # Nats per token: below 0 by more than chance, or this many times the target.
+    # KL is estimated from samples. It counts as below 0 from so many standard errors and so many nats per token on.
+    kl_errors: Positive
+    kl_margin: NotNegative
+    # And it is too high from this many times its target on.
     max_kl_ratio: Annotated[float, Field(gt=1)]
     min_distinct: Annotated[float, Field(ge=0, le=1)]
     # Mean tokens, as a factor of those of the reference's samples.
@@ -357,6 +374,8 @@ class TextPpoConfig(_Block):
     minibatches: Count
     epochs: Count
     learning_rate: Annotated[float, Field(gt=0, le=1)]
+    # Norm at which a gradient is clipped: that of the policy and that of the value head, each.
+    max_gradient: Positive
     gae_lambda: Annotated[float, Field(ge=0, le=1)]
     clip: Annotated[float, Field(gt=0, lt=1)]
     value_weight: Positive
@@ -392,7 +411,6 @@ class MessagesConfig(_Block):
 Offer = Annotated[int, Field(ge=0, le=50)]
 # A year is as far as anything here looks ahead.
 Months = Annotated[int, Field(ge=1, le=12)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class OffersConfig(_Block):

@@ -117,13 +117,13 @@ def _train(
     """Losses by step, and metrics; writes evidence/held_out.parquet."""
     assert config.pretraining is not None
     read = {"dialogues": _pairs, "prompts": _messages}
-    dialogues, messages = (of(inputs[name], "train") for name, of in read.items())
+    dialogues, messages = (pairs(inputs[name], "train") for name, pairs in read.items())
     losses = scratch.train(config.pretraining, model, text, dialogues, messages, workspace)
-    length, batch = config.pretraining.length, config.pretraining.batch
     unseen = {
-        name: scratch.held_out(model, text, of(inputs[name], "validation"), length, batch) for name, of in read.items()
+        name: scratch.held_out(config.pretraining, model, text, pairs(inputs[name], "validation"))
+        for name, pairs in read.items()
     }
-    rows = [(name, block, loss) for name, of in unseen.items() for block, loss in enumerate(of)]
+    rows = [(name, block, loss) for name, block_losses in unseen.items() for block, loss in enumerate(block_losses)]
     workspace.out.parquet("evidence/held_out.parquet", dict(zip(("text", "block", "loss"), map(list, zip(*rows)))))
     return losses, {
         "training_loss": {"value": float(np.mean(losses[-LAST_STEPS:]))},

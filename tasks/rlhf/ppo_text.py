@@ -58,10 +58,8 @@ TRAINING, VALIDATION = "training", "validation"  # reward models
 # What a generator of (seed, purpose, number) draws.
 ORDER, SAMPLES, MINIBATCHES, LOOK = 0, 1, 2, 3
 
-STATE, OPTIMISER, KEPT = "state.json", "optimiser.safetensors", "kept/"
-RATIO = 0.2  # a coefficient moves by at most this share of n / horizon at once (Ziegler et al.)
-GRADIENT = 1.0  # norm at which a gradient is clipped, the policy's and that of the values each
-PARTS = ("generation", "scoring", "update", "validation")  # of an iteration
+STATE, OPTIMISER, BEST = "state.json", "optimiser.safetensors", "kept/"
+PHASES = ("generation", "scoring", "update", "validation")  # of an iteration
 LOOKED = ("validation_score", "training_score", "validation_unsafe", "validation_tokens")
 
 
@@ -327,7 +325,8 @@ def update(
             optimiser.zero_grad()
             figure = gradients(language, head, [rollout.rows[i] for i in chosen], rollout.of(chosen), config)
             # Each by itself: a value error would shorten the policy's step as well.
-            norms = [nn.utils.clip_grad_norm_(group["params"], GRADIENT).item() for group in optimiser.param_groups]
+            parameters = [group["params"] for group in optimiser.param_groups]
+            norms = [nn.utils.clip_grad_norm_(part, config.max_gradient).item() for part in parameters]
             if not all(map(math.isfinite, (figure["loss"], *norms))):
                 raise lm.Diverged(f"the loss is {figure['loss']:g} and its gradients' norms are {norms}")
             optimiser.step()
@@ -368,7 +367,7 @@ def split(items: Sequence[int], parts: int) -> list[list[int]]:
 
 def adapted(coefficient: float, kl: float, n: int, config: KlConfig) -> float:
     """Ziegler et al. 2019, section 2.2: up where KL is above its target, down where it is below."""
-    error = min(max(kl / config.target - 1, -RATIO), RATIO)
+    error = min(max(kl / config.target - 1, -config.max_change), config.max_change)
     return coefficient * (1 + error * n / config.horizon)
 
 
@@ -492,7 +491,7 @@ class Learner:
         state.traces.append(trace(number, rollout, losses, state.coefficient, look))
         state.coefficient = adapted(state.coefficient, rollout.kl, len(rollout.rows), config.kl)
         state.iteration = number
-        return look, {f"{part}_s": round(b - a, 3) for part, (a, b) in zip(PARTS, pairwise(times))}
+        return look, {f"{phase}_s": round(b - a, 3) for phase, (a, b) in zip(PHASES, pairwise(times))}
 
     def hacking(self) -> str:
         """A sign of it, or ''."""
@@ -524,13 +523,13 @@ class Learner:
             STATE: self.state.to_json(),
             OPTIMISER: write_tensors({name: value.clone() for name, value in sorted(tensors.items())}),
             lm.ADAPTER: lm.adapter_files(self.lm, self.lora, POLICY)[lm.ADAPTER],
-            **{KEPT + name: content for name, content in self.kept.items()},
+            **{BEST + name: content for name, content in self.kept.items()},
         }
 
     def restore(self, files: Mapping[str, bytes]) -> None:
         """From a checkpoint. The reference and the reward models are the inputs', as at the start."""
         self.state = State.from_json(files[STATE])
-        self.kept = {name.removeprefix(KEPT): content for name, content in files.items() if name.startswith(KEPT)}
+        self.kept = {name.removeprefix(BEST): content for name, content in files.items() if name.startswith(BEST)}
         lm.set_tensors(self.lm, read_tensors(files[lm.ADAPTER]), POLICY)
         tensors = read_tensors(files[OPTIMISER])
         moments: dict[int, dict[str, Tensor]] = {}

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 HALF = "A"
 MODELS = ("training", "validation")
-# Keeps scores near 0 (Eisenstein et al. 2023, eq. 2), which a difference alone leaves free.
-CENTRE = 0.01
 BLOCK = 8  # batches of scores that a checkpoint keeps together
 
 
@@ -80,7 +78,10 @@ def train_reward(
     lm.new_adapter(language, config.lora, seed)
     job = Job(config, language, len(pairs), seed, workspace, finished, prefix, before, total)
     settings = RewardConfig(
-        **training.arguments(job), center_rewards_coefficient=CENTRE, disable_dropout=False, pad_to_multiple_of=None
+        **training.arguments(job),
+        center_rewards_coefficient=config.center_rewards,
+        disable_dropout=False,
+        pad_to_multiple_of=None,
     )
     return training.train(job, _RewardTrainer(job, pairs, args=settings))
 

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 Trace = Mapping[str, float]
 
-# A divergence is above 0. Its estimate from samples is below by chance, but hardly by so many standard errors; less
-# than MARGIN nats per token below is nothing, whatever its error.
-ERRORS, MARGIN = 4.0, 0.01
 # What the reference is worth before the first iteration, since scores are standardised by its own.
 REFERENCE: Trace = {"validation_score": 0.0, "training_score": 0.0}
 
@@ -27,7 +24,7 @@ def reason(stops: StopsConfig, target: float, reference_tokens: float, traces: S
     if len(traces) < stops.window:
         return ""
     return (
-        kl_below_zero(traces, stops.window)
+        kl_below_zero(traces, stops.window, stops.kl_errors, stops.kl_margin)
         or kl_too_high(traces, stops.window, stops.max_kl_ratio * target)
         or collapsed(traces, stops.window, stops.min_distinct)
         or length_drifted(
@@ -40,11 +37,15 @@ def reason(stops: StopsConfig, target: float, reference_tokens: float, traces: S
     )
 
 
-def kl_below_zero(traces: Sequence[Trace], window: int) -> str:
-    """The policy found tokens that the estimate counts as less than no change."""
+def kl_below_zero(traces: Sequence[Trace], window: int, errors: float, margin: float) -> str:
+    """The policy found tokens that the estimate counts as less than no change.
+
+    A divergence is above 0. Its estimate from samples may lie below by chance, but hardly by `errors` standard errors;
+    less than `margin` nats per token below means nothing, whatever the error.
+    """
     kl = _mean(traces, window, "kl")
     error = math.hypot(*(trace["kl_error"] for trace in traces[-window:])) / window
-    below = kl < -max(MARGIN, ERRORS * error)
+    below = kl < -max(margin, errors * error)
     return f"KL is {kl:.3f} nats per token: below 0 by more than chance" if below else ""
 
 

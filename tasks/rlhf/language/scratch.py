@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from tasks.config import Pretraining
 
 DIALOGUES, MESSAGES = 6, 7  # tags of this module's draws
-WARMUP = 0.1  # share of the steps
-LAST = 0.1  # of the learning rate, which follows half a cosine
-BETAS, DECAY, LARGEST_GRADIENT = (0.9, 0.95), 0.1, 1.0
-HELD_OUT = 64  # blocks of the validation part
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
@@ -57,13 +53,15 @@ def train(
         )
         if count
     ]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=BETAS, weight_decay=DECAY)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    )
     losses = _restore(model, optimizer, workspace)
     saved = len(losses)
     model.train()
     for step in range(len(losses), config.steps):
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, config.steps)
+            group["lr"] = config.learning_rate * _schedule(step, config)
         drawn = [blocks[_batch(len(blocks), n, step, (workspace.seed, tag))] for blocks, n, tag in streams]
         ids = torch.from_numpy(np.concatenate(drawn)).to(model.device)
         loss = model(input_ids=ids, labels=ids).loss
@@ -74,7 +72,7 @@ def train(
             )
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient)
         optimizer.step()
         losses.append(loss.item())
         workspace.progress(step + 1, config.steps, loss=loss.item())
@@ -88,12 +86,12 @@ def train(
 
 
 @torch.no_grad()
-def held_out(model: Any, text: lm.Text, pairs: Sequence[tuple[str, str]], length: int, batch: int) -> list[float]:
+def held_out(config: Pretraining, model: Any, text: lm.Text, pairs: Sequence[tuple[str, str]]) -> list[float]:
     """Nats a token of blocks of held-out pairs."""
-    blocks = to_blocks(text, pairs, length, "held-out text")[:HELD_OUT]
+    blocks = to_blocks(text, pairs, config.length, "held-out text")[: config.held_out_blocks]
     losses: list[float] = []
-    for start in range(0, len(blocks), batch):
-        ids = torch.from_numpy(blocks[start : start + batch]).to(model.device)
+    for start in range(0, len(blocks), config.batch):
+        ids = torch.from_numpy(blocks[start : start + config.batch]).to(model.device)
         logs = model(input_ids=ids).logits[:, :-1].float().log_softmax(-1)
         losses += (-logs.gather(2, ids[:, 1:, None])[..., 0].mean(1)).tolist()
     return losses
@@ -124,12 +122,13 @@ def _order(blocks: int, epoch: int, seed: Sequence[int]) -> NDArray[np.int64]:
     return np.random.default_rng([*seed, epoch]).permutation(blocks)
 
 
-def _schedule(step: int, steps: int) -> float:
-    warmup = max(1, round(WARMUP * steps))
+def _schedule(step: int, config: Pretraining) -> float:
+    """The learning rate of a step, as a share of the highest."""
+    warmup = max(1, round(config.warmup * config.steps))
     if step < warmup:
         return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return LAST + (1 - LAST) * 0.5 * (1 + math.cos(math.pi * done))
+    done = (step - warmup) / max(1, config.steps - warmup)
+    return config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _files(model: Any, optimizer: torch.optim.AdamW, losses: list[float]) -> dict[str, bytes]:

@@ -39,7 +39,20 @@ SHAPE = {
     "max_position_embeddings": 128,
     "do_layer_norm_before": False,
 }
-PRETRAINING = {"messages": 0.25, "steps": 12, "batch": 4, "length": 16, "learning_rate": 0.01, "checkpoint_every": 5}
+PRETRAINING: dict[str, Any] = {
+    "messages": 0.25,
+    "steps": 12,
+    "batch": 4,
+    "length": 16,
+    "learning_rate": 0.01,
+    "warmup": 0.1,
+    "final_rate": 0.1,
+    "betas": [0.9, 0.95],
+    "weight_decay": 0.1,
+    "max_gradient": 1.0,
+    "held_out_blocks": 64,
+    "checkpoint_every": 5,
+}
 FILES = ("config.json", "model.json", "model.safetensors", "tokenizer.json", "curves.parquet")
 
 

@@ -28,7 +28,7 @@ BAD = "Hello, your bill is high, so you can have 40% off it for three months. Wo
 
 
 def config(**changes: Any) -> JudgeConfig:
-    settings = SETTINGS | {"bootstrap": 100, "rules": rule_judge.digest()[:16]} | changes
+    settings = SETTINGS | {"center_rewards": 0.01, "bootstrap": 100, "rules": rule_judge.digest()[:16]} | changes
     return JudgeConfig.model_validate_json(json.dumps(settings))
 
 

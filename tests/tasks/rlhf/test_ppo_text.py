@@ -40,10 +40,12 @@ WORDS = ["keep", "your", "plan", "and", "save", "on", "every", "bill", "with", "
 
 def config(**changes: Any) -> TextPpoConfig:
     found = {
-        "kl": {"target": 0.15, "coefficient": 0.1, "horizon": 100},
+        "kl": {"target": 0.15, "coefficient": 0.1, "horizon": 100, "max_change": 0.2},
         "rewards": {"rm": 1.0, "safety": 2.0, "brevity": 0.5, "ending": 1.0, "clip": 4.0},
         "stops": {
             "window": 100,
+            "kl_errors": 4.0,
+            "kl_margin": 0.01,
             "max_kl_ratio": 4.0,
             "min_distinct": 0.0,
             "max_length_ratio": 10.0,
@@ -57,6 +59,7 @@ def config(**changes: Any) -> TextPpoConfig:
         "minibatches": 2,
         "epochs": 2,
         "learning_rate": 0.003,  # its fourth iteration is the one that is kept
+        "max_gradient": 1.0,
         "gae_lambda": 0.95,
         "clip": 0.2,
         "value_weight": 0.1,
@@ -155,9 +158,9 @@ def test_without_a_critic_and_with_the_whole_trace_they_are_what_is_still_to_com
     [(0.15, 1.0), (0.165, 1.001), (10.0, 1.002), (0.135, 0.999), (0.0, 0.998), (-1.0, 0.998)],
 )
 def test_the_coefficient_moves_towards_the_target_and_no_faster_than_a_fifth(kl: float, factor: float) -> None:
-    assert ppo_text.adapted(0.5, kl, 10, KlConfig(target=0.15, coefficient=0.1, horizon=1000)) == pytest.approx(
-        0.5 * factor
-    )
+    assert ppo_text.adapted(
+        0.5, kl, 10, KlConfig(target=0.15, coefficient=0.1, horizon=1000, max_change=0.2)
+    ) == pytest.approx(0.5 * factor)
 
 
 def test_prompts_come_in_turn_and_in_another_order_each_time() -> None:
@@ -594,7 +597,7 @@ LOST: dict[str, Callable[[dict[str, bytes]], Any]] = {
     "validation RM's scale": with_state(lambda state: state["reference"].update(validation={"mean": 0.0, "sd": 1.0})),
     "traces": with_state(lambda state: state["traces"].pop()),
     "best score": with_state(lambda state: state["kept"].update(validation_score=-1e9)),
-    "best adapter": lambda files: files.update({ppo_text.KEPT + lm.ADAPTER: files["sft"]}),
+    "best adapter": lambda files: files.update({ppo_text.BEST + lm.ADAPTER: files["sft"]}),
     "policy": lambda files: files.update({lm.ADAPTER: files["sft"]}),
 }
 

@@ -39,7 +39,9 @@ def sft_config(**changes: Any) -> FinetuneConfig:
 
 
 def rm_config(**changes: Any) -> RewardModelConfig:
-    return RewardModelConfig.model_validate_json(json.dumps(SETTINGS | {"bootstrap": 100} | changes))
+    return RewardModelConfig.model_validate_json(
+        json.dumps(SETTINGS | {"center_rewards": 0.01, "bootstrap": 100} | changes)
+    )
 
 
 def write_inputs(folder: Path, base: Path) -> dict[str, Path]:

@@ -12,6 +12,8 @@ from tasks.rlhf.judging import stops
 
 STOPS = StopsConfig(
     window=4,
+    kl_errors=4.0,
+    kl_margin=0.01,
     max_kl_ratio=4.0,
     min_distinct=0.15,
     max_length_ratio=1.5,
