@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from engine.errors import DataError, RetainError
-from tasks.rlhf import rm
+from tasks.rlhf import rm, streams
 from tasks.rlhf.judging import measures, rule_judge
 from tasks.rlhf.language import lm
 from tasks.rlhf.language import upstream as artifacts
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 HALF = "B"
 FINAL, RULES = "final", "rules"
-SEED = 2  # added to the workspace's; `rm` takes it and the next
+SEED_OFFSET = 2  # `rm` trains its two models with the workspace's seed and the next one
 
 
 def run(config: JudgeConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
@@ -39,7 +39,7 @@ def run(config: JudgeConfig, inputs: Mapping[str, Path], workspace: Workspace) -
     base, preferences, prompts = inputs["base"], inputs["preferences"], inputs["prompts"]
     held_out = rm.held_out_pairs(config, preferences, prompts, workspace.seed)
     asked = load_asked(prompts, held_out)
-    seed = workspace.seed + SEED
+    seed = workspace.seed + SEED_OFFSET
     pairs = [*retention(prompts, "train", HALF), *public(preferences, HALF, "train", config.public, seed)]
     if not pairs:
         raise DataError(f"no pair of half {HALF} to learn from: raise judge.public or prompts.pairs")
@@ -90,7 +90,7 @@ def measure_rules(asked: Sequence[Asked], resamples: int, seed: int) -> tuple[Me
     """rules_accuracy and rules_accuracy_<flaw>, and the scores, as rm.measure gives those of a reward model."""
     scores = np.array([[_score(one, one.pair.chosen), _score(one, one.pair.rejected)] for one in asked])
     flaws = [one.pair.flaw for one in asked]
-    draws = np.random.default_rng([seed, SEED, 0])
+    draws = np.random.default_rng([seed, streams.RULES_INTERVALS, 0])
     chosen, rejected = scores[:, 0], scores[:, 1]
     found = {"accuracy": measures.pair_accuracy(chosen, rejected, resamples, draws)}
     found |= measures.accuracy_by_flaw(chosen, rejected, flaws)

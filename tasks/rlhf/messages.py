@@ -22,6 +22,7 @@ import torch
 from engine.errors import DataError
 from retain.message import SITUATIONS, Bank, Entry, render, slots
 from retain.rules import MAX_LENGTH, MIN_LENGTH, check, unsafe
+from tasks.rlhf import streams
 from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.readability import reading_ease
 from tasks.rlhf.language import drafts, lm
@@ -39,7 +40,6 @@ ENDINGS = {"sft": "_sft", "policy": ""}  # of their metrics' names
 RANKER = "validation"
 RANKED_ON = 3  # prompts of a cell
 LEARNT_ON = ("train", "validation")
-_TAG = 73  # of this stage's draws
 
 # Why a candidate isn't kept, in the order in which they are asked.
 REASONS = {
@@ -107,7 +107,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
         Candidate(writer, cell, prompt, draft)
         for at, writer in enumerate(WRITERS)
         for (cell, prompt), draft in zip(
-            asked, drafts.sample(language, writer, texts, how, [workspace.seed, _TAG, at], parts)
+            asked, drafts.sample(language, writer, texts, how, [workspace.seed, streams.MESSAGES, at], parts)
         )
     ]
     judged = [look(one, months, known[one.cell].common) for one in written]
@@ -160,7 +160,7 @@ def ask(cells: Sequence[Cell], known: Mapping[Cell, Known], candidates: int, see
     for at, cell in enumerate(cells):
         if cell in known:
             prompts = known[cell].prompts
-            order = np.random.default_rng([seed, _TAG, len(WRITERS), at]).permutation(len(prompts))
+            order = np.random.default_rng([seed, streams.MESSAGES, len(WRITERS), at]).permutation(len(prompts))
             drawn += [(cell, prompts[i]) for i in np.resize(order, candidates).tolist()]
     if not drawn:
         raise DataError("prompts: none of part train or validation, so there is nothing to reply to; run prompts again")

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from engine.checkpoint import Preempted, save_and_stop
 from engine.errors import DataError, RetainError
 from retain.rules import unsafe
+from tasks.rlhf import streams
 from tasks.rlhf.judging import measures, stops
 from tasks.rlhf.judging.rewards import Reward, Scale, shaped
 from tasks.rlhf.language import decode, lm
@@ -55,9 +56,6 @@ if TYPE_CHECKING:
 
 POLICY, REFERENCE = "policy", "reference"  # adapters
 TRAINING, VALIDATION = "training", "validation"  # reward models
-# What a generator of (seed, purpose, number) draws.
-ORDER, SAMPLES, MINIBATCHES, LOOK = 0, 1, 2, 3
-
 STATE, OPTIMISER, BEST = "state.json", "optimiser.safetensors", "kept/"
 PHASES = ("generation", "scoring", "update", "validation")  # of an iteration
 LOOKED = ("validation_score", "training_score", "validation_unsafe", "validation_tokens")
@@ -169,7 +167,7 @@ def at_iteration(prompts: Sequence[Prompt], iteration: int, batch: int, seed: in
     """The batch of an iteration (from 0): all prompts in turn, in another order each time."""
     places = range(iteration * batch, (iteration + 1) * batch)
     orders = {
-        epoch: np.random.default_rng([seed, ORDER, epoch]).permutation(len(prompts))
+        epoch: np.random.default_rng([seed, streams.PPO_ORDER, epoch]).permutation(len(prompts))
         for epoch in {place // len(prompts) for place in places}
     }
     return [prompts[orders[place // len(prompts)][place % len(prompts)]] for place in places]
@@ -475,12 +473,12 @@ class Learner:
         config, state, number = self.config, self.state, self.state.iteration + 1
         times = [time.monotonic()]
         asked = at_iteration(self.prompts.training, state.iteration, config.batch, self.seed)
-        samples = generate(self.lm, asked, config, decode.generator([self.seed, SAMPLES, number]))
+        samples = generate(self.lm, asked, config, decode.generator([self.seed, streams.PPO_SAMPLES, number]))
         times.append(time.monotonic())
         scale, months = state.reference.training, self.prompts.months
         rollout = score(self.lm, self.head, asked, samples, scale, months, state.coefficient, config)
         times.append(time.monotonic())
-        rng = np.random.default_rng([self.seed, MINIBATCHES, number])
+        rng = np.random.default_rng([self.seed, streams.PPO_MINIBATCHES, number])
         losses = update(self.lm, self.head, self.optimiser, rollout, config, rng)
         times.append(time.monotonic())
         look = None
@@ -542,7 +540,9 @@ class Learner:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
 
     def _on_validation(self, iteration: int) -> list[Sample]:
-        return generate(self.lm, self.prompts.validation, self.config, decode.generator([self.seed, LOOK, iteration]))
+        return generate(
+            self.lm, self.prompts.validation, self.config, decode.generator([self.seed, streams.PPO_LOOK, iteration])
+        )
 
     def _opinions(self, samples: Sequence[Sample]) -> dict[str, list[float]]:
         asked = self.prompts.validation

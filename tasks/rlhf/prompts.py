@@ -33,6 +33,7 @@ from retain.dataset import Column, DatasetSpec, column, protected_columns
 from retain.message import SITUATIONS, situation
 from retain.rules import check
 from retain.score import ModelError, Scorer
+from tasks.rlhf import streams
 from tasks.rlhf.retention import domain, phrases
 from tasks.rlhf.retention.domain import Draw
 
@@ -378,7 +379,7 @@ class _Deck:
 
 def _draw(making: _Making, table: str, part: str, half: str = "") -> Draw:
     place = [("prompts", "targets", "pairs", "probes").index(table), ("train", "validation", "test").index(part)]
-    rng = np.random.default_rng([making.seed, 20, *place, ord(half or "-")])
+    rng = np.random.default_rng([making.seed, streams.PROMPTS, *place, ord(half or "-")])
     return Draw(rng, making.config.offers, making.config.months, held_out=part != "train")
 
 

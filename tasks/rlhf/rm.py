@@ -19,6 +19,7 @@ from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from engine.errors import DataError
+from tasks.rlhf import streams
 from tasks.rlhf.judging import measures
 from tasks.rlhf.language import lm, training
 from tasks.rlhf.language.training import ExactTrainer, Finished, Job, Trained
@@ -108,7 +109,10 @@ def measure(
     scored = score(config, base, models, pairs, workspace)
     metrics: Metrics = {}
     for at, (name, values) in enumerate(scored.items()):
-        metrics |= {f"{name}_{key}": one for key, one in _measured(config, pairs, values, [workspace.seed, at])}
+        metrics |= {
+            f"{name}_{key}": one
+            for key, one in _measured(config, pairs, values, [workspace.seed, streams.RM_INTERVALS + at])
+        }
     count = len(scored)
     return metrics, {
         "model": [name for name in scored for _ in pairs],

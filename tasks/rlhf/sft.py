@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from trl import SFTConfig, SFTTrainer
 
 from engine.errors import DataError
+from tasks.rlhf import streams
 from tasks.rlhf.language import decode, lm, training
 from tasks.rlhf.language.training import ExactTrainer, Finished, Job, Trained
 from tasks.rlhf.language.upstream import table
@@ -33,7 +34,6 @@ OASST1 = "OASST1"
 LAST = 100  # steps whose mean is the training loss
 HELD_OUT_TARGETS = 300
 RESAMPLES = 1000
-TAG = 4  # of the draws of samples
 SAMPLES, SAMPLE_TOKENS = 8, 64
 PARTS = (
     "untouched",
@@ -87,7 +87,7 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Path], workspace: Workspace
         },
     )
     workspace.out.parquet("evidence/samples.parquet", found["samples"])
-    draws = np.random.default_rng([workspace.seed, 3])
+    draws = np.random.default_rng([workspace.seed, streams.SFT_INTERVALS])
     return {
         "training_loss": {"value": float(np.mean([row["loss"] for row in trained.curve[-LAST:]]))},
         "held_out_loss": {"value": sum(found["targets"]["nll"]) / sum(found["targets"]["tokens"])},
@@ -224,7 +224,9 @@ def samples(config: FinetuneConfig, language: lm.Lm, prompts: Path, workspace: W
     limit = min(SAMPLE_TOKENS, config.max_length // 2)
     ids = [language.text.prompt(row["prompt"])[limit - config.max_length :] for row in chosen]
     with lm.interruptible(language, workspace):
-        found = decode.sample(language, ids, limit, 1.0, decode.generator([workspace.seed, TAG]), config.batch)
+        found = decode.sample(
+            language, ids, limit, 1.0, decode.generator([workspace.seed, streams.SFT_SAMPLES]), config.batch
+        )
     return {
         "id": [row["id"] for row in chosen],
         "prompt": [row["prompt"] for row in chosen],

@@ -23,6 +23,7 @@ import torch
 
 from engine.errors import DataError, RetainError
 from retain.rules import unsafe
+from tasks.rlhf import streams
 from tasks.rlhf.judging import comparison, measures, rule_judge
 from tasks.rlhf.judging.measures import Array
 from tasks.rlhf.language import drafts, lm
@@ -40,7 +41,6 @@ TRAINING, FINAL, RULES = "training", "final", "rules"
 UNSEEN = (FINAL, RULES)
 # What the reward models are called as adapters: `training` is a word of torch's own there.
 REWARD_MODELS = {TRAINING: "training_rm", FINAL: "final_rm"}
-_TAG = 71  # of this stage's draws
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,14 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
         model: [
             _reply(model, asked, draft, about["months"])
             for asked, draft in zip(
-                everything, drafts.sample(language, model, texts, how, [workspace.seed, _TAG, at], parts)
+                everything, drafts.sample(language, model, texts, how, [workspace.seed, streams.TEXT_EVAL, at], parts)
             )
         ]
         for at, model in enumerate(MODELS)
     }
     of_prompts = {model: replies[: len(prompts)] for model, replies in written.items()}
     judged = judge(language, prompts, of_prompts, about["months"], config.batch, parts)
-    seed = [workspace.seed, _TAG, len(MODELS)]
+    seed = [workspace.seed, streams.TEXT_EVAL, len(MODELS)]
     _write(prompts, probes, written, judged, config, seed, workspace)
     return metrics(prompts, probes, written, judged, config.bootstrap, seed)
 

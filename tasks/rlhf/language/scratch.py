@@ -21,13 +21,13 @@ from torch import Tensor
 
 from engine.checkpoint import save_and_stop
 from engine.errors import DataError, RetainError
+from tasks.rlhf import streams
 from tasks.rlhf.language import lm
 
 if TYPE_CHECKING:
     from engine.stage import Workspace
     from tasks.config import Pretraining
 
-DIALOGUES, MESSAGES = 6, 7  # tags of this module's draws
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
@@ -45,11 +45,11 @@ def train(
     adapter can't teach them afterwards (SFT ended at 3.5 nats a token on dialogues alone).
     """
     of_messages = round(config.messages * config.batch)
-    streams = [
-        (to_blocks(text, pairs, config.length, name), count, tag)
-        for pairs, name, count, tag in (
-            (dialogues, "dialogues", config.batch - of_messages, DIALOGUES),
-            (messages, "prompts", of_messages, MESSAGES),
+    kinds = [
+        (to_blocks(text, pairs, config.length, name), count, stream)
+        for pairs, name, count, stream in (
+            (dialogues, "dialogues", config.batch - of_messages, streams.PRETRAINING_DIALOGUES),
+            (messages, "prompts", of_messages, streams.PRETRAINING_MESSAGES),
         )
         if count
     ]
@@ -62,7 +62,7 @@ def train(
     for step in range(len(losses), config.steps):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config)
-        drawn = [blocks[_batch(len(blocks), n, step, (workspace.seed, tag))] for blocks, n, tag in streams]
+        drawn = [blocks[_batch(len(blocks), n, step, (workspace.seed, stream))] for blocks, n, stream in kinds]
         ids = torch.from_numpy(np.concatenate(drawn)).to(model.device)
         loss = model(input_ids=ids, labels=ids).loss
         if not math.isfinite(loss.item()):

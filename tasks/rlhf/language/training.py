@@ -30,6 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from engine.checkpoint import Preempted, save_and_stop
 from engine.errors import DataError, RetainError
+from tasks.rlhf import streams
 from tasks.rlhf.language import lm
 
 if TYPE_CHECKING:
@@ -169,7 +170,8 @@ def order(job: Job) -> Dataset:
         raise DataError(f"{job.name}: there is nothing to train on; look at the counts of the stages that feed it")
     wanted = job.config.max_steps * job.config.batch
     rounds = [
-        np.random.default_rng([job.seed, 2, at]).permutation(job.examples) for at in range(-(-wanted // job.examples))
+        np.random.default_rng([job.seed, streams.ORDER, at]).permutation(job.examples)
+        for at in range(-(-wanted // job.examples))
     ]
     return Dataset.from_dict({"example": np.concatenate(rounds)[:wanted]})
 

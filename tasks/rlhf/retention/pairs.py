@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.rlhf import streams
 from tasks.rlhf.language import upstream as inputs
 from tasks.rlhf.language.lm import Row, Text
 
@@ -52,7 +53,7 @@ def sample(rows: Sequence[Any], most: int, seed: int) -> list[Any]:
     """At most `most` of them, drawn with `seed`, in their order."""
     if len(rows) <= most:
         return list(rows)
-    drawn = np.random.default_rng([seed, 1]).choice(len(rows), most, replace=False)
+    drawn = np.random.default_rng([seed, streams.ROWS]).choice(len(rows), most, replace=False)
     return [rows[i] for i in np.sort(drawn)]
 
 

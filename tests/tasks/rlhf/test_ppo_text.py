@@ -26,7 +26,7 @@ from engine.errors import DataError, RetainError
 from engine.stage import Workspace
 from engine.store import FolderStore
 from tasks.config import KlConfig, TextPpoConfig
-from tasks.rlhf import ppo_text
+from tasks.rlhf import ppo_text, streams
 from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.rewards import Scale
 from tasks.rlhf.language import decode, lm
@@ -496,7 +496,7 @@ def test_kl_is_that_of_the_adapter_kept(
         lm.load_adapter(language, folder, name)
     prompts = ppo_text.read_prompts(inputs["prompts"], language.text, 24).validation
     lm.use(language, "policy")
-    samples = ppo_text.generate(language, prompts, config(batch=32), decode.generator([42, ppo_text.LOOK, 2]))
+    samples = ppo_text.generate(language, prompts, config(batch=32), decode.generator([42, streams.PPO_LOOK, 2]))
     rows = [(prompt.ids, sample.ids) for prompt, sample in zip(prompts, samples)]
     with torch.no_grad():
         of_policy = lm.log_probs(language, rows)[0]
