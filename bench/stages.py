@@ -145,7 +145,7 @@ def timed(stage: Stage, config: Any, inputs: Mapping[str, Path], place: Path, se
     from engine.artifact import ArtifactWriter
     from engine.checkpoint import Checkpointer
     from engine.claim import acquire
-    from engine.stage import Workspace, _load
+    from engine.stage import Workspace, load_entry
     from engine.store import open_store
 
     out, work = place / stage.name, place / f"{stage.name}.work"
@@ -170,7 +170,7 @@ def timed(stage: Stage, config: Any, inputs: Mapping[str, Path], place: Path, se
     )
     began = time.monotonic()
     try:
-        metrics = _load(stage.entry)(config, inputs, workspace)
+        metrics = load_entry(stage.entry)(config, inputs, workspace)
     except Exception as error:
         traceback.print_exc()
         return {"failed": f"{type(error).__name__}: {error}", "seconds": round(time.monotonic() - began, 1)}
