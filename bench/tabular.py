@@ -77,14 +77,14 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         experiment = config.validate(config.load(config.experiment_path("exp_001_mvp")), Experiment)
-        found = {seed: repeat(experiment, seed, Path(folder)) for seed in seeds}
+        by_seed = {seed: repeat(experiment, seed, Path(folder)) for seed in seeds}
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    summary = means(found)
-    show(found, summary)
+    summary = means(by_seed)
+    show(by_seed, summary)
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"note": NOTE, "seeds": found, "means": summary}, indent=2, sort_keys=True) + "\n")
+    RESULTS.write_text(json.dumps({"note": NOTE, "seeds": by_seed, "means": summary}, indent=2, sort_keys=True) + "\n")
     return 0 if all(row["met"] for rows in summary.values() for row in rows.values() if "met" in row) else 1
 
 
@@ -127,13 +127,13 @@ def _workspace(folder: Path, seed: int) -> Workspace:
     )
 
 
-def means(found: Mapping[int, Mapping[str, Metrics]]) -> dict[str, dict[str, dict[str, Any]]]:
+def means(by_seed: Mapping[int, Mapping[str, Metrics]]) -> dict[str, dict[str, dict[str, Any]]]:
     """stage -> metric -> mean over the seeds, its chance level, and the target with whether it is met."""
     summary: dict[str, dict[str, dict[str, Any]]] = {}
     for stage, names in SHOWN.items():
         summary[stage] = {}
         for name in names:
-            metrics = [measured[stage][name] for measured in found.values()]
+            metrics = [measured[stage][name] for measured in by_seed.values()]
             row: dict[str, Any] = {"value": sum(m["value"] for m in metrics) / len(metrics)}
             if "chance" in metrics[0]:
                 row["chance"] = sum(m["chance"] for m in metrics) / len(metrics)
@@ -145,13 +145,13 @@ def means(found: Mapping[int, Mapping[str, Metrics]]) -> dict[str, dict[str, dic
     return summary
 
 
-def show(found: Mapping[int, Mapping[str, Metrics]], summary: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+def show(by_seed: Mapping[int, Mapping[str, Metrics]], summary: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     for stage, names in SHOWN.items():
         table = Table(title=f"{stage} (test part)" if stage != "backtest" else "backtest (calls in date order)")
         for column in ("seed", *names, "ece chance", "seconds"):
             table.add_column(column, justify="right")
-        for seed, measured in found.items():
+        for seed, measured in by_seed.items():
             values = [f"{measured[stage][name]['value']:.4f}" for name in names]
             chance, seconds = measured[stage]["ece"]["chance"], measured[stage]["seconds"]["value"]
             table.add_row(str(seed), *values, f"{chance:.4f}", f"{seconds:.1f}")

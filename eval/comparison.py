@@ -28,10 +28,10 @@ from engine.criteria import Criterion, Verdict, judge
 from engine.errors import RetainError
 from eval.decision import (
     BOUND,
+    DECISION,
     DP,
     LEARNED,
     NOBODY,
-    STAGE,
     BudgetRow,
     Comparison,
     Measure,
@@ -89,7 +89,7 @@ class _Experiment(BaseModel):
 
 def criteria_of(resolved: Resolved) -> Mapping[str, Criterion]:
     """The stage's criteria. Raises ConfigError."""
-    return validate(resolved, _Experiment).criteria.get(STAGE, {})
+    return validate(resolved, _Experiment).criteria.get(DECISION, {})
 
 
 def short(report: Report) -> Iterator[RenderableType]:
@@ -167,7 +167,7 @@ def gains_table(report: Report, criteria: Mapping[str, Criterion]) -> Table:
     the DP and the bound would gain."""
     found = report.comparison
     metrics = {name: measure.model_dump() for name, measure in report.metrics.items()}
-    verdicts = {verdict.metric: verdict for verdict in judge(STAGE, metrics, criteria)}
+    verdicts = {verdict.metric: verdict for verdict in judge(DECISION, metrics, criteria)}
     best = found.by_policy[found.best_baseline]
     table = _table(f"Against the best baseline, {NAMES.get(best.policy, best.policy)}, and the criteria, %", "")
     for name in ("PPO", "the DP", "the bound", "wanted"):

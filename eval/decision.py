@@ -20,7 +20,7 @@ from engine.artifact import current, open_artifact
 from engine.errors import ArtifactError, RetainError
 from engine.store import open_store, store_url
 
-STAGE = "decision"
+DECISION = "decision"
 LEARNED, NOBODY, DP, BOUND = "lagrangian_ppo", "no_contact", "dp_on_features", "upper_bound"
 
 
@@ -203,10 +203,10 @@ def read(folder: Path, experiment: str) -> Report:
 def latest(experiment: str) -> Report:
     """Of the artifact that completed last. Raises RetainError where there is none."""
     store = open_store(store_url())
-    folder = current(Path(store.url), experiment).get(STAGE)
+    folder = current(Path(store.url), experiment).get(DECISION)
     if folder is None:
         raise RetainError(
-            f"{experiment}: stage {STAGE} has not completed yet, so there is nothing to compare. "
+            f"{experiment}: stage {DECISION} has not completed yet, so there is nothing to compare. "
             f"Run make train.ppo.decision EXPERIMENT={experiment}"
         )
     return read(folder, experiment)

@@ -25,8 +25,7 @@ from engine.config import experiment_path, load
 from engine.errors import ArtifactError, RetainError
 from engine.fingerprint import ROOT
 from engine.store import open_store, store_url
-from eval.decision import STAGE as DECISION
-from eval.decision import Comparison, PolicyRow
+from eval.decision import DECISION, Comparison, PolicyRow
 
 FOLDER = ROOT / "docs" / "figures"
 

@@ -30,7 +30,7 @@ from engine.store import open_store, store_url
 from eval.decision import Measure
 
 T = TypeVar("T")
-STAGE, BANK_STAGE = "text_eval", "messages"
+TEXT_EVAL, MESSAGES = "text_eval", "messages"
 PROBES = "evidence/probes.parquet"
 MODELS = {"sft": "SFT", "policy": "RLHF"}  # as the tables of evidence call them
 WIDTH = 160  # where there is no terminal

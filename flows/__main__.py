@@ -16,8 +16,8 @@ from rich.console import Console
 from engine.errors import RetainError
 from engine.stage import BAD_INPUT, REFUSED
 from engine.store import FolderStore
-from eval.decision import STAGE as DECISION
-from eval.words import STAGE as WORDS
+from eval.decision import DECISION
+from eval.words import TEXT_EVAL
 from flows import terminal
 from flows.attempt import settle_lost
 from flows.board import Board, Row
@@ -99,8 +99,8 @@ def _run(experiment: str, wanted: list[str], console: Console) -> int:
         settle_lost(plan)
     if DECISION in run.board.rows:
         terminal.show_decision(plan, run.board.rows[DECISION], console, whole=DECISION in wanted)
-    if WORDS in run.board.rows:
-        terminal.show_words(plan, run.board, console, whole=WORDS in wanted)
+    if TEXT_EVAL in run.board.rows:
+        terminal.show_words(plan, run.board, console, whole=TEXT_EVAL in wanted)
     terminal.show_summary(plan, run.board, console)
     if "release" in run.board.rows:
         terminal.show_release(plan, run.board.rows["release"], console)

@@ -18,8 +18,7 @@ from engine import ledger
 from engine.artifact import open_artifact
 from engine.errors import RetainError
 from eval import comparison, words
-from eval.decision import STAGE as DECISION
-from eval.decision import read
+from eval.decision import DECISION, read
 from flows.board import ENDED, Board, Row, critical_path, makespan
 from flows.plan import Plan
 from retain.release import ReleaseError, load
@@ -138,10 +137,10 @@ def show_decision(plan: Plan, row: Row, console: Console, whole: bool) -> None:
 def show_words(plan: Plan, board: Board, console: Console, whole: bool) -> None:
     """Prints what RLHF writes beside what SFT writes; with every figure if `whole`."""
     folders, current = [], plan.artifacts.current()
-    for stage in (words.STAGE, words.BANK_STAGE):
+    for stage in (words.TEXT_EVAL, words.MESSAGES):
         if stage in board.rows and stage in current and board.rows[stage].state in ("complete", "reused"):
             folders.append(Path(plan.store.url) / plan.artifacts.prefix(stage, current[stage]))
-        elif stage == words.STAGE:
+        elif stage == words.TEXT_EVAL:
             return
     report = words.read(*folders)
     console.print()
