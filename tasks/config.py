@@ -770,6 +770,16 @@ class Experiment(_Block):
         return self
 
     @model_validator(mode="after")
+    def _words_for_every_offer(self) -> Experiment:
+        offers, prompts = self.stages.decision.offers, self.stages.prompts
+        if (prompts.offers, prompts.months) != (offers.levels, offers.months):
+            raise ValueError(
+                f"stages.prompts writes for offers {list(prompts.offers)} of {prompts.months} months, while "
+                f"stages.decision.offers has {list(offers.levels)} of {offers.months}: they are to be the same"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _money_for_all(self) -> Experiment:
         paid = {stage for component in self.costs.components for stage in component.stages}
         unpaid = sorted(set(self.execution.time_limit_s) - paid)

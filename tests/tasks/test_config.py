@@ -249,6 +249,7 @@ def test_other_offers_are_taken_once_everything_follows_them(
     for key, value in {
         ("stages", "decision", "assumptions", "effect"): list(effect),
         ("stages", "decision", "threshold_offer"): levels[-1],
+        ("stages", "prompts", "offers"): list(levels),
     }.items():
         content = put(content, key, value)
     assert config.validate(content, Experiment).stages.decision.offers.levels == levels
@@ -281,6 +282,12 @@ def test_a_time_limit_without_money_is_refused(tmp_path: Path) -> None:
     one = [{"name": "Risk", "estimate_usd": 5, "stages": ["risk"]}]
     with pytest.raises(ConfigError, match="no component of costs names it"):
         config.validate(changed(tmp_path, {"costs": {"components": one}}), Experiment)
+
+
+@pytest.mark.parametrize("prompts", [{"offers": [0, 10, 20]}, {"months": 3}])
+def test_messages_for_other_offers_than_are_made_are_refused(tmp_path: Path, prompts: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"stages\.prompts writes for offers .* they are to be the same"):
+        config.validate(changed(tmp_path, {"stages": {"prompts": prompts}}), Experiment)
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
