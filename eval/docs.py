@@ -79,9 +79,9 @@ RESULTS = {
     "accept.auc": Result("Offer acceptance: ranking (AUC)", SHARE),
     "accept.ece": Result("Offer acceptance: calibration error (ECE)", SHARE),
     "decision.nrr_gain_at_risk": Result(
-        "Learned policy: revenue kept from customers at risk, against the best baseline", CHANGE
+        "Learned policy: revenue kept (NRR) of customers at risk, against the best baseline", CHANGE
     ),
-    "decision.lift_gain": Result("Learned policy: lift over contacting nobody, against the best baseline's", CHANGE),
+    "decision.lift_gain": Result("Learned policy: gain over contacting nobody (lift), against the best baseline's", CHANGE),
     "decision.attempted_overspend": Result("Learned policy: attempts to spend more than the budget", PERCENT),
     "decision.offer_cost_change": Result("Learned policy: cost of offers, against the best baseline's", CHANGE),
     "decision.violations_executed": Result("Simulated years in which the budget was exceeded", PERCENT),
@@ -89,9 +89,9 @@ RESULTS = {
     "sft.training_loss": Result("SFT: training loss", SHARE),
     "sft.perplexity_change": Result("SFT: held-out perplexity, against the untouched model", CHANGE),
     "rm.auc": Result("Reward model: ranking (AUC)", SHARE),
-    "rm.accuracy": Result("Reward model: pairs judged correctly", PERCENT),
-    "text_eval.win_rate_gain": Result("RLHF: preferred to SFT by judges it never met, above 50 %", FORMS["points"]),
-    "text_eval.unsafe": Result("RLHF: unsafe messages before any guard", PERCENT),
+    "rm.accuracy": Result("Reward model: held-out pairs judged correctly", PERCENT),
+    "text_eval.win_rate_gain": Result("RLHF: preferred to SFT by judges it never met, beyond 50 %", FORMS["points"]),
+    "text_eval.unsafe": Result("RLHF: unsafe messages, before any rule stops them", PERCENT),
     "text_eval.tokens": Result("RLHF: tokens per message", FORMS["count"]),
     "messages.coverage": Result("Message bank: situations and offers with a message", PERCENT),
 }
