@@ -81,7 +81,9 @@ RESULTS = {
     "decision.nrr_gain_at_risk": Result(
         "Learned policy: revenue kept (NRR) of customers at risk, against the best baseline", CHANGE
     ),
-    "decision.lift_gain": Result("Learned policy: gain over contacting nobody (lift), against the best baseline's", CHANGE),
+    "decision.lift_gain": Result(
+        "Learned policy: gain over contacting nobody (lift), against the best baseline's", CHANGE
+    ),
     "decision.attempted_overspend": Result("Learned policy: attempts to spend more than the budget", PERCENT),
     "decision.offer_cost_change": Result("Learned policy: cost of offers, against the best baseline's", CHANGE),
     "decision.violations_executed": Result("Simulated years in which the budget was exceeded", PERCENT),

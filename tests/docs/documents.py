@@ -27,11 +27,25 @@ def row(text: str, begins: str) -> str:
     return str(found)
 
 
+def first_cell(text: str, begins: str) -> str:
+    """The first cell of the one row that begins like this."""
+    (found,) = re.findall(rf"^\|\s*\**({re.escape(begins)}[^|]*)\|", text, flags=re.MULTILINE)
+    return str(found)
+
+
 def paragraphs(text: str, *words: str) -> str:
     """The paragraphs that hold all of the words."""
     found = [part for part in text.split("\n\n") if all(word in part for word in words)]
     assert found, f"no paragraph says {words}"
     return "\n\n".join(found)
+
+
+def clauses(text: str, *words: str) -> str:
+    """The clauses, between full stops, colons, semicolons and commas before "and", that hold all of the words."""
+    flat = " ".join(text.split())
+    found = [part for part in re.split(r"[.:;](?=\s|$)|, and ", flat) if all(word in part for word in words)]
+    assert found, f"no clause says {words}"
+    return "\n".join(found)
 
 
 def numbers(text: str) -> set[float]:
