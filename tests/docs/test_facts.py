@@ -1,14 +1,15 @@
-"""Where values come from: every tag in ops/configs points to a line of docs/FACTS.md, or gives its reason."""
+"""Where values come from: every tag in ops/ points to a line of docs/FACTS.md, or gives its reason."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from tests.docs.documents import PROJECT, read
 
-CONFIGS = sorted((PROJECT / "ops" / "configs").glob("*.yaml"))
+CONFIGS = sorted((PROJECT / "ops").rglob("*.yaml"))
 IDS = re.findall(r'^- <a id="([a-z0-9-]+)"></a>\*\*([a-z0-9-]+)\*\*:', read("docs/FACTS.md"), flags=re.MULTILINE)
 
 
@@ -26,15 +27,15 @@ def test_every_line_has_one_name() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_tag_points_to_a_line(path: object) -> None:
+def test_every_tag_points_to_a_line(path: Path) -> None:
     names = {name for _, name in IDS} | {"NAME"}  # as the head of a file writes it
-    text = path.read_text()  # type: ignore[attr-defined]
+    text = path.read_text()
     assert [tag for tag in tags(text) if tag not in names and tag != "playbook-NAME"] == []
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_what_is_ours_says_why(path: object) -> None:
-    lines = path.read_text().splitlines()  # type: ignore[attr-defined]
+def test_what_is_ours_says_why(path: Path) -> None:
+    lines = path.read_text().splitlines()
     assert [line for line in lines if re.search(r"\[ours\]\W*$", line)] == []
 
 
