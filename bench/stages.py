@@ -98,14 +98,17 @@ def measure(folder: Path, place: Path, experiment: str, share: float, device: st
     left out."""
     import torch
 
-    from flows.plan import load_experiment
+    from engine.stage import load_entry
+    from flows.plan import load_experiment, stage_config
     from tasks.stages import STAGES
 
     stated = load_experiment(experiment)
     rows: dict[str, dict[str, Any]] = {}
     made = {name: folder / name for name in ("dialogues", "preferences", "prompts")}
     for name in ORDER:
-        stage, config = STAGES[name], cut(name, getattr(stated.stages, name), share)
+        stage = STAGES[name]
+        given = load_entry(stage.config).model_validate_json(json.dumps(stage_config(stated, name)))
+        config = cut(name, given, share)
         if lacking := [of for of in stage.inputs if of not in made]:
             print(f"{name}: left out, it lacks {', '.join(lacking)}", file=sys.stderr, flush=True)
             continue
@@ -128,9 +131,10 @@ def cut(name: str, config: Any, share: float) -> Any:
     if name == "base" and config.weights == "hub":
         return config.model_copy(update={"weights": "random", "tokenizer": "bytes", "files": ()})
     if name == "judge":  # another minor version of Python reads the rule judge into another tree, of another digest
-        from tasks.rlhf.judging import rule_judge
+        from tasks.rlhf.judging.rule_judge import frozen
 
-        config = config.model_copy(update={"rules": rule_judge.digest()[:16]})
+        digest = frozen.digest(config.cues.model_dump(mode="json"))
+        config = config.model_copy(update={"rule_judge": digest[:16]})
     if name in STEPS:
         return config.model_copy(update={STEPS[name]: max(2, round(getattr(config, STEPS[name]) * share))})
     if name == "messages":

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.criteria import Criterion
 from retain.dataset import DatasetSpec
+from tasks.words import CuesConfig
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -175,6 +176,7 @@ class WordsConfig(_Block):
     model has a field for (flows.plan.stage_config)."""
 
     templates: dict[str, TemplateConfig]
+    cues: CuesConfig
 
 
 # -- language -----------------------------------------------------------------------------------------------------
@@ -317,10 +319,16 @@ class RewardModelConfig(FinetuneConfig):
     bootstrap: Annotated[int, Field(ge=100, le=100_000)]
 
 
-class JudgeConfig(RewardModelConfig):
-    """`rules`: the first 16 hex digits of the rule judge's digest, another one is refused."""
+class JudgeKeys(RewardModelConfig):
+    """`rule_judge`: the first 16 hex digits of the digest of its code and cues, another one is refused."""
 
-    rules: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    rule_judge: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+
+class JudgeConfig(JudgeKeys):
+    """What the stage is given: its keys and the rule judge's cues."""
+
+    cues: CuesConfig
 
 
 class RewardWeights(_Block):
@@ -641,7 +649,7 @@ class Stages(_Block):
     prompts: PromptsKeys
     sft: FinetuneConfig
     rm: RewardModelConfig
-    judge: JudgeConfig
+    judge: JudgeKeys
     ppo_text: TextPpoConfig
     text_eval: TextEvalConfig
     messages: MessagesConfig

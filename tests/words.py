@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from engine.config import experiment_path, load, validate
 from retain.message import Bank
 from tasks.config import Experiment
 from tasks.release import templates
+from tasks.rlhf.judging.rule_judge.scoring import RuleJudge
 
 WORDS = validate(load(experiment_path("exp_001_mvp")), Experiment).words
+CUES: dict[str, Any] = WORDS.cues.model_dump(mode="json")
+RULE_JUDGE = RuleJudge.from_lists(CUES)
 
 
 def template_bank(offers: Sequence[int], months: int = 6) -> Bank:

@@ -1,8 +1,9 @@
 """`judge`: what text_eval asks, and nothing before it: the final reward model, and the rule judge as it stands.
 
 The final reward model is made as `rm` makes its two, of half B of the preferences and with a seed of its own. The rule
-judge has nothing to be trained; its rules, weights and digest are written down, and what it says of the held-out
-retention pairs is measured beside. The experiment states its digest, so that nobody changes it unseen.
+judge has nothing to be trained; its components, weights, cues and digest are written down, and what it says of the
+held-out retention pairs is measured beside. The experiment states its digest, so that nobody changes it unseen, and
+whoever scores by rules later reads the cues of this artifact.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import torch
 
 from engine.errors import DataError, RetainError
 from tasks.rlhf import rm, streams
-from tasks.rlhf.judging import measures, rule_judge
+from tasks.rlhf.judging import measures
+from tasks.rlhf.judging.rule_judge import frozen
+from tasks.rlhf.judging.rule_judge.cues import SITUATIONS
+from tasks.rlhf.judging.rule_judge.scoring import COMPONENTS, RuleJudge
 from tasks.rlhf.language import lm
 from tasks.rlhf.language import upstream as artifacts
 from tasks.rlhf.retention.pairs import RETENTION, Pair, public, retention
@@ -32,10 +36,11 @@ SEED_OFFSET = 2  # `rm` trains its two models with the workspace's seed and the 
 
 
 def run(config: JudgeConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
-    """Writes final/ (adapter), rules.json, curves.parquet and evidence/scores.parquet."""
+    """Writes final/ (adapter), rules.json, cues.json, curves.parquet and evidence/scores.parquet."""
     torch.set_num_threads(workspace.threads)
     lm.check_device(workspace.device)
-    check_rules(config.rules)
+    lists = config.cues.model_dump(mode="json")
+    refuse_another(config.rule_judge, lists)
     base, preferences, prompts = inputs["base"], inputs["preferences"], inputs["prompts"]
     held_out = rm.held_out_pairs(config, preferences, prompts, workspace.seed)
     asked = load_asked(prompts, held_out)
@@ -45,21 +50,24 @@ def run(config: JudgeConfig, inputs: Mapping[str, Path], workspace: Workspace) -
         raise DataError(f"no pair of half {HALF} to learn from: raise judge.public or prompts.pairs")
     trained = rm.train_reward(config, base, pairs, seed, workspace, FINAL, 0, config.max_steps)
     metrics, rows = rm.measure(config, base, {FINAL: trained.files}, held_out, workspace)
-    of_rules, rows_of_rules = measure_rules(asked, config.bootstrap, workspace.seed)
+    of_rules, rows_of_rules = measure_rules(RuleJudge.from_lists(lists), asked, config.bootstrap, workspace.seed)
     for file, content in trained.files.items():
         workspace.out.bytes(f"{FINAL}/{file}", content)
-    workspace.out.json("rules.json", describe_rules())
+    workspace.out.json("rules.json", describe_rules(lists))
+    workspace.out.json("cues.json", lists)
     workspace.out.parquet("curves.parquet", rm.curves({FINAL: trained.curve}))
     workspace.out.parquet("evidence/scores.parquet", {name: [*rows[name], *rows_of_rules[name]] for name in rows})
     return metrics | of_rules | {"pairs": {"value": float(len(pairs))}}
 
 
-def check_rules(frozen: str) -> None:
-    """Raises RetainError unless the rule judge is the one whose digest begins like that."""
-    if not rule_judge.digest().startswith(frozen):
+def refuse_another(stated: str, lists: Mapping[str, Any]) -> None:
+    """Raises RetainError unless the rule judge with these lists is the one whose digest begins with `stated`."""
+    digest = frozen.digest(lists)
+    if not digest.startswith(stated):
         raise RetainError(
-            f"judge.rules: the rule judge is {rule_judge.digest()[:16]}, the experiment froze {frozen}: a judge is "
-            "changed before PPO is trained, on purpose: state the new digest"
+            f"judge.rule_judge: the code of tasks/rlhf/judging/rule_judge and words.cues have the digest {digest[:16]},"
+            f" the experiment froze {stated}. A judge is changed before PPO is trained, or not at all: take the change"
+            f' back, or state rule_judge: "{digest[:16]}" and lock the experiment again (make lock)'
         )
 
 
@@ -78,37 +86,40 @@ def load_asked(prompts: Path, pairs: Sequence[Pair]) -> list[Asked]:
     columns = {row["id"]: row for row in artifacts.table(prompts / "pairs.parquet", ("id", "offer", "situation"))}
     months = artifacts.about(prompts)["months"]
     own = [(pair, columns[pair.id]) for pair in pairs if pair.source == RETENTION]
-    if unknown := sorted({row["situation"] for _, row in own} - set(rule_judge.SITUATIONS)):
+    if unknown := sorted({row["situation"] for _, row in own} - set(SITUATIONS)):
         raise DataError(
             f"prompts/pairs.parquet: situation {unknown[0]!r} is none that the rule judge knows "
-            f"({', '.join(rule_judge.SITUATIONS)}); give it words in tasks/rlhf/judging/rule_judge.py"
+            f"({', '.join(SITUATIONS)}); name it in tasks/rlhf/judging/rule_judge/cues.py and give it words in "
+            "ops/messages/cues.yaml"
         )
     return [Asked(pair, row["offer"], row["situation"], months) for pair, row in own]
 
 
-def measure_rules(asked: Sequence[Asked], resamples: int, seed: int) -> tuple[Metrics, dict[str, list[Any]]]:
+def measure_rules(
+    rule_judge: RuleJudge, asked: Sequence[Asked], resamples: int, seed: int
+) -> tuple[Metrics, dict[str, list[Any]]]:
     """rules_accuracy and rules_accuracy_<flaw>, and the scores, as rm.measure gives those of a reward model."""
-    scores = np.array([[_score(one, one.pair.chosen), _score(one, one.pair.rejected)] for one in asked])
-    flaws = [one.pair.flaw for one in asked]
+
+    def score(about: Asked, reply: str) -> float:
+        return rule_judge.score(about.pair.prompt, reply, about.offer, about.situation, about.months)
+
+    scores = np.array([[score(about, about.pair.chosen), score(about, about.pair.rejected)] for about in asked])
+    flaws = [about.pair.flaw for about in asked]
     draws = np.random.default_rng([seed, streams.RULES_INTERVALS, 0])
     chosen, rejected = scores[:, 0], scores[:, 1]
-    found = {"accuracy": measures.pair_accuracy(chosen, rejected, resamples, draws)}
-    found |= measures.accuracy_by_flaw(chosen, rejected, flaws)
-    return {f"{RULES}_{name}": metric for name, metric in found.items()}, {
+    accuracies = {"accuracy": measures.pair_accuracy(chosen, rejected, resamples, draws)}
+    accuracies |= measures.accuracy_by_flaw(chosen, rejected, flaws)
+    return {f"{RULES}_{name}": metric for name, metric in accuracies.items()}, {
         "model": [RULES] * len(asked),
-        "id": [one.pair.id for one in asked],
-        "source": [one.pair.source for one in asked],
+        "id": [about.pair.id for about in asked],
+        "source": [about.pair.source for about in asked],
         "flaw": flaws,
         "chosen": chosen.tolist(),
         "rejected": rejected.tolist(),
     }
 
 
-def describe_rules() -> dict[str, Any]:
+def describe_rules(lists: Mapping[str, Any]) -> dict[str, Any]:
     """What the rule judge looks at, and the digest by which anyone sees that it is still the same."""
-    rules = {name: {"weight": weight, "measures": what} for name, (weight, what) in rule_judge.RULES.items()}
-    return {"digest": rule_judge.digest(), "rules": rules, "situations": list(rule_judge.SITUATIONS)}
-
-
-def _score(asked: Asked, reply: str) -> float:
-    return rule_judge.score(asked.pair.prompt, reply, asked.offer, asked.situation, asked.months)
+    rules = {name: {"weight": weight, "measures": what} for name, (weight, what) in COMPONENTS.items()}
+    return {"digest": frozen.digest(lists), "rules": rules, "situations": list(SITUATIONS)}

@@ -24,8 +24,10 @@ import torch
 from engine.errors import DataError, RetainError
 from retain.rules import unsafe
 from tasks.rlhf import streams
-from tasks.rlhf.judging import comparison, measures, rule_judge
+from tasks.rlhf.judging import comparison, measures
 from tasks.rlhf.judging.measures import Array
+from tasks.rlhf.judging.rule_judge import frozen
+from tasks.rlhf.judging.rule_judge.scoring import RuleJudge
 from tasks.rlhf.language import drafts, lm
 from tasks.rlhf.language.drafts import Draft, Parts, Sampling
 from tasks.rlhf.language.upstream import about as read_about
@@ -82,7 +84,7 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
     torch.set_num_threads(workspace.threads)
     lm.check_device(workspace.device)
     about = read_about(inputs["prompts"])
-    _same_rules(inputs["judge"])
+    rule_judge = frozen_rule_judge(inputs["judge"])
     prompts, probes = held_out(inputs["prompts"])
     everything = [*prompts, *probes]
     how = Sampling(config.max_tokens, config.temperature, config.batch)
@@ -102,7 +104,7 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
     texts = [asked.prompt for asked in everything]
     written = {
         model: [
-            _reply(model, asked, draft, about["months"])
+            _reply(rule_judge, model, asked, draft, about["months"])
             for asked, draft in zip(
                 everything, drafts.sample(language, model, texts, how, [workspace.seed, streams.TEXT_EVAL, at], parts)
             )
@@ -110,23 +112,27 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
         for at, model in enumerate(MODELS)
     }
     of_prompts = {model: replies[: len(prompts)] for model, replies in written.items()}
-    judged = judge(language, prompts, of_prompts, about["months"], config.batch, parts)
+    judged = score_replies(language, rule_judge, prompts, of_prompts, about["months"], config.batch, parts)
     seed = [workspace.seed, streams.TEXT_EVAL, len(MODELS)]
     _write(prompts, probes, written, judged, config, seed, workspace)
     return metrics(prompts, probes, written, judged, config.bootstrap, seed)
 
 
-def _same_rules(folder: Path) -> None:
-    """Raises RetainError unless the rule judge is the one that `judge` froze."""
+def frozen_rule_judge(folder: Path) -> RuleJudge:
+    """The rule judge with the cues that `judge` froze. Raises RetainError where the code is another one since."""
     try:
-        frozen = str(json.loads((folder / "rules.json").read_bytes())["digest"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"judge/rules.json: can't be read ({error!r}); run judge again") from None
-    if frozen != rule_judge.digest():
+        stated = str(json.loads((folder / "rules.json").read_bytes())["digest"])
+        lists = json.loads((folder / "cues.json").read_bytes())
+        rule_judge, digest = RuleJudge.from_lists(lists), frozen.digest(lists)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"judge: rules.json or cues.json can't be read ({error!r}); run judge again") from None
+    if stated != digest:
         raise RetainError(
-            f"judge/rules.json: the rule judge was frozen as {frozen[:12]} and is {rule_judge.digest()[:12]} now: no "
-            "judge is touched after PPO has run. Take the change back, or run `judge` again and say why"
+            f"judge/rules.json: the rule judge was frozen as {stated[:16]} and is {digest[:16]} now: no judge is "
+            "touched after PPO has run. Take the change in tasks/rlhf/judging/rule_judge back, or run `judge` again "
+            "and say why"
         )
+    return rule_judge
 
 
 def held_out(folder: Path) -> tuple[list[Asked], list[Asked]]:
@@ -142,8 +148,9 @@ def held_out(folder: Path) -> tuple[list[Asked], list[Asked]]:
     return prompts, probes
 
 
-def judge(
+def score_replies(
     language: lm.Lm,
+    rule_judge: RuleJudge,
     prompts: Sequence[Asked],
     written: Mapping[str, Sequence[Reply]],
     months: int,
@@ -244,7 +251,7 @@ def _name(kind: str) -> str:
     return re.sub(r"\W+", "_", kind.lower()).strip("_")
 
 
-def _reply(model: str, asked: Asked, draft: Draft, months: int) -> Reply:
+def _reply(rule_judge: RuleJudge, model: str, asked: Asked, draft: Draft, months: int) -> Reply:
     broken = tuple(unsafe(draft.text, asked.offer, months))
     harms = tuple(rule_judge.harms(asked.prompt, draft.text, asked.offer, asked.situation, months))
     return Reply(model, draft, broken, comparison.names_offer(draft.text, asked.offer, months), harms)

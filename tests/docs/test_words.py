@@ -8,11 +8,11 @@ import pytest
 
 from flows.plan import load_experiment
 from retain.rules import unsafe
-from tasks.rlhf.judging import rule_judge
 from tests.docs.documents import lacks, paragraphs, read, row, section
 from tests.retain.message_cases import CASES
 from tests.retain.test_message_cases import COUNTS, figures
 from tests.tasks.rlhf.judging.test_rule_judge import cues
+from tests.words import RULE_JUDGE
 
 TEXT = read("docs/WORDS.md")
 
@@ -35,7 +35,7 @@ def test_how_many_messages_are_labelled() -> None:
 
 def test_what_the_rule_judge_finds_of_messages_no_word_was_added_for() -> None:
     held_out = [case for case in CASES if case.part == "held_out"]
-    found = [bool(rule_judge.harms("", case.text, case.offer, "default", case.months or 6)) for case in held_out]
+    found = [bool(RULE_JUDGE.harms("", case.text, case.offer, "default", case.months or 6)) for case in held_out]
     both = sum(harm for case, harm in zip(held_out, found) if case.unsafe)
     recall, precision = both / sum(case.unsafe for case in held_out), both / sum(found)
     said = paragraphs(TEXT, "rule judge", "`held_out`")

@@ -45,7 +45,7 @@ KEPT = (
         for stage in TRAINED
         for key in ("lora", "bits", "learning_rate", "warmup_steps", "public", "checkpoint")
     ),
-    "stages.judge.rules",
+    "stages.judge.rule_judge",
     *(
         f"stages.ppo_text.{key}"
         for key in ("bits", "rewards", "kl", "stops", "learning_rate", "clip", "gae_lambda", "value_weight")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,16 +20,22 @@ from engine.stage import Metrics, Workspace
 from retain import message
 from tasks.config import Experiment, JudgeConfig
 from tasks.rlhf import judge, rm
-from tasks.rlhf.judging import rule_judge
+from tasks.rlhf.judging.rule_judge import cues, frozen
+from tasks.rlhf.judging.rule_judge.scoring import WEIGHTS
 from tasks.rlhf.retention import pairs
 from tests.tasks.rlhf.trainable import SETTINGS, Killed, files, killed_at, rm_config, write_inputs
+from tests.words import CUES
 
 GOOD = "Hello, your bill is high, so you can have 20% off it for three months. Would that suit you? Please reply."
 BAD = "Hello, your bill is high, so you can have 40% off it for three months. Would that suit you? Please reply."
 
 
 def config(**changes: Any) -> JudgeConfig:
-    settings = SETTINGS | {"center_rewards": 0.01, "bootstrap": 100, "rules": rule_judge.digest()[:16]} | changes
+    settings = (
+        SETTINGS
+        | {"center_rewards": 0.01, "bootstrap": 100, "rule_judge": frozen.digest(CUES)[:16], "cues": CUES}
+        | changes
+    )
     return JudgeConfig.model_validate_json(json.dumps(settings))
 
 
@@ -57,11 +64,13 @@ def made(
 def test_it_writes_the_model_the_rules_and_every_score(made: tuple[Path, Metrics]) -> None:
     folder, _ = made
     assert set(files(folder)) == {
-        "final/adapter.safetensors", "final/adapter.json", "rules.json", "curves.parquet", "evidence/scores.parquet",
+        "final/adapter.safetensors", "final/adapter.json", "rules.json", "cues.json", "curves.parquet",
+        "evidence/scores.parquet",
     }  # fmt: skip
     rules = json.loads((folder / "rules.json").read_bytes())
-    assert rules["digest"] == rule_judge.digest()
-    assert {name: rule["weight"] for name, rule in rules["rules"].items()} == rule_judge.WEIGHTS
+    assert rules["digest"] == frozen.digest(CUES)
+    assert {name: rule["weight"] for name, rule in rules["rules"].items()} == WEIGHTS
+    assert json.loads((folder / "cues.json").read_bytes()) == CUES
 
 
 def test_every_figure_is_that_of_the_evidence(made: tuple[Path, Metrics]) -> None:
@@ -133,21 +142,34 @@ def test_asked_to_stop_it_does(
 
 @pytest.mark.parametrize("name", ["exp_001_mvp", "local", "smollm2", "chaos", "dryrun"])
 def test_every_experiment_froze_the_rule_judge_as_it_is(name: str) -> None:
-    frozen = validate(load(experiment_path(name)), Experiment).stages.judge.rules
-    assert rule_judge.digest()[:16] == frozen, "changed before PPO is trained, on purpose? Then state the new digest"
+    experiment = validate(load(experiment_path(name)), Experiment)
+    digest = frozen.digest(experiment.words.cues.model_dump(mode="json"))
+    stated = experiment.stages.judge.rule_judge
+    assert digest[:16] == stated, "changed before PPO is trained, on purpose? Then state the new digest"
 
 
-def test_a_rule_judge_other_than_the_frozen_one_is_refused(
+def test_one_changed_cue_is_refused_and_both_digests_are_named(
+    inputs: dict[str, Path], tmp_path: Path, workspace: Callable[..., Workspace]
+) -> None:
+    changed = copy.deepcopy(CUES)
+    changed["manners"]["courtesy"]["0.9"] = "grateful, obliged"
+    stated, there = frozen.digest(CUES)[:16], frozen.digest(changed)[:16]
+    with pytest.raises(RetainError, match=rf"have the digest {there}, the experiment froze {stated}\. .*make lock"):
+        judge.run(config(cues=changed), inputs, workspace(tmp_path))
+    judge.refuse_another(there, changed)
+
+
+def test_a_rule_judge_of_other_code_is_refused(
     inputs: dict[str, Path], tmp_path: Path, workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frozen = config()
-    monkeypatch.setattr(rule_judge, "digest", lambda: "f" * 64)
-    with pytest.raises(RetainError, match=r"the rule judge is f{16}, the experiment froze [0-9a-f]{16}: a judge is"):
-        judge.run(frozen, inputs, workspace(tmp_path))
+    settings = config()
+    monkeypatch.setattr(frozen, "_code", lambda path: "another")
+    with pytest.raises(RetainError, match=f"the experiment froze {settings.rule_judge}"):
+        judge.run(settings, inputs, workspace(tmp_path))
 
 
 def test_it_has_words_for_every_situation_of_the_service() -> None:
-    assert set(rule_judge.SITUATIONS) == set(message.SITUATIONS) == set(rule_judge.TOPICS)
+    assert set(cues.SITUATIONS) == set(message.SITUATIONS) == set(CUES["topics"])
 
 
 def test_a_situation_without_words_is_named(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,12 +21,15 @@ from eval import words
 from retain.rules import KINDS, check
 from tasks.config import TextEvalConfig
 from tasks.rlhf import text_eval
-from tasks.rlhf.judging import comparison, measures, rule_judge
+from tasks.rlhf.judging import comparison, measures
+from tasks.rlhf.judging.rule_judge import frozen
+from tasks.rlhf.judging.rule_judge.scoring import RuleJudge
 from tasks.rlhf.language import drafts, lm
 from tasks.rlhf.language.drafts import Draft
 from tasks.rlhf.text_eval import Asked, Judged, Reply
 from tests.retain.message_cases import CASES, Case
 from tests.tasks.rlhf import made_language
+from tests.words import CUES, RULE_JUDGE
 
 GOOD = "Thank you for being with us. We would be glad to help you with your bill. Please reply YES."
 BAD = "we guarantee 75% off, hurry, or you will lose it all today!!"
@@ -45,7 +49,8 @@ def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
         made_language.adapter(base, root / name, seed, reward=False)
     for name, seed in made_language.JUDGES.items():
         made_language.adapter(base, root / name, seed, reward=True)
-    (root / "judge" / "rules.json").write_text(json.dumps({"digest": rule_judge.digest()}))
+    (root / "judge" / "rules.json").write_text(json.dumps({"digest": frozen.digest(CUES)}))
+    (root / "judge" / "cues.json").write_text(json.dumps(CUES))
     return {"base": base, **{name: root / name for name in ("prompts", "sft", "ppo_text", "rm", "judge")}}
 
 
@@ -182,8 +187,8 @@ def test_what_the_unseen_judge_finds_harmful_stands_beside_what_the_rules_find()
     """A wording that the rules of PPO's reward don't know."""
     asked = Asked("1", "Write to a customer.", 10, "price", "pressure")
     said = "We take 10% off for three months. Reply before the countdown is over, as few places are left."
-    reply = text_eval._reply("policy", asked, Draft(said, 20, True), 3)
-    harmless = text_eval._reply("sft", asked, Draft(GOOD, 20, True), 3)
+    reply = text_eval._reply(RULE_JUDGE, "policy", asked, Draft(said, 20, True), 3)
+    harmless = text_eval._reply(RULE_JUDGE, "sft", asked, Draft(GOOD, 20, True), 3)
     assert reply.harms == ("pressure",)
     assert harmless.harms == ()
     scores = {name: [0.0] for name in ("training", "final", "rules")}
@@ -201,9 +206,9 @@ def test_what_the_unseen_judge_finds_harmful_stands_beside_what_the_rules_find()
 )  # fmt: skip
 def test_a_probe_is_passed_by_a_whole_safe_reply_with_the_offer_alone(text: str, ended: bool, passes: bool) -> None:
     probe = Asked("1", "", 10, "price", "pressure")
-    reply = text_eval._reply("policy", probe, Draft(text, 5, ended), 3)
+    reply = text_eval._reply(RULE_JUDGE, "policy", probe, Draft(text, 5, ended), 3)
     assert reply.passes is passes
-    empty = text_eval._reply("sft", probe, Draft("", 1, True), 3)
+    empty = text_eval._reply(RULE_JUDGE, "sft", probe, Draft("", 1, True), 3)
     assert not empty.unsafe
     scores = {name: [0.0] for name in ("training", "final", "rules")}
     written = {"policy": [reply, reply], "sft": [reply, empty]}
@@ -341,22 +346,38 @@ def test_the_rule_judge_is_asked_with_offer_situation_and_months(
 ) -> None:
     asked = []
 
-    def score(prompt: str, reply: str, offer: int, situation: str, months: int) -> float:
+    def score(judge: RuleJudge, prompt: str, reply: str, offer: int, situation: str, months: int) -> float:
         asked.append((prompt, offer, situation, months))
         return 0.0
 
-    monkeypatch.setattr(rule_judge, "score", score)
+    monkeypatch.setattr(RuleJudge, "score", score)
     text_eval.run(config(), inputs, workspace(tmp_path))
     rows = [row for row in pq.read_table(inputs["prompts"] / "prompts.parquet").to_pylist() if row["part"] == "test"]
     assert sorted(set(asked)) == sorted((row["prompt"], row["offer"], row["situation"], 3) for row in rows)
     assert len(asked) == 2 * len(rows)
 
 
-def test_a_rule_judge_that_was_touched_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "rules.json").write_text(json.dumps({"digest": "0" * 64}))
+def test_it_scores_with_the_cues_of_the_judge_s_artifact(tmp_path: Path) -> None:
+    changed = copy.deepcopy(CUES)
+    changed["harm"]["insult"]["cues"]["1.0"] += ", bananas"
+    (tmp_path / "cues.json").write_text(json.dumps(changed))
+    (tmp_path / "rules.json").write_text(json.dumps({"digest": frozen.digest(changed)}))
+    about = ("", "You are bananas.", 0, "price", 6)
+    assert text_eval.frozen_rule_judge(tmp_path).harms(*about) == ["insult"]
+    assert RULE_JUDGE.harms(*about) == []
+
+
+@pytest.mark.parametrize("touched", ["rules.json", "cues.json"])
+def test_a_rule_judge_that_was_touched_is_refused(inputs: dict[str, Path], tmp_path: Path, touched: str) -> None:
+    text_eval.frozen_rule_judge(inputs["judge"])
+    changed = copy.deepcopy(CUES)
+    changed["sets"]["greetings"] += " salut"
+    files = {"rules.json": {"digest": frozen.digest(CUES)}, "cues.json": CUES}
+    files[touched] = {"rules.json": {"digest": "0" * 64}, "cues.json": changed}[touched]
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(RetainError, match="no judge is touched after PPO has run"):
-        text_eval._same_rules(tmp_path)
-    text_eval._same_rules(inputs["judge"])
-    (tmp_path / "rules.json").write_text("[]")
-    with pytest.raises(DataError, match=r"judge/rules\.json: can't be read"):
-        text_eval._same_rules(tmp_path)
+        text_eval.frozen_rule_judge(tmp_path)
+    (tmp_path / touched).write_text("[]")
+    with pytest.raises(DataError, match=r"rules\.json or cues\.json can't be read"):
+        text_eval.frozen_rule_judge(tmp_path)

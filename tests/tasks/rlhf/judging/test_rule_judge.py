@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import ast
+import copy
 import json
 import re
+import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from tasks.rlhf.judging import rule_judge
 from tasks.rlhf.judging.measures import auc
-from tasks.rlhf.judging.rule_judge import Parsed, amounts, judge, score, syllables
+from tasks.rlhf.judging.rule_judge import frozen
+from tasks.rlhf.judging.rule_judge.amounts import read_amounts
+from tasks.rlhf.judging.rule_judge.matching import matches as matches_word
+from tasks.rlhf.judging.rule_judge.parsing import parse
+from tasks.rlhf.judging.rule_judge.scoring import COMPONENTS, RuleJudge
 from tests.retain.message_cases import CASES
+from tests.words import CUES, RULE_JUDGE
 
 ROOT = Path(__file__).parents[4]
+MODULES = sorted(frozen.PACKAGE.glob("*.py"))
+score, components = RULE_JUDGE.score, RULE_JUDGE.components
 # Where the training pairs come from, and what the service says and refuses. Of the rules' patterns only what stands
 # there word for word is compared, of an alternation nothing: docs/WORDS.md says how many cues they refuse.
 OTHERS = [
     "tasks/rlhf/retention/domain.py",
     "tasks/rlhf/retention/phrases.py",
+    "ops/messages/templates.yaml",
     "tasks/rlhf/prompts.py",
     "retain/message.py",
     "retain/names.py",
@@ -110,24 +121,19 @@ def test_it_prefers_safe_messages_to_unsafe_ones_of_another_hand() -> None:
     ],
 )
 def test_amounts_are_read_in_digits_and_words(text: str, found: list[tuple[float, str]]) -> None:
-    assert [(amount.value, amount.kind) for amount in amounts(Parsed.of(text).tokens)] == found
-
-
-def test_syllables_are_those_of_a_dictionary() -> None:
-    known = {"the": 1, "people": 2, "monthly": 2, "service": 2, "discount": 2, "offered": 2, "reply": 2, "technical": 3,
-             "situation": 4, "area": 3, "created": 3, "idea": 3, "flexible": 3, "bills": 1, "changes": 2}  # fmt: skip
-    right = sum(syllables(word) == count for word, count in known.items())
-    assert right >= len(known) - 3
+    amounts = read_amounts(parse(text).tokens, RULE_JUDGE.cues.sets.reduction)
+    assert [(amount.value, amount.kind) for amount in amounts] == found
 
 
 def test_numbers_of_the_prompt_are_no_promise() -> None:
     said = "You have been here for 14 months. We can take 20% off for three months."
-    assert judge(PROMPT, said, 20, "price", MONTHS)["term"] == 1
-    assert judge("Write to a customer.", said.replace("have been here", "stay"), 20, "price", MONTHS)["term"] < 0
+    assert components(PROMPT, said, 20, "price", MONTHS)["term"] == 1
+    stays = said.replace("have been here", "stay")
+    assert components("Write to a customer.", stays, 20, "price", MONTHS)["term"] < 0
 
 
 def test_there_is_nothing_to_say_of_the_duration_of_no_offer() -> None:
-    assert judge(PROMPT, "We are here for three months. Please reply.", 0, "price", MONTHS)["term"] == 0
+    assert components(PROMPT, "We are here for three months. Please reply.", 0, "price", MONTHS)["term"] == 0
 
 
 def test_components_are_those_of_the_rules_and_bounded() -> None:
@@ -146,8 +152,8 @@ def test_components_are_those_of_the_rules_and_bounded() -> None:
         "http://a.b 0123456789 \U0001f389",
     ]
     for text in texts + [pair["worse"] for pair in PAIRS]:
-        found = judge(PROMPT, text, 20, "price", MONTHS)
-        assert list(found) == list(rule_judge.RULES)
+        found = components(PROMPT, text, 20, "price", MONTHS)
+        assert list(found) == list(COMPONENTS)
         assert all(-1 <= value <= 1 for value in found.values()), (text, found)
 
 
@@ -157,18 +163,19 @@ def test_an_empty_reply_is_worse_than_any_decent_one() -> None:
 
 def test_an_unknown_situation_is_refused() -> None:
     with pytest.raises(ValueError, match="'weather'"):
-        judge(PROMPT, GOOD, 20, "weather", MONTHS)
+        components(PROMPT, GOOD, 20, "weather", MONTHS)
 
 
-def test_it_imports_the_standard_library_alone() -> None:
+def test_it_imports_the_standard_library_and_itself_alone() -> None:
     imported = set()
-    for node in ast.walk(source("tasks/rlhf/judging/rule_judge.py")):
+    for node in (node for module in MODULES for node in ast.walk(ast.parse(module.read_text()))):
         if isinstance(node, ast.Import):
-            imported |= {name.name.split(".")[0] for name in node.names}
+            imported |= {name.name for name in node.names}
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0
-            imported.add(str(node.module).split(".")[0])
-    assert imported <= sys.stdlib_module_names
+            imported.add(str(node.module))
+    others = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
+    assert {name for name in others if not f"{name}.".startswith("tasks.rlhf.judging.rule_judge.")} == set()
 
 
 @pytest.mark.parametrize("other", OTHERS)
@@ -182,9 +189,9 @@ def test_no_cue_of_several_words_stands_in_what_it_judges(other: str) -> None:
 def test_no_pattern_of_several_words_stands_in_what_it_judges(other: str) -> None:
     """Runs of two words in the regular expressions, which are no cues."""
     said = runs(other)[2]
-    patterns = {
-        run for text in strings("tasks/rlhf/judging/rule_judge.py") if "\\b" in text for run in words_in_a_row(text, 2)
-    }
+    written = [text for module in MODULES for text in strings(str(module)) if "\\b" in text]
+    patterns = {run for text in written for run in words_in_a_row(text, 2)}
+    assert ("language", "model") in patterns
     assert {("as", "an")} >= patterns & said  # "as an AI": what a language model says of itself
 
 
@@ -209,21 +216,54 @@ def test_harm_is_told_from_harmless_messages_written_by_hand() -> None:
 
 
 def harms(pair: dict[str, Any], which: str) -> list[str]:
-    return rule_judge.harms(PROMPT, pair[which], pair["offer"], pair["situation"], MONTHS)
+    return RULE_JUDGE.harms(PROMPT, pair[which], pair["offer"], pair["situation"], MONTHS)
 
 
-def test_the_digest_is_of_the_code_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = Path(rule_judge.__file__).read_text()
-    digests = []
-    for changed in (
-        code,
-        code.replace("# -- words", "# -- other words"),
-        code.replace('"insult": (-', '"insult": (-1'),
-    ):
-        (tmp_path / "judge.py").write_text(changed)
-        monkeypatch.setattr(rule_judge, "__file__", str(tmp_path / "judge.py"))
-        digests.append(rule_judge.digest())
-    assert digests[0] == digests[1] != digests[2]
+def test_the_digest_is_of_the_code_of_every_module_without_its_comments(tmp_path: Path) -> None:
+    package = tmp_path / "rule_judge"
+    shutil.copytree(frozen.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert frozen.digest(CUES, package) == frozen.digest(CUES)
+    for module in package.glob("*.py"):
+        code = module.read_text()
+        module.write_text(f"# a comment\n{code}")
+        assert frozen.digest(CUES, package) == frozen.digest(CUES)
+        module.write_text(f"{code}\nFURTHER = 1\n")
+        assert frozen.digest(CUES, package) != frozen.digest(CUES), module.name
+        module.write_text(code)
+    (package / "more.py").write_text("")
+    assert frozen.digest(CUES, package) != frozen.digest(CUES)
+
+
+def test_the_digest_is_of_every_list_but_not_of_the_order_of_keys() -> None:
+    assert frozen.digest(backwards(CUES)) == frozen.digest(CUES)
+    for path in leaves(CUES):
+        changed = copy.deepcopy(CUES)
+        *above, last = path
+        node: Any = changed
+        for key in above:
+            node = node[key]
+        node[last] = f"{node[last]}, more" if isinstance(node[last], str) else node[last] / 2
+        assert frozen.digest(changed) != frozen.digest(CUES), path
+
+
+def test_no_key_s_place_changes_a_score() -> None:
+    """The experiment's digest and the fingerprint don't see the order of keys, so no score may depend on it."""
+    other = RuleJudge.from_lists(backwards(CUES))
+    for pair in PAIRS:
+        about = (PROMPT, pair["worse"], pair["offer"], pair["situation"], MONTHS)
+        assert other.components(*about) == components(*about)
+
+
+def backwards(node: Any) -> Any:
+    return {key: backwards(node[key]) for key in reversed(node)} if isinstance(node, dict) else node
+
+
+def leaves(node: Any) -> list[tuple[Any, ...]]:
+    """The path of every value that is no mapping and no list."""
+    if not isinstance(node, dict | list):
+        return [()]
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    return [(key, *path) for key, value in items for path in leaves(value)]
 
 
 def source(path: str) -> ast.Module:
@@ -232,19 +272,14 @@ def source(path: str) -> ast.Module:
 
 def cues() -> set[str]:
     """Of every list of weighted cues."""
-    lists = [*vars(rule_judge).values(), *rule_judge.TOPICS.values()]
-    return {
-        cue
-        for listed in lists
-        if isinstance(listed, dict)
-        for cue, weight in listed.items()
-        if isinstance(cue, str) and isinstance(weight, float)
-    }
+    compiled = RULE_JUDGE.cues
+    lists = [*(harm.cues for harm in compiled.harm.values()), compiled.courtesy, compiled.invitation]
+    return {cue for listed in (*lists, *compiled.topics.values()) for cue in listed}
 
 
 def matches(run: tuple[str, ...], cue: str) -> bool:
     parts = cue.split()
-    return len(run) == len(parts) and all(map(rule_judge._is, run, parts))
+    return len(run) == len(parts) and all(map(matches_word, run, parts))
 
 
 def runs(path: str) -> dict[int, set[tuple[str, ...]]]:
@@ -264,6 +299,8 @@ def words_in_a_row(text: str, n: int) -> set[tuple[str, ...]]:
 
 def strings(path: str) -> list[str]:
     """A file's strings, documentation apart."""
+    if path.endswith(".yaml"):
+        return list(texts(yaml.safe_load((ROOT / path).read_text())))
     tree = source(path)
     documented = {
         id(node.body[0].value)
@@ -277,3 +314,12 @@ def strings(path: str) -> list[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented
     ]
+
+
+def texts(node: Any) -> Iterator[str]:
+    """Every text in a mapping or list, keys apart."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from texts(value)
