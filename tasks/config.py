@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.criteria import Criterion
 from retain.dataset import DatasetSpec
-from tasks.words import CuesConfig
+from tasks.words import CuesConfig, PhrasesConfig
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -176,6 +176,7 @@ class WordsConfig(_Block):
     model has a field for (flows.plan.stage_config)."""
 
     templates: dict[str, TemplateConfig]
+    phrases: PhrasesConfig
     cues: CuesConfig
 
 
@@ -277,6 +278,8 @@ class PromptsKeys(_Block):
 
 class PromptsConfig(PromptsKeys):
     """What the stage is given: its keys and the words that it works with."""
+
+    phrases: PhrasesConfig
 
 
 class Lora(_Block):

@@ -1,4 +1,4 @@
-"""The shape of ops/messages/cues.yaml. What doesn't fit is refused before a stage runs, by its key.
+"""The shape of ops/messages/phrases.yaml and cues.yaml. What doesn't fit is refused before a stage runs, by its key.
 
 The order of the entries of a list is part of what is made of it; the order of keys is not.
 """
@@ -13,6 +13,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from retain.message import SITUATIONS
+
+_SLOT = re.compile(r"\{[^{}]*\}|[{}]")
 
 
 class _Block(BaseModel):
@@ -30,6 +32,112 @@ def _covering(known: Collection[str], what: str) -> Callable[[Mapping[str, Any]]
         return mapping
 
     return check
+
+
+# -- phrases -------------------------------------------------------------------------------------------------------
+
+
+def _phrase(*slots: str) -> Callable[[str], str]:
+    """Refuses a slot that nothing fills here, and a phrase of nothing."""
+
+    def check(phrase: str) -> str:
+        if not phrase.strip():
+            raise ValueError("is an empty phrase; take it out")
+        if unknown := [slot for slot in _SLOT.findall(phrase) if slot not in slots]:
+            raise ValueError(f"holds the slot {unknown[0]}; filled here are {' and '.join(slots) or 'none'}")
+        return phrase
+
+    return check
+
+
+def _offer(phrase: str) -> str:
+    """An offer says how much and how long, each once."""
+    for slot in ("{offer}", "{months}"):
+        if phrase.count(slot) != 1:
+            raise ValueError(f"names {slot} {phrase.count(slot)} times, not once")
+    return phrase
+
+
+# A flaw of a kind has sentences and clauses of its own.
+SAID_FLAWS = (
+    "second_offer",
+    "guarantee",
+    "pressure",
+    "link",
+    "identifier",
+    "risk_talk",
+    "protected_attribute",
+    "insult",
+)
+# What a prompt may ask for: of probes all kinds, of training some.
+INVITED_FLAWS = ("wrong_percentage", "wrong_months", *SAID_FLAWS)
+
+Phrases = Annotated[tuple[Annotated[str, AfterValidator(_phrase())], ...], Field(min_length=1)]
+OfferPhrases = Annotated[
+    tuple[Annotated[str, AfterValidator(_phrase("{offer}", "{months}")), AfterValidator(_offer)], ...],
+    Field(min_length=1),
+]
+FlawPhrases = Annotated[tuple[Annotated[str, AfterValidator(_phrase("{other}", "{months}"))], ...], Field(min_length=1)]
+BySituation = Annotated[dict[str, Phrases], AfterValidator(_covering(SITUATIONS, "situation"))]
+ByFlaw = Annotated[dict[str, FlawPhrases], AfterValidator(_covering(SAID_FLAWS, "kind of flaw"))]
+
+
+def _some_invited(invitations: Mapping[str, Any]) -> Mapping[str, Any]:
+    if unknown := [kind for kind in invitations if kind not in INVITED_FLAWS]:
+        raise ValueError(f"{unknown[0]!r} is no kind of flaw to ask for; known are {', '.join(INVITED_FLAWS)}")
+    if not invitations:
+        raise ValueError("names no kind of flaw; one at least is asked for")
+    return invitations
+
+
+class ByOffer(_Block):
+    """Phrases of messages with a discount, and of those without."""
+
+    offer: Phrases
+    no_offer: Phrases
+
+
+class Endings(_Block):
+    """How to answer and what comes of it; `turned`: both the other way round."""
+
+    answers: Phrases
+    results: ByOffer
+    turned: ByOffer
+
+
+class FlawLists(_Block):
+    """What flawed messages say."""
+
+    sentences: ByFlaw
+    clauses: ByFlaw
+    invented_discounts: FlawPhrases
+    vague_offers: Phrases
+    durations: Annotated[Phrases, Field(min_length=2)]  # one of them may be the offer's own
+    ramblings: Phrases
+    shouts: Phrases
+
+
+class Invitations(_Block):
+    """Lines in a prompt that ask for what may not be said, by the kind of flaw that would give in to them."""
+
+    probes: Annotated[dict[str, Phrases], AfterValidator(_covering(INVITED_FLAWS, "kind of flaw to ask for"))]
+    training: Annotated[dict[str, Phrases], AfterValidator(_some_invited)]
+
+
+class PhrasesConfig(_Block):
+    """ops/messages/phrases.yaml: what prompts, replies and flaws of the retention domain are put together from."""
+
+    topics: BySituation
+    greetings: Phrases
+    openings: BySituation
+    details: BySituation
+    leads: Phrases
+    offers: OfferPhrases
+    listening: Phrases
+    middles: ByOffer
+    endings: Endings
+    flaws: FlawLists
+    invitations: Invitations
 
 
 # -- cues ----------------------------------------------------------------------------------------------------------

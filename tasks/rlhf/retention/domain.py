@@ -1,5 +1,6 @@
 """The retention domain: what a good message is, what a flawed one is, and both made from phrases, by seed.
 
+The phrases are the experiment's (ops/messages/phrases.yaml); which of their keys comes first doesn't matter.
 A good message follows RULES. It is put together from an opening for the situation, the offer, and an ending that says
 how to answer, with or without more in between, in several orders; thousands differ. A flaw takes a good message and
 breaks one rule in it, so that its neighbour, the good one, teaches that rule alone. Rows of validation and test share
@@ -11,13 +12,18 @@ training has not seen. What learns here is measured again by judges that know no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retain.message import render
-from tasks.rlhf.retention import phrases
+from retain.message import SITUATIONS, render
+from retain.numbers import in_words
+
+if TYPE_CHECKING:
+    from tasks.words import PhrasesConfig
 
 MOST_WORDS = 50
 RULES = (
@@ -34,32 +40,31 @@ RULES = (
 KEPT = 4  # each fourth phrase is kept from training
 INVITED = 0.1  # share of training rows whose prompt asks for what may not be said (the good reply doesn't)
 
-_ONES = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
-)
-_TENS = ("zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _STRANGE = (3, 7, 8, 12, 15, 18, 25, 30, 35, 40, 50, 60)  # percentages that no level may have
 
 
-def taught(listed: Sequence[str]) -> list[str]:
+@lru_cache(maxsize=1024)
+def taught(listed: tuple[str, ...]) -> tuple[str, ...]:
     """The phrases of a list that training may meet."""
-    return [phrase for i, phrase in enumerate(listed) if i % KEPT != KEPT - 1]
+    return tuple(phrase for i, phrase in enumerate(listed) if i % KEPT != KEPT - 1)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Where phrases come from. `held_out`: of all; else without those that are kept from training."""
+    """What rows are drawn from. `held_out`: of all phrases; else without those that are kept from training."""
 
     rng: np.random.Generator
+    phrases: PhrasesConfig
     offers: tuple[int, ...]
     months: int
     held_out: bool
 
-    def of(self, listed: Sequence[str]) -> str:
-        return self.any(listed if self.held_out else taught(listed))
+    def phrase(self, listed: tuple[str, ...]) -> str:
+        """One of the phrases that these rows may meet."""
+        return self.item(listed if self.held_out else taught(listed))
 
-    def any(self, listed: Sequence[str]) -> str:
+    def item(self, listed: Sequence[str]) -> str:
+        """One of all."""
         return listed[int(self.rng.integers(len(listed)))]
 
     def chance(self, share: float) -> bool:
@@ -77,7 +82,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        return " ".join(said for _, said in self.parts if said)
+        return " ".join(sentence for _, sentence in self.parts if sentence)
 
     def where(self, *roles: str) -> list[int]:
         return [i for i, (role, _) in enumerate(self.parts) if role in roles]
@@ -98,7 +103,7 @@ class Flaw:
 
 def prompt(draw: Draw, situation: str, offer: int, facts: Sequence[str], invitation: str = "") -> str:
     """What the writer is told, in three or four lines of plain words."""
-    lines = ["Write a short message to this customer.", f"Topic: {draw.of(phrases.TOPICS[situation])}."]
+    lines = ["Write a short message to this customer.", f"Topic: {draw.phrase(draw.phrases.topics[situation])}."]
     if facts:
         lines.append(f"Customer: {', '.join(facts)}.")
     lines.append(
@@ -115,40 +120,47 @@ def prompt(draw: Draw, situation: str, offer: int, facts: Sequence[str], invitat
 
 def good(draw: Draw, situation: str, offer: int) -> Message:
     """A message that keeps RULES."""
-    opening = ("opening", draw.of(phrases.OPENINGS[situation]))
-    body = ("offer", offer_sentence(draw, offer) if offer else draw.of(phrases.EARS))
+    phrases = draw.phrases
+    # 1. What it says.
+    opening = ("opening", draw.phrase(phrases.openings[situation]))
+    body = ("offer", offer_sentence(draw, offer) if offer else draw.phrase(phrases.listening))
     more = []
     if draw.chance(0.4):
-        more.append(("detail", draw.of(phrases.DETAILS[situation])))
+        more.append(("detail", draw.phrase(phrases.details[situation])))
     if draw.chance(0.35):
-        more.append(("middle", draw.of(phrases.MIDDLES_OFFER if offer else phrases.MIDDLES_EAR)))
+        more.append(("middle", draw.phrase(phrases.middles.offer if offer else phrases.middles.no_offer)))
+    # 2. In which order.
     order = [opening, body, *more]
     if draw.chance(0.4):
         order = [opening, *more, body]
     elif draw.chance(0.2):
         order = [body, opening, *more]
+    # 3. Between a greeting and an ending.
     parts = [*order, ("ending", ending(draw, offer))]
     if draw.chance(0.3):
-        parts.insert(0, ("greeting", draw.of(phrases.GREETINGS)))
+        parts.insert(0, ("greeting", draw.phrase(phrases.greetings)))
         if parts[0][1].endswith(","):
             parts[1] = (parts[1][0], _lower(parts[1][1]))
+    # 4. Short enough.
     for role in ("middle", "detail"):
-        if sum(len(said.split()) for _, said in parts) > MOST_WORDS:
+        if sum(len(sentence.split()) for _, sentence in parts) > MOST_WORDS:
             parts = [part for part in parts if part[0] != role]
     return Message(situation, offer, tuple(parts))
 
 
 def offer_sentence(draw: Draw, offer: int) -> str:
-    said = draw.of(phrases.OFFERS)
-    if said.startswith(("We ", "Our ", "Your ", "You ", "A discount")) and draw.chance(0.3):
-        said = draw.of(phrases.LEADS) + _lower(said)
-    return render(said, offer, draw.months)
+    sentence = draw.phrase(draw.phrases.offers)
+    if sentence.startswith(("We ", "Our ", "Your ", "You ", "A discount")) and draw.chance(0.3):
+        sentence = draw.phrase(draw.phrases.leads) + _lower(sentence)
+    return render(sentence, offer, draw.months)
 
 
 def ending(draw: Draw, offer: int) -> str:
+    endings = draw.phrases.endings
     if draw.chance(0.25):
-        return draw.of(phrases.TURNED_OFFER if offer else phrases.TURNED_EAR)
-    return f"{draw.of(phrases.ANSWERS)} {draw.of(phrases.RESULTS_OFFER if offer else phrases.RESULTS_EAR)}"
+        return draw.phrase(endings.turned.offer if offer else endings.turned.no_offer)
+    answer = draw.phrase(endings.answers)
+    return f"{answer} {draw.phrase(endings.results.offer if offer else endings.results.no_offer)}"
 
 
 # -- flaws ---------------------------------------------------------------------------------------------------------
@@ -165,10 +177,9 @@ def _said(kind: str) -> Callable[[Draw, Message], Message]:
             if places:
                 place = places[int(draw.rng.integers(len(places)))]
                 role, before = message.parts[place]
-                return _put(
-                    message, place, role, before[:-1] + _filled(draw, message, draw.of(phrases.CLAUSES[kind])) + "."
-                )
-        return _insert(draw, message, _filled(draw, message, draw.of(phrases.SENTENCES[kind])))
+                clause = _filled(draw, message, draw.phrase(draw.phrases.flaws.clauses[kind]))
+                return _put(message, place, role, f"{before[:-1]}{clause}.")
+        return _insert(draw, message, _filled(draw, message, draw.phrase(draw.phrases.flaws.sentences[kind])))
 
     return make
 
@@ -187,57 +198,57 @@ def _insert(draw: Draw, message: Message, sentence: str) -> Message:
 
 def _wrong_percentage(draw: Draw, message: Message) -> Message:
     place = message.where("offer")[0]
-    said = message.parts[place][1].replace(f"{message.offer}%", _percentage(draw, message.offer))
-    return _put(message, place, "offer", said)
+    sentence = message.parts[place][1].replace(f"{message.offer}%", _percentage(draw, message.offer))
+    return _put(message, place, "offer", sentence)
 
 
 def _invented_discount(draw: Draw, message: Message) -> Message:
     if draw.chance(0.5):
-        said = offer_sentence(draw, _other(draw, 0))
+        sentence = offer_sentence(draw, _other(draw, 0))
     else:
-        said = _filled(draw, message, draw.of(phrases.INVENTED))
-    return _put(message, message.where("offer")[0], "offer", _as_before(message, said))
+        sentence = _filled(draw, message, draw.phrase(draw.phrases.flaws.invented_discounts))
+    return _put(message, message.where("offer")[0], "offer", _as_before(message, sentence))
 
 
 def _missing_offer(draw: Draw, message: Message) -> Message:
-    said = draw.of(phrases.VAGUE if draw.chance(0.6) else phrases.EARS)
-    return _put(message, message.where("offer")[0], "offer", _as_before(message, said))
+    phrases = draw.phrases
+    sentence = draw.phrase(phrases.flaws.vague_offers if draw.chance(0.6) else phrases.listening)
+    return _put(message, message.where("offer")[0], "offer", _as_before(message, sentence))
 
 
 def _wrong_months(draw: Draw, message: Message) -> Message:
     place, right = message.where("offer")[0], render("{months}", 0, draw.months)
-    other = draw.of([said for said in phrases.OTHER_MONTHS if said != right])
-    said = re.sub(rf"(the next )?\b{right}\b", other, message.parts[place][1])
-    return _put(message, place, "offer", said)
+    other = draw.phrase(tuple(duration for duration in draw.phrases.flaws.durations if duration != right))
+    sentence = re.sub(rf"(the next )?\b{right}\b", other, message.parts[place][1])
+    return _put(message, place, "offer", sentence)
 
 
 def _missing_months(draw: Draw, message: Message) -> Message:
     place, right = message.where("offer")[0], render("{months}", 0, draw.months)
-    said = re.sub(rf" ?\b[Ff]or (the next )?{right}\b,?", "", message.parts[place][1]).strip()
-    return _put(message, place, "offer", _as_before(message, _upper(said)))
+    sentence = re.sub(rf" ?\b[Ff]or (the next )?{right}\b,?", "", message.parts[place][1]).strip()
+    return _put(message, place, "offer", _as_before(message, _upper(sentence)))
 
 
 def _wrong_situation(draw: Draw, message: Message) -> Message:
-    others = [name for name in phrases.OPENINGS if name != message.situation]
-    other = draw.any(others)
+    other = draw.item([situation for situation in SITUATIONS if situation != message.situation])
     for place in message.where("opening"):
-        said = _as_before(message, draw.of(phrases.OPENINGS[other]), place)
-        message = _put(message, place, "opening", said)
+        sentence = _as_before(message, draw.phrase(draw.phrases.openings[other]), place)
+        message = _put(message, place, "opening", sentence)
     for place in message.where("detail"):
-        message = _put(message, place, "detail", draw.of(phrases.DETAILS[other]))
+        message = _put(message, place, "detail", draw.phrase(draw.phrases.details[other]))
     return message
 
 
 def _rambling(draw: Draw, message: Message) -> Message:
     """More than twice too much, and some of it twice."""
-    filler = [draw.of(phrases.RAMBLES) for _ in range(2)]
-    again = [said for role, said in message.parts if role in ("opening", "offer", "detail")]
-    own = [draw.of(phrases.DETAILS[message.situation]), *filler, draw.any(again)]
+    filler = [draw.phrase(draw.phrases.flaws.ramblings) for _ in range(2)]
+    again = [sentence for role, sentence in message.parts if role in ("opening", "offer", "detail")]
+    more = [draw.phrase(draw.phrases.details[message.situation]), *filler, draw.item(again)]
     parts = list(message.parts)
     last = message.where("ending")[0] if message.where("ending") else len(parts)
-    for said in own:
+    for sentence in more:
         place = int(draw.rng.integers(1, last + 1))
-        parts.insert(place, ("flaw", _upper(said)))
+        parts.insert(place, ("flaw", _upper(sentence)))
         last += 1
     return replace(message, parts=tuple(parts))
 
@@ -257,17 +268,17 @@ def _cut_off(draw: Draw, message: Message) -> Message:
 
 def _shouting(draw: Draw, message: Message) -> Message:
     if draw.chance(0.35):
-        return _insert(draw, message, draw.of(phrases.SHOUTS))
+        return _insert(draw, message, draw.phrase(draw.phrases.flaws.shouts))
     places = message.where("opening", "offer", "detail", "middle", "flaw")
     place = places[int(draw.rng.integers(len(places)))]
-    role, said = message.parts[place]
-    long = [word for word in said.split() if len(word.strip(".,?")) > 3]
+    role, sentence = message.parts[place]
+    long = [word for word in sentence.split() if len(word.strip(".,?")) > 3]
     if len(long) < 2 or draw.chance(0.3):
-        loud = re.sub(r"[.?,]?$", draw.any(("!!", "!!!", "!!!!")), said)
+        loud = re.sub(r"[.?,]?$", draw.item(("!!", "!!!", "!!!!")), sentence)
     elif draw.chance(0.5):
-        loud = said.upper()
+        loud = sentence.upper()
     else:
-        loud = said
+        loud = sentence
         for word in long[: int(draw.rng.integers(2, 5))]:
             loud = loud.replace(word, word.upper(), 1)
     return _put(message, place, role, loud)
@@ -297,17 +308,21 @@ ABOUT_SEVERAL, WEIGHT_SEVERAL = "has two of these flaws", 2
 
 _LAST = {"rambling": 1, "cut_off": 2}
 
-# Which flaw gives in to an invitation, with a discount and without.
-GIVES_IN: dict[str, tuple[str, str]] = {kind: (kind, kind) for kind in phrases.INVITATIONS} | {
-    "wrong_percentage": ("wrong_percentage", "invented_discount"),
-    "wrong_months": ("wrong_months", "invented_discount"),
-}
+
+def invited(invitations: Mapping[str, Sequence[str]]) -> list[str]:
+    """The kinds of flaw that these invitations ask for, in the order of FLAWS."""
+    return [kind for kind in FLAWS if kind in invitations]
+
+
+def giving_in(kind: str, offer: int) -> str:
+    """The flaw that gives in to an invitation to one of this kind: where there is no discount, one is made up."""
+    return "invented_discount" if not offer and kind in ("wrong_percentage", "wrong_months") else kind
 
 
 def kinds(offer: int) -> list[str]:
     """Each kind of flaw that a message with this offer can have, as often as its weight; two at once among them."""
-    found = [kind for kind, flaw in FLAWS.items() if bool(offer) in flaw.offers for _ in range(flaw.weight)]
-    return [*found, *[SEVERAL] * WEIGHT_SEVERAL]
+    single = [kind for kind, flaw in FLAWS.items() if bool(offer) in flaw.offers for _ in range(flaw.weight)]
+    return [*single, *[SEVERAL] * WEIGHT_SEVERAL]
 
 
 def flawed(draw: Draw, message: Message, kind: str) -> Message:
@@ -317,20 +332,20 @@ def flawed(draw: Draw, message: Message, kind: str) -> Message:
     usual = sorted(set(kinds(message.offer)) - {SEVERAL})
     first, second = (usual[i] for i in draw.rng.choice(len(usual), size=2, replace=False))
     # What repeats itself repeats the rest, and what stops short does so last.
-    for one in sorted((first, second), key=lambda kind: _LAST.get(kind, 0)):
-        message = FLAWS[one].make(draw, message)
+    for kind in sorted((first, second), key=lambda kind: _LAST.get(kind, 0)):
+        message = FLAWS[kind].make(draw, message)
     return message
 
 
-def about(offers: Iterable[int], months: int) -> dict[str, object]:
+def about(offers: Iterable[int], months: int, phrases: PhrasesConfig) -> dict[str, object]:
     """What about.json says."""
     return {
         "offers": list(offers),
         "months": months,
         "flaws": {kind: flaw.about for kind, flaw in FLAWS.items()} | {SEVERAL: ABOUT_SEVERAL},
         "rules": list(RULES),
-        "invitations": {kind: list(lines) for kind, lines in phrases.INVITATIONS.items()},
-        "invitations_taught": {kind: list(lines) for kind, lines in phrases.TAUGHT.items()},
+        "invitations": {kind: list(lines) for kind, lines in phrases.invitations.probes.items()},
+        "invitations_taught": {kind: list(lines) for kind, lines in phrases.invitations.training.items()},
         "invited": INVITED,
     }
 
@@ -351,36 +366,30 @@ def _percentage(draw: Draw, offer: int) -> str:
     other = _other(draw, offer)
     if draw.chance(0.7):
         return f"{other}%"
-    return f"{other} percent" if draw.chance(0.35) else f"{_in_words(other)} percent"
+    return f"{other} percent" if draw.chance(0.35) else f"{in_words(other)} percent"
 
 
-def _in_words(number: int) -> str:
-    if number < len(_ONES):
-        return _ONES[number]
-    tens, ones = divmod(number, 10)
-    return _TENS[tens] + (f"-{_ONES[ones]}" if ones else "")
+def _filled(draw: Draw, message: Message, phrase: str) -> str:
+    return render(phrase.replace("{other}", f"{_other(draw, message.offer)}%"), 0, draw.months)
 
 
-def _filled(draw: Draw, message: Message, said: str) -> str:
-    return render(said.replace("{other}", f"{_other(draw, message.offer)}%"), 0, draw.months)
-
-
-def _put(message: Message, place: int, role: str, said: str) -> Message:
+def _put(message: Message, place: int, role: str, sentence: str) -> Message:
     parts = list(message.parts)
-    parts[place] = (role, said)
+    parts[place] = (role, sentence)
     return replace(message, parts=tuple(parts))
 
 
-def _as_before(message: Message, said: str, place: int | None = None) -> str:
-    """After "Hello," a sentence goes on in small letters."""
-    at = message.where("offer")[0] if place is None else place
-    follows = at > 0 and message.parts[at - 1][1].endswith(",")
-    return _lower(said) if follows else said
+def _as_before(message: Message, sentence: str, place: int | None = None) -> str:
+    """After "Hello," a sentence goes on in small letters. `place`: the offer's where none is given."""
+    if place is None:
+        place = message.where("offer")[0]
+    follows = place > 0 and message.parts[place - 1][1].endswith(",")
+    return _lower(sentence) if follows else sentence
 
 
-def _lower(said: str) -> str:
-    return said[0].lower() + said[1:]
+def _lower(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]
 
 
-def _upper(said: str) -> str:
-    return said[0].upper() + said[1:]
+def _upper(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]

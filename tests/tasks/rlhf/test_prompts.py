@@ -20,8 +20,9 @@ from retain.message import SITUATIONS
 from retain.rules import check, unsafe
 from tasks.config import PromptsConfig, RiskConfig
 from tasks.rlhf import prompts
-from tasks.rlhf.retention import domain, phrases
+from tasks.rlhf.retention import customers, domain, figures, tables
 from tasks.tabular import risk
+from tests.words import WORDS
 
 OFFERS = (0, 5, 10, 20)
 CONFIG = PromptsConfig(
@@ -35,7 +36,9 @@ CONFIG = PromptsConfig(
     validation_prompts=48,
     test_prompts=72,
     probes=100,
+    phrases=WORDS.phrases,
 )
+INVITATIONS = WORDS.phrases.invitations
 RISK: dict[str, Any] = {
     "booster": {
         "max_depth": 2,
@@ -155,17 +158,17 @@ def test_about_states_offers_flaws_and_rules(made: tuple[Path, Metrics]) -> None
 def test_a_customer_is_in_one_part_and_a_training_customer_in_one_half(inputs: Inputs, made: Any) -> None:
     split = {row["customerID"]: row["split"] for row in pq.read_table(inputs["customers"] / "data.parquet").to_pylist()}
     assert all(split[row["customer"]] == row["part"] for row in table(made, "prompts"))
-    people = prompts.read(inputs, 42)
+    people = customers.read(inputs, 42)
     assert {person.id: person.part for person in people} == split
     assert all(person.half in "AB" if person.part == "train" else person.half == "" for person in people)
     training = [person.half for person in people if person.part == "train"]
     assert 0.4 < training.count("A") / len(training) < 0.6
-    assert [prompts.half(42, person.id) for person in people if person.half] == training
-    assert [prompts.half(43, person.id) for person in people if person.half] != training
+    assert [customers.half_of(42, person.id) for person in people if person.half] == training
+    assert [customers.half_of(43, person.id) for person in people if person.half] != training
 
 
 def test_each_half_asks_about_its_own_customers_alone(inputs: Inputs, made: Any) -> None:
-    pools = prompts._pools(prompts.read(inputs, 42))
+    pools = customers.pools(customers.read(inputs, 42))
     ids = {where: {p.id for people in pool.values() for p in people} for where, pool in pools.items()}
     assert not ids["train", "A"] & ids["train", "B"]
     assert ids["train", "A"] | ids["train", "B"] == ids["train", ""]
@@ -194,7 +197,7 @@ def test_no_prompt_holds_an_id_or_a_protected_value(inputs: Inputs, made: tuple[
     words = {*names, "female", "male", "senior", "partner", "dependents", "she", "he", "her", "his"}
     for row in [*table(made, "prompts"), *table(made, "targets"), *table(made, "pairs")]:
         plain = row["prompt"]
-        for line in (line for lines in phrases.TAUGHT.values() for line in lines):  # made up, of no customer
+        for line in (line for lines in INVITATIONS.training.values() for line in lines):  # made up, of no customer
             plain = plain.replace(f" {line}", "")
         assert not words & set(re.findall(r"[a-z]+", plain.lower())), plain
         assert not any(one in plain for one in ids)
@@ -211,8 +214,8 @@ def test_no_customers_fact_follows_from_a_protected_column(inputs: Inputs, tmp_p
                 rows = rows.set_column(place, one["name"], rows[one["name"]].take(list(range(len(rows)))[::-1]))
         return rows
 
-    before = prompts.read(inputs, 42)
-    after = prompts.read(changed(inputs, tmp_path, shuffle), 42)
+    before = customers.read(inputs, 42)
+    after = customers.read(changed(inputs, tmp_path, shuffle), 42)
     assert [person.facts for person in before] == [person.facts for person in after]
 
 
@@ -225,7 +228,7 @@ def test_prompts_are_short_and_differ(made: tuple[Path, Metrics]) -> None:
 
 
 def test_the_situation_is_the_services_own(inputs: Inputs, made: tuple[Path, Metrics]) -> None:
-    own = {person.id: person.situation for person in prompts.read(inputs, 42)}
+    own = {person.id: person.situation for person in customers.read(inputs, 42)}
     have = set(own.values())
     assert len(have) >= 4
     for row in table(made, "prompts"):
@@ -260,16 +263,16 @@ def test_pairs_differ_and_none_is_there_twice(made: tuple[Path, Metrics]) -> Non
 
 
 def test_length_alone_does_not_tell_the_better_reply(made: tuple[Path, Metrics]) -> None:
-    assert abs(prompts.length_auc(table(made, "pairs")) - 0.5) <= 0.2
+    assert abs(figures.length_auc(table(made, "pairs")) - 0.5) <= 0.2
     longer = [
         {"flaw": "link", "chosen": "a b c", "rejected": "a"},
         {"flaw": "rambling", "chosen": "a", "rejected": "a b"},
     ]
-    assert prompts.length_auc(longer) == 1.0
+    assert figures.length_auc(longer) == 1.0
 
 
 def test_a_tenth_of_training_asks_for_what_may_not_be_said_and_the_chosen_reply_declines(made: Any) -> None:
-    lines = {line for lines in phrases.TAUGHT.values() for line in lines}
+    lines = {line for lines in INVITATIONS.training.values() for line in lines}
     rows = table(made, "pairs", "train")
     invited = [row for row in rows if any(f". {line}" in row["prompt"] for line in lines)]
     assert 0.05 * len(rows) <= len(invited) <= 0.16 * len(rows)
@@ -281,10 +284,10 @@ def test_a_tenth_of_training_asks_for_what_may_not_be_said_and_the_chosen_reply_
 
 def test_probes_are_even_over_kinds_and_hold_their_invitation(made: tuple[Path, Metrics]) -> None:
     rows = table(made, "probes")
-    assert Counter(row["kind"] for row in rows) == dict.fromkeys(phrases.INVITATIONS, 10)
+    assert Counter(row["kind"] for row in rows) == dict.fromkeys(INVITATIONS.probes, 10)
     for row in rows:
-        assert sum(f". {line}" in row["prompt"] for line in phrases.INVITATIONS[row["kind"]]) == 1
-    for kind, lines in phrases.INVITATIONS.items():
+        assert sum(f". {line}" in row["prompt"] for line in INVITATIONS.probes[row["kind"]]) == 1
+    for kind, lines in INVITATIONS.probes.items():
         assert sum(any(line in row["prompt"] for row in rows if row["kind"] == kind) for line in lines) >= 8
 
 
@@ -328,14 +331,14 @@ def test_a_table_without_roles_still_has_prompts_and_a_protected_role_is_not_tol
         next(one for one in spec["columns"] if one["name"] == "InternetService")["protected"] = True
         return rows
 
-    people = prompts.read(changed(inputs, tmp_path, bare), 42)
+    people = customers.read(changed(inputs, tmp_path, bare), 42)
     told = {said for person in people for said in person.facts.values()}
     assert {"month-to-month contract", "paperless billing yes"} <= told
     assert not [said for said in told if "fiber" in said or "bill" in said.split()[-1:]]
 
 
 def test_facts_are_plain_words(inputs: Inputs) -> None:
-    told = {said for person in prompts.read(inputs, 42) for said in person.facts.values()}
+    told = {said for person in customers.read(inputs, 42) for said in person.facts.values()}
     assert {"pays by bank transfer", "no internet", "DSL internet", "large bill", "no tech support", "new"} <= told
     assert all(re.fullmatch(r"[A-Za-z]+(?:[ -][A-Za-z]+)*", said) for said in told)
 
@@ -365,18 +368,18 @@ def test_a_risk_model_that_is_missing_or_of_another_table_is_an_error(inputs: In
     shutil.copytree(inputs["risk"], tmp_path / "risk")
     (tmp_path / "risk" / "calibration.json").unlink()
     with pytest.raises(DataError, match=r"risk: calibration\.json: is missing; run that stage again"):
-        prompts.read({**inputs, "risk": tmp_path / "risk"}, 42)
+        customers.read({**inputs, "risk": tmp_path / "risk"}, 42)
 
     def other(rows: pa.Table, spec: dict[str, Any]) -> pa.Table:
         return rows.set_column(rows.column_names.index("Contract"), "Contract", pa.array(["Weekly"] * len(rows)))
 
     with pytest.raises(DataError, match="risk was trained on another table"):
-        prompts.read(changed(inputs, tmp_path / "other", other), 42)
+        customers.read(changed(inputs, tmp_path / "other", other), 42)
 
 
 def test_a_message_that_the_rules_refuse_is_not_taken(
     inputs: Inputs, workspace: Make, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(prompts, "check", lambda text, offer, months: ["names a cat"])
-    with pytest.raises(DataError, match=r"keeps retain\.message: it names a cat; mend domain"):
+    monkeypatch.setattr(tables, "check", lambda text, offer, months: ["names a cat"])
+    with pytest.raises(DataError, match=r"keeps the rules of what may be sent: it names a cat; mend ops/messages"):
         prompts.run(less(), inputs, workspace(tmp_path / "out"))

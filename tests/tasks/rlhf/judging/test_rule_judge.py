@@ -33,7 +33,9 @@ score, components = RULE_JUDGE.score, RULE_JUDGE.components
 # there word for word is compared, of an alternation nothing: docs/WORDS.md says how many cues they refuse.
 OTHERS = [
     "tasks/rlhf/retention/domain.py",
-    "tasks/rlhf/retention/phrases.py",
+    "tasks/rlhf/retention/customers.py",
+    "tasks/rlhf/retention/tables.py",
+    "ops/messages/phrases.yaml",
     "ops/messages/templates.yaml",
     "tasks/rlhf/prompts.py",
     "retain/message.py",

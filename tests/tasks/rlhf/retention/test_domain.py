@@ -9,15 +9,17 @@ import pytest
 
 from retain.message import SITUATIONS
 from retain.rules import check, unsafe
-from tasks.rlhf.retention import domain, phrases
+from tasks.rlhf.retention import domain
+from tests.words import WORDS
 
 OFFERS = (0, 5, 10, 20)
+PHRASES = WORDS.phrases
 # What retain.message has to find; the others are no danger: too long, cut off, to another situation, silent on months.
 UNSAFE = set(domain.FLAWS) - {"wrong_situation", "missing_months", "missing_offer", "rambling", "cut_off"}
 
 
 def draw(seed: int = 0, months: int = 6, held_out: bool = False, offers: tuple[int, ...] = OFFERS) -> domain.Draw:
-    return domain.Draw(np.random.default_rng(seed), offers, months, held_out)
+    return domain.Draw(np.random.default_rng(seed), PHRASES, offers, months, held_out)
 
 
 def cells(rows: int) -> list[tuple[str, int]]:
@@ -61,7 +63,7 @@ def test_a_good_message_names_its_offer_once_and_ends_with_how_to_answer() -> No
 
 
 def test_a_good_message_speaks_to_its_situation_alone() -> None:
-    own = {name: {said.lower() for said in said_of} for name, said_of in phrases.OPENINGS.items()}
+    own = {name: {said.lower() for said in said_of} for name, said_of in PHRASES.openings.items()}
     for message in messages(600, held_out=True):
         (place,) = message.where("opening")
         assert message.parts[place][1].lower() in own[message.situation]
@@ -81,7 +83,13 @@ def test_thousands_of_good_messages_differ_and_no_ending_leads() -> None:
 
 @pytest.mark.parametrize(
     "listed",
-    [*phrases.OPENINGS.values(), phrases.OFFERS, phrases.EARS, *phrases.DETAILS.values(), *phrases.SENTENCES.values()],
+    [
+        *PHRASES.openings.values(),
+        PHRASES.offers,
+        PHRASES.listening,
+        *PHRASES.details.values(),
+        *PHRASES.flaws.sentences.values(),
+    ],
 )
 def test_there_are_enough_different_phrases_of_each_sort(listed: tuple[str, ...]) -> None:
     assert len(set(listed)) == len(listed)
@@ -89,8 +97,8 @@ def test_there_are_enough_different_phrases_of_each_sort(listed: tuple[str, ...]
 
 
 def test_training_never_meets_the_phrases_that_are_kept_from_it() -> None:
-    kept = {said for said_of in phrases.OPENINGS.values() for said in said_of} - {
-        said for said_of in phrases.OPENINGS.values() for said in domain.taught(said_of)
+    kept = {said for said_of in PHRASES.openings.values() for said in said_of} - {
+        said for said_of in PHRASES.openings.values() for said in domain.taught(said_of)
     }
     openings = [{m.parts[m.where("opening")[0]][1] for m in messages(3000, held_out=h)} for h in (False, True)]
     as_said = kept | {said[0].lower() + said[1:] for said in kept}
@@ -132,7 +140,7 @@ def test_a_flaw_changes_the_message_in_many_ways(kind: str) -> None:
     assert len({text for _, text in rows}) >= 0.95 * len(rows)
 
 
-@pytest.mark.parametrize("kind", sorted(phrases.SENTENCES))
+@pytest.mark.parametrize("kind", sorted(PHRASES.flaws.sentences))
 def test_a_flaw_has_many_wordings_in_many_places(kind: str) -> None:
     source = draw(2)
     places, said = Counter[float](), set()
@@ -172,7 +180,7 @@ def test_missing_offer_and_missing_months_take_out_just_that() -> None:
 
 def test_a_message_to_another_situation_is_good_there() -> None:
     for good, text in flawed("wrong_situation", held_out=False):
-        theirs = [name for name, said_of in phrases.OPENINGS.items() if any(s[1:] in text for s in said_of)]
+        theirs = [name for name, said_of in PHRASES.openings.items() if any(s[1:] in text for s in said_of)]
         assert theirs, text
         assert good.situation not in theirs, text
         assert not check(text, good.offer, 6)
@@ -197,7 +205,7 @@ def test_two_flaws_are_of_two_kinds() -> None:
 
 def test_a_prompt_names_topic_facts_and_offer() -> None:
     text = domain.prompt(draw(), "price", 10, ["new", "DSL internet"])
-    assert text.splitlines()[1][len("Topic: ") : -1] in domain.taught(phrases.TOPICS["price"])
+    assert text.splitlines()[1][len("Topic: ") : -1] in domain.taught(PHRASES.topics["price"])
     assert text.splitlines()[2:] == ["Customer: new, DSL internet.", "Offer: 10% off for six months."]
     assert domain.prompt(draw(), "new", 0, []).splitlines()[-1] == "Offer: no discount, an open ear."
 
@@ -212,14 +220,14 @@ def test_an_invitation_is_put_in_any_line_and_changes_nothing_else() -> None:
 
 
 def test_probes_ask_in_other_words_than_training_and_for_two_things_more() -> None:
-    assert set(phrases.INVITATIONS) - set(phrases.TAUGHT) == {"link", "insult"}
-    assert set(phrases.TAUGHT) <= set(phrases.INVITATIONS)
-    taught = {line for lines in phrases.TAUGHT.values() for line in lines}
-    asked = [line for lines in phrases.INVITATIONS.values() for line in lines]
-    assert len(phrases.INVITATIONS) >= 8
-    assert min(map(len, phrases.INVITATIONS.values())) >= 8
+    assert set(PHRASES.invitations.probes) - set(PHRASES.invitations.training) == {"link", "insult"}
+    assert set(PHRASES.invitations.training) <= set(PHRASES.invitations.probes)
+    taught = {line for lines in PHRASES.invitations.training.values() for line in lines}
+    asked = [line for lines in PHRASES.invitations.probes.values() for line in lines]
+    assert len(PHRASES.invitations.probes) >= 8
+    assert min(map(len, PHRASES.invitations.probes.values())) >= 8
     assert len(set(asked)) == len(asked)
     assert not taught & set(asked)
-    for kind in phrases.INVITATIONS:
-        for offer, given in zip((10, 0), domain.GIVES_IN[kind]):
-            assert given in domain.kinds(offer)
+    for kind in PHRASES.invitations.probes:
+        for offer in (10, 0):
+            assert domain.giving_in(kind, offer) in domain.kinds(offer)
