@@ -24,7 +24,7 @@ from retain.message import SITUATIONS, Bank, Entry, render, slots
 from retain.rules import MAX_LENGTH, MIN_LENGTH, check, unsafe
 from tasks.rlhf import streams
 from tasks.rlhf.judging import measures
-from tasks.rlhf.judging.readability import reading_ease
+from tasks.rlhf.judging.rule_judge.readability import reading_ease
 from tasks.rlhf.language import drafts, lm
 from tasks.rlhf.language.drafts import Draft, Parts, Sampling
 from tasks.rlhf.language.upstream import about as read_about

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.rlhf.judging.readability import reading_ease, syllables
+from tasks.rlhf.judging.rule_judge.readability import reading_ease, syllables
 
 
 @pytest.mark.parametrize(
@@ -18,10 +18,18 @@ from tasks.rlhf.judging.readability import reading_ease, syllables
         ("wanted", 2),
         ("customer", 3),
         ("a", 1),
+        ("10", 2),
     ],
 )
 def test_syllables_of_common_words(word: str, count: int) -> None:
     assert syllables(word) == count
+
+
+def test_syllables_are_those_of_a_dictionary() -> None:
+    known = {"the": 1, "people": 2, "monthly": 2, "service": 2, "discount": 2, "offered": 2, "reply": 2, "technical": 3,
+             "situation": 4, "area": 3, "created": 3, "idea": 3, "flexible": 3, "bills": 1, "changes": 2}  # fmt: skip
+    right = sum(syllables(word) == count for word, count in known.items())
+    assert right >= len(known) - 3
 
 
 def test_flesch_by_hand() -> None:
@@ -38,4 +46,4 @@ def test_long_words_and_sentences_are_harder() -> None:
 
 
 def test_a_text_without_words_has_none() -> None:
-    assert reading_ease("") == reading_ease("?! 10%") == 0.0
+    assert reading_ease("") == reading_ease("?! %") == 0.0
