@@ -106,7 +106,7 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
             time.sleep(HELD_POLL_S)
             continue
         with _gpu_if_needed(run, stage):
-            ending = _attempt(run, stage, identity, inputs, report)
+            ending = _attempt_once(run, stage, identity, inputs, report)
         # Another run was faster: it holds the claim, or completed the artifact before this attempt could begin.
         idle = ending.code == CLAIMED or (ending.code == COMPLETE and ending.record.message == ALREADY_THERE)
         worked = worked or not idle
@@ -150,7 +150,7 @@ def _gpu_if_needed(run: Run, stage: Stage) -> Iterator[None]:
         run.gpu.release()
 
 
-def _attempt(run: Run, stage: Stage, identity: Identity, inputs: dict[str, str], report: Report) -> Ending:
+def _attempt_once(run: Run, stage: Stage, identity: Identity, inputs: dict[str, str], report: Report) -> Ending:
     progress_shown = 0.0
     began = asked_to_stop = False
 

@@ -372,7 +372,7 @@ def test_stages_take_turns_at_the_gpu(
 ) -> None:
     plan = toy_plan(tmp_path, (toy_stage("sft"), toy_stage("rm")), steps=20, pause_s=0.02)
     plan = on_a_gpu(plan) if device == "cuda" else plan
-    one, at_work, most = flows.run._attempt, 0, 0
+    one, at_work, most = flows.run._attempt_once, 0, 0
 
     def counted(*arguments: Any) -> Any:
         nonlocal at_work, most
@@ -383,7 +383,7 @@ def test_stages_take_turns_at_the_gpu(
         finally:
             at_work -= 1
 
-    monkeypatch.setattr(flows.run, "_attempt", counted)
+    monkeypatch.setattr(flows.run, "_attempt_once", counted)
     run = Run(plan, board_of(plan))
     threads = [threading.Thread(target=carry_out, args=(run, s.name, LOG, lambda p: None)) for s in plan.stages]
     for thread in threads:
