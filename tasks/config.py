@@ -315,6 +315,17 @@ class FinetuneConfig(_Block):
     checkpoint: CheckpointConfig
 
 
+class SftConfig(FinetuneConfig):
+    """Also, what is measured afterwards: on `held_out_targets` retention messages, and by `samples` replies of at most
+    `sample_tokens` tokens, which are evidence to be read."""
+
+    held_out_targets: Count
+    # Below 100 resamples the ends of a 95 % interval rest on two or three of them.
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)]
+    samples: Count
+    sample_tokens: Count
+
+
 class RewardModelConfig(FinetuneConfig):
     # Weight of the squared mean of a pair's two scores, which holds scores near 0 (Eisenstein et al. 2023, eq. 2).
     center_rewards: NotNegative
@@ -650,7 +661,7 @@ class Stages(_Block):
     decision: DecisionConfig
     base: BaseConfig
     prompts: PromptsKeys
-    sft: FinetuneConfig
+    sft: SftConfig
     rm: RewardModelConfig
     judge: JudgeKeys
     ppo_text: TextPpoConfig

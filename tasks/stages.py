@@ -125,7 +125,7 @@ _ROWS = (
     Stage(
         name="sft",
         entry="tasks.rlhf.sft:run",
-        config="tasks.config:FinetuneConfig",
+        config="tasks.config:SftConfig",
         inputs=("dialogues", "base", "prompts"),
         image="gpu",
         resources=_language(threads=1),

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig as TrlConfig
+from trl import SFTTrainer
 
 from engine.errors import DataError
 from tasks.rlhf import streams
@@ -27,14 +28,11 @@ from tasks.rlhf.retention.pairs import sample
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
-    from tasks.config import FinetuneConfig
+    from tasks.config import SftConfig
 
 NAME = "sft"  # of the training in the checkpoint
 OASST1 = "OASST1"
-LAST = 100  # steps whose mean is the training loss
-HELD_OUT_TARGETS = 300
-RESAMPLES = 1000
-SAMPLES, SAMPLE_TOKENS = 8, 64
+LAST_STEPS = 100  # that training_loss is the mean of
 PARTS = (
     "untouched",
     "untouched_own",
@@ -52,17 +50,19 @@ class Example:
     source: str = ""
 
 
-def run(config: FinetuneConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+def run(config: SftConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes the adapter, curves.parquet, evidence/perplexity.parquet and evidence/samples.parquet."""
     torch.set_num_threads(workspace.threads)
     lm.check_device(workspace.device)
     examples = training_examples(config, inputs, workspace.seed)
     held_out = {
         "public": public(inputs["dialogues"], "validation", config.held_out_public, workspace.seed, OASST1),
-        "targets": sample(targets(inputs["prompts"], "validation", flawed=False), HELD_OUT_TARGETS, workspace.seed),
+        "targets": sample(
+            targets(inputs["prompts"], "validation", flawed=False), config.held_out_targets, workspace.seed
+        ),
     }
-    for name, those in held_out.items():
-        if not those:
+    for name, examples_held_out in held_out.items():
+        if not examples_held_out:
             raise DataError(
                 f"sft: no {name} are held out for validation; look at the counts of the stages that feed it"
             )
@@ -70,33 +70,33 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Path], workspace: Workspace
     lm.check_room(text, config.max_length + len(text.frame), "stages.sft.max_length")
     finished = Finished.resume(workspace)
     trained = train(config, inputs["base"], examples, finished, workspace)
-    found = measure(config, inputs, trained, held_out, finished, workspace)
+    measured = measure(config, inputs, trained, held_out, finished, workspace)
     for file, content in trained.files.items():
         workspace.out.bytes(file, content)
     workspace.out.parquet("curves.parquet", {key: [row[key] for row in trained.curve] for key in trained.curve[0]})
-    plain, own, after = (np.array(found[name]["nll"]) for name in ("untouched", "untouched_own", "public"))
-    tokens = np.array(found["public"]["tokens"])
+    plain, own, after = (np.array(measured[name]["nll"]) for name in ("untouched", "untouched_own", "public"))
+    tokens = np.array(measured["public"]["tokens"])
     workspace.out.parquet(
         "evidence/perplexity.parquet",
         {
-            "id": [one.id for one in held_out["public"]],
-            "tokens": found["public"]["tokens"],
-            "nll_untouched": found["untouched"]["nll"],
-            "nll_untouched_own": found["untouched_own"]["nll"],
-            "nll": found["public"]["nll"],
+            "id": [example.id for example in held_out["public"]],
+            "tokens": measured["public"]["tokens"],
+            "nll_untouched": measured["untouched"]["nll"],
+            "nll_untouched_own": measured["untouched_own"]["nll"],
+            "nll": measured["public"]["nll"],
         },
     )
-    workspace.out.parquet("evidence/samples.parquet", found["samples"])
+    workspace.out.parquet("evidence/samples.parquet", measured["samples"])
     draws = np.random.default_rng([workspace.seed, streams.SFT_INTERVALS])
     return {
-        "training_loss": {"value": float(np.mean([row["loss"] for row in trained.curve[-LAST:]]))},
-        "held_out_loss": {"value": sum(found["targets"]["nll"]) / sum(found["targets"]["tokens"])},
+        "training_loss": {"value": float(np.mean([row["loss"] for row in trained.curve[-LAST_STEPS:]]))},
+        "held_out_loss": {"value": sum(measured["targets"]["nll"]) / sum(measured["targets"]["tokens"])},
         "perplexity": {"value": perplexity(after, tokens)},
         "perplexity_untouched": {"value": perplexity(plain, tokens)},
         "perplexity_untouched_own": {"value": perplexity(own, tokens)},
         # Against the better of the two: what a foreign format cost the untouched model is no merit of the training.
-        "perplexity_change": perplexity_change(min(plain, own, key=np.sum), after, tokens, draws),
-        "oasst1": {"value": float(all(one.source == OASST1 for one in held_out["public"]))},
+        "perplexity_change": perplexity_change(min(plain, own, key=np.sum), after, tokens, config.bootstrap, draws),
+        "oasst1": {"value": float(all(example.source == OASST1 for example in held_out["public"]))},
         "tokens": {"value": float(tokens.sum())},
         "examples": {"value": float(len(examples))},
         "truncated": {"value": float(truncated(text, examples, config.max_length))},
@@ -105,7 +105,7 @@ def run(config: FinetuneConfig, inputs: Mapping[str, Path], workspace: Workspace
 
 
 def train(
-    config: FinetuneConfig, base: Path, examples: Sequence[Example], finished: Finished, workspace: Workspace
+    config: SftConfig, base: Path, examples: Sequence[Example], finished: Finished, workspace: Workspace
 ) -> Trained:
     """An adapter that imitates the replies; adapter, order and dropout are drawn with the workspace's seed."""
     if (found := training.done(finished, NAME)) is not None:
@@ -114,11 +114,11 @@ def train(
     lm.new_adapter(language, config.lora, workspace.seed)
     total = config.max_steps + len(PARTS)
     job = Job(config, language, len(examples), workspace.seed, workspace, finished, NAME, 0, total)
-    return training.train(job, _SftTrainer(job, examples, args=SFTConfig(**training.arguments(job))))
+    return training.train(job, _SftTrainer(job, examples, args=TrlConfig(**training.arguments(job))))
 
 
 def measure(
-    config: FinetuneConfig,
+    config: SftConfig,
     inputs: Mapping[str, Path],
     trained: Trained,
     held_out: Mapping[str, Sequence[Example]],
@@ -162,7 +162,7 @@ def measure(
     return found
 
 
-def training_examples(config: FinetuneConfig, inputs: Mapping[str, Path], seed: int) -> list[Example]:
+def training_examples(config: SftConfig, inputs: Mapping[str, Path], seed: int) -> list[Example]:
     return [
         *targets(inputs["prompts"], "train", flawed=True),
         *public(inputs["dialogues"], "train", config.public, seed),
@@ -217,11 +217,11 @@ def nll(
     return {"nll": found, "tokens": [float(len(reply)) for _, reply in rows]}
 
 
-def samples(config: FinetuneConfig, language: lm.Lm, prompts: Path, workspace: Workspace) -> dict[str, list[Any]]:
+def samples(config: SftConfig, language: lm.Lm, prompts: Path, workspace: Workspace) -> dict[str, list[Any]]:
     """A few messages for validation customers, as they come."""
     rows = [row for row in table(prompts / "prompts.parquet", ("id", "prompt", "part")) if row["part"] == "validation"]
-    chosen = sample(rows, SAMPLES, workspace.seed)
-    limit = min(SAMPLE_TOKENS, config.max_length // 2)
+    chosen = sample(rows, config.samples, workspace.seed)
+    limit = min(config.sample_tokens, config.max_length // 2)
     ids = [language.text.prompt(row["prompt"])[limit - config.max_length :] for row in chosen]
     with lm.interruptible(language, workspace):
         found = decode.sample(
@@ -244,10 +244,11 @@ def perplexity_change(
     before: NDArray[np.float64],
     after: NDArray[np.float64],
     tokens: NDArray[np.float64],
+    resamples: int,
     draws: np.random.Generator,
 ) -> dict[str, Any]:
     """As a share of what it was, with a 95 % interval: whole dialogues are resampled, both models' together."""
-    rows = draws.integers(len(tokens), size=(RESAMPLES, len(tokens)))
+    rows = draws.integers(len(tokens), size=(resamples, len(tokens)))
     gain = (after - before)[rows].sum(1) / tokens[rows].sum(1)
     low, high = np.quantile(np.exp(gain) - 1, [0.025, 0.975])
     value = float(np.exp((after - before).sum() / tokens.sum()) - 1)

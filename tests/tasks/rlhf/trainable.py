@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.config import FinetuneConfig, RewardModelConfig
+from tasks.config import RewardModelConfig, SftConfig
 from tasks.rlhf.language.training import ExactTrainer
 
 SETTINGS: dict[str, Any] = {
@@ -34,8 +34,9 @@ class Killed(Exception):
     """Stands for the end of the process: nothing is saved."""
 
 
-def sft_config(**changes: Any) -> FinetuneConfig:
-    return FinetuneConfig.model_validate_json(json.dumps(SETTINGS | changes))
+def sft_config(**changes: Any) -> SftConfig:
+    measured = {"held_out_targets": 300, "bootstrap": 1000, "samples": 8, "sample_tokens": 64}
+    return SftConfig.model_validate_json(json.dumps(SETTINGS | measured | changes))
 
 
 def rm_config(**changes: Any) -> RewardModelConfig:
