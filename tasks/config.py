@@ -417,7 +417,8 @@ class TextEvalConfig(_Block):
 
 
 class MessagesConfig(_Block):
-    """`messages`: `candidates` of each model for every situation and offer, of which at most `kept` are kept."""
+    """`messages`: `candidates` of each model for every situation and offer, of which at most `kept` are kept. They are
+    ranked as replies to the same `ranked_on` prompts of their situation and offer."""
 
     bits: Literal[8, 16, 32]
     batch: Count
@@ -425,6 +426,7 @@ class MessagesConfig(_Block):
     temperature: Annotated[float, Field(gt=0, le=2)]
     candidates: Count
     kept: Count
+    ranked_on: Count
 
 
 # -- decision -------------------------------------------------------------------------------------------------------

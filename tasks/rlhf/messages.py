@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 WRITERS = {"sft": "sft", "policy": "rlhf"}
 ENDINGS = {"sft": "_sft", "policy": ""}  # of their metrics' names
 RANKER = "validation"
-RANKED_ON = 3  # prompts of a cell
 LEARNT_ON = ("train", "validation")
 
 # Why a candidate isn't kept, in the order in which they are asked.
@@ -95,7 +94,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
     known = read(inputs["prompts"])
     asked = ask(cells, known, config.candidates, workspace.seed)
     how = Sampling(config.max_tokens, config.temperature, config.batch)
-    parts = Parts.resume(workspace, (2 + 2 * RANKED_ON) * how.batches(len(asked)))  # at most
+    parts = Parts.resume(workspace, (2 + 2 * config.ranked_on) * how.batches(len(asked)))  # at most
     language = drafts.adapters(
         inputs["base"],
         config.bits,
@@ -111,7 +110,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
         )
     ]
     judged = [look(one, months, known[one.cell].common) for one in written]
-    judged = _scored(judged, _ranked_on(asked), months, language, config.batch, parts)
+    judged = _scored(judged, _ranked_on(asked, config.ranked_on), months, language, config.batch, parts)
     banks, candidates = {}, list[Candidate]()
     for writer in WRITERS:
         chosen = [
@@ -255,12 +254,12 @@ def metrics(found: Bank, candidates: Sequence[Candidate], cells: Sequence[Cell],
     return {name: {"value": value} for name, value in values.items()}
 
 
-def _ranked_on(asked: Sequence[tuple[Cell, Prompt]]) -> dict[Cell, list[Prompt]]:
+def _ranked_on(asked: Sequence[tuple[Cell, Prompt]], count: int) -> dict[Cell, list[Prompt]]:
     """The first prompts of each cell, each once: one alone may ask for something odd."""
     found: dict[Cell, dict[str, Prompt]] = {}
     for cell, prompt in asked:
         found.setdefault(cell, {}).setdefault(prompt.text, prompt)
-    return {cell: list(prompts.values())[:RANKED_ON] for cell, prompts in found.items()}
+    return {cell: list(prompts.values())[:count] for cell, prompts in found.items()}
 
 
 def _scored(

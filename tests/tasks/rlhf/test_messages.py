@@ -33,7 +33,7 @@ UNSAFE = "We guarantee you the lowest price for ever, and 75% off, so hurry now!
 
 
 def config(**changes: Any) -> MessagesConfig:
-    settings = {"bits": 32, "batch": 8, "max_tokens": 6, "temperature": 1.0, "candidates": 3, "kept": 2}
+    settings = {"bits": 32, "batch": 8, "max_tokens": 6, "temperature": 1.0, "candidates": 3, "kept": 2, "ranked_on": 3}
     return MessagesConfig(**settings | changes)
 
 
