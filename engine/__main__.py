@@ -32,6 +32,9 @@ def main(arguments: list[str]) -> int:
     # seen to take 5 s. numpy's own products are small, and with a second thread they waited 12 ms instead of 0.1.
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    # Nothing here is compiled by torch, but bitsandbytes asks for it when it is imported, and a fifth of what importing
+    # a trainer took was torch's compiler.
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
     try:
         if "--debug" in arguments:
             return debug(request)
