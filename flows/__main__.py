@@ -195,4 +195,8 @@ class _Stop:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    # Everything is shown and written. Taking Prefect's client down takes a second or two more.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

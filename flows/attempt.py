@@ -95,6 +95,7 @@ def run_attempt(
         )
     )
     try:
+        child.give_way(plan.niceness(stage))
         watch(child)
         while child.poll() is None:
             time.sleep(POLL_S)

@@ -8,6 +8,8 @@ same time takes the next home, so no two servers share one SQLite file. Starting
 from __future__ import annotations
 
 import fcntl
+import gc
+import importlib
 import itertools
 import os
 import socket
@@ -28,6 +30,17 @@ from engine.errors import RetainError
 from engine.fingerprint import ROOT
 
 START_S = 120.0
+# They look again and again for deployments, leases and paused runs, which a private server has none of.
+UNUSED_SERVICES = (
+    "CANCELLATION_CLEANUP",
+    "CLEANUP_RECONCILER",
+    "FOREMAN",
+    "LATE_RUNS",
+    "PAUSE_EXPIRATIONS",
+    "REPOSSESSOR",
+    "SCHEDULER",
+    "TRIGGERS",
+)
 
 
 class ServerGone(RetainError):
@@ -77,6 +90,7 @@ def private_server(root: Path, stopping: threading.Event) -> Iterator[Server]:
     listener.close()
     server = Server(address, process, log)
     try:
+        importlib.import_module("flows.train")  # takes as long as the server does: Prefect, with the settings just made
         _wait(server, stopping)
         yield server
     finally:
@@ -96,8 +110,7 @@ def _configure(home: Path, address: str) -> None:
         # Quoted, since the path of a store may contain characters that mean something in an address.
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{quote(str(home / 'prefect.db'))}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+        **{f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in UNUSED_SERVICES},
         "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows the table of stages instead
     }
@@ -136,8 +149,12 @@ def _wait(server: Server, stopping: threading.Event) -> None:
 
 def serve(descriptor: int) -> None:
     """Serves Prefect's API on an open listening socket until stdin ends."""
+    gc.disable()  # nothing that is imported becomes garbage, and looking for it was a fifth of the start
     import uvicorn
     from prefect.server.api.server import create_app
+
+    gc.freeze()
+    gc.enable()
 
     def watch_parent() -> None:
         while os.read(0, 1):

@@ -7,7 +7,6 @@ drawn for the whole training before the first step. Measured with transformers 5
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import random
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
 TRAINER = "trainer/"  # where a checkpoint keeps the training in hand
 CURVE = "curve.json"
 REPORT_S = 1.0
-
-# accelerate collects garbage before it trains: half a second over what was imported, which is none.
-gc.freeze()
 
 
 @dataclass
