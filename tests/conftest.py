@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import os
+from collections.abc import Callable, Generator
 
 import pytest
 
 from retain.dataset import DatasetSpec
 from tests.datasets import described
+
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # as engine/__main__.py does: nothing is compiled, and importing it takes long
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Looks for no garbage while the tests' modules and their libraries are imported, nor among them later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
