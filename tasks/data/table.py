@@ -200,13 +200,15 @@ def _check_classes(positive: NDArray[np.bool_], parts: NDArray[Any], spec: Datas
 
 def _numbers(values: Sequence[str] | pd.Series[Any]) -> list[float]:
     """Texts as float64; NaN for what is no number (Python would read "1_0" and full-width digits, too)."""
-    numbers = []
-    for value in values:
-        try:
-            numbers.append(float(value) if value.isascii() and "_" not in value else math.nan)
-        except ValueError:
-            numbers.append(math.nan)
-    return numbers
+    known = {value: _number(value) for value in set(values)}  # most columns have few values, and are read twice
+    return [known[value] for value in values]
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value) if value.isascii() and "_" not in value else math.nan
+    except ValueError:
+        return math.nan
 
 
 def typed(cells: text.Text, spec: DatasetSpec, max_rows: int, seed: int) -> tuple[dict[str, Any], int]:

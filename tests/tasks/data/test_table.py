@@ -26,9 +26,14 @@ AN_ID = "an id that stands in no row above, without space around it or control c
 SPLIT = Split(train=0.6, validation=0.1, test=0.3)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def content(spec: Described) -> bytes:
     return synthetic.csv(spec("telco"), 1)
+
+
+@pytest.fixture(scope="module")
+def bank(spec: Described) -> bytes:
+    return synthetic.csv(spec("bank"), 1)
 
 
 def refusal(content: bytes, spec: DatasetSpec) -> str:
@@ -93,8 +98,10 @@ def test_a_cell_that_is_not_as_described(
         ("euribor3m", "-1e39", "a number from -3.40282e+38 to 3.40282e+38"),
     ],
 )
-def test_a_number_too_large_to_be_held_is_a_violation(column: str, value: str, expected: str, spec: Described) -> None:
-    lines = synthetic.csv(spec("bank"), 1).decode().split("\n")
+def test_a_number_too_large_to_be_held_is_a_violation(
+    column: str, value: str, expected: str, bank: bytes, spec: Described
+) -> None:
+    lines = bank.decode().split("\n")
     cells = lines[6].split(";")
     cells[lines[0].split(";").index(column)] = value
     message = refusal("\n".join([*lines[:6], ";".join(cells), *lines[7:]]).encode(), spec("bank"))
@@ -102,8 +109,8 @@ def test_a_number_too_large_to_be_held_is_a_violation(column: str, value: str, e
 
 
 @pytest.mark.parametrize(("column", "value"), [("campaign", "9007199254740991"), ("euribor3m", "-3.4e38")])
-def test_the_largest_numbers_become_features(column: str, value: str, spec: Described) -> None:
-    lines = synthetic.csv(spec("bank"), 1).decode().split("\n")
+def test_the_largest_numbers_become_features(column: str, value: str, bank: bytes, spec: Described) -> None:
+    lines = bank.decode().split("\n")
     cells = lines[6].split(";")
     at = lines[0].split(";").index(column)
     cells[at] = value
