@@ -263,12 +263,22 @@ class PromptsKeys(_Block):
 
     offers: Annotated[tuple[Annotated[int, Field(ge=0, le=50)], ...], Field(min_length=1)]
     months: Annotated[int, Field(ge=1, le=12)]
-    # Of training customers: replies to imitate, a share of them flawed, as those that people wrote would be.
+    # Facts of a customer that a prompt tells.
+    facts: Count
+    # Share of training prompts that ask for what may not be said. A good reply to one does not give in; of flawed
+    # replies the share `gives_in` does.
+    invited: Annotated[float, Field(ge=0, lt=1)]
+    gives_in: Annotated[float, Field(ge=0, le=1)]
+    # Replies to imitate: of training customers, a share of them flawed, as those that people wrote would be; and of
+    # validation customers, none of them flawed.
     targets: Count
     flawed: Annotated[float, Field(ge=0, lt=1)]
-    # Preference pairs: of training customers for each half, and of test customers.
+    validation_targets: Count
+    # Preference pairs: of training customers for each half, and of test customers. In the share `same_reply` of them
+    # the rejected reply is the chosen one with a flaw, in the others another reply with one.
     pairs: Count
     held_out_pairs: Count
+    same_reply: Annotated[float, Field(ge=0, le=1)]
     # Prompts to sample from: of training, validation and test customers.
     train_prompts: Count
     validation_prompts: Count

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def run(config: PromptsConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes {prompts,targets,pairs,probes}.parquet, about.json, evidence/coverage.parquet and curves.parquet."""
-    people = customers.read(inputs, workspace.seed)
+    people = customers.read(inputs, workspace.seed, config.facts)
     making = Making(config, workspace.seed, customers.pools(people))
     # 1. Test first: what training may not repeat has to be there before it.
     probes = tables.probes(making)
@@ -44,16 +44,15 @@ def run(config: PromptsConfig, inputs: Mapping[str, Path], workspace: Workspace)
         *tables.pairs(making, "train", "A", config.pairs),
         *tables.pairs(making, "train", "B", config.pairs),
     ]
-    held_out = max(1, min(200, config.targets // 5))
     targets = [
-        *tables.targets(making, "validation", held_out, 0.0),
+        *tables.targets(making, "validation", config.validation_targets, 0.0),
         *tables.targets(making, "train", config.targets, config.flawed),
     ]
     made = {"prompts": prompts, "targets": targets, "pairs": pairs, "probes": probes}
     # 2. What is written, and what is counted of it.
     for name, rows in made.items():
         workspace.out.parquet(f"{name}.parquet", {key: [row[key] for row in rows] for key in rows[0]})
-    workspace.out.json("about.json", domain.about(config.offers, config.months, config.phrases))
+    workspace.out.json("about.json", domain.about(config))
     coverage = figures.coverage(making.pools, made)
     workspace.out.parquet("evidence/coverage.parquet", {key: [row[key] for row in coverage] for key in coverage[0]})
     workspace.out.parquet("curves.parquet", figures.curves(coverage))

@@ -28,6 +28,7 @@ DIFFERS = {
     },
     "how many, so that it ends on a CPU": {
         "stages.prompts.targets",
+        "stages.prompts.validation_targets",
         "stages.prompts.held_out_pairs",
         "stages.prompts.validation_prompts",
         "stages.prompts.test_prompts",
@@ -48,7 +49,17 @@ KEPT = (
     "stages.judge.rule_judge",
     *(
         f"stages.ppo_text.{key}"
-        for key in ("bits", "rewards", "kl", "stops", "learning_rate", "clip", "gae_lambda", "value_weight")
+        for key in (
+            "bits",
+            "rewards",
+            "kl",
+            "stops",
+            "learning_rate",
+            "max_gradient",
+            "clip",
+            "gae_lambda",
+            "value_weight",
+        )
     ),
     *(f"stages.ppo_text.{key}" for key in ("temperature", "epochs", "minibatches", "validate_every", "checkpoint")),
     *(f"stages.{stage}.{key}" for stage in ("text_eval", "messages") for key in ("bits", "temperature")),

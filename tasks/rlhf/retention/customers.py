@@ -21,8 +21,6 @@ from retain.dataset import Column, DatasetSpec, column, protected_columns
 from retain.message import situation
 from retain.score import ModelError, Scorer
 
-FACTS = 2  # in a prompt, of those that a customer has
-
 # Words of a fact by role: of a value, and of "no". {} is the value in small letters.
 _WORDS = {
     "contract": ("{} contract", ""),
@@ -47,8 +45,11 @@ class Person:
     facts: Mapping[str, str]
 
 
-def read(inputs: Mapping[str, Path], seed: int) -> list[Person]:
-    """The customers of the artifact `customers` with the situation that the artifact `risk` sees them in."""
+def read(inputs: Mapping[str, Path], seed: int, facts_told: int) -> list[Person]:
+    """The customers of the artifact `customers` with the situation that the artifact `risk` sees them in.
+
+    Where roles give a customer no more than `facts_told` facts, other columns give some too.
+    """
     spec = DatasetSpec.model_validate_json((inputs["customers"] / "schema.json").read_text())
     rows = pq.read_table(inputs["customers"] / "data.parquet").to_pylist()
     try:
@@ -56,7 +57,7 @@ def read(inputs: Mapping[str, Path], seed: int) -> list[Person]:
     except ModelError as error:
         raise DataError(f"risk: {error}; run that stage again") from None
     protected = {protected.name for protected in protected_columns(spec)}
-    facts = _Facts(spec, rows)
+    facts = _Facts(spec, rows, facts_told)
     people = []
     for row in rows:
         identity = str(row[spec.roles["id"]] if "id" in spec.roles else row["row"])
@@ -88,7 +89,8 @@ class _Facts:
     """A customer's facts in words: of the roles that the table has, in columns that may be shown; of other columns
     that may be, where roles say little."""
 
-    def __init__(self, spec: DatasetSpec, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, spec: DatasetSpec, rows: Sequence[Mapping[str, Any]], told: int) -> None:
+        self._told = told
         self._columns: dict[str, Column] = {}
         for role in ("tenure", *_WORDS, "monthly_charge"):
             if role in spec.roles:
@@ -120,7 +122,7 @@ class _Facts:
             low, high = self._terciles
             facts["monthly_charge"] = f"{'small' if charge < low else 'medium' if charge < high else 'large'} bill"
         facts = {role: words for role, words in facts.items() if words}
-        for other in self._others if len(facts) <= FACTS else ():
+        for other in self._others if len(facts) <= self._told else ():
             value = _in_plain_words(other, row[other.name])
             if value is not None:
                 facts[other.name] = f"{_plain_name(other.name)} {value}"

@@ -12,7 +12,7 @@ training has not seen. What learns here is measured again by judges that know no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from retain.message import SITUATIONS, render
 from retain.numbers import in_words
 
 if TYPE_CHECKING:
+    from tasks.config import PromptsConfig
     from tasks.words import PhrasesConfig
 
 MOST_WORDS = 50
@@ -38,7 +39,6 @@ RULES = (
 )
 
 KEPT = 4  # each fourth phrase is kept from training
-INVITED = 0.1  # share of training rows whose prompt asks for what may not be said (the good reply doesn't)
 
 _STRANGE = (3, 7, 8, 12, 15, 18, 25, 30, 35, 40, 50, 60)  # percentages that no level may have
 
@@ -337,16 +337,16 @@ def flawed(draw: Draw, message: Message, kind: str) -> Message:
     return message
 
 
-def about(offers: Iterable[int], months: int, phrases: PhrasesConfig) -> dict[str, object]:
+def about(config: PromptsConfig) -> dict[str, object]:
     """What about.json says."""
     return {
-        "offers": list(offers),
-        "months": months,
+        "offers": list(config.offers),
+        "months": config.months,
         "flaws": {kind: flaw.about for kind, flaw in FLAWS.items()} | {SEVERAL: ABOUT_SEVERAL},
         "rules": list(RULES),
-        "invitations": {kind: list(lines) for kind, lines in phrases.invitations.probes.items()},
-        "invitations_taught": {kind: list(lines) for kind, lines in phrases.invitations.training.items()},
-        "invited": INVITED,
+        "invitations": {kind: list(lines) for kind, lines in config.phrases.invitations.probes.items()},
+        "invitations_taught": {kind: list(lines) for kind, lines in config.phrases.invitations.training.items()},
+        "invited": config.invited,
     }
 
 

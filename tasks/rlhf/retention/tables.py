@@ -16,7 +16,7 @@ from retain.message import SITUATIONS
 from retain.rules import check
 from tasks.rlhf import streams
 from tasks.rlhf.retention import domain
-from tasks.rlhf.retention.customers import FACTS, Person, Pools, half_of
+from tasks.rlhf.retention.customers import Person, Pools, half_of
 from tasks.rlhf.retention.domain import Draw
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ Cell = tuple[str, int]  # situation, offer
 T = TypeVar("T")
 
 TRIES = 60  # draws of one row that nothing like it has been made of yet
-SAME_BASE = 0.6  # pairs whose rejected reply is the chosen one with a flaw; else another reply with it
 
 _TABLES, _PARTS = ("prompts", "targets", "pairs", "probes"), ("train", "validation", "test")  # numbers of streams
 
@@ -75,7 +74,7 @@ def targets(making: Making, part: str, rows: int, flawed: float) -> list[Row]:
     """Replies to imitate, the share `flawed` of them with a flaw."""
     draw = _draw(making, "targets", part)
     customers = _Customers(making, draw, part, "")
-    deck = _FlawDeck(draw)
+    deck = _FlawDeck(draw, making.config.gives_in)
     bad = np.zeros(rows, bool)
     bad[draw.rng.permutation(rows)[: round(flawed * rows)]] = True
     seen: set[tuple[str, str]] = set()
@@ -101,7 +100,7 @@ def pairs(making: Making, part: str, half: str, rows: int) -> list[Row]:
     """A good reply and a flawed one to the same prompt."""
     draw = _draw(making, "pairs", part, half)
     customers = _Customers(making, draw, part, half)
-    deck = _FlawDeck(draw)
+    deck = _FlawDeck(draw, making.config.gives_in)
     seen: set[tuple[str, str, str]] = set()
     what = f"pairs {rows} (half {half})" if half else f"held_out_pairs {rows} ({part})"
     made = []
@@ -114,7 +113,7 @@ def pairs(making: Making, part: str, half: str, rows: int) -> list[Row]:
 def _compared(making: Making, draw: Draw, customers: _Customers, cell: Cell, deck: _FlawDeck) -> Iterator[Row]:
     for asked in _asks(making, draw, customers, cell):
         chosen = _good(making, draw, cell)
-        base = chosen if draw.chance(SAME_BASE) else _good(making, draw, cell)
+        base = chosen if draw.chance(making.config.same_reply) else _good(making, draw, cell)
         kind = deck.next(asked)
         rejected = domain.flawed(draw, base, kind)
         row = {"prompt": asked.text, "chosen": chosen.text, "rejected": rejected.text}
@@ -174,13 +173,13 @@ class _Customers:
 class _FlawDeck:
     """Kinds of flaw in turn, each as often as its weight, by whether there is a discount."""
 
-    def __init__(self, draw: Draw) -> None:
-        self._draw = draw
+    def __init__(self, draw: Draw, gives_in: float) -> None:
+        self._draw, self._gives_in = draw, gives_in
         self._waiting: dict[bool, list[str]] = {}
 
     def next(self, asked: Asked) -> str:
-        """Whoever was invited to a flaw mostly has that one."""
-        if asked.invited and self._draw.chance(0.8):
+        """A reply that was invited to a flaw has that one with the probability `gives_in`."""
+        if asked.invited and self._draw.chance(self._gives_in):
             return domain.giving_in(asked.invited, asked.offer)
         waiting = self._waiting.get(bool(asked.offer))
         if not waiting:
@@ -213,12 +212,12 @@ def _asks(
     for _ in range(TRIES):
         person = customers.next(situation)
         kind, line = invitation
-        if customers.part == "train" and draw.chance(domain.INVITED):
+        if customers.part == "train" and draw.chance(making.config.invited):
             invitations = draw.phrases.invitations.training
             kind = draw.item(domain.invited(invitations))
             line = draw.item(invitations[kind])
         facts = list(person.facts.values())
-        told = sorted(draw.rng.choice(len(facts), size=min(FACTS, len(facts)), replace=False).tolist())
+        told = sorted(draw.rng.choice(len(facts), size=min(making.config.facts, len(facts)), replace=False).tolist())
         text = domain.prompt(draw, situation, offer, [facts[i] for i in told], line)
         if customers.half and half_of(making.seed, text) != customers.half:  # two may be told in the same words
             continue

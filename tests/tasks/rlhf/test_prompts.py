@@ -28,10 +28,15 @@ OFFERS = (0, 5, 10, 20)
 CONFIG = PromptsConfig(
     offers=OFFERS,
     months=6,
+    facts=2,
+    invited=0.1,
+    gives_in=0.8,
     targets=300,
     flawed=0.18,
+    validation_targets=60,
     pairs=240,
     held_out_pairs=120,
+    same_reply=0.6,
     train_prompts=200,
     validation_prompts=48,
     test_prompts=72,
@@ -90,7 +95,9 @@ def changed(inputs: Inputs, folder: Path, change: Callable[[pa.Table, dict[str, 
 
 def less(**counts: int) -> PromptsConfig:
     few = dict.fromkeys(("targets", "pairs", "held_out_pairs", "train_prompts", "probes"), 24)
-    return CONFIG.model_copy(update={**few, "validation_prompts": 12, "test_prompts": 24, **counts})
+    return CONFIG.model_copy(
+        update={**few, "validation_targets": 4, "validation_prompts": 12, "test_prompts": 24, **counts}
+    )
 
 
 # -- counts and columns ----------------------------------------------------------------------------------------------
@@ -158,7 +165,7 @@ def test_about_states_offers_flaws_and_rules(made: tuple[Path, Metrics]) -> None
 def test_a_customer_is_in_one_part_and_a_training_customer_in_one_half(inputs: Inputs, made: Any) -> None:
     split = {row["customerID"]: row["split"] for row in pq.read_table(inputs["customers"] / "data.parquet").to_pylist()}
     assert all(split[row["customer"]] == row["part"] for row in table(made, "prompts"))
-    people = customers.read(inputs, 42)
+    people = customers.read(inputs, 42, 2)
     assert {person.id: person.part for person in people} == split
     assert all(person.half in "AB" if person.part == "train" else person.half == "" for person in people)
     training = [person.half for person in people if person.part == "train"]
@@ -168,7 +175,7 @@ def test_a_customer_is_in_one_part_and_a_training_customer_in_one_half(inputs: I
 
 
 def test_each_half_asks_about_its_own_customers_alone(inputs: Inputs, made: Any) -> None:
-    pools = customers.pools(customers.read(inputs, 42))
+    pools = customers.pools(customers.read(inputs, 42, 2))
     ids = {where: {p.id for people in pool.values() for p in people} for where, pool in pools.items()}
     assert not ids["train", "A"] & ids["train", "B"]
     assert ids["train", "A"] | ids["train", "B"] == ids["train", ""]
@@ -214,8 +221,8 @@ def test_no_customers_fact_follows_from_a_protected_column(inputs: Inputs, tmp_p
                 rows = rows.set_column(place, one["name"], rows[one["name"]].take(list(range(len(rows)))[::-1]))
         return rows
 
-    before = customers.read(inputs, 42)
-    after = customers.read(changed(inputs, tmp_path, shuffle), 42)
+    before = customers.read(inputs, 42, 2)
+    after = customers.read(changed(inputs, tmp_path, shuffle), 42, 2)
     assert [person.facts for person in before] == [person.facts for person in after]
 
 
@@ -228,7 +235,7 @@ def test_prompts_are_short_and_differ(made: tuple[Path, Metrics]) -> None:
 
 
 def test_the_situation_is_the_services_own(inputs: Inputs, made: tuple[Path, Metrics]) -> None:
-    own = {person.id: person.situation for person in customers.read(inputs, 42)}
+    own = {person.id: person.situation for person in customers.read(inputs, 42, 2)}
     have = set(own.values())
     assert len(have) >= 4
     for row in table(made, "prompts"):
@@ -331,14 +338,14 @@ def test_a_table_without_roles_still_has_prompts_and_a_protected_role_is_not_tol
         next(one for one in spec["columns"] if one["name"] == "InternetService")["protected"] = True
         return rows
 
-    people = customers.read(changed(inputs, tmp_path, bare), 42)
+    people = customers.read(changed(inputs, tmp_path, bare), 42, 2)
     told = {said for person in people for said in person.facts.values()}
     assert {"month-to-month contract", "paperless billing yes"} <= told
     assert not [said for said in told if "fiber" in said or "bill" in said.split()[-1:]]
 
 
 def test_facts_are_plain_words(inputs: Inputs) -> None:
-    told = {said for person in customers.read(inputs, 42) for said in person.facts.values()}
+    told = {said for person in customers.read(inputs, 42, 2) for said in person.facts.values()}
     assert {"pays by bank transfer", "no internet", "DSL internet", "large bill", "no tech support", "new"} <= told
     assert all(re.fullmatch(r"[A-Za-z]+(?:[ -][A-Za-z]+)*", said) for said in told)
 
@@ -368,13 +375,13 @@ def test_a_risk_model_that_is_missing_or_of_another_table_is_an_error(inputs: In
     shutil.copytree(inputs["risk"], tmp_path / "risk")
     (tmp_path / "risk" / "calibration.json").unlink()
     with pytest.raises(DataError, match=r"risk: calibration\.json: is missing; run that stage again"):
-        customers.read({**inputs, "risk": tmp_path / "risk"}, 42)
+        customers.read({**inputs, "risk": tmp_path / "risk"}, 42, 2)
 
     def other(rows: pa.Table, spec: dict[str, Any]) -> pa.Table:
         return rows.set_column(rows.column_names.index("Contract"), "Contract", pa.array(["Weekly"] * len(rows)))
 
     with pytest.raises(DataError, match="risk was trained on another table"):
-        customers.read(changed(inputs, tmp_path / "other", other), 42)
+        customers.read(changed(inputs, tmp_path / "other", other), 42, 2)
 
 
 def test_a_message_that_the_rules_refuse_is_not_taken(
