@@ -42,7 +42,7 @@ def debug(request: StageRequest) -> int:
     for name, metric in metrics.items():
         print(f"  {name}: {metric['value']}")
     print(f"files: {workspace.out.folder}")
-    print(_compared(made, artifacts.manifest(request.stage, request.fingerprint), request.fingerprint))
+    print(_compared(made, request, artifacts))
     return COMPLETE
 
 
@@ -71,9 +71,18 @@ def _workspace(request: StageRequest, work: Path) -> Workspace:
     )
 
 
-def _compared(made: Manifest, stored: Manifest | None, fingerprint: str) -> str:
+def _compared(made: Manifest, request: StageRequest, artifacts: ArtifactStore) -> str:
+    """How `made` differs from the stored artifact of the same fingerprint.
+
+    Where code, configuration or inputs are new there is none, and the one that completed last is taken.
+    """
+    fingerprint = request.fingerprint
+    stored = artifacts.manifest(request.stage, fingerprint)
+    if stored is None and request.stage in (current := artifacts.current()):
+        fingerprint = current[request.stage]
+        stored = artifacts.manifest(request.stage, fingerprint)
     if stored is None:
-        return f"the store has no artifact {fingerprint} to compare with: code, configuration or inputs are new"
+        return "the store has no artifact of this stage to compare with"
     before, now = ({file.path: file.sha256 for file in manifest.files} for manifest in (stored, made))
     different = sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
     if not different:

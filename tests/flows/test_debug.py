@@ -66,11 +66,19 @@ def test_it_makes_the_bytes_of_the_stored_artifact_and_publishes_nothing(plan: P
     assert "1/5 place" in in_foreground(debug_request(plan, "risk")).stdout
 
 
-def test_another_configuration_runs_on_the_inputs_that_are_there(plan: Plan) -> None:
+def test_another_configuration_is_compared_with_what_completed_last(plan: Plan) -> None:
+    """It runs on the inputs that are there, though the fingerprint is new."""
     other = replace(plan, configs={name: config | {"scale": 2.0} for name, config in plan.configs.items()})
     ended = in_foreground(debug_request(other, "risk"))
     assert ended.returncode == 0, ended.stderr
-    assert "no artifact" in ended.stdout
+    last = plan.artifacts.current()["risk"]
+    said = f"other bytes than in the stored artifact {last}: metrics.json, place.json"
+    assert ended.stdout.splitlines()[-1] == said
+
+
+def test_a_stage_that_never_completed_has_nothing_to_compare_with(plan: Plan) -> None:
+    request = debug_request(plan, "customers").model_copy(update={"stage": "new"})
+    assert "no artifact of this stage" in in_foreground(request).stdout
 
 
 def test_other_bytes_are_named(plan: Plan) -> None:
