@@ -1,8 +1,8 @@
 """Checkpoints that are complete or ignored. Resume is not a mode: the same fingerprint finds its own.
 
-A checkpoint is a set of named bytes at a step. Its files are written under `<step>-<attempt>/`, and the one that
-lists their hashes comes last; a folder without it is no checkpoint. The newest that is whole is used, so damage or a
-full disk costs one interval. Two are kept.
+A checkpoint is a set of named bytes at a step. Its files are written under `<step>-<number of the attempt>/`, the one
+that lists their hashes last; a folder without that one is no checkpoint. The newest undamaged checkpoint is used, so
+damage or a full disk costs one interval. Two are kept.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Checkpointer:
     claim: Claim
 
     def save(self, step: int, files: Mapping[str, bytes]) -> None:
-        """Raises engine.claim.Fenced when another attempt has taken over."""
+        """Writes a checkpoint and removes older ones. Raises Fenced if another attempt has taken over."""
         if any(name.split("/")[-1] == SEAL for name in files):
             raise ValueError(f"{SEAL!r} is no name of a checkpoint's file")
         fault("checkpoint.save")
@@ -73,15 +73,16 @@ class Checkpointer:
         self.claim.check()
         self.store.write(f"{folder}/{SEAL}", json.dumps(seal, sort_keys=True).encode())
         fault("checkpoint.prune")
-        self.claim.check()  # whoever hung until here was replaced: newer folders are its successor's
-        # What stands at this step or later was not loaded by the attempt that got here, so it is damaged; it must not
-        # count as one of those that are kept.
+        # If this attempt hung for long, another one has taken over, and newer folders are that one's.
+        self.claim.check()
+        # This attempt started from an earlier step, so a checkpoint of this step or later could not be loaded: it is
+        # damaged, and must not count as one of those that are kept.
         before = [old for old in self._sealed() if _step(old) < step]
         for other in sorted(self._all() - {folder, *before[: CHECKPOINTS_KEPT - 1]}):
             self._remove(other)
 
     def load(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None."""
+        """The newest undamaged checkpoint, or None."""
         for folder in self._sealed():
             files = self._read(folder)
             if files is not None:
@@ -94,17 +95,17 @@ class Checkpointer:
         return {"/".join(key.split("/")[: depth + 1]) for key in self.store.list(self.prefix)}
 
     def _sealed(self) -> list[str]:
-        """The newest first."""
+        """Folders of complete checkpoints, the newest first."""
         keys = set(self.store.list(self.prefix))
         return sorted((folder for folder in self._all() if f"{folder}/{SEAL}" in keys), reverse=True)
 
     def _read(self, folder: str) -> dict[str, bytes] | None:
-        found = self.store.read(f"{folder}/{SEAL}")
-        if found is None:
+        seal = self.store.read(f"{folder}/{SEAL}")
+        if seal is None:
             return None
         files: dict[str, bytes] = {}
         try:
-            for name, digest in json.loads(found[0]).items():
+            for name, digest in json.loads(seal[0]).items():
                 content = self.store.read(f"{folder}/{name}")
                 if content is None or hashlib.sha256(content[0]).hexdigest() != digest:
                     return None
