@@ -242,13 +242,15 @@ def ppo(folder: Path | None) -> dict[str, Any]:
     import torch
 
     from flows.plan import load_experiment
+    from tasks.config import TextPpoConfig
     from tasks.rlhf import ppo_text
     from tasks.rlhf.language import lm
 
     torch.set_num_threads(THREADS)
     device = device_of()
-    config = load_experiment("smollm2" if folder else "local").stages.ppo_text
-    config = config.model_copy(update={"batch": SAMPLES, "max_tokens": 32})
+    experiment = load_experiment("smollm2" if folder else "local")
+    stated = dict(experiment.stages.ppo_text) | {"batch": SAMPLES, "max_tokens": 32}
+    config = TextPpoConfig(**stated, rules=experiment.words.rules)
     with tempfile.TemporaryDirectory() as scratch:
         _in_a_process(_write_inputs, Path(scratch), folder)
         inputs = {name: Path(scratch) / name for name in ("prompts", "sft", "rm")}
@@ -269,7 +271,7 @@ def ppo(folder: Path | None) -> dict[str, Any]:
         scale = learner.state.reference.training
 
         def score() -> Any:
-            return ppo_text.score(learner.lm, learner.head, asked, samples, scale, 6, 0.1, config)
+            return ppo_text.score(learner.lm, learner.head, asked, samples, scale, 6, learner.rules, 0.1, config)
 
         rollout = score()
 

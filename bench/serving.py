@@ -38,7 +38,6 @@ from retain.dataset import DatasetSpec
 from retain.decision import Arm, decide, observe, pace, price
 from retain.release import Release, load, with_part
 from retain.request import request_columns
-from retain.rules import broken_rules
 from retain.score import Scorer
 from serve.app import create_app
 from serve.metrics import Metrics
@@ -150,7 +149,7 @@ def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list
         costs["message"] = cpu_us(
             lambda k: release.message(assessments[contacts[k]], decisions[contacts[k]]), len(contacts)
         )
-        judge = broken_rules.__wrapped__  # the rules themselves, without what was judged before
+        judge = release.guard.rules.check  # without what is remembered of texts judged before
         costs["message's rules"] = cpu_us(lambda k: judge(texts[k], terms.offer, terms.offers.months), len(texts))
     return costs
 

@@ -1,9 +1,9 @@
-"""What a customer is told: situations, the bank of messages, and the rules that every message keeps.
+"""What a customer is told: situations, and the bank of messages.
 
 A bank is a list of {situation, offer, text, source, score}: templates, or texts of a language model. A text has slots
-({offer}, {months}), so no amount is ever written by hand or by a model. The rules (retain.rules) are asked about a
-whole bank when it is released, and again about each message when it is sent, with the greeting that a known name puts
-before it. Who writes and how to opt out stand below every message (footer): fixed text, no writer's.
+({offer}, {months}), so no amount is ever written by hand or by a model. The guard (retain.guard) is asked about a whole
+bank when it is released, and again about each message when it is sent, with the greeting that a known name puts before
+it. Who writes and how to opt out stand below every message (footer): fixed text, no writer's.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from retain.names import clean_name
+from retain.guard import Guard
 from retain.numbers import in_words, number, numbers_in
-from retain.rules import broken_rules, check
+from retain.rules import Rules
 
 SITUATIONS = ("price", "support", "contract", "payment", "new", "default")
 
@@ -76,12 +76,12 @@ def situation(roles: Mapping[Any, str], reasons: Iterable[tuple[str, float]], va
         return "new"
     of_column = {roles[role]: name for role, name in SITUATION_OF_ROLE.items() if role in roles}
     for column, contribution in reasons:
-        found = of_column.get(column)
-        if contribution <= 0 or found is None:
+        name = of_column.get(column)
+        if contribution <= 0 or name is None:
             continue
-        if found == "new" and not (known and months <= SETTLED_MONTHS):  # type: ignore[operator]
+        if name == "new" and not (known and months <= SETTLED_MONTHS):  # type: ignore[operator]
             continue
-        return found
+        return name
     return "default"
 
 
@@ -108,13 +108,13 @@ def render(text: str, offer: int, months: int) -> str:
     return _SLOT.sub(fill, text)
 
 
-def _greeted(said: str, offer: int, months: int, name: str | None) -> str:
+def _greeted(text: str, offer: int, months: int, name: str | None, guard: Guard) -> str:
     """A rendered message to somebody of that name: with a greeting, if the whole keeps the rules; else as it is."""
-    known = None if name is None else clean_name(name)
-    if known is None or _GREETS.match(said):
-        return said
-    whole = f"Hello {known}. {said}"
-    return said if check(whole, offer, months) else whole  # broken_rules would remember names
+    clean = None if name is None else guard.names.clean(name)
+    if clean is None or _GREETS.match(text):
+        return text
+    whole = f"Hello {clean}. {text}"
+    return text if guard.rules.check(whole, offer, months) else whole  # broken_rules would remember names
 
 
 _PERCENTAGE = re.compile(
@@ -123,7 +123,7 @@ _PERCENTAGE = re.compile(
 _MONTHS_SAID = re.compile(r"(?<![\w.,%-])(?P<number>\d{1,2}|[a-z]+)[ -](?P<unit>months?)\b(?!-)", re.IGNORECASE)
 
 
-def slots(text: str, offer: int, months: int) -> str | None:
+def slots(text: str, offer: int, months: int, rules: Rules) -> str | None:
     """A model's text as a bank's: {offer} for every mention of exactly that percentage, {months} for the duration.
 
     None if it holds a number besides (but for the word "one"), a slot or a brace of its own, or if what it renders to
@@ -135,8 +135,8 @@ def slots(text: str, offer: int, months: int) -> str | None:
     def percentage(match: re.Match[str]) -> str:
         # "off ten percent": the word before a number was matched as its tens.
         before, _, last = match["number"].rpartition(" ")
-        for said, kept in ((match["number"], ""), (last, f"{before} " if before else "")):
-            if offer and number(said) == offer:
+        for words, kept in ((match["number"], ""), (last, f"{before} " if before else "")):
+            if offer and number(words) == offer:
                 return f"{kept}{{offer}}"
         return match[0]
 
@@ -144,18 +144,18 @@ def slots(text: str, offer: int, months: int) -> str | None:
         plural = match["unit"].lower().endswith("s")
         return "{months}" if number(match["number"]) == months and plural == (months != 1) else match[0]
 
-    found = _MONTHS_SAID.sub(duration, _PERCENTAGE.sub(percentage, text))
-    if numbers_in(_SLOT.sub(" ", found)):
+    slotted = _MONTHS_SAID.sub(duration, _PERCENTAGE.sub(percentage, text))
+    if numbers_in(_SLOT.sub(" ", slotted)):
         return None
-    return None if check(render(found, offer, months), offer, months) else found
+    return None if rules.check(render(slotted, offer, months), offer, months) else slotted
 
 
 def footer(sender_name: str, sender_address: str) -> str:
     """What stands below every message: how to opt out, and who writes. Raises MessageError for what can't be shown."""
-    for what, said, most in (("name", sender_name, MAX_SENDER), ("address", sender_address, MAX_ADDRESS)):
-        if type(said) is not str or not 0 < len(said) <= most or said != said.strip():
+    for what, text, most in (("name", sender_name, MAX_SENDER), ("address", sender_address, MAX_ADDRESS)):
+        if type(text) is not str or not 0 < len(text) <= most or text != text.strip():
             raise MessageError(f"the sender's {what} wants 1 to {most} characters, without spaces around them")
-        if not said.isprintable() or set("<>{}") & set(said):
+        if not text.isprintable() or set("<>{}") & set(text):
             raise MessageError(f"the sender's {what} holds a character that can't be shown, or one of <>{{}}")
     return f"Reply STOP to opt out. {sender_name}, {sender_address}"
 
@@ -165,9 +165,9 @@ class Bank:
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = tuple(entries)
-        self._found: dict[tuple[str, int], list[Entry]] = {}
+        self._cells: dict[tuple[str, int], list[Entry]] = {}
         for entry in sorted(entries, key=lambda entry: -entry.score):
-            self._found.setdefault((entry.situation, entry.offer), []).append(entry)
+            self._cells.setdefault((entry.situation, entry.offer), []).append(entry)
 
     @classmethod
     def from_json(cls, content: object, where: str = "messages.json") -> Bank:
@@ -178,61 +178,76 @@ class Bank:
     def to_json(self) -> list[dict[str, Any]]:
         return [entry.as_dict() for entry in self.entries]
 
-    def best(self, situation: str, offer: int, months: int, name: str | None = None) -> Message | None:
+    def best(self, situation: str, offer: int, months: int, guard: Guard, name: str | None = None) -> Message | None:
         """The best message of exactly that situation and offer that keeps the rules, to somebody of that name.
 
         What is returned, greeting included, is what was checked.
         """
-        for entry in self._found.get((situation, offer), ()):
-            said = render(entry.text, offer, months)
-            if not broken_rules(said, offer, months):
-                return Message(situation, _greeted(said, offer, months, name), entry.source)
+        for entry in self._cells.get((situation, offer), ()):
+            text = render(entry.text, offer, months)
+            if not guard.rules.broken_rules(text, offer, months):
+                return Message(situation, _greeted(text, offer, months, name, guard), entry.source)
         return None
 
     def ranked(self, scores: Mapping[tuple[str, int], Mapping[str, float]]) -> Bank:
         """The same messages by other scores, (situation, offer) -> text -> score; one without keeps its own, behind
         all that have one."""
-        found = [scores.get((entry.situation, entry.offer), {}).get(entry.text) for entry in self.entries]
-        lowest = min((score for score in found if score is not None), default=0.0)
-        highest = max((entry.score for entry, score in zip(self.entries, found) if score is None), default=0.0)
+        given = [scores.get((entry.situation, entry.offer), {}).get(entry.text) for entry in self.entries]
+        lowest = min((score for score in given if score is not None), default=0.0)
+        highest = max((entry.score for entry, score in zip(self.entries, given) if score is None), default=0.0)
         return Bank(
             [
                 replace(entry, score=lowest - 1.0 + min(0.0, entry.score - highest) if score is None else score)
-                for entry, score in zip(self.entries, found)
+                for entry, score in zip(self.entries, given)
             ]
         )
 
     def gaps(self, offers: Sequence[int]) -> list[str]:
         """What the bank has no message for."""
-        found = []
+        gaps = []
         for name in SITUATIONS:
-            missing = [str(offer) for offer in offers if (name, offer) not in self._found]
+            missing = [str(offer) for offer in offers if (name, offer) not in self._cells]
             if missing:
-                found.append(f"situation {name}: no message for {', '.join(missing)} %")
-        return found
+                gaps.append(f"situation {name}: no message for {', '.join(missing)} %")
+        return gaps
 
-    def problems(self, months: int) -> list[str]:
+    def coverage(self, offers: Sequence[int]) -> float:
+        """The share of situations with each offer that it has a message for."""
+        cells = [(name, offer) for name in SITUATIONS for offer in offers]
+        return sum(cell in self._cells for cell in cells) / len(cells)
+
+    def refused(self, months: int, rules: Rules) -> dict[int, tuple[str, ...]]:
+        """The places of the messages that break rules, with what is said of each. `months`: how long an offer runs."""
+        judged = ((place, _broken(entry, months, rules)) for place, entry in enumerate(self.entries))
+        return {place: broken for place, broken in judged if broken}
+
+    def problems(self, months: int, rules: Rules) -> list[str]:
         """The rules that its messages break."""
-        found = []
-        for i, entry in enumerate(self.entries):
-            where = f"message {i} ({entry.situation}, {entry.offer} %)"
-            try:
-                broken = broken_rules(render(entry.text, entry.offer, months), entry.offer, months)
-            except MessageError as error:
-                broken = (str(error),)
-            found += [f"{where}: {rule}" for rule in broken]
-        return found
+        return [
+            f"message {place} ({self.entries[place].situation}, {self.entries[place].offer} %): {rule}"
+            for place, broken in self.refused(months, rules).items()
+            for rule in broken
+        ]
 
 
-def find(banks: Sequence[Bank], situation: str, offer: int, months: int, name: str | None = None) -> Message | None:
+def _broken(entry: Entry, months: int, rules: Rules) -> tuple[str, ...]:
+    try:
+        return rules.broken_rules(render(entry.text, entry.offer, months), entry.offer, months)
+    except MessageError as error:
+        return (str(error),)
+
+
+def find(
+    banks: Sequence[Bank], situation: str, offer: int, months: int, guard: Guard, name: str | None = None
+) -> Message | None:
     """The best message of the first bank that has one for the situation, or else for the default one.
 
     None only for an offer that no bank covers.
     """
     for wanted in (situation, "default"):
         for bank in banks:
-            if (found := bank.best(wanted, offer, months, name)) is not None:
-                return found
+            if (message := bank.best(wanted, offer, months, guard, name)) is not None:
+                return message
     return None
 
 

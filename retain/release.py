@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from retain.dataset import DatasetSpec, column, is_nullable, protected_columns
 from retain.decision import (
@@ -38,10 +38,14 @@ from retain.decision import (
     seen_columns,
 )
 from retain.features import Featurizer
+from retain.guard import Guard, GuardInForce
 from retain.message import SITUATIONS, Bank, Message, MessageError, find, footer, situation
 from retain.policy import Policy, PolicyError
+from retain.rules import RulesError
 from retain.score import ModelError, Scorer
 from retain.wallet import Wallet
+
+Model = TypeVar("Model", bound=BaseModel)
 
 # The files of each part, by their name in the release and in the artifact of the stage that made them. The terms that
 # `decision` writes beside its policy (TERMS) are not among them, since every release needs those.
@@ -118,6 +122,7 @@ class Release:
     terms: Terms
     policy: Policy | None
     banks: Mapping[str, Bank]
+    guard: Guard
     footer: str
     versions: Mapping[str, str]
     has_bank_columns: bool
@@ -181,7 +186,7 @@ class Release:
         reason = situation(self.spec.roles, assessment.reasons, assessment.values)
         called = assessment.values.get(self.spec.roles.get("name", ""))
         name = called if isinstance(called, str) else None
-        message = find(self._spoken[decision.arm], reason, decision.offer, self.terms.offers.months, name)
+        message = find(self._spoken[decision.arm], reason, decision.offer, self.terms.offers.months, self.guard, name)
         return None if message is None else message._replace(text=f"{message.text}\n{self.footer}")
 
     @cached_property
@@ -194,16 +199,17 @@ def load(files: Mapping[str, Path]) -> Release:
     about = _json(files, "release.json")
     if not isinstance(about, dict) or not isinstance(about.get("experiment"), str):
         raise ReleaseError("release.json: names no experiment")
-    spec = _spec(files, "schema.json")
+    spec = _model(files, "schema.json", DatasetSpec)
     _priced(spec)
     policy = None
     try:
         terms = Terms.from_json(_json(files, "decision.json"))
-        templates, below = _messages(_json(files, "messages.json"), terms)
+        guard = _guard(files)
+        templates, below = _messages(_json(files, "messages.json"), terms, guard)
         banks = {TEMPLATES: templates}
         for part in STAGE_OF:
             if f"{part}/{part}.json" in files:
-                banks[part] = _bank(files, part, terms)
+                banks[part] = _bank(files, part, terms, guard)
         risk, accept = (Scorer.load(files, f"{part}/") for part in REQUIRED)
         bridge = Bridge(_json(files, "accept/bridge.json"), spec)
         if "decision/policy.json" in files:
@@ -212,7 +218,7 @@ def load(files: Mapping[str, Path]) -> Release:
         raise ReleaseError(str(error)) from None
     _suits(risk, spec)
     versions = {part: digest(files, part) for part in REQUIRED}
-    versions |= {name: _sha(files[f"{name}.json"])[:12] for name in ("messages", "decision")}
+    versions |= {name: _sha(files[f"{name}.json"])[:12] for name in ("messages", "decision", "guard")}
     if policy is not None:
         versions["policy"] = digest(files, "decision")
     versions |= {part: digest(files, part) for part in banks if part != TEMPLATES}
@@ -225,6 +231,7 @@ def load(files: Mapping[str, Path]) -> Release:
         terms=terms,
         policy=policy,
         banks=banks,
+        guard=guard,
         footer=below,
         versions=versions,
         has_bank_columns=set(accept.featurizer.columns) <= set(spec.columns),
@@ -251,7 +258,8 @@ def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release
             ranked = {name: bank.ranked(scores) for name, bank in release.banks.items() if name != TEMPLATES}
             changed = replace(release, banks={**release.banks, **ranked})
         elif part in STAGE_OF:
-            changed = replace(release, banks={**release.banks, part: _bank(here, part, release.terms)})
+            bank = _bank(here, part, release.terms, release.guard)
+            changed = replace(release, banks={**release.banks, part: bank})
         else:
             scorer = Scorer.load(here, f"{part}/")
             if part == "risk":
@@ -283,7 +291,7 @@ def digest(files: Mapping[str, Path], part: str) -> str:
     return total.hexdigest()[:12]
 
 
-def _messages(content: object, terms: Terms) -> tuple[Bank, str]:
+def _messages(content: object, terms: Terms, guard: Guard) -> tuple[Bank, str]:
     """The templates, one for every situation and offer, and what stands below each message."""
     if not isinstance(content, dict) or set(content) != {"sender", "templates"}:
         raise ReleaseError("messages.json: wants sender and templates; an older release: run `make train.all` again")
@@ -295,25 +303,25 @@ def _messages(content: object, terms: Terms) -> tuple[Bank, str]:
     except MessageError as error:
         raise ReleaseError(f"messages.json: {error}") from None
     bank = Bank.from_json(content["templates"])
-    _sound(bank, TEMPLATES, "messages.json", terms)
+    _sound(bank, TEMPLATES, "messages.json", terms, guard)
     if gaps := bank.gaps(terms.offers.levels):
         raise ReleaseError(f"messages.json: {gaps[0]}")
     return bank, below
 
 
-def _bank(files: Mapping[str, Path], part: str, terms: Terms) -> Bank:
+def _bank(files: Mapping[str, Path], part: str, terms: Terms, guard: Guard) -> Bank:
     """A bank that a language model wrote; it may be empty, or lack situations and offers."""
     name = f"{part}/{part}.json"
     bank = Bank.from_json(_json(files, name), name)
-    _sound(bank, part, name, terms)
+    _sound(bank, part, name, terms, guard)
     return bank
 
 
-def _sound(bank: Bank, source: str, name: str, terms: Terms) -> None:
+def _sound(bank: Bank, source: str, name: str, terms: Terms, guard: Guard) -> None:
     others = [entry.source for entry in bank.entries if entry.source != source]
     if others:
         raise ReleaseError(f"{name}: a message's source is {others[0][:20]!r}, not {source}")
-    if problems := bank.problems(terms.offers.months):
+    if problems := bank.problems(terms.offers.months, guard.rules):
         raise ReleaseError(f"{name}: {problems[0]}")
 
 
@@ -390,9 +398,16 @@ def _sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _spec(files: Mapping[str, Path], name: str) -> DatasetSpec:
+def _guard(files: Mapping[str, Path]) -> Guard:
     try:
-        return DatasetSpec.model_validate_json(_read(files, name))
+        return Guard(_model(files, "guard.json", GuardInForce))
+    except RulesError as error:
+        raise ReleaseError(f"guard.json: {error}") from None
+
+
+def _model(files: Mapping[str, Path], name: str, model: type[Model]) -> Model:
+    try:
+        return model.model_validate_json(_read(files, name))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.criteria import Criterion
 from retain.dataset import DatasetSpec
+from retain.guard import GuardWords, in_force
+from retain.rules import RulesError, RuleWords
 from tasks.words import CuesConfig, PhrasesConfig
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -175,9 +177,19 @@ class WordsConfig(_Block):
     """What is said and what may not be said, from ops/messages/*.yaml. A stage is given the words that its config
     model has a field for (flows.plan.stage_config)."""
 
+    rules: RuleWords
+    guard: GuardWords
     templates: dict[str, TemplateConfig]
     phrases: PhrasesConfig
     cues: CuesConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> WordsConfig:
+        try:
+            in_force(self.rules, self.guard)
+        except RulesError as error:
+            raise ValueError(f"guard: {error}") from None
+        return self
 
 
 # -- language -----------------------------------------------------------------------------------------------------
@@ -290,6 +302,7 @@ class PromptsConfig(PromptsKeys):
     """What the stage is given: its keys and the words that it works with."""
 
     phrases: PhrasesConfig
+    rules: RuleWords
 
 
 class Lora(_Block):
@@ -395,7 +408,9 @@ class StopsConfig(_Block):
     max_validation_drop: Positive
 
 
-class TextPpoConfig(_Block):
+class TextPpoKeys(_Block):
+    """What an experiment states about `ppo_text`."""
+
     kl: KlConfig
     rewards: RewardWeights
     stops: StopsConfig
@@ -417,7 +432,15 @@ class TextPpoConfig(_Block):
     checkpoint: CheckpointConfig
 
 
-class TextEvalConfig(_Block):
+class TextPpoConfig(TextPpoKeys):
+    """What the stage is given: its keys and the words that it works with."""
+
+    rules: RuleWords
+
+
+class TextEvalKeys(_Block):
+    """What an experiment states about `text_eval`."""
+
     bits: Literal[8, 16, 32]
     batch: Count
     max_tokens: Annotated[int, Field(ge=4, le=2048)]
@@ -426,9 +449,15 @@ class TextEvalConfig(_Block):
     shown: Count
 
 
-class MessagesConfig(_Block):
-    """`messages`: `candidates` of each model for every situation and offer, of which at most `kept` are kept. They are
-    ranked as replies to the same `ranked_on` prompts of their situation and offer."""
+class TextEvalConfig(TextEvalKeys):
+    """What the stage is given: its keys and the words that it works with."""
+
+    rules: RuleWords
+
+
+class MessagesKeys(_Block):
+    """What an experiment states about `messages`: `candidates` of each model for every situation and offer, of which
+    at most `kept` are kept. They are ranked as replies to the same `ranked_on` prompts of their situation and offer."""
 
     bits: Literal[8, 16, 32]
     batch: Count
@@ -437,6 +466,12 @@ class MessagesConfig(_Block):
     candidates: Count
     kept: Count
     ranked_on: Count
+
+
+class MessagesConfig(MessagesKeys):
+    """What the stage is given: its keys and the words that it works with."""
+
+    rules: RuleWords
 
 
 # -- decision -------------------------------------------------------------------------------------------------------
@@ -655,6 +690,8 @@ class ReleaseConfig(ReleaseKeys):
     """What the stage is given: its keys, the words that it works with, the experiment's name and the criteria of what
     it judges."""
 
+    rules: RuleWords
+    guard: GuardWords
     templates: dict[str, TemplateConfig]
     experiment: str
     criteria: dict[str, dict[str, Criterion]]
@@ -676,9 +713,9 @@ class Stages(_Block):
     sft: SftConfig
     rm: RewardModelConfig
     judge: JudgeKeys
-    ppo_text: TextPpoConfig
-    text_eval: TextEvalConfig
-    messages: MessagesConfig
+    ppo_text: TextPpoKeys
+    text_eval: TextEvalKeys
+    messages: MessagesKeys
     release: ReleaseKeys
 
 

@@ -6,8 +6,8 @@ import re
 
 from hypothesis import strategies as st
 
-from retain import names as retain_names
-from retain import rules
+from retain.rules import with_pieces
+from tests.words import WORDS
 
 # Each is refused as a name.
 BAD_NAMES = (
@@ -29,9 +29,11 @@ BAD_NAMES = (
 
 def _spoken() -> list[str]:
     """The plain words of the rules' own patterns and of what is no name."""
-    patterns = [pattern for _, pattern in rules._WORD_RULES] + [rules._DISCOUNT, rules._FRACTION, rules._DURATION]
-    letters = {word for pattern in patterns for word in re.findall(r"(?<![\\a-z])[a-z]{2,}", pattern.pattern)}
-    return sorted(letters | retain_names._ORDINARY | retain_names._NO_NAMES)
+    rules, names = WORDS.rules, WORDS.guard.names
+    entries = [entry for entries in (*rules.words.values(), rules.discounts, rules.fractions) for entry in entries]
+    entries = [with_pieces(entry, rules.pieces) for entry in (*entries, *rules.durations)]
+    letters = {word for entry in entries for word in re.findall(r"(?<![\\a-z])[a-z]{2,}", entry)}
+    return sorted(letters | {*names.ordinary.split(), *names.no_names.split()})
 
 
 SPOKEN = _spoken()

@@ -104,6 +104,8 @@ def config(overrides: dict[str, Override] | None = None, **changes: Any) -> Any:
     }
     return SimpleNamespace(
         experiment="toy",
+        rules=WORDS.rules,
+        guard=WORDS.guard,
         templates=WORDS.templates,
         decision=Rule(**{**RULE, **changes}),
         sender=Rule(**SENDER),
@@ -211,9 +213,10 @@ def part(folder: Path, spec: DatasetSpec, seed: int) -> None:
 
 def run_stage(folder: Path, given: dict[str, Path], settings: Any = None) -> Path:
     """Runs the release stage; the folder with the files it wrote."""
-    out = folder / "out"
+    out, scratch = folder / "out", folder / "scratch"
     out.mkdir(parents=True)
-    metrics = stage.run(settings or config(), given, SimpleNamespace(out=ArtifactWriter(out)))  # type: ignore[arg-type]
+    scratch.mkdir()
+    metrics = stage.run(settings or config(), given, SimpleNamespace(out=ArtifactWriter(out), scratch=scratch))  # type: ignore[arg-type]
     (out / "metrics.json").write_bytes(canonical(metrics))
     return out
 

@@ -1,4 +1,4 @@
-"""The words of exp_001_mvp, as the stages are given them."""
+"""The words of exp_001_mvp as the stages are given them, and what is made of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.config import experiment_path, load, validate
+from retain.guard import Guard, in_force
 from retain.message import Bank
+from retain.rules import Rules
 from tasks.config import Experiment
 from tasks.release import templates
 from tasks.rlhf.judging.rule_judge.scoring import RuleJudge
@@ -14,7 +16,11 @@ from tasks.rlhf.judging.rule_judge.scoring import RuleJudge
 WORDS = validate(load(experiment_path("exp_001_mvp")), Experiment).words
 CUES: dict[str, Any] = WORDS.cues.model_dump(mode="json")
 RULE_JUDGE = RuleJudge.from_lists(CUES)
+RULES = Rules(WORDS.rules)
+GUARD = Guard(in_force(WORDS.rules, WORDS.guard))
+KINDS = RULES.kinds
+check, unsafe, clean_name = RULES.check, RULES.unsafe, GUARD.names.clean
 
 
 def template_bank(offers: Sequence[int], months: int = 6) -> Bank:
-    return templates.template_bank(WORDS.templates, offers, months)
+    return templates.template_bank(WORDS.templates, offers, months, GUARD.rules)

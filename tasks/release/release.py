@@ -3,7 +3,8 @@
 Without `risk` and `accept` there is nothing to serve, so a gating criterion missed there ends the stage with
 CriteriaMissed and no release is written. Any other part that missed one is left out, unless a recorded override lets
 it in: without the decision part the baseline, whose terms and threshold come from the same stage, decides about
-everybody; without a bank of messages the next one speaks, at last the templates. What is written loads without pickle,
+everybody; without a bank of messages the next one speaks, at last the templates. Messages that the guard refuses by now
+are dropped from their bank before it is judged. What is written loads without pickle,
 pandas, scikit-learn, XGBoost or torch: it is loaded here once, as the service will load it.
 """
 
@@ -12,32 +13,58 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from engine.artifact import canonical
 from engine.criteria import Verdict, judge
-from engine.errors import CriteriaMissed, DataError
+from engine.errors import ConfigError, CriteriaMissed, DataError
 from engine.stage import Metrics, Workspace
 from retain.decision import DecisionError, Terms
+from retain.guard import GuardInForce, in_force
+from retain.message import Bank, MessageError
 from retain.release import JUDGED_BY, PART_FILES, REQUIRED, STAGE_OF, TERMS, ReleaseError, digest, load
+from retain.rules import Rules, RulesError
 from tasks.release.templates import template_bank
 
 if TYPE_CHECKING:
     from tasks.config import Override, ReleaseConfig
 
+# The stages whose criteria decide about each part.
+JUDGES = {part: JUDGED_BY.get(part, (part,)) for part in PART_FILES}
+# What `messages` calls the coverage of each bank.
+COVERAGE = {"sft": "coverage_sft", "rlhf": "coverage"}
+
 
 def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
-    """Writes release.json, schema.json, risk/, accept/, decision.json, messages.json, and decision/, sft/ and rlhf/ if
-    they passed."""
-    judges = {part: JUDGED_BY.get(part, (part,)) for part in PART_FILES}
-    by_stage = {stage: _judged(stage, config, inputs) for stages in judges.values() for stage in stages}
-    verdicts = {part: [verdict for stage in stages for verdict in by_stage[stage]] for part, stages in judges.items()}
-    refuse([verdict for stage in REQUIRED for verdict in verdicts[stage]])
+    """Writes release.json, schema.json, risk/, accept/, decision.json, messages.json, guard.json, and decision/, sft/
+    and rlhf/ if they passed."""
+    refuse([verdict for stage in REQUIRED for verdict in _judged(stage, config, _metrics(inputs, stage))])
+    decision = {**_json(inputs["decision"] / TERMS), "rule": config.decision.model_dump(mode="json")}
+    try:
+        terms = Terms.from_json(decision)
+    except DecisionError as error:
+        raise DataError(f"the release can't be put together: {error}") from None
+    levels, months = terms.offers.levels, terms.offers.months
+    guard, rules = _guard(config)
+    templates = template_bank(config.templates, levels, months, rules)
+    banks = {part: _guarded(part, _bank(inputs, part), months, rules) for part in STAGE_OF}
+
+    metrics = {stage: _metrics(inputs, stage) for stage in dict.fromkeys(s for part in JUDGES for s in JUDGES[part])}
+    for part, bank in banks.items():
+        if bank.dropped:  # what `messages` measured is of more than is left
+            metrics["messages"] = metrics["messages"] | {COVERAGE[part]: {"value": bank.kept.coverage(levels)}}
+    by_stage = {stage: _judged(stage, config, measured) for stage, measured in metrics.items()}
+    verdicts = {part: [verdict for stage in stages for verdict in by_stage[stage]] for part, stages in JUDGES.items()}
 
     files = {
         f"{part}/{name}": inputs[STAGE_OF.get(part, part)] / name
         for part, names in PART_FILES.items()
         for name in names
     }
+    for part, bank in banks.items():
+        if bank.dropped:
+            files[f"{part}/{part}.json"] = workspace.scratch / f"{part}.json"
+            files[f"{part}/{part}.json"].write_bytes(canonical(bank.kept.to_json()))
     for path in files.values():
         _bytes(path)  # a missing file is said here, before any digest is taken
     digests = {part: digest(files, part) for part in PART_FILES}
@@ -55,18 +82,15 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
             left_out.append(about | ({"override": lacking} if lacking else {}))
     parts = [part for part in PART_FILES if part not in {one["part"] for one in left_out}]
 
-    decision = {**_json(inputs["decision"] / TERMS), "rule": config.decision.model_dump(mode="json")}
-    try:
-        terms = Terms.from_json(decision)
-    except DecisionError as error:
-        raise DataError(f"the release can't be put together: {error}") from None
-    bank = template_bank(config.templates, terms.offers.levels, terms.offers.months)
     for name, path in files.items():
         if name.partition("/")[0] in parts:
             workspace.out.bytes(name, _bytes(path))
     workspace.out.bytes("schema.json", _bytes(inputs["customers"] / "schema.json"))
     workspace.out.json("decision.json", decision)
-    workspace.out.json("messages.json", {"sender": config.sender.model_dump(mode="json"), "templates": bank.to_json()})
+    workspace.out.json(
+        "messages.json", {"sender": config.sender.model_dump(mode="json"), "templates": templates.to_json()}
+    )
+    workspace.out.json("guard.json", guard.model_dump(mode="json"))
     everything = [verdict for stage in by_stage.values() for verdict in stage]
     workspace.out.json(
         "release.json",
@@ -77,6 +101,7 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
             "decision": decision,
             "left_out": left_out,
             "overrides": overrides,
+            "dropped": [entry for bank in banks.values() for entry in bank.dropped],
         },
     )
     written = {path.relative_to(workspace.out.folder).as_posix(): path for path in workspace.out.folder.rglob("*.json")}
@@ -89,6 +114,7 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
         "criteria": {"value": float(len(everything))},
         "criteria_passed": {"value": float(sum(verdict.passed for verdict in everything))},
         "left_out": {"value": float(len(left_out))},
+        "dropped": {"value": float(sum(len(bank.dropped) for bank in banks.values()))},
     }
 
 
@@ -98,12 +124,53 @@ def refuse(verdicts: Sequence[Verdict]) -> None:
         raise CriteriaMissed("no release: " + "; ".join(map(str, missed)))
 
 
-def _judged(stage: str, config: ReleaseConfig, inputs: Mapping[str, Path]) -> list[Verdict]:
-    return judge(stage, _json(inputs[stage] / "metrics.json"), config.criteria.get(stage, {}))
+def _metrics(inputs: Mapping[str, Path], stage: str) -> Metrics:
+    metrics: Metrics = _json(inputs[stage] / "metrics.json")
+    return metrics
+
+
+def _judged(stage: str, config: ReleaseConfig, metrics: Metrics) -> list[Verdict]:
+    return judge(stage, metrics, config.criteria.get(stage, {}))
 
 
 def _missed(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return [verdict for verdict in verdicts if verdict.gating and not verdict.passed]
+
+
+def _guard(config: ReleaseConfig) -> tuple[GuardInForce, Rules]:
+    """The guard as the release holds it, and its rules ready to be asked."""
+    try:
+        guard = in_force(config.rules, config.guard)
+        return guard, Rules(guard.rules)
+    except RulesError as error:
+        raise ConfigError(f"words.guard, or words.rules: {error}") from None
+
+
+class _Guarded(NamedTuple):
+    """A bank of messages without those that the guard refuses; `dropped` says which, and what they break."""
+
+    kept: Bank
+    dropped: list[dict[str, Any]]
+
+
+def _bank(inputs: Mapping[str, Path], part: str) -> Bank:
+    path = inputs[STAGE_OF[part]] / f"{part}.json"
+    try:
+        return Bank.from_json(json.loads(_bytes(path)), f"{path.parent.name}/{path.name}")
+    except MessageError as error:
+        raise DataError(f"{error}; run that stage again") from None
+    except ValueError:
+        raise DataError(f"{path.parent.name}/{path.name}: is damaged; run that stage again") from None
+
+
+def _guarded(part: str, bank: Bank, months: int, rules: Rules) -> _Guarded:
+    refused = bank.refused(months, rules)
+    dropped = [
+        {"part": part, "situation": entry.situation, "offer": entry.offer, "text": entry.text, "breaks": refused[place]}
+        for place, entry in enumerate(bank.entries)
+        if place in refused
+    ]
+    return _Guarded(Bank([entry for place, entry in enumerate(bank.entries) if place not in refused]), dropped)
 
 
 def _lacking(override: Override, digest: str, missed: Sequence[Verdict]) -> str | None:

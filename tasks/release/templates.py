@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import ConfigError
 from retain.message import SITUATIONS, Bank, Entry, MessageError, render
-from retain.rules import check
+from retain.rules import Rules
 
 if TYPE_CHECKING:
     from tasks.config import TemplateConfig
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 SLOTS = {"offer": ("{offer}", "{months}"), "no_offer": ()}  # that a text has to have, and no others
 
 
-def template_bank(templates: Mapping[str, TemplateConfig], offers: Sequence[int], months: int) -> Bank:
-    """A message for every situation and offer, each of which keeps the rules. `months`: how long an offer runs.
+def template_bank(templates: Mapping[str, TemplateConfig], offers: Sequence[int], months: int, rules: Rules) -> Bank:
+    """A message for every situation and offer, each of which keeps the guard's rules. `months`: how long an offer runs.
 
     Raises ConfigError that names the template which is missing, has other slots than it needs, or breaks a rule.
     """
@@ -27,16 +27,16 @@ def template_bank(templates: Mapping[str, TemplateConfig], offers: Sequence[int]
             )
         if name not in SITUATIONS:
             raise ConfigError(f"words.templates.{name}: is no situation; there are {', '.join(SITUATIONS)}")
-    return Bank([_entry(name, offer, templates[name], months) for name in SITUATIONS for offer in offers])
+    return Bank([_entry(name, offer, templates[name], months, rules) for name in SITUATIONS for offer in offers])
 
 
-def _entry(situation: str, offer: int, template: TemplateConfig, months: int) -> Entry:
+def _entry(situation: str, offer: int, template: TemplateConfig, months: int, rules: Rules) -> Entry:
     kind = "offer" if offer else "no_offer"
     text, where = getattr(template, kind), f"words.templates.{situation}.{kind}"
     if missing := [slot for slot in SLOTS[kind] if slot not in text]:
         raise ConfigError(f"{where}: lacks the slot {missing[0]}")
     try:
-        broken = check(render(text, offer, months), offer, months)
+        broken = rules.check(render(text, offer, months), offer, months)
     except MessageError as error:
         raise ConfigError(f"{where}: {error}") from None
     if broken:

@@ -21,7 +21,7 @@ import torch
 
 from engine.errors import DataError
 from retain.message import SITUATIONS, Bank, Entry, render, slots
-from retain.rules import MAX_LENGTH, MIN_LENGTH, check, unsafe
+from retain.rules import MAX_LENGTH, MIN_LENGTH, Rules
 from tasks.rlhf import streams
 from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.rule_judge.readability import reading_ease
@@ -91,7 +91,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
     lm.check_device(workspace.device)
     about = read_about(inputs["prompts"])
     months, cells = about["months"], [(situation, offer) for situation in SITUATIONS for offer in about["offers"]]
-    known = read(inputs["prompts"])
+    known, rules = read(inputs["prompts"]), Rules(config.rules)
     asked = ask(cells, known, config.candidates, workspace.seed)
     how = Sampling(config.max_tokens, config.temperature, config.batch)
     parts = Parts.resume(workspace, (2 + 2 * config.ranked_on) * how.batches(len(asked)))  # at most
@@ -109,7 +109,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
             asked, drafts.sample(language, writer, texts, how, [workspace.seed, streams.MESSAGES, at], parts)
         )
     ]
-    judged = [look(one, months, known[one.cell].common) for one in written]
+    judged = [look(one, months, known[one.cell].common, rules) for one in written]
     judged = _scored(judged, _ranked_on(asked, config.ranked_on), months, language, config.batch, parts)
     banks, candidates = {}, list[Candidate]()
     for writer in WRITERS:
@@ -166,18 +166,18 @@ def ask(cells: Sequence[Cell], known: Mapping[Cell, Known], candidates: int, see
     return drawn
 
 
-def look(candidate: Candidate, months: int, common: frozenset[str]) -> Candidate:
+def look(candidate: Candidate, months: int, common: frozenset[str], rules: Rules) -> Candidate:
     """With its slots, or why it is refused."""
     text, (_, offer) = candidate.draft.text, candidate.cell
-    broken = unsafe(text, offer, months)
+    broken = rules.unsafe(text, offer, months)
     if not candidate.draft.ended or not text.endswith((".", "!", "?")):
         return replace(candidate, refused="unended", why=text[-20:])
     if broken:
         return replace(candidate, refused="unsafe", why=", ".join(broken))
-    if more := check(text, offer, months):
+    if more := rules.check(text, offer, months):
         fits = MIN_LENGTH <= len(text) <= MAX_LENGTH  # nothing else is asked of a safe text but that it names the offer
         return replace(candidate, refused="no_offer" if fits else "length", why=", ".join(more))
-    with_slots = slots(text, offer, months)
+    with_slots = slots(text, offer, months, rules)
     if with_slots is None:
         return replace(candidate, refused="amount")
     if said := personal(text, candidate.prompt, common):

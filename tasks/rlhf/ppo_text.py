@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from engine.checkpoint import Preempted, save_and_stop
 from engine.errors import DataError, RetainError
-from retain.rules import unsafe
+from retain.rules import Rules
 from tasks.rlhf import streams
 from tasks.rlhf.judging import measures, stops
 from tasks.rlhf.judging.rewards import Reward, Scale, shaped
@@ -228,10 +228,15 @@ def opinions(
 
 
 def paid(
-    prompts: Sequence[Prompt], samples: Sequence[Sample], scores: Sequence[float], months: int, config: TextPpoConfig
+    prompts: Sequence[Prompt],
+    samples: Sequence[Sample],
+    scores: Sequence[float],
+    months: int,
+    rules: Rules,
+    config: TextPpoConfig,
 ) -> tuple[list[Reward], list[bool]]:
     """Rewards of standardised `scores`, and which replies break a rule of safety."""
-    broken = [bool(unsafe(sample.text, prompt.offer, months)) for prompt, sample in zip(prompts, samples)]
+    broken = [bool(rules.unsafe(sample.text, prompt.offer, months)) for prompt, sample in zip(prompts, samples)]
     rewards = [
         shaped(config.rewards, score, bad, len(sample.ids), sample.ended, config.max_tokens)
         for score, bad, sample in zip(scores, broken, samples)
@@ -247,12 +252,13 @@ def score(
     samples: Sequence[Sample],
     scale: Scale,
     months: int,
+    rules: Rules,
     coefficient: float,
     config: TextPpoConfig,
 ) -> Rollout:
     """Rewards, log-probabilities of policy and reference, values, advantages."""
     standardised = [scale(one) for one in opinions(language, TRAINING, prompts, samples, config)]
-    rewards, broken = paid(prompts, samples, standardised, months, config)
+    rewards, broken = paid(prompts, samples, standardised, months, rules, config)
     rows = [(prompt.ids, sample.ids) for prompt, sample in zip(prompts, samples)]
     lengths = [len(reply) for _, reply in rows]
     logs, surprise, entropy, values = ([torch.empty(0)] * len(rows) for _ in range(4))
@@ -428,6 +434,7 @@ class Learner:
     lm: Lm
     lora: Any
     prompts: Prompts
+    rules: Rules
     head: nn.Linear
     optimiser: torch.optim.AdamW
     state: State
@@ -454,7 +461,7 @@ class Learner:
         optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
         kept = lm.adapter_files(language, lora, POLICY)
         state = State(config.kl.coefficient)
-        return cls(config, seed, language, lora, prompts, head, optimiser, state, kept)
+        return cls(config, seed, language, lora, prompts, Rules(config.rules), head, optimiser, state, kept)
 
     @property
     def truncated(self) -> int:
@@ -476,7 +483,7 @@ class Learner:
         samples = generate(self.lm, asked, config, decode.generator([self.seed, streams.PPO_SAMPLES, number]))
         times.append(time.monotonic())
         scale, months = state.reference.training, self.prompts.months
-        rollout = score(self.lm, self.head, asked, samples, scale, months, state.coefficient, config)
+        rollout = score(self.lm, self.head, asked, samples, scale, months, self.rules, state.coefficient, config)
         times.append(time.monotonic())
         rng = np.random.default_rng([self.seed, streams.PPO_MINIBATCHES, number])
         losses = update(self.lm, self.head, self.optimiser, rollout, config, rng)
@@ -551,7 +558,7 @@ class Learner:
     def _look(self, iteration: int, samples: Sequence[Sample], scores: Mapping[str, Sequence[float]]) -> Look:
         reference, prompts = self.state.reference, self.prompts
         training = [reference.training(one) for one in scores[TRAINING]]
-        rewards, broken = paid(prompts.validation, samples, training, prompts.months, self.config)
+        rewards, broken = paid(prompts.validation, samples, training, prompts.months, self.rules, self.config)
         return Look(
             iteration=iteration,
             validation_score=float(np.mean([reference.validation(one) for one in scores[VALIDATION]])),

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retain.rules import Rules
 from tasks.rlhf.retention import customers, domain, figures, tables
 from tasks.rlhf.retention.tables import Making
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 def run(config: PromptsConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes {prompts,targets,pairs,probes}.parquet, about.json, evidence/coverage.parquet and curves.parquet."""
     people = customers.read(inputs, workspace.seed, config.facts)
-    making = Making(config, workspace.seed, customers.pools(people))
+    making = Making(config, Rules(config.rules), workspace.seed, customers.pools(people))
     # 1. Test first: what training may not repeat has to be there before it.
     probes = tables.probes(making)
     prompts = [

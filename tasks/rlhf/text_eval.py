@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from engine.errors import DataError, RetainError
-from retain.rules import unsafe
+from retain.rules import Rules
 from tasks.rlhf import streams
 from tasks.rlhf.judging import comparison, measures
 from tasks.rlhf.judging.measures import Array
@@ -85,6 +85,7 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
     lm.check_device(workspace.device)
     about = read_about(inputs["prompts"])
     rule_judge = frozen_rule_judge(inputs["judge"])
+    rules = Rules(config.rules)
     prompts, probes = held_out(inputs["prompts"])
     everything = [*prompts, *probes]
     how = Sampling(config.max_tokens, config.temperature, config.batch)
@@ -104,7 +105,7 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
     texts = [asked.prompt for asked in everything]
     written = {
         model: [
-            _reply(rule_judge, model, asked, draft, about["months"])
+            _reply(rule_judge, model, asked, draft, about["months"], rules)
             for asked, draft in zip(
                 everything, drafts.sample(language, model, texts, how, [workspace.seed, streams.TEXT_EVAL, at], parts)
             )
@@ -251,10 +252,10 @@ def _name(kind: str) -> str:
     return re.sub(r"\W+", "_", kind.lower()).strip("_")
 
 
-def _reply(rule_judge: RuleJudge, model: str, asked: Asked, draft: Draft, months: int) -> Reply:
-    broken = tuple(unsafe(draft.text, asked.offer, months))
+def _reply(rule_judge: RuleJudge, model: str, asked: Asked, draft: Draft, months: int, rules: Rules) -> Reply:
+    broken = tuple(rules.unsafe(draft.text, asked.offer, months))
     harms = tuple(rule_judge.harms(asked.prompt, draft.text, asked.offer, asked.situation, months))
-    return Reply(model, draft, broken, comparison.names_offer(draft.text, asked.offer, months), harms)
+    return Reply(model, draft, broken, comparison.names_offer(draft.text, asked.offer, months, rules), harms)
 
 
 # -- what is written -----------------------------------------------------------------------------------------------

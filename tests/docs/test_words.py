@@ -7,12 +7,11 @@ import re
 import pytest
 
 from flows.plan import load_experiment
-from retain.rules import unsafe
 from tests.docs.documents import lacks, paragraphs, read, row, section
 from tests.retain.message_cases import CASES
 from tests.retain.test_message_cases import COUNTS, figures
 from tests.tasks.rlhf.judging.test_rule_judge import cues
-from tests.words import RULE_JUDGE
+from tests.words import RULE_JUDGE, unsafe
 
 TEXT = read("docs/WORDS.md")
 

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.artifact import current, open_artifact
+from tests.end_to_end.project import copy_project, states
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -72,3 +74,22 @@ def test_what_was_metered_is_in_the_experiments_ledger(store: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert "metered $0.0" in ended.stdout
     assert "over 4 attempts" in ended.stdout
+
+
+def test_a_template_changes_without_a_new_lock_and_a_rule_does_not(tmp_path: Path) -> None:
+    """A copy edit stops nothing: the locked experiment's own `customers` stage runs."""
+    project = replace(copy_project(tmp_path), experiment="exp_001_mvp", wanted=("customers",))
+    messages = project.root / "ops" / "messages"
+    templates = messages / "templates.yaml"
+    templates.write_text(
+        templates.read_text().replace("Thank you for being with us.", "We thank you for being with us.")
+    )
+    done = project.run()
+    assert done.returncode == 0, done.stdout
+    assert states(done.stdout) == {"customers": "complete"}
+
+    rules = messages / "rules.yaml"
+    rules.write_text(rules.read_text().replace("- 'gifts?'", "- 'gifts?'\n    - 'treats?'"))
+    refused = project.run()
+    assert refused.returncode == 2
+    assert "experiment_exp_001_mvp.yaml: locked, and its content is not what" in refused.stdout

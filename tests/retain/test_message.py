@@ -20,8 +20,7 @@ from retain.message import (
     render,
     situation,
 )
-from retain.rules import check, unsafe
-from tests.words import WORDS, template_bank
+from tests.words import GUARD, RULES, WORDS, check, template_bank, unsafe
 
 OFFERS = (0, 5, 10, 20)
 GOOD = "Thank you for being with us. We would like to take 10% off your monthly charge for six months. Reply YES."
@@ -30,11 +29,11 @@ GOOD_WITHOUT = "Thank you for being with us. If there is something that we could
 
 def test_every_situation_has_a_good_template_for_every_offer() -> None:
     bank = template_bank(OFFERS)
-    assert bank.problems(6) + bank.gaps(OFFERS) == []
+    assert bank.problems(6, RULES) + bank.gaps(OFFERS) == []
     assert {(entry.situation, entry.offer) for entry in bank.entries} == {(s, o) for s in SITUATIONS for o in OFFERS}
     for name in SITUATIONS:
         for offer in OFFERS:
-            found = bank.best(name, offer, 6)
+            found = bank.best(name, offer, 6, GUARD)
             assert found is not None
             assert (found.situation, found.source) == (name, "template")
             assert (f"{offer}%" in found.text) == (offer > 0)
@@ -43,7 +42,7 @@ def test_every_situation_has_a_good_template_for_every_offer() -> None:
 
 @pytest.mark.parametrize("months", range(1, 13))
 def test_templates_state_the_offer_s_own_duration(months: int) -> None:
-    assert template_bank(OFFERS, months).problems(months) == []
+    assert template_bank(OFFERS, months).problems(months, RULES) == []
     assert check(render(WORDS.templates["price"].offer, 10, months), 10, months % 12 + 1) != []
 
 
@@ -212,24 +211,24 @@ def test_the_best_message_that_keeps_the_rules_is_sent() -> None:
     better = GOOD.replace("Thank you", "Many thanks to you")
     bad = GOOD.replace("10%", "20%")
     bank = Bank([entry(GOOD, 0.1), entry(bad, 0.9), entry(better, 0.5)])
-    assert bank.best("price", 10, 6) == ("price", better, "test")
-    assert any("message 1 (price, 10 %): the only percentage" in problem for problem in bank.problems(6))
+    assert bank.best("price", 10, 6, GUARD) == ("price", better, "test")
+    assert any("message 1 (price, 10 %): the only percentage" in problem for problem in bank.problems(6, RULES))
 
 
 def test_a_situation_without_a_good_message_speaks_as_by_default() -> None:
     bank = Bank([entry(GOOD.replace("10%", "20%")), entry(GOOD, situation="default")])
-    assert bank.best("price", 10, 6) is None
-    assert find([bank], "price", 10, 6) == ("default", GOOD, "test")
-    assert find([bank], "support", 10, 6) == ("default", GOOD, "test")
-    assert find([bank], "support", 5, 6) is None
+    assert bank.best("price", 10, 6, GUARD) is None
+    assert find([bank], "price", 10, 6, GUARD) == ("default", GOOD, "test")
+    assert find([bank], "support", 10, 6, GUARD) == ("default", GOOD, "test")
+    assert find([bank], "support", 5, 6, GUARD) is None
 
 
 def test_the_first_bank_that_has_a_message_speaks() -> None:
     first, second = Bank([entry(GOOD)]), Bank([entry(GOOD), entry(GOOD, situation="support")])
     other = Bank([Entry("price", 10, GOOD, "other", 9.0), Entry("new", 10, GOOD, "other", 0.0)])
-    assert find([first, other], "price", 10, 6) == ("price", GOOD, "test")
-    assert find([first, second, other], "support", 10, 6) == ("support", GOOD, "test")
-    assert find([Bank([]), other], "new", 10, 6) == ("new", GOOD, "other")
+    assert find([first, other], "price", 10, 6, GUARD) == ("price", GOOD, "test")
+    assert find([first, second, other], "support", 10, 6, GUARD) == ("support", GOOD, "test")
+    assert find([Bank([]), other], "new", 10, 6, GUARD) == ("new", GOOD, "other")
 
 
 def test_other_scores_order_a_bank_anew() -> None:
@@ -238,7 +237,7 @@ def test_other_scores_order_a_bank_anew() -> None:
     bank = Bank([entry(GOOD, 0.9), entry(better, 0.1), entry(unknown, 50.0)])
     ranked = bank.ranked({("price", 10): {GOOD: -7.0, better: 3.0, "another": 99.0}})
     assert sorted((one.score, one.text) for one in ranked.entries) == [(-8.0, unknown), (-7.0, GOOD), (3.0, better)]
-    assert ranked.best("price", 10, 6) == ("price", better, "test")
+    assert ranked.best("price", 10, 6, GUARD) == ("price", better, "test")
 
 
 def test_a_text_of_two_cells_is_ranked_in_each_by_that_cell_s_score() -> None:
@@ -246,7 +245,7 @@ def test_a_text_of_two_cells_is_ranked_in_each_by_that_cell_s_score() -> None:
     cells = ("price", "support")
     bank = Bank([entry(text, situation=name) for name in cells for text in (GOOD, other)])
     scores = {("price", 10): {GOOD: 2.0, other: 1.0}, ("support", 10): {GOOD: 2.0, other: 3.0}}
-    best = [bank.ranked(scores).best(name, 10, 6) for name in cells]
+    best = [bank.ranked(scores).best(name, 10, 6, GUARD) for name in cells]
     assert [found.text for found in best if found] == [GOOD, other]
 
 

@@ -9,17 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retain.message import SITUATIONS, MessageError, footer, render, slots
-from retain.names import clean_name
-from retain.rules import MAX_LENGTH, check
+from retain.rules import MAX_LENGTH
 from tests.names import BAD_NAMES, names
-from tests.words import template_bank
+from tests.words import GUARD, RULES, check, clean_name, template_bank
 
 BANK = template_bank((0, 5, 10, 20))
 
 
 def said(situation: str, offer: int, months: int, name: str | None) -> str:
     """What goes out."""
-    found = BANK.best(situation, offer, months, name)
+    found = BANK.best(situation, offer, months, GUARD, name)
     assert found is not None
     return found.text
 
@@ -48,7 +47,7 @@ def test_what_goes_out_keeps_the_rules_whatever_the_name(name: str, situation: s
 
 def test_the_rules_see_the_greeting_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is taken for a name, a text that breaks a rule with it goes out without it."""
-    monkeypatch.setattr("retain.message.clean_name", lambda name: name)
+    monkeypatch.setattr(GUARD.names, "clean", lambda name: name)
     plain = said("price", 10, 6, None)
     assert said("price", 10, 6, "Ann") == f"Hello Ann. {plain}"
     for name in (
@@ -68,7 +67,7 @@ def test_the_rules_see_the_greeting_too(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_message_that_would_be_too_long_goes_out_without_a_greeting() -> None:
     text = f"Take 10% off for six months. {'Thank you. ' * 33}"[: MAX_LENGTH - 12] + "."
     bank = type(BANK).from_json([{"situation": "price", "offer": 10, "text": text, "source": "template", "score": 0.0}])
-    assert [bank.best("price", 10, 6, name) for name in ("Alexandra", "Al")] == [
+    assert [bank.best("price", 10, 6, GUARD, name) for name in ("Alexandra", "Al")] == [
         ("price", text, "template"),
         ("price", f"Hello Al. {text}", "template"),
     ]
@@ -104,7 +103,7 @@ GOOD = (
 )
 @pytest.mark.parametrize("duration", ["six months", "6 months", "Six months"])
 def test_the_offer_s_numbers_become_slots(percent: str, duration: str) -> None:
-    assert slots(GOOD.format(percent, duration), 10, 6) == GOOD.format("{offer}", "{months}")
+    assert slots(GOOD.format(percent, duration), 10, 6, RULES) == GOOD.format("{offer}", "{months}")
 
 
 def test_every_mention_becomes_a_slot() -> None:
@@ -114,11 +113,13 @@ def test_every_mention_becomes_a_slot() -> None:
     expected = (
         "We take {offer} off for {months}. That is {offer} off each bill, and the {months} begin with the next one."
     )
-    assert slots(text, 10, 6) == expected
-    assert slots(GOOD.format("20%", "one month"), 20, 1) == GOOD.format("{offer}", "{months}")
-    assert slots(GOOD.format("twenty-five percent", "twelve months"), 25, 12) == GOOD.format("{offer}", "{months}")
+    assert slots(text, 10, 6, RULES) == expected
+    assert slots(GOOD.format("20%", "one month"), 20, 1, RULES) == GOOD.format("{offer}", "{months}")
+    assert slots(GOOD.format("twenty-five percent", "twelve months"), 25, 12, RULES) == GOOD.format(
+        "{offer}", "{months}"
+    )
     free = "Thank you for being with us. If there is something that we could do better, tell us. Reply YES for a call."
-    assert slots(free, 0, 6) == free
+    assert slots(free, 0, 6, RULES) == free
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_every_mention_becomes_a_slot() -> None:
     ],
 )  # fmt: skip
 def test_a_text_with_another_number_is_no_message(text: str) -> None:
-    assert slots(text, 10, 6) is None
+    assert slots(text, 10, 6, RULES) is None
 
 
 @given(
@@ -165,7 +166,7 @@ def test_a_text_with_another_number_is_no_message(text: str) -> None:
     ).map(" ".join)
 )
 def test_whatever_becomes_a_message_keeps_the_rules_at_every_offer(text: str) -> None:
-    found = slots(f"{GOOD.format('10%', 'six months')} {text}", 10, 6)
+    found = slots(f"{GOOD.format('10%', 'six months')} {text}", 10, 6, RULES)
     if found is not None:
         assert check(render(found, 10, 6), 10, 6) == []
         assert check(render(found, 20, 3), 20, 3) == []

@@ -18,8 +18,8 @@ from retain.decision import Arm, Decision
 from retain.message import Bank, Message
 from retain.policy import PolicyError
 from retain.release import Release, ReleaseError, load, with_part
-from retain.rules import check
 from tests.releases import CHARGED, FOOTER, TERMS, bank, dataset, decided, inputs, part, policy, rows, run_stage, scores
+from tests.words import check
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from retain.names import clean_name
 from retain.release import Release, load
-from retain.rules import check
 from serve.app import create_app
 from serve.schema import request_schema
 from tests.names import BAD_NAMES, names
 from tests.releases import FOOTER, dataset, decided, inputs, rows, run_stage
 from tests.serve.client import Client
+from tests.words import check, clean_name
 
 NAME = "FirstName"
 

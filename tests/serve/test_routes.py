@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from retain.decision import Bridge
 from retain.release import Release
 from retain.request import request_columns
-from retain.rules import check
 from serve.app import create_app
 from serve.routes import MAX_BODY, Refusal
 from serve.service import Answer, Service
 from tests.releases import FOOTER, dataset, decided, rows
 from tests.serve.client import Client
+from tests.words import check
 
 
 @pytest.fixture

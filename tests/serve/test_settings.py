@@ -13,6 +13,7 @@ from engine.errors import RetainError
 from serve.router import Router
 from serve.settings import load_release, read, warnings_about
 from tests.releases import TERMS, bank, dataset, part, policy, publish, scores
+from tests.words import GUARD
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +99,7 @@ def test_banks_of_messages_are_replaced_by_another_messages_artifact(artifact: P
     assert "rlhf is that of RLHF_PATH, not the release's own" in warnings_about(release)
     changed, ranked = load_release(read(both | {"RM_PATH": other}))
     assert changed == f"{version}+sft+rlhf+scores"
-    best = [found.banks["sft"].best("price", 10, 6) for found in (plain, release, ranked)]
+    best = [found.banks["sft"].best("price", 10, 6, GUARD) for found in (plain, release, ranked)]
     assert [text.text.endswith("if you like.") for text in best if text] == [True, True, False]
     assert ranked.banks["template"].entries == plain.banks["template"].entries
 

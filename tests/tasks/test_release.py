@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from engine.artifact import canonical
-from engine.errors import CriteriaMissed, DataError
-from retain.release import load
+from engine.errors import ConfigError, CriteriaMissed, DataError
+from retain.guard import GuardWords
+from retain.message import SITUATIONS
+from retain.release import ReleaseError, load
 from tasks.config import Override
 from tests.releases import PASSED, RULE, SENDER, TERMS, config, dataset, inputs, policy, run_stage
+from tests.words import WORDS
 
 
 @pytest.fixture
@@ -124,7 +127,7 @@ def test_a_criterion_that_is_not_gating_is_shown_and_stops_nothing(tmp_path: Pat
         ("decision", "policy.json", b"{}", "decision/policy.json: wants"),
         ("text_eval", "metrics.json", None, "text_eval/metrics.json: is missing"),
         ("messages", "sft.json", None, "messages/sft.json: is missing"),
-        ("messages", "rlhf.json", b"{}", "rlhf/rlhf.json: is no list of messages"),
+        ("messages", "rlhf.json", b"{}", "messages/rlhf.json: is no list of messages; run"),
     ],
 )
 def test_a_damaged_input_is_one_clear_error(
@@ -301,3 +304,131 @@ def test_a_table_without_a_charge_has_no_prices(tmp_path: Path) -> None:
     doubtful = dataset("bank", roles={"monthly_charge": "pdays"})
     with pytest.raises(DataError, match=r"the monthly charge pdays wants a number from 0 that is never missing"):
         run_stage(tmp_path / "doubtful", inputs(tmp_path / "in", doubtful, bank))
+
+
+# -- the guard and the templates -----------------------------------------------------------------------------------
+
+
+def guarded(**words: list[str]) -> Any:
+    """What the stage is given, with more words in the guard."""
+    settings = config()
+    content = settings.guard.model_dump(mode="json") | {"words": words}
+    settings.guard = GuardWords.model_validate_json(json.dumps(content))
+    return settings
+
+
+def test_the_guard_in_force_is_a_file_of_the_release(tmp_path: Path, given: dict[str, Path]) -> None:
+    out = run_stage(tmp_path, given, guarded(promise=["our new network"]))
+    guard = json.loads((out / "guard.json").read_bytes())
+    assert guard["rules"]["words"]["promise"] == [*WORDS.rules.words["promise"], "our new network"]
+    assert guard["names"] == WORDS.guard.names.model_dump()
+    release = load(files_of(out))
+    assert release.guard.rules.unsafe("Meet our new network.", 10, 6) == ["promise"]
+    assert release.versions["guard"] != load(files_of(run_stage(tmp_path / "other", given))).versions["guard"]
+
+
+def test_the_banks_lose_what_the_guard_refuses_by_now(tmp_path: Path, given: dict[str, Path]) -> None:
+    """Half of each bank ends in "if you like"."""
+    out = run_stage(tmp_path, given, guarded(pressure=["if you like"]))
+    release, about = load(files_of(out)), json.loads((out / "release.json").read_bytes())
+    assert all(len(release.banks[part].entries) == 24 for part in ("sft", "rlhf"))
+    assert not any("if you like" in entry.text for bank in release.banks.values() for entry in bank.entries)
+    assert [one["part"] for one in about["dropped"]] == ["sft"] * 24 + ["rlhf"] * 24
+    assert about["dropped"][0]["breaks"] == ["presses the customer"]
+    assert json.loads((out / "metrics.json").read_bytes())["dropped"]["value"] == 48
+    assert about["parts"]["sft"]["digest"] == release.versions["sft"]
+    # every situation and offer still has its other message
+    assert [verdict["value"] for verdict in about["verdicts"] if verdict["metric"] == "coverage"] == [1.0]
+
+
+def test_coverage_is_judged_of_what_is_left(tmp_path: Path, given: dict[str, Path]) -> None:
+    out = run_stage(tmp_path, given, guarded(pressure=["many thanks for being with us please tell us"]))
+    assert json.loads((out / "release.json").read_bytes())["dropped"] == []  # a full stop stands between
+    out = run_stage(tmp_path / "stricter", given, guarded(pressure=["please tell us what we can do better"]))
+    about = json.loads((out / "release.json").read_bytes())
+    coverage = next(verdict for verdict in about["verdicts"] if verdict["metric"] == "coverage")
+    assert (coverage["value"], coverage["passed"], len(about["dropped"])) == (18 / 24, False, 24)
+    (left_out,) = about["left_out"]
+    assert (left_out["part"], left_out["missed"]) == ("rlhf", ["messages coverage 0.75 (wanted >= 1)"])
+    release = load(files_of(out))
+    assert "rlhf" not in release.banks
+    assert {entry.offer for entry in release.banks["sft"].entries} == {5, 10, 20}
+
+
+def test_without_anything_to_drop_the_banks_are_the_messages_stage_s_own(
+    tmp_path: Path, given: dict[str, Path]
+) -> None:
+    measured(given, "messages", coverage=0.25)  # what the stage found, whatever the bank holds
+    about = json.loads((run_stage(tmp_path, given) / "release.json").read_bytes())
+    assert [verdict["value"] for verdict in about["verdicts"] if verdict["metric"] == "coverage"] == [0.25]
+
+
+@pytest.mark.parametrize(
+    ("situation", "kind", "text", "says"),
+    [
+        ("price", "offer", "Take {offer} off for {months}. This is a long enough text, guaranteed.",
+         "words.templates.price.offer: as a message with an offer of 5 % it guarantees something"),
+        ("new", "no_offer", "Please never hesitate. It is a special offer for you and all of us.",
+         "words.templates.new.no_offer: as a message with an offer of 0 % it "),
+        ("price", "offer", "Take ten percent off for {months}; this text is long enough as it is.",
+         "words.templates.price.offer: lacks the slot {offer}"),
+        ("price", "offer", "Take {offer} off your monthly charge; this text is long enough as it is.",
+         "words.templates.price.offer: lacks the slot {months}"),
+        ("support", "offer", "Take {offer} off for {months}, {name}; this text is long enough.",
+         "words.templates.support.offer: slot '{name}' is none of offer, months"),
+        ("default", "no_offer", "Short.",
+         "words.templates.default.no_offer: as a message with an offer of 0 % it is 6 characters long"),
+    ],
+)  # fmt: skip
+def test_a_template_that_can_not_be_sent_is_refused_by_name(
+    tmp_path: Path, given: dict[str, Path], situation: str, kind: str, text: str, says: str
+) -> None:
+    settings = config()
+    changed = settings.templates[situation].model_copy(update={kind: text})
+    settings.templates = settings.templates | {situation: changed}
+    with pytest.raises(ConfigError) as error:
+        run_stage(tmp_path, given, settings)
+    assert str(error.value).startswith(says)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_a_situation_without_a_template_is_refused_by_name(
+    tmp_path: Path, given: dict[str, Path], situation: str
+) -> None:
+    settings = config()
+    settings.templates = {name: texts for name, texts in settings.templates.items() if name != situation}
+    with pytest.raises(ConfigError, match=f"words.templates lacks the situation {situation}: "):
+        run_stage(tmp_path, given, settings)
+
+
+def test_a_template_of_no_situation_is_refused_by_name(tmp_path: Path, given: dict[str, Path]) -> None:
+    settings = config()
+    settings.templates = settings.templates | {"war": settings.templates["price"]}
+    with pytest.raises(ConfigError, match=r"words\.templates\.war: is no situation; there are price, "):
+        run_stage(tmp_path, given, settings)
+
+
+def test_a_template_that_the_guard_alone_refuses_is_refused(tmp_path: Path, given: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"words\.templates\.price\.no_offer: .* it presses the customer"):
+        run_stage(tmp_path, given, guarded(pressure=["your bill should"]))
+
+
+def test_a_guard_that_is_damaged_in_a_release_is_named(tmp_path: Path, given: dict[str, Path]) -> None:
+    out = run_stage(tmp_path, given)
+    guard = json.loads((out / "guard.json").read_bytes())
+    for change, says in (
+        ({"promise": ["a <gft>"]}, r"guard\.json: rules\.words: .*<gft>, which isn't there"),
+        ({"promise": ["(free"]}, r"guard\.json: promise: .*\(free.* is no regular expression"),
+    ):
+        damaged = guard | {"rules": guard["rules"] | {"words": guard["rules"]["words"] | change}}
+        (out / "guard.json").write_bytes(canonical(damaged))
+        with pytest.raises(ReleaseError, match=says):
+            load(files_of(out))
+    (out / "guard.json").unlink()
+    with pytest.raises(ReleaseError, match=r"guard\.json: is missing"):
+        load(files_of(out))
+
+
+def files_of(out: Path) -> dict[str, Path]:
+    return {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}

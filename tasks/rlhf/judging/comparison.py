@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retain import rules
+from retain.rules import Rules
 from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.measures import Array
 
@@ -34,7 +34,7 @@ def shares(hits: Sequence[bool] | NDArray[np.bool_]) -> dict[str, Any]:
     return measures.wilson(int(sum(hits)), len(hits))
 
 
-def names_offer(text: str, offer: int, months: int | None) -> bool:
+def names_offer(text: str, offer: int, months: int | None, rules: Rules) -> bool:
     """Exactly the offer is named, in digits or words; none of 0 %. What is an amount, the rules say."""
     right = rules.percentages(text) == ({offer} if offer else set())
     return right and "percentage" not in rules.unsafe(text, offer, months)

@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.errors import DataError
 from retain.message import SITUATIONS
-from retain.rules import check
+from retain.rules import Rules
 from tasks.rlhf import streams
 from tasks.rlhf.retention import domain
 from tasks.rlhf.retention.customers import Person, Pools, half_of
@@ -36,6 +36,7 @@ class Making:
     """What all tables share: who there is, which prompt belongs to which part, and how much was refused."""
 
     config: PromptsConfig
+    rules: Rules
     seed: int
     pools: Pools
     prompts: dict[str, str] = field(default_factory=dict)  # text -> part
@@ -230,7 +231,7 @@ def _good(making: Making, draw: Draw, cell: Cell) -> domain.Message:
     for _ in range(TRIES):
         message = domain.good(draw, *cell)
         making.made += 1
-        broken = check(message.text, cell[1], draw.months)
+        broken = making.rules.check(message.text, cell[1], draw.months)
         if not broken:
             return message
         making.refused += 1

@@ -14,13 +14,13 @@ from engine.artifact import ArtifactWriter
 from engine.checkpoint import Preempted
 from engine.errors import DataError
 from retain.message import SITUATIONS, Bank, render
-from retain.rules import check
 from tasks.config import MessagesConfig
 from tasks.rlhf import messages
 from tasks.rlhf.language import lm
 from tasks.rlhf.language.drafts import Draft
 from tasks.rlhf.messages import Candidate, Prompt, choose, look
 from tests.tasks.rlhf import made_language
+from tests.words import RULES, WORDS, check
 
 CELLS = [(situation, offer) for situation in SITUATIONS for offer in made_language.OFFERS]
 WITHOUT = (
@@ -34,7 +34,7 @@ UNSAFE = "We guarantee you the lowest price for ever, and 75% off, so hurry now!
 
 def config(**changes: Any) -> MessagesConfig:
     settings = {"bits": 32, "batch": 8, "max_tokens": 6, "temperature": 1.0, "candidates": 3, "kept": 2, "ranked_on": 3}
-    return MessagesConfig(**settings | changes)
+    return MessagesConfig(**settings | {"rules": WORDS.rules} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +83,11 @@ def scored(text: str, score: float) -> Candidate:
     ],
 )
 def test_a_candidate_is_refused_for_its_reason(made: Candidate, reason: str) -> None:
-    assert look(made, 3, frozenset({"topic", "the", "price"})).refused == reason
+    assert look(made, 3, frozenset({"topic", "the", "price"}), RULES).refused == reason
 
 
 def test_amounts_stand_in_slots_alone() -> None:
-    found = look(candidate(WITH[0]), 3, frozenset())
+    found = look(candidate(WITH[0]), 3, frozenset(), RULES)
     assert "10" not in found.text
     assert "three" not in found.text
     assert render(found.text, 10, 3) == WITH[0]
@@ -95,8 +95,8 @@ def test_amounts_stand_in_slots_alone() -> None:
 
 
 def test_an_amount_that_no_slot_stands_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "slots", lambda text, offer, months: None)
-    assert look(candidate(WITH[0]), 3, frozenset()).refused == "amount"
+    monkeypatch.setattr(messages, "slots", lambda text, offer, months, rules: None)
+    assert look(candidate(WITH[0]), 3, frozenset(), RULES).refused == "amount"
 
 
 def test_what_every_prompt_says_and_what_targets_say_is_not_personal(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_the_bank_loads_covers_and_says_only_what_is_safe(
     assert set(scores) == {f"{situation}/{offer}" for situation, offer in CELLS}
     for name in ("sft", "rlhf"):
         bank = Bank.from_json(json.loads((tmp_path / f"{name}.json").read_bytes()))
-        assert not bank.problems(made_language.MONTHS)
+        assert not bank.problems(made_language.MONTHS, RULES)
         assert {(entry.situation, entry.offer) for entry in bank.entries} == set(CELLS)
         assert {entry.source for entry in bank.entries} == {name}
         for entry in bank.entries:

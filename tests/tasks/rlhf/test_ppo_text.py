@@ -33,13 +33,16 @@ from tasks.rlhf.language import decode, lm
 from tests.engine.processes import killed_at
 from tests.tasks.conftest import Checkpoints, make_workspace
 from tests.tasks.rlhf.conftest import make_base
+from tests.words import RULES, WORDS
 
+WORDS_OF_RULES = WORDS.rules.model_dump(mode="json")
 LORA = lm.Shape(r=4, alpha=8, dropout=0.1, targets="attention")
-WORDS = ["keep", "your", "plan", "and", "save", "on", "every", "bill", "with", "us", "today"]
+VOCABULARY = ["keep", "your", "plan", "and", "save", "on", "every", "bill", "with", "us", "today"]
 
 
 def config(**changes: Any) -> TextPpoConfig:
     found = {
+        "rules": WORDS_OF_RULES,
         "kl": {"target": 0.15, "coefficient": 0.1, "horizon": 100, "max_change": 0.2},
         "rewards": {"rm": 1.0, "safety": 2.0, "brevity": 0.5, "ending": 1.0, "clip": 4.0},
         "stops": {
@@ -104,7 +107,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     parts = ["train"] * 9 + ["validation"] * 5 + ["test"]
     columns = {
         "id": [str(at) for at in range(len(parts))],
-        "prompt": [" ".join(rng.choices(WORDS, k=rng.randint(1, 4))) for _ in parts],
+        "prompt": [" ".join(rng.choices(VOCABULARY, k=rng.randint(1, 4))) for _ in parts],
         "offer": [rng.choice([0, 10]) for _ in parts],
         "part": parts,
     }
@@ -193,7 +196,7 @@ def test_a_rollout_pays_kl_by_the_token_and_the_reward_at_the_end(inputs: dict[s
     samples = ppo_text.generate(found.lm, asked, found.config, generator)
     # Without a critic and with lambda 1, returns are all that is paid from a token on.
     whole = config(gae_lambda=1.0)
-    rollout = ppo_text.score(found.lm, found.head, asked, samples, Scale(0.0, 1.0), 12, 0.3, whole)
+    rollout = ppo_text.score(found.lm, found.head, asked, samples, Scale(0.0, 1.0), 12, RULES, 0.3, whole)
     kls = []
     for at, (prompt, sample) in enumerate(zip(asked, samples)):
         row = [(prompt.ids, sample.ids)]
@@ -230,7 +233,7 @@ def test_the_value_head_does_not_pull_at_the_policy(inputs: dict[str, Path]) -> 
     found = learner(inputs)
     asked = found.prompts.training[:4]
     samples = ppo_text.generate(found.lm, asked, found.config, torch.Generator().manual_seed(0))
-    rollout = ppo_text.score(found.lm, found.head, asked, samples, Scale(0.0, 1.0), 12, 0.3, found.config)
+    rollout = ppo_text.score(found.lm, found.head, asked, samples, Scale(0.0, 1.0), 12, RULES, 0.3, found.config)
     rollout = replace(rollout, advantages=tuple(torch.zeros_like(one) for one in rollout.advantages))
     before = lm.adapter_files(found.lm, found.lora, "policy")
     nn.init.ones_(found.head.weight)
@@ -245,7 +248,7 @@ def test_a_wrong_value_does_not_shorten_the_policys_step(inputs: dict[str, Path]
         found = learner(inputs)
         asked = found.prompts.training[:4]
         samples = ppo_text.generate(found.lm, asked, found.config, torch.Generator().manual_seed(0))
-        rollout = ppo_text.score(found.lm, found.head, asked, samples, Scale(0.0, 1.0), 12, 0.3, found.config)
+        rollout = ppo_text.score(found.lm, found.head, asked, samples, Scale(0.0, 1.0), 12, RULES, 0.3, found.config)
         rollout = replace(rollout, returns=tuple(one + error for one in rollout.returns))
         before = lm.adapter_files(found.lm, found.lora, "policy")
         ppo_text.update(found.lm, found.head, found.optimiser, rollout, found.config, np.random.default_rng(0))
@@ -514,7 +517,7 @@ def test_a_minibatch_in_several_passes_has_the_gradient_of_one(
         found = learner(inputs)
         asked = found.prompts.training[:6]
         samples = ppo_text.generate(found.lm, asked, found.config, torch.Generator().manual_seed(0))
-        rollout = ppo_text.score(found.lm, found.head, asked, samples, Scale(0.0, 1.0), 12, 0.3, found.config)
+        rollout = ppo_text.score(found.lm, found.head, asked, samples, Scale(0.0, 1.0), 12, RULES, 0.3, found.config)
         assert (len(lm.passes(found.lm, rollout.rows)) > 2) == (room == 60)
         figures = ppo_text.gradients(found.lm, found.head, rollout.rows, rollout.of(range(6)), found.config)
         assert figures["clip_share"] == 0, "nothing has moved yet"

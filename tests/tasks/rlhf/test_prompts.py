@@ -17,12 +17,12 @@ from engine.errors import DataError
 from engine.stage import Metrics, Workspace
 from retain.dataset import DatasetSpec, protected_columns
 from retain.message import SITUATIONS
-from retain.rules import check, unsafe
+from retain.rules import Rules
 from tasks.config import PromptsConfig, RiskConfig
 from tasks.rlhf import prompts
-from tasks.rlhf.retention import customers, domain, figures, tables
+from tasks.rlhf.retention import customers, domain, figures
 from tasks.tabular import risk
-from tests.words import WORDS
+from tests.words import WORDS, check, unsafe
 
 OFFERS = (0, 5, 10, 20)
 CONFIG = PromptsConfig(
@@ -42,6 +42,7 @@ CONFIG = PromptsConfig(
     test_prompts=72,
     probes=100,
     phrases=WORDS.phrases,
+    rules=WORDS.rules,
 )
 INVITATIONS = WORDS.phrases.invitations
 RISK: dict[str, Any] = {
@@ -387,6 +388,6 @@ def test_a_risk_model_that_is_missing_or_of_another_table_is_an_error(inputs: In
 def test_a_message_that_the_rules_refuse_is_not_taken(
     inputs: Inputs, workspace: Make, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(tables, "check", lambda text, offer, months: ["names a cat"])
+    monkeypatch.setattr(Rules, "check", lambda rules, text, offer, months: ["names a cat"])
     with pytest.raises(DataError, match=r"keeps the rules of what may be sent: it names a cat; mend ops/messages"):
         prompts.run(less(), inputs, workspace(tmp_path / "out"))

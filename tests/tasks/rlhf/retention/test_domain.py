@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from retain.message import SITUATIONS
-from retain.rules import check, unsafe
 from tasks.rlhf.retention import domain
-from tests.words import WORDS
+from tests.words import WORDS, check, unsafe
 
 OFFERS = (0, 5, 10, 20)
 PHRASES = WORDS.phrases
