@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -294,22 +294,42 @@ def seen_columns(spec: DatasetSpec) -> list[str]:
     return [column.name for column in feature_columns(spec) if not column.protected]
 
 
+def layout(
+    risk: Any,
+    acceptance: Any,
+    contacts: Iterable[Any],
+    running_offer: Any,
+    months_left: Any,
+    accepted: Any,
+    declined: Any,
+    pace: Any,
+) -> tuple[Any, ...]:
+    """The columns of an observation that follow a customer's features, in their order, wherever one is made.
+
+    They are given as names, as the numbers of one customer (service), or as arrays (n,) of many (simulated year).
+    `contacts` are those of the last CONTACTS months, oldest first; `running_offer` is in percent.
+    """
+    return (risk, acceptance, *contacts, running_offer, months_left, accepted, declined, pace)
+
+
 def observed(features: Sequence[str]) -> tuple[str, ...]:
     """Names of an observation's columns."""
     contacts = (f"contacts_{ago}_months_ago" for ago in reversed(range(CONTACTS)))
-    return (*features, "risk", "acceptance", *contacts, "running_offer", "months_left", "accepted", "declined", "pace")
+    columns = layout("risk", "acceptance", contacts, "running_offer", "months_left", "accepted", "declined", "pace")
+    return (*features, *columns)
 
 
 def observe(case: Case, pace: float) -> Singles:
     """(o,) float32: what a learned policy sees of a customer."""
-    history, f = case.history, len(case.features)
+    history, features = case.history, len(case.features)
     contacts = ((0,) * CONTACTS + history.contacts)[-CONTACTS:]
-    answers = (history.accepted, history.declined)
-    seen = np.empty(f + CONTACTS + 7, np.float32)
-    seen[:f] = case.features
-    seen[f:] = (
-        case.risk, case.acceptance, *contacts, history.running_offer or 0, history.months_left, *answers, pace,
+    columns = layout(
+        case.risk, case.acceptance, contacts, history.running_offer or 0, history.months_left,
+        history.accepted, history.declined, pace,
     )  # fmt: skip
+    seen = np.empty(features + len(columns), np.float32)
+    seen[:features] = case.features
+    seen[features:] = columns
     return seen
 
 

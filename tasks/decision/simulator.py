@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from engine.errors import DataError
 from retain import contact
-from retain.decision import CONTACTS, observed
+from retain.decision import CONTACTS, layout, observed
 from retain.wallet import Acceptance, Offers, Wallet, logit, mean_probability
 
 Floats = NDArray[np.float64]
@@ -207,9 +207,9 @@ class Simulator:
         self._grows = np.flatnonzero((cohort.growth != 0).any(axis=0))
         self._f = f
         self._risk = np.ascontiguousarray(cohort.risk.T, dtype=np.float32)
+        self._acceptance = cohort.acceptance.astype(np.float32)
         self._observation = np.zeros((n, len(self.observed)), np.float32)
         self._observation[:, :f] = cohort.features
-        self._observation[:, f + 1] = cohort.acceptance
         self._percent = np.array([0.0, *offers.levels])
         self._discount = offers.discounts
         self._weights = np.ones(n)
@@ -339,19 +339,17 @@ class Simulator:
 
     def _observe(self) -> Singles:
         """What a policy sees at the start of a month; after the last one, a view that no decision follows from."""
-        seen, f = self._observation, self._f
+        seen = self._observation
         month = min(self.month, self.months - 1)
         seen[:, self._grows] = (
             self.cohort.features[:, self._grows] + np.float32(month) * self.cohort.growth[:, self._grows]
         )
-        seen[:, f] = self._risk[month]
-        seen[:, f + 2 : f + 2 + CONTACTS] = self.contacts[:, -CONTACTS:]
-        at = f + 2 + CONTACTS
-        seen[:, at] = self._percent[self.running]
-        seen[:, at + 1] = self.months_left
-        seen[:, at + 2] = self.accepted
-        seen[:, at + 3] = self.declined
-        seen[:, at + 4] = self.pace
+        columns = layout(
+            self._risk[month], self._acceptance, self.contacts[:, -CONTACTS:].T, self._percent[self.running],
+            self.months_left, self.accepted, self.declined, self.pace,
+        )  # fmt: skip
+        for position, column in enumerate(columns, self._f):
+            seen[:, position] = column
         return seen.copy()
 
     @property
