@@ -76,7 +76,7 @@ def main() -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(results, indent=2) + "\n")
     met = all(costs[name] <= limit for name, limit in LIMITS.items() if name in costs)
-    return 0 if met and all(found["met"] for found in parity.values()) else 1
+    return 0 if met and all(part["met"] for part in parity.values()) else 1
 
 
 def _rows(folder: Path) -> tuple[DatasetSpec, list[dict[str, Any]]]:
@@ -209,7 +209,7 @@ def parity_of(part: str, folder: Path, spec: DatasetSpec, rows: list[dict[str, A
     scores = np.array([scorer.calibration.one(float(margin)) for margin in margins])
     evidence = pq.read_table(files["evidence/predictions.parquet"]).to_pydict()
     final = np.array(evidence["fold"]) == -1  # the others were scored out of fold, by other trees
-    found = {
+    measured = {
         "rows": len(rows),
         "max margin difference": float(np.abs(margins - expected).max()),
         "bit-equal margins": float(np.mean(margins == expected)),
@@ -217,8 +217,8 @@ def parity_of(part: str, folder: Path, spec: DatasetSpec, rows: list[dict[str, A
         "max score difference": float(np.abs(scores - calibrated).max()),
         "max difference to training's own evidence": float(np.abs(scores - np.array(evidence["score"]))[final].max()),
     }
-    met = found["max margin difference"] <= MARGIN_LIMIT and found["scores within 1e-5"] >= SCORE_SHARE
-    return {"table": spec.name, **found, "met": bool(met)}
+    met = measured["max margin difference"] <= MARGIN_LIMIT and measured["scores within 1e-5"] >= SCORE_SHARE
+    return {"table": spec.name, **measured, "met": bool(met)}
 
 
 # -- load ----------------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def show(results: dict[str, Any]) -> None:
     console.print(table)
     table = Table("", *results["parity"], title="Served scores against training's")
     for key in next(iter(results["parity"].values())):
-        values = [found[key] for found in results["parity"].values()]
+        values = [part[key] for part in results["parity"].values()]
         table.add_row(key, *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values))
     console.print(table)
     load_test = results["requests"]

@@ -17,7 +17,7 @@ from engine.errors import RetainError
 from retain.release import Release
 from retain.request import examples
 from serve.metrics import Metrics
-from serve.observed import Observed
+from serve.middleware import RequestMetrics
 from serve.protocol import LimitedProtocol
 from serve.router import EVERYBODY_BASELINE, Router
 from serve.routes import refused, routes_of
@@ -40,7 +40,7 @@ def create_app(version: str, release: Release, router: Router = EVERYBODY_BASELI
     app.state.service = service
     app.include_router(routes_of(service))
     app.add_exception_handler(HTTPException, refused)
-    app.add_middleware(Observed, metrics=metrics)
+    app.add_middleware(RequestMetrics, metrics=metrics)
     content = {"schema": request_schema(release.spec, release.terms), "examples": examples(release.spec, release.terms)}
     describe = app.openapi
 

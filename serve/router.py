@@ -13,7 +13,7 @@ from hashlib import blake2b
 from retain.decision import Arm
 from retain.release import Release
 
-# Known to everybody: who may guess ids and wants to know nothing of their arms sets a key of her own.
+# The default key is public. If customer ids can be guessed and arms must not be, set your own key.
 DEFAULT_KEY = "retain"
 MAX_KEY = 64  # bytes, of blake2b
 DEFAULT_PERCENT = 5.0

@@ -67,10 +67,10 @@ class Answer(BaseModel):
 class Service:
     """A loaded release behind its routes.
 
-    The wallet is one for both arms, as the baseline's offers cost money, too. It lives in this process, whose start
-    begins its period; since no answer reaches it yet, what it holds for an offer stays held, and a customer asked about
-    twice without the first contact in her history is held for twice. All requests are answered
-    on one event loop, and nothing is awaited between asking the wallet and the answer, so it needs no lock.
+    Both arms share one wallet, since the baseline's offers cost money, too. It lives in this process, whose start
+    begins its period. No answer to an offer reaches it yet, so what it holds for an offer stays held, and a customer
+    asked about twice without the first contact in her history is held for twice. All requests are answered on one event
+    loop, and nothing is awaited between asking the wallet and the answer, so it needs no lock.
     """
 
     def __init__(

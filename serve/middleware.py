@@ -13,7 +13,7 @@ from serve.metrics import Metrics
 log = logging.getLogger("retain.serve")
 
 
-class Observed:
+class RequestMetrics:
     """Around every request: counts it, times it, and turns a bug into a clean 500 and a traceback in the log."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -27,18 +27,18 @@ class Observed:
         started = time.perf_counter()
         status = 0
 
-        async def observed(message: Message) -> None:
+        async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, observed)
+            await self.app(scope, receive, counted)
         except Exception:
             log.exception("%s %r failed", scope["method"], scope["path"])
             if status == 0:
                 answer = Response(b'{"detail":"internal error"}', 500, media_type="application/json")
-                await answer(scope, receive, observed)
+                await answer(scope, receive, counted)
         finally:
             self.metrics.request(scope["path"], status or 500, time.perf_counter() - started)
