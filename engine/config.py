@@ -260,7 +260,7 @@ def _describe(resolved: Resolved, problem: dict[str, Any]) -> str:
     message = message[:1].lower() + message[1:]
     if problem["type"] == "missing":
         return f"{origin or resolved.path}: key {key!r} is missing"
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{origin}: key {key!r} is unknown here ({_short(problem['input'])}); take it out or mend its spelling"
     if problem["type"] in ("int_type", "float_type") and isinstance(problem["input"], str):
         message += ", not text (YAML takes 8 and 1.0e-3 as numbers, and '8' and 1e-3 as text)"

@@ -1,8 +1,8 @@
 """Customer, history and wallet -> contact or not, with which offer, and why.
 
 One place for every policy: the playbook's first baseline (a risk threshold and one fixed offer) and the learned one.
-They differ in what they want alone. What may not be done is the same for both and comes first: nobody is contacted who
-opted out, whose offer still runs, who was contacted in the month that ends now, or as often as the cap allows. What
+They differ only in what they want to do. What may not be done is the same for both and comes first: nobody is contacted
+who opted out, whose offer still runs, who was contacted in the month that ends now, or as often as the cap allows. What
 can't be paid for is the same as well and comes last: the wallet admits an offer, or it is not made. Learned policies
 observe what the simulated year let them observe, number for number. Nothing here reads a clock or a file.
 """
@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from retain.contact import Bar, barred
 from retain.dataset import DatasetSpec, cell, feature_columns
+from retain.offers import Acceptance, Cap, Decay, Months, NotNegative, Offers, tiredness
 from retain.policy import Policy
-from retain.wallet import Acceptance, Mode, Offers, Wallet, tiredness
+from retain.wallet import Mode, Wallet
 
 Singles = NDArray[np.float32]
 
@@ -82,15 +83,15 @@ class Bridge:
         try:
             self.roles = tuple(str(role) for role in content["roles"])
             self.overall = float(content["overall"])
-            found = {
-                str(key): (float(one["acceptance"]), float(one["sd"]), int(one["rows"]))
-                for key, one in content["cells"].items()
+            cells = {
+                str(key): (float(stated["acceptance"]), float(stated["sd"]), int(stated["rows"]))
+                for key, stated in content["cells"].items()
             }
         except (KeyError, TypeError, ValueError, AttributeError):
             raise DecisionError("bridge.json: wants roles, overall, and cells with acceptance, sd and rows") from None
-        if not all(0 < value < 1 for value in (self.overall, *(mean for mean, _, _ in found.values()))):
+        if not all(0 < value < 1 for value in (self.overall, *(mean for mean, _, _ in cells.values()))):
             raise DecisionError("bridge.json: an acceptance is no probability between 0 and 1")
-        if not all(0 <= sd < math.inf and rows >= 0 for _, sd, rows in found.values()):
+        if not all(0 <= sd < math.inf and rows >= 0 for _, sd, rows in cells.values()):
             raise DecisionError("bridge.json: an sd or a number of rows is below 0, or not finite")
         missing = [role for role in self.roles if role not in {part.role for part in spec.bridge}]
         self.warning = (
@@ -99,9 +100,9 @@ class Bridge:
             else None
         )
         self._spec = spec
-        self._cells = {key: (mean, _spread(mean, sd)) for key, (mean, sd, rows) in found.items() if rows}
-        total = sum(rows for _, _, rows in found.values())
-        variance = sum(rows * (sd**2 + (mean - self.overall) ** 2) for mean, sd, rows in found.values())
+        self._cells = {key: (mean, _spread(mean, sd)) for key, (mean, sd, rows) in cells.items() if rows}
+        total = sum(rows for _, _, rows in cells.values())
+        variance = sum(rows * (sd**2 + (mean - self.overall) ** 2) for mean, sd, rows in cells.values())
         self._everybody = (self.overall, _spread(self.overall, math.sqrt(variance / total) if total else 0.0))
 
     def score(self, values: Mapping[str, object]) -> tuple[float, float]:
@@ -123,42 +124,15 @@ class _Block(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-_Count = Annotated[int, Field(ge=1, le=120)]
-_Months = Annotated[int, Field(ge=1, le=12)]
-_NotNegative = Annotated[float, Field(ge=0)]
-_Open = Annotated[float, Field(gt=0, lt=1)]
-
-
-class _Offers(_Block):
-    levels: list[int]
-    months: _Months
-    contact_cost: float
-    currency: Annotated[str, Field(min_length=1)]
-
-
-class _Cap(_Block):
-    max_contacts: _Count
-    window: _Months
-
-
-class _Acceptance(_Block):
-    level: float
-    shrink: _NotNegative
-    slope: _NotNegative
-    unit: Annotated[float, Field(gt=0)]
-    slope_sd: _NotNegative
-    fatigue: _NotNegative
-
-
 class _Budget(_Block):
-    share: _NotNegative
-    months: _Months
-    amount: _NotNegative
+    share: NotNegative
+    months: Months
+    amount: NotNegative
 
 
 class _Rule(_Block):
     rule: Literal["threshold"]
-    reasons: _Count
+    reasons: Annotated[int, Field(ge=1, le=120)]
 
 
 # Keys of a decision.json from when the baseline was all there was.
@@ -166,13 +140,13 @@ _OLDER = ("max_contacts", "cap_months", "offer_months")
 
 
 class _Terms(_Block):
-    offers: _Offers
-    cap: _Cap
-    acceptance: _Acceptance
-    decay: Annotated[float, Field(ge=0, lt=1)]
+    offers: Offers
+    cap: Cap
+    acceptance: Acceptance
+    decay: Decay
     wallet: Mode
     budget: _Budget
-    threshold: _Open
+    threshold: Annotated[float, Field(gt=0, lt=1)]
     offer: int
     rule: _Rule
 
@@ -189,14 +163,12 @@ def _is_older(content: object) -> bool:
 class Terms:
     """What holds for every policy, and the threshold baseline.
 
-    At most `max_contacts` in any `window` months. `acceptance` is what the wallet believes, with `decay` of earlier
-    contacts a month. `budget` in the offers' currency for `months`. The baseline makes its one `offer` (percent) from
-    `threshold` on; `reasons` of a risk are shown.
+    `acceptance` is what the wallet believes, with `decay` of earlier contacts a month. `budget` in the offers' currency
+    for `months`. The baseline makes its one `offer` (percent) from `threshold` on; `reasons` of a risk are shown.
     """
 
     offers: Offers
-    max_contacts: int
-    window: int
+    cap: Cap
     acceptance: Acceptance
     decay: float
     wallet: Mode
@@ -216,21 +188,20 @@ class Terms:
         try:
             # Through JSON: what is said of a fault then names no class.
             read = _Terms.model_validate_json(json.dumps(content))
-            levels = tuple(read.offers.levels)
-            offers = Offers(levels, read.offers.months, read.offers.contact_cost, read.offers.currency)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise DecisionError(f"decision.json: {where or 'as a whole'}: {first['msg']}") from None
-        except ValueError as error:
-            raise DecisionError(f"decision.json: {error}") from None
-        if read.offer not in levels:
-            raise DecisionError(f"decision.json: offer {read.offer} is not one of the offers {list(levels)}")
+            unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+            what = "is no key of it" if unknown else first["msg"].removeprefix("Value error, ")
+            raise DecisionError(f"decision.json: {where or 'as a whole'}: {what}") from None
+        if read.offer not in read.offers.levels:
+            raise DecisionError(
+                f"decision.json: offer {read.offer} is not one of the offers {list(read.offers.levels)}"
+            )
         return cls(
-            offers=offers,
-            max_contacts=read.cap.max_contacts,
-            window=read.cap.window,
-            acceptance=Acceptance(**read.acceptance.model_dump()),
+            offers=read.offers,
+            cap=read.cap,
+            acceptance=read.acceptance,
             decay=read.decay,
             wallet=read.wallet,
             budget=read.budget.amount,
@@ -243,7 +214,7 @@ class Terms:
     @property
     def history_months(self) -> int:
         """Months of contacts that decisions follow from: what the cap counts, and what a policy observes."""
-        return max(CONTACTS, self.window)
+        return max(CONTACTS, self.cap.window)
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -384,7 +355,7 @@ def forbidden(terms: Terms, history: History, opted_out: bool) -> Bar | None:
     """What forbids a contact, whatever any policy wants."""
     # Either alone is a contradiction, and nobody is contacted on one.
     running = bool(history.running_offer or history.months_left)
-    return barred(history.contacts, running, opted_out, terms.max_contacts, terms.window)
+    return barred(history.contacts, running, opted_out, terms.cap.max_contacts, terms.cap.window)
 
 
 def price(terms: Terms, case: Case, offer: int) -> tuple[float, float, float]:

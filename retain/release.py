@@ -329,7 +329,7 @@ def _scores(content: object) -> dict[tuple[str, int], dict[str, float]]:
     """(situation, offer) -> text -> score"""
     if not isinstance(content, dict):
         raise ReleaseError(_WANTED)
-    found = {}
+    by_cell = {}
     for cell, scores in content.items():
         situation, _, offer = cell.partition("/")
         if situation not in SITUATIONS or not re.fullmatch("0|[1-9][0-9]?|100", offer) or not isinstance(scores, dict):
@@ -337,12 +337,12 @@ def _scores(content: object) -> dict[tuple[str, int], dict[str, float]]:
         if not all(type(score) in (int, float) for score in scores.values()):
             raise ReleaseError(_WANTED)
         try:
-            found[situation, int(offer)] = {text: float(score) for text, score in scores.items()}
+            by_cell[situation, int(offer)] = {text: float(score) for text, score in scores.items()}
         except OverflowError:  # an integer beyond floats
             raise ReleaseError(_WANTED) from None
-    if not all(math.isfinite(score) for scores in found.values() for score in scores.values()):
+    if not all(math.isfinite(score) for scores in by_cell.values() for score in scores.values()):
         raise ReleaseError(_WANTED)
-    return found
+    return by_cell
 
 
 def _policy(files: Mapping[str, Path], name: str, spec: DatasetSpec, terms: Terms) -> Policy:
@@ -355,20 +355,11 @@ def _policy(files: Mapping[str, Path], name: str, spec: DatasetSpec, terms: Term
 
 
 def _same_terms(content: object, terms: Terms) -> None:
-    offers, cap = terms.offers, {"max_contacts": terms.max_contacts, "window": terms.window}
-    here = {
-        "offers": {
-            "levels": list(offers.levels),
-            "months": offers.months,
-            "contact_cost": offers.contact_cost,
-            "currency": offers.currency,
-        },
-        "cap": cap,
-    }
+    here = {"offers": terms.offers.model_dump("json"), "cap": terms.cap.model_dump("json")}
     for key, wanted in here.items():
-        found = content.get(key) if isinstance(content, dict) else None
-        if found != wanted:
-            raise ReleaseError(f"decision/{TERMS}: its {key} are {found}, the release's {wanted}")
+        learned = content.get(key) if isinstance(content, dict) else None
+        if learned != wanted:
+            raise ReleaseError(f"decision/{TERMS}: its {key} are {learned}, the release's {wanted}")
 
 
 def _priced(spec: DatasetSpec) -> None:
@@ -389,9 +380,9 @@ def _objects(content: object, name: str, keys: set[str]) -> tuple[Mapping[str, A
 
 def _suits(risk: Scorer, spec: DatasetSpec) -> None:
     known = set(spec.columns)
-    for one in risk.featurizer.columns:
-        if one not in known:
-            raise ReleaseError(f"risk/featurizer.json: its column {one.name!r} is not that of schema.json")
+    for used in risk.featurizer.columns:
+        if used not in known:
+            raise ReleaseError(f"risk/featurizer.json: its column {used.name!r} is not that of schema.json")
 
 
 def _sha(path: Path) -> str:

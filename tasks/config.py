@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from engine.criteria import Criterion
 from retain.dataset import DatasetSpec
 from retain.guard import GuardWords, in_force
+from retain.offers import Cap, Decay, Months, NotNegative, Offers, Percent, Positive, Share
 from retain.rules import RulesError, RuleWords
+from retain.wallet import Mode
 from tasks.words import CuesConfig, PhrasesConfig
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 # What the store keeps beside the experiments' folders.
 RESERVED = ("aside", "debug", "downloads", "ledger", "prefect", "sources", "work")
@@ -476,44 +476,17 @@ class MessagesConfig(MessagesKeys):
 
 # -- decision -------------------------------------------------------------------------------------------------------
 
-# Percent off the monthly charge. More than half is no offer that any table of costs here was made for.
-Offer = Annotated[int, Field(ge=0, le=50)]
-# A year is as far as anything here looks ahead.
-Months = Annotated[int, Field(ge=1, le=12)]
-
-
-class OffersConfig(_Block):
-    """What may be offered: percent off the monthly charge, for so many months; a contact costs `contact_cost`."""
-
-    levels: Annotated[tuple[Offer, ...], Field(min_length=1)]
-    months: Months
-    contact_cost: NotNegative
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-
-    @model_validator(mode="after")
-    def _rising(self) -> OffersConfig:
-        if list(self.levels) != sorted(set(self.levels)):
-            raise ValueError(f"levels {list(self.levels)}: wants rising percentages, each once")
-        return self
-
-
-class CapConfig(_Block):
-    """At most `max_contacts` in any `window` months; a request tells of the last three."""
-
-    max_contacts: Count
-    window: Annotated[int, Field(ge=1, le=3)]
-
 
 class AcceptanceAssumptions(_Block):
     """P(accept): log-odds = level + shrink x bridge score's + slope ln(1 + percent / unit) - fatigue F; the level is
     where the risk-weighted mean at `at` percent is `mean`. `slope_sd`: share of the slope, between customers."""
 
     mean: Fraction
-    at: Offer
-    shrink: Annotated[float, Field(ge=0, le=1)]
+    at: Percent
+    shrink: Share
     slope: NotNegative
     unit: Positive
-    slope_sd: Annotated[float, Field(ge=0, le=1)]
+    slope_sd: Share
     fatigue: NotNegative
 
 
@@ -530,7 +503,7 @@ class SleepingDogsAssumptions(_Block):
 class FatigueAssumptions(_Block):
     """F, earlier contacts, decayed; raises the rate of leaving by exp(rate F)."""
 
-    decay: Annotated[float, Field(ge=0, lt=1)]
+    decay: Decay
     rate: NotNegative
 
 
@@ -632,14 +605,14 @@ class DecisionConfig(_Block):
     """`decision`: what is learned, in which simulated year, and the three baselines that it is compared with."""
 
     months: Annotated[int, Field(ge=1, le=12)]
-    offers: OffersConfig
-    cap: CapConfig
+    offers: Offers
+    cap: Cap
     # Share of months x the starting monthly revenue that offers and contacts may cost.
     budget: Annotated[float, Field(ge=0, le=1)]
-    wallet: Literal["expected", "worst_case"]
+    wallet: Mode
     seeds: Annotated[int, Field(ge=1, le=100)]
     baselines: tuple[Literal["threshold"], Literal["thompson_sampling"], Literal["uplift_tree"]]
-    threshold_offer: Offer
+    threshold_offer: Percent
     search: SearchConfig
     ppo: PpoConfig
     evaluation: EvaluationConfig

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retain.wallet import Offers
-from tasks.decision.simulator import Actions, Bools, Cap, Cohort, Floats, Parameters, Singles, World
+from retain.offers import Cap, Offers
+from tasks.decision.simulator import Actions, Bools, Cohort, Floats, Parameters, Singles, World
 
 BLOCK = 64  # customers at once: the arrays of a month then stay within the processor's cache
 HIGHEST = 60.0  # a unit of cost that has to bring back 60 buys nothing

@@ -35,8 +35,8 @@ from engine.errors import DataError
 from retain.dataset import DatasetSpec, cell, protected_columns
 from retain.decision import Bridge, DecisionError, opted_out, seen_columns
 from retain.features import Featurizer
+from retain.offers import Acceptance, logit
 from retain.score import Scorer
-from retain.wallet import Acceptance, logit
 from tasks.decision.simulator import Bools, Cohort, Floats, World, check_charges, dog_probability
 
 LEAST = 1e-6  # a score of 0 or 1 has no odds

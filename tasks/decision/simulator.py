@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from engine.errors import DataError
 from retain import contact
 from retain.decision import CONTACTS, layout, observed
-from retain.wallet import Acceptance, Offers, Wallet, logit, mean_probability
+from retain.offers import Acceptance, Cap, Offers, logit, mean_probability
+from retain.wallet import Wallet
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -33,14 +34,6 @@ Actions = NDArray[np.int64]
 
 # What a policy may be limited in.
 CONSTRAINTS = ("offer_cost", "contacts")
-
-
-@dataclass(frozen=True)
-class Cap:
-    """At most `max_contacts` in any `window` months."""
-
-    max_contacts: int
-    window: int
 
 
 @dataclass(frozen=True)

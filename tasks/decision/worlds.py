@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retain.wallet import Mode, Offers
+from retain.offers import Cap, Offers
+from retain.wallet import Mode
 from tasks.decision import baselines, cohort
-from tasks.decision.simulator import Cap, Cohort, Policy, Simulator, World, Year
+from tasks.decision.simulator import Cohort, Policy, Simulator, World, Year
 
 if TYPE_CHECKING:
     from tasks.config import Assumptions, DecisionConfig

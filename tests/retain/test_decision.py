@@ -283,8 +283,7 @@ def year_of(cohort: simulated.Cohort) -> simulated.Simulator:
         label_months=3, effect=effect, effect_sd=0.2, hazard_sd=0.3, acceptance=RULES.acceptance, dogs_level=-2.5,
         dogs_loyalty=0.5, dogs_rate=0.5, dogs_months=3, decay=RULES.decay, tired_rate=0.05, answered=4,
     )  # fmt: skip
-    cap = simulated.Cap(RULES.max_contacts, RULES.window)
-    return simulated.Simulator(cohort, world, RULES.offers, cap, budget=0.05 * cohort.revenue)
+    return simulated.Simulator(cohort, world, RULES.offers, RULES.cap, budget=0.05 * cohort.revenue)
 
 
 def test_through_a_year_a_history_is_observed_masked_and_priced_as_in_training(

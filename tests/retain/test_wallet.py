@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from retain.wallet import Acceptance, Mode, Offers, Wallet, logit, mean_probability
+from retain.wallet import Mode, Wallet
 
 Floats = NDArray[np.float64]
 offer = st.tuples(st.floats(0, 5), st.floats(0, 100), st.floats(0, 1))  # contact cost, liability, acceptance
@@ -321,38 +321,3 @@ def test_an_offer_without_a_price_is_refused(cost: float, liability: float, acce
 def test_more_answers_than_open_offers_are_refused() -> None:
     with pytest.raises(ValueError, match="1 answers to 0 open offers"):
         Wallet(100.0).settle(np.array([1.0]), np.array([0.5]), np.array([True]))
-
-
-@pytest.mark.parametrize(
-    ("levels", "months", "cost", "message"),
-    [
-        ((), 6, 1.0, "no offers"),
-        ((5, 5), 6, 1.0, "each once"),
-        ((10, 5), 6, 1.0, "rising"),
-        ((5, 120), 6, 1.0, "0 to 100"),
-        ((5,), 0, 1.0, "1 or more"),
-        ((5,), 6, -1.0, "from 0"),
-        ((5,), 6, math.nan, "from 0"),
-    ],
-)
-def test_offers_that_mean_nothing_are_refused(levels: tuple[int, ...], months: int, cost: float, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Offers(levels, months, cost, "EUR")
-
-
-def test_mean_acceptance_is_the_mean_over_latents() -> None:
-    model = Acceptance(level=-1.3, shrink=0.5, slope=1.1, unit=5.0, slope_sd=0.2, fatigue=0.4)
-    score, spread = np.array([0.05, 0.4]), np.array([0.9, 0.7])
-    rng = np.random.default_rng(0)
-    z = rng.standard_normal((2, 400_000))
-    odds = (
-        model.log_odds(score, 10.0)[:, None] - 0.4 * 1.6 + 0.5 * spread[:, None] * z[0] + 0.2 * 1.1 * math.log(3) * z[1]
-    )
-    drawn = 1 / (1 + np.exp(-odds))
-    error = drawn.std(axis=1) / math.sqrt(drawn.shape[1])
-    assert (np.abs(model.probability(score, spread, 10.0, 1.6) - drawn.mean(axis=1)) < 4 * error).all()
-
-
-def test_the_quadrature_is_exact_where_nothing_varies() -> None:
-    p = np.array([0.02, 0.3, 0.9])
-    assert np.allclose(mean_probability(logit(p), np.zeros(3)), p, rtol=1e-12)

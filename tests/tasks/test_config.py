@@ -19,6 +19,7 @@ from engine.criteria import Criterion
 from engine.errors import ConfigError
 from engine.stage import load_entry
 from retain.dataset import DatasetSpec
+from retain.offers import Offers
 from tasks.config import Experiment, Split
 from tasks.stages import STAGES
 
@@ -134,7 +135,9 @@ OUT_OF_BOUNDS: list[tuple[str, object]] = [
     ("offers.currency", "usd"),
     ("cap.max_contacts", 0),
     ("cap.window", 0),
-    ("cap.window", 4),
+    ("cap.window", 13),
+    ("cap.max_contacts", 121),
+    ("cap.windows", 3),
     ("budget", -0.01),
     ("budget", 1.01),
     ("budget", float("nan")),
@@ -313,11 +316,12 @@ def test_every_wrong_key_is_reported_at_once(tmp_path: Path) -> None:
     assert "canary.percent" in str(raised.value)
 
 
-def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+def models(model: Any) -> Iterator[Any]:
+    """A model, or a dataclass of pydantic's, and those of its fields."""
     yield model
-    for field in model.model_fields.values():
+    for field in model.__pydantic_fields__.values():
         for part in _parts(field.annotation):
-            if isinstance(part, type) and issubclass(part, BaseModel):
+            if isinstance(part, type) and hasattr(part, "__pydantic_fields__"):
                 yield from models(part)
 
 
@@ -327,17 +331,18 @@ def _parts(annotation: Any) -> Iterator[Any]:
         yield from _parts(part)
 
 
-ALL: set[type[BaseModel]] = {*models(Experiment), *(load_entry(stage.config) for stage in STAGES.values())}
-OURS = sorted((model for model in ALL if model.__module__ == Experiment.__module__), key=str)
+ALL = {*models(Experiment), *(load_entry(stage.config) for stage in STAGES.values())}
+OURS = sorted((model for model in ALL if model.__module__ in (Experiment.__module__, Offers.__module__)), key=str)
 
 
 @pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name__)
-def test_models_are_frozen_strict_and_without_defaults(model: type[BaseModel]) -> None:
-    assert model.model_config.get("frozen")
-    assert model.model_config.get("strict")
-    assert model.model_config.get("extra") == "forbid"
-    assert model.model_config.get("allow_inf_nan") is False
-    assert [name for name, field in model.model_fields.items() if not field.is_required()] == []
+def test_models_are_frozen_strict_and_without_defaults(model: Any) -> None:
+    rules = model.model_config if issubclass(model, BaseModel) else model.__pydantic_config__
+    assert rules.get("frozen") or model.__dataclass_params__.frozen
+    assert rules.get("strict")
+    assert rules.get("extra") == "forbid"
+    assert rules.get("allow_inf_nan") is False
+    assert [name for name, field in model.__pydantic_fields__.items() if not field.is_required()] == []
 
 
 def _bounded(field: FieldInfo) -> bool:
@@ -352,19 +357,26 @@ def _bounded(field: FieldInfo) -> bool:
 
 
 @pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name__)
-def test_every_number_has_bounds(model: type[BaseModel]) -> None:
-    numbers = {
-        name
-        for name, field in model.model_fields.items()
-        if any(part in (int, float) for part in _parts(field.annotation))
-    }
-    unbounded = {name for name in numbers if not _bounded(model.model_fields[name])}
+def test_every_number_has_bounds(model: Any) -> None:
+    fields = model.__pydantic_fields__
+    numbers = {name for name, field in fields.items() if any(part in (int, float) for part in _parts(field.annotation))}
+    unbounded = {name for name in numbers if not _bounded(fields[name])}
     assert unbounded == set()
 
 
 def test_the_walk_found_the_nested_models() -> None:
     names = {model.__name__ for model in models(Experiment)}
-    assert {"StoppedBooster", "Machine", "RateAlert", "Split", "Component", "Assumptions", "Override"} <= names
+    assert {
+        "StoppedBooster",
+        "Machine",
+        "RateAlert",
+        "Split",
+        "Component",
+        "Assumptions",
+        "Override",
+        "Offers",
+        "Cap",
+    } <= names
     assert {DatasetSpec, Criterion} <= set(models(Experiment))
 
 

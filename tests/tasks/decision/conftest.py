@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from engine.stage import Workspace
-from retain.wallet import Acceptance, Offers
+from retain.offers import Acceptance, Cap, Offers
 from tasks.config import AcceptConfig, RiskConfig
-from tasks.decision.simulator import Cap, Cohort, World
+from tasks.decision.simulator import Cohort, World
 from tasks.tabular import accept, risk
 
 BOOSTER: dict[str, Any] = {

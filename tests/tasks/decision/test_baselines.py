@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine.errors import DataError
-from retain.wallet import Offers
+from retain.offers import Cap, Offers
 from tasks.decision import baselines
 from tasks.decision.baselines import (
     Fitted,
@@ -21,7 +21,7 @@ from tasks.decision.baselines import (
     search,
     tune,
 )
-from tasks.decision.simulator import Cap, Cohort, Simulator, World
+from tasks.decision.simulator import Cohort, Simulator, World
 
 Made = Callable[..., Cohort]
 

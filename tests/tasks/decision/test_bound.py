@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from retain.wallet import Offers, Wallet
+from retain.offers import Cap, Offers
+from retain.wallet import Wallet
 from tasks.decision.baselines import Nobody
 from tasks.decision.bound import FeaturePolicy, Histories, Solution, price_of, solve
-from tasks.decision.simulator import Cap, Cohort, Parameters, Simulator, World, parameters, play
+from tasks.decision.simulator import Cohort, Parameters, Simulator, World, parameters, play
 
 Made = Callable[..., Cohort]
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from retain.decision import observed
+from retain.offers import Cap, Offers
 from retain.policy import Policy
-from retain.wallet import Offers
 from tasks.decision import evaluation
 from tasks.decision.baselines import Nobody, Threshold
 from tasks.decision.evaluation import EVALUATED, Learned, clairvoyant, foreseen_cost, on_validation, play, prices
-from tasks.decision.simulator import Cap, Cohort, World
+from tasks.decision.simulator import Cohort, World
 from tasks.decision.worlds import Setting
 
 Made = Callable[..., Cohort]

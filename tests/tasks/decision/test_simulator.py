@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import DataError
-from retain.wallet import Acceptance, Mode, Offers, Wallet
+from retain.offers import Acceptance, Cap, Offers
+from retain.wallet import Mode, Wallet
 from tasks.decision.baselines import Threshold
 from tasks.decision.simulator import (
     Actions,
     Bools,
-    Cap,
     Cohort,
     Parameters,
     Simulator,
