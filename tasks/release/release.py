@@ -68,18 +68,7 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
     for path in files.values():
         _bytes(path)  # a missing file is said here, before any digest is taken
     digests = {part: digest(files, part) for part in PART_FILES}
-    left_out, overrides = [], []
-    for part in PART_FILES:
-        missed = _missed(verdicts[part])
-        if not missed:
-            continue
-        override = config.overrides.get(part)  # type: ignore[call-overload]
-        about = {"part": part, "digest": digests[part], "missed": [str(verdict) for verdict in missed]}
-        lacking = None if override is None else _lacking(override, digests[part], missed)
-        if override is not None and lacking is None:
-            overrides.append(about | override.model_dump(mode="json"))
-        else:
-            left_out.append(about | ({"override": lacking} if lacking else {}))
+    left_out, overrides = _standings(verdicts, digests, config.overrides)
     parts = [part for part in PART_FILES if part not in {one["part"] for one in left_out}]
 
     for name, path in files.items():
@@ -171,6 +160,25 @@ def _guarded(part: str, bank: Bank, months: int, rules: Rules) -> _Guarded:
         if place in refused
     ]
     return _Guarded(Bank([entry for place, entry in enumerate(bank.entries) if place not in refused]), dropped)
+
+
+def _standings(
+    verdicts: Mapping[str, Sequence[Verdict]], digests: Mapping[str, str], stated: Mapping[Any, Override]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The parts that missed criteria: those that are left out, and those that an override lets in."""
+    left_out, overrides = [], []
+    for part in PART_FILES:
+        missed = _missed(verdicts[part])
+        if not missed:
+            continue
+        override = stated.get(part)
+        about = {"part": part, "digest": digests[part], "missed": [str(verdict) for verdict in missed]}
+        lacking = None if override is None else _lacking(override, digests[part], missed)
+        if override is not None and lacking is None:
+            overrides.append(about | override.model_dump(mode="json"))
+        else:
+            left_out.append(about | ({"override": lacking} if lacking else {}))
+    return left_out, overrides
 
 
 def _lacking(override: Override, digest: str, missed: Sequence[Verdict]) -> str | None:

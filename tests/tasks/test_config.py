@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -390,3 +391,53 @@ def test_a_tag_that_is_a_folder_of_the_store_is_refused() -> None:
     content = config.load(config.experiment_path("local")).data | {"tag": "ledger"}
     with pytest.raises(ValidationError, match="tag 'ledger' is a folder of the store"):
         Experiment.model_validate_json(json.dumps(content))
+
+
+# -- words ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "says"),
+    [
+        (
+            "guard",
+            "words: {}",
+            "words: {promise: ['(free']}",
+            "'words.guard.words.promise.0' is '(free': is no regular",
+        ),
+        ("guard", "harmless: []", "harmless: ['as ever', 'a)']", "'words.guard.harmless.1' is 'a)': is no regular"),
+        ("guard", "harmless: []", "harmles: []", "'words.guard.harmles' is unknown here"),
+        (
+            "rules",
+            "  insult:\n    - 'stupid\\w*'",
+            "  insults:\n    - 'stupid\\w*'",
+            "'insults' is no kind of the rules",
+        ),
+        ("rules", "- 'gifts?'", "- 'a <gft>'", "'a <gft>' names the piece <gft>, which isn't there"),
+        ("rules", "- 'gifts?'", "- 7", "'words.rules.words.promise.1' is 7: input should be a valid string"),
+        (
+            "templates",
+            "  no_offer: >-\n    Your bill",
+            "  without: >-\n    Your bill",
+            "'words.templates.price.without' is unk",
+        ),
+    ],
+)
+def test_a_broken_word_is_named_with_its_file_and_entry(
+    tmp_path: Path, file: str, before: str, after: str, says: str
+) -> None:
+    for folder in ("configs", "datasets", "messages"):
+        shutil.copytree(CONFIGS.parent / folder, tmp_path / folder)
+    path = tmp_path / "messages" / f"{file}.yaml"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    with pytest.raises(ConfigError) as raised:
+        config.validate(config.load(tmp_path / "configs" / "experiment_exp_001_mvp.yaml"), Experiment)
+    line = next(line for line in str(raised.value).splitlines() if says in line)
+    assert line.startswith(f"{path}:")
+
+
+def test_a_guard_that_the_rules_do_not_fit_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"guard: 'promse' is no kind of the rules \(characters, "):
+        config.validate(changed(tmp_path, {"words": {"guard": {"words": {"promse": ["gift"]}}}}), Experiment)

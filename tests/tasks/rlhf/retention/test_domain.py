@@ -13,7 +13,7 @@ from tests.words import WORDS, check, unsafe
 
 OFFERS = (0, 5, 10, 20)
 PHRASES = WORDS.phrases
-# What retain.message has to find; the others are no danger: too long, cut off, to another situation, silent on months.
+# What the rules have to find; the others are no danger: too long, cut off, to another situation, silent on months.
 UNSAFE = set(domain.FLAWS) - {"wrong_situation", "missing_months", "missing_offer", "rambling", "cut_off"}
 
 
