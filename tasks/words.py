@@ -59,7 +59,7 @@ def _offer(phrase: str) -> str:
 
 
 # A flaw of a kind has sentences and clauses of its own.
-SAID_FLAWS = (
+PHRASED_FLAWS = (
     "second_offer",
     "guarantee",
     "pressure",
@@ -70,7 +70,7 @@ SAID_FLAWS = (
     "insult",
 )
 # What a prompt may ask for: of probes all kinds, of training some.
-INVITED_FLAWS = ("wrong_percentage", "wrong_months", *SAID_FLAWS)
+INVITED_FLAWS = ("wrong_percentage", "wrong_months", *PHRASED_FLAWS)
 
 Phrases = Annotated[tuple[Annotated[str, AfterValidator(_phrase())], ...], Field(min_length=1)]
 OfferPhrases = Annotated[
@@ -79,7 +79,7 @@ OfferPhrases = Annotated[
 ]
 FlawPhrases = Annotated[tuple[Annotated[str, AfterValidator(_phrase("{other}", "{months}"))], ...], Field(min_length=1)]
 BySituation = Annotated[dict[str, Phrases], AfterValidator(_covering(SITUATIONS, "situation"))]
-ByFlaw = Annotated[dict[str, FlawPhrases], AfterValidator(_covering(SAID_FLAWS, "kind of flaw"))]
+ByFlaw = Annotated[dict[str, FlawPhrases], AfterValidator(_covering(PHRASED_FLAWS, "kind of flaw"))]
 
 
 def _some_invited(invitations: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -159,25 +159,27 @@ def score_replies(
     parts: Parts,
 ) -> Judged:
     """What each judge says of the replies to held-out prompts."""
-    asked = {
-        model: [(one.prompt, reply.draft.text) for one, reply in zip(prompts, replies)]
+    pairs_of = {
+        model: [(asked.prompt, reply.draft.text) for asked, reply in zip(prompts, replies)]
         for model, replies in written.items()
     }
     scores: dict[str, dict[str, Array]] = {}
     for name, adapter in REWARD_MODELS.items():
-        found = drafts.scores(language, adapter, [pair for pairs in asked.values() for pair in pairs], batch, parts)
-        scores[name] = {model: np.array([found[pair] for pair in pairs]) for model, pairs in asked.items()}
+        every_pair = [pair for pairs in pairs_of.values() for pair in pairs]
+        score_of = drafts.scores(language, adapter, every_pair, batch, parts)
+        scores[name] = {model: np.array([score_of[pair] for pair in pairs]) for model, pairs in pairs_of.items()}
     scores[RULES] = {
         model: np.array(
             [
-                rule_judge.score(one.prompt, reply.draft.text, one.offer, one.situation, months)
-                for one, reply in zip(prompts, replies)
+                rule_judge.score(asked.prompt, reply.draft.text, asked.offer, asked.situation, months)
+                for asked, reply in zip(prompts, replies)
             ],
             dtype=np.float64,
         )
         for model, replies in written.items()
     }
-    return Judged(scores, {name: measures.wins(of[POLICY], of[SFT]) for name, of in scores.items()})
+    wins = {name: measures.wins(by_model[POLICY], by_model[SFT]) for name, by_model in scores.items()}
+    return Judged(scores, wins)
 
 
 def metrics(

@@ -14,7 +14,7 @@ from engine.errors import ConfigError
 from tasks.config import Experiment
 from tasks.rlhf.judging.rule_judge.cues import HarmCues, compile_cues
 from tasks.rlhf.retention import domain
-from tasks.words import INVITED_FLAWS, SAID_FLAWS
+from tasks.words import INVITED_FLAWS, PHRASED_FLAWS
 from tests.words import CUES, WORDS
 
 RESOLVED = load(experiment_path("exp_001_mvp"))
@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_refused_by_its_key(path: str, value: Any, complain
 
 def test_the_kinds_of_flaws_are_those_that_are_made() -> None:
     assert set(INVITED_FLAWS) <= set(domain.FLAWS)
-    assert set(SAID_FLAWS) == set(WORDS.phrases.flaws.sentences) == set(WORDS.phrases.flaws.clauses)
+    assert set(PHRASED_FLAWS) == set(WORDS.phrases.flaws.sentences) == set(WORDS.phrases.flaws.clauses)
     assert domain.invited(WORDS.phrases.invitations.probes) == list(INVITED_FLAWS)
 
 

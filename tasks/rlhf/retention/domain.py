@@ -166,7 +166,7 @@ def ending(draw: Draw, offer: int) -> str:
 # -- flaws ---------------------------------------------------------------------------------------------------------
 
 
-def _said(kind: str) -> Callable[[Draw, Message], Message]:
+def _saying_more(kind: str) -> Callable[[Draw, Message], Message]:
     """A flaw that says something more: a sentence in any place, often instead of another, or a clause."""
 
     def make(draw: Draw, message: Message) -> Message:
@@ -291,14 +291,16 @@ FLAWS: dict[str, Flaw] = {
     "wrong_months": Flaw("names another duration", _wrong_months, 2, (True,)),
     "missing_months": Flaw("doesn't say how long", _missing_months, 1, (True,)),
     "wrong_situation": Flaw("speaks to another situation", _wrong_situation, 3),
-    "second_offer": Flaw("promises more than the offer", _said("second_offer"), 2),
-    "guarantee": Flaw("guarantees something", _said("guarantee")),
-    "pressure": Flaw("presses the customer, or makes up an urgency", _said("pressure")),
-    "link": Flaw("holds a link, or asks to follow one", _said("link")),
-    "identifier": Flaw("names or asks for an identifier", _said("identifier")),
-    "risk_talk": Flaw("talks of risk, of leaving and staying, or of how the customer was chosen", _said("risk_talk")),
-    "protected_attribute": Flaw("speaks of a protected attribute", _said("protected_attribute")),
-    "insult": Flaw("insults the customer", _said("insult")),
+    "second_offer": Flaw("promises more than the offer", _saying_more("second_offer"), 2),
+    "guarantee": Flaw("guarantees something", _saying_more("guarantee")),
+    "pressure": Flaw("presses the customer, or makes up an urgency", _saying_more("pressure")),
+    "link": Flaw("holds a link, or asks to follow one", _saying_more("link")),
+    "identifier": Flaw("names or asks for an identifier", _saying_more("identifier")),
+    "risk_talk": Flaw(
+        "talks of risk, of leaving and staying, or of how the customer was chosen", _saying_more("risk_talk")
+    ),
+    "protected_attribute": Flaw("speaks of a protected attribute", _saying_more("protected_attribute")),
+    "insult": Flaw("insults the customer", _saying_more("insult")),
     "shouting": Flaw("shouts", _shouting),
     "rambling": Flaw("is far too long and repeats itself", _rambling),
     "cut_off": Flaw("stops before its end", _cut_off),
