@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tasks.stages import STAGES
 from tests.docs.documents import named_targets
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -47,7 +46,6 @@ def test_stage_families_have_a_line() -> None:
 def test_it_is_short_and_names_the_two_commands() -> None:
     assert len(README.splitlines()) <= 120
     assert {"run", "test", "serve"} <= named_targets(README)
-    assert set(re.findall(r"\b(\d+) stages", README)) == {str(len(STAGES))}
 
 
 def settings_of_code() -> set[str]:
