@@ -11,7 +11,8 @@ import pytest
 from retain.dataset import DatasetSpec
 from tests.datasets import described
 
-os.environ["TORCHDYNAMO_DISABLE"] = "1"  # as engine/__main__.py does: nothing is compiled, and importing it takes long
+# As engine/__main__.py does, for the same reasons: threads that wait do so asleep, and torch's compiler stays away.
+os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "TORCHDYNAMO_DISABLE": "1"}
 
 
 @pytest.hookimpl(wrapper=True)

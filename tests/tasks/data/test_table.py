@@ -33,7 +33,9 @@ def content(spec: Described) -> bytes:
 
 @pytest.fixture(scope="module")
 def bank(spec: Described) -> bytes:
-    return synthetic.csv(spec("bank"), 1)
+    """One row in twenty of it: the file is in the order of time, and some columns vary with that alone."""
+    header, *rows = synthetic.csv(spec("bank"), 1).splitlines(keepends=True)
+    return header + b"".join(rows[::20])
 
 
 def refusal(content: bytes, spec: DatasetSpec) -> str:
@@ -133,8 +135,7 @@ def test_at_most_twenty_violations_in_the_files_order(content: bytes, spec: Desc
     assert lines[-1] == "  and 11 more"
 
 
-def test_numbers_may_be_missing_by_sentinel_only_where_described(spec: Described) -> None:
-    bank = synthetic.csv(spec("bank"), 1)
+def test_numbers_may_be_missing_by_sentinel_only_where_described(bank: bytes, spec: Described) -> None:
     assert b";999;" in bank
     table.check(text.parse(bank, spec("bank")), spec("bank"))
     columns = [c.model_copy(update={"maximum": 50.0}) if c.name == "pdays" else c for c in spec("bank").columns]
