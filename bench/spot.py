@@ -175,6 +175,7 @@ class Clocks:
 def clock_trainers(clocks: Clocks) -> None:
     """Both loops, and everything that is done for a checkpoint within one; ppo_text collects it at every iteration."""
     from engine.checkpoint import Checkpointer
+    from engine.finished import Finished
     from tasks.rlhf import ppo_text
     from tasks.rlhf.language import lm, training
 
@@ -183,7 +184,7 @@ def clock_trainers(clocks: Clocks) -> None:
     training.train = clocks.around("train_s", training.train)
     ppo_text.train = clocks.around("train_s", ppo_text.train)
     training.ExactTrainer._save_checkpoint = clocks.around("save_s", training.ExactTrainer._save_checkpoint)
-    training.Finished.keep = clocks.around("save_s", training.Finished.keep)
+    Finished.keep = clocks.around("save_s", Finished.keep)  # type: ignore[method-assign]
     ppo_text.Learner.files = clocks.around("save_s", ppo_text.Learner.files)
     Checkpointer.save = clocks.around("save_s", clocks.around("kept_s", Checkpointer.save))  # type: ignore[method-assign]
 

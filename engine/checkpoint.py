@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
 from engine.claim import Claim
-from engine.errors import RetainError
 from engine.faults import fault
 from engine.store import Store
 
@@ -33,16 +30,6 @@ class Preempted(Exception):
 class Checkpoint:
     step: int
     files: Mapping[str, bytes]
-
-
-def save_and_stop(save: Callable[..., object], *arguments: Any) -> NoReturn:
-    """Calls `save` for the last time and raises Preempted, also where nothing could be written: an older one serves."""
-    try:
-        save(*arguments)
-    except RetainError as error:
-        # It ends as a stop all the same: what counts as an error is not tried again.
-        print(f"stopped without a last checkpoint: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-    raise Preempted
 
 
 def clear(store: Store, prefix: str) -> None:

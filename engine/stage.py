@@ -118,8 +118,29 @@ class Workspace:
         self.report(step, total, metrics)
 
     def should_stop(self) -> bool:
-        """True once the attempt has to end: save a checkpoint, then raise Preempted."""
+        """True once the attempt has to end: `save` a checkpoint, which then raises Preempted."""
         return self.stopping.is_set()
+
+    def save(self, step: int, files: Mapping[str, bytes]) -> None:
+        """Saves a checkpoint of `step`. Raises Preempted if the attempt has to end, RetainError on a full disk."""
+        with self.saving():
+            self.checkpoints.save(step, files)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around whatever saves a checkpoint. If the attempt has to end, raises Preempted afterwards.
+
+        It does so also where nothing could be written (RetainError), since an older checkpoint serves: a stop that
+        counted as an error would not be tried again.
+        """
+        try:
+            yield
+        except RetainError as error:
+            if not self.should_stop():
+                raise
+            print(f"stopped without a last checkpoint: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        if self.should_stop():
+            raise Preempted
 
 
 @dataclass

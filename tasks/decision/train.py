@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.checkpoint import Preempted
 from engine.errors import DataError
+from engine.finished import Finished
 from retain.policy import Policy
 from tasks.decision import baselines, cohort, evaluation, ppo_lagrangian
 from tasks.decision.baselines import Fitted, Tuned
@@ -34,33 +34,6 @@ if TYPE_CHECKING:
     from tasks.config import DecisionConfig
 
 LEARNER = "learner/"  # where a checkpoint keeps the seed in hand
-
-
-@dataclass
-class Finished:
-    """What is done, as a checkpoint keeps it: files, and the step, which only grows."""
-
-    step: int = 0
-    files: dict[str, bytes] = field(default_factory=dict)
-
-    @classmethod
-    def resume(cls, workspace: Workspace) -> Finished:
-        found = workspace.checkpoints.load()
-        return cls() if found is None else cls(found.step, dict(found.files))
-
-    def keep(self, workspace: Workspace, step: int, files: Mapping[str, bytes]) -> None:
-        """Saves `files` besides what is kept already. Raises Preempted when asked to stop."""
-        self.step = step
-        self.files |= files
-        workspace.checkpoints.save(step, self.files)
-        if workspace.should_stop():
-            raise Preempted
-
-    def part(self, prefix: str) -> dict[str, bytes]:
-        return {name.removeprefix(prefix): data for name, data in self.files.items() if name.startswith(prefix)}
-
-    def drop(self, prefix: str) -> None:
-        self.files = {name: data for name, data in self.files.items() if not name.startswith(prefix)}
 
 
 def load(config: DecisionConfig, inputs: Mapping[str, Path]) -> Customers:
@@ -217,7 +190,7 @@ def train_policy(
                 setting, customers.validation, Learned(policy), workspace.seed
             )[0],
             resume=finished.part(LEARNER) or None,
-            save=lambda iteration, files: workspace.checkpoints.save(
+            save=lambda iteration, files: workspace.save(
                 before + iteration, finished.files | {LEARNER + name: data for name, data in files.items()}
             ),
             should_stop=workspace.should_stop,

@@ -20,13 +20,14 @@ import numpy as np
 import torch
 
 from engine.errors import DataError
+from engine.finished import Finished
 from retain.message import SITUATIONS, Bank, Entry, render, slots
 from retain.rules import MAX_LENGTH, MIN_LENGTH, Rules
 from tasks.rlhf import streams
 from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.rule_judge.readability import reading_ease
 from tasks.rlhf.language import drafts, lm
-from tasks.rlhf.language.drafts import Draft, Parts, Sampling
+from tasks.rlhf.language.drafts import Draft, Sampling
 from tasks.rlhf.language.upstream import about as read_about
 from tasks.rlhf.language.upstream import table
 
@@ -94,7 +95,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
     known, rules = read(inputs["prompts"]), Rules(config.rules)
     asked = ask(cells, known, config.candidates, workspace.seed)
     how = Sampling(config.max_tokens, config.temperature, config.batch)
-    parts = Parts.resume(workspace, (2 + 2 * config.ranked_on) * how.batches(len(asked)))  # at most
+    finished = Finished.resume(workspace, (2 + 2 * config.ranked_on) * how.batches(len(asked)))  # at most
     language = drafts.adapters(
         inputs["base"],
         config.bits,
@@ -106,11 +107,12 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
         Candidate(writer, cell, prompt, draft)
         for at, writer in enumerate(WRITERS)
         for (cell, prompt), draft in zip(
-            asked, drafts.sample(language, writer, texts, how, [workspace.seed, streams.MESSAGES, at], parts)
+            asked,
+            drafts.sample(language, writer, texts, how, [workspace.seed, streams.MESSAGES, at], finished, workspace),
         )
     ]
     judged = [look(one, months, known[one.cell].common, rules) for one in written]
-    judged = _scored(judged, _ranked_on(asked, config.ranked_on), months, language, config.batch, parts)
+    judged = _scored(judged, _ranked_on(asked, config.ranked_on), months, language, config.batch, finished, workspace)
     banks, candidates = {}, list[Candidate]()
     for writer in WRITERS:
         chosen = [
@@ -268,7 +270,8 @@ def _scored(
     months: int,
     language: lm.Lm,
     batch: int,
-    parts: Parts,
+    finished: Finished,
+    workspace: Workspace,
 ) -> list[Candidate]:
     """With the validation RM's mean score of each as a reply to the same prompts of its cell."""
     asked = {
@@ -276,10 +279,11 @@ def _scored(
         for at, one in enumerate(candidates)
         if not one.refused
     }
-    found = drafts.scores(language, RANKER, [pair for pairs in asked.values() for pair in pairs], batch, parts)
+    every = [pair for pairs in asked.values() for pair in pairs]
+    of_pair = drafts.scores(language, RANKER, every, batch, finished, workspace)
     return [
-        replace(one, score=float(np.mean([found[pair] for pair in asked[at]]))) if at in asked else one
-        for at, one in enumerate(candidates)
+        replace(candidate, score=float(np.mean([of_pair[pair] for pair in asked[at]]))) if at in asked else candidate
+        for at, candidate in enumerate(candidates)
     ]
 
 

@@ -39,7 +39,7 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
-from engine.checkpoint import Preempted, save_and_stop
+from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from retain.rules import Rules
 from tasks.rlhf import streams
@@ -79,20 +79,22 @@ def run(config: TextPpoConfig, inputs: Mapping[str, Path], workspace: Workspace)
 
 
 def train(learner: Learner, workspace: Workspace, resumed: bool) -> tuple[str, float]:
-    """To the end, or to a sign of reward hacking: the sign, and the KL of what was kept. Raises Preempted and
-    RetainError."""
+    """To the end, or to a sign of reward hacking: the sign ("" for none), and the KL in nats a token of what was kept.
+
+    Raises Preempted, and RetainError for weights or scores that are no numbers any more.
+    """
     config, state, total = learner.config, learner.state, learner.config.iterations
-    saved = state.iteration if resumed else None
-    when, at = time.monotonic(), state.iteration
-    begun: dict[str, bytes] = {}
+    saved = state.iteration if resumed else None  # iteration of the newest checkpoint
+    saved_at, at = time.monotonic(), state.iteration
+    begun: dict[str, bytes] = {}  # the checkpoint of iteration `at`, once there can be one
     why = learner.hacking()
     try:
         with lm.interruptible(learner.lm, workspace):
             if not resumed:
                 learner.look_at_reference()
                 workspace.progress(0, total)
-                workspace.checkpoints.save(0, learner.files())
-                saved = 0
+                saved, begun = 0, learner.files()
+                workspace.save(0, begun)
             while state.iteration < total and not why:
                 at, begun = state.iteration, learner.files()
                 look, seconds = learner.iterate()
@@ -104,14 +106,16 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> tuple[str, f
                 if look is not None and not why:
                     learner.keep_if_best(look)
                 due = state.iteration % config.checkpoint.every_steps == 0
-                if due or time.monotonic() - when >= config.checkpoint.every_s:
-                    workspace.checkpoints.save(state.iteration, learner.files())
-                    saved, when = state.iteration, time.monotonic()
+                if due or time.monotonic() - saved_at >= config.checkpoint.every_s:
+                    at, begun = state.iteration, learner.files()
+                    saved, saved_at = at, time.monotonic()
+                    workspace.save(at, begun)
             at, begun = state.iteration, learner.files()
             kl = learner.kl_of_kept()
     except Preempted:
-        if begun:
-            save_and_stop(workspace.checkpoints.save, at, begun)
+        # In the middle of an iteration: what is saved is how it began.
+        if begun and saved != at:
+            workspace.save(at, begun)
         raise
     except lm.Diverged as error:
         if saved is None:

@@ -19,10 +19,11 @@ from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from engine.errors import DataError
+from engine.finished import Finished
 from tasks.rlhf import streams
 from tasks.rlhf.judging import measures
 from tasks.rlhf.language import lm, training
-from tasks.rlhf.language.training import ExactTrainer, Finished, Job, Trained
+from tasks.rlhf.language.training import ExactTrainer, Job, Trained
 from tasks.rlhf.retention.pairs import RETENTION, Pair, public, retention, tokenised
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ dialogues. Afterwards the same dialogues that nobody trained on are put to the u
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from engine.errors import DataError
+from engine.finished import Finished
 from tasks.rlhf import streams
 from tasks.rlhf.language import decode, lm, training
-from tasks.rlhf.language.training import ExactTrainer, Finished, Job, Trained
+from tasks.rlhf.language.training import ExactTrainer, Job, Trained
 from tasks.rlhf.language.upstream import table
 from tasks.rlhf.retention.pairs import sample
 
@@ -68,7 +68,7 @@ def run(config: SftConfig, inputs: Mapping[str, Path], workspace: Workspace) -> 
             )
     text = lm.load_text(inputs["base"])
     lm.check_room(text, config.max_length + len(text.frame), "stages.sft.max_length")
-    finished = Finished.resume(workspace)
+    finished = Finished.resume(workspace, config.max_steps + len(PARTS))
     trained = train(config, inputs["base"], examples, finished, workspace)
     measured = measure(config, inputs, trained, held_out, finished, workspace)
     for file, content in trained.files.items():
@@ -112,8 +112,7 @@ def train(
         return found
     language = lm.load(base, config.bits, workspace.device)
     lm.new_adapter(language, config.lora, workspace.seed)
-    total = config.max_steps + len(PARTS)
-    job = Job(config, language, len(examples), workspace.seed, workspace, finished, NAME, 0, total)
+    job = Job(config, language, len(examples), workspace.seed, workspace, finished, NAME, 0, finished.total)
     return training.train(job, _SftTrainer(job, examples, args=TrlConfig(**training.arguments(job))))
 
 
@@ -125,7 +124,7 @@ def measure(
     finished: Finished,
     workspace: Workspace,
 ) -> dict[str, Any]:
-    """part -> what was found, each part kept in the checkpoint; the model is loaded as whoever uses it loads it."""
+    """name of PARTS -> what was measured, each a part that `finished` keeps; the model is loaded as its users do."""
     language: lm.Lm | None = None
 
     def load() -> lm.Lm:
@@ -146,20 +145,16 @@ def measure(
         "untouched_own": lambda: (
             nll(load(), public, room, workspace, adapted=False, frame=load().text.frame)
             if load().text.frame
-            else json.loads(finished.files["measured/untouched.json"])
+            else measured["untouched"]
         ),
         "public": lambda: nll(load(), public, room, workspace),
         "targets": lambda: nll(load(), held_out["targets"], room, workspace),
         "samples": lambda: samples(config, load(), inputs["prompts"], workspace),
     }
-    found = {}
-    for at, name in enumerate(PARTS, start=config.max_steps + 1):
-        key = f"measured/{name}.json"
-        if key not in finished.files:
-            finished.keep(workspace, at, {key: json.dumps(parts[name]()).encode()})
-            workspace.progress(at, config.max_steps + len(PARTS))
-        found[name] = json.loads(finished.files[key])
-    return found
+    measured: dict[str, Any] = {}
+    for name in PARTS:
+        measured[name] = finished.make(workspace, name, parts[name])
+    return measured
 
 
 def training_examples(config: SftConfig, inputs: Mapping[str, Path], seed: int) -> list[Example]:

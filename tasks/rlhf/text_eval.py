@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from engine.errors import DataError, RetainError
+from engine.finished import Finished
 from retain.rules import Rules
 from tasks.rlhf import streams
 from tasks.rlhf.judging import comparison, measures
@@ -29,7 +30,7 @@ from tasks.rlhf.judging.measures import Array
 from tasks.rlhf.judging.rule_judge import frozen
 from tasks.rlhf.judging.rule_judge.scoring import RuleJudge
 from tasks.rlhf.language import drafts, lm
-from tasks.rlhf.language.drafts import Draft, Parts, Sampling
+from tasks.rlhf.language.drafts import Draft, Sampling
 from tasks.rlhf.language.upstream import about as read_about
 from tasks.rlhf.language.upstream import table
 
@@ -90,7 +91,7 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
     everything = [*prompts, *probes]
     how = Sampling(config.max_tokens, config.temperature, config.batch)
     # Scores are asked of distinct replies, of which there may be fewer.
-    parts = Parts.resume(workspace, 2 * how.batches(len(everything)) + 2 * how.batches(2 * len(prompts)))
+    finished = Finished.resume(workspace, 2 * how.batches(len(everything)) + 2 * how.batches(2 * len(prompts)))
     language = drafts.adapters(
         inputs["base"],
         config.bits,
@@ -107,13 +108,18 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
         model: [
             _reply(rule_judge, model, asked, draft, about["months"], rules)
             for asked, draft in zip(
-                everything, drafts.sample(language, model, texts, how, [workspace.seed, streams.TEXT_EVAL, at], parts)
+                everything,
+                drafts.sample(
+                    language, model, texts, how, [workspace.seed, streams.TEXT_EVAL, at], finished, workspace
+                ),
             )
         ]
         for at, model in enumerate(MODELS)
     }
     of_prompts = {model: replies[: len(prompts)] for model, replies in written.items()}
-    judged = score_replies(language, rule_judge, prompts, of_prompts, about["months"], config.batch, parts)
+    judged = score_replies(
+        language, rule_judge, prompts, of_prompts, about["months"], config.batch, finished, workspace
+    )
     seed = [workspace.seed, streams.TEXT_EVAL, len(MODELS)]
     _write(prompts, probes, written, judged, config, seed, workspace)
     return metrics(prompts, probes, written, judged, config.bootstrap, seed)
@@ -156,7 +162,8 @@ def score_replies(
     written: Mapping[str, Sequence[Reply]],
     months: int,
     batch: int,
-    parts: Parts,
+    finished: Finished,
+    workspace: Workspace,
 ) -> Judged:
     """What each judge says of the replies to held-out prompts."""
     pairs_of = {
@@ -166,7 +173,7 @@ def score_replies(
     scores: dict[str, dict[str, Array]] = {}
     for name, adapter in REWARD_MODELS.items():
         every_pair = [pair for pairs in pairs_of.values() for pair in pairs]
-        score_of = drafts.scores(language, adapter, every_pair, batch, parts)
+        score_of = drafts.scores(language, adapter, every_pair, batch, finished, workspace)
         scores[name] = {model: np.array([score_of[pair] for pair in pairs]) for model, pairs in pairs_of.items()}
     scores[RULES] = {
         model: np.array(

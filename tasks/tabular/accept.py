@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.errors import DataError
+from engine.finished import Finished
 from retain.dataset import bridge_roles, cell
 from retain.features import Featurizer
-from tasks.tabular import gbm, measures, model, rows, streams
+from tasks.tabular import measures, model, rows, streams
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -29,7 +30,7 @@ def run(config: AcceptConfig, inputs: Mapping[str, Path], workspace: Workspace) 
         narrow = Featurizer.fit(table.spec, config.bridge_columns)
     except ValueError as error:
         raise DataError(f"accept.bridge_columns: {error}") from None
-    finished = gbm.Finished.resume(workspace, 2 * config.folds)
+    finished = Finished.resume(workspace, 2 * config.folds)
     full = model.fit("accept", table, Featurizer.fit(table.spec), config, workspace, finished)
     common = model.fit("bridge", table, narrow, config, workspace, finished)
     model.write(full, workspace)

@@ -9,6 +9,7 @@ pooled AUC varies by .005 instead of .009.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import DataError
+from engine.finished import Finished
 from retain.features import Featurizer
 from tasks.tabular import gbm, measures, rows, streams
 from tasks.tabular.calibration import Floats, isotonic
@@ -35,7 +37,7 @@ def run(config: BacktestConfig, inputs: Mapping[str, Path], workspace: Workspace
     first = int(config.first * len(table.y))
     starts = list(range(first, len(table.y), config.every))
     _check_classes(table, first, starts, config)
-    finished = gbm.Finished.resume(workspace, 2 * len(starts))
+    finished = Finished.resume(workspace, 2 * len(starts))
     scores = {name: np.empty(len(table.y) - first) for name in SCHEDULES}
     for start in starts:
         end = min(start + config.every, len(table.y))
@@ -43,13 +45,12 @@ def run(config: BacktestConfig, inputs: Mapping[str, Path], workspace: Workspace
             # The first model on all calls is the one that is never retrained: it scores the rest as well.
             only_once = name == "all" and start == first
             last = len(table.y) if only_once else end
-            found = finished.get(f"{name}-{start}")
-            if found is None:
-                found = _scores(features, table.y, begin, start, last, config, workspace)
-                finished.put(f"{name}-{start}", found, calls=float(start), yes=float(table.y[start:end].mean()))
-            scores[name][start - first : end - first] = found[: end - start]
+            figures = partial(_figures, table.y, start, end)
+            score = partial(_scores, features, table.y, begin, start, last, config, workspace)
+            of_calls = np.array(finished.make(workspace, f"{name}-{start}", score, figures))
+            scores[name][start - first : end - first] = of_calls[: end - start]
             if only_once:
-                scores["once"] = found
+                scores["once"] = of_calls
     y = table.y[first:]
     rng = np.random.default_rng([workspace.seed, streams.BACKTEST_INTERVALS])
     measured = {name: measures.measure(y, scores[name], config.ece_bins, config.bootstrap, rng) for name in SCHEDULES}
@@ -96,14 +97,19 @@ def _scores(
     end: int,
     config: BacktestConfig,
     workspace: Workspace,
-) -> Floats:
+) -> list[float]:
     """Scores of calls start..end-1 by a model of calls begin..start-1."""
     params = gbm.parameters(config.booster, workspace.seed, workspace.threads)
     margin, boosters = gbm.fixed_cross_fit(
         features[begin:start], y[begin:start], params, config.booster.rounds, config.folds, workspace.seed
     )
     ahead = np.stack([gbm.margins(booster, features[start:end]) for booster in boosters])
-    return isotonic(margin, y[begin:start])(ahead.mean(axis=0))
+    scores: list[float] = isotonic(margin, y[begin:start])(ahead.mean(axis=0)).tolist()
+    return scores
+
+
+def _figures(y: Floats, start: int, end: int, _: list[float]) -> dict[str, float]:
+    return {"calls": float(start), "yes": float(y[start:end].mean())}
 
 
 def _table(measured: Mapping[str, Mapping[str, Any]], trained: Mapping[str, int]) -> dict[str, list[Any]]:

@@ -8,17 +8,17 @@ seconds; what is kept is each finished fold.
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.checkpoint import Preempted
 from engine.errors import RetainError
+from engine.finished import Finished
 
 if TYPE_CHECKING:
     from engine.stage import Workspace
@@ -64,8 +64,8 @@ def margins(booster: xgboost.Booster, features: Matrix) -> Matrix:
     """(n,) float32 log-odds, by the rounds that were best if the booster was stopped early."""
     best = getattr(booster, "best_iteration", None) if booster.attr("best_iteration") else None
     rounds = (0, 0 if best is None else best + 1)
-    found: Matrix = booster.predict(xgboost.DMatrix(features), output_margin=True, iteration_range=rounds)
-    return found
+    margin: Matrix = booster.predict(xgboost.DMatrix(features), output_margin=True, iteration_range=rounds)
+    return margin
 
 
 @dataclass(frozen=True)
@@ -77,37 +77,13 @@ class CrossFit:
     rounds: list[int]
 
 
-@dataclass
-class Finished:
-    """Folds that are done, by model; each is saved as it ends, and read back by whoever resumes."""
-
-    workspace: Workspace
-    total: int
-    files: dict[str, bytes]
-
-    @classmethod
-    def resume(cls, workspace: Workspace, total: int) -> Finished:
-        saved = workspace.checkpoints.load()
-        return cls(workspace, total, dict(saved.files) if saved else {})
-
-    def get(self, name: str) -> Floats | None:
-        content = self.files.get(f"{name}.npy")
-        return None if content is None else np.load(io.BytesIO(content), allow_pickle=False)
-
-    def put(self, name: str, values: NDArray[Any], **metrics: float) -> None:
-        buffer = io.BytesIO()
-        np.save(buffer, values, allow_pickle=False)
-        self.files[f"{name}.npy"] = buffer.getvalue()
-        self.workspace.checkpoints.save(len(self.files), self.files)
-        self.workspace.progress(len(self.files), self.total, **metrics)
-        if self.workspace.should_stop():
-            raise Preempted
-
-
 def cross_fit(
     name: str, features: Matrix, y: Floats, config: RiskConfig, workspace: Workspace, finished: Finished
 ) -> CrossFit:
-    """Margins of every training row from trees that saw neither it nor the slice that stopped them."""
+    """Margins of every training row from trees that saw neither it nor the slice that stopped them.
+
+    Each fold is a part that `finished` keeps. Raises Preempted after any of them, when asked to stop.
+    """
     rng = np.random.default_rng([workspace.seed, len(y)])
     fold = stratified_folds(y, config.folds, rng)
     stop = [stratified_folds(y[fold != k], round(1 / config.stop_fraction), rng) == 0 for k in range(config.folds)]
@@ -115,14 +91,11 @@ def cross_fit(
     margin = np.empty(len(y), dtype=np.float32)
     rounds = []
     for k in range(config.folds):
-        found = finished.get(f"{name}-{k}")
-        if found is None:
-            booster = _stopped(features[fold != k], y[fold != k], stop[k], params, config.booster)
-            out = margins(booster, features[fold == k])
-            found = np.append(np.float64(booster.best_iteration + 1), out.astype(np.float64))
-            finished.put(f"{name}-{k}", found, rounds=float(found[0]), logloss=_logloss(out, y[fold == k]))
-        rounds.append(int(found[0]))
-        margin[fold == k] = found[1:]
+        left_out = fold == k
+        train = partial(_fold, features, y, left_out, stop[k], params, config.booster)
+        trained = finished.make(workspace, f"{name}-{k}", train, _figures)
+        rounds.append(trained["rounds"])
+        margin[left_out] = trained["margin"]
     return CrossFit(margin, fold, rounds)
 
 
@@ -137,6 +110,28 @@ def fixed_cross_fit(
         boosters.append(fit(features[fold != k], y[fold != k], params, rounds))
         margin[fold == k] = margins(boosters[k], features[fold == k])
     return margin, boosters
+
+
+def _fold(
+    features: Matrix,
+    y: Floats,
+    left_out: NDArray[np.bool_],
+    stop: NDArray[np.bool_],
+    params: Mapping[str, Any],
+    booster: StoppedBooster,
+) -> dict[str, Any]:
+    """What trees of the other folds say of the rows (n,) `left_out`: their log-odds, and the mean loss in nats.
+
+    `stop`, of the other rows, marks those that stop the boosting, after `rounds`.
+    """
+    trees = _stopped(features[~left_out], y[~left_out], stop, params, booster)
+    margin = margins(trees, features[left_out])
+    loss = _logloss(margin, y[left_out])
+    return {"rounds": trees.best_iteration + 1, "margin": margin.tolist(), "logloss": loss}
+
+
+def _figures(trained: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(trained[name]) for name in ("rounds", "logloss")}
 
 
 def _stopped(

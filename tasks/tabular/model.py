@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.finished import Finished
 from retain.features import Featurizer
 from tasks.tabular import gbm, measures, streams
 from tasks.tabular.calibration import Calibration, Floats, isotonic, reliability
@@ -36,7 +37,7 @@ class Model:
 
 
 def fit(
-    name: str, rows: Rows, featurizer: Featurizer, config: RiskConfig, workspace: Workspace, finished: gbm.Finished
+    name: str, rows: Rows, featurizer: Featurizer, config: RiskConfig, workspace: Workspace, finished: Finished
 ) -> Model:
     features, train = featurizer.transform(rows.columns), rows.train()
     crossed = gbm.cross_fit(name, features[train], rows.y[train], config, workspace, finished)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.finished import Finished
 from retain.features import Featurizer
-from tasks.tabular import gbm, model, rows
+from tasks.tabular import model, rows
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def run(config: RiskConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     table = rows.read(inputs["customers"])
-    finished = gbm.Finished.resume(workspace, config.folds)
+    finished = Finished.resume(workspace, config.folds)
     risk = model.fit("risk", table, Featurizer.fit(table.spec), config, workspace, finished)
     model.write(risk, workspace)
     workspace.out.json("schema.json", table.spec.model_dump(mode="json"))

@@ -47,6 +47,7 @@ def test_clocks_count_saves_within_training_and_each_once(monkeypatch: pytest.Mo
 
 def test_every_trainer_is_clocked(monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.checkpoint import Checkpointer
+    from engine.finished import Finished
     from tasks.rlhf import ppo_text
     from tasks.rlhf.language import lm, training
 
@@ -55,7 +56,7 @@ def test_every_trainer_is_clocked(monkeypatch: pytest.MonkeyPatch) -> None:
         (training, "train"),
         (ppo_text, "train"),
         (training.ExactTrainer, "_save_checkpoint"),
-        (training.Finished, "keep"),
+        (Finished, "keep"),
         (ppo_text.Learner, "files"),
         (Checkpointer, "save"),
     ]

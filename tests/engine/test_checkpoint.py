@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.checkpoint import CHECKPOINTS_KEPT, SEAL, Checkpoint, Checkpointer, Preempted, clear, save_and_stop
+from engine.checkpoint import CHECKPOINTS_KEPT, SEAL, Checkpoint, Checkpointer, clear
 from engine.claim import Fenced, acquire
-from engine.errors import RetainError
 from engine.store import FolderStore
 from tests.engine.processes import killed_at
 
@@ -208,37 +207,6 @@ def test_one_that_is_fenced_after_it_sealed_prunes_nothing_of_its_successors(sto
         Checkpointer(Overtaken(store.root), PREFIX, first.claim).save(2, state(2))
     assert folders(store) == ["000000000003-000002", "000000000004-000002"]
     assert loaded(first) == 4
-
-
-def test_the_last_save_of_a_stop_is_a_checkpoint(store: FolderStore) -> None:
-    checkpoints = attempt(store)
-    with pytest.raises(Preempted):
-        save_and_stop(checkpoints.save, 1, state(1))
-    assert loaded(checkpoints) == 1
-
-
-def test_a_stop_that_can_not_save_is_a_stop_and_the_older_checkpoint_serves(
-    store: FolderStore, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Full(FolderStore):
-        def write(self, key: str, data: bytes, expect: str | None = None) -> str:
-            raise RetainError(f"{self.root}: can't be written (No space left on device).\nFree some space")
-
-    checkpoints = attempt(store)
-    checkpoints.save(1, state(1))
-    with pytest.raises(Preempted):
-        save_and_stop(Checkpointer(Full(store.root), PREFIX, checkpoints.claim).save, 2, state(2))
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("stopped without a last checkpoint: ")
-    assert "No space left on device" in line
-    assert loaded(checkpoints) == 1
-
-
-def test_whoever_was_replaced_does_not_stop_as_if_it_owned_anything(store: FolderStore) -> None:
-    first = attempt(store)
-    attempt(store, 2)
-    with pytest.raises(Fenced):
-        save_and_stop(first.save, 1, state(1))
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -24,14 +24,14 @@ SPLIT = {"train": 0.6, "validation": 0.1, "test": 0.3}
 
 @dataclass
 class Checkpoints:
-    """Keeps what was saved last, as a store would; `kill_after` saves, the workspace is asked to stop.
+    """Keeps what was saved last, as a store would, and remembers all of it in `kept`.
 
-    `steps` of all that was saved. `full`: nothing more can be written.
+    After `kill_after` saves the workspace is asked to stop. `full`: nothing more can be written.
     """
 
     saved: Checkpoint | None = None
     saves: int = 0
-    steps: list[int] = field(default_factory=list)
+    kept: list[Checkpoint] = field(default_factory=list)
     kill_after: int | None = None
     full: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -39,12 +39,17 @@ class Checkpoints:
     def load(self) -> Checkpoint | None:
         return self.saved
 
+    def at(self, step: int) -> Checkpoint:
+        """What whoever is killed after it and before the next one leaves."""
+        (found,) = [checkpoint for checkpoint in self.kept if checkpoint.step == step]
+        return found
+
     def save(self, step: int, files: Mapping[str, bytes]) -> None:
         if self.full:
             raise RetainError("can't be written (No space left on device). Free some space")
         self.saved = Checkpoint(step, dict(files))
         self.saves += 1
-        self.steps.append(step)
+        self.kept.append(self.saved)
         if self.saves == self.kill_after:
             self.stopping.set()
 

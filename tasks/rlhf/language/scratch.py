@@ -19,7 +19,6 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor
 
-from engine.checkpoint import save_and_stop
 from engine.errors import DataError, RetainError
 from tasks.rlhf import streams
 from tasks.rlhf.language import lm
@@ -76,10 +75,8 @@ def train(
         optimizer.step()
         losses.append(loss.item())
         workspace.progress(step + 1, config.steps, loss=loss.item())
-        if workspace.should_stop():
-            save_and_stop(workspace.checkpoints.save, step + 1, _files(model, optimizer, losses))
-        if (step + 1) % config.checkpoint_every == 0:
-            workspace.checkpoints.save(step + 1, _files(model, optimizer, losses))
+        if (step + 1) % config.checkpoint_every == 0 or workspace.should_stop():
+            workspace.save(step + 1, _files(model, optimizer, losses))
             saved = step + 1
     model.eval()
     return losses

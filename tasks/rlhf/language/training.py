@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,8 +27,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from engine.checkpoint import Preempted, save_and_stop
+from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
+from engine.finished import Finished
 from tasks.rlhf import streams
 from tasks.rlhf.language import lm
 
@@ -39,35 +40,6 @@ if TYPE_CHECKING:
 TRAINER = "trainer/"  # where a checkpoint keeps the training in hand
 CURVE = "curve.json"
 REPORT_S = 1.0
-
-
-@dataclass
-class Finished:
-    """What is done, as a checkpoint keeps it: files, and the step, which only grows."""
-
-    step: int = 0
-    files: dict[str, bytes] = field(default_factory=dict)
-
-    @classmethod
-    def resume(cls, workspace: Workspace) -> Finished:
-        found = workspace.checkpoints.load()
-        return cls() if found is None else cls(found.step, dict(found.files))
-
-    def keep(self, workspace: Workspace, step: int, files: Mapping[str, bytes]) -> None:
-        """Saves `files` besides what is kept already. Raises Preempted when asked to stop."""
-        self.step = step
-        self.files |= files
-        if workspace.should_stop():
-            save_and_stop(workspace.checkpoints.save, step, self.files)
-        workspace.checkpoints.save(step, self.files)
-        if workspace.should_stop():
-            raise Preempted
-
-    def part(self, prefix: str) -> dict[str, bytes]:
-        return {name.removeprefix(prefix): data for name, data in self.files.items() if name.startswith(prefix)}
-
-    def drop(self, prefix: str) -> None:
-        self.files = {name: data for name, data in self.files.items() if not name.startswith(prefix)}
 
 
 @dataclass(frozen=True)
@@ -252,8 +224,9 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
         )
 
     def stop(self) -> NoReturn:
+        """Ends the attempt, with a checkpoint if there is anything new to keep."""
         if self.state.global_step > self.kept:
-            save_and_stop(self._save_checkpoint, self.model, None)
+            self._save_checkpoint(self.model, None)
         raise Preempted
 
     # What follows replaces parts of Trainer and of TRL's own.
@@ -264,14 +237,16 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
         return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Raises Preempted if the attempt has to end, RetainError where the folder or the store can't be written."""
         job, step = self.job, self.state.global_step
         folder = job.folder / f"checkpoint-{step}"
-        with _writing(job, step):
-            super()._save_checkpoint(model, trial)
-            files = {f"{_place(job)}{path.name}": path.read_bytes() for path in folder.iterdir()}
-            shutil.rmtree(folder)
-        job.workspace.checkpoints.save(job.before + step, job.finished.files | files)
-        self.kept, self.kept_at = step, time.monotonic()
+        with job.workspace.saving():
+            with _writing(job, step):
+                super()._save_checkpoint(model, trial)
+                files = {f"{_place(job)}{path.name}": path.read_bytes() for path in folder.iterdir()}
+                shutil.rmtree(folder)
+            job.workspace.checkpoints.save(job.before + step, job.finished.files | files)
+            self.kept, self.kept_at = step, time.monotonic()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Without training_args.bin, which is a pickle with paths and times."""

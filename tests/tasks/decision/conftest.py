@@ -100,11 +100,11 @@ def inputs(
     for name in ("data.parquet", "schema.json"):
         (root / "customers").mkdir(exist_ok=True)
         shutil.copy(tables["customers"] / name, root / "customers" / name)
-    _fill_cells(root / "accept" / "bridge.json")
+    fill_cells(root / "accept" / "bridge.json")
     return {name: root / name for name in ("customers", "risk", "accept")}
 
 
-def _fill_cells(path: Path) -> None:
+def fill_cells(path: Path) -> None:
     """Synthetic clients of the bank are few: a rare cell may have none."""
     bridge = json.loads(path.read_text())
     for found in bridge["cells"].values():

@@ -12,8 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from engine.artifact import ArtifactWriter
-from engine.checkpoint import Preempted
 from engine.stage import Metrics, Workspace
 from retain.policy import Policy
 from tasks.config import DecisionConfig
@@ -44,11 +42,16 @@ def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-@pytest.fixture(scope="module")
-def config() -> DecisionConfig:
+def small_config(**changes: Any) -> DecisionConfig:
+    """exp_001_mvp's with little to do; `changes` are of its own keys."""
     text = (CONFIGS / "experiment_exp_001_mvp.yaml").read_text().replace("!include ", "")
     stated = yaml.safe_load(text)["stages"]["decision"]
-    return DecisionConfig.model_validate_json(json.dumps(merged(stated, SMALL)))
+    return DecisionConfig.model_validate_json(json.dumps(merged(merged(stated, SMALL), changes)))
+
+
+@pytest.fixture(scope="module")
+def config() -> DecisionConfig:
+    return small_config()
 
 
 @pytest.fixture(scope="module")
@@ -68,32 +71,6 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def read(folder: Path, name: str) -> Any:
     return json.loads((folder / name).read_text())
-
-
-def test_stopped_at_every_save_it_ends_with_the_same_bytes(
-    config: DecisionConfig,
-    inputs: dict[str, Path],
-    workspace: Callable[..., Workspace],
-    whole: tuple[Path, Metrics],
-    tmp_path: Path,
-) -> None:
-    stopped = workspace(tmp_path / "stopped")
-    stops = 0
-    while True:
-        stopped.out = ArtifactWriter(tmp_path / f"attempt-{stops}")
-        stopped.out.folder.mkdir()
-        stopped.stopping.clear()
-        stopped.checkpoints.stopping = stopped.stopping  # type: ignore[attr-defined]
-        stopped.checkpoints.kill_after = stopped.checkpoints.saves + 1  # type: ignore[attr-defined]
-        try:
-            metrics = train.run(config, inputs, stopped)
-            break
-        except Preempted:
-            stops += 1
-    # The random test, three searches, each seed's saves, seven lines, two worlds and the assumed one, ...
-    assert stops >= 4 + config.seeds + 5 + 7 + 3 + 1
-    assert metrics == whole[1]
-    assert content(stopped.out.folder) == content(whole[0])
 
 
 def test_the_comparison_has_every_policy_and_line(whole: tuple[Path, Metrics], config: DecisionConfig) -> None:

@@ -69,12 +69,10 @@ def base_config(**changes: Any) -> BaseConfig:
     return BaseConfig.model_validate_json(json.dumps(content | changes))
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def write_texts(root: Path) -> dict[str, Path]:
     """Dialogues in a simple language, in which the reply follows from the prompt, and messages in another."""
-    root = tmp_path_factory.mktemp("inputs")
     folder, prompts = root / "dialogues", root / "prompts"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     prompts.mkdir()
     said = [{"prompt": f"Offer {k % 4}.", "response": f"Take {k % 4} off.", "part": "train"} for k in range(60)]
     said += [row | {"part": "validation"} for row in said[:20]]
@@ -88,6 +86,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         rows.append({"id": str(k), "prompt": f"Are there {word}?", "response": f"Yes, {word}.", "split": part})
     pq.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet")
     return {"dialogues": folder, "prompts": prompts}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_texts(tmp_path_factory.mktemp("inputs"))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -142,24 +145,6 @@ def test_equal_runs_make_equal_bytes(
     assert other["tokenizer.json"] == files(undisturbed[0])["tokenizer.json"]
 
 
-@pytest.mark.parametrize("kill_after", [1, 2])
-def test_after_a_stop_it_ends_with_the_same_bytes(
-    undisturbed: tuple[Path, dict[str, float]],
-    inputs: dict[str, Path],
-    tmp_path: Path,
-    workspace: Workspaces,
-    checkpoints: Callable[..., Any],
-    kill_after: int,
-) -> None:
-    kept = checkpoints(kill_after=kill_after)
-    with pytest.raises(Preempted):
-        base.run(base_config(), inputs, workspace(tmp_path / "killed", kept))
-    assert kept.saved.step == 5 * kill_after + 1  # asked after the save: the next step ends with one more
-    again = checkpoints(saved=kept.saved)
-    base.run(base_config(), inputs, workspace(tmp_path / "again", again))
-    assert files(tmp_path / "again") == files(undisturbed[0])
-
-
 def test_a_stop_is_answered_at_the_next_step(
     inputs: dict[str, Path], tmp_path: Path, workspace: Workspaces, checkpoints: Callable[..., Any]
 ) -> None:
@@ -169,26 +154,6 @@ def test_a_stop_is_answered_at_the_next_step(
         base.run(base_config(), inputs, workspace(tmp_path, kept))
     assert kept.saved.step == 1
     assert not (tmp_path / "model.safetensors").exists()
-
-
-def test_a_stop_on_a_full_disk_is_a_stop(
-    undisturbed: tuple[Path, dict[str, float]],
-    inputs: dict[str, Path],
-    tmp_path: Path,
-    workspace: Workspaces,
-    checkpoints: type[Any],
-) -> None:
-    class Full(checkpoints):  # type: ignore[misc,valid-type]
-        def save(self, step: int, files: Any) -> None:
-            self.full = self.stopping.is_set()
-            super().save(step, files)
-
-    kept = Full(kill_after=1)
-    with pytest.raises(Preempted):
-        base.run(base_config(), inputs, workspace(tmp_path / "stopped", kept))
-    assert kept.saved.step == 5
-    base.run(base_config(), inputs, workspace(tmp_path / "again", checkpoints(saved=kept.saved)))
-    assert files(tmp_path / "again") == files(undisturbed[0])
 
 
 def test_it_learns_the_language(inputs: dict[str, Path], tmp_path: Path, workspace: Workspaces) -> None:

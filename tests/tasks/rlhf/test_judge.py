@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.checkpoint import Preempted
 from engine.config import experiment_path, load, validate
 from engine.errors import DataError, RetainError
 from engine.stage import Metrics, Workspace
@@ -23,7 +22,7 @@ from tasks.rlhf import judge, rm
 from tasks.rlhf.judging.rule_judge import cues, frozen
 from tasks.rlhf.judging.rule_judge.scoring import WEIGHTS
 from tasks.rlhf.retention import pairs
-from tests.tasks.rlhf.trainable import SETTINGS, Killed, files, killed_at, rm_config, write_inputs
+from tests.tasks.rlhf.trainable import SETTINGS, files, rm_config, write_inputs
 from tests.words import CUES
 
 GOOD = "Hello, your bill is high, so you can have 20% off it for three months. Would that suit you? Please reply."
@@ -39,10 +38,9 @@ def config(**changes: Any) -> JudgeConfig:
     return JudgeConfig.model_validate_json(json.dumps(settings))
 
 
-@pytest.fixture(scope="module")
-def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def judge_inputs(folder: Path, base: Path) -> dict[str, Path]:
     """What the trainers' tests read, with offer and situation, and a rejected reply whose offer is wrong."""
-    found = write_inputs(tmp_path_factory.mktemp("inputs"), base)
+    found = write_inputs(folder, base)
     path = found["prompts"] / "pairs.parquet"
     rows = [{**row, "offer": 20, "situation": "price"} for row in pq.read_table(path).to_pylist()]
     for row in rows:
@@ -51,6 +49,11 @@ def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     pq.write_table(pa.Table.from_pylist(rows), path)
     (found["prompts"] / "about.json").write_text(json.dumps({"months": 3}))
     return found
+
+
+@pytest.fixture(scope="module")
+def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return judge_inputs(tmp_path_factory.mktemp("inputs"), base)
 
 
 @pytest.fixture(scope="module")
@@ -116,28 +119,6 @@ def test_it_learns_from_the_other_half_with_another_seed(
     assert len(seen) == 3
     assert len(final) > 0
     assert all(final.isdisjoint(other) for other in others)
-
-
-def test_killed_in_training_it_ends_with_the_same_bytes(
-    inputs: dict[str, Path],
-    made: tuple[Path, Metrics],
-    tmp_path: Path,
-    workspace: Callable[..., Workspace],
-    checkpoints: type[Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    kept = checkpoints()
-    with pytest.raises(Killed), killed_at(4, monkeypatch):
-        judge.run(config(), inputs, workspace(tmp_path / "first", kept))
-    assert judge.run(config(), inputs, workspace(tmp_path / "second", kept)) == made[1]
-    assert files(tmp_path / "second") == files(made[0])
-
-
-def test_asked_to_stop_it_does(
-    inputs: dict[str, Path], tmp_path: Path, workspace: Callable[..., Workspace], checkpoints: type[Any]
-) -> None:
-    with pytest.raises(Preempted):
-        judge.run(config(), inputs, workspace(tmp_path, checkpoints(kill_after=1)))
 
 
 @pytest.mark.parametrize("name", ["exp_001_mvp", "local", "smollm2", "chaos", "dryrun"])

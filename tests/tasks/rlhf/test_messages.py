@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from engine.artifact import ArtifactWriter
-from engine.checkpoint import Preempted
 from engine.errors import DataError
 from retain.message import SITUATIONS, Bank, render
 from tasks.config import MessagesConfig
 from tasks.rlhf import messages
-from tasks.rlhf.language import lm
+from tasks.rlhf.language import decode, lm
 from tasks.rlhf.language.drafts import Draft
 from tasks.rlhf.messages import Candidate, Prompt, choose, look
 from tests.tasks.rlhf import made_language
@@ -37,9 +36,7 @@ def config(**changes: Any) -> MessagesConfig:
     return MessagesConfig(**settings | {"rules": WORDS.rules} | changes)
 
 
-@pytest.fixture(scope="module")
-def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("messages")
+def bank_inputs(root: Path, base: Path) -> dict[str, Path]:
     made_language.prompts(root / "prompts", 3, (), CELLS)
     for name, seed in made_language.WRITER.items():
         made_language.adapter(base, root / name, seed, reward=False)
@@ -48,9 +45,27 @@ def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     return {"base": base, **{name: root / name for name in ("prompts", "sft", "ppo_text", "rm")}}
 
 
+@pytest.fixture(scope="module")
+def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return bank_inputs(tmp_path_factory.mktemp("messages"), base)
+
+
 def every_text(name: str, at: int) -> str:
     """Each text of either kind again and again: whichever cell asks has some that fit it."""
     return (*WITH, *WITHOUT)[(at + at // 8) % 6]
+
+
+def writes_by_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply follows from its batch alone, as with a generator that is seeded for each."""
+
+    def sample(
+        language: lm.Lm, asked: list[list[int]], limit: int, temperature: float, generator: torch.Generator, batch: int
+    ) -> list[decode.Sample]:
+        first = int(torch.randint(6, (1,), generator=generator))
+        texts = [every_text("", first + at) for at in range(len(asked))]
+        return [decode.Sample(language.text.reply(text), text, True) for text in texts]
+
+    monkeypatch.setattr(decode, "sample", sample)
 
 
 def candidate(text: str, offer: int = 10, ended: bool = True, prompt: str = "Topic: the price.") -> Candidate:
@@ -250,44 +265,3 @@ def test_an_insult_is_refused_as_unsafe(
     assert {row["reply"] for row in rows if "insult" in row["why"]} == {rude}
     assert {row["refused"] for row in rows if row["reply"] == rude} == {"unsafe"}
     assert found["refused_unsafe"]["value"] > 0
-
-
-def test_stopping_after_every_part_changes_no_byte(
-    inputs: dict[str, Path], tmp_path: Path, workspace: Any, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def by_draw(name: str, at: int) -> str:
-        raise AssertionError("nothing is drawn after a resume that was drawn before it")
-
-    # Real samples are never safe here, so what is scored comes from the parts of a first run of planted texts.
-    planted = checkpoints()
-    made_language.writes(monkeypatch, every_text)
-    expected = messages.run(config(candidates=12), inputs, workspace(tmp_path / "whole", planted))
-    assert planted.saved is not None
-    lines = planted.saved.files["parts.jsonl"].splitlines()
-    drawn = sum(json.loads(line)[0].split("/")[0] in ("sft", "policy") for line in lines)
-    assert 0 < drawn < len(lines)
-    made_language.writes(monkeypatch, by_draw)
-    again = checkpoints()
-    for done in range(drawn, len(lines)):
-        again.save(done, {"parts.jsonl": b"\n".join(lines[:done])})
-        again.saves, again.kill_after = 0, 1
-        with pytest.raises(Preempted):
-            messages.run(config(candidates=12), inputs, workspace(tmp_path / f"stopped-{done}", again))
-        again.stopping.clear()
-    assert messages.run(config(candidates=12), inputs, workspace(tmp_path / "resumed", again)) == expected
-    assert made_language.contents(tmp_path / "resumed") == made_language.contents(tmp_path / "whole")
-
-
-def test_samples_are_the_same_wherever_they_were_stopped(
-    inputs: dict[str, Path], tmp_path: Path, workspace: Any, checkpoints: Any
-) -> None:
-    whole, again = checkpoints(), checkpoints()
-    messages.run(config(), inputs, workspace(tmp_path / "whole", whole))
-    for stop in range(1, whole.saves + 1):
-        again.kill_after = stop
-        again.stopping.clear()
-        with pytest.raises(Preempted):
-            messages.run(config(), inputs, workspace(tmp_path / f"stopped-{stop}", again))
-    again.stopping.clear()
-    messages.run(config(), inputs, workspace(tmp_path / "resumed", again))
-    assert made_language.contents(tmp_path / "resumed") == made_language.contents(tmp_path / "whole")

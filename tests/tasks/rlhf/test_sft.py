@@ -6,9 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.stage import Metrics, Workspace
 from tasks.rlhf import sft
 from tasks.rlhf.language import lm
-from tests.tasks.rlhf.trainable import Killed, files, killed_at, sft_config, write_inputs
+from tests.tasks.rlhf.trainable import files, sft_config, write_inputs
 
 Ran = tuple[Metrics, Path]
 
@@ -108,30 +105,6 @@ def test_prompts_have_no_part_in_the_loss(base: Path) -> None:
     one, other = text.row("a b", "yes", 48), text.row("a b", "yes and no", 48)
     assert len(lm.losses(language, [one, other])) == len(one[1]) + len(other[1])
     assert torch.allclose(lm.losses(language, [one, other]), -lm.log_probs(language, [one, other])[0], atol=1e-5)
-
-
-def test_interrupted_anywhere_it_writes_the_same_bytes(
-    ran: Ran,
-    inputs: dict[str, Path],
-    tmp_path: Path,
-    workspace: Callable[..., Workspace],
-    checkpoints: type[Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    kept, attempts, stops = checkpoints(kill_after=1), 0, 0
-    with killed_at(3, monkeypatch), pytest.raises(Killed):
-        sft.run(sft_config(), inputs, replace(workspace(tmp_path / "0", kept), stopping=checkpoints().stopping))
-    while True:
-        kept.stopping.clear()
-        kept.saves = 0
-        attempts += 1
-        try:
-            assert sft.run(sft_config(), inputs, workspace(tmp_path / str(attempts), kept)) == ran[0]
-            break
-        except Preempted:
-            stops += 1
-    assert stops == 2 + len(sft.PARTS)  # at step 4, at the end of the training, after each part of the measuring
-    assert files(tmp_path / str(attempts)) == files(ran[1])
 
 
 def test_rows_that_lose_something_are_counted(

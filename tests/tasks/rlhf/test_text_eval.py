@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from engine.artifact import ArtifactStore
-from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.store import FolderStore
 from eval import words
@@ -40,9 +39,7 @@ def config(**changes: Any) -> TextEvalConfig:
     return TextEvalConfig(**settings | {"rules": WORDS.rules} | changes)
 
 
-@pytest.fixture(scope="module")
-def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("text_eval")
+def eval_inputs(root: Path, base: Path) -> dict[str, Path]:
     made_language.prompts(root / "prompts", 10, PROBES, ())
     for name, seed in made_language.WRITER.items():
         made_language.adapter(base, root / name, seed, reward=False)
@@ -51,6 +48,11 @@ def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     (root / "judge" / "rules.json").write_text(json.dumps({"digest": frozen.digest(CUES)}))
     (root / "judge" / "cues.json").write_text(json.dumps(CUES))
     return {"base": base, **{name: root / name for name in ("prompts", "sft", "ppo_text", "rm", "judge")}}
+
+
+@pytest.fixture(scope="module")
+def inputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return eval_inputs(tmp_path_factory.mktemp("text_eval"), base)
 
 
 def judged(policy: Mapping[str, list[float]], sft: Mapping[str, list[float]]) -> Judged:
@@ -291,25 +293,6 @@ def test_what_is_written_can_be_printed(inputs: dict[str, Path], tmp_path: Path,
     assert report.kinds == ["guarantee", "pressure"]
     assert len(report.examples) == 3
     assert len(list(words.whole(report))) == 3 + 3 * 3  # three tables, three lines of an example
-
-
-def test_stopping_after_every_part_changes_no_byte(
-    inputs: dict[str, Path], tmp_path: Path, workspace: Any, checkpoints: Any
-) -> None:
-    whole = checkpoints()
-    expected = text_eval.run(config(), inputs, workspace(tmp_path / "whole", whole))
-    assert whole.saves > 10
-    again = checkpoints()
-    for stop in range(1, whole.saves + 1):
-        again.kill_after = stop
-        again.stopping.clear()
-        with pytest.raises(Preempted):
-            text_eval.run(config(), inputs, workspace(tmp_path / f"stopped-{stop}", again))
-        assert again.saves == stop  # what was kept isn't made again
-    again.stopping.clear()
-    assert text_eval.run(config(), inputs, workspace(tmp_path / "resumed", again)) == expected
-    assert again.saves == whole.saves
-    assert made_language.contents(tmp_path / "resumed") == made_language.contents(tmp_path / "whole")
 
 
 def test_another_seed_draws_other_replies(inputs: dict[str, Path], tmp_path: Path, workspace: Any) -> None:

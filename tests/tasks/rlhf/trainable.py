@@ -1,19 +1,15 @@
-"""Small inputs for the trainers, of the schema that the stages before them write, and how to kill what they do."""
+"""Small inputs for the trainers, of the schema that the stages before them write."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from tasks.config import RewardModelConfig, SftConfig
-from tasks.rlhf.language.training import ExactTrainer
 
 SETTINGS: dict[str, Any] = {
     "lora": {"r": 2, "alpha": 4, "dropout": 0.2, "targets": "attention"},
@@ -28,10 +24,6 @@ SETTINGS: dict[str, Any] = {
     "checkpoint": {"every_steps": 2, "every_s": 1000.0},
 }
 WORDS = ("please", "stay", "with", "us", "and", "pay", "less", "every", "month", "from", "now", "on")
-
-
-class Killed(Exception):
-    """Stands for the end of the process: nothing is saved."""
 
 
 def sft_config(**changes: Any) -> SftConfig:
@@ -93,25 +85,6 @@ def files(folder: Path) -> dict[str, bytes]:
     scratch = ("trainer-", "models/", "sft/")
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return {name: content for name, content in found.items() if not name.startswith(scratch)}
-
-
-@contextmanager
-def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The process ends in the `step`-th step of training that begins from now on."""
-    begun = 0
-    whole: Callable[..., Any] = ExactTrainer.training_step
-
-    def training_step(self: ExactTrainer, *args: Any, **more: Any) -> Any:
-        nonlocal begun
-        begun += 1
-        found = whole(self, *args, **more)
-        if begun == step:
-            raise Killed
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ExactTrainer, "training_step", training_step)
-        yield
 
 
 def _say(start: int, words: int) -> str:

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from engine.checkpoint import Preempted
 from engine.errors import DataError
 from engine.stage import Metrics, Workspace
 from retain.dataset import cell
@@ -107,24 +106,6 @@ def test_an_empty_cell_has_the_overall_mean_and_no_rows(
 def test_campaigns_have_no_ids(trained: Trained, tables: dict[str, Path]) -> None:
     found = pq.read_table(trained[0] / "evidence/predictions.parquet")
     assert found["id"].null_count == found.num_rows == len(rows.read(tables["campaigns"]).y)
-
-
-def test_a_preempted_stage_ends_with_the_same_bytes(
-    trained: Trained,
-    tables: dict[str, Path],
-    tmp_path: Path,
-    workspace: Callable[..., Workspace],
-    checkpoints: Callable[..., Any],
-) -> None:
-    kept = None
-    for kill in range(3):  # killed after each of its first three folds, across both models
-        kept = checkpoints(saved=kept.saved if kept else None, kill_after=1)
-        with pytest.raises(Preempted):
-            accept.run(CONFIG, tables, workspace(tmp_path / str(kill), kept))
-    assert kept is not None
-    metrics = accept.run(CONFIG, tables, workspace(tmp_path / "last", checkpoints(saved=kept.saved)))
-    assert metrics == trained[1]
-    assert written(tmp_path / "last") == written(trained[0])
 
 
 @pytest.mark.parametrize("column", ["duration", "salary", "y"])

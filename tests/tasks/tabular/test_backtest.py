@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from engine.checkpoint import Preempted
 from engine.errors import DataError
 from engine.stage import Metrics, Workspace
 from tasks.config import BacktestConfig
@@ -161,20 +160,3 @@ def test_one_block_is_enough(tables: dict[str, Path], tmp_path: Path, workspace:
     metrics = backtest.run(config, tables, workspace(tmp_path))
     assert metrics["retrains"]["value"] == 1
     assert metrics["auc_all"]["value"] == metrics["auc_once"]["value"]
-
-
-def test_a_preempted_stage_ends_with_the_same_bytes(
-    tested: Tested,
-    tables: dict[str, Path],
-    tmp_path: Path,
-    workspace: Callable[..., Workspace],
-    checkpoints: Callable[..., Any],
-) -> None:
-    kept = checkpoints(kill_after=3)
-    with pytest.raises(Preempted):
-        backtest.run(CONFIG, tables, workspace(tmp_path / "first", kept))
-    resumed = checkpoints(saved=kept.saved)
-    metrics = backtest.run(CONFIG, tables, workspace(tmp_path / "second", resumed))
-    assert resumed.saves == 3
-    assert metrics == tested[1]
-    assert written(tmp_path / "second") == written(tested[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.checkpoint import Preempted
+from engine.finished import Finished
 from engine.stage import Workspace
 from tasks.config import RiskConfig
 from tasks.tabular import gbm
@@ -42,7 +42,7 @@ def learnable() -> tuple[np.ndarray, np.ndarray]:
 
 
 def crossed(learnable: tuple[np.ndarray, np.ndarray], workspace: Workspace) -> gbm.CrossFit:
-    finished = gbm.Finished.resume(workspace, CONFIG.folds)
+    finished = Finished.resume(workspace, CONFIG.folds)
     return gbm.cross_fit("risk", *learnable, CONFIG, workspace, finished)
 
 
@@ -70,25 +70,6 @@ def test_noise_gives_margins_without_skill(tmp_path: Path, workspace: Callable[.
     margin = crossed((features, y), workspace(tmp_path)).margin
     # In-sample margins would tell the classes apart by far.
     assert abs(margin[y == 1].mean() - margin[y == 0].mean()) < 0.05
-
-
-@pytest.mark.parametrize("kill_after", [1, 2, 3, 4])
-def test_a_stopped_cross_fit_goes_on_where_it_was(
-    kill_after: int,
-    tmp_path: Path,
-    learnable: tuple[np.ndarray, np.ndarray],
-    workspace: Callable[..., Workspace],
-    checkpoints: Callable[..., object],
-) -> None:
-    undisturbed = crossed(learnable, workspace(tmp_path / "whole"))
-    kept = checkpoints(kill_after=kill_after)
-    with pytest.raises(Preempted):
-        crossed(learnable, workspace(tmp_path / "first", kept))
-    resumed = checkpoints(saved=kept.saved)  # type: ignore[attr-defined]
-    again = crossed(learnable, workspace(tmp_path / "second", resumed))
-    assert resumed.saves == 4 - kill_after  # type: ignore[attr-defined]
-    assert again.margin.tobytes() == undisturbed.margin.tobytes()
-    assert again.rounds == undisturbed.rounds
 
 
 def test_margins_of_a_stopped_booster_are_those_of_its_best_round(learnable: tuple[np.ndarray, np.ndarray]) -> None:

@@ -11,7 +11,6 @@ import pytest
 import xgboost
 from sklearn.metrics import roc_auc_score
 
-from engine.checkpoint import Preempted
 from engine.stage import Metrics, Workspace
 from flows.wanted import table_files
 from retain.features import Featurizer
@@ -131,22 +130,6 @@ def test_curves_are_tidy(trained: Trained) -> None:
     assert set(curves.curve) == {"reliability", "roc", "precision_recall", "calibration"}
     bars = curves[curves.curve == "reliability"]
     assert ((bars.low <= bars.y) & (bars.y <= bars.high + 1e-12)).all()  # a share of 1: its bound is 1, rounded
-
-
-def test_a_preempted_stage_ends_with_the_same_bytes(
-    trained: Trained,
-    tables: dict[str, Path],
-    tmp_path: Path,
-    workspace: Callable[..., Workspace],
-    checkpoints: Callable[..., Any],
-) -> None:
-    kept = checkpoints(kill_after=2)
-    with pytest.raises(Preempted):
-        risk.run(CONFIG, tables, workspace(tmp_path / "first", kept))
-    assert not written(tmp_path / "first")
-    metrics = risk.run(CONFIG, tables, workspace(tmp_path / "second", checkpoints(saved=kept.saved)))
-    assert metrics == trained[1]
-    assert written(tmp_path / "second") == written(trained[0])
 
 
 def test_another_seed_is_another_model(

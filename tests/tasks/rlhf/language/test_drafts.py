@@ -10,6 +10,7 @@ import pytest
 
 from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
+from engine.finished import Finished
 from engine.stage import Workspace
 from tasks.rlhf.language import drafts, lm
 from tasks.rlhf.language import upstream as inputs
@@ -32,11 +33,11 @@ def test_a_stop_in_the_middle_of_a_batch_is_answered_there_and_changes_nothing(
     asked, how = ["one", "two", "three"], drafts.Sampling(30, 1.0, 8)
     asking = replace(workspace(tmp_path), stopping=Asked(4))
     with pytest.raises(Preempted):
-        drafts.sample(language, "sft", asked, how, [1], drafts.Parts.resume(asking, 1))
+        drafts.sample(language, "sft", asked, how, [1], Finished.resume(asking, 1), asking)
     assert asking.checkpoints.load() is None
     assert asking.stopping.looks == 5  # type: ignore[attr-defined]
     found = [
-        drafts.sample(language, "sft", asked, how, [1], drafts.Parts.resume(workspace(tmp_path / name), 1))
+        drafts.sample(language, "sft", asked, how, [1], Finished(), workspace(tmp_path / name))
         for name in ("again", "undisturbed")
     ]
     assert found[0] == found[1]
@@ -48,23 +49,8 @@ def test_scores_can_be_stopped_before_each_pass(
 ) -> None:
     asking = replace(workspace(tmp_path), stopping=Asked(0))
     with pytest.raises(Preempted):
-        drafts.scores(language, "final", [("a", "b")], 4, drafts.Parts.resume(asking, 1))
+        drafts.scores(language, "final", [("a", "b")], 4, Finished.resume(asking, 1), asking)
     assert asking.checkpoints.load() is None
-
-
-def test_asked_to_stop_on_a_full_disk_it_stops_and_earlier_parts_are_kept(
-    tmp_path: Path, workspace: Callable[..., Workspace]
-) -> None:
-    place = workspace(tmp_path)
-    parts = drafts.Parts.resume(place, 3)
-    parts.make("first", lambda: 1)
-    place.checkpoints.full = True  # type: ignore[attr-defined]
-    with pytest.raises(RetainError, match="No space left"):
-        parts.make("second", lambda: 2)
-    place.stopping.set()
-    with pytest.raises(Preempted):
-        parts.make("third", lambda: 3)
-    assert list(drafts.Parts.resume(place, 3).lines) == ["first"]
 
 
 def test_nothing_drops_out(language: lm.Lm) -> None:
@@ -72,9 +58,9 @@ def test_nothing_drops_out(language: lm.Lm) -> None:
 
 
 def test_no_room_for_a_prompt_is_refused(language: lm.Lm, tmp_path: Path, workspace: Callable[..., Workspace]) -> None:
-    parts = drafts.Parts.resume(workspace(tmp_path), 1)
+    how = drafts.Sampling(512, 1.0, 4)
     with pytest.raises(RetainError, match="max_tokens with one of a prompt: 513 tokens are more than the 512"):
-        drafts.sample(language, "sft", ["a"], drafts.Sampling(512, 1.0, 4), [1], parts)
+        drafts.sample(language, "sft", ["a"], how, [1], Finished(), workspace(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"months": "many"}'])

@@ -1,0 +1,214 @@
+"""Every stage of the table, interrupted: what it ends with has the bytes of a run that nobody interrupted.
+
+A killed process leaves its newest checkpoint and nothing else, so a kill is a run from one of the checkpoints that an
+undisturbed run saved. A stop is asked for at a look of the stage, or while it saves. Stages of plain Python are
+stopped everywhere, trainings in a few places drawn by seed; the kills of real processes are in tests/end_to_end.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.artifact import canonical
+from engine.checkpoint import SEAL, Checkpoint, Checkpointer, Preempted
+from engine.claim import acquire
+from engine.errors import RetainError
+from engine.store import FolderStore
+from tasks.stages import STAGES
+from tests.tasks.conftest import Checkpoints, make_workspace
+from tests.tasks.contract.toys import Toys
+
+every_stage = pytest.mark.parametrize("stage", STAGES)
+
+
+class Recording(Checkpoints):
+    """Counts how often the stage looked whether it has to stop.
+
+    It is asked to stop at its `look`-th look, or while it saves for the `save`-th time; if the disk `fills`, nothing
+    can be written from then on.
+    """
+
+    def __init__(self, saved: Checkpoint | None = None, look: int = 0, save: int = 0, fills: bool = False) -> None:
+        super().__init__(saved=saved)
+        self.look, self.while_saving, self.fills = look, save, fills
+        self.looks, self.tries, self.asked = 0, 0, False
+        self.stopping = self  # type: ignore[assignment]
+
+    def is_set(self) -> bool:
+        self.looks += 1
+        if self.looks == self.look:
+            self._ask()
+        return self.asked
+
+    def save(self, step: int, files: Mapping[str, bytes]) -> None:
+        self.tries += 1
+        if self.tries == self.while_saving:
+            self._ask()
+        super().save(step, files)
+
+    def _ask(self) -> None:
+        self.asked, self.full = True, self.fills
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a run left: its files, metrics.json among them, and what it saved on the way."""
+
+    files: dict[str, bytes]
+    kept: list[Checkpoint]
+    looks: int
+
+
+@dataclass
+class Runs:
+    """Runs of toys, each in a folder of its own; the undisturbed one of each stage once."""
+
+    toys: Toys
+    root: Path
+    count: int = 0
+    whole: dict[str, Ended] = field(default_factory=dict)
+
+    def run(self, stage: str, attempt: Recording, engines: Checkpointer | None = None) -> Ended:
+        """Raises what the stage raises. `engines`: where it keeps its checkpoints instead of in memory."""
+        self.count += 1
+        folder = self.root / stage / str(self.count)
+        workspace = make_workspace(folder / "out", attempt)
+        workspace = replace(workspace, scratch=folder / "scratch", checkpoints=engines or workspace.checkpoints)
+        workspace.scratch.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            self.toys[stage].prepare(patch)
+            workspace.out.json("metrics.json", self.toys[stage].run(stage, workspace))
+        out = folder / "out"
+        files = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        return Ended(files, attempt.kept, attempt.looks)
+
+    def undisturbed(self, stage: str) -> Ended:
+        if stage not in self.whole:
+            self.whole[stage] = self.run(stage, Recording())
+        return self.whole[stage]
+
+    def saving(self, stage: str) -> Ended:
+        """The undisturbed run of a stage that saves something; one that doesn't takes a second and begins anew."""
+        whole = self.undisturbed(stage)
+        if not whole.kept:
+            pytest.skip("it keeps nothing")
+        return whole
+
+    def places(self, stage: str, count: int) -> list[int]:
+        """Of 1..count, those at which the toy is to be interrupted: all, or a few that its name draws."""
+        stops = self.toys[stage].stops
+        if stops is None or stops >= count:
+            return list(range(1, count + 1))
+        return sorted(random.Random(f"{stage} {count}").sample(range(1, count + 1), stops))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    root = tmp_path_factory.mktemp("contract")
+    return Runs(Toys(root / "toys"), root / "runs")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+QUICK = {"customers", "campaigns", "dialogues", "preferences", "prompts", "release"}
+
+
+@every_stage
+def test_a_stage_that_takes_long_keeps_what_it_has(runs: Runs, stage: str) -> None:
+    """Else the tests below would say nothing of it. Its steps only grow."""
+    steps = [checkpoint.step for checkpoint in runs.undisturbed(stage).kept]
+    assert steps == sorted(set(steps))
+    assert bool(steps) is (stage not in QUICK)
+
+
+@every_stage
+def test_killed_after_any_checkpoint_it_ends_with_the_same_bytes(runs: Runs, stage: str) -> None:
+    whole = runs.undisturbed(stage)
+    if not whole.kept:
+        assert runs.run(stage, Recording()).files == whole.files
+    for place in runs.places(stage, len(whole.kept)):
+        resumed = runs.run(stage, Recording(whole.kept[place - 1]))
+        assert resumed.files == whole.files, place
+        # Nothing is made again: the rest is saved, and that alone.
+        assert [saved.step for saved in resumed.kept] == [saved.step for saved in whole.kept[place:]], place
+
+
+@every_stage
+def test_stopped_again_and_again_it_ends_with_the_same_bytes(runs: Runs, stage: str) -> None:
+    """At every look of a stage that looks between its parts; elsewhere at some of each run's looks."""
+    whole, saved, attempts = runs.saving(stage), None, 0
+    draws, stops, longer = random.Random(stage), runs.toys[stage].stops, 1
+    while True:
+        look = 1 if stops is None else draws.randint(whole.looks // (stops + 1), 2 * whole.looks // (stops + 1))
+        look *= longer
+        attempt = Recording(saved, look=look)
+        try:
+            ended = runs.run(stage, attempt)
+            break
+        except Preempted:
+            assert attempt.looks <= look + 2  # it stops there, after a last save
+            # One that was stopped before it had anything new is given more time.
+            longer = 1 if attempt.saves else 2 * longer
+            saved, attempts = attempt.saved, attempts + 1
+            assert attempts < 100
+    assert ended.files == whole.files
+    assert attempts >= (len(whole.kept) if stops is None else 2)
+
+
+@every_stage
+def test_asked_to_stop_on_a_full_disk_it_stops_and_an_older_checkpoint_serves(runs: Runs, stage: str) -> None:
+    """Whatever it was just doing; without one, it begins anew."""
+    whole = runs.saving(stage)
+    places = [{"save": place} for place in runs.places(stage, len(whole.kept))]
+    if runs.toys[stage].stops is not None:
+        places = [{"look": whole.looks * 3 // 4}, places[-1]]
+    for place in places:
+        attempt = Recording(fills=True, **place)
+        with pytest.raises(Preempted):
+            runs.run(stage, attempt)
+        assert attempt.kept == whole.kept[: len(attempt.kept)], place
+    assert runs.run(stage, Recording(attempt.saved)).files == whole.files
+
+
+@every_stage
+def test_a_full_disk_is_an_error_where_nobody_asked_to_stop(runs: Runs, stage: str) -> None:
+    runs.saving(stage)
+    attempt = Recording()
+    attempt.full = True
+    with pytest.raises(RetainError, match="No space left"):
+        runs.run(stage, attempt)
+
+
+@every_stage
+def test_a_damaged_checkpoint_costs_an_interval_and_no_byte(runs: Runs, stage: str, tmp_path: Path) -> None:
+    """The one before it is used. What is damaged, and how, is drawn; the engine's tests have it all."""
+    whole, draws = runs.saving(stage), random.Random(stage)
+    place, harm = draws.randint(1, len(whole.kept)), draws.choice(["a byte", "a file", "the seal"])
+    store = FolderStore(tmp_path)
+    claim = acquire(store, "claim.json", 1, 30.0)
+    assert claim is not None
+    checkpointer = Checkpointer(store, "checkpoints", claim)
+    for checkpoint in whole.kept[max(0, place - 2) : place]:
+        checkpointer.save(checkpoint.step, checkpoint.files)
+    newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    file = draws.choice(sorted(path for path in newest.rglob("*") if path.is_file() and path.name != SEAL))
+    if harm == "a byte":
+        file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    elif harm == "a file":
+        file.unlink()
+    else:
+        (newest / SEAL).write_bytes(canonical({file.name: "0" * 64}))
+    assert checkpointer.load() == (whole.kept[place - 2] if place > 1 else None)
+    assert runs.run(stage, Recording(), checkpointer).files == whole.files
