@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retain.intervals import percentiles, wilson
 from tasks.decision.simulator import Cohort, Floats, Year
 
-NORMAL = 1.959963984540054  # 97.5 % of a normal distribution lie below
 Metric = dict[str, Any]
 # Figures that only a policy has, and no line.
 OF_POLICIES = (
@@ -182,18 +182,12 @@ class Comparison:
 
 def metric(values: Floats) -> Metric:
     """Of the value and its resamples."""
-    low, high = np.quantile(values[1:], (0.025, 0.975))
-    return {"value": float(values[0]), "ci": [float(low), float(high)]}
+    return {"value": float(values[0]), "ci": list(percentiles(values[1:]))}
 
 
 def share(hits: int, of: int) -> Metric:
-    """A share of independent trials, with Wilson's interval (1927): 0 of 100 still leaves up to .037."""
-    p, z = hits / of, NORMAL
-    centre = (p + z**2 / (2 * of)) / (1 + z**2 / of)
-    half = z * np.sqrt(p * (1 - p) / of + z**2 / (4 * of**2)) / (1 + z**2 / of)
-    # At the ends the formula is 0 or 1 but for rounding.
-    low, high = (0.0 if hits == 0 else centre - half), (1.0 if hits == of else centre + half)
-    return {"value": p, "ci": [float(low), float(high)]}
+    """A share of independent trials, with Wilson's interval: 0 of 100 still leaves up to .037."""
+    return {"value": hits / of, "ci": list(wilson(hits, of))}
 
 
 def hit(years: NDArray[np.bool_]) -> Metric:
@@ -204,8 +198,7 @@ def hit(years: NDArray[np.bool_]) -> Metric:
 def over_years(hits: Floats, of: Floats) -> Metric:
     """A share of counts (seeds, years), with the range of the middle 95 % of the years."""
     each = hits / np.maximum(of, 1)
-    low, high = np.quantile(each, (0.025, 0.975))
-    return {"value": float(hits.sum() / max(of.sum(), 1.0)), "ci": [float(low), float(high)]}
+    return {"value": float(hits.sum() / max(of.sum(), 1.0)), "ci": list(percentiles(each))}
 
 
 def _nonzero(values: Floats) -> Floats:

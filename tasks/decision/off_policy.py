@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import DataError
+from retain.intervals import NORMAL
 
 Floats = NDArray[np.float64]
 
-NORMAL = 1.959963984540054  # 97.5 % of a normal distribution lie below
 RIDGE = 1.0  # prior observations' worth of shrinkage, on standardised columns
 FOLDS = 5
 

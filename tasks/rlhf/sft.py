@@ -20,6 +20,7 @@ from trl import SFTTrainer
 
 from engine.errors import DataError
 from engine.finished import Finished
+from retain.intervals import bootstrap
 from tasks.rlhf import streams
 from tasks.rlhf.language import decode, lm, training
 from tasks.rlhf.language.training import ExactTrainer, Job, Trained
@@ -242,12 +243,15 @@ def perplexity_change(
     resamples: int,
     draws: np.random.Generator,
 ) -> dict[str, Any]:
-    """As a share of what it was, with a 95 % interval: whole dialogues are resampled, both models' together."""
-    rows = draws.integers(len(tokens), size=(resamples, len(tokens)))
-    gain = (after - before)[rows].sum(1) / tokens[rows].sum(1)
-    low, high = np.quantile(np.exp(gain) - 1, [0.025, 0.975])
-    value = float(np.exp((after - before).sum() / tokens.sum()) - 1)
-    return {"value": value, "ci": [float(low), float(high)]}
+    """A metric: by which share the perplexity changed, with its interval; whole dialogues are resampled.
+
+    `before` and `after` (n,) are negative log-likelihoods of n replies in nats, `tokens` (n,) their lengths.
+    """
+    gain = after - before
+    low, high = bootstrap(
+        lambda rows: np.exp(gain[rows].sum(1) / tokens[rows].sum(1)) - 1, len(tokens), resamples, draws
+    )
+    return {"value": float(np.exp(gain.sum() / tokens.sum()) - 1), "ci": [low, high]}
 
 
 class _SftTrainer(ExactTrainer, SFTTrainer):  # type: ignore[misc]

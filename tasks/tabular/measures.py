@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from retain.intervals import percentiles, resampled
 from tasks.tabular.calibration import Floats, bin_of, chance_ece
 
 NAMES = ("auc", "average_precision", "brier", "ece", "log_loss")
-CHUNK = 50
+CHUNK = 50  # resamples measured at once
 
 
 class Sorted:
@@ -64,9 +65,9 @@ def measure(
     sample = Sorted(y, score, bins)
     values = {name: float(array[0]) for name, array in sample.measures(np.ones((1, len(y)), dtype=np.int64)).items()}
     drawn: dict[str, list[Floats]] = {name: [] for name in NAMES}
-    for start in range(0, resamples, CHUNK):
-        counts = [_resample(len(y), rng) for _ in range(min(CHUNK, resamples - start))]
-        for name, array in sample.measures(np.array(counts)).items():
+    for rows in resampled(len(y), resamples, rng, CHUNK):
+        counts = np.array([np.bincount(row, minlength=len(y)) for row in rows])
+        for name, array in sample.measures(counts).items():
             drawn[name].append(array)
     found: dict[str, dict[str, float | list[float]]] = {}
     for name in NAMES:
@@ -76,8 +77,7 @@ def measure(
         boot = boot[~np.isnan(boot)]
         if name == "ece":
             boot = np.maximum(boot - (boot.mean() - values[name]), 0.0)
-        low, high = np.quantile(boot, [0.025, 0.975])
-        found[name] = {"value": values[name], "ci": [float(low), float(high)]}
+        found[name] = {"value": values[name], "ci": list(percentiles(boot))}
     found["ece"]["chance"] = chance_ece(score, bins, rng)
     found["rows"] = {"value": float(len(y))}
     return found
@@ -104,7 +104,3 @@ def _falling(y: Floats, score: Floats) -> tuple[Floats, Floats]:
 
 def _thinned(size: int, points: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, size - 1, min(points, size)).astype(np.int64))
-
-
-def _resample(rows: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    return np.bincount(rng.integers(0, rows, rows), minlength=rows)

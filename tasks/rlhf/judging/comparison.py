@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retain.intervals import bootstrap
 from retain.rules import Rules
 from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.measures import Array
@@ -22,12 +23,8 @@ def share(values: Array, resamples: int, seed: Sequence[int]) -> dict[str, Any]:
 def ratio(a: Array, b: Array, resamples: int, seed: Sequence[int]) -> dict[str, Any]:
     """A metric: mean of `a` / mean of `b` - 1; both of a prompt are drawn together. `b` is above 0."""
     rng = np.random.default_rng(seed)
-    drawn: list[float] = []
-    for _ in range(resamples):
-        rows = rng.integers(len(a), size=len(a))
-        drawn.append(float(a[rows].mean() / b[rows].mean() - 1))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"value": float(a.mean() / b.mean() - 1), "ci": [float(low), float(high)]}
+    low, high = bootstrap(lambda rows: a[rows].mean(1) / b[rows].mean(1) - 1, len(a), resamples, rng)
+    return {"value": float(a.mean() / b.mean() - 1), "ci": [low, high]}
 
 
 def shares(hits: Sequence[bool] | NDArray[np.bool_]) -> dict[str, Any]:
