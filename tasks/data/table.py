@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from engine.errors import DataError
 from retain.dataset import LARGEST_INTEGER, MAX_TEXT, Column, DatasetSpec, bounds, is_blank, total_and_tenure
 from retain.dataset import column as column_of
+from retain.intervals import wilson
 from tasks.data import synthetic, text
 
 if TYPE_CHECKING:
@@ -271,12 +272,9 @@ def split(names: Sequence[str], parts: Any, seed: int) -> NDArray[Any]:
 def _positive_rate(positive: NDArray[np.bool_]) -> dict[str, list[Any]]:
     """The share of positives along the file, with 95 % Wilson intervals: it tells a table whose order is time."""
     curve: dict[str, list[Any]] = {name: [] for name in ("curve", "x", "y", "low", "high", "group")}
-    z = 1.96
     for index, part in enumerate(np.array_split(positive, SLICES)):
-        n, rate = len(part), float(part.mean())
-        middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        row = ("positive_rate", (index + 0.5) / SLICES, rate, middle - half, middle + half, "all")
+        interval = wilson(int(part.sum()), len(part))
+        row = ("positive_rate", (index + 0.5) / SLICES, float(part.mean()), *interval, "all")
         for name, value in zip(curve, row):
             curve[name].append(value)
     return curve

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
+from retain.intervals import wilson
+
 Floats = NDArray[np.float64]
 
 
@@ -68,8 +70,6 @@ def reliability(y: Floats, score: Floats, bins: int) -> dict[str, Floats]:
     kept = rows > 0
     rows = rows[kept]
     mean = np.bincount(index, weights=score, minlength=bins)[kept] / rows
-    rate = np.bincount(index, weights=y, minlength=bins)[kept] / rows
-    z = 1.959964
-    centre = (rate + z * z / (2 * rows)) / (1 + z * z / rows)
-    half = z * np.sqrt(rate * (1 - rate) / rows + (z / (2 * rows)) ** 2) / (1 + z * z / rows)
-    return {"score": mean, "rate": rate, "low": centre - half, "high": centre + half, "rows": rows}
+    positive = np.bincount(index, weights=y, minlength=bins)[kept]
+    low, high = np.array([wilson(hits, int(n)) for hits, n in zip(positive, rows)]).T
+    return {"score": mean, "rate": positive / rows, "low": low, "high": high, "rows": rows}

@@ -28,7 +28,7 @@ def ratio(a: Array, b: Array, resamples: int, seed: Sequence[int]) -> dict[str, 
 
 
 def shares(hits: Sequence[bool] | NDArray[np.bool_]) -> dict[str, Any]:
-    return measures.wilson(int(sum(hits)), len(hits))
+    return measures.proportion(int(sum(hits)), len(hits))
 
 
 def names_offer(text: str, offer: int, months: int | None, rules: Rules) -> bool:

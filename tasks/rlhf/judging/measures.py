@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import DataError
+from retain.intervals import wilson
 
 Array = NDArray[np.float64]
 
 LEVEL = 0.95  # of every interval
-Z = 1.959964  # a normal variable is within +-Z with probability LEVEL
 _BLOCK = 256  # resamples drawn at once: memory stays small, and the draws are the same whatever it is
 
 
@@ -52,7 +52,7 @@ def accuracy_by_flaw(chosen: Array, rejected: Array, flaws: Sequence[str]) -> di
     """accuracy_<flaw>: metrics with Wilson's interval, since of so few pairs all may be told apart."""
     won, of = wins(chosen, rejected), np.array(flaws)
     return {
-        f"accuracy_{flaw.replace(' ', '_')}": wilson(float(won[of == flaw].sum()), int((of == flaw).sum()))
+        f"accuracy_{flaw.replace(' ', '_')}": proportion(float(won[of == flaw].sum()), int((of == flaw).sum()))
         for flaw in sorted(set(flaws) - {""})
     }
 
@@ -73,14 +73,10 @@ def pair_auc(
     return {"value": auc(chosen, rejected), "ci": list(_ends(np.concatenate(found)))}
 
 
-def wilson(hits: float, of: int) -> dict[str, float | list[float]]:
-    """A metric: hits / of with Wilson's interval, which has a width where all or nothing was hit too."""
-    if not of:
-        raise ValueError("a share of nothing")
-    p, z = hits / of, Z
-    middle = (p + z * z / (2 * of)) / (1 + z * z / of)
-    half = z / (1 + z * z / of) * (p * (1 - p) / of + z * z / (4 * of * of)) ** 0.5
-    return {"value": p, "ci": [min(max(0.0, middle - half), p), max(min(1.0, middle + half), p)]}
+def proportion(hits: float, trials: int) -> dict[str, float | list[float]]:
+    """A metric: hits / trials with Wilson's interval. Raises ValueError for no trial."""
+    interval = wilson(hits, trials)
+    return {"value": hits / trials, "ci": list(interval)}
 
 
 def distinct(texts: Sequence[str], n: int) -> float:

@@ -90,10 +90,3 @@ def test_accuracy_by_flaw_is_that_of_its_pairs_and_has_a_width_where_all_are_rig
     assert {name: metric["value"] for name, metric in found.items()} == {"accuracy_cut_off": 1, "accuracy_insult": 0.25}
     low, high = found["accuracy_cut_off"]["ci"]  # type: ignore[misc]
     assert low < 0.5 < high == 1
-
-
-def test_wilson_has_a_width_where_nothing_was_hit() -> None:
-    found = measures.wilson(0, 200)
-    assert found["value"] == 0.0
-    assert found["ci"] == [0.0, pytest.approx(0.0188, abs=2e-4)]
-    assert measures.wilson(10, 10)["ci"][1] == 1.0
