@@ -9,12 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import DataError
-from retain.intervals import wilson
+from retain.intervals import bootstrap, wilson
 
 Array = NDArray[np.float64]
-
-LEVEL = 0.95  # of every interval
-_BLOCK = 256  # resamples drawn at once: memory stays small, and the draws are the same whatever it is
 
 
 def auc(positive: Array, negative: Array) -> float:
@@ -36,8 +33,7 @@ def wins(a: Array, b: Array) -> Array:
 def paired_bootstrap(values: Array, resamples: int, rng: np.random.Generator) -> tuple[float, float, float]:
     """Mean of `values` (n,), and the ends of its 95 % interval: what belongs together is one value."""
     _check(values)
-    means = [draw.mean(1) for draw in (values[rows] for rows in _rows(len(values), resamples, rng))]
-    return (float(values.mean()), *_ends(np.concatenate(means)))
+    return float(values.mean()), *bootstrap(lambda rows: values[rows].mean(1), len(values), resamples, rng)
 
 
 def pair_accuracy(
@@ -65,12 +61,15 @@ def pair_auc(
     n = len(chosen)
     order = np.argsort(rejected, kind="stable")
     left, right = (np.searchsorted(rejected[order], chosen, side) for side in ("left", "right"))
-    found = []
-    for rows in _rows(n, resamples, rng):
+
+    def resampled_auc(rows: NDArray[np.int64]) -> Array:
+        """(b,) of resamples (b, n): a pair counts as often as it was drawn, so nothing is sorted again."""
         weights = np.stack([np.bincount(row, minlength=n) for row in rows]).astype(float)
         below = np.cumsum(np.pad(weights[:, order], ((0, 0), (1, 0))), axis=1)
-        found.append((weights * (below[:, left] + below[:, right])).sum(1) / 2 / n**2)
-    return {"value": auc(chosen, rejected), "ci": list(_ends(np.concatenate(found)))}
+        area: Array = (weights * (below[:, left] + below[:, right])).sum(1) / 2 / n**2
+        return area
+
+    return {"value": auc(chosen, rejected), "ci": list(bootstrap(resampled_auc, n, resamples, rng))}
 
 
 def proportion(hits: float, trials: int) -> dict[str, float | list[float]]:
@@ -102,17 +101,6 @@ def _words(text: str) -> list[str]:
     """Lower case, without punctuation around them."""
     stripped = (word.strip(".,;:!?\"'()[]*-–—…").lower() for word in text.split())
     return [word for word in stripped if word]
-
-
-def _rows(n: int, resamples: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Blocks of (b, n) rows drawn with replacement; `resamples` of them in all."""
-    for start in range(0, resamples, _BLOCK):
-        yield rng.integers(n, size=(min(_BLOCK, resamples - start), n))
-
-
-def _ends(values: Array) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def _check(*scores: Array) -> None:
