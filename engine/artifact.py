@@ -23,7 +23,7 @@ from typing import Any
 
 from engine.errors import ArtifactError
 from engine.faults import fault
-from engine.store import ABSENT, Conflict, FolderStore, Store
+from engine.store import ABSENT, Conflict, FolderStore, Store, has_sha256, sha256_of
 
 MANIFEST = "manifest.json"
 
@@ -96,6 +96,7 @@ class ArtifactStore:
     experiment: str
 
     def prefix(self, stage: str, fingerprint: str) -> str:
+        """The key below which an artifact, its attempts and its checkpoints lie."""
         return f"{self.experiment}/{stage}/{fingerprint}"
 
     def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
@@ -110,7 +111,7 @@ class ArtifactStore:
         prefix = self.prefix(stage, fingerprint)
         files = []
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            digest = _sha256(path)
+            digest = sha256_of(path)
             self.store.put_file(f"{prefix}/files/{digest}", path)
             files.append(File(path.relative_to(folder).as_posix(), digest, path.stat().st_size))
         manifest = Manifest(tuple(files))
@@ -230,18 +231,8 @@ def _is_name(text: str) -> bool:
     return "\0" not in text and not {"", ".", ".."}.intersection(text.split("/"))
 
 
-def _sha256(path: Path) -> str:
-    """Read in pieces: weights may be large."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _verify(path: Path, file: File, where: str) -> None:
-    try:
-        good = _sha256(path) == file.sha256
-    except OSError:
-        good = False
-    if not good:
+    if not has_sha256(path, file.sha256):
         raise ArtifactError(f"{where}: {file.path} is missing or damaged; remove the artifact and run again")
 
 

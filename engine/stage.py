@@ -10,7 +10,6 @@ process ends anyway.
 from __future__ import annotations
 
 import gc
-import hashlib
 import importlib
 import json
 import os
@@ -36,7 +35,7 @@ from engine.errors import CriteriaMissed, RetainError
 from engine.fingerprint import Identity, code_digests, library_versions
 from engine.process import age_s, this_process
 from engine.records import AttemptRecord, Status
-from engine.store import Store, open_store
+from engine.store import Store, has_sha256, open_store
 
 Metric = dict[str, Any]  # {"value": float, "ci": [low, high], ...}
 Metrics = dict[str, Metric]
@@ -161,7 +160,7 @@ class _Attempt:
 
     @property
     def prefix(self) -> str:
-        return f"{self.request.experiment}/{self.request.stage}/{self.request.fingerprint}"
+        return ArtifactStore(self.store, self.request.experiment).prefix(self.request.stage, self.request.fingerprint)
 
     @property
     def seconds(self) -> float:
@@ -187,7 +186,7 @@ def execute(request: StageRequest, *, lifeline: bool = False) -> int:
     # A thread of its own takes the signals: Python runs handlers in the main thread, which XGBoost may keep busy.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     store = open_store(request.store)
-    prefix = f"{request.experiment}/{request.stage}/{request.fingerprint}"
+    prefix = ArtifactStore(store, request.experiment).prefix(request.stage, request.fingerprint)
     record = records.read(store, prefix, request.number)
     if record is None:
         raise RetainError(f"{prefix}: attempt {request.number} was never planned")
@@ -370,20 +369,12 @@ def open_inputs(request: StageRequest, artifacts: ArtifactStore) -> dict[str, Pa
         inputs["source"] = folder / "source"
     for name, key in request.sources.items():
         source = artifacts.store.local(key, folder)
-        if not _has(source, key.rsplit("/", 1)[1]):
+        if not has_sha256(source, key.rsplit("/", 1)[1]):
             raise RetainError(f"{source}: damaged in the store; remove it and run again")
         link = inputs["source"] / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(source)
     return inputs
-
-
-def _has(path: Path, digest: str) -> bool:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == digest
-    except OSError:
-        return False
 
 
 @contextmanager

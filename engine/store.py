@@ -89,7 +89,7 @@ class FolderStore:
 
     def put_file(self, key: str, path: Path) -> None:
         target = self._path(key)
-        if target.exists() and _sha256(path) == _sha256(target):
+        if target.exists() and sha256_of(path) == sha256_of(target):
             return
         with path.open("rb") as content, self._aside(content, key) as aside:
             aside.chmod(0o444)
@@ -170,9 +170,18 @@ class FolderStore:
             yield
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The hex sha256 of a file's bytes, read in pieces: weights may be large. Raises OSError."""
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def has_sha256(path: Path, sha256: str) -> bool:
+    """Whether the file is there, can be read and has the bytes of that hash."""
+    try:
+        return sha256_of(path) == sha256
+    except OSError:
+        return False
 
 
 def _version(data: bytes) -> str:

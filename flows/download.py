@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from engine.errors import RetainError
+from engine.store import sha256_of
 from flows.wanted import Wanted
 
 # Time limit of all downloads together, once their servers have answered.
@@ -72,11 +73,6 @@ def cached_name(file: Wanted, sha256: str | None = None) -> str:
     """A file's name in the cache: its hash, or that of its address where the publisher states no hash."""
     known = sha256 or file.sha256 or f"url-{hashlib.sha256(str(file.url).encode()).hexdigest()}"
     return known + Path(file.name).suffix
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def keep(

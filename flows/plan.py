@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from engine.criteria import Criterion, Verdict, judge
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import Identity, code_digests, differences, library_versions
 from engine.stage import IDENTITY, Stage, load_entry
-from engine.store import Store, open_store, store_url
+from engine.store import Store, open_store, sha256_of, store_url
 from flows import preflight
 from flows.sources import Source
 from retain.release import JUDGED_BY, PART_FILES
@@ -142,8 +141,7 @@ def put_sources(plan: Plan) -> None:
     """Copies the source files into the store, where every machine finds them under their hash."""
     for file in (file for source in plan.sources.values() for file in source.files):
         try:
-            with file.path.open("rb") as content:
-                digest = hashlib.file_digest(content, "sha256").hexdigest()
+            digest = sha256_of(file.path)
         except OSError as error:
             raise DataError(f"{file.path}: can't be read any more ({error.strerror}). Run this again") from None
         if digest != file.sha256:

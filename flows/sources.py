@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from engine.errors import DataError
-from flows.download import Kept, Key, TooLarge, cached_name, download, keep, sha256_of, unanswered
+from engine.store import sha256_of
+from flows.download import Kept, Key, TooLarge, cached_name, download, keep, unanswered
 from flows.wanted import TABLE, Wanted
 from tasks.data import synthetic, synthetic_text
 

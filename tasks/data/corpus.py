@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from engine.errors import DataError
+from engine.store import sha256_of
 from tasks.data import synthetic_text
 
 if TYPE_CHECKING:
@@ -382,8 +383,7 @@ def _digest(*texts: str) -> bytes:
 
 
 def _published(file: TextFile, path: Path) -> dict[str, Any]:
-    with path.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = sha256_of(path)
     return {
         "name": file.names[0],
         "dataset": file.dataset,
