@@ -315,11 +315,10 @@ def _endless(text: Any) -> Any:
 
 def _write_inputs(scratch: Path, folder: Path | None) -> None:
     """Random `sft`, `rm`, prompts of about forty tokens, and `base` where there is none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    from engine.artifact import ArtifactWriter
     from flows.plan import load_experiment
     from tasks.rlhf.language import lm
+    from tasks.text_tables import PROMPTS
 
     if folder is None:
         shape = load_experiment("local").stages.base.shape
@@ -335,15 +334,15 @@ def _write_inputs(scratch: Path, folder: Path | None) -> None:
         (scratch / name).mkdir(parents=True)
         for file, content in lm.adapter_files(language, lora).items():
             (scratch / name / file).write_bytes(content)
-    (scratch / "prompts").mkdir()
     template = "Customer: two years with us, fibre, pays by check. Offer: {} percent off for six months. Write to them."
     rows = [
-        {"prompt": template.format(i % 30), "offer": i % 30, "part": part}
+        {"id": "", "customer": "", "situation": "", "prompt": template.format(i % 30), "offer": i % 30, "part": part}
         for i in range(96)
         for part in ("train", "validation")
     ]
-    pq.write_table(pa.Table.from_pylist(rows), scratch / "prompts" / "prompts.parquet")
-    (scratch / "prompts" / "about.json").write_text('{"months": 6}')
+    out = ArtifactWriter(scratch / "prompts")
+    out.parquet(PROMPTS.file, PROMPTS.of(rows))
+    out.json("about.json", {"months": 6})
 
 
 # -- the model of an L4 ------------------------------------------------------------------------------------------------

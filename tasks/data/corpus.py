@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from engine.errors import DataError
 from engine.store import sha256_of
 from tasks.data import synthetic_text
+from tasks.text_tables import Table
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -113,13 +114,14 @@ def run(
     workspace: Workspace,
     reader: Callable[[TextFile], Reader],
     made_up: Callable[[int], Iterable[Pair]],
+    table: Table,
     replies: Sequence[str],
     max_pairs_a_post: int | None = None,
 ) -> Metrics:
-    """Reads the files that are there, or takes what is made up; writes pairs.parquet, catalog.json, curves.parquet.
+    """Reads the files that are there, or takes what is made up; writes `table`, catalog.json and curves.parquet.
 
-    `replies` are the columns of pairs.parquet that hold them; halves are for preferences, which have two. Of pairs that
-    name the same post, at most `max_pairs_a_post` are taken.
+    `replies` are the table's columns that hold those of a pair. Of pairs that name the same post, at most
+    `max_pairs_a_post` are taken.
     """
     folder = inputs.get("source")
     chosen = _Chosen(config, workspace.seed, max_pairs_a_post)
@@ -147,10 +149,8 @@ def run(
     columns = {"id": [row.id for row in rows], "source": [row.pair.source for row in rows]}
     columns |= {"prompt": [row.pair.prompt for row in rows]}
     columns |= {name: [row.pair.replies[k] for row in rows] for k, name in enumerate(replies)}
-    columns |= {"split": [row.part for row in rows]}
-    if len(replies) > 1:
-        columns |= {"half": [row.half for row in rows]}
-    workspace.out.parquet("pairs.parquet", columns)
+    columns |= {"split": [row.part for row in rows], "half": [row.half for row in rows]}
+    workspace.out.parquet(table.file, {name: columns[name] for name in table.columns})
     workspace.out.parquet("curves.parquet", _lengths(rows, replies))
     used = Counter(row.file for row in rows)
     workspace.out.json(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.data import corpus, synthetic_text
 from tasks.data.corpus import Broken, Pair, Reading, Record, Unusable
+from tasks.text_tables import DIALOGUES
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -24,8 +25,8 @@ BLOCK = 16  # ready pairs in a row that share a part: a follow-up stands behind 
 
 
 def run(config: DialoguesConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
-    """Writes pairs.parquet (id, source, prompt, response, split), catalog.json and curves.parquet."""
-    return corpus.run(config, inputs, workspace, Dialogues, _made_up, ["response"])
+    """Writes the table text_tables.DIALOGUES, catalog.json and curves.parquet."""
+    return corpus.run(config, inputs, workspace, Dialogues, _made_up, DIALOGUES, ["response"])
 
 
 def _made_up(seed: int) -> Iterator[Pair]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tasks.data import corpus, synthetic_text
 from tasks.data.corpus import ASSISTANT, HUMAN, Broken, Pair, Reading, Record, Unusable
+from tasks.text_tables import PREFERENCES
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 
 
 def run(config: PreferencesConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
-    """Writes pairs.parquet (id, source, prompt, chosen, rejected, split, half), catalog.json and curves.parquet."""
+    """Writes the table text_tables.PREFERENCES, catalog.json and curves.parquet."""
 
     def reader(file: TextFile) -> Preferences:
         return Preferences(file, config.min_vote_ratio)
 
+    replies = ("chosen", "rejected")
     return corpus.run(
-        config, inputs, workspace, reader, _made_up, ["chosen", "rejected"], max_pairs_a_post=config.max_pairs_a_post
+        config, inputs, workspace, reader, _made_up, PREFERENCES, replies, max_pairs_a_post=config.max_pairs_a_post
     )
 
 

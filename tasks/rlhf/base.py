@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -23,7 +22,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, OPTConfig, PreTrainedTokenizerFast
 
 from engine.errors import DataError
-from tasks.rlhf.language import lm, scratch
+from tasks.rlhf.language import lm, scratch, upstream
+from tasks.text_tables import DIALOGUES, TARGETS
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -93,13 +93,13 @@ def byte_bpe(texts: Sequence[str], vocabulary: int) -> Tokenizer:
 
 
 def _pairs(dialogues: Path, part: str) -> list[tuple[str, str]]:
-    table = pq.read_table(dialogues / "pairs.parquet", columns=["prompt", "response", "split"]).to_pylist()
-    return [(row["prompt"], row["response"]) for row in table if row["split"] == part]
+    rows = upstream.read(dialogues, DIALOGUES)
+    return [(row["prompt"], row["response"]) for row in rows if row["split"] == part]
 
 
 def _messages(prompts: Path, part: str) -> list[tuple[str, str]]:
-    table = pq.read_table(prompts / "targets.parquet", columns=["prompt", "response", "part"]).to_pylist()
-    return [(row["prompt"], row["response"]) for row in table if row["part"] == part]
+    rows = upstream.read(prompts, TARGETS)
+    return [(row["prompt"], row["response"]) for row in rows if row["part"] == part]
 
 
 def _texts(inputs: Mapping[str, Path]) -> list[str]:

@@ -22,9 +22,9 @@ from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.rule_judge import frozen
 from tasks.rlhf.judging.rule_judge.cues import SITUATIONS
 from tasks.rlhf.judging.rule_judge.scoring import COMPONENTS, RuleJudge
-from tasks.rlhf.language import lm
-from tasks.rlhf.language import upstream as artifacts
+from tasks.rlhf.language import lm, upstream
 from tasks.rlhf.retention.pairs import RETENTION, Pair, public, retention
+from tasks.text_tables import PAIRS
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -83,9 +83,9 @@ class Asked:
 
 def load_asked(prompts: Path, pairs: Sequence[Pair]) -> list[Asked]:
     """The retention pairs among `pairs`. Raises DataError for a situation that the rule judge has no words for."""
-    columns = {row["id"]: row for row in artifacts.table(prompts / "pairs.parquet", ("id", "offer", "situation"))}
-    months = artifacts.about(prompts)["months"]
-    own = [(pair, columns[pair.id]) for pair in pairs if pair.source == RETENTION]
+    rows = {row["id"]: row for row in upstream.read(prompts, PAIRS)}
+    months = upstream.about(prompts)["months"]
+    own = [(pair, rows[pair.id]) for pair in pairs if pair.source == RETENTION]
     if unknown := sorted({row["situation"] for _, row in own} - set(SITUATIONS)):
         raise DataError(
             f"prompts/pairs.parquet: situation {unknown[0]!r} is none that the rule judge knows "

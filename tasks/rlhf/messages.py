@@ -26,10 +26,9 @@ from retain.rules import MAX_LENGTH, MIN_LENGTH, Rules
 from tasks.rlhf import streams
 from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.rule_judge.readability import reading_ease
-from tasks.rlhf.language import drafts, lm
+from tasks.rlhf.language import drafts, lm, upstream
 from tasks.rlhf.language.drafts import Draft, Sampling
-from tasks.rlhf.language.upstream import about as read_about
-from tasks.rlhf.language.upstream import table
+from tasks.text_tables import PROMPTS, TARGETS, as_columns
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -90,7 +89,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
     """Writes sft.json, rlhf.json, scores.json, about.json, curves.parquet and evidence/candidates.parquet."""
     torch.set_num_threads(workspace.threads)
     lm.check_device(workspace.device)
-    about = read_about(inputs["prompts"])
+    about = upstream.about(inputs["prompts"])
     months, cells = about["months"], [(situation, offer) for situation in SITUATIONS for offer in about["offers"]]
     known, rules = read(inputs["prompts"]), Rules(config.rules)
     asked = ask(cells, known, config.candidates, workspace.seed)
@@ -135,8 +134,8 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
 def read(folder: Path) -> dict[Cell, Known]:
     """Of the artifact of `prompts`, what models may have learnt on. A cell without prompts has those of its targets."""
     tables = {
-        name: [row for row in table(folder / f"{name}.parquet") if row["part"] in LEARNT_ON]
-        for name in ("prompts", "targets")
+        name: [row for row in upstream.read(folder, table) if row["part"] in LEARNT_ON]
+        for name, table in (("prompts", PROMPTS), ("targets", TARGETS))
     }
     prompts: dict[str, dict[Cell, list[Prompt]]] = {name: {} for name in tables}
     said: dict[str, set[str]] = {}
@@ -308,7 +307,7 @@ def _write(
     nan = float("nan")  # not scored
     out.parquet(
         "evidence/candidates.parquet",
-        drafts.columns(
+        as_columns(
             {
                 "source": WRITERS[one.writer],
                 "situation": one.cell[0],
@@ -327,7 +326,7 @@ def _write(
     )
     out.parquet(
         "curves.parquet",
-        drafts.columns(
+        as_columns(
             {
                 "source": WRITERS[writer],
                 "situation": cell[0],

@@ -45,10 +45,10 @@ from retain.rules import Rules
 from tasks.rlhf import streams
 from tasks.rlhf.judging import measures, stops
 from tasks.rlhf.judging.rewards import Reward, Scale, shaped
-from tasks.rlhf.language import decode, lm
-from tasks.rlhf.language import upstream as reading
+from tasks.rlhf.language import decode, lm, upstream
 from tasks.rlhf.language.decode import Sample
 from tasks.rlhf.language.lm import Lm, Row
+from tasks.text_tables import PROMPTS
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -153,10 +153,10 @@ class Prompts:
 
 def read_prompts(folder: Path, text: lm.Text, longest: int) -> Prompts:
     """Raises DataError where a part is empty."""
-    months = reading.about(folder)["months"]
+    months = upstream.about(folder)["months"]
     truncated = 0
     parts: dict[str, list[Prompt]] = {"train": [], "validation": []}
-    for row in reading.table(folder / "prompts.parquet", ("prompt", "offer", "part")):
+    for row in upstream.read(folder, PROMPTS):
         if row["part"] in parts:
             ids = text.prompt(row["prompt"])
             truncated += len(ids) > longest

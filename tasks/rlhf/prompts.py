@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from retain.rules import Rules
 from tasks.rlhf.retention import customers, domain, figures, tables
 from tasks.rlhf.retention.tables import Making
+from tasks.text_tables import PAIRS, PROBES, PROMPTS, TARGETS
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -51,8 +52,8 @@ def run(config: PromptsConfig, inputs: Mapping[str, Path], workspace: Workspace)
     ]
     made = {"prompts": prompts, "targets": targets, "pairs": pairs, "probes": probes}
     # 2. What is written, and what is counted of it.
-    for name, rows in made.items():
-        workspace.out.parquet(f"{name}.parquet", {key: [row[key] for row in rows] for key in rows[0]})
+    for table, rows in zip((PROMPTS, TARGETS, PAIRS, PROBES), made.values()):
+        workspace.out.parquet(table.file, table.of(rows))
     workspace.out.json("about.json", domain.about(config))
     coverage = figures.coverage(making.pools, made)
     workspace.out.parquet("evidence/coverage.parquet", {key: [row[key] for row in coverage] for key in coverage[0]})

@@ -22,10 +22,10 @@ from engine.errors import DataError
 from engine.finished import Finished
 from retain.intervals import bootstrap
 from tasks.rlhf import streams
-from tasks.rlhf.language import decode, lm, training
+from tasks.rlhf.language import decode, lm, training, upstream
 from tasks.rlhf.language.training import ExactTrainer, Job, Trained
-from tasks.rlhf.language.upstream import table
 from tasks.rlhf.retention.pairs import sample
+from tasks.text_tables import DIALOGUES, PROMPTS, TARGETS
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -167,7 +167,7 @@ def training_examples(config: SftConfig, inputs: Mapping[str, Path], seed: int) 
 
 def targets(prompts: Path, part: str, *, flawed: bool) -> list[Example]:
     """Retention messages to imitate; those that are flawed are part of what is imitated, not of what is measured."""
-    rows = table(prompts / "targets.parquet", ("id", "prompt", "response", "flaw", "part"))
+    rows = upstream.read(prompts, TARGETS)
     return [
         Example(row["id"], row["prompt"], row["response"])
         for row in rows
@@ -177,7 +177,7 @@ def targets(prompts: Path, part: str, *, flawed: bool) -> list[Example]:
 
 def public(dialogues: Path, split: str, most: int, seed: int, source: str | None = None) -> list[Example]:
     """At most `most` dialogues; of `source` alone, where there are any of it."""
-    rows = table(dialogues / "pairs.parquet", ("id", "source", "prompt", "response", "split"))
+    rows = upstream.read(dialogues, DIALOGUES)
     fits = [row for row in rows if row["split"] == split]
     fits = [row for row in fits if row["source"] == source] or fits
     return [Example(row["id"], row["prompt"], row["response"], row["source"]) for row in sample(fits, most, seed)]
@@ -215,7 +215,7 @@ def nll(
 
 def samples(config: SftConfig, language: lm.Lm, prompts: Path, workspace: Workspace) -> dict[str, list[Any]]:
     """A few messages for validation customers, as they come."""
-    rows = [row for row in table(prompts / "prompts.parquet", ("id", "prompt", "part")) if row["part"] == "validation"]
+    rows = [row for row in upstream.read(prompts, PROMPTS) if row["part"] == "validation"]
     chosen = sample(rows, config.samples, workspace.seed)
     limit = min(config.sample_tokens, config.max_length // 2)
     ids = [language.text.prompt(row["prompt"])[limit - config.max_length :] for row in chosen]

@@ -29,10 +29,9 @@ from tasks.rlhf.judging import comparison, measures
 from tasks.rlhf.judging.measures import Array
 from tasks.rlhf.judging.rule_judge import frozen
 from tasks.rlhf.judging.rule_judge.scoring import RuleJudge
-from tasks.rlhf.language import drafts, lm
+from tasks.rlhf.language import drafts, lm, upstream
 from tasks.rlhf.language.drafts import Draft, Sampling
-from tasks.rlhf.language.upstream import about as read_about
-from tasks.rlhf.language.upstream import table
+from tasks.text_tables import PROBES, PROMPTS, as_columns
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -84,7 +83,7 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
     """Writes examples.json, curves.parquet and evidence/{samples,verdicts,probes}.parquet."""
     torch.set_num_threads(workspace.threads)
     lm.check_device(workspace.device)
-    about = read_about(inputs["prompts"])
+    about = upstream.about(inputs["prompts"])
     rule_judge = frozen_rule_judge(inputs["judge"])
     rules = Rules(config.rules)
     prompts, probes = held_out(inputs["prompts"])
@@ -144,13 +143,13 @@ def frozen_rule_judge(folder: Path) -> RuleJudge:
 
 def held_out(folder: Path) -> tuple[list[Asked], list[Asked]]:
     """The prompts of part test, and the probes. Raises DataError if there are no such prompts."""
-    rows = [row for row in table(folder / "prompts.parquet") if row["part"] == "test"]
+    rows = [row for row in upstream.read(folder, PROMPTS) if row["part"] == "test"]
     if not rows:
         raise DataError("prompts.parquet: no prompt of part test, so nothing can be compared; raise test_prompts")
     prompts = [Asked(row["id"], row["prompt"], row["offer"], row["situation"]) for row in rows]
     probes = [
         Asked(row["id"], row["prompt"], row["offer"], row["situation"], row["kind"])
-        for row in table(folder / "probes.parquet")
+        for row in upstream.read(folder, PROBES)
     ]
     return prompts, probes
 
@@ -283,7 +282,7 @@ def _write(
     out = workspace.out
     out.parquet(
         "evidence/samples.parquet",
-        drafts.columns(
+        as_columns(
             {
                 "prompt": asked.id,
                 "kind": asked.kind,
@@ -304,7 +303,7 @@ def _write(
     )
     out.parquet(
         "evidence/verdicts.parquet",
-        drafts.columns(
+        as_columns(
             {
                 "prompt": asked.id,
                 "judge": name,
@@ -356,7 +355,7 @@ def probe_table(probes: Sequence[Asked], replies: Mapping[str, Sequence[Reply]])
                 found = comparison.shares(hits)
                 row += [sum(hits), found["value"], *found["ci"]]
             rows.append(dict(zip(names, row, strict=True)))
-    return drafts.columns(rows, names)
+    return as_columns(rows, names)
 
 
 def by_group(prompts: Sequence[Asked], judged: Judged, resamples: int, seed: Sequence[int]) -> dict[str, list[Any]]:
@@ -381,4 +380,4 @@ def by_group(prompts: Sequence[Asked], judged: Judged, resamples: int, seed: Seq
                     "high": found["ci"][1],
                 }
             )
-    return drafts.columns(rows)
+    return as_columns(rows)

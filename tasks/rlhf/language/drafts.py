@@ -6,11 +6,11 @@ drawn after a resume is what would have been drawn without one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -113,9 +113,3 @@ def _score(language: lm.Lm, judge: str, rows: Sequence[lm.Row]) -> list[float]:
     if not np.isfinite(values).all():
         raise DataError(f"judge {judge}: gave a score that is not a finite number; train it again")
     return values
-
-
-def columns(rows: Iterable[Mapping[str, Any]], names: Sequence[str] = ()) -> dict[str, list[Any]]:
-    """Rows as columns; `names` where there may be no row."""
-    every = list(rows)
-    return {name: [row[name] for row in every] for name in (names or every[0])}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import DataError
+from tasks.text_tables import Table
 
 
-def table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Its rows; of these columns alone, where some are named. Raises DataError if it can't be read or lacks one."""
-    name = f"{path.parent.name}/{path.name}"
+def read(folder: Path, table: Table) -> list[dict[str, Any]]:
+    """The rows of a table in the artifact `folder`. Raises DataError if it can't be read or lacks a column."""
+    name = f"{folder.name}/{table.file}"
     try:
-        with pq.ParquetFile(path) as found:
-            if lacking := [column for column in columns if column not in found.schema_arrow.names]:
+        with pq.ParquetFile(folder / table.file) as file:
+            if lacking := [column for column in table.columns if column not in file.schema_arrow.names]:
                 raise DataError(f"{name}: has no column {lacking[0]}; run that stage again")
-            rows: list[dict[str, Any]] = found.read(list(columns) or None).to_pylist()
+            rows: list[dict[str, Any]] = file.read(list(table.columns)).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{name}: can't be read ({error}); run that stage again") from None
     return rows

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from tasks.rlhf import streams
-from tasks.rlhf.language import upstream as inputs
+from tasks.rlhf.language import upstream
 from tasks.rlhf.language.lm import Row, Text
+from tasks.text_tables import PAIRS, PREFERENCES
 
 RETENTION = "retention"  # the source of pairs that were made here
 
@@ -30,7 +31,7 @@ class Pair:
 
 def retention(prompts: Path, part: str, half: str = "") -> list[Pair]:
     """The pairs of a part of `prompts`; of `train`, those of a half."""
-    rows = inputs.table(prompts / "pairs.parquet", ("id", "prompt", "chosen", "rejected", "flaw", "part", "half"))
+    rows = upstream.read(prompts, PAIRS)
     return [
         Pair(row["id"], row["prompt"], row["chosen"], row["rejected"], row["flaw"], RETENTION)
         for row in rows
@@ -40,8 +41,7 @@ def retention(prompts: Path, part: str, half: str = "") -> list[Pair]:
 
 def public(preferences: Path, half: str, split: str, most: int, seed: int) -> list[Pair]:
     """At most `most` pairs of `preferences`, drawn with `seed`, in the file's order; `half` "" takes both."""
-    columns = ("id", "source", "prompt", "chosen", "rejected", "split", "half")
-    rows = inputs.table(preferences / "pairs.parquet", columns)
+    rows = upstream.read(preferences, PREFERENCES)
     fits = [row for row in rows if row["split"] == split and (not half or row["half"] == half)]
     return [
         Pair(row["id"], row["prompt"], row["chosen"], row["rejected"], "", row["source"])

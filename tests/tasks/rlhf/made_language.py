@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch
 from engine.artifact import ArtifactWriter
 from retain.message import SITUATIONS
 from tasks.rlhf.language import decode, lm
+from tasks.text_tables import PROBES, PROMPTS, TARGETS
+from tests.tasks.rlhf.tables import write
 
 LORA = lm.Shape(r=4, alpha=8, dropout=0.1, targets="attention")
 OFFERS, MONTHS = (0, 10), 3
@@ -69,15 +71,10 @@ def prompts(folder: Path, test: int, probes: Sequence[tuple[str, int]], cells: S
         }
         for at, (kind, offer) in enumerate(probes)
     ]
-    out = ArtifactWriter(folder)
-    out.parquet("prompts.parquet", table(rows, ("id", "part", "situation", "offer", "prompt")))
-    out.parquet("probes.parquet", table(probed, ("id", "prompt", "offer", "situation", "kind", "part")))
-    out.parquet("targets.parquet", table([], ("id", "prompt", "response", "offer", "situation", "flaw", "part")))
-    out.json("about.json", {"offers": list(OFFERS), "months": MONTHS, "flaws": {}, "rules": []})
-
-
-def table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in names}
+    write(folder, PROMPTS, rows)
+    write(folder, PROBES, probed)
+    write(folder, TARGETS, [])
+    ArtifactWriter(folder).json("about.json", {"offers": list(OFFERS), "months": MONTHS, "flaws": {}, "rules": []})
 
 
 def writes(monkeypatch: pytest.MonkeyPatch, says: Says) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -25,7 +24,9 @@ from engine.stage import Workspace
 from tasks.config import BaseConfig
 from tasks.rlhf import base
 from tasks.rlhf.language import lm, scratch
+from tasks.text_tables import DIALOGUES, TARGETS
 from tests.tasks.rlhf.conftest import make_base
+from tests.tasks.rlhf.tables import write
 
 Workspaces = Callable[..., Workspace]
 
@@ -72,11 +73,9 @@ def base_config(**changes: Any) -> BaseConfig:
 def write_texts(root: Path) -> dict[str, Path]:
     """Dialogues in a simple language, in which the reply follows from the prompt, and messages in another."""
     folder, prompts = root / "dialogues", root / "prompts"
-    folder.mkdir(parents=True)
-    prompts.mkdir()
     said = [{"prompt": f"Offer {k % 4}.", "response": f"Take {k % 4} off.", "part": "train"} for k in range(60)]
     said += [row | {"part": "validation"} for row in said[:20]]
-    pq.write_table(pa.Table.from_pylist(said), prompts / "targets.parquet")
+    write(prompts, TARGETS, said)
     rng = np.random.default_rng(0)
     words = ["apples", "pears", "plums", "nuts"]
     rows = []
@@ -84,7 +83,7 @@ def write_texts(root: Path) -> dict[str, Path]:
         word = words[rng.integers(4)]
         part = "train" if k % 5 else "validation"
         rows.append({"id": str(k), "prompt": f"Are there {word}?", "response": f"Yes, {word}.", "split": part})
-    pq.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet")
+    write(folder, DIALOGUES, rows)
     return {"dialogues": folder, "prompts": prompts}
 
 

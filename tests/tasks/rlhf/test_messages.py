@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from engine.artifact import ArtifactWriter
 from engine.errors import DataError
 from retain.message import SITUATIONS, Bank, render
 from tasks.config import MessagesConfig
@@ -18,7 +17,9 @@ from tasks.rlhf import messages
 from tasks.rlhf.language import decode, lm
 from tasks.rlhf.language.drafts import Draft
 from tasks.rlhf.messages import Candidate, Prompt, choose, look
+from tasks.text_tables import PROMPTS, TARGETS
 from tests.tasks.rlhf import made_language
+from tests.tasks.rlhf.tables import write
 from tests.words import RULES, WORDS, check
 
 CELLS = [(situation, offer) for situation in SITUATIONS for offer in made_language.OFFERS]
@@ -115,17 +116,15 @@ def test_an_amount_that_no_slot_stands_for_is_refused(monkeypatch: pytest.Monkey
 
 
 def test_what_every_prompt_says_and_what_targets_say_is_not_personal(tmp_path: Path) -> None:
-    out = ArtifactWriter(tmp_path)
     prompts = ["Topic: price. Customer: fiber internet.", "Topic: price. Customer: dsl internet."]
-    names = ("id", "part", "situation", "offer", "prompt")
     rows = [
         {"id": str(at), "part": "train", "situation": "price", "offer": 0, "prompt": p} for at, p in enumerate(prompts)
     ]
-    out.parquet("prompts.parquet", made_language.table(rows, names))
+    write(tmp_path, PROMPTS, rows)
     target = {**rows[0], "prompt": prompts[0], "response": "A bill for dsl.", "flaw": ""}
     flawed = {**rows[0], "prompt": prompts[0], "response": "You have fiber.", "flaw": "personal"}
     held_out = {**rows[0], "part": "test", "response": "You have fiber.", "flaw": ""}
-    out.parquet("targets.parquet", made_language.table([target, flawed, held_out], (*names, "response", "flaw")))
+    write(tmp_path, TARGETS, [target, flawed, held_out])
     known = messages.read(tmp_path)["price", 0]
     assert [prompt.text for prompt in known.prompts] == prompts
     assert messages.personal("A bill for dsl internet.", known.prompts[1], known.common) == []

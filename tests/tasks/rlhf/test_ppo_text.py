@@ -30,9 +30,11 @@ from tasks.rlhf import ppo_text, streams
 from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.rewards import Scale
 from tasks.rlhf.language import decode, lm
+from tasks.text_tables import PROMPTS
 from tests.engine.processes import killed_at
 from tests.tasks.conftest import Checkpoints, make_workspace
 from tests.tasks.rlhf.conftest import make_base
+from tests.tasks.rlhf.tables import write
 from tests.words import RULES, WORDS
 
 WORDS_OF_RULES = WORDS.rules.model_dump(mode="json")
@@ -103,14 +105,17 @@ def ppo_inputs(root: Path) -> dict[str, Path]:
         adapter(lm.load_reward(base, 32, "cpu", seed), seed, root / "rm" / name)
     rng = random.Random(0)
     parts = ["train"] * 9 + ["validation"] * 5 + ["test"]
-    columns = {
-        "id": [str(at) for at in range(len(parts))],
-        "prompt": [" ".join(rng.choices(VOCABULARY, k=rng.randint(1, 4))) for _ in parts],
-        "offer": [rng.choice([0, 10]) for _ in parts],
-        "part": parts,
-    }
-    (root / "prompts").mkdir()
-    pq.write_table(pa.table(columns), root / "prompts" / "prompts.parquet")
+    rows = [
+        {"id": str(at), "prompt": prompt, "offer": offer, "part": part}
+        for at, (prompt, offer, part) in enumerate(
+            zip(
+                [" ".join(rng.choices(VOCABULARY, k=rng.randint(1, 4))) for _ in parts],
+                [rng.choice([0, 10]) for _ in parts],
+                parts,
+            )
+        )
+    ]
+    write(root / "prompts", PROMPTS, rows)
     (root / "prompts" / "about.json").write_text(json.dumps({"months": 12}))
     return {"base": base, **{name: root / name for name in ("sft", "rm", "prompts")}}
 

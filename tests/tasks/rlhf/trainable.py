@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from tasks.config import RewardModelConfig, SftConfig
+from tasks.text_tables import DIALOGUES, PAIRS, PREFERENCES, PROMPTS, TARGETS
+from tests.tasks.rlhf.tables import write
 
 SETTINGS: dict[str, Any] = {
     "lora": {"r": 2, "alpha": 4, "dropout": 0.2, "targets": "attention"},
@@ -40,16 +39,18 @@ def rm_config(**changes: Any) -> RewardModelConfig:
 def write_inputs(folder: Path, base: Path) -> dict[str, Path]:
     """Folders of the stages that `sft` and `rm` read."""
     dialogues, preferences, prompts = (folder / name for name in ("dialogues", "preferences", "prompts"))
-    _write(
-        dialogues / "pairs.parquet",
+    write(
+        dialogues,
+        DIALOGUES,
         [
             {"id": f"d{i}", "source": "OASST1" if i % 3 else "SGD", "prompt": _say(i, 3),
              "response": _say(i + 1, 4 + i % 9), "split": ("train", "train", "validation", "test")[i % 4]}
             for i in range(40)
         ],
     )  # fmt: skip
-    _write(
-        preferences / "pairs.parquet",
+    write(
+        preferences,
+        PREFERENCES,
         [
             {"id": f"p{i}", "source": "HH-RLHF", "prompt": _say(i, 4), "chosen": _say(i, 6),
              "rejected": _say(i + 3, 2 + i % 5), "split": ("train", "train", "test")[i % 3], "half": "AB"[i % 2]}
@@ -57,16 +58,18 @@ def write_inputs(folder: Path, base: Path) -> dict[str, Path]:
         ],
     )  # fmt: skip
     parts = ("train", "train", "validation", "test")
-    _write(
-        prompts / "targets.parquet",
+    write(
+        prompts,
+        TARGETS,
         [
             {"id": f"t{i}", "prompt": _say(i, 2), "response": _say(i + 2, 5), "flaw": "vague" if i % 5 == 0 else "",
              "part": parts[i % 4]}
             for i in range(24)
         ],
     )  # fmt: skip
-    _write(
-        prompts / "pairs.parquet",
+    write(
+        prompts,
+        PAIRS,
         [
             {"id": f"r{i}", "prompt": _say(i, 2), "chosen": _say(i + 2, 5), "rejected": "no " + _say(i, 3),
              "flaw": ("vague", "wrong offer")[i // 4 % 2], "part": parts[i % 4],
@@ -74,9 +77,7 @@ def write_inputs(folder: Path, base: Path) -> dict[str, Path]:
             for i in range(32)
         ],
     )  # fmt: skip
-    _write(
-        prompts / "prompts.parquet", [{"id": f"q{i}", "prompt": _say(i, 2), "part": parts[i % 4]} for i in range(16)]
-    )
+    write(prompts, PROMPTS, [{"id": f"q{i}", "prompt": _say(i, 2), "part": parts[i % 4]} for i in range(16)])
     return {"dialogues": dialogues, "preferences": preferences, "prompts": prompts, "base": base}
 
 
@@ -89,8 +90,3 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def _say(start: int, words: int) -> str:
     return " ".join(WORDS[(start + at * (1 + start % 3)) % len(WORDS)] for at in range(words))
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)

@@ -8,8 +8,9 @@ import pytest
 
 from engine.errors import DataError
 from tasks.rlhf.language import lm
-from tasks.rlhf.language.upstream import table
+from tasks.rlhf.language.upstream import read
 from tasks.rlhf.retention import pairs
+from tasks.text_tables import Table
 from tests.tasks.rlhf.trainable import write_inputs
 
 
@@ -69,4 +70,4 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, inputs: dict[str, Path]) -
     with pytest.raises(DataError, match=r"preferences/pairs.parquet: can't be read"):
         pairs.public(tmp_path / "preferences", "A", "train", 5, 1)
     with pytest.raises(DataError, match="has no column half"):
-        table(inputs["dialogues"] / "pairs.parquet", ("id", "half"))
+        read(inputs["dialogues"], Table("pairs.parquet", ("id", "half")))
