@@ -6,15 +6,17 @@ RM is part of the reward (rewards.py); the validation RM, which the policy never
 the one whose replies to the validation prompts it liked best, SFT's own included. stops.py looks for signs of reward
 hacking, and when it finds one the training ends early with what was kept until then: that is a result, no error.
 
-What is not textbook, or left open by it:
+What is not textbook, or left open by it; the code refers to these numbers:
 
-- Each token costs c x (log p of the policy - log p of the reference); c follows Ziegler et al. 2019
-  (https://arxiv.org/abs/1909.08593), so that the mean over tokens stays near its target. The reward proper comes with
-  the last token. Nothing is discounted; advantages are GAE's (https://arxiv.org/abs/1506.02438), whitened per batch.
-- The value of a token is linear in the policy's last hidden state, which gets no gradient from it: the adapter has the
-  words to learn, and the first value errors, from a head of zeros, would move it more than any advantage does.
-- Scores of a reward model are standardised by its scores of the reference's replies to the validation prompts, once.
-- Log-probabilities are those of sampling, at the configured temperature.
+1. Each token costs c x (log p of the policy - log p of the reference); c follows Ziegler et al. 2019
+   (https://arxiv.org/abs/1909.08593), so that the mean over tokens stays near its target. The reward proper comes with
+   the last token. Nothing is discounted; advantages are GAE's (https://arxiv.org/abs/1506.02438).
+2. Advantages are whitened over all tokens of a batch, not of a minibatch.
+3. The value of a token is linear in the policy's last hidden state, which gets no gradient from it: the adapter has the
+   words to learn, and the first value errors, from a head of zeros, would move it more than any advantage does. For the
+   same reason the gradients of policy and values are clipped apart, and values are not clipped at all.
+4. Scores of a reward model are standardised by its scores of the reference's replies to the validation prompts, once.
+5. Log-probabilities are those of sampling, at the configured temperature.
 
 **Exact resume.** A checkpoint holds policy, value head, optimiser, coefficient, scales, traces and the adapter kept.
 Every draw (order of prompts, samples, minibatches) comes from (seed, purpose, iteration), so that the iteration is the
@@ -65,10 +67,10 @@ def run(config: TextPpoConfig, inputs: Mapping[str, Path], workspace: Workspace)
     torch.set_num_threads(workspace.threads)
     lm.check_device(workspace.device)
     learner = Learner.start(config, inputs, workspace.device, workspace.seed)
-    found = workspace.checkpoints.load()
-    if found is not None:
-        learner.restore(found.files)
-    why, kl = train(learner, workspace, found is not None)
+    checkpoint = workspace.checkpoints.load()
+    if checkpoint is not None:
+        learner.restore(checkpoint.files)
+    why, kl = train(learner, workspace, checkpoint is not None)
     state = learner.state
     for name, content in learner.kept.items():
         workspace.out.bytes(name, content)
@@ -161,8 +163,8 @@ def read_prompts(folder: Path, text: lm.Text, longest: int) -> Prompts:
             ids = text.prompt(row["prompt"])
             truncated += len(ids) > longest
             parts[row["part"]].append(Prompt(row["prompt"], ids[-longest:], int(row["offer"])))
-    for part, found in parts.items():
-        if not found:
+    for part, prompts in parts.items():
+        if not prompts:
             raise DataError(f"prompts/prompts.parquet: no prompt of part {part}; run `prompts` again")
     return Prompts(parts["train"], parts["validation"], months, truncated)
 
@@ -219,19 +221,22 @@ def adapter_of(name: str) -> str:
     return f"{name}_rm"
 
 
-def opinions(
+def reward_model_scores(
     language: Lm, name: str, prompts: Sequence[Prompt], samples: Sequence[Sample], config: TextPpoConfig
 ) -> list[float]:
-    """Scores by a reward model of the texts as a judge would read them, not of the ids that were drawn."""
+    """A raw score of each reply by the reward model `name`, of the text as a judge reads it, not of the ids drawn.
+
+    Raises lm.Diverged for one that is not finite.
+    """
     room = config.max_prompt + config.max_tokens
     rows = [language.text.row(prompt.text, sample.text, room) for prompt, sample in zip(prompts, samples)]
-    found = lm.scores(language, adapter_of(name), rows).tolist()
-    if not np.isfinite(found).all():
+    scores = lm.scores(language, adapter_of(name), rows).tolist()
+    if not np.isfinite(scores).all():
         raise lm.Diverged(f"a score of the {name} RM is not a finite number")
-    return found
+    return scores
 
 
-def paid(
+def shaped_rewards(
     prompts: Sequence[Prompt],
     samples: Sequence[Sample],
     scores: Sequence[float],
@@ -239,13 +244,16 @@ def paid(
     rules: Rules,
     config: TextPpoConfig,
 ) -> tuple[list[Reward], list[bool]]:
-    """Rewards of standardised `scores`, and which replies break a rule of safety."""
-    broken = [bool(rules.unsafe(sample.text, prompt.offer, months)) for prompt, sample in zip(prompts, samples)]
+    """The reward of each reply, and whether it breaks a rule of safety.
+
+    `scores` are standardised; `months` is for how long an offer holds, which the rules have to know.
+    """
+    is_unsafe = [bool(rules.unsafe(sample.text, prompt.offer, months)) for prompt, sample in zip(prompts, samples)]
     rewards = [
         shaped(config.rewards, score, bad, len(sample.ids), sample.ended, config.max_tokens)
-        for score, bad, sample in zip(scores, broken, samples)
+        for score, bad, sample in zip(scores, is_unsafe, samples)
     ]
-    return rewards, broken
+    return rewards, is_unsafe
 
 
 @torch.no_grad()
@@ -260,43 +268,55 @@ def score(
     coefficient: float,
     config: TextPpoConfig,
 ) -> Rollout:
-    """Rewards, log-probabilities of policy and reference, values, advantages."""
-    standardised = [scale(one) for one in opinions(language, TRAINING, prompts, samples, config)]
-    rewards, broken = paid(prompts, samples, standardised, months, rules, config)
+    """What the update needs to know of n sampled replies, before any weight moves.
+
+    `head` gives a token's value from its hidden state, `scale` standardises the training RM's scores, `coefficient` is
+    the cost of a nat of KL. Raises lm.Diverged.
+    """
+    # Rewards: one number for each reply (4).
+    scores = [scale(score) for score in reward_model_scores(language, TRAINING, prompts, samples, config)]
+    rewards, is_unsafe = shaped_rewards(prompts, samples, scores, months, rules, config)
+
+    # One pass through policy and reference; of each reply (t,): log p of the policy, log-ratio, entropy, value.
     rows = [(prompt.ids, sample.ids) for prompt, sample in zip(prompts, samples)]
     lengths = [len(reply) for _, reply in rows]
-    logs, surprise, entropy, values = ([torch.empty(0)] * len(rows) for _ in range(4))
-    for chosen, of_policy, against, its_entropy, hidden in against_reference(language, rows, config):
-        of_each = [lengths[i] for i in chosen]
-        for kept, found in (
-            (logs, of_policy), (surprise, against), (entropy, its_entropy), (values, head(hidden)[:, 0])
+    logs, log_ratios, entropies, values = ([torch.empty(0)] * len(rows) for _ in range(4))
+    for chosen, log, log_ratio, entropy, hidden in against_reference(language, rows, config):
+        lengths_of_pass = [lengths[i] for i in chosen]
+        for of_replies, of_pass in (
+            (logs, log), (log_ratios, log_ratio), (entropies, entropy), (values, head(hidden)[:, 0])
         ):  # fmt: skip
-            for i, one in zip(chosen, found.cpu().split(of_each)):
-                kept[i] = one
-    per_token = [-coefficient * one for one in surprise]
-    for one, reward in zip(per_token, rewards):
-        one[-1] += reward.total
-    advantages = [gae(one, value, config.gae_lambda) for one, value in zip(per_token, values)]
+            for i, of_reply in zip(chosen, of_pass.cpu().split(lengths_of_pass)):
+                of_replies[i] = of_reply
+
+    # Every token pays for its KL, the last one is given the reward as well (1).
+    token_rewards = [-coefficient * log_ratio for log_ratio in log_ratios]
+    for token_reward, reward in zip(token_rewards, rewards):
+        token_reward[-1] += reward.total
+    advantages = [gae(token_reward, value, config.gae_lambda) for token_reward, value in zip(token_rewards, values)]
+
+    # Returns are of the advantages as they are; what the policy learns from is whitened (2).
     flat = torch.cat(advantages)
     whitened = (flat - flat.mean()) / (flat.std(correction=0) + 1e-8)
     return Rollout(
         rows=rows,
         samples=list(samples),
         rewards=rewards,
-        unsafe=broken,
+        unsafe=is_unsafe,
         logs=tuple(logs),
         advantages=torch.split(whitened, lengths),
         returns=tuple(advantage + value for advantage, value in zip(advantages, values)),
-        kl=float(torch.cat(surprise).double().mean()),
-        kl_error=float(np.std([float(one.sum()) for one in surprise]) * len(rows) ** 0.5 / sum(lengths)),
-        entropy=float(torch.cat(entropy).double().mean()),
+        kl=float(torch.cat(log_ratios).double().mean()),
+        kl_error=float(np.std([float(of_reply.sum()) for of_reply in log_ratios]) * len(rows) ** 0.5 / sum(lengths)),
+        entropy=float(torch.cat(entropies).double().mean()),
     )
 
 
 def against_reference(
     language: Lm, rows: Sequence[lm.Row], config: TextPpoConfig
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor, Tensor]]:
-    """Of each pass: its rows; log-probabilities of its tokens, those less the reference's, entropies, hidden states."""
+    """Of each pass: its rows, and of all their reply tokens, one row after another, log p of the policy, log p of the
+    policy - log p of the reference (both in nats, (tokens,)), entropies (tokens,) and hidden states (tokens, width)."""
     for chosen in lm.passes(language, rows):
         part = [rows[i] for i in chosen]
         of_policy, entropy, hidden = lm.log_probs(language, part, config.temperature)
@@ -306,13 +326,16 @@ def against_reference(
 
 
 def gae(rewards: Tensor, values: Tensor, trace: float) -> Tensor:
-    """(t,): advantages of a reply's tokens; nothing comes after the last one, and nothing is discounted."""
-    found, following, running = [], 0.0, 0.0
+    """(t,): advantages of a reply's tokens, from their rewards (t,) and values (t,); `trace` is lambda.
+
+    Nothing comes after the last token, and nothing is discounted (1).
+    """
+    advantages, next_value, advantage = [], 0.0, 0.0
     for reward, value in zip(reversed(rewards.tolist()), reversed(values.tolist())):
-        running = reward + following - value + trace * running
-        following = value
-        found.append(running)
-    return torch.tensor(found[::-1])
+        advantage = reward + next_value - value + trace * advantage
+        next_value = value
+        advantages.append(advantage)
+    return torch.tensor(advantages[::-1])
 
 
 def update(
@@ -332,7 +355,7 @@ def update(
         for chosen in split([int(i) for i in rng.permutation(len(rollout.rows))], config.minibatches):
             optimiser.zero_grad()
             figure = gradients(language, head, [rollout.rows[i] for i in chosen], rollout.of(chosen), config)
-            # Each by itself: a value error would shorten the policy's step as well.
+            # Policy and values each by itself (3): a value error would shorten the policy's step as well.
             parameters = [group["params"] for group in optimiser.param_groups]
             norms = [nn.utils.clip_grad_norm_(part, config.max_gradient).item() for part in parameters]
             if not all(map(math.isfinite, (figure["loss"], *norms))):
@@ -354,15 +377,19 @@ def gradients(
     sums = dict.fromkeys(("loss", "clip_share", "value_loss"), 0.0)
     for chosen in lm.passes(language, rows):
         logs, _, hidden = lm.log_probs(language, [rows[i] for i in chosen], config.temperature)
-        before, advantages, returns = (torch.cat([of[i] for i in chosen]).to(language.device) for of in targets)
-        ratio = (logs - before).exp()
-        within = ratio.clamp(1 - config.clip, 1 + config.clip)
-        policy_loss = -torch.minimum(ratio * advantages, within * advantages).sum()
+        old_logs, advantages, returns = (
+            torch.cat([of_replies[i] for i in chosen]).to(language.device) for of_replies in targets
+        )
+        # The clipped objective, summed over tokens.
+        ratio = (logs - old_logs).exp()
+        clipped_ratio = ratio.clamp(1 - config.clip, 1 + config.clip)
+        policy_loss = -torch.minimum(ratio * advantages, clipped_ratio * advantages).sum()
+        # Values, without a gradient into the policy (3).
         value_loss = (head(hidden.detach())[:, 0] - returns).square().sum() / 2
         loss = (policy_loss + config.value_weight * value_loss) / tokens
         loss.backward()
-        clipped = ((ratio - 1).abs() > config.clip).sum()
-        for name, value in (("loss", loss), ("clip_share", clipped / tokens), ("value_loss", value_loss / tokens)):
+        clip_share = ((ratio - 1).abs() > config.clip).sum() / tokens
+        for name, value in (("loss", loss), ("clip_share", clip_share), ("value_loss", value_loss / tokens)):
             sums[name] += value.item()
     return sums
 
@@ -374,7 +401,8 @@ def split(items: Sequence[int], parts: int) -> list[list[int]]:
 
 
 def adapted(coefficient: float, kl: float, n: int, config: KlConfig) -> float:
-    """Ziegler et al. 2019, section 2.2: up where KL is above its target, down where it is below."""
+    """The coefficient after a batch of `n` replies of mean `kl` nats a token (Ziegler et al. 2019, section 2.2): up
+    where KL is above its target, down where it is below (1)."""
     error = min(max(kl / config.target - 1, -config.max_change), config.max_change)
     return coefficient * (1 + error * n / config.horizon)
 
@@ -474,7 +502,7 @@ class Learner:
     def look_at_reference(self) -> None:
         """The policy is the reference still. Sets the scales, once."""
         samples = self._on_validation(0)
-        scores = self._opinions(samples)
+        scores = self._scores(samples)
         tokens = float(np.mean([len(sample.ids) for sample in samples]))
         self.state.reference = Reference(Scale.of(scores[TRAINING]), Scale.of(scores[VALIDATION]), tokens)
         self.state.kept = self._look(0, samples, scores)
@@ -483,19 +511,23 @@ class Learner:
         """One iteration, whose trace is added to the state: a look where one is due, and the seconds of each part."""
         config, state, number = self.config, self.state, self.state.iteration + 1
         times = [time.monotonic()]
-        asked = at_iteration(self.prompts.training, state.iteration, config.batch, self.seed)
-        samples = generate(self.lm, asked, config, decode.generator([self.seed, streams.PPO_SAMPLES, number]))
+        # Generation.
+        prompts = at_iteration(self.prompts.training, state.iteration, config.batch, self.seed)
+        samples = generate(self.lm, prompts, config, decode.generator([self.seed, streams.PPO_SAMPLES, number]))
         times.append(time.monotonic())
+        # Scoring.
         scale, months = state.reference.training, self.prompts.months
-        rollout = score(self.lm, self.head, asked, samples, scale, months, self.rules, state.coefficient, config)
+        rollout = score(self.lm, self.head, prompts, samples, scale, months, self.rules, state.coefficient, config)
         times.append(time.monotonic())
+        # Update.
         rng = np.random.default_rng([self.seed, streams.PPO_MINIBATCHES, number])
         losses = update(self.lm, self.head, self.optimiser, rollout, config, rng)
         times.append(time.monotonic())
+        # Validation, where it is due.
         look = None
         if number % config.validate_every == 0 or number == config.iterations:
             samples = self._on_validation(number)
-            look = self._look(number, samples, self._opinions(samples))
+            look = self._look(number, samples, self._scores(samples))
         times.append(time.monotonic())
         state.traces.append(trace(number, rollout, losses, state.coefficient, look))
         state.coefficient = adapted(state.coefficient, rollout.kl, len(rollout.rows), config.kl)
@@ -520,8 +552,8 @@ class Learner:
         lm.set_tensors(self.lm, read_tensors(self.kept[lm.ADAPTER]), POLICY)
         samples = self._on_validation(self.state.kept.iteration)
         rows = [(prompt.ids, sample.ids) for prompt, sample in zip(self.prompts.validation, samples)]
-        surprise = [against.double() for _, _, against, _, _ in against_reference(self.lm, rows, self.config)]
-        return float(torch.cat(surprise).mean())
+        log_ratios = [log_ratio.double() for _, _, log_ratio, _, _ in against_reference(self.lm, rows, self.config)]
+        return float(torch.cat(log_ratios).mean())
 
     def files(self) -> dict[str, bytes]:
         """The checkpoint."""
@@ -555,20 +587,25 @@ class Learner:
             self.lm, self.prompts.validation, self.config, decode.generator([self.seed, streams.PPO_LOOK, iteration])
         )
 
-    def _opinions(self, samples: Sequence[Sample]) -> dict[str, list[float]]:
-        asked = self.prompts.validation
-        return {name: opinions(self.lm, name, asked, samples, self.config) for name in (TRAINING, VALIDATION)}
+    def _scores(self, samples: Sequence[Sample]) -> dict[str, list[float]]:
+        """Of the replies to the validation prompts, by reward model."""
+        prompts = self.prompts.validation
+        return {
+            name: reward_model_scores(self.lm, name, prompts, samples, self.config) for name in (TRAINING, VALIDATION)
+        }
 
     def _look(self, iteration: int, samples: Sequence[Sample], scores: Mapping[str, Sequence[float]]) -> Look:
         reference, prompts = self.state.reference, self.prompts
-        training = [reference.training(one) for one in scores[TRAINING]]
-        rewards, broken = paid(prompts.validation, samples, training, prompts.months, self.rules, self.config)
+        training = [reference.training(score) for score in scores[TRAINING]]
+        rewards, is_unsafe = shaped_rewards(
+            prompts.validation, samples, training, prompts.months, self.rules, self.config
+        )
         return Look(
             iteration=iteration,
-            validation_score=float(np.mean([reference.validation(one) for one in scores[VALIDATION]])),
+            validation_score=float(np.mean([reference.validation(score) for score in scores[VALIDATION]])),
             training_score=float(np.mean(training)),
             reward=float(np.mean([reward.total for reward in rewards])),
-            unsafe=float(np.mean(broken)),
+            unsafe=float(np.mean(is_unsafe)),
             tokens=float(np.mean([len(sample.ids) for sample in samples])),
             distinct_2=measures.distinct([sample.text for sample in samples], 2),
         )
@@ -608,7 +645,7 @@ def metrics(state: State, kl: float, settings: KlConfig, truncated: int, stopped
     """Of the adapter that was kept, on validation prompts; `coefficient` is its iteration's."""
     kept = state.kept
     coefficient = state.traces[kept.iteration - 1]["coefficient"] if kept.iteration else settings.coefficient
-    found = {
+    values = {
         "kept_iteration": kept.iteration,
         "validation_score": kept.validation_score,
         "training_score": kept.training_score,
@@ -623,4 +660,4 @@ def metrics(state: State, kl: float, settings: KlConfig, truncated: int, stopped
         "stopped": stopped,
         "truncated": truncated,
     }
-    return {name: {"value": float(value)} for name, value in found.items()}
+    return {name: {"value": float(value)} for name, value in values.items()}

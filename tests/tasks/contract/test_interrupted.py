@@ -1,8 +1,8 @@
 """Every stage of the table, interrupted: what it ends with has the bytes of a run that nobody interrupted.
 
 A killed process leaves its newest checkpoint and nothing else, so a kill is a run from one of the checkpoints that an
-undisturbed run saved. A stop is asked for at a look of the stage, or while it saves. Stages of plain Python are
-stopped everywhere, trainings in a few places drawn by seed; the kills of real processes are in tests/end_to_end.
+undisturbed run saved. A stop is asked for at a look of the stage, or while it saves. Quick stages are killed and
+stopped everywhere, others in a few places drawn by seed; the kills of real processes are in tests/end_to_end.
 """
 
 from __future__ import annotations
@@ -102,10 +102,10 @@ class Runs:
 
     def places(self, stage: str, count: int) -> list[int]:
         """Of 1..count, those at which the toy is to be interrupted: all, or a few that its name draws."""
-        stops = self.toys[stage].stops
-        if stops is None or stops >= count:
+        places = self.toys[stage].places
+        if places is None or places >= count:
             return list(range(1, count + 1))
-        return sorted(random.Random(f"{stage} {count}").sample(range(1, count + 1), stops))
+        return sorted(random.Random(f"{stage} {count}").sample(range(1, count + 1), places))
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +149,9 @@ def test_killed_after_any_checkpoint_it_ends_with_the_same_bytes(runs: Runs, sta
 def test_stopped_again_and_again_it_ends_with_the_same_bytes(runs: Runs, stage: str) -> None:
     """At every look of a stage that looks between its parts; elsewhere at some of each run's looks."""
     whole, saved, attempts = runs.saving(stage), None, 0
-    draws, stops, longer = random.Random(stage), runs.toys[stage].stops, 1
+    between, draws, longer = runs.toys[stage].between, random.Random(stage), 1
     while True:
-        look = 1 if stops is None else draws.randint(whole.looks // (stops + 1), 2 * whole.looks // (stops + 1))
-        look *= longer
+        look = 1 if between else longer * draws.randint(whole.looks // 5, 2 * whole.looks // 5)
         attempt = Recording(saved, look=look)
         try:
             ended = runs.run(stage, attempt)
@@ -164,7 +163,7 @@ def test_stopped_again_and_again_it_ends_with_the_same_bytes(runs: Runs, stage: 
             saved, attempts = attempt.saved, attempts + 1
             assert attempts < 100
     assert ended.files == whole.files
-    assert attempts >= (len(whole.kept) if stops is None else 2)
+    assert attempts >= (len(whole.kept) if between else 2)
 
 
 @every_stage
@@ -172,7 +171,7 @@ def test_asked_to_stop_on_a_full_disk_it_stops_and_an_older_checkpoint_serves(ru
     """Whatever it was just doing; without one, it begins anew."""
     whole = runs.saving(stage)
     places = [{"save": place} for place in runs.places(stage, len(whole.kept))]
-    if runs.toys[stage].stops is not None:
+    if not runs.toys[stage].between:
         places = [{"look": whole.looks * 3 // 4}, places[-1]]
     for place in places:
         attempt = Recording(fills=True, **place)

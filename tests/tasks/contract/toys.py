@@ -30,11 +30,13 @@ Inputs = dict[str, Path]
 
 @dataclass(frozen=True)
 class Toy:
-    """`prepare` is called before every run; `stops` in how many seeded places a run is stopped, or None: everywhere."""
+    """`places`: at how many of its checkpoints, drawn by seed, it is killed; None: at all. `between`: it looks whether
+    it has to stop between its parts alone, and not in every layer of a model. `prepare` is called before every run."""
 
     config: Any
     inputs: Inputs
-    stops: int | None = None
+    places: int | None = None
+    between: bool = True
     prepare: Callable[[pytest.MonkeyPatch], None] = lambda _: None
 
     def run(self, stage: str, workspace: Workspace) -> Metrics:
@@ -109,7 +111,7 @@ class Toys:
             "accept": self._output("accept", accept.run, decision.ACCEPT, inputs),
         }
         decision.fill_cells(scored["accept"] / "bridge.json")
-        return Toy(small_config(seeds=1, evaluation={"years": 1}), scored)
+        return Toy(small_config(seeds=1, evaluation={"years": 1}), scored, places=2)
 
     # -- language
 
@@ -122,24 +124,26 @@ class Toys:
         return Toy(test_base.base_config(), test_base.write_texts(self.root / "texts"))
 
     def sft(self) -> Toy:
-        return Toy(sft_config(), write_inputs(self.root / "sft", self._base()), stops=4)
+        return Toy(sft_config(), write_inputs(self.root / "sft", self._base()), 3, between=False)
 
     def rm(self) -> Toy:
-        return Toy(rm_config(), write_inputs(self.root / "rm", self._base()), stops=4)
+        return Toy(rm_config(), write_inputs(self.root / "rm", self._base()), 3, between=False)
 
     def judge(self) -> Toy:
-        return Toy(test_judge.config(), test_judge.judge_inputs(self.root / "judge", self._base()), stops=3)
+        return Toy(test_judge.config(), test_judge.judge_inputs(self.root / "judge", self._base()), 3, between=False)
 
     def ppo_text(self) -> Toy:
-        return Toy(test_ppo_text.config(), test_ppo_text.ppo_inputs(self.root / "ppo_text"), stops=4)
+        return Toy(test_ppo_text.config(), test_ppo_text.ppo_inputs(self.root / "ppo_text"), 3, between=False)
 
     def text_eval(self) -> Toy:
-        return Toy(test_text_eval.config(), test_text_eval.eval_inputs(self.root / "text_eval", self._base()), stops=4)
+        return Toy(
+            test_text_eval.config(), test_text_eval.eval_inputs(self.root / "text_eval", self._base()), 3, between=False
+        )
 
     def messages(self) -> Toy:
         inputs = test_messages.bank_inputs(self.root / "messages", self._base())
         # Random weights write nothing that is safe, so nothing would be scored.
-        return Toy(test_messages.config(candidates=12), inputs, 4, test_messages.writes_by_prompt)
+        return Toy(test_messages.config(candidates=12), inputs, 3, False, test_messages.writes_by_prompt)
 
     def release(self) -> Toy:
         inputs = releases.inputs(self.root / "release", releases.dataset("telco"), releases.dataset("bank"))
