@@ -1,4 +1,4 @@
-"""The one pure judge of exit criteria."""
+"""Exit criteria: which metrics reach them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ class Verdict:
         return f"{self.stage} {self.metric} {value} (wanted {self.op} {self.limit:g})"
 
 
-def judge(stage: str, metrics: Mapping[str, Mapping[str, Any]], criteria: Mapping[str, Criterion]) -> list[Verdict]:
+def check_criteria(
+    stage: str, metrics: Mapping[str, Mapping[str, Any]], criteria: Mapping[str, Criterion]
+) -> list[Verdict]:
     """A verdict for each criterion, in the order they are stated; a metric that is missing or NaN fails."""
     return [_verdict(stage, name, metrics.get(name, {}), criterion) for name, criterion in criteria.items()]
 

@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.config import Resolved, check_lock, experiment_path, load, validate
-from engine.criteria import Criterion, Verdict, judge
+from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import RetainError
 from eval.decision import (
     BOUND,
@@ -167,7 +167,7 @@ def gains_table(report: Report, criteria: Mapping[str, Criterion]) -> Table:
     the DP and the bound would gain."""
     found = report.comparison
     metrics = {name: measure.model_dump() for name, measure in report.metrics.items()}
-    verdicts = {verdict.metric: verdict for verdict in judge(DECISION, metrics, criteria)}
+    verdicts = {verdict.metric: verdict for verdict in check_criteria(DECISION, metrics, criteria)}
     best = found.by_policy[found.best_baseline]
     table = _table(f"Against the best baseline, {NAMES.get(best.policy, best.policy)}, and the criteria, %", "")
     for name in ("PPO", "the DP", "the bound", "wanted"):

@@ -26,7 +26,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from engine.config import experiment_path, load, validate
-from engine.criteria import Criterion, Verdict, judge
+from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from eval.figures import Figures, read
@@ -139,7 +139,7 @@ def results(figures: Figures, *stages: str) -> str:
     for stage in stages or [stage for stage in criteria if stage in figures.stages]:
         made = figures.stages[stage]
         metrics = {name: metric.model_dump() for name, metric in made.metrics.items()}
-        verdicts = {verdict.metric: verdict for verdict in judge(stage, metrics, criteria[stage])}
+        verdicts = {verdict.metric: verdict for verdict in check_criteria(stage, metrics, criteria[stage])}
         lines += [
             _row(verdict, verdicts.get(name + LOW), made.metrics[name].chance)
             for name, verdict in verdicts.items()

@@ -31,7 +31,7 @@ from rich.text import Text
 
 from engine.artifact import ArtifactStore
 from engine.config import Resolved, check_lock, experiment_path, load, validate
-from engine.criteria import Criterion, Verdict, judge
+from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import RetainError
 from engine.store import open_store, store_url
 
@@ -86,7 +86,7 @@ def rows(resolved: Resolved, artifacts: ArtifactStore) -> list[Row]:
                 chance=metrics.get(verdict.metric, {}).get("chance"),
                 bound=metrics.get(BOUNDS.get(verdict.metric, ""), {}).get("value"),
             )
-            for verdict in judge(stage, metrics, criteria)
+            for verdict in check_criteria(stage, metrics, criteria)
         ]
     return result
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine import config
 from engine.artifact import ArtifactStore
-from engine.criteria import Criterion, Verdict, judge
+from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import Identity, code_digests, differences, library_versions
 from engine.stage import IDENTITY, Stage, load_entry
@@ -188,7 +188,7 @@ def why(plan: Plan) -> dict[str, list[str]]:
 def key_metrics(plan: Plan, stage: str, fingerprint: str) -> str:
     """The stage's metrics against their criteria, such as "auc 0.852 >= 0.78"; of more than MAX_METRICS the missed."""
     criteria = {str(name): c for name, c in plan.experiment.criteria.items()}.get(stage, {})
-    verdicts = judge(stage, plan.artifacts.metrics(stage, fingerprint), criteria)
+    verdicts = check_criteria(stage, plan.artifacts.metrics(stage, fingerprint), criteria)
     shown = [verdict for verdict in verdicts if verdict.value is not None]
     counted = []
     if len(shown) > MAX_METRICS:

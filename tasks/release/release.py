@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.artifact import canonical
-from engine.criteria import Verdict, judge
+from engine.criteria import Verdict, check_criteria
 from engine.errors import ConfigError, CriteriaMissed, DataError
 from engine.stage import Metrics, Workspace
 from retain.decision import DecisionError, Terms
@@ -119,7 +119,7 @@ def _metrics(inputs: Mapping[str, Path], stage: str) -> Metrics:
 
 
 def _judged(stage: str, config: ReleaseConfig, metrics: Metrics) -> list[Verdict]:
-    return judge(stage, metrics, config.criteria.get(stage, {}))
+    return check_criteria(stage, metrics, config.criteria.get(stage, {}))
 
 
 def _missed(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""The judge: what is reached exactly, what is missing, and what only shows."""
+"""What is reached exactly, what is missing, and what only shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from engine.criteria import Criterion, Verdict, judge
+from engine.criteria import Criterion, Verdict, check_criteria
 from engine.stage import Metrics
 
 BELOW, AT, ABOVE = math.nextafter(0.78, 0), 0.78, math.nextafter(0.78, 1)
@@ -19,7 +19,7 @@ BELOW, AT, ABOVE = math.nextafter(0.78, 0), 0.78, math.nextafter(0.78, 1)
 
 def verdict(metric: Any, **criterion: Any) -> Verdict:
     metrics = {} if metric is None else {"auc": metric}
-    [one] = judge("risk", metrics, {"auc": Criterion(**criterion)})
+    [one] = check_criteria("risk", metrics, {"auc": Criterion(**criterion)})
     return one
 
 
@@ -91,12 +91,12 @@ def test_gating_passes_through_and_does_not_change_the_judgement() -> None:
 def test_verdicts_come_in_the_order_of_the_criteria_and_only_for_them() -> None:
     metrics: Metrics = {"auc": {"value": 0.85}, "ece": {"value": 0.02}, "rows": {"value": 7032}}
     criteria = {"ece": Criterion(below=0.05), "brier": Criterion(below=0.2), "auc": Criterion(at_least=0.78)}
-    assert [(v.stage, v.metric, v.passed) for v in judge("risk", metrics, criteria)] == [
+    assert [(v.stage, v.metric, v.passed) for v in check_criteria("risk", metrics, criteria)] == [
         ("risk", "ece", True),
         ("risk", "brier", False),
         ("risk", "auc", True),
     ]
-    assert judge("risk", metrics, {}) == []
+    assert check_criteria("risk", metrics, {}) == []
 
 
 def test_as_dict_has_exactly_the_keys_that_a_reader_is_promised() -> None:
