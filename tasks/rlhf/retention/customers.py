@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +146,16 @@ class _Facts:
 
 
 def _in_plain_words(described: Column, value: Any) -> str | None:
-    """A flag as yes or no, a category in small letters. A short name of plain letters reads as words; a code or a long
-    label doesn't, and has none."""
+    """A flag as yes or no, a category in small letters where it reads as words."""
     if described.kind == "flag":
         return "yes" if value == described.values[1] else "no"
-    words = re.sub(r"\s*\([^)]*\)", "", str(value)).strip()
+    return _plain_label(str(value))
+
+
+@lru_cache(maxsize=1024)
+def _plain_label(label: str) -> str | None:
+    """A short name of plain letters reads as words; a code or a long label doesn't, and has none."""
+    words = re.sub(r"\s*\([^)]*\)", "", label).strip()
     if not re.fullmatch(r"[A-Za-z]+(?:[ -][A-Za-z]+){0,3}", words):
         return None
     return words if words.isupper() else words.lower()
