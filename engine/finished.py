@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Figures = Callable[[Any], Mapping[str, float]]  # of what was made, by name
 
-PARTS = "parts.jsonl"  # [name, content] of each part that `make` made; one file, as there may be hundreds
+PARTS_FILE = "parts.jsonl"  # [name, content] of each part that `make` made; one file, as there may be hundreds
 
 
 @dataclass
@@ -29,10 +29,10 @@ class Finished:
     step: int = 0
     files: dict[str, bytes] = field(default_factory=dict)
     total: int = 0
-    _made: dict[str, bytes] = field(init=False)  # name -> line of PARTS
+    _made: dict[str, bytes] = field(init=False)  # name -> line of PARTS_FILE
 
     def __post_init__(self) -> None:
-        self._made = {json.loads(line)[0]: line for line in self.files.get(PARTS, b"").splitlines()}
+        self._made = {json.loads(line)[0]: line for line in self.files.get(PARTS_FILE, b"").splitlines()}
 
     @classmethod
     def resume(cls, workspace: Workspace, total: int = 0) -> Finished:
@@ -55,7 +55,7 @@ class Finished:
         if name not in self._made:
             content = make()
             self._made[name] = json.dumps([name, content], allow_nan=False).encode()
-            self.keep(workspace, self.step + 1, {PARTS: b"\n".join(self._made.values())})
+            self.keep(workspace, self.step + 1, {PARTS_FILE: b"\n".join(self._made.values())})
             workspace.progress(self.step, self.total, **figures(content))
         return json.loads(self._made[name])[1]
 

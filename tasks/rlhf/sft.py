@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 NAME = "sft"  # of the training in the checkpoint
 OASST1 = "OASST1"
 LAST_STEPS = 100  # that training_loss is the mean of
-PARTS = (
+# What is measured of the trained model, in this order; each result is kept as soon as there is one.
+MEASURED = (
     "untouched",
     "untouched_own",
     "public",
     "targets",
     "samples",
-)  # of what is measured, each kept once it is there
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def run(config: SftConfig, inputs: Mapping[str, Path], workspace: Workspace) -> 
             )
     text = lm.load_text(inputs["base"])
     lm.check_room(text, config.max_length + len(text.frame), "stages.sft.max_length")
-    finished = Finished.resume(workspace, config.max_steps + len(PARTS))
+    finished = Finished.resume(workspace, config.max_steps + len(MEASURED))
     trained = train(config, inputs["base"], examples, finished, workspace)
     measured = measure(config, inputs, trained, held_out, finished, workspace)
     for file, content in trained.files.items():
@@ -109,8 +110,8 @@ def train(
     config: SftConfig, base: Path, examples: Sequence[Example], finished: Finished, workspace: Workspace
 ) -> Trained:
     """An adapter that imitates the replies; adapter, order and dropout are drawn with the workspace's seed."""
-    if (found := training.done(finished, NAME)) is not None:
-        return found
+    if (trained := training.done(finished, NAME)) is not None:
+        return trained
     language = lm.load(base, config.bits, workspace.device)
     lm.new_adapter(language, config.lora, workspace.seed)
     job = Job(config, language, len(examples), workspace.seed, workspace, finished, NAME, 0, finished.total)
@@ -125,7 +126,7 @@ def measure(
     finished: Finished,
     workspace: Workspace,
 ) -> dict[str, Any]:
-    """name of PARTS -> what was measured, each a part that `finished` keeps; the model is loaded as its users do."""
+    """name of MEASURED -> what was measured, each a part that `finished` keeps; the model is loaded as its users do."""
     language: lm.Lm | None = None
 
     def load() -> lm.Lm:
@@ -153,7 +154,7 @@ def measure(
         "samples": lambda: samples(config, load(), inputs["prompts"], workspace),
     }
     measured: dict[str, Any] = {}
-    for name in PARTS:
+    for name in MEASURED:
         measured[name] = finished.make(workspace, name, parts[name])
     return measured
 
@@ -201,7 +202,7 @@ def nll(
     """Of each example: negative log-likelihood of its reply (nats), and its tokens. `frame` comes before the prompt."""
     cut = [language.text.row(one.prompt, one.reply, room) for one in examples]
     rows = [([*frame, *prompt], reply) for prompt, reply in cut]
-    found = [0.0] * len(rows)
+    sums = [0.0] * len(rows)
     groups = lm.passes(language, rows)
     without = nullcontext() if adapted else language.model.disable_adapter()
     with without, lm.interruptible(language, workspace):
@@ -209,8 +210,8 @@ def nll(
             chosen = [rows[at] for at in group]
             values = torch.split(lm.losses(language, chosen), [len(reply) for _, reply in chosen])
             for at, value in zip(group, values):
-                found[at] = float(value.double().sum())
-    return {"nll": found, "tokens": [float(len(reply)) for _, reply in rows]}
+                sums[at] = float(value.double().sum())
+    return {"nll": sums, "tokens": [float(len(reply)) for _, reply in rows]}
 
 
 def samples(config: SftConfig, language: lm.Lm, prompts: Path, workspace: Workspace) -> dict[str, list[Any]]:
@@ -220,15 +221,15 @@ def samples(config: SftConfig, language: lm.Lm, prompts: Path, workspace: Worksp
     limit = min(config.sample_tokens, config.max_length // 2)
     ids = [language.text.prompt(row["prompt"])[limit - config.max_length :] for row in chosen]
     with lm.interruptible(language, workspace):
-        found = decode.sample(
+        replies = decode.sample(
             language, ids, limit, 1.0, decode.generator([workspace.seed, streams.SFT_SAMPLES]), config.batch
         )
     return {
         "id": [row["id"] for row in chosen],
         "prompt": [row["prompt"] for row in chosen],
-        "text": [one.text for one in found],
-        "tokens": [len(one.ids) for one in found],
-        "ended": [one.ended for one in found],
+        "text": [reply.text for reply in replies],
+        "tokens": [len(reply.ids) for reply in replies],
+        "ended": [reply.ended for reply in replies],
     }
 
 

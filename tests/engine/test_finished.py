@@ -14,7 +14,7 @@ from engine.artifact import ArtifactWriter
 from engine.checkpoint import Checkpoint, Checkpointer, Preempted
 from engine.claim import Fenced, acquire
 from engine.errors import RetainError
-from engine.finished import PARTS, Finished
+from engine.finished import PARTS_FILE, Finished
 from engine.stage import Workspace
 from engine.store import FolderStore
 
@@ -143,7 +143,7 @@ def test_parts_and_files_are_in_one_checkpoint(attempt: Callable[..., Workspace]
     finished.drop("learner/")
     finished.make(workspace, "score/0", lambda: 1)
     saved = workspace.checkpoints.load()
-    assert saved == Checkpoint(6, {"model/weights": b"w", PARTS: b'["score/0", 1]'})
+    assert saved == Checkpoint(6, {"model/weights": b"w", PARTS_FILE: b'["score/0", 1]'})
     assert Finished.resume(workspace).files == saved.files
 
 

@@ -51,7 +51,7 @@ class Making:
         self.attempts += 1
         place = self.workspace(self.folder / str(self.attempts), checkpoints or self.checkpoints())
         place = replace(place, checkpoints=kept or place.checkpoints, stopping=stopping or place.stopping)
-        finished = Finished.resume(place, config.max_steps + len(sft.PARTS))
+        finished = Finished.resume(place, config.max_steps + len(sft.MEASURED))
         return sft.train(config, self.base, examples, finished, place)
 
 
@@ -316,7 +316,7 @@ def test_progress_says_how_far_the_stage_is(making: Making, monkeypatch: pytest.
     told: list[tuple[int, int]] = []
     monkeypatch.setattr(Workspace, "progress", lambda _, step, total, **figures: told.append((step, total)))
     making.train(sft_config())
-    assert told == [(step, 6 + len(sft.PARTS)) for step in range(1, 7)]
+    assert told == [(step, 6 + len(sft.MEASURED)) for step in range(1, 7)]
 
 
 def test_groups_hold_what_fits_and_every_row_once() -> None:
