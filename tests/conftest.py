@@ -11,8 +11,9 @@ import pytest
 from retain.dataset import DatasetSpec
 from tests.datasets import described
 
-# As engine/__main__.py does, for the same reasons: threads that wait do so asleep, and torch's compiler stays away.
-os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "TORCHDYNAMO_DISABLE": "1"}
+# As engine/__main__.py does, for the same reasons: threads that wait do so asleep, and torch's compiler stays away. One
+# thread each, where a test says nothing else: pytest runs a process for every core.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TORCHDYNAMO_DISABLE": "1"}
 
 
 @pytest.hookimpl(wrapper=True)
