@@ -5,9 +5,9 @@
 A marker names what is shown, and everything up to its end is replaced:
 
     <!-- figures: results local risk accept -->   a table of the gating criteria of these stages, or of all
-    <!-- figures: metric local risk.auc -->       one value with its interval; one more word picks its form (FORMS)
-    <!-- figures: policy local threshold.nrr -->  the same, of one policy of the comparison
+    <!-- figures: metric local risk.auc -->       one value with its interval; `count` behind it for a whole number
     <!-- figures: dollars local -->               what the run was metered at; stages may be named
+    <!-- figures: commit local -->                the commit whose code was measured
     ... <!-- /figures -->
 
 Criteria are those of the experiment as it stands now. Exit code: 0 written, or nothing to write; 1 `--check` found a
@@ -53,13 +53,7 @@ class Form:
         return f"{self.factor * value:{'+' if self.signed and value else ''},g}{self.unit}"
 
 
-FORMS = {
-    "share": Form(1, 4),
-    "percent": Form(100, 2, " %"),
-    "change": Form(100, 2, " %", signed=True),
-    "points": Form(100, 1, " points", signed=True),
-    "count": Form(1, 0),
-}
+FORMS = {"share": Form(1, 4), "count": Form(1, 0)}  # that a marker can ask for
 
 
 @dataclass(frozen=True)
@@ -71,6 +65,7 @@ class Result:
 
 
 SHARE, PERCENT, CHANGE = Form(1, 3), Form(100, 1, " %"), Form(100, 1, " %", signed=True)
+POINTS = Form(100, 1, " points", signed=True)
 RESULTS = {
     "customers.rows": Result("Customers read", FORMS["count"]),
     "campaigns.rows": Result("Campaign calls read", FORMS["count"]),
@@ -92,7 +87,7 @@ RESULTS = {
     "sft.perplexity_change": Result("SFT: held-out perplexity, against the untouched model", CHANGE),
     "rm.auc": Result("Reward model: ranking (AUC)", SHARE),
     "rm.accuracy": Result("Reward model: held-out pairs judged correctly", PERCENT),
-    "text_eval.win_rate_gain": Result("RLHF: preferred to SFT by judges it never met, beyond 50 %", FORMS["points"]),
+    "text_eval.win_rate_gain": Result("RLHF: preferred to SFT by judges it never met, beyond 50 %", POINTS),
     "text_eval.unsafe": Result("RLHF: unsafe messages, before any rule stops them", PERCENT),
     "text_eval.tokens": Result("RLHF: tokens per message", FORMS["count"]),
     "messages.coverage": Result("Message bank: situations and offers with a message", PERCENT),
@@ -175,30 +170,32 @@ def _measure(form: Form, value: float | None, ci: Sequence[float] | None) -> str
 
 def metric(figures: Figures, name: str, form: str = "share") -> str:
     """`name` is stage.metric; with its interval, and what chance would show where that is known."""
-    stage, _, of_stage = name.partition(".")
-    found = figures.stages[stage].metrics[of_stage]
-    text = _measure(FORMS[form], found.value, found.ci)
-    return text if found.chance is None else f"{text[:-1]}; {FORMS[form].number(found.chance)} by chance)"
-
-
-def policy(figures: Figures, name: str, form: str = "percent") -> str:
-    """`name` is policy.figure, such as threshold.nrr."""
-    of, _, figure = name.partition(".")
-    found = getattr(figures.policies[of], figure)
-    return _measure(FORMS[form], found.value, found.ci)
+    stage, _, key = name.partition(".")
+    measured = figures.stages[stage].metrics[key]
+    text = _measure(FORMS[form], measured.value, measured.ci)
+    return text if measured.chance is None else f"{text[:-1]}; {FORMS[form].number(measured.chance)} by chance)"
 
 
 def dollars(figures: Figures, *stages: str) -> str:
     """What the stages named were metered at, or all of them."""
-    made = [figures.stages[stage] for stage in stages or figures.stages]
-    return f"${sum(one.usd for one in made):.4f}"
+    return f"${sum(figures.stages[stage].usd for stage in stages or figures.stages):.4f}"
+
+
+def commit(figures: Figures) -> str:
+    """The commit whose code was measured; several where stages were not made anew, in the order of their names."""
+    commits = dict.fromkeys(_short(stage.commit) for stage in figures.stages.values())
+    return f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
+
+
+def _short(commit: str) -> str:
+    return f"`{commit[:8]}`{' with uncommitted files' if commit.endswith('+') else ''}"
 
 
 KINDS: Mapping[str, Callable[..., str]] = {
     "results": results,
     "metric": metric,
-    "policy": policy,
     "dollars": dollars,
+    "commit": commit,
 }
 
 

@@ -2,9 +2,10 @@
 
     python -m eval.figures --experiment local
 
-For each stage the file holds the metrics of the artifact that completed last, its fingerprint, the digest of its
-content, and the seconds and dollars of the attempts that made it; of `decision` also the rows of every policy. The
-file is committed, so the figures in the documentation change only together with the artifacts they came from.
+For each stage the file holds the metrics of the artifact that completed last, its fingerprint, the digests of its
+content and of the code that made it, the commit that this code was checked out from, and the seconds and dollars that
+the ledger charged for it. The file is committed, so the figures in the documentation change only together with the
+artifacts they came from. They stay those of that commit while the code moves on, until the next `make figures`.
 
 Exit code: 0 written; 2 bad input, or no stage has completed yet.
 """
@@ -12,6 +13,7 @@ Exit code: 0 written; 2 bad input, or no stage has completed yet.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -20,12 +22,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine import records
-from engine.artifact import ArtifactStore, open_artifact
-from engine.config import experiment_path, load
+from engine.artifact import ArtifactStore, canonical
+from engine.config import experiment_path, load, validate
 from engine.errors import ArtifactError, RetainError
-from engine.fingerprint import ROOT
+from engine.fingerprint import ROOT, Identity
+from engine.ledger import Entry, entries
+from engine.stage import IDENTITY
 from engine.store import open_store, store_url
-from eval.decision import DECISION, Comparison, PolicyRow
 
 FOLDER = ROOT / "docs" / "figures"
 
@@ -43,58 +46,79 @@ class Metric(_Part):
 
 
 class StageFigures(_Part):
-    """`content` is the digest of the artifact's manifest; `seconds` and `usd` are those of all its attempts."""
+    """`content` is the digest of the artifact's manifest, `code` that of the stage's code (see engine/fingerprint.py).
+
+    `commit` is of the attempt that completed, with "+" if files differed from it. `seconds` and `usd` are what the
+    ledger charged for all attempts; `usd` includes the overhead of a machine, `seconds` doesn't.
+    """
 
     fingerprint: str
     content: str
+    code: str
+    commit: str
     seconds: float
     usd: float
     metrics: dict[str, Metric]
 
 
 class Figures(_Part):
-    """`policies`: the rows of the comparison by policy; empty while `decision` has not completed."""
-
     experiment: str
     stages: dict[str, StageFigures]
-    best_baseline: str | None = None
-    policies: dict[str, PolicyRow] = {}
 
 
-def collect(artifacts: ArtifactStore) -> Figures:
-    """The figures of every stage that has completed. Raises RetainError where there is none."""
+class _Costs(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    scope: str
+
+
+class _Experiment(BaseModel):
+    """The part of an experiment that is read here."""
+
+    model_config = ConfigDict(strict=True)
+
+    costs: _Costs
+
+
+def collect(artifacts: ArtifactStore, scope: str) -> Figures:
+    """The figures of every stage that has completed. `scope` names the ledger. Raises RetainError without any stage."""
     current = artifacts.current()
     if not current:
         raise RetainError(f"{artifacts.experiment}: no stage has completed in {artifacts.store.url}; `make run` first")
-    stages = {stage: _stage(artifacts, stage, fingerprint) for stage, fingerprint in sorted(current.items())}
-    if DECISION not in current:
-        return Figures(experiment=artifacts.experiment, stages=stages)
-    folder = Path(artifacts.store.url) / artifacts.prefix(DECISION, current[DECISION])
-    comparison = Comparison.model_validate_json(open_artifact(folder)["comparison.json"].read_bytes())
+    charged = entries(artifacts.store, scope)
     return Figures(
         experiment=artifacts.experiment,
-        stages=stages,
-        best_baseline=comparison.best_baseline,
-        policies=comparison.by_policy,
+        stages={stage: _stage(artifacts, stage, current[stage], charged) for stage in sorted(current)},
     )
 
 
-def _stage(artifacts: ArtifactStore, stage: str, fingerprint: str) -> StageFigures:
-    manifest = artifacts.manifest(stage, fingerprint)
-    if manifest is None:
-        raise ArtifactError(f"{artifacts.prefix(stage, fingerprint)}: gone from {artifacts.store.url}; run again")
+def _stage(artifacts: ArtifactStore, stage: str, fingerprint: str, charged: Sequence[Entry]) -> StageFigures:
     prefix = artifacts.prefix(stage, fingerprint)
-    numbers = [int(Path(key).stem) for key in artifacts.store.list(f"{prefix}/execution") if key.endswith(".json")]
-    attempts = [record for number in numbers if (record := records.read(artifacts.store, prefix, number))]
+    manifest = artifacts.manifest(stage, fingerprint)
+    identity = artifacts.store.read(f"{prefix}/{IDENTITY}")
+    if manifest is None or identity is None:
+        raise ArtifactError(f"{prefix}: gone from {artifacts.store.url}; run again")
+    of_stage = [entry for entry in charged if entry.attempt_id.startswith(f"{prefix}/")]
     return StageFigures(
         fingerprint=fingerprint,
         content=manifest.digest,
-        seconds=round(sum(attempt.seconds for attempt in attempts), 1),
-        usd=round(sum(attempt.seconds * attempt.usd_per_hour / 3600 for attempt in attempts), 6),
+        code=hashlib.sha256(canonical(Identity.model_validate_json(identity[0]).code)).hexdigest()[:32],
+        commit=_commit(artifacts, prefix),
+        seconds=round(sum(entry.seconds for entry in of_stage), 1),
+        usd=round(sum(entry.metered_usd for entry in of_stage), 6),
         metrics={
-            name: Metric.model_validate(m, strict=False) for name, m in artifacts.metrics(stage, fingerprint).items()
+            name: Metric.model_validate(metric, strict=False)
+            for name, metric in artifacts.metrics(stage, fingerprint).items()
         },
     )
+
+
+def _commit(artifacts: ArtifactStore, prefix: str) -> str:
+    """Of the last attempt that completed; all that completed had the same code, since the fingerprint holds it."""
+    numbers = [int(Path(key).stem) for key in artifacts.store.list(f"{prefix}/execution") if key.endswith(".json")]
+    attempts = [records.read(artifacts.store, prefix, number) for number in sorted(numbers)]
+    commits = [attempt.commit for attempt in attempts if attempt is not None and attempt.status == "complete"]
+    return commits[-1] if commits else "unknown"
 
 
 def dump(figures: Figures) -> str:
@@ -131,13 +155,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml")
     options = parser.parse_args(arguments)
     try:
-        tag = load(experiment_path(options.experiment)).tag
-        figures = collect(ArtifactStore(open_store(store_url()), tag))
+        experiment = load(experiment_path(options.experiment))
+        scope = validate(experiment, _Experiment).costs.scope
+        figures = collect(ArtifactStore(open_store(store_url()), experiment.tag), scope)
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{tag}.json"
+    path = FOLDER / f"{experiment.tag}.json"
     path.write_text(dump(figures))
     print(f"{path}: {len(figures.stages)} stages. `make docs` puts them into the documentation.")
     return 0

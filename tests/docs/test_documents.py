@@ -69,6 +69,21 @@ def test_figures_are_the_committed_ones(name: str) -> None:
     assert text.count("<!-- figures:") == len(docs.MARKED.findall(text)) == text.count("<!-- /figures -->")
 
 
+def test_rendered_figures_are_in_the_documents_that_contributing_names() -> None:
+    """The first paragraph on figures links them, and says so of no other document."""
+    (paragraph,) = re.findall(r"## Figures and documents\n\n(.+?)\n\n", read("CONTRIBUTING.md"), flags=re.DOTALL)
+    marked = {name for name in NAMES if docs.MARKED.search(read(name))}
+    assert marked == set(re.findall(r"\]\(([^)]+)\)", paragraph))
+
+
+def test_every_kind_of_marker_is_used() -> None:
+    """One that no document uses is deleted."""
+    markers = [match["what"].split() for name in NAMES for match in docs.MARKED.finditer(read(name))]
+    assert {words[0] for words in markers} == set(docs.KINDS)
+    forms = {words[3] if len(words) > 3 else "share" for words in markers if words[0] == "metric"}
+    assert forms == set(docs.FORMS)
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from engine import config
-from engine.artifact import ArtifactStore, ArtifactWriter
+from engine import config, ledger
+from engine.artifact import ArtifactStore, ArtifactWriter, canonical
 from engine.errors import RetainError
+from engine.fingerprint import Identity
+from engine.stage import IDENTITY
 from engine.store import FolderStore
 from eval import docs, figures
-from tests.eval import made_decision
 
 EXPERIMENT = """
 tag: tried
+costs: {scope: tried}
 criteria:
   risk: {auc: {at_least: 0.78}, ece: {below: 0.05}, rounds: {above: 2, gating: false}}
   rm: {lift_gain: {at_least: 0.12}, lift_gain_low: {above: 0.05}}
@@ -46,6 +48,21 @@ def complete(artifacts: ArtifactStore, stage: str, metrics: dict[str, object], f
     ArtifactWriter(folder).json("metrics.json", metrics)
     artifacts.publish(stage, "f" * 32, folder)
     artifacts.set_current(stage, "f" * 32)
+    prefix = artifacts.prefix(stage, "f" * 32)
+    identity = Identity(stage=stage, code={"a.py": "0" * 64}, libraries={}, config={}, seed=1, inputs={}, source=None)
+    artifacts.store.write(f"{prefix}/{IDENTITY}", canonical(identity.model_dump(mode="json")))
+
+
+def attempt(artifacts: ArtifactStore, stage: str, number: int, status: str, commit: str) -> None:
+    """The record of an attempt, and its log beside it."""
+    record = {
+        **{"attempt": number, "status": status, "host": "h", "machine_type": "m", "usd_per_hour": 0.1},
+        **{"commit": commit, "libraries": {}, "started_at": "t", "seconds": 1.0},
+        "holder": {"machine": "m", "pid": 1, "start": 0.0},
+    }
+    path = f"{artifacts.prefix(stage, 'f' * 32)}/execution/{number:04d}"
+    artifacts.store.write(f"{path}.json", json.dumps(record).encode())
+    artifacts.store.write(f"{path}.log", b"a log is no attempt")
 
 
 def rendered(marker: str, tmp_path: Path) -> str:
@@ -58,33 +75,59 @@ def test_what_is_written_is_what_the_store_has(artifacts: ArtifactStore, tmp_pat
     manifest = artifacts.manifest("risk", "f" * 32)
     assert manifest is not None
     assert (made["fingerprint"], made["content"], made["metrics"]) == ("f" * 32, manifest.digest, METRICS)
-    assert figures.read("tried", tmp_path / "figures") == figures.collect(artifacts)
+    assert figures.read("tried", tmp_path / "figures") == figures.collect(artifacts, "tried")
 
 
-def test_time_and_money_are_those_of_every_attempt(artifacts: ArtifactStore, tmp_path: Path) -> None:
-    for number, seconds in ((1, 10.0), (2, 26.0)):
-        record = {
-            **{"attempt": number, "status": "complete", "host": "h", "machine_type": "m", "usd_per_hour": 0.1},
-            **{"commit": "c", "libraries": {}, "started_at": "t", "seconds": seconds},
-            "holder": {"machine": "m", "pid": 1, "start": 0.0},
-        }
-        prefix = f"{artifacts.prefix('risk', 'f' * 32)}/execution/{number:04d}"
-        artifacts.store.write(f"{prefix}.json", json.dumps(record).encode())
-        artifacts.store.write(f"{prefix}.log", b"a log is no attempt")
-    made = figures.collect(artifacts).stages["risk"]
-    assert (made.seconds, made.usd) == (36.0, 0.001)
+def test_time_and_money_are_what_the_ledger_charged(artifacts: ArtifactStore) -> None:
+    """For every attempt of this artifact, with the overhead of its machine in the dollars; for no other artifact."""
+    for fingerprint, number, seconds in (("f" * 32, 1, 10.0), ("f" * 32, 2, 20.0), ("e" * 32, 1, 99.0)):
+        attempt_id = f"{artifacts.prefix('risk', fingerprint)}/{number:04d}"
+        ledger.reserve(
+            artifacts.store,
+            "tried",
+            cap_usd=1,
+            attempt_id=attempt_id,
+            experiment="tried",
+            stage="risk",
+            usd_per_hour=0.1,
+            limit_s=100,
+            overhead_s=3,
+        )
+        ledger.settle(artifacts.store, "tried", attempt_id, seconds, estimated=False)
+    made = figures.collect(artifacts, "tried").stages["risk"]
+    assert (made.seconds, made.usd) == (30.0, pytest.approx(0.001, abs=2e-6))
+
+
+def test_figures_name_the_code_that_made_them(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    """The commit of the last attempt that completed, and a digest that changes with the code of the stage alone."""
+    attempt(artifacts, "risk", 1, "complete", "a" * 40)
+    attempt(artifacts, "risk", 2, "complete", "b" * 40)
+    attempt(artifacts, "risk", 3, "killed", "c" * 40)
+    before = figures.collect(artifacts, "tried").stages["risk"]
+    assert before.commit == "b" * 40
+    assert len(before.code) == 32
+    complete(artifacts, "rm", {}, tmp_path / "rm")
+    key = f"{artifacts.prefix('rm', 'f' * 32)}/{IDENTITY}"
+    stored = artifacts.store.read(key)
+    assert stored is not None
+    assert figures.collect(artifacts, "tried").stages["rm"].code == before.code
+    artifacts.store.write(key, stored[0].replace(b"0" * 64, b"1" * 64))
+    assert figures.collect(artifacts, "tried").stages["rm"].code != before.code
+
+
+def test_several_commits_are_all_named(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    attempt(artifacts, "risk", 1, "complete", "b" * 40)
+    figures.main(["--experiment", "tried"])
+    assert ">commit `bbbbbbbb`<" in rendered("commit tried", tmp_path)
+    complete(artifacts, "rm", {}, tmp_path / "rm")
+    attempt(artifacts, "rm", 1, "complete", "a" * 40 + "+")
+    figures.main(["--experiment", "tried"])
+    assert ">commits `bbbbbbbb`, `aaaaaaaa` with uncommitted files<" in rendered("commit tried", tmp_path)
 
 
 def test_an_empty_store_is_refused(artifacts: ArtifactStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "empty"))
     assert figures.main(["--experiment", "tried"]) == 2
-
-
-def test_policies_come_from_the_comparison(artifacts: ArtifactStore, tmp_path: Path) -> None:
-    made_decision.publish(tmp_path / "store", "tried", tmp_path / "scratch")
-    assert figures.main(["--experiment", "tried"]) == 0
-    assert figures.read("tried", tmp_path / "figures").best_baseline == "uplift_tree"
-    assert ">66.00 % (65.00 .. 67.00)<" in rendered("policy tried uplift_tree.nrr", tmp_path)
 
 
 def test_a_table_of_results_tells_met_from_missed(artifacts: ArtifactStore, tmp_path: Path) -> None:
@@ -103,7 +146,7 @@ def test_a_table_of_results_tells_met_from_missed(artifacts: ArtifactStore, tmp_
     ("marker", "shown"),
     [
         ("metric tried risk.auc", "0.8500 (0.8300 .. 0.8700)"),
-        ("metric tried risk.ece percent", "6.00 % (5.00 .. 7.00; 3.00 % by chance)"),
+        ("metric tried risk.ece", "0.0600 (0.0500 .. 0.0700; 0.0300 by chance)"),
         ("metric tried risk.rounds count", "1"),
         ("dollars tried", "$0.0000"),
         ("dollars tried risk", "$0.0000"),
