@@ -40,14 +40,6 @@ def paragraphs(text: str, *words: str) -> str:
     return "\n\n".join(found)
 
 
-def clauses(text: str, *words: str) -> str:
-    """The clauses, between full stops, colons, semicolons and commas before "and", that hold all of the words."""
-    flat = " ".join(text.split())
-    found = [part for part in re.split(r"[.:;](?=\s|$)|, and ", flat) if all(word in part for word in words)]
-    assert found, f"no clause says {words}"
-    return "\n".join(found)
-
-
 def numbers(text: str) -> set[float]:
     """Every number of the text without its sign, also those written in words up to seven."""
     digits = re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?|(?<![\w.])\.\d+", text.replace("−", "-"))

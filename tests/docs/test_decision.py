@@ -9,7 +9,7 @@ import pytest
 
 from flows.plan import load_experiment
 from retain import wallet
-from tests.docs.documents import clauses, first_cell, lacks, read, row, section
+from tests.docs.documents import first_cell, lacks, read, row, section
 
 TEXT = read("docs/DECISION.md")
 EXPERIMENT = load_experiment("exp_001_mvp")
@@ -24,26 +24,24 @@ def test_it_stays_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "words", "values"),
+    ("heading", "values"),
     [
-        ("The decision", ["monthly charge"], (*DECISION.offers.levels, DECISION.offers.months)),
-        ("The decision", ["contact costs"], (DECISION.offers.contact_cost, 100 * DECISION.budget)),
-        ("The decision", ["contacted more"], (DECISION.cap.max_contacts, DECISION.cap.window)),
-        ("The simulated year", ["answers of the last"], (DECISION.months,)),
-        ("What is promised", ["holds for"], (wallet.DOUBT,)),
-        ("What is promised", ["probability"], (wallet.OVERDRAW,)),
-        ("How the comparison is fair", ["threshold"], (DECISION.threshold_offer,)),
-        ("How the comparison is fair", ["simulated test"], (DECISION.search.log_years,)),
-        ("How the comparison is fair", ["price", "validation"], (100 * DECISION.evaluation.cost,)),
-        ("How to read it", ["at risk", "quarterly"], (100 * DECISION.evaluation.at_risk_from,)),
-        ("How to read it", ["playbook asks"], (100 * CRITERIA["nrr_gain"].limit,)),
+        ("The decision", (*DECISION.offers.levels, DECISION.offers.months)),
+        ("The decision", (DECISION.offers.contact_cost, 100 * DECISION.budget)),
+        ("The decision", (DECISION.cap.max_contacts, DECISION.cap.window)),
+        ("The simulated year", (DECISION.months,)),
+        ("What is promised", (wallet.DOUBT,)),
+        ("What is promised", (wallet.OVERDRAW,)),
+        ("How the comparison is fair", (DECISION.threshold_offer,)),
+        ("How the comparison is fair", (DECISION.search.log_years,)),
+        ("How the comparison is fair", (100 * DECISION.evaluation.cost,)),
+        ("How to read it", (100 * DECISION.evaluation.at_risk_from,)),
+        ("How to read it", (100 * CRITERIA["nrr_gain"].limit,)),
     ],
 )
-def test_a_clause_states_the_settings_that_it_is_about(
-    heading: str, words: list[str], values: tuple[float, ...]
-) -> None:
-    """Found by a word or two; how the rest of it is worded is free."""
-    assert lacks(clauses(section(TEXT, heading), *words), *values) == set()
+def test_a_section_states_the_settings_that_it_is_about(heading: str, values: tuple[float, ...]) -> None:
+    """The numbers have to be there; how the section is worded is free."""
+    assert lacks(section(TEXT, heading), *values) == set()
 
 
 @pytest.mark.parametrize(
