@@ -1,8 +1,8 @@
 """The shape of an experiment: one frozen model for every block of ops/configs/experiment_*.yaml.
 
-Plain data without defaults: exp_001_mvp states every setting, and a setting that is left out is an error. Bounds refuse
-values that can't be meant before anything is spent; where a bound isn't obvious, a comment says why. What no experiment
-would vary (names, limits of memory, intervals of 95 %) is a constant of the stage's code.
+Plain data without defaults: a key that is left out is an error, and exp_001_mvp states every key of every stage. Bounds
+refuse values that can't be meant before anything is spent; where a bound isn't obvious, a comment says why. What no
+experiment varies is a constant in code, also where results depend on it; the head of exp_001_mvp's file names where.
 """
 
 from __future__ import annotations
@@ -696,7 +696,10 @@ class Stages(_Block):
 
 
 class Machine(_Block):
-    """Where stages run, and the price they are metered at; the laptop has the price of a machine like it."""
+    """Where stages run, and the price they are metered at; the laptop has the price of a machine like it.
+
+    Nothing reads `preemptible` yet; work pools of containers will, which are still to come.
+    """
 
     type: str
     gpu: Literal["nvidia-l4"] | None
@@ -706,8 +709,8 @@ class Machine(_Block):
 
 
 class Machines(_Block):
-    """`local` and `gpu` price the stages that run today. `cpu`, `gpu` and `preemptible` also describe the machines of
-    the work pools, which are still to come."""
+    """`local` and `gpu` price the stages that run today. Nothing reads `cpu` yet; work pools of containers will, which
+    are still to come."""
 
     local: Machine
     cpu: Machine
