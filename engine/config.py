@@ -31,8 +31,8 @@ Key = tuple[str | int, ...]
 PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 TEXT = "tag:yaml.org,2002:str"
 
-# libyaml, some ten times faster than Python's reader, takes a file as long as it can't nest deeper than this: beyond
-# some ten thousand levels it ends the process.
+# Files are read by libyaml, some ten times faster than Python's reader. But it ends the process on a file that nests
+# some ten thousand levels deep, so a file that could nest deeper than MOST_LEVELS is left to Python's reader.
 _FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MOST_LEVELS = 5_000
 MOST_CHARACTERS = 1_000_000

@@ -22,9 +22,12 @@ from tasks.config import Experiment, Machine
 from tasks.stages import STAGES
 
 MAX_METRICS = 4  # of a stage whose row shows each of them
-# How far a stage gives way. Beside a process whose niceness is lower by 5, one gets a quarter of a core; three stages
-# wait behind sft and rm, and what has more behind it always goes first.
-NICER, MOST_BEHIND = 5, 3
+# A stage with MOST_BEHIND stages behind it has niceness 0, and each stage fewer adds NICER. Two processes on one core
+# whose niceness differs by 5 get about three quarters and a quarter of it.
+NICER = 5
+# Behind `sft` and `rm`, the longest trainings, wait ppo_text, text_eval and release: these two never give way. The
+# number repeats how deep the table in tasks/stages.py is behind them, and has to change with it.
+MOST_BEHIND = 3
 
 
 @dataclass(frozen=True)
