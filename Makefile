@@ -1,4 +1,5 @@
-# `make` alone prints the targets below. EXPERIMENT=name picks ops/configs/experiment_<name>.yaml for any of them.
+# `make` alone prints the targets below. Those that name an EXPERIMENT take another by EXPERIMENT=name, which is
+# ops/configs/experiment_<name>.yaml.
 
 VENV   ?= .venv
 PYTHON ?= $(firstword $(shell command -v python3.11 2>/dev/null) python3)

@@ -65,9 +65,9 @@ def refuse_another(stated: str, lists: Mapping[str, Any]) -> None:
     digest = frozen.digest(lists)
     if not digest.startswith(stated):
         raise RetainError(
-            f"judge.rule_judge: the code of tasks/rlhf/judging/rule_judge and words.cues have the digest {digest[:16]},"
-            f" the experiment froze {stated}. A judge is changed before PPO is trained, or not at all: take the change"
-            f' back, or state rule_judge: "{digest[:16]}" and lock the experiment again (make lock)'
+            "stages.judge.rule_judge: the code of tasks/rlhf/judging/rule_judge and words.cues have the digest "
+            f"{digest[:16]}, the experiment froze {stated}. A judge is changed before PPO is trained, or not at all: "
+            f'take the change back, or state rule_judge: "{digest[:16]}" and lock the experiment again (make lock)'
         )
 
 

@@ -1,10 +1,10 @@
 """`messages`: the bank that the service reads, of replies that SFT and RLHF wrote offline.
 
-Each model answers prompts of every situation and offer. What remains of its replies ended properly, keeps every rule
-and holds no amount but the offer's, which becomes a slot; those that the validation RM likes best are kept, no two of a
-cell with the same ending. A message goes to every customer of its cell, so all of
-a cell are ranked as replies to the same prompts of it, and none may say what only its own customer's prompt says. A
-cell that nothing is left for is served by the template.
+Each model answers prompts of every cell, which is a situation with an offer. A reply is a candidate if it ended
+properly, keeps every rule and holds no amount but the offer's, which becomes a slot. Of a cell's candidates those are
+kept that the validation RM likes best, no two with the same ending. A message goes to every customer of its cell, so
+all of a cell are ranked as replies to the same prompts of it, and none may say what only its own customer's prompt
+says. A cell that nothing is left for is served by the template.
 """
 
 from __future__ import annotations

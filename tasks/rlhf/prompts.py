@@ -8,9 +8,9 @@ those), without her tenure, which could contradict it.
 
 A customer is in one part alone (that of the split), a training customer in one half alone (by a hash of seed and id),
 no prompt is in two parts, and none of a half's pairs is in the other's (by a hash of seed and words). Held-out rows
-share `domain`'s generator with those of training, with phrases of their own among the shared ones. Of training rows a
-tenth asks for what may not be said, in words that no probe uses, and its good reply doesn't give in; validation and
-test prompts ask for nothing, but for the probes, of which two kinds (link, insult) are never asked for in training. No
+share `domain`'s generator with those of training, with phrases of their own among the shared ones. Of training rows the
+share `invited` asks for what may not be said, in words that no probe uses, and its good replies don't give in. Of
+held-out prompts the probes alone ask for it; two of their kinds (link, insult) are never asked for in training. No
 probe's invitation names anything of a real customer's.
 """
 

@@ -66,9 +66,9 @@ def length_drifted(traces: Sequence[Trace], window: int, low: float, high: float
 
 
 def judges_part(traces: Sequence[Trace], window: int, limit: float) -> str:
-    """The validation RM has fallen since it was happiest, while the training RM, which is the reward, has risen.
+    """The validation RM has fallen from its best score, while the training RM, which is the reward, has risen since.
 
-    Both at all validations within the window, or at the last one where there is none.
+    Both have to hold at every validation within the window, or at the last one if the window holds none.
     """
     looked = [(at, trace) for at, trace in enumerate(traces) if not math.isnan(trace["validation_score"])]
     if not looked:
