@@ -25,8 +25,8 @@ MAX_METRICS = 4  # of a stage whose row shows each of them
 # A stage with MOST_BEHIND stages behind it has niceness 0, and each stage fewer adds NICER. Two processes on one core
 # whose niceness differs by 5 get about three quarters and a quarter of it.
 NICER = 5
-# Behind `sft` and `rm`, the longest trainings, wait ppo_text, text_eval and release: these two never give way. The
-# number repeats how deep the table in tasks/stages.py is behind them, and has to change with it.
+# In a run of all stages `sft` and `rm`, the longest trainings, never give way: behind them wait ppo_text, text_eval and
+# release. The number repeats how deep the table in tasks/stages.py is behind these two, and has to change with it.
 MOST_BEHIND = 3
 
 

@@ -294,7 +294,7 @@ def digest(files: Mapping[str, Path], part: str) -> str:
 def _messages(content: object, terms: Terms, guard: Guard) -> tuple[Bank, str]:
     """The templates, one for every situation and offer, and what stands below each message."""
     if not isinstance(content, dict) or set(content) != {"sender", "templates"}:
-        raise ReleaseError("messages.json: wants sender and templates; an older release: run `make train.all` again")
+        raise ReleaseError("messages.json: wants sender and templates; an older release: run `make run` again")
     sender = content["sender"]
     if not isinstance(sender, dict) or set(sender) != {"name", "address"}:
         raise ReleaseError("messages.json: sender wants name and address")
