@@ -252,7 +252,12 @@ def _construct(node: yaml.Node, path: Path, origins: dict[Key, str], key: Key, s
 
 
 def _describe(resolved: Resolved, problem: dict[str, Any]) -> str:
-    loc: Key = tuple(part for part in problem["loc"])
+    # What a validator of a whole block refuses may say by which keys it is reached from there.
+    path: Key = getattr(problem.get("ctx", {}).get("error"), "path", ())
+    loc: Key = (*problem["loc"], *path)
+    value = problem["input"]
+    for part in path:
+        value = value[part]
     # The nearest key that stands in a file: pydantic also names union branches, and keys that are missing.
     origin = next((resolved.origins[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in resolved.origins), "")
     key = ".".join(map(str, loc)) or "(top level)"
@@ -264,7 +269,7 @@ def _describe(resolved: Resolved, problem: dict[str, Any]) -> str:
         return f"{origin}: key {key!r} is unknown here ({_short(problem['input'])}); take it out or mend its spelling"
     if problem["type"] in ("int_type", "float_type") and isinstance(problem["input"], str):
         message += ", not text (YAML takes 8 and 1.0e-3 as numbers, and '8' and 1e-3 as text)"
-    return f"{origin}: key {key!r} is {_short(problem['input'])}: {message}"
+    return f"{origin}: key {key!r} is {_short(value)}: {message}"
 
 
 def _short(value: Any) -> str:

@@ -1,38 +1,30 @@
 """The guard: what the service refuses to say, the rules that a message keeps together with what a release adds to them.
 
 The rules of an experiment are frozen with it, since a model is trained by them. What the service refuses or lets pass
-besides is data of the release (GuardWords). Both meet in in_force() and nowhere else.
+besides is data of the release (GuardWords), as are the sentences in which it says so. Both meet in in_force() and
+nowhere else.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated
-
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from retain.names import Names, NameWords
-from retain.rules import Rules, RuleWords, check_kinds, with_pieces
-
-
-def _compiles(entry: str) -> str:
-    try:
-        re.compile(with_pieces(entry, None))
-    except re.error as error:
-        raise ValueError(f"is no regular expression: {error}") from None
-    return entry
-
-
-Entry = Annotated[str, AfterValidator(_compiles)]
+from retain.rules import Rules, RulesError, RuleWords, check_entries, check_kinds
 
 
 class GuardWords(BaseModel):
-    """What a release adds to the rules: what ops/messages/guard.yaml holds. Entries are as those of RuleWords."""
+    """What a release adds to the rules: what ops/messages/guard.yaml holds.
+
+    Entries of `words` (by kind) and `harmless` are as those of RuleWords. `sentences`: what is said of a message that
+    breaks a rule, by its kind.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    words: dict[str, tuple[Entry, ...]]
-    harmless: tuple[Entry, ...]
+    sentences: dict[str, str]
+    words: dict[str, tuple[str, ...]]
+    harmless: tuple[str, ...]
     names: NameWords
 
 
@@ -42,23 +34,28 @@ class GuardInForce(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     rules: RuleWords
+    sentences: dict[str, str]
     names: NameWords
 
 
 def in_force(rules: RuleWords, guard: GuardWords) -> GuardInForce:
-    """The rules and the guard as one. Raises RulesError for a kind or a piece that the rules don't have."""
-    check_kinds(guard.words, rules.kinds)
-    for entry in (entry for entries in (*guard.words.values(), guard.harmless) for entry in entries):
-        with_pieces(entry, rules.pieces)
+    """The rules and the guard as one. Raises RulesError for words of the guard that don't go with the rules: a kind or
+    a piece that those don't have, a kind without a sentence, an entry that RuleWords would refuse."""
+    check_kinds(guard.sentences, rules.kinds, "sentences")
+    if missing := [kind for kind in rules.kinds if kind not in guard.sentences]:
+        raise RulesError(f"lacks a sentence for the kind {missing[0]!r}", "sentences")
+    check_kinds(guard.words, rules.kinds, "words")
+    for kind, entries in guard.words.items():
+        check_entries(entries, rules.pieces, "words", kind)
+    check_entries(guard.harmless, rules.pieces, "harmless")
     words = {kind: (*rules.words.get(kind, ()), *guard.words.get(kind, ())) for kind in rules.words | guard.words}
     both = rules.model_copy(update={"words": words, "harmless": (*rules.harmless, *guard.harmless)})
-    return GuardInForce(rules=both, names=guard.names)
+    return GuardInForce(rules=both, sentences=guard.sentences, names=guard.names)
 
 
 class Guard:
     """The guard ready to be asked."""
 
     def __init__(self, words: GuardInForce) -> None:
-        """Raises RulesError for an entry that is no regular expression."""
-        self.rules = Rules(words.rules)
+        self.rules = Rules(words.rules, words.sentences)
         self.names = Names(words.names, self.rules)

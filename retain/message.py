@@ -11,11 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from retain.guard import Guard
+from retain.bounds import MAX_PERCENT
 from retain.numbers import in_words, number, numbers_in
-from retain.rules import Rules
+
+if TYPE_CHECKING:  # the stages that judge by the rules alone don't run again for a change of the guard's code
+    from retain.guard import Guard
+    from retain.rules import Rules
 
 SITUATIONS = ("price", "support", "contract", "payment", "new", "default")
 
@@ -216,17 +219,19 @@ class Bank:
         cells = [(name, offer) for name in SITUATIONS for offer in offers]
         return sum(cell in self._cells for cell in cells) / len(cells)
 
-    def refused(self, months: int, rules: Rules) -> dict[int, tuple[str, ...]]:
-        """The places of the messages that break rules, with what is said of each. `months`: how long an offer runs."""
-        judged = ((place, _broken(entry, months, rules)) for place, entry in enumerate(self.entries))
-        return {place: broken for place, broken in judged if broken}
+    def without_refused(self, months: int, rules: Rules) -> tuple[Bank, list[tuple[Entry, tuple[str, ...]]]]:
+        """The messages that keep the rules; and those that don't, with what is said of each. `months`: how long an
+        offer runs."""
+        judged = [(entry, _broken(entry, months, rules)) for entry in self.entries]
+        refused = [(entry, broken) for entry, broken in judged if broken]
+        return Bank([entry for entry, broken in judged if not broken]), refused
 
     def problems(self, months: int, rules: Rules) -> list[str]:
         """The rules that its messages break."""
         return [
-            f"message {place} ({self.entries[place].situation}, {self.entries[place].offer} %): {rule}"
-            for place, broken in self.refused(months, rules).items()
-            for rule in broken
+            f"message {place} ({entry.situation}, {entry.offer} %): {rule}"
+            for place, entry in enumerate(self.entries)
+            for rule in _broken(entry, months, rules)
         ]
 
 
@@ -256,8 +261,8 @@ def _entry(item: object, where: str) -> Entry:
         raise MessageError(f"{where}: wants situation, offer, text, source, score")
     if item["situation"] not in SITUATIONS:
         raise MessageError(f"{where}: situation is none of {', '.join(SITUATIONS)}")
-    if type(item["offer"]) is not int or not 0 <= item["offer"] <= 100:
-        raise MessageError(f"{where}: offer is no whole percentage")
+    if type(item["offer"]) is not int or not 0 <= item["offer"] <= MAX_PERCENT:
+        raise MessageError(f"{where}: offer is no whole percentage from 0 to {MAX_PERCENT}")
     if type(item["text"]) is not str or type(item["source"]) is not str:
         raise MessageError(f"{where}: text and source are texts")
     if type(item["score"]) not in (int, float) or item["score"] != item["score"]:

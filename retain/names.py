@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from retain.numbers import numbers_in
 from retain.rules import Rules
@@ -26,6 +26,7 @@ _PREFIX = r"(?:Mc|Mac|Da|De|Del|Di|Du|Fitz|La|Le|San|St|Van|Ver|Von)"
 _PART = rf"(?:[DOLM]')?(?:{_PREFIX}(?=[A-Z][a-z]))?[A-Z][a-z]*"
 _WORD = re.compile(rf"{_PART}(?:-{_PART}){{0,2}}")
 _CUT = re.compile(r"[-' ]|(?<=[a-z])(?=[A-Z])")
+_LISTED = re.compile("[a-z]+(?:-[a-z]+)*")
 _BEGINS = re.compile(r"(?:mc|mac|fitz)(?=[a-z]{3})")
 
 
@@ -36,6 +37,13 @@ class NameWords(BaseModel):
 
     ordinary: str
     no_names: str
+
+    @field_validator("ordinary", "no_names")
+    @classmethod
+    def _such_as_a_name_is_read(cls, words: str) -> str:
+        if odd := [word for word in words.split() if not _LISTED.fullmatch(word)]:
+            raise ValueError(f"holds {odd[0]!r}: wants words of small letters, separated by spaces alone")
+        return words
 
 
 class Names:

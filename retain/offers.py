@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
+from retain.bounds import MAX_PERCENT
+
 Floats = NDArray[np.float64]
 
-# Percent off the monthly charge. More than half is no offer that any table of costs here was made for.
-Percent = Annotated[int, Field(ge=0, le=50)]
+Percent = Annotated[int, Field(ge=0, le=MAX_PERCENT)]
 # A year is as far as anything here looks ahead.
 Months = Annotated[int, Field(ge=1, le=12)]
 Positive = Annotated[float, Field(gt=0)]

@@ -31,9 +31,16 @@ class PatternError(ValueError):
     """A pattern that is no regular expression, or that a word can't begin."""
 
 
-class _Pattern(NamedTuple):
+class Reading(NamedTuple):
     """`beginnings`: what a match can begin with, up to DEPTH characters each; "0" is any digit, "" any word. `needed`:
     parts of which a text that matches has one; none where that can't be told."""
+
+    beginnings: frozenset[str]
+    needed: tuple[str, ...]
+
+
+class _Pattern(NamedTuple):
+    """A pattern of the list `name`, and what read() says of it."""
 
     name: Hashable
     text: str
@@ -47,7 +54,7 @@ class Patterns:
     def __init__(self, lists: Mapping[Hashable, Sequence[str]]) -> None:
         """Raises PatternError for a pattern that is broken, or that may match what begins no word."""
         self.lists = tuple(lists)
-        patterns = [_read(name, text) for name, texts in lists.items() for text in texts]
+        patterns = [_pattern(name, text) for name, texts in lists.items() for text in texts]
         self._begun = _ByBeginning([pattern for pattern in patterns if all(pattern.beginnings)])
         self._anywhere = _Bucket([pattern for pattern in patterns if not all(pattern.beginnings)])
 
@@ -69,7 +76,7 @@ class Replaced:
 
     def __init__(self, patterns: Sequence[str], by: str) -> None:
         """Raises PatternError as Patterns does."""
-        self._begun = _ByBeginning([_read("harmless", text) for text in patterns])
+        self._begun = _ByBeginning([_pattern("harmless", text) for text in patterns])
         self._by = by
 
     def __call__(self, text: str, starts: Sequence[int]) -> str:
@@ -138,7 +145,32 @@ def _compiled(patterns: Sequence[_Pattern]) -> Match:
 # -- what a pattern says of its matches ----------------------------------------------------------------------------
 
 
-def _read(name: Hashable, text: str) -> _Pattern:
+@lru_cache(maxsize=8192)  # the lists of rules have some 850 entries, which are read when they are checked and when used
+def read(text: str) -> Reading:
+    """What a pattern says of its matches. Raises PatternError for one that is broken, or that a word can't begin."""
+    parsed = _parsed(text)
+    ended, unfinished = _beginnings(parsed, {""})
+    beginnings = ended | unfinished
+    if "" in unfinished or not all(_begins_a_word(beginning) for beginning in beginnings):
+        raise PatternError("can match what begins with no letter or digit")
+    return Reading(frozenset(beginnings), () if all(beginnings) else _needed(parsed))
+
+
+@lru_cache(maxsize=8192)
+def check_part(text: str) -> None:
+    """Raises PatternError for a text that can't be a part of a pattern: broken by itself, or with a numbered group."""
+    if _parsed(text).state.groups > 1:
+        raise PatternError("has a group that is numbered, which others would shift: write (?:...)")
+
+
+def _pattern(name: Hashable, text: str) -> _Pattern:
+    try:
+        return _Pattern(name, text, *read(text))
+    except PatternError as error:
+        raise PatternError(f"{name}: {text!r} {error}") from None
+
+
+def _parsed(text: str) -> Any:
     try:
         if _FLAGS.search(text):
             raise re.error("flags are not used here")
@@ -146,12 +178,8 @@ def _read(name: Hashable, text: str) -> _Pattern:
         if "(?<" in text:
             re.compile(text)  # that what stands behind is of one length is seen here alone
     except (re.error, RecursionError, OverflowError) as error:
-        raise PatternError(f"{name}: {text!r} is no regular expression: {error}") from None
-    ended, unfinished = _beginnings(parsed, {""})
-    beginnings = ended | unfinished
-    if "" in unfinished or not all(_begins_a_word(beginning) for beginning in beginnings):
-        raise PatternError(f"{name}: {text!r} can match what begins with no letter or digit")
-    return _Pattern(name, text, frozenset(beginnings), () if all(beginnings) else _needed(parsed))
+        raise PatternError(f"is no regular expression: {error}") from None
+    return parsed
 
 
 def _begins_a_word(beginning: str) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
+from retain.bounds import MAX_PERCENT
 from retain.dataset import DatasetSpec, column, is_nullable, protected_columns
 from retain.decision import (
     NO_HISTORY,
@@ -41,7 +42,6 @@ from retain.features import Featurizer
 from retain.guard import Guard, GuardInForce
 from retain.message import SITUATIONS, Bank, Message, MessageError, find, footer, situation
 from retain.policy import Policy, PolicyError
-from retain.rules import RulesError
 from retain.score import ModelError, Scorer
 from retain.wallet import Wallet
 
@@ -68,6 +68,7 @@ SPEAKS: Mapping[Arm, tuple[str, ...]] = {"baseline": ("sft", TEMPLATES), "learne
 SCORES = "scores.json"  # of an artifact of `messages`: {"situation/offer": {text: score}}
 _WANTED = f'{SCORES}: wants a number for each text, by "situation/offer"; run the messages stage again'
 TERMS = "terms.json"
+_OLDER = "; an older release has another one or none: `make run` (or `make train.all`) makes a new release"
 # Without these there is nothing to serve; what else fails its criteria is left out.
 REQUIRED = ("risk", "accept")
 
@@ -111,7 +112,8 @@ class Release:
 
     `policy` is None where the learned one is left out; `left_out` and `overrides` are what release.json says of parts
     that missed criteria. `banks`: the templates, and of `sft` and `rlhf` those that are there. `footer` stands below
-    every message. `replaced`: the parts that are not the release's own.
+    every message. `dropped`: the messages of those banks that the guard refused, each with its part and what it breaks.
+    `replaced`: the parts that are not the release's own.
     """
 
     experiment: str
@@ -128,6 +130,7 @@ class Release:
     has_bank_columns: bool
     left_out: tuple[Mapping[str, Any], ...] = ()
     overrides: tuple[Mapping[str, Any], ...] = ()
+    dropped: tuple[Mapping[str, Any], ...] = ()
     replaced: tuple[str, ...] = ()
 
     def assess(self, values: Mapping[str, object], history: History = NO_HISTORY) -> Assessment:
@@ -204,12 +207,13 @@ def load(files: Mapping[str, Path]) -> Release:
     policy = None
     try:
         terms = Terms.from_json(_json(files, "decision.json"))
-        guard = _guard(files)
+        guard = Guard(_model(files, "guard.json", GuardInForce, _OLDER))
         templates, below = _messages(_json(files, "messages.json"), terms, guard)
         banks = {TEMPLATES: templates}
         for part in STAGE_OF:
             if f"{part}/{part}.json" in files:
-                banks[part] = _bank(files, part, terms, guard)
+                banks[part] = _bank(files, part)
+                _keeps_rules(banks[part], f"{part}/{part}.json", terms, guard)
         risk, accept = (Scorer.load(files, f"{part}/") for part in REQUIRED)
         bridge = Bridge(_json(files, "accept/bridge.json"), spec)
         if "decision/policy.json" in files:
@@ -237,6 +241,11 @@ def load(files: Mapping[str, Path]) -> Release:
         has_bank_columns=set(accept.featurizer.columns) <= set(spec.columns),
         left_out=_objects(about.get("left_out", []), "left_out", {"part", "digest", "missed"}),
         overrides=_objects(about.get("overrides", []), "overrides", {"part", "digest", "missed", "by", "reason"}),
+        dropped=tuple(
+            entry
+            for entry in _objects(about.get("dropped", []), "dropped", {"part", "breaks"})
+            if entry["part"] in banks
+        ),
     )
 
 
@@ -244,7 +253,8 @@ def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release
     """The release with one part, or the banks' scores, from the artifact of their stage. Raises ReleaseError.
 
     Of `decision` the policy alone is taken: terms and threshold stay the release's, and it must have been trained for
-    the same offers and the same cap. `scores` orders the messages of the banks that are there.
+    the same offers and the same cap. `scores` orders the messages of the banks that are there. A bank loses what the
+    guard refuses.
     """
     here = {f"{part}/{name}": path for name, path in files.items()}
     versions = dict(release.versions)
@@ -258,8 +268,11 @@ def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release
             ranked = {name: bank.ranked(scores) for name, bank in release.banks.items() if name != TEMPLATES}
             changed = replace(release, banks={**release.banks, **ranked})
         elif part in STAGE_OF:
-            bank = _bank(here, part, release.terms, release.guard)
-            changed = replace(release, banks={**release.banks, part: bank})
+            months, rules = release.terms.offers.months, release.guard.rules
+            bank, refused = _bank(here, part).without_refused(months, rules)
+            others = tuple(entry for entry in release.dropped if entry["part"] != part)
+            dropped = tuple({"part": part, **entry.as_dict(), "breaks": list(broken)} for entry, broken in refused)
+            changed = replace(release, banks={**release.banks, part: bank}, dropped=(*others, *dropped))
         else:
             scorer = Scorer.load(here, f"{part}/")
             if part == "risk":
@@ -303,24 +316,28 @@ def _messages(content: object, terms: Terms, guard: Guard) -> tuple[Bank, str]:
     except MessageError as error:
         raise ReleaseError(f"messages.json: {error}") from None
     bank = Bank.from_json(content["templates"])
-    _sound(bank, TEMPLATES, "messages.json", terms, guard)
+    _from(bank, TEMPLATES, "messages.json")
+    _keeps_rules(bank, "messages.json", terms, guard)
     if gaps := bank.gaps(terms.offers.levels):
         raise ReleaseError(f"messages.json: {gaps[0]}")
     return bank, below
 
 
-def _bank(files: Mapping[str, Path], part: str, terms: Terms, guard: Guard) -> Bank:
+def _bank(files: Mapping[str, Path], part: str) -> Bank:
     """A bank that a language model wrote; it may be empty, or lack situations and offers."""
     name = f"{part}/{part}.json"
     bank = Bank.from_json(_json(files, name), name)
-    _sound(bank, part, name, terms, guard)
+    _from(bank, part, name)
     return bank
 
 
-def _sound(bank: Bank, source: str, name: str, terms: Terms, guard: Guard) -> None:
+def _from(bank: Bank, source: str, name: str) -> None:
     others = [entry.source for entry in bank.entries if entry.source != source]
     if others:
         raise ReleaseError(f"{name}: a message's source is {others[0][:20]!r}, not {source}")
+
+
+def _keeps_rules(bank: Bank, name: str, terms: Terms, guard: Guard) -> None:
     if problems := bank.problems(terms.offers.months, guard.rules):
         raise ReleaseError(f"{name}: {problems[0]}")
 
@@ -332,7 +349,9 @@ def _scores(content: object) -> dict[tuple[str, int], dict[str, float]]:
     by_cell = {}
     for cell, scores in content.items():
         situation, _, offer = cell.partition("/")
-        if situation not in SITUATIONS or not re.fullmatch("0|[1-9][0-9]?|100", offer) or not isinstance(scores, dict):
+        if situation not in SITUATIONS or not re.fullmatch("0|[1-9][0-9]?", offer) or int(offer) > MAX_PERCENT:
+            raise ReleaseError(_WANTED)
+        if not isinstance(scores, dict):
             raise ReleaseError(_WANTED)
         if not all(type(score) in (int, float) for score in scores.values()):
             raise ReleaseError(_WANTED)
@@ -389,20 +408,18 @@ def _sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _guard(files: Mapping[str, Path]) -> Guard:
-    try:
-        return Guard(_model(files, "guard.json", GuardInForce))
-    except RulesError as error:
-        raise ReleaseError(f"guard.json: {error}") from None
-
-
-def _model(files: Mapping[str, Path], name: str, model: type[Model]) -> Model:
+def _model(files: Mapping[str, Path], name: str, model: type[Model], remedy: str = "") -> Model:
+    """Raises ReleaseError, which ends in `remedy`, for a file that is missing or no such model."""
     try:
         return model.model_validate_json(_read(files, name))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ReleaseError(f"{name}: {where or 'as a whole'}: {first['msg']}") from None
+        path = getattr(first.get("ctx", {}).get("error"), "path", ())
+        where = ".".join(str(part) for part in (*first["loc"], *path))
+        problem = first["msg"].removeprefix("Value error, ")
+        raise ReleaseError(f"{name}: {where or 'as a whole'}: {problem}{remedy}") from None
+    except ReleaseError as error:
+        raise ReleaseError(f"{error}{remedy}") from None
 
 
 def _json(files: Mapping[str, Path], name: str) -> Any:

@@ -8,15 +8,15 @@ bad one, and they are the last look at a text, not what makes a language model's
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from retain.numbers import ANY_ONE, ANY_TEEN, ANY_TEN, NUMBER_WORD, number_of
-from retain.patterns import PatternError, Patterns, Replaced, word_starts
+from retain.patterns import PatternError, Patterns, Replaced, check_part, read, word_starts
 
 MIN_LENGTH, MAX_LENGTH = 40, 400
 
@@ -73,7 +73,9 @@ _NOT_OFF = (
     rf"{_SHARE}.*?\b(?:also|and|or|plus|then) (?:\w+ ){{0,2}}?{_SHARE}",
 )
 
+# In an entry: the name of a piece, and an escape such as \W, which is no capital letter.
 _PIECE = re.compile(r"<([a-z_]+)>")
+_ESCAPE = re.compile(r"\\[A-Za-z\\]")
 _PIECES_OF_CODE = {"number": _NUMBERS, "share": _SHARE}
 
 
@@ -95,10 +97,14 @@ _FORBIDDEN = {_Hint.DISCOUNT: "discount", _Hint.FRACTION: "percentage", _Hint.DU
 
 
 class RulesError(ValueError):
-    """Rules that can't be used: which list and entry, what is wrong."""
+    """Words that can't be used: what is wrong with what stands at `path`, the keys and places that lead there."""
+
+    def __init__(self, problem: str, *path: str | int) -> None:
+        super().__init__(problem)
+        self.path = path
 
 
-Pieces = dict[str, str | tuple[str, ...]]
+Pieces = Mapping[str, str | Sequence[str]]
 
 
 class RuleWords(BaseModel):
@@ -110,8 +116,8 @@ class RuleWords(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kinds: dict[str, str]
-    pieces: Pieces
+    kinds: tuple[str, ...]
+    pieces: dict[str, str | tuple[str, ...]]
     words: dict[str, tuple[str, ...]]
     discounts: tuple[str, ...]
     fractions: tuple[str, ...]
@@ -120,77 +126,105 @@ class RuleWords(BaseModel):
     qualifiers: tuple[str, ...]
     harmless: tuple[str, ...]
 
-    @field_validator("kinds")
-    @classmethod
-    def _all_of_code(cls, kinds: dict[str, str]) -> dict[str, str]:
-        if missing := [kind for kind in _OF_CODE if kind not in kinds]:
-            raise ValueError(f"lacks the kind {missing[0]}, which the code finds")
-        return kinds
-
-    @field_validator("words")
-    @classmethod
-    def _of_known_kinds(
-        cls, words: Mapping[str, tuple[str, ...]], info: ValidationInfo
-    ) -> Mapping[str, tuple[str, ...]]:
-        check_kinds(words, info.data.get("kinds", words))
-        return words
-
-    @field_validator("words", "discounts", "fractions", "large_numbers", "durations", "qualifiers", "harmless")
-    @classmethod
-    def _of_known_pieces(cls, entries: Any, info: ValidationInfo) -> Any:
-        lists = entries.values() if isinstance(entries, Mapping) else [entries]
-        for entry in (entry for listed in lists for entry in listed):
-            with_pieces(entry, info.data.get("pieces"))
-        return entries
+    @model_validator(mode="after")
+    def _usable(self) -> RuleWords:
+        """Raises RulesError, which pydantic reports as the model's."""
+        if missing := [kind for kind in _OF_CODE if kind not in self.kinds]:
+            raise RulesError(f"lacks the kind {missing[0]!r}, which the code finds", "kinds")
+        check_kinds(self.words, self.kinds, "words")
+        for name, listed in self.pieces.items():
+            if isinstance(listed, str):
+                _check_piece(listed, "pieces", name)
+            else:
+                for place, piece in enumerate(listed):
+                    _check_piece(piece, "pieces", name, place)
+        for kind, entries in self.words.items():
+            check_entries(entries, self.pieces, "words", kind)
+        for name in ("discounts", "fractions", "large_numbers", "durations", "qualifiers", "harmless"):
+            check_entries(getattr(self, name), self.pieces, name)
+        return self
 
 
-def check_kinds(words: Mapping[str, object], kinds: Mapping[str, object]) -> None:
-    """Raises RulesError for a list of words of a kind that there isn't."""
-    if unknown := [kind for kind in words if kind not in kinds]:
-        raise RulesError(f"{unknown[0]!r} is no kind of the rules ({', '.join(kinds)})")
+def check_kinds(kinds: Iterable[str], known: Sequence[str], *path: str) -> None:
+    """Raises RulesError for a kind of rules that there isn't."""
+    if unknown := [kind for kind in kinds if kind not in known]:
+        raise RulesError(f"is no kind of the rules ({', '.join(known)})", *path, unknown[0])
 
 
-def with_pieces(entry: str, pieces: Pieces | None) -> str:
-    """The regular expression of an entry. Raises RulesError for a piece that there isn't; if `pieces` are not known,
-    something stands for each."""
+def check_entries(entries: Sequence[str], pieces: Pieces, *path: str) -> None:
+    """Raises RulesError for an entry that names a piece which isn't there, that is no regular expression, or that can
+    match no text or what begins no word. `path` leads to the list."""
+    for place, entry in enumerate(entries):
+        _check_characters(entry, *path, place)
+        if unknown := [name for name in _PIECE.findall(entry) if name not in pieces and name not in _PIECES_OF_CODE]:
+            raise RulesError(f"names the piece <{unknown[0]}>, which isn't there", *path, place)
+        try:
+            check_part(with_pieces(entry, pieces))
+            read(whole(entry, pieces))
+        except PatternError as error:
+            raise RulesError(str(error), *path, place) from None
+
+
+def _check_piece(piece: str, *path: str | int) -> None:
+    _check_characters(piece, *path)
+    if named := _PIECE.search(piece):
+        raise RulesError(f"names the piece {named[0]}: a piece of a piece isn't filled in", *path)
+    try:
+        check_part(piece)
+    except PatternError as error:
+        raise RulesError(str(error), *path) from None
+
+
+def _check_characters(part: str, *path: str | int) -> None:
+    """Refuses what would never match: texts are looked at as _plain() makes them."""
+    for character in _ESCAPE.sub("", part):
+        if character != character.lower() or _APOSTROPHES.fullmatch(character):
+            raise RulesError(
+                f"holds {character!r} and would never match: texts lose capitals and apostrophes before", *path
+            )
+
+
+def with_pieces(entry: str, pieces: Pieces) -> str:
+    """The regular expression of an entry. Raises KeyError for a piece that there isn't: check_entries() names it."""
 
     def piece(match: re.Match[str]) -> str:
-        if pieces is None or match[1] in _PIECES_OF_CODE:
-            return _PIECES_OF_CODE.get(match[1], "piece")
-        if match[1] not in pieces:
-            raise RulesError(f"{entry!r} names the piece {match[0]}, which isn't there")
+        if match[1] in _PIECES_OF_CODE:
+            return _PIECES_OF_CODE[match[1]]
         listed = pieces[match[1]]
         return listed if isinstance(listed, str) else f"(?:{'|'.join(listed)})"
 
     return _PIECE.sub(piece, entry)
 
 
+def whole(entry: str, pieces: Pieces) -> str:
+    """The regular expression of an entry, which ends where a word does."""
+    return rf"(?:{with_pieces(entry, pieces)})\b"
+
+
 class Rules:
-    """The rules ready to be asked. `kinds`: what is said of a message that breaks one, by its kind."""
+    """The rules ready to be asked."""
 
-    def __init__(self, words: RuleWords) -> None:
-        """Raises RulesError for an entry that is no regular expression."""
+    def __init__(self, words: RuleWords, sentences: Mapping[str, str] | None = None) -> None:
+        """`sentences`: what check() says of a message that breaks a rule, by its kind; without them, that it does."""
         self.kinds = words.kinds
+        self._sentences = sentences or {kind: f"breaks the rule {kind!r}" for kind in words.kinds}
 
-        def whole(entries: Sequence[str]) -> Iterator[str]:
-            return (rf"(?:{with_pieces(entry, words.pieces)})\b" for entry in entries)
+        def every(entries: Sequence[str]) -> list[str]:
+            return [whole(entry, words.pieces) for entry in entries]
 
-        qualified = rf"\b(?:{'|'.join(whole(words.qualifiers))})[ a-z]{{0,12}}?[ (]*(?:\d|(?:{ANY_TEEN}|{ANY_TEN})\b)"
-        try:
-            self._patterns = Patterns(
-                {
-                    **{kind: [*whole(entries)] for kind, entries in words.words.items()},
-                    _Hint.DISCOUNT: [*whole(words.discounts)],
-                    _Hint.FRACTION: [*whole(words.fractions)],
-                    _Hint.LARGE_NUMBER: [*whole(words.large_numbers)],
-                    _Hint.LONGER: [_LONGER],
-                    _Hint.NOT_OFF: [qualified, *_NOT_OFF],
-                }
-            )
-            self._durations = Patterns({_Hint.DURATION: [_MONTHS, *whole(words.durations)]})
-            self._without_harmless = Replaced([*whole(words.harmless)], " so ")
-        except PatternError as error:
-            raise RulesError(str(error)) from None
+        qualified = rf"\b(?:{'|'.join(every(words.qualifiers))})[ a-z]{{0,12}}?[ (]*(?:\d|(?:{ANY_TEEN}|{ANY_TEN})\b)"
+        self._patterns = Patterns(
+            {
+                **{kind: every(entries) for kind, entries in words.words.items()},
+                _Hint.DISCOUNT: every(words.discounts),
+                _Hint.FRACTION: every(words.fractions),
+                _Hint.LARGE_NUMBER: every(words.large_numbers),
+                _Hint.LONGER: [_LONGER],
+                _Hint.NOT_OFF: [qualified, *_NOT_OFF],
+            }
+        )
+        self._durations = Patterns({_Hint.DURATION: [_MONTHS, *every(words.durations)]})
+        self._without_harmless = Replaced(every(words.harmless), " so ")
         # About 150 us a text; a bank is small, so what is sent without a name was nearly always judged before.
         self.broken_rules = lru_cache(maxsize=4096)(self._broken_rules)
 
@@ -202,7 +236,7 @@ class Rules:
             broken.append(f"is {len(text)} characters long, not {MIN_LENGTH} to {MAX_LENGTH}")
         if offer and offer not in percentages:
             broken.append(f"does not name the offer of {offer}%")
-        return [*broken, *(self.kinds[kind] for kind in kinds)]
+        return [*broken, *(self._sentences[kind] for kind in kinds)]
 
     def _broken_rules(self, text: str, offer: int, months: int | None) -> tuple[str, ...]:
         """check(), as a tuple that is remembered."""
@@ -263,7 +297,7 @@ class Rules:
         # One short word in capitals is the name of a cable or of a technology, if it isn't another rule's.
         if text.count("!") > 2 or _SHOUTED.search(text) or len(_CAPITALS.findall(text)) > 1 or _SPELLED.search(low):
             broken.append("shouting")
-        return broken, amounts.percentages
+        return list(dict.fromkeys(broken)), amounts.percentages
 
 
 class _Amounts(NamedTuple):

@@ -188,7 +188,7 @@ class WordsConfig(_Block):
         try:
             in_force(self.rules, self.guard)
         except RulesError as error:
-            raise ValueError(f"guard: {error}") from None
+            raise RulesError(str(error), "guard", *error.path) from None
         return self
 
 
@@ -273,8 +273,8 @@ class SenderConfig(_Block):
 class PromptsKeys(_Block):
     """What an experiment states about `prompts`: how much of the retention domain is made."""
 
-    offers: Annotated[tuple[Annotated[int, Field(ge=0, le=50)], ...], Field(min_length=1)]
-    months: Annotated[int, Field(ge=1, le=12)]
+    offers: Annotated[tuple[Percent, ...], Field(min_length=1)]
+    months: Months
     # Facts of a customer that a prompt tells.
     facts: Count
     # Share of training prompts that ask for what may not be said. A good reply to one does not give in; of flawed

@@ -18,8 +18,8 @@ CUES: dict[str, Any] = WORDS.cues.model_dump(mode="json")
 RULE_JUDGE = RuleJudge.from_lists(CUES)
 RULES = Rules(WORDS.rules)
 GUARD = Guard(in_force(WORDS.rules, WORDS.guard))
-KINDS = RULES.kinds
-check, unsafe, clean_name = RULES.check, RULES.unsafe, GUARD.names.clean
+KINDS = WORDS.guard.sentences
+check, unsafe, clean_name = GUARD.rules.check, RULES.unsafe, GUARD.names.clean
 
 
 def template_bank(offers: Sequence[int], months: int = 6) -> Bank:

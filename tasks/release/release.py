@@ -20,9 +20,9 @@ from engine.criteria import Verdict, check_criteria
 from engine.errors import ConfigError, CriteriaMissed, DataError
 from engine.stage import Metrics, Workspace
 from retain.decision import DecisionError, Terms
-from retain.guard import GuardInForce, in_force
+from retain.guard import Guard, GuardInForce, in_force
 from retain.message import Bank, MessageError
-from retain.release import JUDGED_BY, PART_FILES, REQUIRED, STAGE_OF, TERMS, ReleaseError, digest, load
+from retain.release import JUDGED_BY, PART_FILES, REQUIRED, STAGE_OF, TERMS, Release, ReleaseError, digest, load
 from retain.rules import Rules, RulesError
 from tasks.release.templates import template_bank
 
@@ -40,37 +40,25 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
     and rlhf/ if they passed."""
     refuse([verdict for stage in REQUIRED for verdict in _judged(stage, config, _metrics(inputs, stage))])
     decision = {**_json(inputs["decision"] / TERMS), "rule": config.decision.model_dump(mode="json")}
-    try:
-        terms = Terms.from_json(decision)
-    except DecisionError as error:
-        raise DataError(f"the release can't be put together: {error}") from None
-    levels, months = terms.offers.levels, terms.offers.months
-    guard, rules = _guard(config)
-    templates = template_bank(config.templates, levels, months, rules)
-    banks = {part: _guarded(part, _bank(inputs, part), months, rules) for part in STAGE_OF}
+    terms = _terms(decision)
+    guard = _guard(config)
+    rules = Guard(guard).rules
+    templates = template_bank(config.templates, terms.offers.levels, terms.offers.months, rules)
+    banks = {part: _guarded(part, _bank(inputs, part), terms.offers.months, rules) for part in STAGE_OF}
 
-    metrics = {stage: _metrics(inputs, stage) for stage in dict.fromkeys(s for part in JUDGES for s in JUDGES[part])}
-    for part, bank in banks.items():
-        if bank.dropped:  # what `messages` measured is of more than is left
-            metrics["messages"] = metrics["messages"] | {COVERAGE[part]: {"value": bank.kept.coverage(levels)}}
-    by_stage = {stage: _judged(stage, config, measured) for stage, measured in metrics.items()}
+    by_stage = _verdicts(config, inputs, banks, terms.offers.levels)
     verdicts = {part: [verdict for stage in stages for verdict in by_stage[stage]] for part, stages in JUDGES.items()}
-
-    files = {
+    given = {
         f"{part}/{name}": inputs[STAGE_OF.get(part, part)] / name
         for part, names in PART_FILES.items()
         for name in names
     }
-    for part, bank in banks.items():
-        if bank.dropped:
-            files[f"{part}/{part}.json"] = workspace.scratch / f"{part}.json"
-            files[f"{part}/{part}.json"].write_bytes(canonical(bank.kept.to_json()))
-    for path in files.values():
+    for path in given.values():
         _bytes(path)  # a missing file is said here, before any digest is taken
-    digests = {part: digest(files, part) for part in PART_FILES}
-    left_out, overrides = _standings(verdicts, digests, config.overrides)
-    parts = [part for part in PART_FILES if part not in {one["part"] for one in left_out}]
+    left_out, overrides = _standings(verdicts, {part: digest(given, part) for part in PART_FILES}, config.overrides)
+    parts = [part for part in PART_FILES if part not in {part_left["part"] for part_left in left_out}]
 
+    files = given | _without_dropped(banks, workspace.scratch)
     for name, path in files.items():
         if name.partition("/")[0] in parts:
             workspace.out.bytes(name, _bytes(path))
@@ -85,7 +73,7 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
         "release.json",
         {
             "experiment": config.experiment,
-            "parts": {part: {"digest": digests[part]} for part in parts},
+            "parts": {part: {"digest": digest(files, part)} for part in parts},
             "verdicts": [verdict.as_dict() for verdict in everything],
             "decision": decision,
             "left_out": left_out,
@@ -93,18 +81,50 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
             "dropped": [entry for bank in banks.values() for entry in bank.dropped],
         },
     )
-    written = {path.relative_to(workspace.out.folder).as_posix(): path for path in workspace.out.folder.rglob("*.json")}
-    try:
-        release = load(written)
-    except ReleaseError as error:
-        raise DataError(f"the release can't be read back: {error}") from None
+    release = _read_back(workspace.out.folder)
     return {
         "messages": {"value": float(sum(len(bank.entries) for bank in release.banks.values()))},
         "criteria": {"value": float(len(everything))},
         "criteria_passed": {"value": float(sum(verdict.passed for verdict in everything))},
         "left_out": {"value": float(len(left_out))},
-        "dropped": {"value": float(sum(len(bank.dropped) for bank in banks.values()))},
+        "dropped": {"value": float(sum(len(bank.dropped) for part, bank in banks.items() if part in parts))},
     }
+
+
+def _terms(decision: Mapping[str, Any]) -> Terms:
+    try:
+        return Terms.from_json(decision)
+    except DecisionError as error:
+        raise DataError(f"the release can't be put together: {error}") from None
+
+
+def _verdicts(
+    config: ReleaseConfig, inputs: Mapping[str, Path], banks: Mapping[str, _Guarded], levels: Sequence[int]
+) -> dict[str, list[Verdict]]:
+    """Of each stage that decides about a part. Where messages were dropped, coverage is that of what is left."""
+    metrics = {stage: _metrics(inputs, stage) for stage in dict.fromkeys(s for part in JUDGES for s in JUDGES[part])}
+    for part, bank in banks.items():
+        if bank.dropped:
+            metrics["messages"] = metrics["messages"] | {COVERAGE[part]: {"value": bank.kept.coverage(levels)}}
+    return {stage: _judged(stage, config, measured) for stage, measured in metrics.items()}
+
+
+def _without_dropped(banks: Mapping[str, _Guarded], scratch: Path) -> dict[str, Path]:
+    """The files of the banks of which messages were dropped, as they are released."""
+    files = {}
+    for part, bank in banks.items():
+        if bank.dropped:
+            path = files[f"{part}/{part}.json"] = scratch / f"{part}.json"
+            path.write_bytes(canonical(bank.kept.to_json()))
+    return files
+
+
+def _read_back(folder: Path) -> Release:
+    """What was written, as the service will read it."""
+    try:
+        return load({path.relative_to(folder).as_posix(): path for path in folder.rglob("*.json")})
+    except ReleaseError as error:
+        raise DataError(f"the release can't be read back: {error}") from None
 
 
 def refuse(verdicts: Sequence[Verdict]) -> None:
@@ -126,13 +146,12 @@ def _missed(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return [verdict for verdict in verdicts if verdict.gating and not verdict.passed]
 
 
-def _guard(config: ReleaseConfig) -> tuple[GuardInForce, Rules]:
-    """The guard as the release holds it, and its rules ready to be asked."""
+def _guard(config: ReleaseConfig) -> GuardInForce:
+    """The guard as the release holds it."""
     try:
-        guard = in_force(config.rules, config.guard)
-        return guard, Rules(guard.rules)
+        return in_force(config.rules, config.guard)
     except RulesError as error:
-        raise ConfigError(f"words.guard, or words.rules: {error}") from None
+        raise ConfigError(f"words.guard.{'.'.join(map(str, error.path))}: {error}") from None
 
 
 class _Guarded(NamedTuple):
@@ -153,19 +172,21 @@ def _bank(inputs: Mapping[str, Path], part: str) -> Bank:
 
 
 def _guarded(part: str, bank: Bank, months: int, rules: Rules) -> _Guarded:
-    refused = bank.refused(months, rules)
+    kept, refused = bank.without_refused(months, rules)
     dropped = [
-        {"part": part, "situation": entry.situation, "offer": entry.offer, "text": entry.text, "breaks": refused[place]}
-        for place, entry in enumerate(bank.entries)
-        if place in refused
+        {"part": part, "situation": entry.situation, "offer": entry.offer, "text": entry.text, "breaks": broken}
+        for entry, broken in refused
     ]
-    return _Guarded(Bank([entry for place, entry in enumerate(bank.entries) if place not in refused]), dropped)
+    return _Guarded(kept, dropped)
 
 
 def _standings(
     verdicts: Mapping[str, Sequence[Verdict]], digests: Mapping[str, str], stated: Mapping[Any, Override]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The parts that missed criteria: those that are left out, and those that an override lets in."""
+    """The parts that missed criteria: those that are left out, and those that an override lets in.
+
+    `digests` are of the stages' artifacts, whatever the guard drops of them, since an override is given for those.
+    """
     left_out, overrides = [], []
     for part in PART_FILES:
         missed = _missed(verdicts[part])
@@ -194,12 +215,12 @@ def _lacking(override: Override, digest: str, missed: Sequence[Verdict]) -> str 
 
 def _json(path: Path) -> Any:
     try:
-        found = json.loads(_bytes(path))
+        content = json.loads(_bytes(path))
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        content = None
+    if not isinstance(content, dict):
         raise DataError(f"{path.parent.name}/{path.name}: is damaged; run that stage again")
-    return found
+    return content
 
 
 def _bytes(path: Path) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.artifact import canonical
+from engine.fingerprint import code_digests
 from engine.stage import IDENTITY
 from engine.store import FolderStore
 from flows.plan import Plan, make_plan, stage_config, why
@@ -76,6 +77,10 @@ def a_harmless_phrase_of_the_guard(words: Words) -> None:
     words["guard"]["harmless"].append("you never walk alone")
 
 
+def a_sentence_of_the_guard(words: Words) -> None:
+    words["guard"]["sentences"]["promise"] = "promises a gift"
+
+
 def a_word_of_the_rules(words: Words) -> None:
     words["rules"]["words"]["promise"].append("our new network")
 
@@ -102,6 +107,7 @@ RUNS_AGAIN: Mapping[Callable[[Words], None], tuple[set[str], set[str]]] = {
     a_word_of_the_guard: ({"release"}, {"release"}),
     a_name: ({"release"}, {"release"}),
     a_harmless_phrase_of_the_guard: ({"release"}, {"release"}),
+    a_sentence_of_the_guard: ({"release"}, {"release"}),
     a_word_of_the_rules: (REWARD, {*REWARD, "base", "sft", "rm", "judge"}),
     a_harmless_phrase_of_the_rules: (REWARD, {*REWARD, "base", "sft", "rm", "judge"}),
     a_phrase: ({"prompts"}, {*REWARD, "base", "sft", "rm", "judge"}),
@@ -146,3 +152,10 @@ def followers(stage: str) -> set[str]:
 def test_every_word_of_the_experiment_is_given_to_a_stage(complete: Plan) -> None:
     given = {field for config in complete.configs.values() for field in config if field in WordsConfig.model_fields}
     assert given == set(WordsConfig.model_fields)
+
+
+@pytest.mark.parametrize("stage", ["prompts", "ppo_text", "text_eval", "messages"])
+def test_a_stage_that_judges_by_the_rules_alone_holds_no_code_of_the_guard(stage: str) -> None:
+    files = code_digests(STAGES[stage].entry)
+    assert "retain/rules.py" in files
+    assert not {"retain/guard.py", "retain/names.py"} & set(files)

@@ -212,7 +212,7 @@ def test_the_best_message_that_keeps_the_rules_is_sent() -> None:
     bad = GOOD.replace("10%", "20%")
     bank = Bank([entry(GOOD, 0.1), entry(bad, 0.9), entry(better, 0.5)])
     assert bank.best("price", 10, 6, GUARD) == ("price", better, "test")
-    assert any("message 1 (price, 10 %): the only percentage" in problem for problem in bank.problems(6, RULES))
+    assert any("message 1 (price, 10 %): the only percentage" in problem for problem in bank.problems(6, GUARD.rules))
 
 
 def test_a_situation_without_a_good_message_speaks_as_by_default() -> None:

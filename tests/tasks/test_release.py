@@ -341,6 +341,26 @@ def test_the_banks_lose_what_the_guard_refuses_by_now(tmp_path: Path, given: dic
     assert [verdict["value"] for verdict in about["verdicts"] if verdict["metric"] == "coverage"] == [1.0]
 
 
+def test_an_override_names_the_artifact_of_its_stage_whatever_the_guard_drops(
+    tmp_path: Path, given: dict[str, Path]
+) -> None:
+    measured(given, "sft", training_loss=2.5)
+    (left_out, _) = about(run_stage(tmp_path / "left_out", given))["left_out"]
+    settings = guarded(pressure=["if you like"])
+    settings.overrides = {"sft": override(left_out["digest"], "training_loss")["decision"]}
+    out = run_stage(tmp_path, given, settings)
+    (let_in,) = about(out)["overrides"]
+    assert (let_in["part"], let_in["digest"]) == ("sft", left_out["digest"])
+    assert about(out)["parts"]["sft"]["digest"] == load(files_of(out)).versions["sft"] != left_out["digest"]
+
+
+def test_dropped_messages_are_counted_of_released_parts_alone(tmp_path: Path, given: dict[str, Path]) -> None:
+    measured(given, "rm", auc=0.5)  # leaves rlhf out
+    out = run_stage(tmp_path, given, guarded(pressure=["if you like"]))
+    assert json.loads((out / "metrics.json").read_bytes())["dropped"]["value"] == 24
+    assert [entry["part"] for entry in load(files_of(out)).dropped] == ["sft"] * 24
+
+
 def test_coverage_is_judged_of_what_is_left(tmp_path: Path, given: dict[str, Path]) -> None:
     out = run_stage(tmp_path, given, guarded(pressure=["many thanks for being with us please tell us"]))
     assert json.loads((out / "release.json").read_bytes())["dropped"] == []  # a full stop stands between
@@ -418,15 +438,17 @@ def test_a_guard_that_is_damaged_in_a_release_is_named(tmp_path: Path, given: di
     out = run_stage(tmp_path, given)
     guard = json.loads((out / "guard.json").read_bytes())
     for change, says in (
-        ({"promise": ["a <gft>"]}, r"guard\.json: rules\.words: .*<gft>, which isn't there"),
-        ({"promise": ["(free"]}, r"guard\.json: promise: .*\(free.* is no regular expression"),
+        ({"promise": ["a <gft>"]}, r"guard\.json: rules\.words\.promise\.0: .*<gft>, which isn't there"),
+        ({"promise": ["(free"]}, r"guard\.json: rules\.words\.promise\.0: is no regular expression"),
     ):
         damaged = guard | {"rules": guard["rules"] | {"words": guard["rules"]["words"] | change}}
         (out / "guard.json").write_bytes(canonical(damaged))
         with pytest.raises(ReleaseError, match=says):
             load(files_of(out))
     (out / "guard.json").unlink()
-    with pytest.raises(ReleaseError, match=r"guard\.json: is missing"):
+    with pytest.raises(
+        ReleaseError, match=r"guard\.json: is missing; an older release .*`make run`.*makes a new release"
+    ):
         load(files_of(out))
 
 
