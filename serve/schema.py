@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 
 from retain.dataset import LARGEST, MAX_TEXT, Column, DatasetSpec, bounds, is_blank, is_nullable, total_and_tenure
 from retain.decision import NO_HISTORY, History, Terms
+from retain.offers import Percent
 from retain.request import request_columns
 
 MAX_ID = 128
@@ -140,7 +141,7 @@ def _history(terms: Terms) -> Any:
     )
     values: dict[str, Any] = {
         "contacts": Annotated[list[count], Field(max_length=terms.history_months, description=contacts)],
-        "running_offer": Annotated[Annotated[int, Field(ge=0, le=100)] | None, Field(description=running)],
+        "running_offer": Annotated[Percent | None, Field(description=running)],
         "months_left": Annotated[int, Field(ge=0, le=120, description="months that it still runs; 0 when none does")],
         "answers": Annotated[
             _keys("Answers", {"accepted": NotRequired[answer], "declined": NotRequired[answer]}),

@@ -12,6 +12,7 @@ RETAIN_HOST, PORT: where to listen (HOST itself is a name that shells and compil
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,16 @@ def warnings_about(release: Release) -> list[str]:
             lines.append(f"the {VERSIONS.get(part, part)} of {OVERRIDES[part]} is the one that this release left out")
     own = [part for part in release.overrides if part["part"] not in release.replaced]
     lines += [f"{part['part']} missed criteria and was let in by {part['by']}" for part in own]
+    lines += [_dropped(part, release) for part in dict.fromkeys(entry["part"] for entry in release.dropped)]
     return lines if release.bridge.warning is None else [*lines, release.bridge.warning]
+
+
+def _dropped(part: str, release: Release) -> str:
+    """How many messages of a bank are not there, and what they break, the commonest first."""
+    broken = [entry["breaks"] for entry in release.dropped if entry["part"] == part]
+    rules = [rule for rule, _ in Counter(rule for rules in broken for rule in rules).most_common()]
+    count = f"{len(broken)} messages of {part} were" if len(broken) > 1 else f"1 message of {part} was"
+    return f"{count} dropped by the guard: {', '.join(rules)}"
 
 
 def load_release(settings: Settings) -> tuple[str, Release]:

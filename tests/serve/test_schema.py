@@ -235,7 +235,7 @@ def test_a_history_is_as_long_as_the_cap_and_the_policy_look_back() -> None:
         ({"contacts": [-1]}, ("below_minimum", "history", "contacts")),
         ({"contacts": [10**30]}, ("above_maximum", "history", "contacts")),
         ({"running_offer": "5"}, ("integer_type", "history", "running_offer")),
-        ({"running_offer": 101}, ("above_maximum", "history", "running_offer")),
+        ({"running_offer": 51}, ("above_maximum", "history", "running_offer")),
         ({"months_left": None}, ("integer_type", "history", "months_left")),
         ({"months_left": -1}, ("below_minimum", "history", "months_left")),
         ({"running_offer": 20}, ("contradicts_running_offer", "history", "months_left")),

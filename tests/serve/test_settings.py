@@ -104,6 +104,22 @@ def test_banks_of_messages_are_replaced_by_another_messages_artifact(artifact: P
     assert ranked.banks["template"].entries == plain.banks["template"].entries
 
 
+def test_a_bank_of_another_artifact_loses_what_the_guard_refuses(artifact: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "messages"
+    folder.mkdir()
+    free = [entry | {"text": f"{entry['text']} It is free."} for entry in bank("sft", offers=(10,))[:2]]
+    (folder / "sft.json").write_text(json.dumps([*free, *bank("sft", offers=(5,))]))
+    other = publish(tmp_path / "store", "messages", folder)
+    _, release = load_release(read({"RELEASE_PATH": str(artifact), "SFT_PATH": str(other)}))
+    assert {entry.offer for entry in release.banks["sft"].entries} == {5}
+    assert warnings_about(release) == [
+        "sft is that of SFT_PATH, not the release's own",
+        "2 messages of sft were dropped by the guard: promises something besides the offer",
+    ]
+    one = dataclasses.replace(release, dropped=release.dropped[1:], replaced=())
+    assert warnings_about(one) == ["1 message of sft was dropped by the guard: promises something besides the offer"]
+
+
 def test_parts_that_missed_criteria_are_warned_of(artifact: Path, store: Path) -> None:
     decision = store / "toy" / "decision" / ("f" * 64)
     _, release = load_release(read({"RELEASE_PATH": str(artifact), "PPO_POLICY_PATH": str(decision)}))
