@@ -151,14 +151,18 @@ class ArtifactStore:
 
     def metrics(self, stage: str, fingerprint: str) -> dict[str, dict[str, Any]]:
         """Content of the artifact's metrics.json; empty if there is none."""
+        return self.json(stage, fingerprint, "metrics.json")
+
+    def json(self, stage: str, fingerprint: str, name: str) -> dict[str, Any]:
+        """Content of a JSON file of the artifact; empty if there is none."""
         manifest = self.manifest(stage, fingerprint)
         prefix = self.prefix(stage, fingerprint)
         for file in manifest.files if manifest else ():
-            if file.path == "metrics.json":
+            if file.path == name:
                 stored = self.store.read(f"{prefix}/files/{file.sha256}")
                 if stored is None or hashlib.sha256(stored[0]).hexdigest() != file.sha256:
-                    raise ArtifactError(f"{prefix}: metrics.json is damaged; remove the artifact and run again")
-                content: dict[str, dict[str, Any]] = json.loads(stored[0])
+                    raise ArtifactError(f"{prefix}: {name} is damaged; remove the artifact and run again")
+                content: dict[str, Any] = json.loads(stored[0])
                 return content
         return {}
 

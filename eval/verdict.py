@@ -7,6 +7,9 @@ now: a threshold can change without a stage running again. A stage belongs to th
 `execution.time_limit_s` gives it time; criteria of other stages are stated ahead, for parts still to be built. They
 are "later": left out of table and JSON unless `--all` asks for them, and never deciding the exit code.
 
+Where the current release judged another value than the stage had measured, since its guard dropped messages, that value
+counts, and the measured one stands beside it.
+
 A value stands beside what it is read against, where there is such: an ECE beside what chance would show, a gain in
 NRR beside that of the exact bound, which no policy can pass. (The playbook's "+3 % NRR" is there
 twice: of the whole cohort, not gating, and of the customers at risk, gating.)
@@ -33,6 +36,7 @@ from engine.artifact import ArtifactStore
 from engine.config import Resolved, check_lock, experiment_path, load, validate
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import RetainError
+from engine.stage import IDENTITY
 from engine.store import open_store, store_url
 
 # The metric that no policy can bring above the other one.
@@ -59,18 +63,21 @@ class _Experiment(BaseModel):
 @dataclass(frozen=True)
 class Row:
     """`chance`: what a perfect model would show by chance on as many rows, where a metric knows that (ECE). `bound`:
-    what the exact upper bound reaches, where a stage measured that."""
+    what the exact upper bound reaches, where a stage measured that. `before_drops`: what the stage measured, where the
+    current release dropped messages and judged what is left."""
 
     verdict: Verdict
     state: State
     chance: float | None = None
     bound: float | None = None
+    before_drops: float | None = None
 
 
 def rows(resolved: Resolved, artifacts: ArtifactStore) -> list[Row]:
     """One row for each criterion, in the order of the YAML; ConfigError, ArtifactError for what can't be read."""
     experiment = validate(resolved, _Experiment)
     current = artifacts.current()
+    judged = _judged_by_release(artifacts, current)
     result = []
     for stage, criteria in experiment.criteria.items():
         state: State = "measured"
@@ -79,16 +86,42 @@ def rows(resolved: Resolved, artifacts: ArtifactStore) -> list[Row]:
             metrics = artifacts.metrics(stage, current[stage])
         else:
             state = "not run" if stage in experiment.execution.time_limit_s else "later"
+        measured = {name: metric.get("value") for name, metric in metrics.items()}
+        others = {
+            name: {"value": value} for name, value in judged.get(stage, {}).items() if value != measured.get(name)
+        }
+        metrics = {**metrics, **others}
         result += [
             Row(
                 verdict,
                 state,
                 chance=metrics.get(verdict.metric, {}).get("chance"),
                 bound=metrics.get(BOUNDS.get(verdict.metric, ""), {}).get("value"),
+                before_drops=measured.get(verdict.metric) if verdict.metric in others else None,
             )
             for verdict in check_criteria(stage, metrics, criteria)
         ]
     return result
+
+
+def _judged_by_release(artifacts: ArtifactStore, current: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """stage -> metric -> the value that the current release judged, of the stages whose current artifact it is made of;
+    ArtifactError for a release that can't be read."""
+    fingerprint = current.get("release")
+    stored = fingerprint and artifacts.store.read(f"{artifacts.prefix('release', fingerprint)}/{IDENTITY}")
+    if not fingerprint or not stored:
+        return {}
+    made_of: dict[str, str] = json.loads(stored[0])["inputs"]
+    values: dict[str, dict[str, float]] = {}
+    for verdict in artifacts.json("release", fingerprint, "release.json").get("verdicts", []):
+        if verdict["value"] is not None:
+            values.setdefault(verdict["stage"], {})[verdict["metric"]] = verdict["value"]
+    manifests = {stage: artifacts.manifest(stage, current[stage]) for stage in values if stage in current}
+    return {
+        stage: values[stage]
+        for stage, manifest in manifests.items()
+        if manifest and made_of.get(stage) == manifest.digest
+    }
 
 
 def missed(table: Sequence[Row]) -> list[Row]:
@@ -97,8 +130,13 @@ def missed(table: Sequence[Row]) -> list[Row]:
 
 
 def to_json(table: Sequence[Row]) -> str:
-    """`upper_bound` stands in the rows that have one."""
-    rows = [row.verdict.as_dict() | ({"upper_bound": row.bound} if row.bound is not None else {}) for row in table]
+    """`upper_bound` and `before_drops` stand in the rows that have one."""
+    rows = [
+        row.verdict.as_dict()
+        | ({"upper_bound": row.bound} if row.bound is not None else {})
+        | ({"before_drops": row.before_drops} if row.before_drops is not None else {})
+        for row in table
+    ]
     return json.dumps({"criteria": rows}, indent=2, allow_nan=False)
 
 
@@ -134,6 +172,8 @@ def _number(value: float | None) -> str:
 def _beside(row: Row) -> str:
     if row.chance is not None:
         return f"chance {_number(row.chance)}"
+    if row.before_drops is not None:
+        return f"before drops {_number(row.before_drops)}"
     return f"bound {_number(row.bound)}" if row.bound is not None else ""
 
 

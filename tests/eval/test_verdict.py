@@ -13,6 +13,7 @@ import pytest
 
 from engine import config
 from engine.artifact import ArtifactStore, ArtifactWriter
+from engine.stage import IDENTITY
 from engine.store import FolderStore
 from eval import verdict
 
@@ -248,3 +249,33 @@ def test_both_commands_run_from_anywhere(command: list[str], tmp_path: Path) -> 
     rows = json.loads(ended.stdout)["criteria"]
     assert {"risk", "accept"} <= {row["stage"] for row in rows}
     assert not any(row["passed"] for row in rows)
+
+
+def test_what_the_release_judged_after_its_guard_counts(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As long as the release is made of the artifact that is current."""
+    (config.CONFIGS / "experiment_tried.yaml").write_text(
+        "tag: tried\ncriteria: {messages: {coverage: {at_least: 1.0}}}\nexecution: {time_limit_s: {messages: 60}}\n"
+    )
+    complete(experiment, "messages", {"coverage": {"value": 1.0}}, tmp_path)
+    manifest = experiment.manifest("messages", "f" * 32)
+    assert manifest is not None
+    folder = tmp_path / "out-release"
+    folder.mkdir()
+    verdicts = [{"stage": "messages", "metric": "coverage", "value": 0.75}]
+    ArtifactWriter(folder).json("release.json", {"verdicts": verdicts})
+    experiment.publish("release", "f" * 32, folder)
+    experiment.set_current("release", "f" * 32)
+    identity = f"{experiment.prefix('release', 'f' * 32)}/{IDENTITY}"
+
+    experiment.store.write(identity, json.dumps({"inputs": {"messages": manifest.digest}}).encode())
+    assert verdict.main(["--experiment", "tried", "--json"]) == 1
+    row = read(capsys)["messages", "coverage"]
+    assert (row["value"], row["passed"], row["before_drops"]) == (0.75, False, 1.0)
+    assert verdict.main(["--experiment", "tried"]) == 1
+    assert re.search(r"coverage +0\.7500 .* before drops 1 .* MISSED", capsys.readouterr().out)
+
+    experiment.store.write(identity, json.dumps({"inputs": {"messages": "0" * 64}}).encode())
+    assert verdict.main(["--experiment", "tried", "--json"]) == 0
+    assert "before_drops" not in read(capsys)["messages", "coverage"]

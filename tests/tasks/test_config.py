@@ -419,7 +419,12 @@ def test_a_tag_that_is_a_folder_of_the_store_is_refused() -> None:
         ("rules", "- 'gifts?'", "- 'a <gft>'", "'words.rules.words.promise.1' is 'a <gft>': names the piece <gft>, wh"),
         ("rules", "- 'gifts?'", "- '(sure'", "'words.rules.words.promise.1' is '(sure': is no regular"),
         ("rules", "- 'gifts?'", "- Gifts", "'words.rules.words.promise.1' is 'Gifts': holds 'G' and would never"),
-        ("rules", "    - 'ipads?'", "    - 'iPads?'", "'words.rules.pieces.gift.6' is 'iPads?': holds 'P' and would never"),
+        (
+            "rules",
+            "    - 'ipads?'",
+            "    - 'iPads?'",
+            "'words.rules.pieces.gift.6' is 'iPads?': holds 'P' and would never",
+        ),
         ("guard", "  link: holds a link\n", "", "'words.guard.sentences' is {'characters': 'holds a"),
         ("guard", "    a about", "    A about", "'words.guard.names.ordinary' is 'A about"),
         ("rules", "- 'gifts?'", "- 7", "'words.rules.words.promise.1' is 7: input should be a valid string"),
@@ -447,5 +452,7 @@ def test_a_broken_word_is_named_with_its_file_and_entry(
 
 
 def test_a_guard_that_the_rules_do_not_fit_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'words.guard.words.promse' is \['gift'\]: is no kind of the rules \(characters, "):
+    with pytest.raises(
+        ConfigError, match=r"'words.guard.words.promse' is \['gift'\]: is no kind of the rules \(characters, "
+    ):
         config.validate(changed(tmp_path, {"words": {"guard": {"words": {"promse": ["gift"]}}}}), Experiment)
