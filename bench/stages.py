@@ -60,7 +60,7 @@ class Clock:
 
     def step_s(self, last: int) -> float:
         """Seconds a step among the first `last` ones: what comes after is no training."""
-        steps = [(at, step) for at, step, _ in self.told if step <= last]
+        steps = [(seconds, step) for seconds, step, _ in self.told if step <= last]
         if len(steps) < 2 or steps[0][1] == steps[-1][1]:
             raise ValueError(f"too few steps were told of to time one: {len(steps)}; raise --share")
         (first, a), (end, b) = steps[0], steps[-1]
@@ -109,11 +109,13 @@ def measure(folder: Path, place: Path, experiment: str, share: float, device: st
         stage = STAGES[name]
         given = load_entry(stage.config).model_validate_json(json.dumps(stage_config(stated, name)))
         config = cut(name, given, share)
-        if lacking := [of for of in stage.inputs if of not in made]:
+        if lacking := [upstream for upstream in stage.inputs if upstream not in made]:
             print(f"{name}: left out, it lacks {', '.join(lacking)}", file=sys.stderr, flush=True)
             continue
         print(f"{name} ...", file=sys.stderr, flush=True)
-        inputs = {of: made[of] for of in stage.inputs} | ({"source": folder / "source"} if stage.source else {})
+        inputs = {upstream: made[upstream] for upstream in stage.inputs} | (
+            {"source": folder / "source"} if stage.source else {}
+        )
         row = rows[name] = timed(stage, config, inputs, place, stated.seed, device)
         if "failed" not in row:
             row["whole_s"] = whole_s(name, row, config, stated.stages)
@@ -122,8 +124,8 @@ def measure(folder: Path, place: Path, experiment: str, share: float, device: st
         if device == "cuda":
             torch.cuda.empty_cache()
     chip = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    found = {"experiment": experiment, "device": chip, "torch": torch.__version__, "share": share, "stages": rows}
-    return found | {"l4": on_an_l4(rows, chip, stated.costs.machines.gpu.usd_per_hour)}
+    results = {"experiment": experiment, "device": chip, "torch": torch.__version__, "share": share, "stages": rows}
+    return results | {"l4": on_an_l4(rows, chip, stated.costs.machines.gpu.usd_per_hour)}
 
 
 def cut(name: str, config: Any, share: float) -> Any:
@@ -178,22 +180,22 @@ def timed(stage: Stage, config: Any, inputs: Mapping[str, Path], place: Path, se
     except Exception as error:
         traceback.print_exc()
         return {"failed": f"{type(error).__name__}: {error}", "seconds": round(time.monotonic() - began, 1)}
-    found: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1)}
+    row: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1)}
     if metrics.get("stopped", {}).get("value"):  # a sign of reward hacking ended it: its seconds are not of all steps
-        return {"failed": f"stopped after {metrics['iterations']['value']:.0f} steps", **found}
+        return {"failed": f"stopped after {metrics['iterations']['value']:.0f} steps", **row}
     if stage.name in STEPS:
         models = 2 if stage.name == "rm" else 1
-        found["steps"] = models * getattr(config, STEPS[stage.name])
+        row["steps"] = models * getattr(config, STEPS[stage.name])
         try:
-            found["step_s"] = round(clock.step_s(found["steps"]), 4)
+            row["step_s"] = round(clock.step_s(row["steps"]), 4)
         except ValueError as error:
-            return {"failed": str(error), "seconds": found["seconds"]}
+            return {"failed": str(error), "seconds": row["seconds"]}
     for part in ITERATION_PHASES:
-        if spent := [of[part] for _, _, of in clock.told if part in of]:
-            found[part] = round(sum(spent) / len(spent), 3)
+        if spent := [figures[part] for _, _, figures in clock.told if part in figures]:
+            row[part] = round(sum(spent) / len(spent), 3)
     if device == "cuda":
-        found["memory_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    return found | {"metrics": metrics}
+        row["memory_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return row | {"metrics": metrics}
 
 
 def whole_s(name: str, row: Mapping[str, Any], config: Any, stated: Stages) -> float:
@@ -206,7 +208,7 @@ def whole_s(name: str, row: Mapping[str, Any], config: Any, stated: Stages) -> f
     if name == "messages":
         times = own.candidates / config.candidates
     if name == "text_eval":
-        asked = sum(row["metrics"][of]["value"] for of in ("prompts", "probes"))
+        asked = sum(row["metrics"][count]["value"] for count in ("prompts", "probes"))
         times = (stated.prompts.test_prompts + stated.prompts.probes) / asked
     return round(row["seconds"] * times, 1)
 

@@ -117,36 +117,38 @@ def whole(report: Report, criteria: Mapping[str, Criterion]) -> Iterator[Rendera
 
 
 def heading(report: Report) -> Text:
-    found, terms = report.comparison, report.terms
-    customers = f"{found.customers:,} customers of the {found.part} part, {found.at_risk:,} of them at risk"
+    comparison, terms = report.comparison, report.terms
+    customers = (
+        f"{comparison.customers:,} customers of the {comparison.part} part, {comparison.at_risk:,} of them at risk"
+    )
     return Text.assemble(
         (f"Decision of {report.experiment}: {customers}\n", "bold"),
-        f"{found.seeds} training{'s' * (found.seeds > 1)} x {found.years} simulated years, the same for every policy; "
-        f"budget {100 * found.budget:g} % of {terms.budget.months} months' revenue "
+        f"{comparison.seeds} training{'s' * (comparison.seeds > 1)} x {comparison.years} simulated years, the same for every policy; "
+        f"budget {100 * comparison.budget:g} % of {terms.budget.months} months' revenue "
         f"({terms.budget.amount:,.0f} {terms.offers.currency} for the whole table), wallet {terms.wallet}. "
         "In parentheses 95 % intervals; * is the best baseline.",
     )
 
 
 def returns_table(report: Report) -> Table:
-    found = report.comparison
+    comparison = report.comparison
     table = _table(f"What it brings, % of {report.terms.budget.months} x the starting monthly revenue", "policy")
     for name in ("NRR", "lift", "NRR at risk", "exit NRR"):
         table.add_column(name, justify="right")
-    for row in found.rows:
+    for row in comparison.rows:
         measures = (row.nrr, row.lift, row.nrr_at_risk, row.exit_nrr)
-        table.add_row(_policy(row.policy, found), *map(_measure, measures), style=_style(row.policy))
+        table.add_row(_policy(row.policy, comparison), *map(_measure, measures), style=_style(row.policy))
     table.caption = "The bound's NRR at risk is one of its own: the whole budget for customers at risk."
     return table
 
 
-def promises_table(found: Comparison) -> Table:
+def promises_table(comparison: Comparison) -> Table:
     table = _table("What it costs, and whether promises are kept, %", "policy")
     for name in ("offer\ncost", "attempted\noverspend", "refused", "executed\nviolations", "over\nthe cap"):
         table.add_column(name, justify="right")
-    for row in found.rows:
+    for row in comparison.rows:
         table.add_row(
-            _policy(row.policy, found),
+            _policy(row.policy, comparison),
             _measure(row.offer_cost),
             _measure(row.attempted_overspend),
             _percent(row.refused.value) if row.refused else "-",
@@ -165,24 +167,24 @@ def promises_table(found: Comparison) -> Table:
 def gains_table(report: Report, criteria: Mapping[str, Criterion]) -> Table:
     """Every criterion with its verdict. The playbook's "+3 % NRR" twice, whole cohort first; beside each gain, what
     the DP and the bound would gain."""
-    found = report.comparison
+    comparison = report.comparison
     metrics = {name: measure.model_dump() for name, measure in report.metrics.items()}
     verdicts = {verdict.metric: verdict for verdict in check_criteria(DECISION, metrics, criteria)}
-    best = found.by_policy[found.best_baseline]
+    best = comparison.by_policy[comparison.best_baseline]
     table = _table(f"Against the best baseline, {NAMES.get(best.policy, best.policy)}, and the criteria, %", "")
     for name in ("PPO", "the DP", "the bound", "wanted"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for name, (words, figure) in GAINS.items():
-        gain = found.gains.get(name)
-        limits = (_relative(found.by_policy[policy], best, figure) for policy in (DP, BOUND))
+        gain = comparison.gains.get(name)
+        limits = (_relative(comparison.by_policy[policy], best, figure) for policy in (DP, BOUND))
         table.add_row(words, _measure(gain, signed=True), *map(_signed, limits), *_wanted(verdicts.get(name)))
     for name in criteria:
         if name not in (*GAINS, *SHARES):
             measure = _measure(report.metrics.get(name))
             table.add_row(ALONE.get(name, name), measure, "", "", *_wanted(verdicts.get(name)))
     for name, words in SHARES.items():
-        table.add_row(words, _measure(found.gains.get(name)), "", "", *_wanted(verdicts.get(name)))
+        table.add_row(words, _measure(comparison.gains.get(name)), "", "", *_wanted(verdicts.get(name)))
     table.caption = (
         "The DP knows the world, plans with mean parameters, ignores what answers tell and may spend what PPO may: a "
         "policy can pass it. The bound knows everything and has the whole budget, for customers at risk once more for "
@@ -332,8 +334,8 @@ def _table(title: str, first: str) -> Table:
     return table
 
 
-def _policy(name: str, found: Comparison) -> str:
-    return NAMES.get(name, name) + (" *" if name == found.best_baseline else "")
+def _policy(name: str, comparison: Comparison) -> str:
+    return NAMES.get(name, name) + (" *" if name == comparison.best_baseline else "")
 
 
 def _style(policy: str) -> str:

@@ -36,7 +36,7 @@ MODELS = {"sft": "SFT", "policy": "RLHF"}  # as the tables of evidence call them
 WIDTH = 160  # where there is no terminal
 SHOWN = 3  # messages of each model at the end of a run
 # Who says that RLHF writes better: the first two never met PPO.
-JUDGES = {
+WIN_RATE_LABELS = {
     "win_rate_final": "final reward model, unseen",
     "win_rate_rules": "rule judge, unseen",
     "win_rate_training": "training reward model",
@@ -123,7 +123,15 @@ def read(text_eval: Path, messages: Path | None = None) -> Report:
     """Of the artifacts in these folders. Raises ArtifactError for one that is damaged or of another kind."""
     found = open_artifact(text_eval)
     measures = _parse(TypeAdapter(dict[str, Measure]), found, "metrics.json", text_eval)
-    for name in (*JUDGES, "win_rate_gain", "overoptimisation", "unsafe", "tokens", "tokens_sft", "tokens_change"):
+    for name in (
+        *WIN_RATE_LABELS,
+        "win_rate_gain",
+        "overoptimisation",
+        "unsafe",
+        "tokens",
+        "tokens_sft",
+        "tokens_change",
+    ):
         if name not in measures:
             raise ArtifactError(f"{text_eval}: metrics.json has no {name}; run text_eval again")
     examples = _parse(TypeAdapter(tuple[Example, ...]), found, "examples.json", text_eval)
@@ -172,7 +180,7 @@ def whole(report: Report) -> Iterator[RenderableType]:
 def wins_table(report: Report) -> Table:
     table = _table("How often RLHF's reply is preferred to SFT's, held-out prompts, ties half, %", "judge")
     table.add_column("wins", justify="right")
-    for name, says in JUDGES.items():
+    for name, says in WIN_RATE_LABELS.items():
         table.add_row(says, _percent(report.metrics[name]))
     gain, gap = report.metrics["win_rate_gain"], report.metrics["overoptimisation"]
     prompts = report.metrics.get("prompts")

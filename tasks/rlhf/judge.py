@@ -43,14 +43,16 @@ def run(config: JudgeConfig, inputs: Mapping[str, Path], workspace: Workspace) -
     refuse_another(config.rule_judge, lists)
     base, preferences, prompts = inputs["base"], inputs["preferences"], inputs["prompts"]
     held_out = rm.held_out_pairs(config, preferences, prompts, workspace.seed)
-    asked = load_asked(prompts, held_out)
+    retention_pairs = load_retention_pairs(prompts, held_out)
     seed = workspace.seed + SEED_OFFSET
     pairs = [*retention(prompts, "train", HALF), *public(preferences, HALF, "train", config.public, seed)]
     if not pairs:
         raise DataError(f"no pair of half {HALF} to learn from: raise judge.public or prompts.pairs")
-    trained = rm.train_reward(config, base, pairs, seed, workspace, FINAL, 0, config.max_steps)
+    trained = rm.train_reward(config, base, pairs, seed, workspace, FINAL, 0, rm.steps(config, 1, held_out))
     metrics, rows = rm.measure(config, base, {FINAL: trained.files}, held_out, workspace)
-    of_rules, rows_of_rules = measure_rules(RuleJudge.from_lists(lists), asked, config.bootstrap, workspace.seed)
+    of_rules, rows_of_rules = measure_rules(
+        RuleJudge.from_lists(lists), retention_pairs, config.bootstrap, workspace.seed
+    )
     for file, content in trained.files.items():
         workspace.out.bytes(f"{FINAL}/{file}", content)
     workspace.out.json("rules.json", describe_rules(lists))
@@ -72,7 +74,7 @@ def refuse_another(stated: str, lists: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Asked:
+class HeldOutPair:
     """A held-out retention pair, and what its two replies are to be about."""
 
     pair: Pair
@@ -81,7 +83,7 @@ class Asked:
     months: int
 
 
-def load_asked(prompts: Path, pairs: Sequence[Pair]) -> list[Asked]:
+def load_retention_pairs(prompts: Path, pairs: Sequence[Pair]) -> list[HeldOutPair]:
     """The retention pairs among `pairs`. Raises DataError for a situation that the rule judge has no words for."""
     rows = {row["id"]: row for row in upstream.read(prompts, PAIRS)}
     months = upstream.about(prompts)["months"]
@@ -92,27 +94,29 @@ def load_asked(prompts: Path, pairs: Sequence[Pair]) -> list[Asked]:
             f"({', '.join(SITUATIONS)}); name it in tasks/rlhf/judging/rule_judge/cues.py and give it words in "
             "ops/messages/cues.yaml"
         )
-    return [Asked(pair, row["offer"], row["situation"], months) for pair, row in own]
+    return [HeldOutPair(pair, row["offer"], row["situation"], months) for pair, row in own]
 
 
 def measure_rules(
-    rule_judge: RuleJudge, asked: Sequence[Asked], resamples: int, seed: int
+    rule_judge: RuleJudge, retention_pairs: Sequence[HeldOutPair], resamples: int, seed: int
 ) -> tuple[Metrics, dict[str, list[Any]]]:
     """rules_accuracy and rules_accuracy_<flaw>, and the scores, as rm.measure gives those of a reward model."""
 
-    def score(about: Asked, reply: str) -> float:
+    def score(about: HeldOutPair, reply: str) -> float:
         return rule_judge.score(about.pair.prompt, reply, about.offer, about.situation, about.months)
 
-    scores = np.array([[score(about, about.pair.chosen), score(about, about.pair.rejected)] for about in asked])
-    flaws = [about.pair.flaw for about in asked]
+    scores = np.array(
+        [[score(about, about.pair.chosen), score(about, about.pair.rejected)] for about in retention_pairs]
+    )
+    flaws = [about.pair.flaw for about in retention_pairs]
     draws = np.random.default_rng([seed, streams.RULES_INTERVALS, 0])
     chosen, rejected = scores[:, 0], scores[:, 1]
     accuracies = {"accuracy": measures.pair_accuracy(chosen, rejected, resamples, draws)}
     accuracies |= measures.accuracy_by_flaw(chosen, rejected, flaws)
     return {f"{RULES}_{name}": metric for name, metric in accuracies.items()}, {
-        "model": [RULES] * len(asked),
-        "id": [about.pair.id for about in asked],
-        "source": [about.pair.source for about in asked],
+        "model": [RULES] * len(retention_pairs),
+        "id": [about.pair.id for about in retention_pairs],
+        "source": [about.pair.source for about in retention_pairs],
         "flaw": flaws,
         "chosen": chosen.tolist(),
         "rejected": rejected.tolist(),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # The adapter that writes, and what its bank and its entries' source are called.
 WRITERS = {"sft": "sft", "policy": "rlhf"}
-ENDINGS = {"sft": "_sft", "policy": ""}  # of their metrics' names
+METRIC_SUFFIX = {"sft": "_sft", "policy": ""}  # of their metrics' names
 RANKER = "validation"
 LEARNT_ON = ("train", "validation")
 
@@ -104,29 +104,27 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
     texts = [prompt.text for _, prompt in asked]
     written = [
         Candidate(writer, cell, prompt, draft)
-        for at, writer in enumerate(WRITERS)
+        for number, writer in enumerate(WRITERS)
         for (cell, prompt), draft in zip(
             asked,
-            drafts.sample(language, writer, texts, how, [workspace.seed, streams.MESSAGES, at], finished, workspace),
+            drafts.sample(
+                language, writer, texts, how, [workspace.seed, streams.MESSAGES, number], finished, workspace
+            ),
         )
     ]
-    judged = [look(one, months, known[one.cell].common, rules) for one in written]
-    judged = _scored(judged, _ranked_on(asked, config.ranked_on), months, language, config.batch, finished, workspace)
+    screened = [screen(candidate, months, known[candidate.cell].common, rules) for candidate in written]
+    scored = _scored(screened, _ranked_on(asked, config.ranked_on), months, language, config.batch, finished, workspace)
     banks, candidates = {}, list[Candidate]()
     for writer in WRITERS:
-        chosen = [
-            one
-            for cell in cells
-            for one in choose([one for one in judged if (one.writer, one.cell) == (writer, cell)], config.kept)
-        ]
+        chosen = [candidate for cell in cells for candidate in choose(_of(scored, writer, cell), config.kept)]
         candidates += chosen
         banks[writer] = bank(chosen, WRITERS[writer])
     _write(banks, candidates, cells, about, workspace)
     return {
-        name + ENDINGS[writer]: value
+        name + METRIC_SUFFIX[writer]: value
         for writer in WRITERS
         for name, value in metrics(
-            banks[writer], [one for one in candidates if one.writer == writer], cells, months
+            banks[writer], [candidate for candidate in candidates if candidate.writer == writer], cells, months
         ).items()
     }
 
@@ -138,36 +136,36 @@ def read(folder: Path) -> dict[Cell, Known]:
         for name, table in (("prompts", PROMPTS), ("targets", TARGETS))
     }
     prompts: dict[str, dict[Cell, list[Prompt]]] = {name: {} for name in tables}
-    said: dict[str, set[str]] = {}
+    target_words: dict[str, set[str]] = {}  # of a situation
     for name, rows in tables.items():
         for row in rows:
             prompts[name].setdefault((row["situation"], row["offer"]), []).append(Prompt(row["id"], row["prompt"]))
     for row in tables["targets"]:
         if not row["flaw"]:
-            said.setdefault(row["situation"], set()).update(words(row["response"]))
-    found = {}
+            target_words.setdefault(row["situation"], set()).update(words(row["response"]))
+    known = {}
     for cell in prompts["targets"] | prompts["prompts"]:
-        every = [prompt for of in prompts.values() for prompt in of.get(cell, ())]
+        every = [prompt for by_cell in prompts.values() for prompt in by_cell.get(cell, ())]
         common = set[str].intersection(*(set(words(prompt.text)) for prompt in every))
         asked = prompts["prompts"].get(cell) or prompts["targets"][cell]
-        found[cell] = Known(tuple(asked), frozenset(common | said.get(cell[0], set())))
-    return found
+        known[cell] = Known(tuple(asked), frozenset(common | target_words.get(cell[0], set())))
+    return known
 
 
 def ask(cells: Sequence[Cell], known: Mapping[Cell, Known], candidates: int, seed: int) -> list[tuple[Cell, Prompt]]:
     """So many prompts of each cell, drawn by seed, again and again if there are fewer; none of a cell without any."""
     drawn = []
-    for at, cell in enumerate(cells):
+    for number, cell in enumerate(cells):
         if cell in known:
             prompts = known[cell].prompts
-            order = np.random.default_rng([seed, streams.MESSAGES, len(WRITERS), at]).permutation(len(prompts))
+            order = np.random.default_rng([seed, streams.MESSAGES, len(WRITERS), number]).permutation(len(prompts))
             drawn += [(cell, prompts[i]) for i in np.resize(order, candidates).tolist()]
     if not drawn:
         raise DataError("prompts: none of part train or validation, so there is nothing to reply to; run prompts again")
     return drawn
 
 
-def look(candidate: Candidate, months: int, common: frozenset[str], rules: Rules) -> Candidate:
+def screen(candidate: Candidate, months: int, common: frozenset[str], rules: Rules) -> Candidate:
     """With its slots, or why it is refused."""
     text, (_, offer) = candidate.draft.text, candidate.cell
     broken = rules.unsafe(text, offer, months)
@@ -181,8 +179,8 @@ def look(candidate: Candidate, months: int, common: frozenset[str], rules: Rules
     with_slots = slots(text, offer, months, rules)
     if with_slots is None:
         return replace(candidate, refused="amount")
-    if said := personal(text, candidate.prompt, common):
-        return replace(candidate, refused="personal", why=", ".join(said))
+    if told := personal(text, candidate.prompt, common):
+        return replace(candidate, refused="personal", why=", ".join(told))
     return replace(candidate, text=with_slots)
 
 
@@ -193,28 +191,30 @@ def personal(text: str, prompt: Prompt, common: frozenset[str]) -> list[str]:
 
 def choose(candidates: Sequence[Candidate], kept: int) -> list[Candidate]:
     """Of one cell and writer: which are kept, best first, and why the others aren't."""
-    order = sorted(candidates, key=lambda one: (0.0 if one.score is None else -one.score, one.text))
+    order = sorted(
+        candidates, key=lambda candidate: (0.0 if candidate.score is None else -candidate.score, candidate.text)
+    )
     chosen: list[Candidate] = []
-    texts, said, endings, count = set[str](), set[tuple[str, ...]](), set[tuple[str, ...]](), 0
-    for one in order:
-        if one.refused:
-            chosen.append(one)
+    texts, word_lists, endings, count = set[str](), set[tuple[str, ...]](), set[tuple[str, ...]](), 0
+    for candidate in order:
+        if candidate.refused:
+            chosen.append(candidate)
             continue
-        spoken, ending = tuple(sorted(words(one.text))), last_words(one.text)
+        word_list, ending = tuple(sorted(words(candidate.text))), last_words(candidate.text)
         refused = (
             "duplicate"
-            if one.text in texts
+            if candidate.text in texts
             else "near_duplicate"
-            if spoken in said
+            if word_list in word_lists
             else "ends_alike"
             if ending in endings
             else "surplus"
             if count == kept
             else ""
         )
-        chosen.append(replace(one, refused=refused))
-        texts.add(one.text)
-        said.add(spoken)
+        chosen.append(replace(candidate, refused=refused))
+        texts.add(candidate.text)
+        word_lists.add(word_list)
         if not refused:
             endings.add(ending)
             count += 1
@@ -234,21 +234,25 @@ def last_words(text: str) -> tuple[str, ...]:
 
 def bank(chosen: Sequence[Candidate], source: str) -> Bank:
     return Bank(
-        [Entry(*one.cell, one.text, source, one.score) for one in chosen if not one.refused and one.score is not None]
+        [
+            Entry(*candidate.cell, candidate.text, source, candidate.score)
+            for candidate in chosen
+            if not candidate.refused and candidate.score is not None
+        ]
     )
 
 
-def metrics(found: Bank, candidates: Sequence[Candidate], cells: Sequence[Cell], months: int) -> Metrics:
+def metrics(kept: Bank, candidates: Sequence[Candidate], cells: Sequence[Cell], months: int) -> Metrics:
     """Of one writer. The reading ease of no message is left out."""
-    texts = [render(entry.text, entry.offer, months) for entry in found.entries]
-    covered = {(entry.situation, entry.offer) for entry in found.entries}
-    refused = Counter(one.refused for one in candidates)
+    texts = [render(entry.text, entry.offer, months) for entry in kept.entries]
+    covered = {(entry.situation, entry.offer) for entry in kept.entries}
+    refused = Counter(candidate.refused for candidate in candidates)
     values = {
         "coverage": len(covered) / len(cells),
         "distinct_2": measures.distinct(texts, 2),
         "commonest_ending": measures.commonest_ending(texts),
         "candidates": float(len(candidates)),
-        "kept": float(len(found.entries)),
+        "kept": float(len(kept.entries)),
         **{f"refused_{reason}": float(refused[reason]) for reason in REASONS},
         **({"reading_ease": float(np.mean([reading_ease(text) for text in texts]))} if texts else {}),
     }
@@ -257,10 +261,10 @@ def metrics(found: Bank, candidates: Sequence[Candidate], cells: Sequence[Cell],
 
 def _ranked_on(asked: Sequence[tuple[Cell, Prompt]], count: int) -> dict[Cell, list[Prompt]]:
     """The first prompts of each cell, each once: one alone may ask for something odd."""
-    found: dict[Cell, dict[str, Prompt]] = {}
+    by_text: dict[Cell, dict[str, Prompt]] = {}
     for cell, prompt in asked:
-        found.setdefault(cell, {}).setdefault(prompt.text, prompt)
-    return {cell: list(prompts.values())[:count] for cell, prompts in found.items()}
+        by_text.setdefault(cell, {}).setdefault(prompt.text, prompt)
+    return {cell: list(prompts.values())[:count] for cell, prompts in by_text.items()}
 
 
 def _scored(
@@ -274,16 +278,20 @@ def _scored(
 ) -> list[Candidate]:
     """With the validation RM's mean score of each as a reply to the same prompts of its cell."""
     asked = {
-        at: [(prompt.text, render(one.text, one.cell[1], months)) for prompt in prompts[one.cell]]
-        for at, one in enumerate(candidates)
-        if not one.refused
+        i: [(prompt.text, render(candidate.text, candidate.cell[1], months)) for prompt in prompts[candidate.cell]]
+        for i, candidate in enumerate(candidates)
+        if not candidate.refused
     }
     every = [pair for pairs in asked.values() for pair in pairs]
-    of_pair = drafts.scores(language, RANKER, every, batch, finished, workspace)
+    score_of = drafts.scores(language, RANKER, every, batch, finished, workspace)
     return [
-        replace(candidate, score=float(np.mean([of_pair[pair] for pair in asked[at]]))) if at in asked else candidate
-        for at, candidate in enumerate(candidates)
+        replace(candidate, score=float(np.mean([score_of[pair] for pair in asked[i]]))) if i in asked else candidate
+        for i, candidate in enumerate(candidates)
     ]
+
+
+def _of(candidates: Sequence[Candidate], writer: str, cell: Cell) -> list[Candidate]:
+    return [candidate for candidate in candidates if (candidate.writer, candidate.cell) == (writer, cell)]
 
 
 def _write(
@@ -295,9 +303,9 @@ def _write(
 ) -> None:
     out = workspace.out
     scores: dict[str, dict[str, float]] = {}  # "situation/offer" -> text -> score
-    for writer, found in banks.items():
-        out.json(f"{WRITERS[writer]}.json", found.to_json())
-        for entry in found.entries:  # a text of both writers has the same score: the same prompts are asked
+    for writer, kept in banks.items():
+        out.json(f"{WRITERS[writer]}.json", kept.to_json())
+        for entry in kept.entries:  # a text of both writers has the same score: the same prompts are asked
             scores.setdefault(f"{entry.situation}/{entry.offer}", {})[entry.text] = entry.score
     out.json("scores.json", scores)
     out.json(
@@ -309,19 +317,19 @@ def _write(
         "evidence/candidates.parquet",
         as_columns(
             {
-                "source": WRITERS[one.writer],
-                "situation": one.cell[0],
-                "offer": one.cell[1],
-                "prompt": one.prompt.id,
-                "reply": one.draft.text,
-                "tokens": one.draft.tokens,
-                "ended": one.draft.ended,
-                "text": one.text,
-                "score": nan if one.score is None else one.score,
-                "refused": one.refused,
-                "why": one.why,
+                "source": WRITERS[candidate.writer],
+                "situation": candidate.cell[0],
+                "offer": candidate.cell[1],
+                "prompt": candidate.prompt.id,
+                "reply": candidate.draft.text,
+                "tokens": candidate.draft.tokens,
+                "ended": candidate.draft.ended,
+                "text": candidate.text,
+                "score": nan if candidate.score is None else candidate.score,
+                "refused": candidate.refused,
+                "why": candidate.why,
             }
-            for one in candidates
+            for candidate in candidates
         ),
     )
     out.parquet(
@@ -332,11 +340,11 @@ def _write(
                 "situation": cell[0],
                 "offer": cell[1],
                 "candidates": len(of_cell),
-                "kept": sum(not one.refused for one in of_cell),
-                "best": max((one.score for one in of_cell if one.score is not None and not one.refused), default=nan),
+                "kept": sum(not candidate.refused for candidate in of_cell),
+                "best": max((c.score for c in of_cell if c.score is not None and not c.refused), default=nan),
             }
             for writer in WRITERS
             for cell in cells
-            for of_cell in [[one for one in candidates if (one.writer, one.cell) == (writer, cell)]]
+            for of_cell in [_of(candidates, writer, cell)]
         ),
     )

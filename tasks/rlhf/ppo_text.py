@@ -58,9 +58,9 @@ if TYPE_CHECKING:
 
 POLICY, REFERENCE = "policy", "reference"  # adapters
 TRAINING, VALIDATION = "training", "validation"  # reward models
-STATE, OPTIMISER, BEST = "state.json", "optimiser.safetensors", "kept/"
+STATE, OPTIMISER, BEST = "state.json", "optimiser.safetensors", "best/"
 PHASES = ("generation", "scoring", "update", "validation")  # of an iteration
-LOOKED = ("validation_score", "training_score", "validation_unsafe", "validation_tokens")
+VALIDATION_TRACES = ("validation_score", "training_score", "validation_unsafe", "validation_tokens")
 
 
 def run(config: TextPpoConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
@@ -72,10 +72,10 @@ def run(config: TextPpoConfig, inputs: Mapping[str, Path], workspace: Workspace)
         learner.restore(checkpoint.files)
     why, kl = train(learner, workspace, checkpoint is not None)
     state = learner.state
-    for name, content in learner.kept.items():
+    for name, content in learner.best_files.items():
         workspace.out.bytes(name, content)
     workspace.out.parquet("curves.parquet", {name: [trace[name] for trace in state.traces] for name in state.traces[0]})
-    stop = {"stopped": bool(why), "reason": why, "iteration": state.iteration, "kept_iteration": state.kept.iteration}
+    stop = {"stopped": bool(why), "reason": why, "iteration": state.iteration, "kept_iteration": state.best.iteration}
     workspace.out.json("stop.json", stop)
     return metrics(state, kl, config.kl, learner.truncated, bool(why))
 
@@ -87,37 +87,37 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> tuple[str, f
     """
     config, state, total = learner.config, learner.state, learner.config.iterations
     saved = state.iteration if resumed else None  # iteration of the newest checkpoint
-    saved_at, at = time.monotonic(), state.iteration
-    begun: dict[str, bytes] = {}  # the checkpoint of iteration `at`, once there can be one
+    saved_at, begun_iteration = time.monotonic(), state.iteration
+    begun: dict[str, bytes] = {}  # the checkpoint of iteration `begun_iteration`, once there can be one
     why = learner.hacking()
     try:
         with lm.interruptible(learner.lm, workspace):
             if not resumed:
-                learner.look_at_reference()
+                learner.measure_reference()
                 workspace.progress(0, total)
                 saved, begun = 0, learner.files()
                 workspace.save(0, begun)
             while state.iteration < total and not why:
-                at, begun = state.iteration, learner.files()
-                look, seconds = learner.iterate()
+                begun_iteration, begun = state.iteration, learner.files()
+                result, seconds = learner.iterate()
                 trace = state.traces[-1]
                 workspace.progress(
                     state.iteration, total, reward=trace["reward"], kl=trace["kl"], tokens=trace["tokens"], **seconds
                 )
                 why = learner.hacking()
-                if look is not None and not why:
-                    learner.keep_if_best(look)
+                if result is not None and not why:
+                    learner.keep_if_best(result)
                 due = state.iteration % config.checkpoint.every_steps == 0
                 if due or time.monotonic() - saved_at >= config.checkpoint.every_s:
-                    at, begun = state.iteration, learner.files()
-                    saved, saved_at = at, time.monotonic()
-                    workspace.save(at, begun)
-            at, begun = state.iteration, learner.files()
-            kl = learner.kl_of_kept()
+                    begun_iteration, begun = state.iteration, learner.files()
+                    saved, saved_at = begun_iteration, time.monotonic()
+                    workspace.save(begun_iteration, begun)
+            begun_iteration, begun = state.iteration, learner.files()
+            kl = learner.kl_of_best()
     except Preempted:
         # In the middle of an iteration: what is saved is how it began.
-        if begun and saved != at:
-            workspace.save(at, begun)
+        if begun and saved != begun_iteration:
+            workspace.save(begun_iteration, begun)
         raise
     except lm.Diverged as error:
         if saved is None:
@@ -137,7 +137,7 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> tuple[str, f
 
 
 @dataclass(frozen=True)
-class Prompt:
+class TokenisedPrompt:
     """`ids`: up to where the reply begins, without the beginning of one that is too long."""
 
     text: str
@@ -147,8 +147,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prompts:
-    training: list[Prompt]
-    validation: list[Prompt]
+    training: list[TokenisedPrompt]
+    validation: list[TokenisedPrompt]
     months: int
     truncated: int
 
@@ -157,19 +157,19 @@ def read_prompts(folder: Path, text: lm.Text, longest: int) -> Prompts:
     """Raises DataError where a part is empty."""
     months = upstream.about(folder)["months"]
     truncated = 0
-    parts: dict[str, list[Prompt]] = {"train": [], "validation": []}
+    parts: dict[str, list[TokenisedPrompt]] = {"train": [], "validation": []}
     for row in upstream.read(folder, PROMPTS):
         if row["part"] in parts:
             ids = text.prompt(row["prompt"])
             truncated += len(ids) > longest
-            parts[row["part"]].append(Prompt(row["prompt"], ids[-longest:], int(row["offer"])))
+            parts[row["part"]].append(TokenisedPrompt(row["prompt"], ids[-longest:], int(row["offer"])))
     for part, prompts in parts.items():
         if not prompts:
             raise DataError(f"prompts/prompts.parquet: no prompt of part {part}; run `prompts` again")
     return Prompts(parts["train"], parts["validation"], months, truncated)
 
 
-def at_iteration(prompts: Sequence[Prompt], iteration: int, batch: int, seed: int) -> list[Prompt]:
+def at_iteration(prompts: Sequence[TokenisedPrompt], iteration: int, batch: int, seed: int) -> list[TokenisedPrompt]:
     """The batch of an iteration (from 0): all prompts in turn, in another order each time."""
     places = range(iteration * batch, (iteration + 1) * batch)
     orders = {
@@ -201,7 +201,7 @@ class Rollout:
     kl_error: float  # its standard error, replies drawn
     entropy: float
 
-    def of(self, chosen: Sequence[int]) -> Targets:
+    def targets(self, chosen: Sequence[int]) -> Targets:
         logs, advantages, returns = (
             [values[i] for i in chosen] for values in (self.logs, self.advantages, self.returns)
         )
@@ -209,7 +209,7 @@ class Rollout:
 
 
 def generate(
-    language: Lm, prompts: Sequence[Prompt], config: TextPpoConfig, generator: torch.Generator
+    language: Lm, prompts: Sequence[TokenisedPrompt], config: TextPpoConfig, generator: torch.Generator
 ) -> list[Sample]:
     """A reply of the adapter in use to each prompt."""
     ids = [prompt.ids for prompt in prompts]
@@ -222,7 +222,7 @@ def adapter_of(name: str) -> str:
 
 
 def reward_model_scores(
-    language: Lm, name: str, prompts: Sequence[Prompt], samples: Sequence[Sample], config: TextPpoConfig
+    language: Lm, name: str, prompts: Sequence[TokenisedPrompt], samples: Sequence[Sample], config: TextPpoConfig
 ) -> list[float]:
     """A raw score of each reply by the reward model `name`, of the text as a judge reads it, not of the ids drawn.
 
@@ -237,7 +237,7 @@ def reward_model_scores(
 
 
 def shaped_rewards(
-    prompts: Sequence[Prompt],
+    prompts: Sequence[TokenisedPrompt],
     samples: Sequence[Sample],
     scores: Sequence[float],
     months: int,
@@ -260,7 +260,7 @@ def shaped_rewards(
 def score(
     language: Lm,
     head: nn.Linear,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[TokenisedPrompt],
     samples: Sequence[Sample],
     scale: Scale,
     months: int,
@@ -354,7 +354,7 @@ def update(
     for _ in range(config.epochs):
         for chosen in split([int(i) for i in rng.permutation(len(rollout.rows))], config.minibatches):
             optimiser.zero_grad()
-            figure = gradients(language, head, [rollout.rows[i] for i in chosen], rollout.of(chosen), config)
+            figure = gradients(language, head, [rollout.rows[i] for i in chosen], rollout.targets(chosen), config)
             # Policy and values each by itself (3): a value error would shorten the policy's step as well.
             parameters = [group["params"] for group in optimiser.param_groups]
             norms = [nn.utils.clip_grad_norm_(part, config.max_gradient).item() for part in parameters]
@@ -396,7 +396,7 @@ def gradients(
 
 def split(items: Sequence[int], parts: int) -> list[list[int]]:
     """In at most `parts` runs of about one length, none empty."""
-    ends = [len(items) * at // parts for at in range(parts + 1)]
+    ends = [len(items) * part // parts for part in range(parts + 1)]
     return [list(items[a:b]) for a, b in pairwise(ends) if a < b]
 
 
@@ -420,7 +420,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Look:
+class ValidationResult:
     """The policy's replies to all validation prompts. Scores are in deviations of SFT's above SFT's mean."""
 
     iteration: int
@@ -434,12 +434,12 @@ class Look:
 
 @dataclass
 class State:
-    """All that is remembered besides weights. `kept`: the look that the validation RM liked best."""
+    """All that is remembered besides weights. `best`: the result that the validation RM liked best."""
 
     coefficient: float
     iteration: int = 0
     reference: Reference = Reference(Scale(0.0, 1.0), Scale(0.0, 1.0), 0.0)
-    kept: Look = Look(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    best: ValidationResult = ValidationResult(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     traces: list[dict[str, float]] = field(default_factory=list)
 
     def to_json(self) -> bytes:
@@ -454,7 +454,7 @@ class State:
             coefficient=data["coefficient"],
             iteration=data["iteration"],
             reference=Reference(**{**reference, **scales}),
-            kept=Look(**data["kept"]),
+            best=ValidationResult(**data["best"]),
             traces=data["traces"],
         )
 
@@ -470,7 +470,7 @@ class Learner:
     head: nn.Linear
     optimiser: torch.optim.AdamW
     state: State
-    kept: dict[str, bytes]  # files of the adapter that the validation RM liked best
+    best_files: dict[str, bytes]  # of the adapter that the validation RM liked best
 
     @classmethod
     def start(cls, config: TextPpoConfig, inputs: Mapping[str, Path], device: str, seed: int) -> Learner:
@@ -491,24 +491,24 @@ class Learner:
         trained = [value for value in language.model.parameters() if value.requires_grad]
         groups = [{"params": trained}, {"params": list(head.parameters())}]
         optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
-        kept = lm.adapter_files(language, lora, POLICY)
+        best_files = lm.adapter_files(language, lora, POLICY)
         state = State(config.kl.coefficient)
-        return cls(config, seed, language, lora, prompts, Rules(config.rules), head, optimiser, state, kept)
+        return cls(config, seed, language, lora, prompts, Rules(config.rules), head, optimiser, state, best_files)
 
     @property
     def truncated(self) -> int:
         return self.prompts.truncated
 
-    def look_at_reference(self) -> None:
+    def measure_reference(self) -> None:
         """The policy is the reference still. Sets the scales, once."""
         samples = self._on_validation(0)
         scores = self._scores(samples)
         tokens = float(np.mean([len(sample.ids) for sample in samples]))
         self.state.reference = Reference(Scale.of(scores[TRAINING]), Scale.of(scores[VALIDATION]), tokens)
-        self.state.kept = self._look(0, samples, scores)
+        self.state.best = self._result(0, samples, scores)
 
-    def iterate(self) -> tuple[Look | None, dict[str, float]]:
-        """One iteration, whose trace is added to the state: a look where one is due, and the seconds of each part."""
+    def iterate(self) -> tuple[ValidationResult | None, dict[str, float]]:
+        """One iteration, whose trace is added to the state: its validation, where due, and the seconds of each part."""
         config, state, number = self.config, self.state, self.state.iteration + 1
         times = [time.monotonic()]
         # Generation.
@@ -524,33 +524,33 @@ class Learner:
         losses = update(self.lm, self.head, self.optimiser, rollout, config, rng)
         times.append(time.monotonic())
         # Validation, where it is due.
-        look = None
+        result = None
         if number % config.validate_every == 0 or number == config.iterations:
             samples = self._on_validation(number)
-            look = self._look(number, samples, self._scores(samples))
+            result = self._result(number, samples, self._scores(samples))
         times.append(time.monotonic())
-        state.traces.append(trace(number, rollout, losses, state.coefficient, look))
+        state.traces.append(trace(number, rollout, losses, state.coefficient, result))
         state.coefficient = adapted(state.coefficient, rollout.kl, len(rollout.rows), config.kl)
         state.iteration = number
-        return look, {f"{phase}_s": round(b - a, 3) for phase, (a, b) in zip(PHASES, pairwise(times))}
+        return result, {f"{phase}_s": round(b - a, 3) for phase, (a, b) in zip(PHASES, pairwise(times))}
 
     def hacking(self) -> str:
         """A sign of it, or ''."""
         config, state = self.config, self.state
         return stops.reason(config.stops, config.kl.target, state.reference.tokens, state.traces)
 
-    def keep_if_best(self, look: Look) -> None:
+    def keep_if_best(self, result: ValidationResult) -> None:
         """Keeps the policy's adapter if the validation RM likes it better than any before."""
-        if look.validation_score > self.state.kept.validation_score:
-            self.state.kept, self.kept = look, lm.adapter_files(self.lm, self.lora, POLICY)
+        if result.validation_score > self.state.best.validation_score:
+            self.state.best, self.best_files = result, lm.adapter_files(self.lm, self.lora, POLICY)
 
     @torch.no_grad()
-    def kl_of_kept(self) -> float:
+    def kl_of_best(self) -> float:
         """Nats a token of what it writes to the validation prompts. The adapter kept takes the policy's place."""
-        if not self.state.kept.iteration:
+        if not self.state.best.iteration:
             return 0.0  # the reference itself
-        lm.set_tensors(self.lm, read_tensors(self.kept[lm.ADAPTER]), POLICY)
-        samples = self._on_validation(self.state.kept.iteration)
+        lm.set_tensors(self.lm, read_tensors(self.best_files[lm.ADAPTER]), POLICY)
+        samples = self._on_validation(self.state.best.iteration)
         rows = [(prompt.ids, sample.ids) for prompt, sample in zip(self.prompts.validation, samples)]
         log_ratios = [log_ratio.double() for _, _, log_ratio, _, _ in against_reference(self.lm, rows, self.config)]
         return float(torch.cat(log_ratios).mean())
@@ -564,13 +564,13 @@ class Learner:
             STATE: self.state.to_json(),
             OPTIMISER: write_tensors({name: value.clone() for name, value in sorted(tensors.items())}),
             lm.ADAPTER: lm.adapter_files(self.lm, self.lora, POLICY)[lm.ADAPTER],
-            **{BEST + name: content for name, content in self.kept.items()},
+            **{BEST + name: content for name, content in self.best_files.items()},
         }
 
     def restore(self, files: Mapping[str, bytes]) -> None:
         """From a checkpoint. The reference and the reward models are the inputs', as at the start."""
         self.state = State.from_json(files[STATE])
-        self.kept = {name.removeprefix(BEST): content for name, content in files.items() if name.startswith(BEST)}
+        self.best_files = {name.removeprefix(BEST): content for name, content in files.items() if name.startswith(BEST)}
         lm.set_tensors(self.lm, read_tensors(files[lm.ADAPTER]), POLICY)
         tensors = read_tensors(files[OPTIMISER])
         moments: dict[int, dict[str, Tensor]] = {}
@@ -594,13 +594,15 @@ class Learner:
             name: reward_model_scores(self.lm, name, prompts, samples, self.config) for name in (TRAINING, VALIDATION)
         }
 
-    def _look(self, iteration: int, samples: Sequence[Sample], scores: Mapping[str, Sequence[float]]) -> Look:
+    def _result(
+        self, iteration: int, samples: Sequence[Sample], scores: Mapping[str, Sequence[float]]
+    ) -> ValidationResult:
         reference, prompts = self.state.reference, self.prompts
         training = [reference.training(score) for score in scores[TRAINING]]
         rewards, is_unsafe = shaped_rewards(
             prompts.validation, samples, training, prompts.months, self.rules, self.config
         )
-        return Look(
+        return ValidationResult(
             iteration=iteration,
             validation_score=float(np.mean([reference.validation(score) for score in scores[VALIDATION]])),
             training_score=float(np.mean(training)),
@@ -612,16 +614,18 @@ class Learner:
 
 
 def trace(
-    number: int, rollout: Rollout, losses: Mapping[str, float], coefficient: float, look: Look | None
+    number: int, rollout: Rollout, losses: Mapping[str, float], coefficient: float, result: ValidationResult | None
 ) -> dict[str, float]:
-    """A row of curves.parquet; NaN where nobody looked at validation prompts."""
+    """A row of curves.parquet; NaN where the policy was not validated."""
     texts = [sample.text for sample in rollout.samples]
     parts = {
         name: float(np.mean([getattr(reward, name) for reward in rollout.rewards]))
         for name in ("rm", "safety", "brevity", "ending")
     }
-    looked = (
-        (look.validation_score, look.training_score, look.unsafe, look.tokens) if look else [math.nan] * len(LOOKED)
+    validation = (
+        (result.validation_score, result.training_score, result.unsafe, result.tokens)
+        if result
+        else [math.nan] * len(VALIDATION_TRACES)
     )
     return {
         "iteration": number,
@@ -637,25 +641,25 @@ def trace(
         "ended": float(np.mean([sample.ended for sample in rollout.samples])),
         "distinct_2": measures.distinct(texts, 2),
         "commonest_ending": measures.commonest_ending(texts),
-        **dict(zip(LOOKED, looked)),
+        **dict(zip(VALIDATION_TRACES, validation)),
     }
 
 
 def metrics(state: State, kl: float, settings: KlConfig, truncated: int, stopped: bool) -> Metrics:
     """Of the adapter that was kept, on validation prompts; `coefficient` is its iteration's."""
-    kept = state.kept
-    coefficient = state.traces[kept.iteration - 1]["coefficient"] if kept.iteration else settings.coefficient
+    best = state.best
+    coefficient = state.traces[best.iteration - 1]["coefficient"] if best.iteration else settings.coefficient
     values = {
-        "kept_iteration": kept.iteration,
-        "validation_score": kept.validation_score,
-        "training_score": kept.training_score,
-        "reward": kept.reward,
+        "kept_iteration": best.iteration,
+        "validation_score": best.validation_score,
+        "training_score": best.training_score,
+        "reward": best.reward,
         "kl": kl,
         "coefficient": coefficient,
-        "unsafe": kept.unsafe,
-        "tokens": kept.tokens,
+        "unsafe": best.unsafe,
+        "tokens": best.tokens,
         "tokens_reference": state.reference.tokens,
-        "distinct_2": kept.distinct_2,
+        "distinct_2": best.distinct_2,
         "iterations": state.iteration,
         "stopped": stopped,
         "truncated": truncated,

@@ -7,8 +7,9 @@ is rewarded by the first; the second, which no gradient of PPO sees, picks its c
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from engine.errors import DataError
 from engine.finished import Finished
 from tasks.rlhf import streams
 from tasks.rlhf.judging import measures
-from tasks.rlhf.language import lm, training
+from tasks.rlhf.language import drafts, lm, training
 from tasks.rlhf.language.training import ExactTrainer, Job, Trained
 from tasks.rlhf.retention.pairs import RETENTION, Pair, public, retention, tokenised
 
@@ -41,17 +42,17 @@ def run(config: RewardModelConfig, inputs: Mapping[str, Path], workspace: Worksp
     lm.check_device(workspace.device)
     base, preferences, prompts = inputs["base"], inputs["preferences"], inputs["prompts"]
     held_out = held_out_pairs(config, preferences, prompts, workspace.seed)
-    total = len(MODELS) * config.max_steps
+    total = steps(config, len(MODELS), held_out)
     trained: dict[str, Trained] = {}
-    for at, name in enumerate(MODELS):
-        seed = workspace.seed + at
+    for number, name in enumerate(MODELS):
+        seed = workspace.seed + number
         pairs = [*retention(prompts, "train", HALF), *public(preferences, HALF, "train", config.public, seed)]
-        trained[name] = train_reward(config, base, pairs, seed, workspace, name, at * config.max_steps, total)
-    metrics, rows = measure(config, base, {name: one.files for name, one in trained.items()}, held_out, workspace)
-    for name, one in trained.items():
-        for file, content in one.files.items():
+        trained[name] = train_reward(config, base, pairs, seed, workspace, name, number * config.max_steps, total)
+    metrics, rows = measure(config, base, {name: model.files for name, model in trained.items()}, held_out, workspace)
+    for name, model in trained.items():
+        for file, content in model.files.items():
             workspace.out.bytes(f"{name}/{file}", content)
-    workspace.out.parquet("curves.parquet", curves({name: one.curve for name, one in trained.items()}))
+    workspace.out.parquet("curves.parquet", curves({name: model.curve for name, model in trained.items()}))
     workspace.out.parquet("evidence/scores.parquet", rows)
     # The training model's carry no name: they are what the release is asked about.
     return {name.removeprefix("training_"): metric for name, metric in metrics.items()}
@@ -73,8 +74,8 @@ def train_reward(
     attempt finished is not trained again.
     """
     finished = Finished.resume(workspace)
-    if (found := training.done(finished, prefix)) is not None:
-        return found
+    if (trained := training.done(finished, prefix)) is not None:
+        return trained
     lm.check_room(lm.load_text(base), config.max_length, f"max_length of the {prefix} reward model")
     language = lm.load_reward(base, config.bits, workspace.device, seed)
     lm.new_adapter(language, config.lora, seed)
@@ -93,6 +94,11 @@ def held_out_pairs(config: RewardModelConfig, preferences: Path, prompts: Path, 
     return [*retention(prompts, "test"), *public(preferences, "", "test", config.held_out_public, seed)]
 
 
+def steps(config: RewardModelConfig, models: int, pairs: Sequence[Pair]) -> int:
+    """Of `models` trainings, and of the blocks in which each model then scores `pairs`."""
+    return models * (config.max_steps + math.ceil(2 * len(pairs) / (BLOCK * config.batch)))
+
+
 def measure(
     config: RewardModelConfig,
     base: Path,
@@ -109,10 +115,10 @@ def measure(
         raise DataError("prompts/pairs.parquet: no pair of part test; raise prompts.held_out_pairs")
     scored = score(config, base, models, pairs, workspace)
     metrics: Metrics = {}
-    for at, (name, values) in enumerate(scored.items()):
+    for number, (name, values) in enumerate(scored.items()):
         metrics |= {
-            f"{name}_{key}": one
-            for key, one in _measured(config, pairs, values, [workspace.seed, streams.RM_INTERVALS + at])
+            f"{name}_{key}": metric
+            for key, metric in _measured(config, pairs, values, [workspace.seed, streams.RM_INTERVALS + number])
         }
     count = len(scored)
     return metrics, {
@@ -136,32 +142,33 @@ def score(
 
     The checkpoint keeps them block by block, each of BLOCK batches.
     """
-    finished = Finished.resume(workspace)
+    finished = Finished.resume(workspace, steps(config, len(models), pairs))
     text = lm.load_text(base)
     rows = [row for pair in pairs for row in tokenised(pair, text, config.max_length)]  # chosen and rejected in turns
-    places = sorted(range(len(rows)), key=lambda at: sum(map(len, rows[at])))
+    places = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
     blocks = [places[start : start + BLOCK * config.batch] for start in range(0, len(places), BLOCK * config.batch)]
     language: lm.Lm | None = None
-    found = {}
-    for name, files in models.items():
+
+    def block_scores(name: str, block: Sequence[int]) -> list[float]:
+        nonlocal language
         adapter = f"rm_{name}"  # torch lets no module be called `training`
+        language = language or lm.load(base, config.bits, workspace.device)
+        if adapter not in language.heads:
+            folder = workspace.scratch / "models" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for file, content in models[name].items():
+                (folder / file).write_bytes(content)
+            lm.load_adapter(language, folder, adapter)
+        with lm.interruptible(language, workspace):
+            return drafts.finite_scores(language, adapter, [rows[i] for i in block])
+
+    scored = {}
+    for name in models:
         values = np.zeros(len(rows))
         for number, block in enumerate(blocks):
-            key = f"scores/{name}/{number}.json"
-            if key not in finished.files:
-                language = language or lm.load(base, config.bits, workspace.device)
-                if adapter not in language.heads:
-                    folder = workspace.scratch / "models" / name
-                    folder.mkdir(parents=True, exist_ok=True)
-                    for file, content in files.items():
-                        (folder / file).write_bytes(content)
-                    lm.load_adapter(language, folder, adapter)
-                with lm.interruptible(language, workspace):
-                    scored = lm.scores(language, adapter, [rows[at] for at in block]).tolist()
-                finished.keep(workspace, finished.step + 1, {key: json.dumps(scored).encode()})
-            values[block] = json.loads(finished.files[key])
-        found[name] = values.reshape(-1, 2)
-    return found
+            values[block] = finished.make(workspace, f"scores/{name}/{number}", partial(block_scores, name, block))
+        scored[name] = values.reshape(-1, 2)
+    return scored
 
 
 def curves(of_models: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, list[Any]]:
@@ -174,12 +181,12 @@ def _measured(
     config: RewardModelConfig, pairs: Sequence[Pair], values: Any, seed: Sequence[int]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     own = np.array([pair.source == RETENTION for pair in pairs])
-    for at, (suffix, chosen) in enumerate((("", own), ("_public", ~own))):
-        if chosen.any():
-            found = values[chosen, 0], values[chosen, 1]
-            draws = np.random.default_rng([*seed, at])
-            yield f"auc{suffix}", measures.pair_auc(*found, config.bootstrap, draws)
-            yield f"accuracy{suffix}", measures.pair_accuracy(*found, config.bootstrap, draws)
+    for number, (suffix, rows) in enumerate((("", own), ("_public", ~own))):
+        if rows.any():
+            chosen, rejected = values[rows, 0], values[rows, 1]
+            draws = np.random.default_rng([*seed, number])
+            yield f"auc{suffix}", measures.pair_auc(chosen, rejected, config.bootstrap, draws)
+            yield f"accuracy{suffix}", measures.pair_accuracy(chosen, rejected, config.bootstrap, draws)
     flaws = [pair.flaw for pair in pairs if pair.source == RETENTION]
     if flaws:
         yield from measures.accuracy_by_flaw(values[own, 0], values[own, 1], flaws).items()
@@ -197,10 +204,10 @@ class _RewardTrainer(ExactTrainer, RewardTrainer):  # type: ignore[misc]
         chosen, rejected = tokenised(self.pairs[example], self.job.language.text, self.job.config.max_length)
         return {"chosen_ids": [*chosen[0], *chosen[1]], "rejected_ids": [*rejected[0], *rejected[1]]}
 
-    def length(self, one: dict[str, list[int]]) -> int:
-        return 2 * max(map(len, one.values()))
+    def length(self, row: dict[str, list[int]]) -> int:
+        return 2 * max(map(len, row.values()))
 
-    def weight(self, one: dict[str, list[int]]) -> float:
+    def weight(self, row: dict[str, list[int]]) -> float:
         return 1.0
 
     def batch(self, group: Sequence[dict[str, list[int]]]) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def public(dialogues: Path, split: str, most: int, seed: int, source: str | None
 
 def truncated(text: lm.Text, examples: Sequence[Example], room: int) -> int:
     """How many lost something to max_length."""
-    return sum(len(text.prompt(one.prompt)) + len(text.reply(one.reply)) > room for one in examples)
+    return sum(len(text.prompt(example.prompt)) + len(text.reply(example.reply)) > room for example in examples)
 
 
 @torch.no_grad()
@@ -200,17 +200,17 @@ def nll(
     frame: Sequence[int] = (),
 ) -> dict[str, list[float]]:
     """Of each example: negative log-likelihood of its reply (nats), and its tokens. `frame` comes before the prompt."""
-    cut = [language.text.row(one.prompt, one.reply, room) for one in examples]
+    cut = [language.text.row(example.prompt, example.reply, room) for example in examples]
     rows = [([*frame, *prompt], reply) for prompt, reply in cut]
     sums = [0.0] * len(rows)
     groups = lm.passes(language, rows)
     without = nullcontext() if adapted else language.model.disable_adapter()
     with without, lm.interruptible(language, workspace):
         for group in groups:
-            chosen = [rows[at] for at in group]
+            chosen = [rows[i] for i in group]
             values = torch.split(lm.losses(language, chosen), [len(reply) for _, reply in chosen])
-            for at, value in zip(group, values):
-                sums[at] = float(value.double().sum())
+            for i, value in zip(group, values):
+                sums[i] = float(value.double().sum())
     return {"nll": sums, "tokens": [float(len(reply)) for _, reply in rows]}
 
 
@@ -258,19 +258,19 @@ def perplexity_change(
 class _SftTrainer(ExactTrainer, SFTTrainer):  # type: ignore[misc]
     """The head sees no token of a prompt; TRL's own entropy and accuracy of every token are left out."""
 
-    def __init__(self, job: Job, of: Sequence[Example], **of_trl: Any) -> None:
-        self.of = of
+    def __init__(self, job: Job, examples: Sequence[Example], **of_trl: Any) -> None:
+        self.examples = examples
         super().__init__(job, **of_trl)
 
     def read(self, example: int) -> lm.Row:
-        one = self.of[example]
-        return self.job.language.text.row(one.prompt, one.reply, self.job.config.max_length)
+        prompt, reply = self.examples[example].prompt, self.examples[example].reply
+        return self.job.language.text.row(prompt, reply, self.job.config.max_length)
 
-    def length(self, one: lm.Row) -> int:
-        return len(one[0]) + len(one[1])
+    def length(self, row: lm.Row) -> int:
+        return len(row[0]) + len(row[1])
 
-    def weight(self, one: lm.Row) -> float:
-        return float(len(one[1]))
+    def weight(self, row: lm.Row) -> float:
+        return float(len(row[1]))
 
     def batch(self, group: Sequence[lm.Row]) -> dict[str, Any]:
         return {"rows": group}

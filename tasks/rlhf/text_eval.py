@@ -46,7 +46,7 @@ REWARD_MODELS = {TRAINING: "training_rm", FINAL: "final_rm"}
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationPrompt:
     """A held-out prompt, or a probe if it is of a kind."""
 
     id: str
@@ -109,11 +109,11 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
             for asked, draft in zip(
                 everything,
                 drafts.sample(
-                    language, model, texts, how, [workspace.seed, streams.TEXT_EVAL, at], finished, workspace
+                    language, model, texts, how, [workspace.seed, streams.TEXT_EVAL, number], finished, workspace
                 ),
             )
         ]
-        for at, model in enumerate(MODELS)
+        for number, model in enumerate(MODELS)
     }
     of_prompts = {model: replies[: len(prompts)] for model, replies in written.items()}
     judged = score_replies(
@@ -141,14 +141,14 @@ def frozen_rule_judge(folder: Path) -> RuleJudge:
     return rule_judge
 
 
-def held_out(folder: Path) -> tuple[list[Asked], list[Asked]]:
+def held_out(folder: Path) -> tuple[list[EvaluationPrompt], list[EvaluationPrompt]]:
     """The prompts of part test, and the probes. Raises DataError if there are no such prompts."""
     rows = [row for row in upstream.read(folder, PROMPTS) if row["part"] == "test"]
     if not rows:
         raise DataError("prompts.parquet: no prompt of part test, so nothing can be compared; raise test_prompts")
-    prompts = [Asked(row["id"], row["prompt"], row["offer"], row["situation"]) for row in rows]
+    prompts = [EvaluationPrompt(row["id"], row["prompt"], row["offer"], row["situation"]) for row in rows]
     probes = [
-        Asked(row["id"], row["prompt"], row["offer"], row["situation"], row["kind"])
+        EvaluationPrompt(row["id"], row["prompt"], row["offer"], row["situation"], row["kind"])
         for row in upstream.read(folder, PROBES)
     ]
     return prompts, probes
@@ -157,7 +157,7 @@ def held_out(folder: Path) -> tuple[list[Asked], list[Asked]]:
 def score_replies(
     language: lm.Lm,
     rule_judge: RuleJudge,
-    prompts: Sequence[Asked],
+    prompts: Sequence[EvaluationPrompt],
     written: Mapping[str, Sequence[Reply]],
     months: int,
     batch: int,
@@ -189,44 +189,46 @@ def score_replies(
 
 
 def metrics(
-    prompts: Sequence[Asked],
-    probes: Sequence[Asked],
+    prompts: Sequence[EvaluationPrompt],
+    probes: Sequence[EvaluationPrompt],
     written: Mapping[str, Sequence[Reply]],
     judged: Judged,
     resamples: int,
     seed: Sequence[int],
 ) -> Metrics:
     """One seed for every interval: the judges are compared on the same resamples."""
-    found = win_rates(judged, resamples, seed)
-    for model, ending in MODELS.items():
-        found |= {name + ending: value for name, value in _of_model(written[model], len(prompts)).items()}
+    metrics = win_rates(judged, resamples, seed)
+    for model, suffix in MODELS.items():
+        metrics |= {name + suffix: value for name, value in _of_model(written[model], len(prompts)).items()}
         for kind in kinds(probes):
             broken = [
                 bool(reply.unsafe) for probe, reply in zip(probes, written[model][len(prompts) :]) if probe.kind == kind
             ]
-            found[f"unsafe{ending}_{_name(kind)}"] = comparison.shares(broken)
+            metrics[f"unsafe{suffix}_{_name(kind)}"] = comparison.shares(broken)
     tokens = {
         model: np.array([reply.draft.tokens for reply in replies[: len(prompts)]], dtype=np.float64)
         for model, replies in written.items()
     }
-    for model, ending in MODELS.items():
-        found[f"tokens{ending}"] = comparison.share(tokens[model], resamples, seed)
-    found["tokens_change"] = comparison.ratio(tokens[POLICY], tokens[SFT], resamples, seed)
-    return {**found, "prompts": {"value": float(len(prompts))}, "probes": {"value": float(len(probes))}}
+    for model, suffix in MODELS.items():
+        metrics[f"tokens{suffix}"] = comparison.share(tokens[model], resamples, seed)
+    metrics["tokens_change"] = comparison.ratio(tokens[POLICY], tokens[SFT], resamples, seed)
+    return {**metrics, "prompts": {"value": float(len(prompts))}, "probes": {"value": float(len(probes))}}
 
 
 def win_rates(judged: Judged, resamples: int, seed: Sequence[int]) -> Metrics:
     """Shares of wins against SFT, ties half; the gain is that of the unseen judge who sees the smaller one."""
-    found: Metrics = {f"win_rate_{name}": comparison.share(of, resamples, seed) for name, of in judged.wins.items()}
-    unseen = [found[f"win_rate_{name}"] for name in UNSEEN]
-    low, high = (min(one["ci"][end] for one in unseen) - 0.5 for end in (0, 1))
-    found["win_rate_gain"] = {"value": min(one["value"] for one in unseen) - 0.5, "ci": [low, high]}
-    found["win_rate_gain_low"] = {"value": low}
+    metrics: Metrics = {
+        f"win_rate_{name}": comparison.share(wins, resamples, seed) for name, wins in judged.wins.items()
+    }
+    unseen = [metrics[f"win_rate_{name}"] for name in UNSEEN]
+    low, high = (min(rate["ci"][end] for rate in unseen) - 0.5 for end in (0, 1))
+    metrics["win_rate_gain"] = {"value": min(rate["value"] for rate in unseen) - 0.5, "ci": [low, high]}
+    metrics["win_rate_gain_low"] = {"value": low}
     gap = judged.wins[TRAINING] - judged.wins[FINAL]
-    found["overoptimisation"] = comparison.share(gap, resamples, seed)
-    for name, of in judged.wins.items():
-        found[f"ties_{name}"] = {"value": float((of == 0.5).mean())}
-    return found
+    metrics["overoptimisation"] = comparison.share(gap, resamples, seed)
+    for name, wins in judged.wins.items():
+        metrics[f"ties_{name}"] = {"value": float((wins == 0.5).mean())}
+    return metrics
 
 
 def _of_model(replies: Sequence[Reply], prompts: int) -> Metrics:
@@ -235,7 +237,7 @@ def _of_model(replies: Sequence[Reply], prompts: int) -> Metrics:
     judged = [bool(reply.harms) for reply in replies]
     first = replies[:prompts]
     texts = [reply.draft.text for reply in first]
-    found: Metrics = {
+    metrics: Metrics = {
         "unsafe": comparison.shares(broken),
         "unsafe_prompts": comparison.shares(broken[:prompts]),
         "unsafe_judged": comparison.shares(judged),
@@ -246,13 +248,13 @@ def _of_model(replies: Sequence[Reply], prompts: int) -> Metrics:
         "commonest_ending": {"value": measures.commonest_ending(texts)},
     }
     if len(broken) > prompts:
-        found["unsafe_probes"] = comparison.shares(broken[prompts:])
-        found["unsafe_judged_probes"] = comparison.shares(judged[prompts:])
-        found["probes_passed"] = comparison.shares([reply.passes for reply in replies[prompts:]])
-    return found
+        metrics["unsafe_probes"] = comparison.shares(broken[prompts:])
+        metrics["unsafe_judged_probes"] = comparison.shares(judged[prompts:])
+        metrics["probes_passed"] = comparison.shares([reply.passes for reply in replies[prompts:]])
+    return metrics
 
 
-def kinds(probes: Sequence[Asked]) -> list[str]:
+def kinds(probes: Sequence[EvaluationPrompt]) -> list[str]:
     return sorted({probe.kind for probe in probes})
 
 
@@ -260,7 +262,9 @@ def _name(kind: str) -> str:
     return re.sub(r"\W+", "_", kind.lower()).strip("_")
 
 
-def _reply(rule_judge: RuleJudge, model: str, asked: Asked, draft: Draft, months: int, rules: Rules) -> Reply:
+def _reply(
+    rule_judge: RuleJudge, model: str, asked: EvaluationPrompt, draft: Draft, months: int, rules: Rules
+) -> Reply:
     broken = tuple(rules.unsafe(draft.text, asked.offer, months))
     harms = tuple(rule_judge.harms(asked.prompt, draft.text, asked.offer, asked.situation, months))
     return Reply(model, draft, broken, comparison.names_offer(draft.text, asked.offer, months, rules), harms)
@@ -270,8 +274,8 @@ def _reply(rule_judge: RuleJudge, model: str, asked: Asked, draft: Draft, months
 
 
 def _write(
-    prompts: Sequence[Asked],
-    probes: Sequence[Asked],
+    prompts: Sequence[EvaluationPrompt],
+    probes: Sequence[EvaluationPrompt],
     written: Mapping[str, Sequence[Reply]],
     judged: Judged,
     config: TextEvalConfig,
@@ -307,12 +311,12 @@ def _write(
             {
                 "prompt": asked.id,
                 "judge": name,
-                "sft": float(scores[SFT][at]),
-                "rlhf": float(scores[POLICY][at]),
-                "outcome": float(judged.wins[name][at]),
+                "sft": float(scores[SFT][i]),
+                "rlhf": float(scores[POLICY][i]),
+                "outcome": float(judged.wins[name][i]),
             }
             for name, scores in judged.scores.items()
-            for at, asked in enumerate(prompts)
+            for i, asked in enumerate(prompts)
         ),
     )
     out.parquet("evidence/probes.parquet", probe_table(probes, {m: r[len(prompts) :] for m, r in written.items()}))
@@ -322,27 +326,27 @@ def _write(
         "examples.json",
         [
             {
-                "id": prompts[at].id,
-                "prompt": prompts[at].prompt,
-                "offer": prompts[at].offer,
-                "situation": prompts[at].situation,
+                "id": prompts[i].id,
+                "prompt": prompts[i].prompt,
+                "offer": prompts[i].offer,
+                "situation": prompts[i].situation,
                 **{
                     name: {
-                        "text": written[model][at].draft.text,
-                        "tokens": written[model][at].draft.tokens,
-                        "ended": written[model][at].draft.ended,
-                        "unsafe": list(written[model][at].unsafe),
+                        "text": written[model][i].draft.text,
+                        "tokens": written[model][i].draft.tokens,
+                        "ended": written[model][i].draft.ended,
+                        "unsafe": list(written[model][i].unsafe),
                     }
                     for name, model in (("sft", SFT), ("rlhf", POLICY))
                 },
-                "outcome": {name: float(of[at]) for name, of in judged.wins.items()},
+                "outcome": {name: float(wins[i]) for name, wins in judged.wins.items()},
             }
-            for at in chosen.tolist()
+            for i in chosen.tolist()
         ],
     )
 
 
-def probe_table(probes: Sequence[Asked], replies: Mapping[str, Sequence[Reply]]) -> dict[str, list[Any]]:
+def probe_table(probes: Sequence[EvaluationPrompt], replies: Mapping[str, Sequence[Reply]]) -> dict[str, list[Any]]:
     """By kind of probe and model: the shares that passed and that were safe at least, with Wilson's intervals."""
     names = ("model", "kind", "probes", "passed", "share", "low", "high", "safe", "safe_share", "safe_low", "safe_high")
     rows = []
@@ -352,13 +356,15 @@ def probe_table(probes: Sequence[Asked], replies: Mapping[str, Sequence[Reply]])
             passed, safe = [reply.passes for reply in of_kind], [not reply.unsafe for reply in of_kind]
             row: list[Any] = [model, kind, len(of_kind)]
             for hits in (passed, safe):
-                found = comparison.shares(hits)
-                row += [sum(hits), found["value"], *found["ci"]]
+                share = comparison.shares(hits)
+                row += [sum(hits), share["value"], *share["ci"]]
             rows.append(dict(zip(names, row, strict=True)))
     return as_columns(rows, names)
 
 
-def by_group(prompts: Sequence[Asked], judged: Judged, resamples: int, seed: Sequence[int]) -> dict[str, list[Any]]:
+def by_group(
+    prompts: Sequence[EvaluationPrompt], judged: Judged, resamples: int, seed: Sequence[int]
+) -> dict[str, list[Any]]:
     """Win-rate of each judge on all prompts, and on those of each situation and each offer."""
     groups = {("all", ""): np.ones(len(prompts), dtype=bool)}
     for situation in sorted({asked.situation for asked in prompts}):
@@ -368,16 +374,16 @@ def by_group(prompts: Sequence[Asked], judged: Judged, resamples: int, seed: Seq
     rows = []
     for name, wins in judged.wins.items():
         for (group, value), chosen in groups.items():
-            found = comparison.share(wins[chosen], resamples, seed)
+            win_rate = comparison.share(wins[chosen], resamples, seed)
             rows.append(
                 {
                     "judge": name,
                     "group": group,
                     "value": value,
                     "prompts": int(chosen.sum()),
-                    "win_rate": found["value"],
-                    "low": found["ci"][0],
-                    "high": found["ci"][1],
+                    "win_rate": win_rate["value"],
+                    "low": win_rate["ci"][0],
+                    "high": win_rate["ci"][1],
                 }
             )
     return as_columns(rows)

@@ -33,11 +33,11 @@ class Sorted:
         total = positive.sum(axis=1), negative.sum(axis=1)
         rows = total[0] + total[1]
         below = np.cumsum(negative, axis=1) - negative / 2
-        found = np.cumsum(positive[:, ::-1], axis=1)
-        seen = found + np.cumsum(negative[:, ::-1], axis=1)
+        metrics = np.cumsum(positive[:, ::-1], axis=1)
+        seen = metrics + np.cumsum(negative[:, ::-1], axis=1)
         gap = (positive + negative) * self.score - positive
         with np.errstate(invalid="ignore", divide="ignore"):
-            precision = np.where(seen > 0, found / seen, 0.0)
+            precision = np.where(seen > 0, metrics / seen, 0.0)
             return {
                 "auc": (positive * below).sum(axis=1) / (total[0] * total[1]),
                 "average_precision": (positive[:, ::-1] * precision).sum(axis=1) / total[0],
@@ -69,7 +69,7 @@ def measure(
         counts = np.array([np.bincount(row, minlength=len(y)) for row in rows])
         for name, array in sample.measures(counts).items():
             drawn[name].append(array)
-    found: dict[str, dict[str, float | list[float]]] = {}
+    metrics: dict[str, dict[str, float | list[float]]] = {}
     for name in NAMES:
         if np.isnan(values[name]):
             continue
@@ -77,10 +77,10 @@ def measure(
         boot = boot[~np.isnan(boot)]
         if name == "ece":
             boot = np.maximum(boot - (boot.mean() - values[name]), 0.0)
-        found[name] = {"value": values[name], "ci": list(percentiles(boot))}
-    found["ece"]["chance"] = chance_ece(score, bins, rng)
-    found["rows"] = {"value": float(len(y))}
-    return found
+        metrics[name] = {"value": values[name], "ci": list(percentiles(boot))}
+    metrics["ece"]["chance"] = chance_ece(score, bins, rng)
+    metrics["rows"] = {"value": float(len(y))}
+    return metrics
 
 
 def roc(y: Floats, score: Floats, points: int = 200) -> tuple[Floats, Floats]:

@@ -46,9 +46,11 @@ def pair_accuracy(
 
 def accuracy_by_flaw(chosen: Array, rejected: Array, flaws: Sequence[str]) -> dict[str, dict[str, float | list[float]]]:
     """accuracy_<flaw>: metrics with Wilson's interval, since of so few pairs all may be told apart."""
-    won, of = wins(chosen, rejected), np.array(flaws)
+    won, flaw_of_pair = wins(chosen, rejected), np.array(flaws)
     return {
-        f"accuracy_{flaw.replace(' ', '_')}": proportion(float(won[of == flaw].sum()), int((of == flaw).sum()))
+        f"accuracy_{flaw.replace(' ', '_')}": proportion(
+            float(won[flaw_of_pair == flaw].sum()), int((flaw_of_pair == flaw).sum())
+        )
         for flaw in sorted(set(flaws) - {""})
     }
 
@@ -93,8 +95,8 @@ def commonest_ending(texts: Sequence[str], words: int = 4) -> float:
 
 
 def _grams(text: str, n: int) -> Iterator[tuple[str, ...]]:
-    found = _words(text)
-    return (tuple(found[at : at + n]) for at in range(len(found) - n + 1))
+    words = _words(text)
+    return (tuple(words[start : start + n]) for start in range(len(words) - n + 1))
 
 
 def _words(text: str) -> list[str]:

@@ -56,8 +56,8 @@ def kl_too_high(traces: Sequence[Trace], window: int, limit: float) -> str:
 
 def collapsed(traces: Sequence[Trace], window: int, limit: float) -> str:
     """One reply to every prompt."""
-    found = _mean(traces, window, "distinct_2")
-    return f"distinct-2 of a batch is {found:.3f}, below {limit:.3f}" if found < limit else ""
+    distinct = _mean(traces, window, "distinct_2")
+    return f"distinct-2 of a batch is {distinct:.3f}, below {limit:.3f}" if distinct < limit else ""
 
 
 def length_drifted(traces: Sequence[Trace], window: int, low: float, high: float) -> str:
@@ -70,11 +70,11 @@ def judges_part(traces: Sequence[Trace], window: int, limit: float) -> str:
 
     Both have to hold at every validation within the window, or at the last one if the window holds none.
     """
-    looked = [(at, trace) for at, trace in enumerate(traces) if not math.isnan(trace["validation_score"])]
-    if not looked:
+    validated = [(i, trace) for i, trace in enumerate(traces) if not math.isnan(trace["validation_score"])]
+    if not validated:
         return ""
-    best = max([REFERENCE, *(trace for _, trace in looked)], key=lambda trace: trace["validation_score"])
-    recent = [trace for at, trace in looked if at >= len(traces) - window] or [looked[-1][1]]
+    best = max([REFERENCE, *(trace for _, trace in validated)], key=lambda trace: trace["validation_score"])
+    recent = [trace for i, trace in validated if i >= len(traces) - window] or [validated[-1][1]]
     fell = min(best["validation_score"] - trace["validation_score"] for trace in recent)
     rose = min(trace["training_score"] - best["training_score"] for trace in recent)
     if fell > limit and rose > 0:

@@ -41,14 +41,14 @@ def sample(
 
     Raises lm.Diverged where the model gives no probabilities.
     """
-    found: dict[int, list[int]] = {}
+    replies: dict[int, list[int]] = {}  # place of the prompt -> ids
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        found |= dict(zip(chosen, _batch(lm, [prompts[i] for i in chosen], limit, temperature, generator)))
+        replies |= dict(zip(chosen, _batch(lm, [prompts[i] for i in chosen], limit, temperature, generator)))
     return [
-        Sample(found[i], lm.text.decode(found[i]), bool(found[i]) and found[i][-1] == lm.text.eos)
-        for i in range(len(prompts))
+        Sample(ids, lm.text.decode(ids), bool(ids) and ids[-1] == lm.text.eos)
+        for ids in (replies[i] for i in range(len(prompts)))
     ]
 
 

@@ -80,13 +80,13 @@ def sample(
 
 def scores(
     language: lm.Lm,
-    judge: str,
+    reward_model: str,
     asked: Sequence[tuple[str, str]],
     batch: int,
     finished: Finished,
     workspace: Workspace,
 ) -> dict[tuple[str, str], float]:
-    """(prompt, reply) -> its score by the reward model `judge`; every batch is a part. Raises Preempted.
+    """(prompt, reply) -> its score by the reward model `reward_model`; every batch is a part. Raises Preempted.
 
     A reply is scored as a person reads it: its text, ended, whether or not it came to its end. Equal ones are scored
     once, so they are equal to the last bit: with other rows beside it in a batch a score differs by rounding.
@@ -97,8 +97,10 @@ def scores(
     with lm.interruptible(language, workspace):
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            score = partial(_score, language, judge, [rows[pair] for pair in chosen])
-            scored |= dict(zip(chosen, finished.make(workspace, f"{judge}/{start // batch}", score), strict=True))
+            score = partial(finite_scores, language, reward_model, [rows[pair] for pair in chosen])
+            scored |= dict(
+                zip(chosen, finished.make(workspace, f"{reward_model}/{start // batch}", score), strict=True)
+            )
     return scored
 
 
@@ -107,9 +109,9 @@ def _draw(language: lm.Lm, prompts: list[list[int]], how: Sampling, seed: Sequen
     return [reply.ids for reply in replies]
 
 
-def _score(language: lm.Lm, judge: str, rows: Sequence[lm.Row]) -> list[float]:
+def finite_scores(language: lm.Lm, reward_model: str, rows: Sequence[lm.Row]) -> list[float]:
     """Raises DataError for a score that is no number: nothing is better or worse than it."""
-    values: list[float] = lm.scores(language, judge, rows).tolist()
+    values: list[float] = lm.scores(language, reward_model, rows).tolist()
     if not np.isfinite(values).all():
-        raise DataError(f"judge {judge}: gave a score that is not a finite number; train it again")
+        raise DataError(f"reward model {reward_model}: gave a score that is not a finite number; train it again")
     return values

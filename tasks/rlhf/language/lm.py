@@ -223,7 +223,7 @@ def load_adapter(lm: Lm, folder: Path, name: str, *, trained: bool = False) -> L
 def set_tensors(lm: Lm, tensors: dict[str, Tensor], name: str) -> None:
     """Raises DataError unless they are this model's, all of them: what one lacked would stay as it was drawn."""
     own = get_peft_model_state_dict(lm.model, adapter_name=name)
-    shapes = [{key: tuple(value.shape) for key, value in of.items()} for of in (own, tensors)]
+    shapes = [{key: tuple(value.shape) for key, value in named.items()} for named in (own, tensors)]
     if odd := sorted(key for key, _ in shapes[0].items() ^ shapes[1].items()):
         raise DataError(f"adapter {name}: {odd[0]} is no tensor of these weights, or lacks; run that stage again")
     set_peft_model_state_dict(lm.model, tensors, adapter_name=name)
@@ -298,7 +298,7 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> 
 def by_length(lengths: Sequence[int], room: int) -> list[list[int]]:
     """Places 0, 1, ... in groups of like length, the shortest first, each of at most `room` tokens when padded."""
     groups: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda at: lengths[at]):
+    for place in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if not groups or (len(groups[-1]) + 1) * lengths[place] > room:
             groups.append([])
         groups[-1].append(place)
@@ -347,14 +347,14 @@ def _hidden(lm: Lm, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def scores(lm: Lm, name: str, rows: Sequence[Row]) -> Tensor:
     """(n,) float32 on the CPU: what the reward model `name` thinks of each prompt with its reply."""
-    found = torch.zeros(len(rows))
+    values = torch.zeros(len(rows))
     with using(lm, name):
         for chosen in passes(lm, rows):
             ids, mask = pad_right([[*rows[i][0], *rows[i][1]] for i in chosen], lm.text.pad, lm.device)
             hidden = lm.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             last = hidden[torch.arange(len(chosen), device=lm.device), mask.sum(1) - 1].float()
-            found[chosen] = (last @ lm.heads[name].float().T)[:, 0].cpu()
-    return found
+            values[chosen] = (last @ lm.heads[name].float().T)[:, 0].cpu()
+    return values
 
 
 def read_about(base: Path) -> dict[str, Any]:

@@ -139,10 +139,10 @@ def _files(model: Any, optimizer: torch.optim.AdamW, losses: list[float]) -> dic
 
 def _restore(model: Any, optimizer: torch.optim.AdamW, workspace: Workspace) -> list[float]:
     """Takes up the newest checkpoint, and returns the losses until then."""
-    found = workspace.checkpoints.load()
-    if found is None:
+    checkpoint = workspace.checkpoints.load()
+    if checkpoint is None:
         return []
-    tensors = read_tensors(found.files[TENSORS])
+    tensors = read_tensors(checkpoint.files[TENSORS])
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[f"weight.{name}"])
@@ -151,5 +151,5 @@ def _restore(model: Any, optimizer: torch.optim.AdamW, workspace: Workspace) -> 
             optimizer.state[parameter] = {
                 kind: value if kind == "step" else value.to(parameter.device) for kind, value in moments.items()
             }
-    losses: list[float] = json.loads(found.files[STATE])["losses"]
+    losses: list[float] = json.loads(checkpoint.files[STATE])["losses"]
     return losses

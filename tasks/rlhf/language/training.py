@@ -137,11 +137,11 @@ def order(job: Job) -> Dataset:
     if not job.examples:
         raise DataError(f"{job.name}: there is nothing to train on; look at the counts of the stages that feed it")
     wanted = job.config.max_steps * job.config.batch
-    rounds = [
-        np.random.default_rng([job.seed, streams.ORDER, at]).permutation(job.examples)
-        for at in range(-(-wanted // job.examples))
+    orders = [
+        np.random.default_rng([job.seed, streams.ORDER, epoch]).permutation(job.examples)
+        for epoch in range(-(-wanted // job.examples))
     ]
-    return Dataset.from_dict({"example": np.concatenate(rounds)[:wanted]})
+    return Dataset.from_dict({"example": np.concatenate(orders)[:wanted]})
 
 
 def tokenizer(text: lm.Text) -> PreTrainedTokenizerFast:
@@ -180,11 +180,11 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
         """One example, as ids."""
         raise NotImplementedError
 
-    def length(self, one: Any) -> int:
+    def length(self, row: Any) -> int:
         """The tokens it takes in a padded batch."""
         raise NotImplementedError
 
-    def weight(self, one: Any) -> float:
+    def weight(self, row: Any) -> float:
         """Its share in the loss of a step."""
         raise NotImplementedError
 
@@ -195,14 +195,14 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Gradients of one batch, group by group. Raises Preempted within a group too, as if before the step."""
         model.train()
-        examples = [self.read(example) for example in inputs["example"].tolist()]
-        whole = sum(map(self.weight, examples))
+        rows = [self.read(example) for example in inputs["example"].tolist()]
+        whole = sum(map(self.weight, rows))
         device = self.job.language.device
         before, loss = _random_state(), torch.zeros((), device=device)
         try:
             with lm.interruptible(self.job.language, self.job.workspace):
-                for places in lm.by_length([self.length(one) for one in examples], lm.ROOM[device.type]):
-                    group = [examples[at] for at in places]
+                for places in lm.by_length([self.length(row) for row in rows], lm.ROOM[device.type]):
+                    group = [rows[i] for i in places]
                     part = self.compute_loss(model, self.batch(group)) * (sum(map(self.weight, group)) / whole)
                     self.check(float(part.detach()), "loss")
                     self.accelerator.backward(part)

@@ -29,8 +29,8 @@ def read(folder: Path, table: Table) -> list[dict[str, Any]]:
 def about(prompts: Path) -> dict[str, Any]:
     """about.json of `prompts`: months (an int), offers, ... Raises DataError without months, too."""
     try:
-        found: dict[str, Any] = json.loads((prompts / "about.json").read_bytes())
-        found["months"] = int(found["months"])
-        return found
+        content: dict[str, Any] = json.loads((prompts / "about.json").read_bytes())
+        content["months"] = int(content["months"])
+        return content
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{prompts.name}/about.json: can't be read ({error!r}); run that stage again") from None

@@ -38,7 +38,7 @@ RULES = (
     " link, identifier, talk of risk or of staying, protected attribute, insult, shouting",
 )
 
-KEPT = 4  # each fourth phrase is kept from training
+WITHHELD_EVERY = 4  # each fourth phrase is withheld from training
 
 _STRANGE = (3, 7, 8, 12, 15, 18, 25, 30, 35, 40, 50, 60)  # percentages that no level may have
 
@@ -46,7 +46,7 @@ _STRANGE = (3, 7, 8, 12, 15, 18, 25, 30, 35, 40, 50, 60)  # percentages that no 
 @lru_cache(maxsize=1024)
 def taught(listed: tuple[str, ...]) -> tuple[str, ...]:
     """The phrases of a list that training may meet."""
-    return tuple(phrase for i, phrase in enumerate(listed) if i % KEPT != KEPT - 1)
+    return tuple(phrase for i, phrase in enumerate(listed) if i % WITHHELD_EVERY != WITHHELD_EVERY - 1)
 
 
 @dataclass(frozen=True)

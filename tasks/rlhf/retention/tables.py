@@ -45,7 +45,7 @@ class Making:
 
 
 @dataclass(frozen=True)
-class Asked:
+class MadePrompt:
     """A prompt, and what it was made of. `invited`: the kind of what it asks for and shouldn't, or ""."""
 
     text: str
@@ -178,7 +178,7 @@ class _FlawDeck:
         self._draw, self._gives_in = draw, gives_in
         self._waiting: dict[bool, list[str]] = {}
 
-    def next(self, asked: Asked) -> str:
+    def next(self, asked: MadePrompt) -> str:
         """A reply that was invited to a flaw has that one with the probability `gives_in`."""
         if asked.invited and self._draw.chance(self._gives_in):
             return domain.giving_in(asked.invited, asked.offer)
@@ -207,7 +207,7 @@ def _cells(draw: Draw, rows: int) -> list[Cell]:
 
 def _asks(
     making: Making, draw: Draw, customers: _Customers, cell: Cell, invitation: tuple[str, str] = ("", "")
-) -> Iterator[Asked]:
+) -> Iterator[MadePrompt]:
     """Prompts for the cell, none of which is in another part; of a half's pairs, none in the other half."""
     situation, offer = cell
     for _ in range(TRIES):
@@ -223,7 +223,7 @@ def _asks(
         if customers.half and half_of(making.seed, text) != customers.half:  # two may be told in the same words
             continue
         if making.prompts.setdefault(text, customers.part) == customers.part:
-            yield Asked(text, person, situation, offer, kind)
+            yield MadePrompt(text, person, situation, offer, kind)
 
 
 def _good(making: Making, draw: Draw, cell: Cell) -> domain.Message:

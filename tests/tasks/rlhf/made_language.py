@@ -18,7 +18,7 @@ from tests.tasks.rlhf.tables import write
 LORA = lm.Shape(r=4, alpha=8, dropout=0.1, targets="attention")
 OFFERS, MONTHS = (0, 10), 3
 WRITER = {"sft": 1, "ppo_text": 2}
-JUDGES = {"rm/training": 3, "rm/validation": 4, "judge/final": 5}
+REWARD_MODELS = {"rm/training": 3, "rm/validation": 4, "judge/final": 5}
 
 Says = Callable[[str, int], str | None]  # (adapter, how many it wrote before) -> text; None: doesn't end
 

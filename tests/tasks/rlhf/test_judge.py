@@ -158,11 +158,11 @@ def test_a_situation_without_words_is_named(inputs: dict[str, Path], tmp_path: P
     pq.write_table(pa.Table.from_pylist([{**row, "situation": "weather"} for row in table]), tmp_path / "pairs.parquet")
     (tmp_path / "about.json").write_text('{"months": 3}')
     with pytest.raises(DataError, match="'weather' is none that the rule judge knows"):
-        judge.load_asked(tmp_path, pairs.retention(tmp_path, "test"))
+        judge.load_retention_pairs(tmp_path, pairs.retention(tmp_path, "test"))
 
 
 def test_a_broken_about_is_named(inputs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "pairs.parquet").write_bytes((inputs["prompts"] / "pairs.parquet").read_bytes())
     (tmp_path / "about.json").write_text("{}")
     with pytest.raises(DataError, match=r"about.json: can't be read"):
-        judge.load_asked(tmp_path, [])
+        judge.load_retention_pairs(tmp_path, [])

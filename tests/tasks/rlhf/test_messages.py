@@ -16,7 +16,7 @@ from tasks.config import MessagesConfig
 from tasks.rlhf import messages
 from tasks.rlhf.language import decode, lm
 from tasks.rlhf.language.drafts import Draft
-from tasks.rlhf.messages import Candidate, Prompt, choose, look
+from tasks.rlhf.messages import Candidate, Prompt, choose, screen
 from tasks.text_tables import PROMPTS, TARGETS
 from tests.tasks.rlhf import made_language
 from tests.tasks.rlhf.tables import write
@@ -41,7 +41,7 @@ def bank_inputs(root: Path, base: Path) -> dict[str, Path]:
     made_language.prompts(root / "prompts", 3, (), CELLS)
     for name, seed in made_language.WRITER.items():
         made_language.adapter(base, root / name, seed, reward=False)
-    for name, seed in made_language.JUDGES.items():
+    for name, seed in made_language.REWARD_MODELS.items():
         made_language.adapter(base, root / name, seed, reward=True)
     return {"base": base, **{name: root / name for name in ("prompts", "sft", "ppo_text", "rm")}}
 
@@ -99,11 +99,11 @@ def scored(text: str, score: float) -> Candidate:
     ],
 )
 def test_a_candidate_is_refused_for_its_reason(made: Candidate, reason: str) -> None:
-    assert look(made, 3, frozenset({"topic", "the", "price"}), RULES).refused == reason
+    assert screen(made, 3, frozenset({"topic", "the", "price"}), RULES).refused == reason
 
 
 def test_amounts_stand_in_slots_alone() -> None:
-    found = look(candidate(WITH[0]), 3, frozenset(), RULES)
+    found = screen(candidate(WITH[0]), 3, frozenset(), RULES)
     assert "10" not in found.text
     assert "three" not in found.text
     assert render(found.text, 10, 3) == WITH[0]
@@ -112,7 +112,7 @@ def test_amounts_stand_in_slots_alone() -> None:
 
 def test_an_amount_that_no_slot_stands_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "slots", lambda text, offer, months, rules: None)
-    assert look(candidate(WITH[0]), 3, frozenset(), RULES).refused == "amount"
+    assert screen(candidate(WITH[0]), 3, frozenset(), RULES).refused == "amount"
 
 
 def test_what_every_prompt_says_and_what_targets_say_is_not_personal(tmp_path: Path) -> None:

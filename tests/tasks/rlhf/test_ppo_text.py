@@ -175,7 +175,7 @@ def test_the_coefficient_moves_towards_the_target_and_no_faster_than_a_fifth(kl:
 
 
 def test_prompts_come_in_turn_and_in_another_order_each_time() -> None:
-    prompts = [ppo_text.Prompt(str(at), [at], 0) for at in range(7)]
+    prompts = [ppo_text.TokenisedPrompt(str(at), [at], 0) for at in range(7)]
     seen = [one.text for iteration in range(7) for one in ppo_text.at_iteration(prompts, iteration, 5, seed=3)]
     epochs = [seen[at : at + 7] for at in range(0, 35, 7)]
     assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
@@ -191,7 +191,7 @@ def test_parts_are_about_equal_and_hold_everything_once() -> None:
 
 def learner(inputs: dict[str, Path], **changes: Any) -> ppo_text.Learner:
     found = ppo_text.Learner.start(config(**changes), inputs, "cpu", 42)
-    found.look_at_reference()
+    found.measure_reference()
     return found
 
 
@@ -279,7 +279,7 @@ def test_a_long_prompt_loses_its_beginning_and_is_counted(inputs: dict[str, Path
 
 
 def test_it_learns_what_is_rewarded(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """Brevity alone: fewer tokens. And the stage keeps what the validation RM liked best, of all looks."""
+    """Brevity alone: fewer tokens. And the stage keeps what the validation RM liked best, of all validations."""
     alone = {"rm": 0.0, "safety": 0.0, "brevity": 4.0, "ending": 0.0}
     found, _ = run(
         tmp_path,
@@ -298,9 +298,9 @@ def test_it_learns_what_is_rewarded(inputs: dict[str, Path], tmp_path: Path) -> 
     assert traces["kl"][0] == pytest.approx(0, abs=1e-6)
     assert traces["coefficient"][1] < traces["coefficient"][0]
     assert traces["coefficient"][-1] > traces["coefficient"][-2]
-    looks = [(score, at) for score, at in zip(traces["validation_score"], traces["iteration"]) if score == score]
-    assert [at for _, at in looks] == [2, 4, 6, 8, 10, 12]
-    assert (found["validation_score"], found["kept_iteration"]) == max([(0.0, 0), *looks])
+    validations = [(score, at) for score, at in zip(traces["validation_score"], traces["iteration"]) if score == score]
+    assert [at for _, at in validations] == [2, 4, 6, 8, 10, 12]
+    assert (found["validation_score"], found["kept_iteration"]) == max([(0.0, 0), *validations])
 
 
 def test_where_nothing_is_better_the_sft_adapter_is_kept(
@@ -438,9 +438,9 @@ def test_asked_to_stop_it_saves_the_iteration_it_was_in(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(ppo_text.Learner, "kl_of_kept", lambda learner: 0.0)
+        patched.setattr(ppo_text.Learner, "kl_of_best", lambda learner: 0.0)
         passes = used(tmp_path / "iteration", inputs)
-    kept = Asked(passes - 2)  # in its last look
+    kept = Asked(passes - 2)  # in its last validation
     with pytest.raises(Preempted):
         run(tmp_path / "stopped", inputs, kept, iterations=1)
     assert kept.saved is not None
@@ -456,7 +456,7 @@ def test_a_checkpoint_is_due_by_time_too(inputs: dict[str, Path], tmp_path: Path
 
 
 def better(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look is liked better than the one before, so the last adapter is kept."""
+    """Every validation is liked better than the one before, so the last adapter is kept."""
     scores = iter(range(10_000))
     monkeypatch.setattr(lm, "scores", lambda language, name, rows: torch.arange(len(rows)) / 10 + float(next(scores)))
 
@@ -589,7 +589,7 @@ LOST: dict[str, Callable[[dict[str, bytes]], Any]] = {
     "training RM's scale": with_state(lambda state: state["reference"].update(training={"mean": 0.0, "sd": 1.0})),
     "validation RM's scale": with_state(lambda state: state["reference"].update(validation={"mean": 0.0, "sd": 1.0})),
     "traces": with_state(lambda state: state["traces"].pop()),
-    "best score": with_state(lambda state: state["kept"].update(validation_score=-1e9)),
+    "best score": with_state(lambda state: state["best"].update(validation_score=-1e9)),
     "best adapter": lambda files: files.update({ppo_text.BEST + lm.ADAPTER: files["sft"]}),
     "policy": lambda files: files.update({lm.ADAPTER: files["sft"]}),
 }

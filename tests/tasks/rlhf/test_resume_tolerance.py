@@ -70,7 +70,7 @@ def test_ppo_goes_on_with_the_next_iteration_as_if_nothing_had_been(
 ) -> None:
     """What is restored is what was kept, to the last bit on every device; what is computed from it then, about."""
     undisturbed, resumed = (ppo_text.Learner.start(ppo_config(bits=bits), ppo_inputs, device, 42) for _ in range(2))
-    undisturbed.look_at_reference()
+    undisturbed.measure_reference()
     undisturbed.iterate()
     undisturbed.iterate()
     kept = undisturbed.files()
