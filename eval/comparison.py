@@ -123,8 +123,8 @@ def heading(report: Report) -> Text:
     )
     return Text.assemble(
         (f"Decision of {report.experiment}: {customers}\n", "bold"),
-        f"{comparison.seeds} training{'s' * (comparison.seeds > 1)} x {comparison.years} simulated years, the same for every policy; "
-        f"budget {100 * comparison.budget:g} % of {terms.budget.months} months' revenue "
+        f"{comparison.seeds} training{'s' * (comparison.seeds > 1)} x {comparison.years} simulated years, the same for "
+        f"every policy; budget {100 * comparison.budget:g} % of {terms.budget.months} months' revenue "
         f"({terms.budget.amount:,.0f} {terms.offers.currency} for the whole table), wallet {terms.wallet}. "
         "In parentheses 95 % intervals; * is the best baseline.",
     )

@@ -21,6 +21,8 @@ from tasks.words import CuesConfig, PhrasesConfig
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+# Below 100 resamples the ends of a 95 % interval rest on two or three of them.
+Resamples = Annotated[int, Field(ge=100, le=100_000)]
 
 # What the store keeps beside the experiments' folders.
 RESERVED = ("aside", "debug", "downloads", "ledger", "prefect", "sources", "work")
@@ -138,9 +140,10 @@ class FixedBooster(_Booster):
 
 class _Evaluation(_Block):
     folds: Annotated[int, Field(ge=2, le=20)]
-    # Below 100 resamples the ends of a 95 % interval rest on two or three of them.
-    bootstrap: Annotated[int, Field(ge=100, le=100_000)]
+    bootstrap: Resamples
     ece_bins: Annotated[int, Field(ge=2, le=100)]
+    # Simulated outcomes whose mean ECE is what exact scores would show by chance.
+    chance_draws: Annotated[int, Field(ge=1, le=100_000)]
 
 
 class RiskConfig(_Evaluation):
@@ -340,20 +343,19 @@ class FinetuneConfig(_Block):
 
 class SftConfig(FinetuneConfig):
     """Also, what is measured afterwards: on `held_out_targets` retention messages, and by `samples` replies of at most
-    `sample_tokens` tokens, which are evidence to be read."""
+    `sample_tokens` tokens, drawn at `sample_temperature`, which are evidence to be read."""
 
     held_out_targets: Count
-    # Below 100 resamples the ends of a 95 % interval rest on two or three of them.
-    bootstrap: Annotated[int, Field(ge=100, le=100_000)]
+    bootstrap: Resamples
     samples: Count
     sample_tokens: Count
+    sample_temperature: Annotated[float, Field(gt=0, le=2)]
 
 
 class RewardModelConfig(FinetuneConfig):
     # Weight of the squared mean of a pair's two scores, which holds scores near 0 (Eisenstein et al. 2023, eq. 2).
     center_rewards: NotNegative
-    # Below 100 resamples the ends of a 95 % interval rest on two or three of them.
-    bootstrap: Annotated[int, Field(ge=100, le=100_000)]
+    bootstrap: Resamples
 
 
 class JudgeKeys(RewardModelConfig):
@@ -445,7 +447,7 @@ class TextEvalKeys(_Block):
     batch: Count
     max_tokens: Annotated[int, Field(ge=4, le=2048)]
     temperature: Annotated[float, Field(gt=0, le=2)]
-    bootstrap: Annotated[int, Field(ge=100, le=100_000)]
+    bootstrap: Resamples
     shown: Count
 
 
@@ -572,8 +574,7 @@ class EvaluationConfig(_Block):
 
     part: Literal["validation", "test"]
     years: Count
-    # Below 100 resamples the ends of a 95 % interval rest on two or three of them.
-    bootstrap: Annotated[int, Field(ge=100, le=100_000)]
+    bootstrap: Resamples
     cost: Annotated[float, Field(gt=0, le=1)]
     budgets: Annotated[tuple[Fraction, ...], Field(min_length=1)]
     # Predicted quarterly churn from which a customer counts as at risk in the criteria.

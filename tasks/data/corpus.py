@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from engine.errors import DataError
 from engine.store import sha256_of
 from tasks.data import synthetic_text
+from tasks.split import SPLIT_PARTS
 from tasks.text_tables import Table
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     TextConfig = DialoguesConfig | PreferencesConfig
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-SPLIT_PARTS = ("train", "validation", "test")
 LONGEST_LINE = 16 * 2**20
 NAMED = 5  # broken lines whose number is said
 LONGEST_SOURCE = 40  # characters

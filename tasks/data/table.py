@@ -22,6 +22,7 @@ from retain.dataset import LARGEST_INTEGER, MAX_TEXT, Column, DatasetSpec, bound
 from retain.dataset import column as column_of
 from retain.intervals import wilson
 from tasks.data import synthetic, text
+from tasks.split import SPLIT_PARTS
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 TAKE_OUT = "take it out of the table and out of the description"
 REPORTED = 20
 SLICES = 20
-SPLIT_PARTS = ("train", "validation", "test")
 
 
 def run(config: TableConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:

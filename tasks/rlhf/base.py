@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, OPTCon
 
 from engine.errors import DataError
 from tasks.rlhf.language import lm, scratch, upstream
+from tasks.rlhf.language.losses import training_loss
 from tasks.text_tables import DIALOGUES, TARGETS
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 PAD, EOS = "<pad>", "</s>"
 # What a published configuration holds of the place and the version that wrote it.
 PASSING = ("_name_or_path", "_model_name_or_path", "quantization_config", "transformers_version", "torch_dtype")
-LAST_STEPS = 100  # that training_loss is the mean of
 
 Style = Literal["plain", "chatml"]
 
@@ -126,7 +126,7 @@ def _train(
     rows = [(name, block, loss) for name, block_losses in unseen.items() for block, loss in enumerate(block_losses)]
     workspace.out.parquet("evidence/held_out.parquet", dict(zip(("text", "block", "loss"), map(list, zip(*rows)))))
     return losses, {
-        "training_loss": {"value": float(np.mean(losses[-LAST_STEPS:]))},
+        "training_loss": training_loss(losses),
         "held_out_loss": {"value": float(np.mean(unseen["dialogues"]))},
         "held_out_loss_messages": {"value": float(np.mean(unseen["prompts"]))},
     }

@@ -23,6 +23,7 @@ from engine.finished import Finished
 from retain.intervals import bootstrap
 from tasks.rlhf import streams
 from tasks.rlhf.language import decode, lm, training, upstream
+from tasks.rlhf.language.losses import training_loss
 from tasks.rlhf.language.training import ExactTrainer, Job, Trained
 from tasks.rlhf.retention.pairs import sample
 from tasks.text_tables import DIALOGUES, PROMPTS, TARGETS
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 NAME = "sft"  # of the training in the checkpoint
 OASST1 = "OASST1"
-LAST_STEPS = 100  # that training_loss is the mean of
 # What is measured of the trained model, in this order; each result is kept as soon as there is one.
 MEASURED = (
     "untouched",
@@ -91,7 +91,7 @@ def run(config: SftConfig, inputs: Mapping[str, Path], workspace: Workspace) -> 
     workspace.out.parquet("evidence/samples.parquet", measured["samples"])
     draws = np.random.default_rng([workspace.seed, streams.SFT_INTERVALS])
     return {
-        "training_loss": {"value": float(np.mean([row["loss"] for row in trained.curve[-LAST_STEPS:]]))},
+        "training_loss": training_loss([row["loss"] for row in trained.curve]),
         "held_out_loss": {"value": sum(measured["targets"]["nll"]) / sum(measured["targets"]["tokens"])},
         "perplexity": {"value": perplexity(after, tokens)},
         "perplexity_untouched": {"value": perplexity(plain, tokens)},
@@ -222,7 +222,12 @@ def samples(config: SftConfig, language: lm.Lm, prompts: Path, workspace: Worksp
     ids = [language.text.prompt(row["prompt"])[limit - config.max_length :] for row in chosen]
     with lm.interruptible(language, workspace):
         replies = decode.sample(
-            language, ids, limit, 1.0, decode.generator([workspace.seed, streams.SFT_SAMPLES]), config.batch
+            language,
+            ids,
+            limit,
+            config.sample_temperature,
+            decode.generator([workspace.seed, streams.SFT_SAMPLES]),
+            config.batch,
         )
     return {
         "id": [row["id"] for row in chosen],

@@ -39,7 +39,9 @@ def run(config: AcceptConfig, inputs: Mapping[str, Path], workspace: Workspace) 
     workspace.out.json("bridge.json", bridge(table, common))
     test = table.part == "test"
     rng = np.random.default_rng([workspace.seed, streams.BRIDGE_INTERVALS])
-    narrowed = measures.measure(table.y[test], common.score[test], config.ece_bins, config.bootstrap, rng)
+    narrowed = measures.measure(
+        table.y[test], common.score[test], config.ece_bins, config.bootstrap, config.chance_draws, rng
+    )
     metrics = model.evaluate(full, table, config, workspace)
     return {**metrics, "bridge_auc": narrowed["auc"], "bridge_ece": narrowed["ece"]}
 

@@ -53,7 +53,10 @@ def run(config: BacktestConfig, inputs: Mapping[str, Path], workspace: Workspace
                 scores["once"] = of_calls
     y = table.y[first:]
     rng = np.random.default_rng([workspace.seed, streams.BACKTEST_INTERVALS])
-    measured = {name: measures.measure(y, scores[name], config.ece_bins, config.bootstrap, rng) for name in SCHEDULES}
+    measured = {
+        name: measures.measure(y, scores[name], config.ece_bins, config.bootstrap, config.chance_draws, rng)
+        for name in SCHEDULES
+    }
     trained = {"all": len(starts), "window": len(starts), "once": 1}
     workspace.out.parquet("evidence/schedules.parquet", _table(measured, trained))
     workspace.out.parquet(

@@ -53,8 +53,8 @@ def ece(y: Floats, score: Floats, bins: int) -> float:
     return float(np.abs(gap).sum() / len(y))
 
 
-def chance_ece(score: Floats, bins: int, rng: np.random.Generator, draws: int = 200) -> float:
-    """The ECE that scores which are exactly right would show on so few rows: the mean over simulated outcomes."""
+def chance_ece(score: Floats, bins: int, draws: int, rng: np.random.Generator) -> float:
+    """The ECE that scores which are exactly right would show on so few rows: the mean over `draws` of outcomes."""
     return float(np.mean([ece((rng.random(len(score)) < score).astype(np.float64), score, bins) for _ in range(draws)]))
 
 

@@ -54,7 +54,7 @@ class Sorted:
 
 
 def measure(
-    y: Floats, score: Floats, bins: int, resamples: int, rng: np.random.Generator
+    y: Floats, score: Floats, bins: int, resamples: int, chance_draws: int, rng: np.random.Generator
 ) -> dict[str, dict[str, float | list[float]]]:
     """name -> {"value", "ci": [low, high]} for NAMES, and "chance" with the ECE; "rows" is the number of rows.
 
@@ -78,7 +78,7 @@ def measure(
         if name == "ece":
             boot = np.maximum(boot - (boot.mean() - values[name]), 0.0)
         metrics[name] = {"value": values[name], "ci": list(percentiles(boot))}
-    metrics["ece"]["chance"] = chance_ece(score, bins, rng)
+    metrics["ece"]["chance"] = chance_ece(score, bins, chance_draws, rng)
     metrics["rows"] = {"value": float(len(y))}
     return metrics
 

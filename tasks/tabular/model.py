@@ -65,7 +65,7 @@ def evaluate(model: Model, rows: Rows, config: RiskConfig, workspace: Workspace)
     rng = np.random.default_rng([workspace.seed, streams.INTERVALS])
     test = np.asarray(rows.part == "test")
     y, score = rows.y[test], model.score[test]
-    metrics: Metrics = measures.measure(y, score, config.ece_bins, config.bootstrap, rng)
+    metrics: Metrics = measures.measure(y, score, config.ece_bins, config.bootstrap, config.chance_draws, rng)
     metrics["rounds"] = {"value": float(model.rounds)}
     predictions = {
         "row": rows.columns["row"],
@@ -91,7 +91,9 @@ def _by_group(
     for (column, value), member in groups(rows).items():
         y, score = rows.y[test & member], model.score[test & member]
         few = min(y.sum(), (1 - y).sum()) < LEAST_OF_EACH_CLASS
-        found: Metrics = {} if few else measures.measure(y, score, config.ece_bins, config.bootstrap, rng)
+        found: Metrics = (
+            {} if few else measures.measure(y, score, config.ece_bins, config.bootstrap, config.chance_draws, rng)
+        )
         table["column"].append(column)
         table["value"].append(value)
         table["rows"].append(len(y))

@@ -19,6 +19,7 @@ from retain.dataset import DatasetSpec
 from retain.features import Featurizer
 from tasks.config import Split, TableConfig
 from tasks.data import customers, synthetic, table, text
+from tasks.split import SPLIT_PARTS
 from tests.datasets import needs_real_data, real_file
 
 Described = Callable[[str], DatasetSpec]
@@ -236,7 +237,7 @@ def test_a_stage_writes_table_description_and_catalog(
     data = pq.read_table(tmp_path / "out" / "data.parquet")
     assert {name: metrics[name]["value"] for name in ("rows", "rows_dropped")} == {"rows": 7032.0, "rows_dropped": 11.0}
     assert data.num_rows == 7032
-    assert sum(metrics[f"{part}_rows"]["value"] for part in table.SPLIT_PARTS) == 7032
+    assert sum(metrics[f"{part}_rows"]["value"] for part in SPLIT_PARTS) == 7032
     assert set(data.column_names) == {*content.decode().split("\n")[0].split(","), "split", "row"}
     schema = DatasetSpec.model_validate_json((tmp_path / "out" / "schema.json").read_text())
     assert schema == config("telco").dataset

@@ -27,7 +27,14 @@ BOOSTER: dict[str, Any] = {
     "max_rounds": 15,
     "early_stopping_rounds": 5,
 }
-REST: dict[str, Any] = {"booster": BOOSTER, "folds": 2, "stop_fraction": 0.1, "bootstrap": 100, "ece_bins": 15}
+REST: dict[str, Any] = {
+    "booster": BOOSTER,
+    "folds": 2,
+    "stop_fraction": 0.1,
+    "bootstrap": 100,
+    "ece_bins": 15,
+    "chance_draws": 200,
+}
 RISK = RiskConfig.model_validate(REST)
 ACCEPT = AcceptConfig.model_validate({**REST, "bridge_columns": ("age", "job", "marital", "contact", "poutcome")})
 

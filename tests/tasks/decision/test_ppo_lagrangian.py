@@ -10,7 +10,7 @@ import torch
 
 from engine.checkpoint import Preempted
 from engine.errors import RetainError
-from retain.policy import Policy, reprice
+from retain.policy import Policy, price_input, reprice
 from tasks.decision import ppo_lagrangian as ppo
 from tasks.decision.ppo_lagrangian import Learner, Multipliers, train
 from tests.tasks.decision.tiny import LIMIT, SETTINGS, Tiny, TwoLimits, best, nothing, results, solve
@@ -320,7 +320,7 @@ def test_the_exported_policy_is_the_trained_network(trained: ppo.Trained) -> Non
     mask[:, 0] = True
     inputs = np.empty((env.customers, 4), np.float32)
     inputs[:, :3] = (observation - learner.scales.mean) / learner.scales.scale
-    inputs[:, 3] = ppo.price_input(policy.price)
+    inputs[:, 3] = price_input(policy.price)
     with torch.no_grad():
         logits, _ = learner.network.month(torch.from_numpy(inputs), 0)
         whole = learner.network(torch.from_numpy(inputs)[None].repeat(4, 1, 1))[0, :, :3]

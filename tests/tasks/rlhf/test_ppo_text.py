@@ -509,7 +509,7 @@ def test_a_minibatch_in_several_passes_has_the_gradient_of_one(
         samples = ppo_text.generate(found.lm, asked, found.config, torch.Generator().manual_seed(0))
         rollout = ppo_text.score(found.lm, found.head, asked, samples, Scale(0.0, 1.0), 12, RULES, 0.3, found.config)
         assert (len(lm.passes(found.lm, rollout.rows)) > 2) == (room == 60)
-        figures = ppo_text.gradients(found.lm, found.head, rollout.rows, rollout.of(range(6)), found.config)
+        figures = ppo_text.gradients(found.lm, found.head, rollout.rows, rollout.targets(range(6)), found.config)
         assert figures["clip_share"] == 0, "nothing has moved yet"
         return [value.grad for value in found.optimiser.param_groups[0]["params"]]
 

@@ -60,6 +60,7 @@ RISK: dict[str, Any] = {
     "stop_fraction": 0.1,
     "bootstrap": 100,
     "ece_bins": 15,
+    "chance_draws": 200,
 }
 Inputs = dict[str, Path]
 Make = Callable[..., Workspace]

@@ -17,7 +17,7 @@ from engine.stage import Metrics, Workspace
 from tasks.rlhf import rm
 from tasks.rlhf.judging import measures
 from tasks.rlhf.language import lm
-from tasks.rlhf.retention.pairs import Pair
+from tasks.rlhf.retention.pairs import Pair, tokenised
 from tests.tasks.rlhf.trainable import files, rm_config, write_inputs
 
 Ran = tuple[Metrics, Path]
@@ -61,7 +61,7 @@ def test_evidence_holds_what_lm_scores_says_of_every_held_out_pair(ran: Ran, inp
         lm.load_adapter(language, ran[1] / name, "judge")
         for row in of_model:
             pair = held_out[row["id"]]
-            both = rm.tokenised(pair, language.text, 48)
+            both = tokenised(pair, language.text, 48)
             assert [row["chosen"], row["rejected"]] == pytest.approx(
                 lm.scores(language, "judge", both).tolist(), abs=1e-4
             )
@@ -123,10 +123,7 @@ def test_scores_are_those_of_the_trl_loss(base: Path, tmp_path: Path, workspace:
     reward = lm.load_reward(base, 32, "cpu", 5)
     scores = torch.tensor(
         [
-            [
-                reward.model(input_ids=torch.tensor([[*p, *r]])).logits.item()
-                for p, r in rm.tokenised(one, reward.text, 48)
-            ]
+            [reward.model(input_ids=torch.tensor([[*p, *r]])).logits.item() for p, r in tokenised(one, reward.text, 48)]
             for one in pairs
         ]
     )

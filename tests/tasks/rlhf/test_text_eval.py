@@ -104,7 +104,7 @@ def test_a_score_that_is_no_number_is_refused(
     inputs: dict[str, Path], tmp_path: Path, workspace: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lm, "scores", lambda language, name, rows: torch.full((len(rows),), float("nan")))
-    with pytest.raises(DataError, match="judge training_rm: gave a score that is not a finite number"):
+    with pytest.raises(DataError, match="reward model training_rm: gave a score that is not a finite number"):
         text_eval.run(config(), inputs, workspace(tmp_path))
 
 

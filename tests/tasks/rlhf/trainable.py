@@ -26,7 +26,13 @@ WORDS = ("please", "stay", "with", "us", "and", "pay", "less", "every", "month",
 
 
 def sft_config(**changes: Any) -> SftConfig:
-    measured = {"held_out_targets": 300, "bootstrap": 1000, "samples": 8, "sample_tokens": 64}
+    measured = {
+        "held_out_targets": 300,
+        "bootstrap": 1000,
+        "samples": 8,
+        "sample_tokens": 64,
+        "sample_temperature": 1.0,
+    }
     return SftConfig.model_validate_json(json.dumps(SETTINGS | measured | changes))
 
 

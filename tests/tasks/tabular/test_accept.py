@@ -31,6 +31,7 @@ CONFIG = AcceptConfig.model_validate(
         "stop_fraction": 0.1,
         "bootstrap": 100,
         "ece_bins": 15,
+        "chance_draws": 200,
         "bridge_columns": ("age", "job", "marital", "contact", "poutcome"),
     }
 )

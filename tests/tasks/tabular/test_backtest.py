@@ -31,6 +31,7 @@ CONFIG = BacktestConfig.model_validate(
         "folds": 2,
         "bootstrap": 100,
         "ece_bins": 15,
+        "chance_draws": 200,
     }
 )
 

@@ -59,7 +59,7 @@ def test_chance_is_the_ece_of_scores_that_are_right() -> None:
     rng = np.random.default_rng(3)
     score = rng.beta(1, 3, 4000)
     honest = [calibration.ece((rng.random(4000) < score).astype(float), score, 15) for _ in range(50)]
-    assert calibration.chance_ece(score, 15, rng) == pytest.approx(np.mean(honest), rel=0.1)
+    assert calibration.chance_ece(score, 15, 200, rng) == pytest.approx(np.mean(honest), rel=0.1)
     wrong = calibration.ece((rng.random(4000) < score**2).astype(float), score, 15)
     assert wrong > 3 * np.mean(honest)
 

@@ -29,6 +29,7 @@ CONFIG = RiskConfig.model_validate(
         "stop_fraction": 0.1,
         "bootstrap": 100,
         "ece_bins": 15,
+        "chance_draws": 200,
     }
 )
 

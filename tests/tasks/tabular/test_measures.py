@@ -31,7 +31,7 @@ def reference(y: np.ndarray, score: np.ndarray) -> dict[str, float]:
 @settings(deadline=None)
 def test_measures_are_scikit_learns(seed: int, rows: int, ties: bool) -> None:
     y, score = sample(rows, seed, ties)
-    found = measures.measure(y, score, 15, 100, np.random.default_rng(0))
+    found = measures.measure(y, score, 15, 100, 200, np.random.default_rng(0))
     for name, expected in reference(y, score).items():
         assert found[name]["value"] == pytest.approx(expected, abs=1e-9)
 
@@ -56,7 +56,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
         rng = np.random.default_rng(seed)
         y = (rng.random(600) < 0.4).astype(np.float64)
         margin = rng.normal(0, 1, 600) + y
-        low, high = measures.measure(y, 1 / (1 + np.exp(-margin)), 15, 200, rng)["auc"]["ci"]
+        low, high = measures.measure(y, 1 / (1 + np.exp(-margin)), 15, 200, 200, rng)["auc"]["ci"]
         covered += low < truth < high
     assert covered >= 52  # 95 % of 60 is 57; below 52 happens once in 100 times
 
@@ -64,7 +64,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 def test_an_interval_holds_its_own_value_and_narrows_with_rows() -> None:
     widths = []
     for rows in (300, 4800):
-        found = measures.measure(*sample(rows, 1), 15, 300, np.random.default_rng(1))
+        found = measures.measure(*sample(rows, 1), 15, 300, 200, np.random.default_rng(1))
         for name in measures.NAMES:
             low, high = found[name]["ci"]
             assert low <= found[name]["value"] <= high
@@ -73,14 +73,14 @@ def test_an_interval_holds_its_own_value_and_narrows_with_rows() -> None:
 
 
 def test_one_class_leaves_out_what_needs_two() -> None:
-    found = measures.measure(np.zeros(50), np.linspace(0, 0.5, 50), 15, 100, np.random.default_rng(0))
+    found = measures.measure(np.zeros(50), np.linspace(0, 0.5, 50), 15, 100, 200, np.random.default_rng(0))
     assert set(found) == {"brier", "ece", "log_loss", "rows"}
     assert found["rows"] == {"value": 50.0}
 
 
 def test_the_same_seed_measures_the_same() -> None:
     y, score = sample(500, 5)
-    first, again = (measures.measure(y, score, 15, 150, np.random.default_rng(9)) for _ in range(2))
+    first, again = (measures.measure(y, score, 15, 150, 200, np.random.default_rng(9)) for _ in range(2))
     assert first == again
     assert first["ece"]["chance"] > 0
 

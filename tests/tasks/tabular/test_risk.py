@@ -29,7 +29,7 @@ BOOSTER: dict[str, Any] = {
     "max_rounds": 40,
     "early_stopping_rounds": 5,
 }
-REST: dict[str, Any] = {"folds": 3, "stop_fraction": 0.1, "bootstrap": 100, "ece_bins": 15}
+REST: dict[str, Any] = {"folds": 3, "stop_fraction": 0.1, "bootstrap": 100, "ece_bins": 15, "chance_draws": 200}
 CONFIG = RiskConfig.model_validate({"booster": BOOSTER, **REST})
 
 Trained = tuple[Path, Metrics]

@@ -12,8 +12,7 @@ from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.finished import Finished
 from engine.stage import Workspace
-from tasks.rlhf.language import drafts, lm
-from tasks.rlhf.language import upstream as inputs
+from tasks.rlhf.language import drafts, lm, upstream
 from tests.tasks.rlhf.conftest import Asked
 from tests.tasks.rlhf.made_language import adapter
 
@@ -69,4 +68,4 @@ def test_what_prompts_say_of_themselves_is_named_where_it_is_damaged(tmp_path: P
     folder.mkdir()
     (folder / "about.json").write_text(content)
     with pytest.raises(DataError, match=r"prompts/about.json: can't be read"):
-        inputs.about(folder)
+        upstream.about(folder)
