@@ -55,11 +55,11 @@ def resumed_trainers() -> dict[str, Any]:
     resumed.
 
     For each trainer the seconds from the resumed process's start to the end of its next step, without those of loading
-    weights, and the share of its training alone (no imports and no loading; PPO's looks at validation are in it) that
+    weights, and the share of its training alone (no imports and no loading; PPO's validations are in it) that
     went into checkpoints, all of it: collecting what goes into one, writing the trainer's own files and putting them
     into the store, at the experiment's own interval.
     """
-    import flows.attempt
+    from flows.attempt import run_attempt
     from flows.plan import make_plan
     from tasks.stages import STAGES
 
@@ -82,9 +82,9 @@ def resumed_trainers() -> dict[str, Any]:
 
             for status, watch in (("preempted", stop), ("complete", lambda _: None)):
                 times = Path(folder) / f"{name}-{status}.json"
-                flows.attempt.launch = partial(_launch_timed, times=times)
                 inputs = {upstream: made[upstream] for upstream in stage.inputs}
-                record = flows.attempt.run_attempt(plan, stage, identity, inputs, watch).record
+                start = partial(_launch_timed, times=times)
+                record = run_attempt(plan, stage, identity, inputs, watch, start).record
                 if record.status != status:
                     sys.exit(f"{name} is {record.status}, not {status}: {record.message}")
                 attempts[name].append(json.loads(times.read_text()))
@@ -127,7 +127,7 @@ def _launch_timed(request: StageRequest, times: Path) -> Child:
 
 def timed_attempt(path: Path, times: Path) -> int:
     """What `python -m engine` does, with clocks around training, all of its checkpoints and the loading of weights."""
-    from engine import __main__ as engine
+    import engine.__main__
     from engine import stage
 
     clocks = Clocks()
@@ -141,7 +141,7 @@ def timed_attempt(path: Path, times: Path) -> int:
         return entry_point
 
     stage.load_entry = loaded
-    code = engine.main([str(path)])
+    code = engine.__main__.main([str(path)])
     progress = (path.parent / "progress.jsonl").read_text().splitlines()
     times.write_text(json.dumps(clocks.seconds | {"first_step_s": json.loads(progress[0])["seconds"]}))
     return code

@@ -53,14 +53,20 @@ class AttemptRecord(BaseModel):
         return self.status not in ("planned", "running")
 
 
-def key(prefix: str, number: int) -> str:
-    return f"{prefix}/execution/{number:04d}.json"
+def key(prefix: str, number: int, suffix: str = "json") -> str:
+    """Of the record, or with another suffix of what is kept beside it: the log, the progress."""
+    return f"{prefix}/execution/{number:04d}.{suffix}"
+
+
+def numbers(store: Store, prefix: str) -> list[int]:
+    """Of the attempts at one artifact that have a record, in order."""
+    names = (stored.rsplit("/", 1)[1] for stored in store.list(f"{prefix}/execution"))
+    return sorted(int(name.removesuffix(".json")) for name in names if name.endswith(".json"))
 
 
 def create(store: Store, prefix: str, record: AttemptRecord, above: int = 0) -> AttemptRecord:
     """Writes the record under the next free number that is higher than `above`, and returns it with that number."""
-    taken = [k for k in store.list(f"{prefix}/execution") if k.endswith(".json")]
-    number = 1 + max((above, *(int(k.rsplit("/", 1)[1].split(".")[0]) for k in taken)))
+    number = 1 + max((above, *numbers(store, prefix)))
     while True:
         numbered = record.model_copy(update={"number": number})
         try:

@@ -29,7 +29,7 @@ from engine.config import experiment_path, load, validate
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
-from eval.figures import Figures, read
+from eval.figures import ExperimentFigures, read
 
 MARKED = re.compile(r"(<!-- figures: (?P<what>[^>]+?) -->)(?P<shown>.*?)(<!-- /figures -->)", flags=re.DOTALL)
 LOW = "_low"  # ends the name of a criterion on the lower end of another metric's interval
@@ -127,7 +127,7 @@ def _content(words: Sequence[str], folder: Path | None) -> str:
         ) from None
 
 
-def results(figures: Figures, *stages: str) -> str:
+def results(figures: ExperimentFigures, *stages: str) -> str:
     """A table of the gating criteria of the stages named, or of all that were measured."""
     criteria = validate(load(experiment_path(figures.experiment)), _Experiment).criteria
     lines = ["", "| | measured | wanted | |", "|---|---|---|---|"]
@@ -168,7 +168,7 @@ def _measure(form: Form, value: float | None, ci: Sequence[float] | None) -> str
     return f"{form.number(value)} ({form.number(ci[0], unit=False)} .. {form.number(ci[1], unit=False)})"
 
 
-def metric(figures: Figures, name: str, form: str = "share") -> str:
+def metric(figures: ExperimentFigures, name: str, form: str = "share") -> str:
     """`name` is stage.metric; with its interval, and what chance would show where that is known."""
     stage, _, key = name.partition(".")
     measured = figures.stages[stage].metrics[key]
@@ -176,12 +176,12 @@ def metric(figures: Figures, name: str, form: str = "share") -> str:
     return text if measured.chance is None else f"{text[:-1]}; {FORMS[form].number(measured.chance)} by chance)"
 
 
-def dollars(figures: Figures, *stages: str) -> str:
+def dollars(figures: ExperimentFigures, *stages: str) -> str:
     """What the stages named were metered at, or all of them."""
     return f"${sum(figures.stages[stage].usd for stage in stages or figures.stages):.4f}"
 
 
-def commit(figures: Figures) -> str:
+def commit(figures: ExperimentFigures) -> str:
     """The commit whose code was measured; several where stages were not made anew, in the order of their names."""
     commits = dict.fromkeys(_short(stage.commit) for stage in figures.stages.values())
     return f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"

@@ -61,7 +61,7 @@ class StageFigures(_Part):
     metrics: dict[str, Metric]
 
 
-class Figures(_Part):
+class ExperimentFigures(_Part):
     experiment: str
     stages: dict[str, StageFigures]
 
@@ -80,13 +80,13 @@ class _Experiment(BaseModel):
     costs: _Costs
 
 
-def collect(artifacts: ArtifactStore, scope: str) -> Figures:
+def collect(artifacts: ArtifactStore, scope: str) -> ExperimentFigures:
     """The figures of every stage that has completed. `scope` names the ledger. Raises RetainError without any stage."""
     current = artifacts.current()
     if not current:
         raise RetainError(f"{artifacts.experiment}: no stage has completed in {artifacts.store.url}; `make run` first")
     charged = entries(artifacts.store, scope)
-    return Figures(
+    return ExperimentFigures(
         experiment=artifacts.experiment,
         stages={stage: _stage(artifacts, stage, current[stage], charged) for stage in sorted(current)},
     )
@@ -115,13 +115,12 @@ def _stage(artifacts: ArtifactStore, stage: str, fingerprint: str, charged: Sequ
 
 def _commit(artifacts: ArtifactStore, prefix: str) -> str:
     """Of the last attempt that completed; all that completed had the same code, since the fingerprint holds it."""
-    numbers = [int(Path(key).stem) for key in artifacts.store.list(f"{prefix}/execution") if key.endswith(".json")]
-    attempts = [records.read(artifacts.store, prefix, number) for number in sorted(numbers)]
+    attempts = [records.read(artifacts.store, prefix, number) for number in records.numbers(artifacts.store, prefix)]
     commits = [attempt.commit for attempt in attempts if attempt is not None and attempt.status == "complete"]
     return commits[-1] if commits else "unknown"
 
 
-def dump(figures: Figures) -> str:
+def dump(figures: ExperimentFigures) -> str:
     """JSON with one line for each metric, so that a change reads well in a diff."""
     content = json.loads(figures.model_dump_json(exclude_defaults=True))
     return _lines(content, depth=4) + "\n"
@@ -136,11 +135,11 @@ def _lines(value: object, depth: int, indent: str = "") -> str:
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
 
 
-def read(experiment: str, folder: Path | None = None) -> Figures:
+def read(experiment: str, folder: Path | None = None) -> ExperimentFigures:
     """The committed figures, or those in `folder`. Raises RetainError if they are missing or not of this form."""
     path = (folder or FOLDER) / f"{experiment}.json"
     try:
-        return Figures.model_validate_json(path.read_bytes())
+        return ExperimentFigures.model_validate_json(path.read_bytes())
     except OSError:
         raise RetainError(f"{path}: is missing; `make figures EXPERIMENT={experiment}` writes it") from None
     except ValidationError as error:

@@ -50,6 +50,7 @@ def run_attempt(
     identity: Identity,
     inputs: dict[str, str],
     watch: Callable[[Child], None],
+    start: Callable[[StageRequest], Child] = launch,
 ) -> Ending:
     """Runs one attempt to its end. `watch` is called every POLL_S while it lives. Raises BudgetExceeded."""
     store, experiment = plan.store, plan.experiment
@@ -60,7 +61,6 @@ def run_attempt(
     charged = max((_prefix_and_number(attempt_id)[1] for attempt_id in ids), default=0)
     record = records.create(store, prefix, _planned(machine, identity), above=charged)
     attempt_id = f"{prefix}/{record.number}"
-    limit = execution.time_limit_s[stage.name]  # type: ignore[index]
     try:
         ledger.reserve(
             store,
@@ -70,30 +70,13 @@ def run_attempt(
             experiment=experiment.tag,
             stage=stage.name,
             usd_per_hour=machine.usd_per_hour,
-            limit_s=limit + ENDING_S,
+            limit_s=plan.time_limit_s(stage) + ENDING_S,
             overhead_s=execution.overhead_s,
         )
     except BudgetExceeded as error:
         records.write(store, prefix, record.model_copy(update={"status": "refused", "message": str(error)}))
         raise
-    child = launch(
-        StageRequest(
-            experiment=experiment.tag,
-            stage=stage.name,
-            entry=stage.entry,
-            config_model=stage.config,
-            identity=identity,
-            inputs=inputs,
-            sources=plan.source_keys(stage.name),
-            number=record.number,
-            store=store.url,
-            work=str(work_folder(store.url, attempt_id)),
-            threads=stage.resources.threads,
-            device=plan.device(stage),
-            time_limit_s=limit,
-            heartbeat_s=execution.heartbeat_s,
-        )
-    )
+    child = start(plan.request(stage, identity, inputs, record.number, work_folder(store.url, attempt_id)))
     try:
         child.give_way(plan.niceness(stage))
         watch(child)
@@ -187,7 +170,7 @@ def _close(plan: Plan, prefix: str, number: int, work: Path, seconds: float) -> 
     for name, suffix in ((LOG, "log"), (PROGRESS, "progress.jsonl")):
         path = work / name
         if record is not None and path.exists() and path.stat().st_size:
-            store.write(f"{prefix}/execution/{number:04d}.{suffix}", path.read_bytes())
+            store.write(records.key(prefix, number, suffix), path.read_bytes())
     # An attempt that was killed after it wrote its manifest leaves a claim and checkpoints that nobody needs any more.
     clear_dead(store, f"{prefix}/{CLAIM}")
     if store.read(f"{prefix}/{MANIFEST}") is not None:

@@ -46,19 +46,5 @@ def debug_request(plan: Plan, name: str) -> StageRequest:
                 f"Run make run EXPERIMENT={plan.experiment.tag} first"
             )
         inputs[upstream], digests[upstream] = current[upstream], manifest.digest
-    return StageRequest(
-        experiment=plan.experiment.tag,
-        stage=name,
-        entry=stage.entry,
-        config_model=stage.config,
-        identity=plan.identity(stage, digests),
-        inputs=inputs,
-        sources=plan.source_keys(name),
-        number=1,
-        store=plan.store.url,
-        work=str(Path(plan.store.url) / "debug" / f"{plan.experiment.tag}-{name}"),
-        threads=stage.resources.threads,
-        device=plan.device(stage),
-        time_limit_s=plan.experiment.execution.time_limit_s[stage.name],  # type: ignore[index]
-        heartbeat_s=plan.experiment.execution.heartbeat_s,
-    )
+    work = Path(plan.store.url) / "debug" / f"{plan.experiment.tag}-{name}"
+    return plan.request(stage, plan.identity(stage, digests), inputs, 1, work)

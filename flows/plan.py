@@ -13,7 +13,7 @@ from engine.artifact import ArtifactStore
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import Identity, code_digests, differences, library_versions
-from engine.stage import IDENTITY, Stage, load_entry
+from engine.stage import IDENTITY, Stage, StageRequest, load_entry
 from engine.store import Store, open_store, sha256_of, store_url
 from flows import preflight
 from flows.sources import Source
@@ -109,6 +109,31 @@ class Plan:
         """Name of a source file -> its key in the store. Empty for synthetic data and stages that read no files."""
         source = self.sources.get(stage)
         return {file.name: f"sources/{file.sha256}" for file in source.files} if source else {}
+
+    def time_limit_s(self, stage: Stage) -> float:
+        """Seconds after which an attempt stops itself."""
+        return self.experiment.execution.time_limit_s[stage.name]  # type: ignore[index]
+
+    def request(
+        self, stage: Stage, identity: Identity, inputs: dict[str, str], number: int, work: Path
+    ) -> StageRequest:
+        """What an attempt of this number is handed. `inputs`: upstream stage -> fingerprint; `work`: its folder."""
+        return StageRequest(
+            experiment=self.experiment.tag,
+            stage=stage.name,
+            entry=stage.entry,
+            config_model=stage.config,
+            identity=identity,
+            inputs=inputs,
+            sources=self.source_keys(stage.name),
+            number=number,
+            store=self.store.url,
+            work=str(work),
+            threads=stage.resources.threads,
+            device=self.device(stage),
+            time_limit_s=self.time_limit_s(stage),
+            heartbeat_s=self.experiment.execution.heartbeat_s,
+        )
 
 
 def load_experiment(name: str) -> Experiment:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine import records
 from engine.claim import Watch
 from engine.errors import BudgetExceeded, RetainError
 from engine.fingerprint import Identity
@@ -215,5 +216,5 @@ def _last_words(plan: Plan, stage: Stage, identity: Identity, ending: Ending) ->
 
 def _log_lines(plan: Plan, stage: Stage, identity: Identity, ending: Ending) -> list[str]:
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
-    stored = plan.store.read(f"{prefix}/execution/{ending.record.number:04d}.log")
+    stored = plan.store.read(records.key(prefix, ending.record.number, "log"))
     return stored[0].decode(errors="replace").strip().splitlines() if stored else []

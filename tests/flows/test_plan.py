@@ -12,20 +12,21 @@ import urllib.request
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from rich.console import Console
 
-import flows.attempt
 from engine import records
 from engine.config import experiment_path
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import ROOT
 from engine.ledger import entries
 from engine.stage import Resources, StageRequest
+from engine.store import sha256_of
 from flows import preflight, sources
 from flows.__main__ import main
+from flows.attempt import ENDING_S, run_attempt
 from flows.plan import load_experiment, make_plan, put_sources, stage_config
 from flows.terminal import show_sources
 from flows.wanted import Wanted, text_files, weight_files
@@ -183,11 +184,10 @@ def test_files_are_read_once(tables: Path, monkeypatch: pytest.MonkeyPatch) -> N
     without_network(monkeypatch)
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(b"served"))
     read: list[str] = []
-    sha256 = sources.sha256_of
 
     def counted(path: Path) -> str:
         read.append(path.name)
-        return sha256(path)
+        return sha256_of(path)
 
     monkeypatch.setattr(sources, "sha256_of", counted)
     next(tables.glob("bank*")).unlink()
@@ -287,26 +287,23 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_stages_that_can_use_a_gpu_run_on_the_experiments_device(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
-) -> None:
+def test_stages_that_can_use_a_gpu_run_on_the_experiments_device(tmp_path: Path, device: str) -> None:
     class Launched(Exception):
         pass
 
     asked: list[StageRequest] = []
 
-    def launch(request: StageRequest) -> None:
+    def start(request: StageRequest) -> NoReturn:
         asked.append(request)
         raise Launched
 
-    monkeypatch.setattr(flows.attempt, "launch", launch)
     stages = (toy_stage("risk"), replace(toy_stage("sft"), resources=Resources(threads=1, memory_gb=1, gpu=True)))
     plan = toy_plan(tmp_path, stages)
     execution = plan.experiment.execution.model_copy(update={"device": device})
     plan = replace(plan, experiment=plan.experiment.model_copy(update={"execution": execution}))
     for stage in stages:
         with pytest.raises(Launched):
-            flows.attempt.run_attempt(plan, stage, plan.identity(stage, {}), {}, lambda child: None)
+            run_attempt(plan, stage, plan.identity(stage, {}), {}, lambda child: None, start)
     assert [request.device for request in asked] == ["cpu", device]
     local, gpu = plan.experiment.costs.machines.local, plan.experiment.costs.machines.gpu
     assert (local.type, local.usd_per_hour) != (gpu.type, gpu.usd_per_hour)
@@ -317,7 +314,7 @@ def test_stages_that_can_use_a_gpu_run_on_the_experiments_device(
         record = records.read(plan.store, prefix, 1)
         assert record is not None
         assert (record.machine_type, record.usd_per_hour) == (machine.type, machine.usd_per_hour)
-        hours = (60 + flows.attempt.ENDING_S) / 3600
+        hours = (60 + ENDING_S) / 3600
         assert reserved[stage.name].reserved_usd == pytest.approx(hours * machine.usd_per_hour, abs=1e-6)
 
 
