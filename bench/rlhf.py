@@ -244,6 +244,7 @@ def ppo(folder: Path | None) -> dict[str, Any]:
     from flows.plan import load_experiment
     from tasks.config import TextPpoConfig
     from tasks.rlhf import ppo_text
+    from tasks.rlhf.judging.rewards import Scale
     from tasks.rlhf.language import lm
 
     torch.set_num_threads(THREADS)
@@ -257,7 +258,7 @@ def ppo(folder: Path | None) -> dict[str, Any]:
         inputs["base"] = folder or Path(scratch) / "base"
         learner = ppo_text.Learner.start(config, inputs, device, 0)
         text, endless = learner.lm.text, _endless(learner.lm.text)
-        learner.state.reference = ppo_text.Reference(ppo_text.Scale(0.0, 1.0), ppo_text.Scale(0.0, 1.0), 32.0)
+        learner.state.reference = ppo_text.Reference(Scale(0.0, 1.0), Scale(0.0, 1.0), 32.0)
         asked = ppo_text.at_iteration(learner.prompts.training, 0, SAMPLES, 0)
 
         def generate() -> Any:

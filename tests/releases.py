@@ -23,7 +23,7 @@ from retain.policy import Policy
 from retain.release import Assessment, Release
 from retain.wallet import Wallet
 from tasks.config import Override
-from tasks.release import release as stage
+from tasks.release import release
 from tests.words import WORDS
 
 DATASETS = Path(__file__).resolve().parent.parent / "ops" / "datasets"
@@ -216,7 +216,7 @@ def run_stage(folder: Path, given: dict[str, Path], settings: Any = None) -> Pat
     out, scratch = folder / "out", folder / "scratch"
     out.mkdir(parents=True)
     scratch.mkdir()
-    metrics = stage.run(settings or config(), given, SimpleNamespace(out=ArtifactWriter(out), scratch=scratch))  # type: ignore[arg-type]
+    metrics = release.run(settings or config(), given, SimpleNamespace(out=ArtifactWriter(out), scratch=scratch))  # type: ignore[arg-type]
     (out / "metrics.json").write_bytes(canonical(metrics))
     return out
 

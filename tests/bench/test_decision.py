@@ -15,6 +15,7 @@ from bench import decision
 from engine import config
 from retain.policy import Policy
 from tasks.config import DecisionConfig, Experiment
+from tasks.decision.ppo_lagrangian import Learner
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def test_a_decision_is_timed_with_everything_that_the_service_does_for_it(
 ) -> None:
     """Of 200 decisions each is asked for what forbids it, observed, and made by the policy; none is skipped."""
     simulator, settings = decision.made(stated, 60)
-    policy = decision.Learner(simulator, settings, seed=0, threads=1).policy()
+    policy = Learner(simulator, settings, seed=0, threads=1).policy()
     calls: Counter[str] = Counter()
 
     def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,7 +57,7 @@ def test_a_decision_is_timed_with_everything_that_the_service_does_for_it(
 
 def test_the_updates_of_the_limit_leave_the_learner_alone(stated: DecisionConfig) -> None:
     simulator, settings = decision.made(stated, 60)
-    learner = decision.Learner(simulator, settings, seed=0, threads=2)
+    learner = Learner(simulator, settings, seed=0, threads=2)
     before = learner.policy().to_json()
     decision.updated(learner)()
     decision.asked(learner)()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_a_start_is_to_the_first_step_without_the_first_loading() -> None:
 
 def test_clocks_count_saves_within_training_and_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(100))
-    monkeypatch.setattr(spot.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
     clocks = spot.Clocks()
     store = clocks.around("save_s", clocks.around("kept_s", lambda: None))
     save = clocks.around("save_s", lambda: store())
