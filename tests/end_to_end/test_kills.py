@@ -71,7 +71,7 @@ def test_random_kills(project: Project, tmp_path: Path, seed: int) -> None:
 
 # In every run: one inside each of rename and settle, without the stages of longer runs; test_decision_kills.py has one
 # inside the save of a checkpoint. The others take their minutes in `make test-slow`.
-ALWAYS = ("store.rename@40", "ledger.settle@2")
+ALWAYS = ("store.rename@20", "ledger.settle@2")
 PLACES = (*faults.POINTS, *(f"store.{place}@40" for place in ("write", "rename", "renamed")), "ledger.settle@2")
 
 
