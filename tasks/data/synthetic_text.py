@@ -12,6 +12,7 @@ import numpy as np
 GENERATOR_VERSION = 1
 
 DIALOGUES, PREFERENCES = 2_000, 2_000
+DIALOGUES_STREAM, PREFERENCES_STREAM = 0, 1  # of random draws
 
 # What a customer asks, and what answers it: {x} is the same thing in both.
 _TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
@@ -84,13 +85,13 @@ _RUDE = (
 
 def dialogues(seed: int) -> list[tuple[str, str]]:
     """(prompt, reply), each pair once."""
-    rng = np.random.default_rng([seed, GENERATOR_VERSION, 0])
+    rng = np.random.default_rng([seed, GENERATOR_VERSION, DIALOGUES_STREAM])
     return list(dict.fromkeys(_exchange(rng) for _ in range(DIALOGUES)))
 
 
 def preferences(seed: int) -> list[tuple[str, str, str]]:
     """(prompt, chosen, rejected)."""
-    rng = np.random.default_rng([seed, GENERATOR_VERSION, 1])
+    rng = np.random.default_rng([seed, GENERATOR_VERSION, PREFERENCES_STREAM])
     rows = []
     for _ in range(PREFERENCES):
         prompt, chosen = _exchange(rng)
