@@ -17,7 +17,7 @@ from engine.stage import IDENTITY, Stage, StageRequest, load_entry
 from engine.store import Store, open_store, sha256_of, store_url
 from flows import preflight
 from flows.sources import Source
-from retain.release import JUDGED_BY, PART_FILES
+from retain.release import JUDGED_BY
 from tasks.config import Experiment, Machine
 from tasks.stages import STAGES
 
@@ -190,7 +190,7 @@ def stage_config(experiment: Experiment, name: str) -> dict[str, Any]:
 
 def _judged(experiment: Experiment) -> dict[str, dict[str, Criterion]]:
     """The exit criteria by which a part of a release is judged: stage -> metric -> criterion."""
-    judges = {stage for part in PART_FILES for stage in JUDGED_BY.get(part, (part,))}
+    judges = {stage for stages in JUDGED_BY.values() for stage in stages}
     return {str(stage): criteria for stage, criteria in experiment.criteria.items() if stage in judges}
 
 

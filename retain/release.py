@@ -56,10 +56,17 @@ PART_FILES = {
     "sft": ("sft.json",),
     "rlhf": ("rlhf.json",),
 }
-# Whose artifact a part is, and whose criteria decide about it, where that isn't the stage of its name.
+# Whose artifact a part is, where that isn't the stage of its name.
 STAGE_OF = {"sft": "messages", "rlhf": "messages"}
-# RLHF begins at what SFT reached: what an SFT that missed was trained on to is left out with it.
-JUDGED_BY = {"sft": ("sft",), "rlhf": ("sft", "rm", "text_eval", "messages")}
+# The stages whose criteria decide about each part. RLHF begins at what SFT reached: what an SFT that missed was trained
+# on to is left out with it.
+JUDGED_BY = {
+    "risk": ("risk",),
+    "accept": ("accept",),
+    "decision": ("decision",),
+    "sft": ("sft",),
+    "rlhf": ("sft", "rm", "text_eval", "messages"),
+}
 # Banks of messages: which ones an arm speaks from, the first that has one for the customer. The templates are always
 # there.
 TEMPLATES = "template"

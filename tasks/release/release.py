@@ -29,8 +29,6 @@ from tasks.release.templates import template_bank
 if TYPE_CHECKING:
     from tasks.config import Override, ReleaseConfig
 
-# The stages whose criteria decide about each part.
-JUDGES = {part: JUDGED_BY.get(part, (part,)) for part in PART_FILES}
 # What `messages` calls the coverage of each bank.
 COVERAGE = {"sft": "coverage_sft", "rlhf": "coverage"}
 
@@ -47,7 +45,9 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
     banks = {part: _guarded(part, _bank(inputs, part), terms.offers.months, rules) for part in STAGE_OF}
 
     by_stage = _verdicts(config, inputs, banks, terms.offers.levels)
-    verdicts = {part: [verdict for stage in stages for verdict in by_stage[stage]] for part, stages in JUDGES.items()}
+    verdicts = {
+        part: [verdict for stage in stages for verdict in by_stage[stage]] for part, stages in JUDGED_BY.items()
+    }
     given = {
         f"{part}/{name}": inputs[STAGE_OF.get(part, part)] / name
         for part, names in PART_FILES.items()
@@ -102,7 +102,9 @@ def _verdicts(
     config: ReleaseConfig, inputs: Mapping[str, Path], banks: Mapping[str, _Guarded], levels: Sequence[int]
 ) -> dict[str, list[Verdict]]:
     """Of each stage that decides about a part. Where messages were dropped, coverage is that of what is left."""
-    metrics = {stage: _metrics(inputs, stage) for stage in dict.fromkeys(s for part in JUDGES for s in JUDGES[part])}
+    metrics = {
+        stage: _metrics(inputs, stage) for stage in dict.fromkeys(s for part in JUDGED_BY for s in JUDGED_BY[part])
+    }
     for part, bank in banks.items():
         if bank.dropped:
             metrics["messages"] = metrics["messages"] | {COVERAGE[part]: {"value": bank.kept.coverage(levels)}}
