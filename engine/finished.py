@@ -2,6 +2,9 @@
 
 For stages that work part by part (a fold, a search, a batch of replies) or that train one model after another. A
 stage that is one long training keeps its own state, by Workspace.save.
+
+The code here is no part of a stage's fingerprint, so a checkpoint may be of an older format of parts: the file's name
+carries the format's number, and parts of another one are made again.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ if TYPE_CHECKING:
 
 Figures = Callable[[Any], Mapping[str, float]]  # of what was made, by name
 
-PARTS_FILE = "parts.jsonl"  # [name, content] of each part that `make` made; one file, as there may be hundreds
+# [name, content] of each part that `make` made; one file, as there may be hundreds. Another content wants a new number.
+PARTS_FILE = "parts-1.jsonl"
 
 
 @dataclass

@@ -147,6 +147,16 @@ def test_parts_and_files_are_in_one_checkpoint(attempt: Callable[..., Workspace]
     assert Finished.resume(workspace).files == saved.files
 
 
+def test_parts_of_another_format_are_made_again(attempt: Callable[..., Workspace]) -> None:
+    """Under the name that the file had before names carried a number, and under that of a later format."""
+    workspace = attempt()
+    workspace.save(1, {"parts.jsonl": b'["a", 1]', "parts-2.jsonl": b"\x00", "model/weights": b"w"})
+    again = attempt(2)
+    finished = Finished.resume(again)
+    assert finished.make(again, "a", lambda: 2) == 2
+    assert finished.part("model/") == {"weights": b"w"}
+
+
 def test_a_stop_comes_after_the_part_is_kept(attempt: Callable[..., Workspace]) -> None:
     workspace = attempt()
     workspace.stopping.set()
