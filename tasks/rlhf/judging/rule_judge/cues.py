@@ -60,7 +60,7 @@ class Cues:
 
 
 def compile_cues(lists: Mapping[str, Any]) -> Cues:
-    """The lists as the experiment holds them (tasks.words.CueLists has checked them). No key's place matters."""
+    """The lists as the experiment holds them (tasks.words.CuesConfig has checked them). No key's place matters."""
     return Cues(
         harm={kind: _harm_cues(harm) for kind, harm in lists["harm"].items()},
         courtesy=_weighted(lists["manners"]["courtesy"]),

@@ -1,6 +1,7 @@
 """How easy a text is to read: Flesch's reading ease (1948), with syllables counted by rule.
 
-The judge scores by it, so its code is part of the frozen judge; `messages` measures its banks with it.
+The code is the frozen judge's: a change of it is a change of the judge. `messages` measures its banks by the same code,
+so its metric reading_ease follows the judge's.
 """
 
 from __future__ import annotations
