@@ -319,7 +319,7 @@ def _write_inputs(scratch: Path, folder: Path | None) -> None:
     from engine.artifact import ArtifactWriter
     from flows.plan import load_experiment
     from tasks.rlhf.language import lm
-    from tasks.text_tables import PROMPTS
+    from tasks.rlhf.prompt_tables import PROMPTS
 
     if folder is None:
         shape = load_experiment("local").stages.base.shape

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.data import corpus, synthetic_text
 from tasks.data.corpus import Broken, Pair, Reading, Record, Unusable
-from tasks.text_tables import DIALOGUES
+from tasks.public_tables import DIALOGUES
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -25,7 +25,7 @@ BLOCK = 16  # ready pairs in a row that share a part: a follow-up stands behind 
 
 
 def run(config: DialoguesConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
-    """Writes the table text_tables.DIALOGUES, catalog.json and curves.parquet."""
+    """Writes the table public_tables.DIALOGUES, catalog.json and curves.parquet."""
     return corpus.run(config, inputs, workspace, Dialogues, _made_up, DIALOGUES, ["response"])
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tasks.data import corpus, synthetic_text
 from tasks.data.corpus import ASSISTANT, HUMAN, Broken, Pair, Reading, Record, Unusable
-from tasks.text_tables import PREFERENCES
+from tasks.public_tables import PREFERENCES
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(config: PreferencesConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
-    """Writes the table text_tables.PREFERENCES, catalog.json and curves.parquet."""
+    """Writes the table public_tables.PREFERENCES, catalog.json and curves.parquet."""
 
     def reader(file: TextFile) -> Preferences:
         return Preferences(file, config.min_vote_ratio)

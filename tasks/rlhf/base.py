@@ -22,9 +22,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, OPTConfig, PreTrainedTokenizerFast
 
 from engine.errors import DataError
+from tasks.public_tables import DIALOGUES
 from tasks.rlhf.language import lm, scratch, upstream
 from tasks.rlhf.language.losses import training_loss
-from tasks.text_tables import DIALOGUES, TARGETS
+from tasks.rlhf.prompt_tables import TARGETS
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace

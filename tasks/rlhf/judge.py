@@ -17,18 +17,21 @@ import numpy as np
 import torch
 
 from engine.errors import DataError, RetainError
-from tasks.rlhf import rm, streams
+from tasks.rlhf import rm
 from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.rule_judge import frozen
 from tasks.rlhf.judging.rule_judge.cues import SITUATIONS
 from tasks.rlhf.judging.rule_judge.scoring import COMPONENTS, RuleJudge
 from tasks.rlhf.language import lm, upstream
+from tasks.rlhf.prompt_tables import PAIRS
 from tasks.rlhf.retention.pairs import RETENTION, Pair, public, retention
-from tasks.text_tables import PAIRS
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
     from tasks.config import JudgeConfig
+
+# A random stream, whose number never changes (tests/tasks/test_streams.py).
+RULES_INTERVALS_STREAM = 2
 
 HALF = "B"
 FINAL, RULES = "final", "rules"
@@ -109,7 +112,7 @@ def measure_rules(
         [[score(about, about.pair.chosen), score(about, about.pair.rejected)] for about in retention_pairs]
     )
     flaws = [about.pair.flaw for about in retention_pairs]
-    draws = np.random.default_rng([seed, streams.RULES_INTERVALS, 0])
+    draws = np.random.default_rng([seed, RULES_INTERVALS_STREAM, 0])
     chosen, rejected = scores[:, 0], scores[:, 1]
     accuracies = {"accuracy": measures.pair_accuracy(chosen, rejected, resamples, draws)}
     accuracies |= measures.accuracy_by_flaw(chosen, rejected, flaws)

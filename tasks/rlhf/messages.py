@@ -23,16 +23,19 @@ from engine.errors import DataError
 from engine.finished import Finished
 from retain.message import SITUATIONS, Bank, Entry, render, slots
 from retain.rules import MAX_LENGTH, MIN_LENGTH, Rules
-from tasks.rlhf import streams
 from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.rule_judge.readability import reading_ease
 from tasks.rlhf.language import drafts, lm, upstream
 from tasks.rlhf.language.drafts import Draft, Sampling
-from tasks.text_tables import PROMPTS, TARGETS, as_columns
+from tasks.rlhf.prompt_tables import PROMPTS, TARGETS
+from tasks.text_tables import as_columns
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
     from tasks.config import MessagesConfig
+
+# A random stream, whose number never changes (tests/tasks/test_streams.py).
+MESSAGES_STREAM = 73
 
 # The adapter that writes, and what its bank and its entries' source are called.
 WRITERS = {"sft": "sft", "policy": "rlhf"}
@@ -107,9 +110,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
         for number, writer in enumerate(WRITERS)
         for (cell, prompt), draft in zip(
             asked,
-            drafts.sample(
-                language, writer, texts, how, [workspace.seed, streams.MESSAGES, number], finished, workspace
-            ),
+            drafts.sample(language, writer, texts, how, [workspace.seed, MESSAGES_STREAM, number], finished, workspace),
         )
     ]
     screened = [screen(candidate, months, known[candidate.cell].common, rules) for candidate in written]
@@ -158,7 +159,7 @@ def ask(cells: Sequence[Cell], known: Mapping[Cell, Known], candidates: int, see
     for number, cell in enumerate(cells):
         if cell in known:
             prompts = known[cell].prompts
-            order = np.random.default_rng([seed, streams.MESSAGES, len(WRITERS), number]).permutation(len(prompts))
+            order = np.random.default_rng([seed, MESSAGES_STREAM, len(WRITERS), number]).permutation(len(prompts))
             drawn += [(cell, prompts[i]) for i in np.resize(order, candidates).tolist()]
     if not drawn:
         raise DataError("prompts: none of part train or validation, so there is nothing to reply to; run prompts again")

@@ -44,17 +44,22 @@ from torch import Tensor, nn
 from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from retain.rules import Rules
-from tasks.rlhf import streams
 from tasks.rlhf.judging import measures, stops
 from tasks.rlhf.judging.rewards import Reward, Scale, shaped
 from tasks.rlhf.language import decode, lm, upstream
 from tasks.rlhf.language.decode import Sample
 from tasks.rlhf.language.lm import Lm, Row
-from tasks.text_tables import PROMPTS
+from tasks.rlhf.prompt_tables import PROMPTS
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
     from tasks.config import KlConfig, TextPpoConfig
+
+# Random streams, whose numbers never change (tests/tasks/test_streams.py).
+PPO_ORDER_STREAM = 0
+PPO_SAMPLES_STREAM = 1
+PPO_MINIBATCHES_STREAM = 2
+PPO_LOOK_STREAM = 3
 
 POLICY, REFERENCE = "policy", "reference"  # adapters
 TRAINING, VALIDATION = "training", "validation"  # reward models
@@ -173,7 +178,7 @@ def at_iteration(prompts: Sequence[TokenisedPrompt], iteration: int, batch: int,
     """The batch of an iteration (from 0): all prompts in turn, in another order each time."""
     places = range(iteration * batch, (iteration + 1) * batch)
     orders = {
-        epoch: np.random.default_rng([seed, streams.PPO_ORDER, epoch]).permutation(len(prompts))
+        epoch: np.random.default_rng([seed, PPO_ORDER_STREAM, epoch]).permutation(len(prompts))
         for epoch in {place // len(prompts) for place in places}
     }
     return [prompts[orders[place // len(prompts)][place % len(prompts)]] for place in places]
@@ -513,14 +518,14 @@ class Learner:
         times = [time.monotonic()]
         # Generation.
         prompts = at_iteration(self.prompts.training, state.iteration, config.batch, self.seed)
-        samples = generate(self.lm, prompts, config, decode.generator([self.seed, streams.PPO_SAMPLES, number]))
+        samples = generate(self.lm, prompts, config, decode.generator([self.seed, PPO_SAMPLES_STREAM, number]))
         times.append(time.monotonic())
         # Scoring.
         scale, months = state.reference.training, self.prompts.months
         rollout = score(self.lm, self.head, prompts, samples, scale, months, self.rules, state.coefficient, config)
         times.append(time.monotonic())
         # Update.
-        rng = np.random.default_rng([self.seed, streams.PPO_MINIBATCHES, number])
+        rng = np.random.default_rng([self.seed, PPO_MINIBATCHES_STREAM, number])
         losses = update(self.lm, self.head, self.optimiser, rollout, config, rng)
         times.append(time.monotonic())
         # Validation, where it is due.
@@ -584,7 +589,7 @@ class Learner:
 
     def _on_validation(self, iteration: int) -> list[Sample]:
         return generate(
-            self.lm, self.prompts.validation, self.config, decode.generator([self.seed, streams.PPO_LOOK, iteration])
+            self.lm, self.prompts.validation, self.config, decode.generator([self.seed, PPO_LOOK_STREAM, iteration])
         )
 
     def _scores(self, samples: Sequence[Sample]) -> dict[str, list[float]]:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retain.rules import Rules
+from tasks.rlhf.prompt_tables import PAIRS, PROBES, PROMPTS, TARGETS
 from tasks.rlhf.retention import customers, domain, figures, tables
 from tasks.rlhf.retention.tables import Making
-from tasks.text_tables import PAIRS, PROBES, PROMPTS, TARGETS
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace

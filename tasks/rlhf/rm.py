@@ -21,7 +21,6 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from engine.errors import DataError
 from engine.finished import Finished
-from tasks.rlhf import streams
 from tasks.rlhf.judging import measures
 from tasks.rlhf.language import drafts, lm, training
 from tasks.rlhf.language.training import ExactTrainer, Job, Trained
@@ -30,6 +29,9 @@ from tasks.rlhf.retention.pairs import RETENTION, Pair, public, retention, token
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
     from tasks.config import RewardModelConfig
+
+# A random stream, whose number never changes (tests/tasks/test_streams.py).
+RM_INTERVALS_STREAM = 0  # of the first model; those of the second have the next number
 
 HALF = "A"
 MODELS = ("training", "validation")
@@ -118,7 +120,7 @@ def measure(
     for number, (name, values) in enumerate(scored.items()):
         metrics |= {
             f"{name}_{key}": metric
-            for key, metric in _measured(config, pairs, values, [workspace.seed, streams.RM_INTERVALS + number])
+            for key, metric in _measured(config, pairs, values, [workspace.seed, RM_INTERVALS_STREAM + number])
         }
     count = len(scored)
     return metrics, {

@@ -21,16 +21,20 @@ from trl import SFTTrainer
 from engine.errors import DataError
 from engine.finished import Finished
 from retain.intervals import bootstrap
-from tasks.rlhf import streams
+from tasks.public_tables import DIALOGUES
 from tasks.rlhf.language import decode, lm, training, upstream
 from tasks.rlhf.language.losses import training_loss
 from tasks.rlhf.language.training import ExactTrainer, Job, Trained
+from tasks.rlhf.prompt_tables import PROMPTS, TARGETS
 from tasks.rlhf.retention.pairs import sample
-from tasks.text_tables import DIALOGUES, PROMPTS, TARGETS
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
     from tasks.config import SftConfig
+
+# Random streams, whose numbers never change (tests/tasks/test_streams.py).
+SFT_INTERVALS_STREAM = 3
+SFT_SAMPLES_STREAM = 4
 
 NAME = "sft"  # of the training in the checkpoint
 OASST1 = "OASST1"
@@ -89,7 +93,7 @@ def run(config: SftConfig, inputs: Mapping[str, Path], workspace: Workspace) -> 
         },
     )
     workspace.out.parquet("evidence/samples.parquet", measured["samples"])
-    draws = np.random.default_rng([workspace.seed, streams.SFT_INTERVALS])
+    draws = np.random.default_rng([workspace.seed, SFT_INTERVALS_STREAM])
     return {
         "training_loss": training_loss([row["loss"] for row in trained.curve]),
         "held_out_loss": {"value": sum(measured["targets"]["nll"]) / sum(measured["targets"]["tokens"])},
@@ -226,7 +230,7 @@ def samples(config: SftConfig, language: lm.Lm, prompts: Path, workspace: Worksp
             ids,
             limit,
             config.sample_temperature,
-            decode.generator([workspace.seed, streams.SFT_SAMPLES]),
+            decode.generator([workspace.seed, SFT_SAMPLES_STREAM]),
             config.batch,
         )
     return {

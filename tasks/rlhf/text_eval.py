@@ -24,18 +24,21 @@ import torch
 from engine.errors import DataError, RetainError
 from engine.finished import Finished
 from retain.rules import Rules
-from tasks.rlhf import streams
 from tasks.rlhf.judging import comparison, measures
 from tasks.rlhf.judging.measures import Array
 from tasks.rlhf.judging.rule_judge import frozen
 from tasks.rlhf.judging.rule_judge.scoring import RuleJudge
 from tasks.rlhf.language import drafts, lm, upstream
 from tasks.rlhf.language.drafts import Draft, Sampling
-from tasks.text_tables import PROBES, PROMPTS, as_columns
+from tasks.rlhf.prompt_tables import PROBES, PROMPTS
+from tasks.text_tables import as_columns
 
 if TYPE_CHECKING:
     from engine.stage import Metrics, Workspace
     from tasks.config import TextEvalConfig
+
+# A random stream, whose number never changes (tests/tasks/test_streams.py).
+TEXT_EVAL_STREAM = 71
 
 SFT, POLICY = "sft", "policy"
 MODELS = {SFT: "_sft", POLICY: ""}  # and what their metrics' names end with
@@ -109,7 +112,7 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
             for asked, draft in zip(
                 everything,
                 drafts.sample(
-                    language, model, texts, how, [workspace.seed, streams.TEXT_EVAL, number], finished, workspace
+                    language, model, texts, how, [workspace.seed, TEXT_EVAL_STREAM, number], finished, workspace
                 ),
             )
         ]
@@ -119,7 +122,7 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
     judged = score_replies(
         language, rule_judge, prompts, of_prompts, about["months"], config.batch, finished, workspace
     )
-    seed = [workspace.seed, streams.TEXT_EVAL, len(MODELS)]
+    seed = [workspace.seed, TEXT_EVAL_STREAM, len(MODELS)]
     _write(prompts, probes, written, judged, config, seed, workspace)
     return metrics(prompts, probes, written, judged, config.bootstrap, seed)
 

@@ -20,12 +20,15 @@ from safetensors.torch import save as write_tensors
 from torch import Tensor
 
 from engine.errors import DataError, RetainError
-from tasks.rlhf import streams
 from tasks.rlhf.language import lm
 
 if TYPE_CHECKING:
     from engine.stage import Workspace
     from tasks.config import Pretraining
+
+# Random streams, whose numbers never change (tests/tasks/test_streams.py).
+PRETRAINING_DIALOGUES_STREAM = 6  # which blocks a step takes
+PRETRAINING_MESSAGES_STREAM = 7
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
@@ -47,8 +50,8 @@ def train(
     kinds = [
         (to_blocks(text, pairs, config.length, name), count, stream)
         for pairs, name, count, stream in (
-            (dialogues, "dialogues", config.batch - of_messages, streams.PRETRAINING_DIALOGUES),
-            (messages, "prompts", of_messages, streams.PRETRAINING_MESSAGES),
+            (dialogues, "dialogues", config.batch - of_messages, PRETRAINING_DIALOGUES_STREAM),
+            (messages, "prompts", of_messages, PRETRAINING_MESSAGES_STREAM),
         )
         if count
     ]

@@ -30,12 +30,14 @@ from transformers.trainer_callback import PrinterCallback
 from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.finished import Finished
-from tasks.rlhf import streams
 from tasks.rlhf.language import lm
 
 if TYPE_CHECKING:
     from engine.stage import Workspace
     from tasks.config import FinetuneConfig
+
+# A random stream, whose number never changes (tests/tasks/test_streams.py).
+ORDER_STREAM = 2  # in which order a trainer sees its examples
 
 TRAINER = "trainer/"  # where a checkpoint keeps the training in hand
 CURVE = "curve.json"
@@ -138,7 +140,7 @@ def order(job: Job) -> Dataset:
         raise DataError(f"{job.name}: there is nothing to train on; look at the counts of the stages that feed it")
     wanted = job.config.max_steps * job.config.batch
     orders = [
-        np.random.default_rng([job.seed, streams.ORDER, epoch]).permutation(job.examples)
+        np.random.default_rng([job.seed, ORDER_STREAM, epoch]).permutation(job.examples)
         for epoch in range(-(-wanted // job.examples))
     ]
     return Dataset.from_dict({"example": np.concatenate(orders)[:wanted]})

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from tasks.rlhf import streams
+from tasks.public_tables import PREFERENCES
 from tasks.rlhf.language import upstream
 from tasks.rlhf.language.lm import Row, Text
-from tasks.text_tables import PAIRS, PREFERENCES
+from tasks.rlhf.prompt_tables import PAIRS
+
+# A random stream, whose number never changes (tests/tasks/test_streams.py).
+ROWS_STREAM = 1  # which rows are taken where there are more than wanted
 
 RETENTION = "retention"  # the source of pairs that were made here
 
@@ -53,7 +56,7 @@ def sample(rows: Sequence[Any], most: int, seed: int) -> list[Any]:
     """At most `most` of them, drawn with `seed`, in their order."""
     if len(rows) <= most:
         return list(rows)
-    drawn = np.random.default_rng([seed, streams.ROWS]).choice(len(rows), most, replace=False)
+    drawn = np.random.default_rng([seed, ROWS_STREAM]).choice(len(rows), most, replace=False)
     return [rows[i] for i in np.sort(drawn)]
 
 

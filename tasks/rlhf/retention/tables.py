@@ -14,13 +14,15 @@ import numpy as np
 from engine.errors import DataError
 from retain.message import SITUATIONS
 from retain.rules import Rules
-from tasks.rlhf import streams
 from tasks.rlhf.retention import domain
 from tasks.rlhf.retention.customers import Person, Pools, half_of
 from tasks.rlhf.retention.domain import Draw
 
 if TYPE_CHECKING:
     from tasks.config import PromptsConfig
+
+# A random stream, whose number never changes (tests/tasks/test_streams.py).
+PROMPTS_STREAM = 20
 
 Row = dict[str, Any]
 Cell = tuple[str, int]  # situation, offer
@@ -191,7 +193,7 @@ class _FlawDeck:
 def _draw(making: Making, table: str, part: str, half: str = "") -> Draw:
     config = making.config
     rng = np.random.default_rng(
-        [making.seed, streams.PROMPTS, _TABLES.index(table), _PARTS.index(part), ord(half or "-")]
+        [making.seed, PROMPTS_STREAM, _TABLES.index(table), _PARTS.index(part), ord(half or "-")]
     )
     return Draw(rng, config.phrases, config.offers, config.months, held_out=part != "train")
 

@@ -12,7 +12,7 @@ import torch
 from engine.artifact import ArtifactWriter
 from retain.message import SITUATIONS
 from tasks.rlhf.language import decode, lm
-from tasks.text_tables import PROBES, PROMPTS, TARGETS
+from tasks.rlhf.prompt_tables import PROBES, PROMPTS, TARGETS
 from tests.tasks.rlhf.tables import write
 
 LORA = lm.Shape(r=4, alpha=8, dropout=0.1, targets="attention")

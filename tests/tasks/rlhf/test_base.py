@@ -22,9 +22,10 @@ from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.stage import Workspace
 from tasks.config import BaseConfig
+from tasks.public_tables import DIALOGUES
 from tasks.rlhf import base
 from tasks.rlhf.language import lm, scratch
-from tasks.text_tables import DIALOGUES, TARGETS
+from tasks.rlhf.prompt_tables import TARGETS
 from tests.tasks.rlhf.conftest import make_base
 from tests.tasks.rlhf.tables import write
 

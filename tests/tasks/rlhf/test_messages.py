@@ -17,7 +17,7 @@ from tasks.rlhf import messages
 from tasks.rlhf.language import decode, lm
 from tasks.rlhf.language.drafts import Draft
 from tasks.rlhf.messages import Candidate, Prompt, choose, screen
-from tasks.text_tables import PROMPTS, TARGETS
+from tasks.rlhf.prompt_tables import PROMPTS, TARGETS
 from tests.tasks.rlhf import made_language
 from tests.tasks.rlhf.tables import write
 from tests.words import RULES, WORDS, check

@@ -26,11 +26,11 @@ from engine.errors import DataError, RetainError
 from engine.stage import Workspace
 from engine.store import FolderStore
 from tasks.config import KlConfig, TextPpoConfig
-from tasks.rlhf import ppo_text, streams
+from tasks.rlhf import ppo_text
 from tasks.rlhf.judging import measures
 from tasks.rlhf.judging.rewards import Scale
 from tasks.rlhf.language import decode, lm
-from tasks.text_tables import PROMPTS
+from tasks.rlhf.prompt_tables import PROMPTS
 from tests.engine.processes import killed_at
 from tests.tasks.conftest import Checkpoints, make_workspace
 from tests.tasks.rlhf.conftest import make_base
@@ -489,7 +489,9 @@ def test_kl_is_that_of_the_adapter_kept(
         lm.load_adapter(language, folder, name)
     prompts = ppo_text.read_prompts(inputs["prompts"], language.text, 24).validation
     lm.use(language, "policy")
-    samples = ppo_text.generate(language, prompts, config(batch=32), decode.generator([42, streams.PPO_LOOK, 2]))
+    samples = ppo_text.generate(
+        language, prompts, config(batch=32), decode.generator([42, ppo_text.PPO_LOOK_STREAM, 2])
+    )
     rows = [(prompt.ids, sample.ids) for prompt, sample in zip(prompts, samples)]
     with torch.no_grad():
         of_policy = lm.log_probs(language, rows)[0]

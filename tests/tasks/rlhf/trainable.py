@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config import RewardModelConfig, SftConfig
-from tasks.text_tables import DIALOGUES, PAIRS, PREFERENCES, PROMPTS, TARGETS
+from tasks.public_tables import DIALOGUES, PREFERENCES
+from tasks.rlhf.prompt_tables import PAIRS, PROMPTS, TARGETS
 from tests.tasks.rlhf.tables import write
 
 SETTINGS: dict[str, Any] = {
