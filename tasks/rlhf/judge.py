@@ -112,7 +112,7 @@ def measure_rules(
         [[score(about, about.pair.chosen), score(about, about.pair.rejected)] for about in retention_pairs]
     )
     flaws = [about.pair.flaw for about in retention_pairs]
-    draws = np.random.default_rng([seed, RULES_INTERVALS_STREAM, 0])
+    draws = np.random.default_rng([seed, RULES_INTERVALS_STREAM, rm.RETENTION_DRAW])
     chosen, rejected = scores[:, 0], scores[:, 1]
     accuracies = {"accuracy": measures.pair_accuracy(chosen, rejected, resamples, draws)}
     accuracies |= measures.accuracy_by_flaw(chosen, rejected, flaws)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # A random stream, whose number never changes (tests/tasks/test_streams.py).
 MESSAGES_STREAM = 73
+# What is drawn of it: the replies of each writer, and which prompts they are asked.
+REPLIES_DRAW, ASKED_DRAW = {"sft": 0, "policy": 1}, 2
 
 # The adapter that writes, and what its bank and its entries' source are called.
 WRITERS = {"sft": "sft", "policy": "rlhf"}
@@ -107,10 +109,18 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
     texts = [prompt.text for _, prompt in asked]
     written = [
         Candidate(writer, cell, prompt, draft)
-        for number, writer in enumerate(WRITERS)
+        for writer in WRITERS
         for (cell, prompt), draft in zip(
             asked,
-            drafts.sample(language, writer, texts, how, [workspace.seed, MESSAGES_STREAM, number], finished, workspace),
+            drafts.sample(
+                language,
+                writer,
+                texts,
+                how,
+                [workspace.seed, MESSAGES_STREAM, REPLIES_DRAW[writer]],
+                finished,
+                workspace,
+            ),
         )
     ]
     screened = [screen(candidate, months, known[candidate.cell].common, rules) for candidate in written]
@@ -159,7 +169,7 @@ def ask(cells: Sequence[Cell], known: Mapping[Cell, Known], candidates: int, see
     for number, cell in enumerate(cells):
         if cell in known:
             prompts = known[cell].prompts
-            order = np.random.default_rng([seed, MESSAGES_STREAM, len(WRITERS), number]).permutation(len(prompts))
+            order = np.random.default_rng([seed, MESSAGES_STREAM, ASKED_DRAW, number]).permutation(len(prompts))
             drawn += [(cell, prompts[i]) for i in np.resize(order, candidates).tolist()]
     if not drawn:
         raise DataError("prompts: none of part train or validation, so there is nothing to reply to; run prompts again")

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 PPO_ORDER_STREAM = 0
 PPO_SAMPLES_STREAM = 1
 PPO_MINIBATCHES_STREAM = 2
-PPO_LOOK_STREAM = 3
+PPO_VALIDATION_STREAM = 3
 
 POLICY, REFERENCE = "policy", "reference"  # adapters
 TRAINING, VALIDATION = "training", "validation"  # reward models
@@ -589,7 +589,10 @@ class Learner:
 
     def _on_validation(self, iteration: int) -> list[Sample]:
         return generate(
-            self.lm, self.prompts.validation, self.config, decode.generator([self.seed, PPO_LOOK_STREAM, iteration])
+            self.lm,
+            self.prompts.validation,
+            self.config,
+            decode.generator([self.seed, PPO_VALIDATION_STREAM, iteration]),
         )
 
     def _scores(self, samples: Sequence[Sample]) -> dict[str, list[float]]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # A random stream, whose number never changes (tests/tasks/test_streams.py).
 RM_INTERVALS_STREAM = 0  # of the first model; those of the second have the next number
+RETENTION_DRAW, PUBLIC_DRAW = 0, 1  # of an INTERVALS_STREAM: by what the pairs are
 
 HALF = "A"
 MODELS = ("training", "validation")
@@ -183,10 +184,10 @@ def _measured(
     config: RewardModelConfig, pairs: Sequence[Pair], values: Any, seed: Sequence[int]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     own = np.array([pair.source == RETENTION for pair in pairs])
-    for number, (suffix, rows) in enumerate((("", own), ("_public", ~own))):
+    for draw, suffix, rows in ((RETENTION_DRAW, "", own), (PUBLIC_DRAW, "_public", ~own)):
         if rows.any():
             chosen, rejected = values[rows, 0], values[rows, 1]
-            draws = np.random.default_rng([*seed, number])
+            draws = np.random.default_rng([*seed, draw])
             yield f"auc{suffix}", measures.pair_auc(chosen, rejected, config.bootstrap, draws)
             yield f"accuracy{suffix}", measures.pair_accuracy(chosen, rejected, config.bootstrap, draws)
     flaws = [pair.flaw for pair in pairs if pair.source == RETENTION]

@@ -42,6 +42,8 @@ TEXT_EVAL_STREAM = 71
 
 SFT, POLICY = "sft", "policy"
 MODELS = {SFT: "_sft", POLICY: ""}  # and what their metrics' names end with
+# What is drawn of the stream: the replies of each model, the intervals, and beside those the examples.
+REPLIES_DRAW, INTERVALS_DRAW, EXAMPLES_DRAW = {SFT: 0, POLICY: 1}, 2, 1
 TRAINING, FINAL, RULES = "training", "final", "rules"
 UNSEEN = (FINAL, RULES)
 # What the reward models are called as adapters: `training` is a word of torch's own there.
@@ -112,17 +114,23 @@ def run(config: TextEvalConfig, inputs: Mapping[str, Path], workspace: Workspace
             for asked, draft in zip(
                 everything,
                 drafts.sample(
-                    language, model, texts, how, [workspace.seed, TEXT_EVAL_STREAM, number], finished, workspace
+                    language,
+                    model,
+                    texts,
+                    how,
+                    [workspace.seed, TEXT_EVAL_STREAM, REPLIES_DRAW[model]],
+                    finished,
+                    workspace,
                 ),
             )
         ]
-        for number, model in enumerate(MODELS)
+        for model in MODELS
     }
     of_prompts = {model: replies[: len(prompts)] for model, replies in written.items()}
     judged = score_replies(
         language, rule_judge, prompts, of_prompts, about["months"], config.batch, finished, workspace
     )
-    seed = [workspace.seed, TEXT_EVAL_STREAM, len(MODELS)]
+    seed = [workspace.seed, TEXT_EVAL_STREAM, INTERVALS_DRAW]
     _write(prompts, probes, written, judged, config, seed, workspace)
     return metrics(prompts, probes, written, judged, config.bootstrap, seed)
 
@@ -324,7 +332,7 @@ def _write(
     )
     out.parquet("evidence/probes.parquet", probe_table(probes, {m: r[len(prompts) :] for m, r in written.items()}))
     out.parquet("curves.parquet", by_group(prompts, judged, config.bootstrap, seed))
-    chosen = np.random.default_rng([*seed, 1]).permutation(len(prompts))[: config.shown]
+    chosen = np.random.default_rng([*seed, EXAMPLES_DRAW]).permutation(len(prompts))[: config.shown]
     out.json(
         "examples.json",
         [

@@ -30,7 +30,10 @@ T = TypeVar("T")
 
 TRIES = 60  # draws of one row that nothing like it has been made of yet
 
-_TABLES, _PARTS = ("prompts", "targets", "pairs", "probes"), ("train", "validation", "test")  # numbers of streams
+# What is drawn of the stream, by table, part and half.
+_TABLE_DRAW = {"prompts": 0, "targets": 1, "pairs": 2, "probes": 3}
+_PART_DRAW = {"train": 0, "validation": 1, "test": 2}
+_HALF_DRAW = {"": 45, "A": 65, "B": 66}
 
 
 @dataclass
@@ -192,9 +195,7 @@ class _FlawDeck:
 
 def _draw(making: Making, table: str, part: str, half: str = "") -> Draw:
     config = making.config
-    rng = np.random.default_rng(
-        [making.seed, PROMPTS_STREAM, _TABLES.index(table), _PARTS.index(part), ord(half or "-")]
-    )
+    rng = np.random.default_rng([making.seed, PROMPTS_STREAM, _TABLE_DRAW[table], _PART_DRAW[part], _HALF_DRAW[half]])
     return Draw(rng, config.phrases, config.offers, config.months, held_out=part != "train")
 
 

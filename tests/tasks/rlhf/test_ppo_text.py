@@ -490,7 +490,7 @@ def test_kl_is_that_of_the_adapter_kept(
     prompts = ppo_text.read_prompts(inputs["prompts"], language.text, 24).validation
     lm.use(language, "policy")
     samples = ppo_text.generate(
-        language, prompts, config(batch=32), decode.generator([42, ppo_text.PPO_LOOK_STREAM, 2])
+        language, prompts, config(batch=32), decode.generator([42, ppo_text.PPO_VALIDATION_STREAM, 2])
     )
     rows = [(prompt.ids, sample.ids) for prompt, sample in zip(prompts, samples)]
     with torch.no_grad():
