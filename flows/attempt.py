@@ -78,7 +78,6 @@ def run_attempt(
         raise
     child = start(plan.request(stage, identity, inputs, record.number, work_folder(store.url, attempt_id)))
     try:
-        child.give_way(plan.niceness(stage))
         watch(child)
         while child.poll() is None:
             time.sleep(POLL_S)

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,11 +52,6 @@ class Child:
     def preempt(self) -> None:
         """Asks it to save a checkpoint and stop (SIGTERM)."""
         self.process.send_signal(signal.SIGTERM)
-
-    def give_way(self, niceness: int) -> None:
-        """Lets other processes go first where cores are short: `niceness` is added to our own."""
-        with suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, self.process.pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
 
     def kill(self) -> None:
         self.process.kill()

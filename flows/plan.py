@@ -22,12 +22,6 @@ from tasks.config import Experiment, Machine
 from tasks.stages import STAGES
 
 MAX_METRICS = 4  # of a stage whose row shows each of them
-# A stage with MOST_BEHIND stages behind it has niceness 0, and each stage fewer adds NICER. Two processes on one core
-# whose niceness differs by 5 get about three quarters and a quarter of it.
-NICER = 5
-# In a run of all stages `sft` and `rm`, the longest trainings, never give way: behind them wait ppo_text, text_eval and
-# release. The number repeats how deep the table in tasks/stages.py is behind these two, and has to change with it.
-MOST_BEHIND = 3
 
 
 @dataclass(frozen=True)
@@ -92,18 +86,6 @@ class Plan:
         """The machine that the stage runs on, with its price."""
         machines = self.experiment.costs.machines
         return machines.gpu if self.device(stage) == "cuda" else machines.local
-
-    def niceness(self, stage: Stage) -> int:
-        """How far the stage gives way to those that run beside it: the fewer wait behind it, the more.
-
-        Of a whole run, `judge` and `decision` then fill the cores that `base`, `sft`, `rm` and `ppo_text`, one after
-        the other, leave idle.
-        """
-        return NICER * max(0, MOST_BEHIND - self._behind(stage.name))
-
-    def _behind(self, name: str) -> int:
-        """The stages of the longest chain that waits for this one."""
-        return max((1 + self._behind(other.name) for other in self.stages if name in other.inputs), default=0)
 
     def source_keys(self, stage: str) -> dict[str, str]:
         """Name of a source file -> its key in the store. Empty for synthetic data and stages that read no files."""
