@@ -66,12 +66,12 @@ class Policy:
     def logits(self, observation: Singles) -> Floats:
         """(n, a) of observations (n, o), or (a,) of one (o,). Raises PolicyError when one of them is not finite."""
         *hidden, (weight, bias) = self._folded
-        found = observation.astype(np.float64)
-        if not math.isfinite(found.sum()):  # here, as tanh would make infinity look like a number
+        activations = observation.astype(np.float64)
+        if not math.isfinite(activations.sum()):  # here, as tanh would make infinity look like a number
             raise PolicyError(f"the observation is not finite in {_not_finite(observation, self.observed)}")
         for inner, offset in hidden:
-            found = np.tanh(found @ inner + offset)
-        return np.asarray(found @ weight + bias)
+            activations = np.tanh(activations @ inner + offset)
+        return np.asarray(activations @ weight + bias)
 
     def probabilities(self, observation: Singles, mask: Mask) -> Floats:
         """(n, a), zero where `mask` (n, a) forbids an action."""

@@ -68,12 +68,12 @@ class Trees:
     def margin(self, x: Floats) -> np.float32:
         """The raw margin (log-odds) of one row of shape (n_features,)."""
         values = _twice(x[None])[0]
-        at = self._roots
+        nodes = self._roots
         for feature, threshold in zip(self._feature, self._threshold):
-            right = values.take(feature.take(at)) >= threshold.take(at)
-            at = at + at
-            at += right
-        sums: Floats = np.add.accumulate(np.concatenate(((self.base,), self._leaf.take(at))), dtype=np.float32)
+            right = values.take(feature.take(nodes)) >= threshold.take(nodes)
+            nodes = nodes + nodes
+            nodes += right
+        sums: Floats = np.add.accumulate(np.concatenate(((self.base,), self._leaf.take(nodes))), dtype=np.float32)
         return np.float32(sums[-1])
 
     def margins(self, x: Floats) -> Floats:
@@ -83,10 +83,10 @@ class Trees:
             values = _twice(x[start : start + BLOCK_ROWS])
             rows = (np.arange(len(values)) * values.shape[1])[:, None]
             flat = values.ravel()
-            at = np.broadcast_to(self._roots, (len(values), self.n_trees))
+            nodes = np.broadcast_to(self._roots, (len(values), self.n_trees))
             for feature, threshold in zip(self._feature, self._threshold):
-                at = 2 * at + (flat.take(rows + feature.take(at)) >= threshold.take(at))
-            leaves = np.concatenate((np.full((len(values), 1), self.base), self._leaf.take(at)), axis=1)
+                nodes = 2 * nodes + (flat.take(rows + feature.take(nodes)) >= threshold.take(nodes))
+            leaves = np.concatenate((np.full((len(values), 1), self.base), self._leaf.take(nodes)), axis=1)
             out[start : start + BLOCK_ROWS] = np.add.accumulate(leaves, axis=1, dtype=np.float32)[:, -1]
         return out
 
@@ -97,14 +97,14 @@ class Trees:
         (XGBoost's pred_contribs with approx_contribs). They and `bias` add up to the margin.
         """
         values = _twice(x[None])[0]
-        at = self._roots
+        nodes = self._roots
         features, changes = [], []
         for level in range(self.depth):
-            feature = self._feature[level].take(at)
-            below = 2 * at + (values.take(feature) >= self._threshold[level].take(at))
+            feature = self._feature[level].take(nodes)
+            below = 2 * nodes + (values.take(feature) >= self._threshold[level].take(nodes))
             features.append(feature)
-            changes.append(self._mean[level + 1].take(below) - self._mean[level].take(at))
-            at = below
+            changes.append(self._mean[level + 1].take(below) - self._mean[level].take(nodes))
+            nodes = below
         if not features:
             return np.zeros(self.n_features)
         weights = np.concatenate(changes, dtype=np.float64)
@@ -222,8 +222,8 @@ class Scorer:
     def reasons(self, x: Floats) -> list[tuple[str, float]]:
         """(dataset column, contribution to the margin), largest first by absolute value; zeros are left out."""
         by_column = np.bincount(self._source, self.trees.contributions(x), len(self._columns)).tolist()
-        found = [(name, value) for name, value in zip(self._columns, by_column) if value != 0.0]
-        return sorted(found, key=lambda reason: (-abs(reason[1]), reason[0]))
+        reasons = [(name, value) for name, value in zip(self._columns, by_column) if value != 0.0]
+        return sorted(reasons, key=lambda reason: (-abs(reason[1]), reason[0]))
 
 
 def _parse(data: bytes, where: str) -> Any:
