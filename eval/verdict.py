@@ -217,7 +217,7 @@ def main(arguments: Sequence[str]) -> int:
         names = ", ".join(f"{row.verdict.stage}.{row.verdict.metric}" for row in failed)
         console.print(f"{len(failed)} of {gating} gating criteria are missed or not measured: {names}")
         if any(row.state == "not run" for row in failed):
-            console.print(f"Stages that have not run: make train.all EXPERIMENT={resolved.tag}")
+            console.print(f"Some stages have not run. `make run EXPERIMENT={resolved.tag}` runs them")
     else:
         console.print(f"All {gating} gating criteria of the stages that exist are met.")
     return 1 if failed else 0

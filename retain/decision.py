@@ -182,9 +182,7 @@ class Terms:
     def from_json(cls, content: object) -> Terms:
         """From a release's decision.json. Raises DecisionError."""
         if _is_older(content):
-            raise DecisionError(
-                "decision.json: is of an older format: run `make train.all` (or `make run`) and serve the new release"
-            )
+            raise DecisionError("decision.json: is of an older format; a new run of its experiment makes a new release")
         try:
             # Through JSON: what is said of a fault then names no class.
             read = _Terms.model_validate_json(json.dumps(content))

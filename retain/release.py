@@ -75,7 +75,7 @@ SPEAKS: Mapping[Arm, tuple[str, ...]] = {"baseline": ("sft", TEMPLATES), "learne
 SCORES = "scores.json"  # of an artifact of `messages`: {"situation/offer": {text: score}}
 _WANTED = f'{SCORES}: wants a number for each text, by "situation/offer"; run the messages stage again'
 TERMS = "terms.json"
-_OLDER = "; an older release has another one or none: `make run` (or `make train.all`) makes a new release"
+_OLDER = "; an older release has another one or none, and a new run of its experiment makes a new release"
 # Without these there is nothing to serve; what else fails its criteria is left out.
 REQUIRED = ("risk", "accept")
 
@@ -314,7 +314,7 @@ def digest(files: Mapping[str, Path], part: str) -> str:
 def _messages(content: object, terms: Terms, guard: Guard) -> tuple[Bank, str]:
     """The templates, one for every situation and offer, and what stands below each message."""
     if not isinstance(content, dict) or set(content) != {"sender", "templates"}:
-        raise ReleaseError("messages.json: wants sender and templates; an older release: run `make run` again")
+        raise ReleaseError(f"messages.json: wants sender and templates{_OLDER}")
     sender = content["sender"]
     if not isinstance(sender, dict) or set(sender) != {"name", "address"}:
         raise ReleaseError("messages.json: sender wants name and address")

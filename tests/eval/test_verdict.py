@@ -168,7 +168,7 @@ def test_a_stage_that_has_not_run_fails_without_a_value(
     assert verdict.main(["--experiment", "tried"]) == 1
     printed = capsys.readouterr().out
     assert "not run" in printed
-    assert "make train.all EXPERIMENT=tried" in printed
+    assert "make run EXPERIMENT=tried" in printed
 
 
 def test_a_metric_that_a_stage_did_not_report_fails(

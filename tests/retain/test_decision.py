@@ -436,7 +436,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     ],
 )
 def test_terms_of_an_older_format_say_what_to_do(older: dict[str, Any]) -> None:
-    with pytest.raises(DecisionError, match=r"^decision\.json: is of an older format: run `make train\.all`"):
+    with pytest.raises(DecisionError, match=r"^decision\.json: is of an older format; a new run of its experiment"):
         Terms.from_json(older)
 
 

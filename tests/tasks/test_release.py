@@ -447,7 +447,8 @@ def test_a_guard_that_is_damaged_in_a_release_is_named(tmp_path: Path, given: di
             load(files_of(out))
     (out / "guard.json").unlink()
     with pytest.raises(
-        ReleaseError, match=r"guard\.json: is missing; an older release .*`make run`.*makes a new release"
+        ReleaseError,
+        match=r"guard\.json: is missing; an older release .*a new run of its experiment makes a new release",
     ):
         load(files_of(out))
 
