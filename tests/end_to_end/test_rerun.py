@@ -122,6 +122,29 @@ def test_what_an_agent_is_shown(project: Project) -> None:
         assert causes == {stage: [] for stage in STAGES if stage != "release"}
 
 
+# File of ops/messages, what is edited there, the stage whose configuration it changes, and those that wait for it.
+AFTER_PROMPTS = ("base", "sft", "rm", "judge", "ppo_text", "text_eval", "messages", "release")
+WORDS_EDITED = [
+    ("templates", "should feel right", "should feel fair", "release", ()),
+    ("guard", "words: {}", "words: {promise: [our new network]}", "release", ()),
+    ("rules", "\nharmless:\n", "\nharmless:\n  - you never walk alone\n", "prompts", AFTER_PROMPTS),
+    ("phrases", "    - the price\n", "    - the charge\n", "prompts", AFTER_PROMPTS),
+    ("cues", "0.5: hope\n", "0.5: hope, cheer*\n", "judge", ("text_eval", "release")),
+]
+
+
+@pytest.mark.parametrize(("name", "before", "after", "stage", "waits"), WORDS_EDITED, ids=[e[0] for e in WORDS_EDITED])
+def test_an_edit_of_words(
+    project: Project, name: str, before: str, after: str, stage: str, waits: tuple[str, ...]
+) -> None:
+    """As `make why` says it; tests/flows/test_words.py tries more edits, and what runs where bytes stay equal."""
+    with changed(project.root / f"ops/messages/{name}.yaml", lambda text: text.replace(before, after, 1)):
+        causes = {name: lines for name, lines in project.why().items() if lines}
+    assert all(line.startswith(f"config: {name}") for line in causes.pop(stage))
+    assert all(lines[0].startswith("waits for") for lines in causes.values())
+    assert causes.keys() == {*waits}
+
+
 @pytest.mark.slow
 def test_the_code_of_the_learner_that_makes_no_difference(project: Project) -> None:
     path = project.root / "tasks/decision/ppo_lagrangian.py"
