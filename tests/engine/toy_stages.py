@@ -59,6 +59,7 @@ def surroundings(config: WalkConfig, inputs: Mapping[str, Path], workspace: Work
 
 def stubborn(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Never asks should_stop()."""
+    workspace.progress(0, 1)
     time.sleep(config.pause_s)
     return {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -30,6 +31,7 @@ from tests.flows.toy_plan import board_of, toy_plan, toy_stage
 
 LOG = logging.getLogger("test")
 ALONE = (toy_stage("risk"),)
+ROUNDING_S = 0.02  # of seconds that are metered, and of a process's start, which the system rounds to a hundredth
 
 
 def go(plan: Plan) -> Run:
@@ -88,9 +90,16 @@ def children(pid: int) -> list[psutil.Process]:
 
 
 def first_child(parent: subprocess.Popen[str]) -> tuple[psutil.Process, float]:
-    """The run's first attempt, and time.monotonic() of its start (psutil's create_time is off by up to a second)."""
+    """The run's first attempt, and time.monotonic() at which it had been started."""
     wait_for(lambda: children(parent.pid))
     return children(parent.pid)[0], time.monotonic()
+
+
+def recorded_s(root: Path) -> float:
+    """Seconds that the only attempt has written to live by now."""
+    (path,) = root.rglob("execution/*.json")
+    seconds: float = json.loads(path.read_text())["seconds"]
+    return seconds
 
 
 def test_a_run_completes_and_the_next_reuses_all(tmp_path: Path) -> None:
@@ -141,11 +150,13 @@ def test_a_killed_attempt_is_tried_again_and_both_are_paid(tmp_path: Path) -> No
 
     killer = threading.Thread(target=kill)
     killer.start()
+    began = time.monotonic()
     run = go(plan)
+    took = time.monotonic() - began
     killer.join()
     assert run.board.rows["risk"].attempts == 2
     lost, finished = entries(plan)
-    assert lost.seconds == pytest.approx(killed[0], abs=1.0)
+    assert killed[0] - ROUNDING_S <= lost.seconds <= took - finished.seconds + ROUNDING_S
     assert not lost.estimated
     assert finished.state == "settled"
     whole = toy_plan(tmp_path / "whole", ALONE, steps=60, pause_s=0.02)
@@ -184,10 +195,14 @@ def test_failures_are_not_tried_again(tmp_path: Path, function: str, state: str,
 
 
 def test_no_attempt_is_metered_beyond_its_reservation(tmp_path: Path) -> None:
-    stage = toy_stage("risk", function="stubborn")
-    plan = toy_plan(tmp_path, (stage,), time_limit_s=1.0, risk={"pause_s": 60.0})
-    with pytest.raises(StageEnded, match="outlived its time limit"):
-        go(plan)
+    stage, time_limit_s, ended = toy_stage("risk", function="stubborn"), 1.0, ""
+    while "it did not answer" not in ended:  # a busy machine may take more than the limit to load the stage
+        root = tmp_path / f"{time_limit_s}"
+        plan = toy_plan(root, (stage,), time_limit_s=time_limit_s, risk={"pause_s": 600.0})
+        with pytest.raises(StageEnded, match="outlived its time limit") as error:
+            go(plan)
+        ended, time_limit_s = str(error.value), 2 * time_limit_s
+        assert time_limit_s < 100, ended
     (entry,) = entries(plan)
     assert entry.seconds > 10  # it never asked whether to stop
     assert entry.metered_usd <= entry.reserved_usd
@@ -313,40 +328,48 @@ def test_two_runs_at_once_neither_collide_nor_work_twice(tmp_path: Path, start_r
 
 
 def test_a_child_outlives_its_parent_by_seconds_and_is_paid_what_it_wrote(tmp_path: Path, start_run: Start) -> None:
-    parent = start_run(tmp_path, 1000, 0.02)
+    began = time.monotonic()
+    parent = start_run(tmp_path, 10_000, 0.02)
     child, born = first_child(parent)
     wait_for(lambda: list(tmp_path.rglob("complete.json")))
+    at_least = time.monotonic() - born
     parent.kill()
     parent.wait()
-    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 15)
-    lived = time.monotonic() - born
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    at_most = time.monotonic() - began
     plan = toy_plan(tmp_path)
     (entry,) = entries(plan)
     assert entry.state == "open"
     assert settle_lost(plan) == 1
     (entry,) = entries(plan)
     assert (entry.state, entry.estimated) == ("settled", False)
-    assert entry.seconds == pytest.approx(lived, abs=1.0)
+    assert entry.seconds == recorded_s(tmp_path)
+    assert at_least - ROUNDING_S <= entry.seconds <= at_most + ROUNDING_S
     assert settle_lost(plan) == 0
     assert not list((tmp_path / "work").iterdir())
     assert not list(tmp_path.rglob("claim.json"))
 
 
 def test_an_end_that_nobody_saw_is_estimated_within_one_interval(tmp_path: Path, start_run: Start) -> None:
-    parent = start_run(tmp_path, 1000, 0.02)
+    began = time.monotonic()
+    parent = start_run(tmp_path, 10_000, 0.02)
     child, born = first_child(parent)
     wait_for(lambda: list(tmp_path.rglob("complete.json")))
-    time.sleep(1.0)
     parent.send_signal(signal.SIGSTOP)  # it may not see the child's end
-    lived = time.monotonic() - born
+    at_least = time.monotonic() - born
+    wait_for(lambda: recorded_s(tmp_path) >= at_least)
     child.kill()
+    at_most = time.monotonic() - began
+    wait_for(lambda: child.status() == psutil.STATUS_ZOMBIE)
     parent.kill()
     parent.wait()
-    plan = toy_plan(tmp_path)
+    plan, recorded = toy_plan(tmp_path), recorded_s(tmp_path)
     assert settle_lost(plan) == 1
     (entry,) = entries(plan)
     assert entry.estimated
-    assert entry.seconds == pytest.approx(lived, abs=plan.experiment.execution.heartbeat_s + 0.5)
+    heartbeat_s = plan.experiment.execution.heartbeat_s
+    assert entry.seconds == pytest.approx(recorded + heartbeat_s)
+    assert at_least <= entry.seconds <= at_most + heartbeat_s + ROUNDING_S
     (record,) = [path.read_text() for path in tmp_path.rglob("execution/*.json")]
     assert '"status": "killed"' in record
 
