@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from retain.dataset import DatasetSpec
 from tests.datasets import described
@@ -14,6 +15,10 @@ from tests.datasets import described
 # As engine/__main__.py does, for the same reasons: threads that wait do so asleep, and torch's compiler stays away. One
 # thread each, where a test says nothing else: pytest runs a process for every core.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TORCHDYNAMO_DISABLE": "1"}
+
+# No example has a time limit, nor does drawing one: beside other processes any of them may be slow.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True)

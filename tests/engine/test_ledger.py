@@ -95,7 +95,7 @@ def test_amounts_are_whole_micro_dollars_rounded_up(store: FolderStore) -> None:
 
 
 @given(rate=st.integers(0, 50_000_000), seconds=st.floats(0, 1e6), overhead=st.floats(0, 600))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)
 def test_an_amount_is_never_less_than_what_was_used_nor_a_micro_dollar_more(
     tmp_path: Path, rate: int, seconds: float, overhead: float
 ) -> None:
@@ -199,7 +199,7 @@ def test_what_was_never_reserved_can_not_be_settled(store: FolderStore) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["reserve", "settle"]), st.integers(0, 5), st.integers(0, 100)), max_size=25))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=40)
 def test_metered_and_reserved_stay_below_the_cap_in_any_order(
     tmp_path: Path, events: list[tuple[str, int, int]]
 ) -> None:

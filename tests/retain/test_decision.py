@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retain.decision import (
@@ -121,7 +121,6 @@ HISTORIES = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(
     risk=st.floats(0, 1),
     history=HISTORIES,

@@ -54,7 +54,7 @@ def as_columns(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", SPECS)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_row_equals_the_table_bit_for_bit(name: str, data: st.DataObject) -> None:
     rows = data.draw(tables(name))
     made = Featurizer.fit(SPECS[name])
@@ -67,7 +67,7 @@ def test_a_row_equals_the_table_bit_for_bit(name: str, data: st.DataObject) -> N
 
 @pytest.mark.parametrize("name", SPECS)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_category_switches_on_exactly_one_feature(name: str, data: st.DataObject) -> None:
     rows = data.draw(tables(name))
     made = Featurizer.fit(SPECS[name])
@@ -88,7 +88,7 @@ def test_every_category_switches_on_exactly_one_feature(name: str, data: st.Data
 
 @pytest.mark.parametrize("name", SPECS)
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_featurizer_read_back_is_the_same(name: str, data: st.DataObject) -> None:
     made = Featurizer.fit(SPECS[name])
     again = Featurizer.from_json(json.loads(json.dumps(made.to_json(), sort_keys=True)))

@@ -39,7 +39,7 @@ def check(text: str) -> None:
     assert REPLACED(text, starts) == HARMLESS_EVERYWHERE.sub(" so ", text)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(TEXT | st.text(max_size=120) | st.text("abehmnorstu \u0661\u00df1-.", max_size=60))
 def test_the_rules_lists_find_what_they_find_everywhere(text: str) -> None:
     check(text)
@@ -58,7 +58,7 @@ def test_the_same_of_every_labelled_message() -> None:
         "x(?:y?){3}z", "(c)at", "ca(?:t|r(?:s|t))", "[a-z]{2,3}t", r"o?n", "a|b", "(?:c*)a",
     ],
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text("abcdogtrsnxyz 19\u0662-_", max_size=25))
 def test_any_pattern_finds_what_it_finds_at_every_word(pattern: str, text: str) -> None:
     everywhere, starts = re.compile(rf"\b(?:{pattern})"), word_starts(text)

@@ -50,7 +50,7 @@ def booster() -> xgboost.Booster:
     return train(seed=7, depth=3, rounds=20, share_missing=0.1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     depth=st.integers(1, 7),
@@ -68,7 +68,7 @@ def test_margins_are_those_of_xgboost_bit_for_bit(seed: int, depth: int, rounds:
     assert [trees.margin(row) for row in x[:50]] == list(margins[:50])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     row=st.lists(
         st.one_of(st.just(math.nan), st.sampled_from([0.0, 1.0, -0.0]), st.floats(width=32, allow_infinity=False)),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -20,7 +20,6 @@ def arrays(offers: list[tuple[float, float, float]]) -> tuple[Floats, Floats, Fl
     return cost, liability, acceptance
 
 
-@settings(deadline=None)
 @given(months=st.lists(st.lists(offer, max_size=12), max_size=4), budget=st.floats(0, 400), seed=st.integers(0, 99))
 @pytest.mark.parametrize("mode", ["expected", "worst_case"])
 def test_many_at_once_are_admitted_as_one_after_the_other(
@@ -68,7 +67,6 @@ def test_an_offer_without_a_price_is_refused_and_nothing_held(cost: float, liabi
         assert state(wallet) == before
 
 
-@settings(deadline=None)
 @given(months=st.lists(st.lists(offer, max_size=12), max_size=6), budget=st.floats(0, 400), seed=st.integers(0, 9999))
 def test_in_worst_case_nothing_is_ever_overdrawn(
     months: list[list[tuple[float, float, float]]], budget: float, seed: int

@@ -280,7 +280,7 @@ def test_a_table_without_an_id_is_the_baselines(bank_release: Release) -> None:
     ]
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     percent=st.sampled_from([0.0, 30.0, 100.0]),
     offer=st.sampled_from([None, 0, 5, 10, 20]),

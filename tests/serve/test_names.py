@@ -56,7 +56,7 @@ def test_a_message_that_greets_by_itself_is_not_greeted_twice(named: Release, ri
     assert found["text"].startswith("Hello, and thank you")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(name=names())
 def test_whatever_the_name_what_is_sent_keeps_the_rules(templates: Release, risky: dict[str, Any], name: str) -> None:
     found = answer(templates, risky, name)

@@ -188,7 +188,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.parametrize("table", ["release", "bank_release"])
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_no_body_gets_a_500(request: pytest.FixtureRequest, table: str, data: st.DataObject) -> None:
     release = request.getfixturevalue(table)

@@ -233,7 +233,7 @@ def test_twice_the_acceptance_factor_accepts_twice(cohort: Made, world: World, o
     assert accepted[1] == pytest.approx(accepted[0] / 2, rel=0.15)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     share=st.floats(0, 0.05),

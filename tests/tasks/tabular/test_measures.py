@@ -28,7 +28,6 @@ def reference(y: np.ndarray, score: np.ndarray) -> dict[str, float]:
 
 
 @given(st.integers(0, 10_000), st.integers(4, 200), st.booleans())
-@settings(deadline=None)
 def test_measures_are_scikit_learns(seed: int, rows: int, ties: bool) -> None:
     y, score = sample(rows, seed, ties)
     found = measures.measure(y, score, 15, 100, 200, np.random.default_rng(0))
@@ -37,7 +36,7 @@ def test_measures_are_scikit_learns(seed: int, rows: int, ties: bool) -> None:
 
 
 @given(st.integers(0, 10_000), st.booleans())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_counting_rows_is_resampling_them(seed: int, ties: bool) -> None:
     y, score = sample(60, seed, ties)
     rng = np.random.default_rng(seed)
