@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.artifact import canonical
+from engine.artifact import ArtifactWriter, canonical
 from engine.criteria import Verdict, check_criteria
 from engine.errors import ConfigError, CriteriaMissed, DataError
 from engine.stage import Metrics, Workspace
@@ -45,36 +45,25 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
     banks = {part: _guarded(part, _bank(inputs, part), terms.offers.months, rules) for part in STAGE_OF}
 
     by_stage = _verdicts(config, inputs, banks, terms.offers.levels)
-    verdicts = {
-        part: [verdict for stage in stages for verdict in by_stage[stage]] for part, stages in JUDGED_BY.items()
-    }
-    given = {
-        f"{part}/{name}": inputs[STAGE_OF.get(part, part)] / name
-        for part, names in PART_FILES.items()
-        for name in names
-    }
-    for path in given.values():
-        _bytes(path)  # a missing file is said here, before any digest is taken
-    left_out, overrides = _standings(verdicts, {part: digest(given, part) for part in PART_FILES}, config.overrides)
-    parts = [part for part in PART_FILES if part not in {part_left["part"] for part_left in left_out}]
+    stage_files = _stage_files(inputs)
+    digests = {part: digest(stage_files, part) for part in PART_FILES}
+    left_out, overrides = _standings(_by_part(by_stage), digests, config.overrides)
+    parts = [part for part in PART_FILES if part not in {missing["part"] for missing in left_out}]
 
-    files = given | _without_dropped(banks, workspace.scratch)
-    for name, path in files.items():
-        if name.partition("/")[0] in parts:
-            workspace.out.bytes(name, _bytes(path))
+    files = stage_files | _without_dropped(banks, workspace.scratch)
+    _write_parts(files, parts, workspace.out)
     workspace.out.bytes("schema.json", _bytes(inputs["customers"] / "schema.json"))
     workspace.out.json("decision.json", decision)
-    workspace.out.json(
-        "messages.json", {"sender": config.sender.model_dump(mode="json"), "templates": templates.to_json()}
-    )
+    sender = config.sender.model_dump(mode="json")
+    workspace.out.json("messages.json", {"sender": sender, "templates": templates.to_json()})
     workspace.out.json("guard.json", guard.model_dump(mode="json"))
-    everything = [verdict for stage in by_stage.values() for verdict in stage]
+    verdicts = [verdict for of_stage in by_stage.values() for verdict in of_stage]
     workspace.out.json(
         "release.json",
         {
             "experiment": config.experiment,
             "parts": {part: {"digest": digest(files, part)} for part in parts},
-            "verdicts": [verdict.as_dict() for verdict in everything],
+            "verdicts": [verdict.as_dict() for verdict in verdicts],
             "decision": decision,
             "left_out": left_out,
             "overrides": overrides,
@@ -84,11 +73,34 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
     release = _read_back(workspace.out.folder)
     return {
         "messages": {"value": float(sum(len(bank.entries) for bank in release.banks.values()))},
-        "criteria": {"value": float(len(everything))},
-        "criteria_passed": {"value": float(sum(verdict.passed for verdict in everything))},
+        "criteria": {"value": float(len(verdicts))},
+        "criteria_passed": {"value": float(sum(verdict.passed for verdict in verdicts))},
         "left_out": {"value": float(len(left_out))},
         "dropped": {"value": float(sum(len(bank.dropped) for part, bank in banks.items() if part in parts))},
     }
+
+
+def _stage_files(inputs: Mapping[str, Path]) -> dict[str, Path]:
+    """The files of all parts as their stages made them, by "part/name". Raises DataError if one is missing."""
+    files = {
+        f"{part}/{name}": inputs[STAGE_OF.get(part, part)] / name
+        for part, names in PART_FILES.items()
+        for name in names
+    }
+    for path in files.values():
+        _bytes(path)  # before any digest is taken
+    return files
+
+
+def _by_part(by_stage: Mapping[str, Sequence[Verdict]]) -> dict[str, list[Verdict]]:
+    """part -> the verdicts on all stages that decide about it."""
+    return {part: [verdict for stage in stages for verdict in by_stage[stage]] for part, stages in JUDGED_BY.items()}
+
+
+def _write_parts(files: Mapping[str, Path], parts: Sequence[str], out: ArtifactWriter) -> None:
+    for name, path in files.items():
+        if name.partition("/")[0] in parts:
+            out.bytes(name, _bytes(path))
 
 
 def _terms(decision: Mapping[str, Any]) -> Terms:
