@@ -22,19 +22,48 @@ from tests.datasets import described
 SPLIT = {"train": 0.6, "validation": 0.1, "test": 0.3}
 
 
+class Stopping(threading.Event):
+    """Counts how often a stage looks whether it has to stop: from its `at_look`-th look on, it has to (0: never)."""
+
+    def __init__(self, at_look: int = 0) -> None:
+        super().__init__()
+        self.at_look, self.looks = at_look, 0
+
+    @property
+    def asked(self) -> bool:
+        """Whether the stage has to stop; reading it is not counted as a look."""
+        return super().is_set()
+
+    def is_set(self) -> bool:
+        self.looks += 1
+        if self.looks == self.at_look:
+            self.set()
+        return self.asked
+
+
 @dataclass
 class Checkpoints:
     """Keeps what was saved last, as a store would, and remembers all of it in `kept`.
 
-    After `kill_after` saves the workspace is asked to stop. `full`: nothing more can be written.
+    The stage is asked to stop at its `stop_at_look`-th look, or when it tries to save for the `stop_at_save`-th time.
+    `full`: nothing more can be written; `fills`: nothing from the moment on at which it is asked to stop.
     """
 
     saved: Checkpoint | None = None
-    saves: int = 0
     kept: list[Checkpoint] = field(default_factory=list)
-    kill_after: int | None = None
+    stop_at_look: int = 0
+    stop_at_save: int = 0
     full: bool = False
-    stopping: threading.Event = field(default_factory=threading.Event)
+    fills: bool = False
+    tries: int = 0
+    stopping: Stopping = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stopping = Stopping(self.stop_at_look)
+
+    @property
+    def saves(self) -> int:
+        return len(self.kept)
 
     def load(self) -> Checkpoint | None:
         return self.saved
@@ -45,13 +74,13 @@ class Checkpoints:
         return found
 
     def save(self, step: int, files: Mapping[str, bytes]) -> None:
-        if self.full:
+        self.tries += 1
+        if self.tries == self.stop_at_save:
+            self.stopping.set()
+        if self.full or (self.fills and self.stopping.asked):
             raise RetainError("can't be written (No space left on device). Free some space")
         self.saved = Checkpoint(step, dict(files))
-        self.saves += 1
         self.kept.append(self.saved)
-        if self.saves == self.kill_after:
-            self.stopping.set()
 
 
 def table_config(name: str, max_rows: int = 50_000) -> TableConfig:

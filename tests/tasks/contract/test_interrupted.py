@@ -8,7 +8,7 @@ stopped everywhere, others in a few places drawn by seed; the kills of real proc
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,35 +27,6 @@ from tests.tasks.contract.toys import Toys
 every_stage = pytest.mark.parametrize("stage", STAGES)
 
 
-class Recording(Checkpoints):
-    """Counts how often the stage looked whether it has to stop.
-
-    It is asked to stop at its `look`-th look, or while it saves for the `save`-th time; if the disk `fills`, nothing
-    can be written from then on.
-    """
-
-    def __init__(self, saved: Checkpoint | None = None, look: int = 0, save: int = 0, fills: bool = False) -> None:
-        super().__init__(saved=saved)
-        self.look, self.while_saving, self.fills = look, save, fills
-        self.looks, self.tries, self.asked = 0, 0, False
-        self.stopping = self  # type: ignore[assignment]
-
-    def is_set(self) -> bool:
-        self.looks += 1
-        if self.looks == self.look:
-            self._ask()
-        return self.asked
-
-    def save(self, step: int, files: Mapping[str, bytes]) -> None:
-        self.tries += 1
-        if self.tries == self.while_saving:
-            self._ask()
-        super().save(step, files)
-
-    def _ask(self) -> None:
-        self.asked, self.full = True, self.fills
-
-
 @dataclass(frozen=True)
 class Ended:
     """What a run left: its files, metrics.json among them, and what it saved on the way."""
@@ -63,6 +34,10 @@ class Ended:
     files: dict[str, bytes]
     kept: list[Checkpoint]
     looks: int
+
+    def before(self, place: int) -> Checkpoint | None:
+        """What an attempt goes on from that makes the `place`-th checkpoint of the run next; None at the first."""
+        return self.kept[place - 2] if place > 1 else None
 
 
 @dataclass
@@ -74,7 +49,7 @@ class Runs:
     count: int = 0
     whole: dict[str, Ended] = field(default_factory=dict)
 
-    def run(self, stage: str, attempt: Recording, engines: Checkpointer | None = None) -> Ended:
+    def run(self, stage: str, attempt: Checkpoints, engines: Checkpointer | None = None) -> Ended:
         """Raises what the stage raises. `engines`: where it keeps its checkpoints instead of in memory."""
         self.count += 1
         folder = self.root / stage / str(self.count)
@@ -86,11 +61,11 @@ class Runs:
             workspace.out.json("metrics.json", self.toys[stage].run(stage, workspace))
         out = folder / "out"
         files = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-        return Ended(files, attempt.kept, attempt.looks)
+        return Ended(files, attempt.kept, attempt.stopping.looks)
 
     def undisturbed(self, stage: str) -> Ended:
         if stage not in self.whole:
-            self.whole[stage] = self.run(stage, Recording())
+            self.whole[stage] = self.run(stage, Checkpoints())
         return self.whole[stage]
 
     def saving(self, stage: str) -> Ended:
@@ -137,9 +112,9 @@ def test_a_stage_that_takes_long_keeps_what_it_has(runs: Runs, stage: str) -> No
 def test_killed_after_any_checkpoint_it_ends_with_the_same_bytes(runs: Runs, stage: str) -> None:
     whole = runs.undisturbed(stage)
     if not whole.kept:
-        assert runs.run(stage, Recording()).files == whole.files
+        assert runs.run(stage, Checkpoints()).files == whole.files
     for place in runs.places(stage, len(whole.kept)):
-        resumed = runs.run(stage, Recording(whole.kept[place - 1]))
+        resumed = runs.run(stage, Checkpoints(whole.kept[place - 1]))
         assert resumed.files == whole.files, place
         # Nothing is made again: the rest is saved, and that alone.
         assert [saved.step for saved in resumed.kept] == [saved.step for saved in whole.kept[place:]], place
@@ -152,12 +127,12 @@ def test_stopped_again_and_again_it_ends_with_the_same_bytes(runs: Runs, stage: 
     between, draws, longer = runs.toys[stage].between, random.Random(stage), 1
     while True:
         look = 1 if between else longer * draws.randint(whole.looks // 5, 2 * whole.looks // 5)
-        attempt = Recording(saved, look=look)
+        attempt = Checkpoints(saved, stop_at_look=look)
         try:
             ended = runs.run(stage, attempt)
             break
         except Preempted:
-            assert attempt.looks <= look + 2  # it stops there, after a last save
+            assert attempt.stopping.looks <= look + 2  # it stops there, after a last save
             # One that was stopped before it had anything new is given more time.
             longer = 1 if attempt.saves else 2 * longer
             saved, attempts = attempt.saved, attempts + 1
@@ -167,27 +142,47 @@ def test_stopped_again_and_again_it_ends_with_the_same_bytes(runs: Runs, stage: 
 
 
 @every_stage
+def test_stopped_at_each_save_it_ends_with_the_same_bytes(runs: Runs, stage: str) -> None:
+    """Each attempt makes one checkpoint, from what the attempt before it left where that was stopped right before."""
+    whole, saved = runs.saving(stage), None
+    for place in runs.places(stage, len(whole.kept)):
+        before = whole.before(place)
+        if saved is None or before is None or saved.step != before.step:
+            saved = before
+        attempt = Checkpoints(saved, stop_at_save=1)
+        with pytest.raises(Preempted):
+            runs.run(stage, attempt)
+        assert [made.step for made in attempt.kept] == [whole.kept[place - 1].step], place
+        saved = attempt.saved
+    assert runs.run(stage, Checkpoints(saved)).files == whole.files
+
+
+@every_stage
+def test_asked_to_stop_while_it_saves_on_a_full_disk_it_stops_all_the_same(runs: Runs, stage: str) -> None:
+    whole = runs.saving(stage)
+    for place in runs.places(stage, len(whole.kept)):
+        attempt = Checkpoints(whole.before(place), stop_at_save=1, fills=True)
+        with pytest.raises(Preempted):
+            runs.run(stage, attempt)
+        assert attempt.kept == [], place
+
+
+@every_stage
 def test_asked_to_stop_on_a_full_disk_it_stops_and_an_older_checkpoint_serves(runs: Runs, stage: str) -> None:
     """Whatever it was just doing; without one, it begins anew."""
     whole = runs.saving(stage)
-    places = [{"save": place} for place in runs.places(stage, len(whole.kept))]
-    if not runs.toys[stage].between:
-        places = [{"look": whole.looks * 3 // 4}, places[-1]]
-    for place in places:
-        attempt = Recording(fills=True, **place)
-        with pytest.raises(Preempted):
-            runs.run(stage, attempt)
-        assert attempt.kept == whole.kept[: len(attempt.kept)], place
-    assert runs.run(stage, Recording(attempt.saved)).files == whole.files
+    attempt = Checkpoints(stop_at_look=max(1, whole.looks * 3 // 4), fills=True)
+    with pytest.raises(Preempted):
+        runs.run(stage, attempt)
+    assert attempt.kept == whole.kept[: len(attempt.kept)]
+    assert runs.run(stage, Checkpoints(attempt.saved)).files == whole.files
 
 
 @every_stage
 def test_a_full_disk_is_an_error_where_nobody_asked_to_stop(runs: Runs, stage: str) -> None:
     runs.saving(stage)
-    attempt = Recording()
-    attempt.full = True
     with pytest.raises(RetainError, match="No space left"):
-        runs.run(stage, attempt)
+        runs.run(stage, Checkpoints(full=True))
 
 
 @every_stage
@@ -209,5 +204,5 @@ def test_a_damaged_checkpoint_costs_an_interval_and_no_byte(runs: Runs, stage: s
         file.unlink()
     else:
         (newest / SEAL).write_bytes(canonical({file.name: "0" * 64}))
-    assert checkpointer.load() == (whole.kept[place - 2] if place > 1 else None)
-    assert runs.run(stage, Recording(), checkpointer).files == whole.files
+    assert checkpointer.load() == whole.before(place)
+    assert runs.run(stage, Checkpoints(), checkpointer).files == whole.files

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,6 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PreTrainedConfig
 
 from tasks.rlhf.language import lm
-
-
-class Asked(threading.Event):
-    """To stop, once it was looked at `after` times."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.looks, self.after = 0, after
-
-    def is_set(self) -> bool:
-        self.looks += 1
-        return self.looks > self.after
 
 
 def make_base(folder: Path, seed: int = 0, hidden: int = 32, layers: int = 2, kind: str = "opt") -> Path:

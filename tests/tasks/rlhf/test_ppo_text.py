@@ -409,29 +409,16 @@ def test_more_tokens_than_the_model_reads_are_refused(inputs: dict[str, Path], t
 # -- that it goes on where it was ------------------------------------------------------------------------------------
 
 
-class Asked(Checkpoints):
-    """Asked to stop once so many layers were passed through, forward or backward."""
-
-    def __init__(self, passes: int, saved: Checkpoint | None = None) -> None:
-        super().__init__(saved=saved)
-        self.passes = passes
-        self.stopping = self  # type: ignore[assignment]
-
-    def is_set(self) -> bool:
-        self.passes -= 1
-        return self.passes < 0
-
-
 def test_equal_runs_have_equal_bytes(inputs: dict[str, Path], tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     assert run(tmp_path, inputs)[1] == undisturbed
     assert set(undisturbed) == {lm.ADAPTER, lm.ADAPTER_ABOUT, "curves.parquet", "stop.json"}
 
 
-def used(folder: Path, inputs: Mapping[str, Path]) -> int:
-    """Layers passed through in one iteration and all around it."""
-    whole = Asked(10**6)
+def looks_of_one_iteration(folder: Path, inputs: Mapping[str, Path]) -> int:
+    """Looks whether to stop, one at each layer passed through, in one iteration and all around it."""
+    whole = Checkpoints()
     run(folder, inputs, whole, iterations=1)
-    return 10**6 - whole.passes
+    return whole.stopping.looks
 
 
 def test_asked_to_stop_it_saves_the_iteration_it_was_in(
@@ -439,8 +426,8 @@ def test_asked_to_stop_it_saves_the_iteration_it_was_in(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(ppo_text.Learner, "kl_of_best", lambda learner: 0.0)
-        passes = used(tmp_path / "iteration", inputs)
-    kept = Asked(passes - 2)  # in its last validation
+        looks = looks_of_one_iteration(tmp_path / "iteration", inputs)
+    kept = Checkpoints(stop_at_look=looks - 1)  # in its last validation
     with pytest.raises(Preempted):
         run(tmp_path / "stopped", inputs, kept, iterations=1)
     assert kept.saved is not None
@@ -467,7 +454,7 @@ def test_asked_to_stop_while_the_kept_adapter_is_measured_it_has_nothing_to_trai
     better(monkeypatch)
     found, artifact = run(tmp_path / "whole", inputs, iterations=1)
     assert found["kept_iteration"] == 1
-    kept = Asked(used(tmp_path / "used", inputs) - 2)
+    kept = Checkpoints(stop_at_look=looks_of_one_iteration(tmp_path / "looks", inputs) - 1)
     better(monkeypatch)  # from the beginning again
     with pytest.raises(Preempted):
         run(tmp_path / "stopped", inputs, kept, iterations=1)

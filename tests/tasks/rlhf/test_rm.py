@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.stage import Metrics, Workspace
 from tasks.rlhf import rm
@@ -159,24 +158,15 @@ def test_scores_are_kept_block_by_block(
     checkpoints: type[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stopped after every save: the scores are those of a run that nobody stopped."""
+    """A batch at a time; that they are the same wherever a run was stopped is in tests/tasks/contract."""
     files_of = {
         "training": {name: (ran[1] / "training" / name).read_bytes() for name in (lm.ADAPTER, lm.ADAPTER_ABOUT)}
     }
     pairs = rm.held_out_pairs(rm_config(), inputs["preferences"], inputs["prompts"], 42)
     monkeypatch.setattr(rm, "BLOCK", 1)
-    whole = rm.score(rm_config(), inputs["base"], files_of, pairs, workspace(tmp_path / "whole"))
-    kept, stops = checkpoints(kill_after=1), 0
-    while True:
-        kept.stopping.clear()
-        kept.saves = 0
-        try:
-            found = rm.score(rm_config(), inputs["base"], files_of, pairs, workspace(tmp_path / f"{stops}", kept))
-            break
-        except Preempted:
-            stops += 1
-    assert stops == -(-2 * len(pairs) // 4)
-    assert np.array_equal(found["training"], whole["training"])
+    kept = checkpoints()
+    rm.score(rm_config(), inputs["base"], files_of, pairs, workspace(tmp_path, kept))
+    assert kept.saves == -(-2 * len(pairs) // 4)
 
 
 def test_groups_of_pairs_keep_both_replies_together(

@@ -13,7 +13,7 @@ from engine.errors import DataError, RetainError
 from engine.finished import Finished
 from engine.stage import Workspace
 from tasks.rlhf.language import drafts, lm, upstream
-from tests.tasks.rlhf.conftest import Asked
+from tests.tasks.conftest import Stopping
 from tests.tasks.rlhf.made_language import adapter
 
 
@@ -30,7 +30,7 @@ def test_a_stop_in_the_middle_of_a_batch_is_answered_there_and_changes_nothing(
 ) -> None:
     """One batch of all replies, of 30 tokens each: the next word is where it ends."""
     asked, how = ["one", "two", "three"], drafts.Sampling(30, 1.0, 8)
-    asking = replace(workspace(tmp_path), stopping=Asked(4))
+    asking = replace(workspace(tmp_path), stopping=Stopping(5))
     with pytest.raises(Preempted):
         drafts.sample(language, "sft", asked, how, [1], Finished.resume(asking, 1), asking)
     assert asking.checkpoints.load() is None
@@ -46,7 +46,7 @@ def test_a_stop_in_the_middle_of_a_batch_is_answered_there_and_changes_nothing(
 def test_scores_can_be_stopped_before_each_pass(
     language: lm.Lm, tmp_path: Path, workspace: Callable[..., Workspace]
 ) -> None:
-    asking = replace(workspace(tmp_path), stopping=Asked(0))
+    asking = replace(workspace(tmp_path), stopping=Stopping(1))
     with pytest.raises(Preempted):
         drafts.scores(language, "final", [("a", "b")], 4, Finished.resume(asking, 1), asking)
     assert asking.checkpoints.load() is None

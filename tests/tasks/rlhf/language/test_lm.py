@@ -18,7 +18,8 @@ from engine.checkpoint import Preempted
 from engine.errors import DataError, RetainError
 from engine.stage import Workspace
 from tasks.rlhf.language import decode, lm
-from tests.tasks.rlhf.conftest import Asked, make_base
+from tests.tasks.conftest import Stopping
+from tests.tasks.rlhf.conftest import make_base
 
 LORA = lm.Shape(r=4, alpha=8, dropout=0.0, targets="attention")
 BEGINS = {"plain": "Assistant:", "chatml": "assistant"}  # what stands before a reply
@@ -254,13 +255,13 @@ def test_every_layer_is_where_it_can_be_stopped_forward_and_backward(
 
     plain, watched = trained(base, 1), trained(base, 1)
     whole, layers = gradients(plain), plain.model.config.num_hidden_layers
-    for asked in range(2 * layers):
-        place = replace(workspace(tmp_path / str(asked)), stopping=Asked(asked))
+    for passed in range(2 * layers):
+        place = replace(workspace(tmp_path / str(passed)), stopping=Stopping(passed + 1))
         with lm.interruptible(watched, place), pytest.raises(Preempted) as found:
             gradients(watched)
         watched.model.zero_grad()
-        assert ("backward" in str(found.traceback[1].statement)) == (asked >= layers)
-    with lm.interruptible(watched, replace(workspace(tmp_path), stopping=Asked(2 * layers))):
+        assert ("backward" in str(found.traceback[1].statement)) == (passed >= layers)
+    with lm.interruptible(watched, replace(workspace(tmp_path), stopping=Stopping(2 * layers + 1))):
         through = gradients(watched)
     assert through.keys() == whole.keys()
     assert all(torch.equal(value, whole[name]) for name, value in through.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tasks.rlhf.language import lm, training
 from tasks.rlhf.language.training import ExactTrainer, Trained
 from tasks.rlhf.sft import Example
 from tests.end_to_end.shots import Target
-from tests.tasks.rlhf.conftest import Asked
+from tests.tasks.conftest import Stopping
 from tests.tasks.rlhf.trainable import sft_config
 
 EXAMPLES = [Example(str(i), f"prompt {i}", f"reply number {i} " * (1 + i % 4)) for i in range(10)]
@@ -87,7 +87,7 @@ def test_asked_in_the_middle_of_a_step_it_stops_there_as_if_before_it(
     """A group has four looks, one at each of two layers forward and backward."""
     monkeypatch.setattr(lm, "ROOM", {"cpu": 24})  # a group for each example, or nearly
     whole = making.train(sft_config())
-    checkpoints, stopping = making.checkpoints(), Asked(look - 1)
+    checkpoints, stopping = making.checkpoints(), Stopping(look)
     with pytest.raises(Preempted):
         making.train(sft_config(), checkpoints, stopping=stopping)
     assert look <= stopping.looks <= look + 1  # the last one after what was new is saved
@@ -278,31 +278,23 @@ def test_what_looks_at_killed_trainings_sees_one_that_begins_again(
 ) -> None:
     """tests/end_to_end/shots.py: of a training that is too short to report more than its first step and its last."""
 
-    class Killed(Exception):
-        """Stands for the end of the process."""
-
-    class Dying(making.checkpoints):  # type: ignore[misc,name-defined]
-        def save(self, step: int, files: Mapping[str, bytes]) -> None:
-            if step == dies_at:
-                raise Killed
-            super().save(step, files)
-
-    checkpoints, target, dies_at = Dying(), Target("sft", 2, 6), 4
+    target = Target("sft", 2, 6)
     told: list[list[int]] = []
     monkeypatch.setattr(Workspace, "progress", lambda _, step, total, **figures: told[-1].append(step))
 
-    def attempt() -> None:
+    def attempt(checkpoints: Any) -> None:
         told.append([])
         making.train(sft_config(), checkpoints)
 
-    with pytest.raises(Killed):
-        attempt()
-    kept, dies_at = checkpoints.saved, 0
+    # It ends while it writes the checkpoint of step 4, which is lost.
+    ended = making.checkpoints(stop_at_save=2, fills=True)
+    with pytest.raises(Preempted):
+        attempt(ended)
+    kept = ended.saved
     assert kept.step == 2
-    attempt()
-    checkpoints.saved = kept
+    attempt(making.checkpoints(saved=kept))
     monkeypatch.setattr(Finished, "resume", classmethod(lambda cls, workspace, total=0: cls()))
-    attempt()
+    attempt(making.checkpoints(saved=kept))
     first, resumed, again = told
     assert (first, resumed, again) == ([1], [3, 6], [1, 6])
     target.check_resumed({"1": first, "2": resumed}, {"1": kept.step})
