@@ -13,6 +13,7 @@ import pytest
 from engine.stage import Metrics, Workspace
 from tasks.config import DialoguesConfig, PreferencesConfig
 from tasks.data import campaigns, customers
+from tasks.rlhf import rm
 from tasks.stages import STAGES
 from tasks.tabular import accept, risk
 from tests import releases
@@ -30,8 +31,9 @@ Inputs = dict[str, Path]
 
 @dataclass(frozen=True)
 class Toy:
-    """`places`: at how many of its checkpoints, drawn by seed, it is killed; None: at all. `between`: it looks whether
-    it has to stop between its parts alone, and not in every layer of a model. `prepare` is called before every run."""
+    """`places`: at how many of its checkpoints, drawn by seed, it is interrupted; None: at all. `between`: it looks
+    whether it has to stop between its parts alone, and not in every layer of a model. `prepare` is called before every
+    run."""
 
     config: Any
     inputs: Inputs
@@ -127,7 +129,9 @@ class Toys:
         return Toy(sft_config(), write_inputs(self.root / "sft", self._base()), 3, between=False)
 
     def rm(self) -> Toy:
-        return Toy(rm_config(), write_inputs(self.root / "rm", self._base()), 3, between=False)
+        inputs = write_inputs(self.root / "rm", self._base())
+        # Else all scores of a model would be kept at once.
+        return Toy(rm_config(), inputs, 5, False, lambda patch: patch.setattr(rm, "BLOCK", 1))
 
     def judge(self) -> Toy:
         return Toy(test_judge.config(), test_judge.judge_inputs(self.root / "judge", self._base()), 3, between=False)
@@ -136,14 +140,14 @@ class Toys:
         return Toy(test_ppo_text.config(), test_ppo_text.ppo_inputs(self.root / "ppo_text"), 3, between=False)
 
     def text_eval(self) -> Toy:
-        return Toy(
-            test_text_eval.config(), test_text_eval.eval_inputs(self.root / "text_eval", self._base()), 3, between=False
-        )
+        inputs = test_text_eval.eval_inputs(self.root / "text_eval", self._base())
+        return Toy(test_text_eval.config(batch=16), inputs, between=False)
 
     def messages(self) -> Toy:
         inputs = test_messages.bank_inputs(self.root / "messages", self._base())
         # Random weights write nothing that is safe, so nothing would be scored.
-        return Toy(test_messages.config(candidates=12), inputs, 3, False, test_messages.writes_by_prompt)
+        config = test_messages.config(candidates=12, batch=48)
+        return Toy(config, inputs, between=False, prepare=test_messages.writes_by_prompt)
 
     def release(self) -> Toy:
         inputs = releases.inputs(self.root / "release", releases.dataset("telco"), releases.dataset("bank"))
