@@ -28,9 +28,20 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Release:
 
 
 @pytest.fixture(scope="module")
-def templates(named: Release) -> Release:
-    """The one that speaks in templates alone; the others' banks greet by themselves."""
-    return dataclasses.replace(named, banks={"template": named.banks["template"]})
+def months(named: Release) -> int:
+    """How long an offer holds."""
+    return named.terms.offers.months
+
+
+@pytest.fixture(scope="module")
+def client(named: Release) -> Client:
+    return Client(create_app("v1", named))
+
+
+@pytest.fixture(scope="module")
+def templates(named: Release) -> Client:
+    """The release that speaks in templates alone; the others' banks greet by themselves."""
+    return Client(create_app("v1", dataclasses.replace(named, banks={"template": named.banks["template"]})))
 
 
 @pytest.fixture(scope="module")
@@ -38,52 +49,60 @@ def risky(named: Release) -> dict[str, Any]:
     return max(rows(named.spec, 100, seed=6), key=lambda row: decided(named, row)[0].risk)
 
 
-def answer(release: Release, customer: dict[str, Any], name: object) -> Any:
-    return Client(create_app("v1", release)).post({"customer": customer | {NAME: name}}).json()
+@pytest.fixture(scope="module")
+def bare(templates: Client, risky: dict[str, Any]) -> Any:
+    """The answer without a name."""
+    return answer(templates, risky, "")
 
 
-def test_a_name_is_greeted_and_changes_nothing_else(templates: Release, risky: dict[str, Any]) -> None:
-    bare, greeted = answer(templates, risky, ""), answer(templates, risky, "Ann")
-    assert greeted["message"]["text"] == "Hello Ann. " + bare["message"]["text"]
-    for found in (bare, greeted):
+def answer(client: Client, customer: dict[str, Any], name: object) -> Any:
+    return client.post({"customer": customer | {NAME: name}}).json()
+
+
+def test_a_name_is_greeted_and_changes_nothing_else(templates: Client, risky: dict[str, Any]) -> None:
+    plain, greeted = answer(templates, risky, ""), answer(templates, risky, "Ann")
+    assert greeted["message"]["text"] == "Hello Ann. " + plain["message"]["text"]
+    for found in (plain, greeted):
         del found["message"]["text"], found["decision_id"]
-    assert bare == greeted
+    assert plain == greeted
 
 
-def test_a_message_that_greets_by_itself_is_not_greeted_twice(named: Release, risky: dict[str, Any]) -> None:
-    found = answer(named, risky, "Ann")["message"]
+def test_a_message_that_greets_by_itself_is_not_greeted_twice(client: Client, risky: dict[str, Any]) -> None:
+    found = answer(client, risky, "Ann")["message"]
     assert found["source"] == "sft"
     assert found["text"].startswith("Hello, and thank you")
 
 
 @settings(max_examples=150)
 @given(name=names())
-def test_whatever_the_name_what_is_sent_keeps_the_rules(templates: Release, risky: dict[str, Any], name: str) -> None:
+def test_whatever_the_name_what_is_sent_keeps_the_rules(
+    templates: Client, risky: dict[str, Any], bare: Any, months: int, name: str
+) -> None:
     found = answer(templates, risky, name)
     if "detail" in found:
         assert found["detail"][0] == {"type": "string_length_or_characters", "loc": ["body", "customer", NAME]}
         assert len(name) > 200 or not name.isprintable()
         return
     body, _, below = found["message"]["text"].partition("\n")
-    plain = answer(templates, risky, "")["message"]["text"].partition("\n")[0]
+    plain = bare["message"]["text"].partition("\n")[0]
     assert body in (plain, f"Hello {clean_name(name)}. {plain}")
     assert below == FOOTER
-    assert check(body, found["offer"], templates.terms.offers.months) == []
+    assert check(body, found["offer"], months) == []
     del found["message"]
     assert NAME not in json.dumps(found)
 
 
 @pytest.mark.parametrize("name", [name for name in BAD_NAMES if name.isprintable()])
-def test_what_is_no_name_is_not_greeted(templates: Release, risky: dict[str, Any], name: str) -> None:
-    assert answer(templates, risky, name)["message"] == answer(templates, risky, "")["message"]
+def test_what_is_no_name_is_not_greeted(templates: Client, risky: dict[str, Any], bare: Any, name: str) -> None:
+    assert answer(templates, risky, name)["message"] == bare["message"]
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [(7, "string_type"), (None, "string_type"), ("A" * 201, "string_length_or_characters")],
 )
-def test_what_is_no_text_is_refused(named: Release, risky: dict[str, Any], name: object, kind: str) -> None:
-    assert answer(named, risky, name)["detail"] == [{"type": kind, "loc": ["body", "customer", NAME]}]
+def test_what_is_no_text_is_refused(client: Client, risky: dict[str, Any], name: object, kind: str) -> None:
+    assert answer(client, risky, name)["detail"] == [{"type": kind, "loc": ["body", "customer", NAME]}]
 
 
 def test_a_name_is_described_and_is_neither_a_feature_nor_seen_by_a_policy(named: Release) -> None:

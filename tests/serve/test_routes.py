@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retain.decision import Bridge
@@ -188,12 +188,15 @@ JSON = st.recursive(
 
 
 @pytest.mark.parametrize("table", ["release", "bank_release"])
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(data=st.data())
-def test_no_body_gets_a_500(request: pytest.FixtureRequest, table: str, data: st.DataObject) -> None:
+def test_no_body_gets_a_500(request: pytest.FixtureRequest, table: str) -> None:
     release = request.getfixturevalue(table)
-    client = Client(create_app("v1", release))
-    customer = stated(release)
+    no_body_gets_a_500(Client(create_app("v1", release)), stated(release))
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def no_body_gets_a_500(client: Client, stated: dict[str, Any], data: st.DataObject) -> None:
+    customer = dict(stated)
     keys = st.sampled_from([*customer, "Churn"]) | TEXT
     values = JSON | st.sampled_from([*customer.values(), 0, 1, -1, 2**64, 10**30, 1e308, "\ud800", "\x00", " "])
     customer |= data.draw(st.dictionaries(keys, values, max_size=3))
