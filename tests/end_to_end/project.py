@@ -26,6 +26,7 @@ from tasks.stages import STAGES as TABLE
 
 STAGES = tuple(TABLE)
 HEARTBEAT_S = 2.0  # of experiment_chaos
+LOOKS = 50  # at a new process, until it is known to be none of the attempts
 
 
 @dataclass
@@ -236,11 +237,12 @@ class Stopwatch:
         return self._names[pid]
 
     def _watch(self) -> None:
-        looks: dict[int, int] = {}
+        # What was there before is no attempt of this store.
+        looks = dict.fromkeys(psutil.pids(), LOOKS)
         while not self._done.wait(0.02):
             alive = set(psutil.pids())
             # Between fork and exec a child shows its parent's command line: look at a new process more than once.
-            for pid in [pid for pid in alive - self._known.keys() if looks.get(pid, 0) < 50]:
+            for pid in [pid for pid in alive - self._known.keys() if looks.get(pid, 0) < LOOKS]:
                 looks[pid] = looks.get(pid, 0) + 1
                 name = self._attempt_of(pid)
                 if name:
