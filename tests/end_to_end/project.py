@@ -55,7 +55,7 @@ class Project:
         return replace(self, store=store)
 
     def with_store(self, store: Path, *wanted: str, **environment: str) -> Project:
-        """The same project on an empty store. Prefect's home comes along: a new database takes it 9 s to make."""
+        """The same project on an empty store. Prefect's home comes along: a new database takes it 8 s to make."""
         home = self.store / "prefect" / "home-0"
         if home.exists():
             shutil.copytree(home, store / "prefect" / "home-0")
