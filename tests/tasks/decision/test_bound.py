@@ -46,10 +46,12 @@ def by_hand(cohort: Cohort, drawn: Parameters, world: World, offers: Offers, cap
     return worth(0, (), 0, 0, 0.0, 0)
 
 
-def tightest(cohort: Cohort, drawn: Parameters, world: World, offers: Offers, cap: Cap, budget: float) -> Solution:
-    """The best years at the price for a `budget` that is a share of revenue."""
+def tightest(
+    cohort: Cohort, drawn: Parameters, world: World, offers: Offers, cap: Cap, budget: float, rounds: int = 12
+) -> Solution:
+    """The best years at the price for a `budget` that is a share of revenue, searched for in so many rounds."""
     price = price_of(
-        lambda at: float(solve(cohort, drawn, world, offers, cap, at).cost.sum()), budget * cohort.revenue, 12
+        lambda at: float(solve(cohort, drawn, world, offers, cap, at).cost.sum()), budget * cohort.revenue, rounds
     )
     return solve(cohort, drawn, world, offers, cap, price)
 
@@ -132,7 +134,8 @@ def test_nothing_passes_the_bound_and_it_is_no_lower_than_doing_nothing(
         latent = rng.spawn(2)[0].spawn(4)[0]  # as play and reset spawn them: the latents of that very year
         drawn = parameters(customers, world, offers, latent)
         assert np.array_equal(simulator.drawn.dog, drawn.dog)
-        found = tightest(customers, drawn, world, offers, cap, budget)
+        # Its price is a twentieth from the best at most: a bound of .62 is then .00002 higher than it could be.
+        found = tightest(customers, drawn, world, offers, cap, budget, rounds=8)
         limit.append(found.bound(customers, simulator.budget).sum() / customers.revenue)
     assert np.mean(idle) < np.mean(nrr) < np.mean(limit)
 
