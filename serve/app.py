@@ -16,9 +16,10 @@ from starlette.exceptions import HTTPException
 from engine.errors import RetainError
 from retain.release import Release
 from retain.request import examples
+from serve.logs import limit
 from serve.metrics import Metrics
 from serve.middleware import RequestMetrics
-from serve.protocol import LimitedProtocol
+from serve.protocol import protocol
 from serve.router import EVERYBODY_BASELINE, Router
 from serve.routes import refused, routes_of
 from serve.schema import request_schema
@@ -35,6 +36,7 @@ def create_app(version: str, release: Release, router: Router = EVERYBODY_BASELI
     app = FastAPI(
         title="Retain",
         version=version,
+        redirect_slashes=False,
         summary=f"Whom to contact, with which offer, in which words ({release.spec.title})",
     )
     app.state.service = service
@@ -77,14 +79,17 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=LimitedProtocol,
+        http=protocol(app.state.service.metrics),
         limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=settings.keep_alive,
+        proxy_headers=False,  # nothing here asks who the caller is
         ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=10,
     )
+    limit()
     with suppress(KeyboardInterrupt):  # raised again by uvicorn once it has shut down
         uvicorn.Server(config).run(sockets=[listening])
     return 0

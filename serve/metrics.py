@@ -22,6 +22,9 @@ OUTCOMES = (
 # Why the learned policy did not decide about a customer of its arm: it raised an exception, or a number was not finite.
 DOUBTS = ("error", "not_finite")
 PATHS = ("/retain", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
+# Why a connection's bytes reached no route: no HTTP/1, a head or a body's framing that is too large or takes too long,
+# too many requests behind one another, too many connections.
+REFUSALS = ("malformed", "head_too_large", "too_slow", "too_many_pipelined", "too_many_connections")
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
@@ -35,6 +38,13 @@ class Metrics:
         self._requests = requests
         self._cached = {(path, code): requests.labels(path, str(code)) for path in PATHS for code in CODES}
         self.seconds = Histogram(
+        refusals = Counter(
+            "retain_protocol_errors",
+            "What connections sent and no route has seen, by why it was refused",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._refusals = {reason: refusals.labels(reason) for reason in REFUSALS}
             "retain_request_seconds", "Seconds per request to /retain", buckets=BUCKETS, registry=self.registry
         )
         decisions = Counter(
@@ -48,7 +58,7 @@ class Metrics:
             registry=self.registry,
         )
         self.doubts = {reason: doubts.labels(reason) for reason in DOUBTS}
-        self.refused = Counter(
+        self.wallet_refused = Counter(
             "retain_wallet_refused", "Offers that the wallet did not let be made", registry=self.registry
         )
         messages = Counter("retain_messages", "Messages by situation", ["situation"], registry=self.registry)

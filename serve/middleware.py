@@ -14,7 +14,11 @@ log = logging.getLogger("retain.serve")
 
 
 class RequestMetrics:
-    """Around every request: counts it, times it, and turns a bug into a clean 500 and a traceback in the log."""
+    """Around every request: counts it, times it, and turns a bug into a clean 500 and a traceback in the log.
+
+    HEAD is answered as GET, whose body the server leaves out, and a path as without a slash at its end: health checks
+    use both, and a redirect would lead to whatever host the caller named.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
@@ -25,6 +29,10 @@ class RequestMetrics:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
+        method, path = scope["method"], scope["path"]
+        if method == "HEAD" or (path[-1:] == "/" and path != "/"):
+            path = path.removesuffix("/") or "/"
+            scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": path}
         status = 0
 
         async def counted(message: Message) -> None:
@@ -36,9 +44,9 @@ class RequestMetrics:
         try:
             await self.app(scope, receive, counted)
         except Exception:
-            log.exception("%s %r failed", scope["method"], scope["path"])
+            log.exception("%s %r failed", method, path)
             if status == 0:
                 answer = Response(b'{"detail":"internal error"}', 500, media_type="application/json")
                 await answer(scope, receive, counted)
         finally:
-            self.metrics.request(scope["path"], status or 500, time.perf_counter() - started)
+            self.metrics.request(path, status or 500, time.perf_counter() - started)

@@ -49,8 +49,8 @@ def routes_of(service: Service) -> APIRouter:
     )
     async def retain(request: Request) -> Response:
         """Whom to contact, with which offer, in which words; the contact history comes with the request."""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            return _refuse(415, "wants Content-Type: application/json")
+        if why := _unreadable(request.scope["headers"]):
+            return _refuse(415, why)
         try:
             async with asyncio.timeout(READ_SECONDS):
                 body = await _body(request)
@@ -78,6 +78,21 @@ def routes_of(service: Service) -> APIRouter:
         return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     return routes
+
+
+def _unreadable(headers: list[tuple[bytes, bytes]]) -> str | None:
+    """Why a body with these headers isn't read; names are in small letters."""
+    kind = b""
+    for name, value in headers:
+        if name == b"content-type":
+            kind = kind or value
+        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            return "wants a body without Content-Encoding"
+        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            return "wants a body without Transfer-Encoding, or chunked"
+    if kind.partition(b";")[0].strip().lower() != b"application/json":
+        return "wants Content-Type: application/json"
+    return None
 
 
 async def _body(request: Request) -> bytes | None:
@@ -111,4 +126,6 @@ async def refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     response = _json({"detail": error.detail}, error.status_code)
     response.headers.update(error.headers or {})
+    if response.headers.get("allow") == "GET":
+        response.headers["allow"] = "GET, HEAD"  # middleware.py
     return response

@@ -127,7 +127,7 @@ class Service:
         message = release.message(assessment, decision)
         self.metrics.decisions[decision.arm, decision.action, decision.why].inc()
         if decision.why == "offer_budget":
-            self.metrics.refused.inc()
+            self.metrics.wallet_refused.inc()
             self._refusals += 1
         elif decision.action == "contact":
             self._refusals = 0

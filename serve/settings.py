@@ -6,6 +6,7 @@ the release's own part; SFT_PATH, RLHF_PATH, RM_PATH: of `messages`, for one ban
 both. The version that answers, /readyz and the line at the start say so.
 FORCE_BASELINE: true (unless set) lets the baseline decide about everybody, false the learned policy about some.
 CANARY_PERCENT: about how many, 0 to 100; 5 unless set. ASSIGNMENT_KEY: what draws them (router.py).
+RETAIN_KEEP_ALIVE: for how many seconds a connection may be idle after an answer.
 RETAIN_HOST, PORT: where to listen (HOST itself is a name that shells and compilers take for other things).
 """
 
@@ -33,6 +34,9 @@ OVERRIDES = {
     "rlhf": "RLHF_PATH",
     "scores": "RM_PATH",
 }
+# Longer than balancers keep an idle connection, who would otherwise send a request into one that is being closed: AWS
+# 60 s, nginx 60 s, Azure 4 minutes, Google Cloud 600 s.
+KEEP_ALIVE = 620
 VERSIONS = {"decision": "policy"}  # what a part is called among the versions, if by another name
 YES_OR_NO = {"true": True, "1": True, "false": False, "0": False}
 
@@ -44,6 +48,7 @@ class Settings:
     router: Router
     host: str
     port: int
+    keep_alive: int
 
 
 def read(environment: Mapping[str, str]) -> Settings:
@@ -61,7 +66,15 @@ def read(environment: Mapping[str, str]) -> Settings:
         router=_router(environment),
         host=environment.get("RETAIN_HOST") or "127.0.0.1",
         port=int(port),
+        keep_alive=_keep_alive(environment),
     )
+
+
+def _keep_alive(environment: Mapping[str, str]) -> int:
+    seconds = environment.get("RETAIN_KEEP_ALIVE") or str(KEEP_ALIVE)
+    if not re.fullmatch(r"[0-9]{1,4}", seconds) or not 1 <= int(seconds) <= 3600:
+        raise RetainError(f"RETAIN_KEEP_ALIVE={seconds}: wants a number of seconds from 1 to 3600")
+    return int(seconds)
 
 
 def _router(environment: Mapping[str, str]) -> Router:

@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 from retain.release import Release
+from serve.app import main
+from serve.metrics import REFUSALS
 from serve.protocol import MAX_HEAD, MAX_PIPELINE
+from serve.settings import KEEP_ALIVE
 from tests.releases import decided, rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +62,10 @@ def address(artifact: Path) -> Iterator[tuple[str, int]]:
         process.send_signal(signal.SIGINT)  # Ctrl-C
         assert process.wait(20) == 0
         assert process.stderr is not None
-        assert process.stderr.read() == ""
+        lines = process.stderr.read().splitlines()
+        assert len(lines) == len(set(lines)) <= len(REFUSALS)
+        for line in lines:  # one of each kind, whatever the tests below sent, and nothing else
+            assert re.fullmatch(f"a connection from 127.0.0.1 was refused: ({'|'.join(REFUSALS)})", line)
 
 
 def test_a_replaced_part_is_told_at_the_start_and_in_answers(artifact: Path, store: Path) -> None:
@@ -311,3 +318,160 @@ def test_more_connections_than_the_limit_get_503(hasty: tuple[str, int]) -> None
         assert everything(connections[-1]).startswith(b"HTTP/1.1 503 ")
     with urllib.request.urlopen(f"http://{hasty[0]}:{hasty[1]}/healthz", timeout=30) as response:
         assert response.status == 200
+
+
+# -- what is no HTTP/1 ---------------------------------------------------------------------------------------------
+
+OFFERS = [
+    pytest.param(("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"), id="h2c"),
+    pytest.param(
+        ("Upgrade: websocket", "Connection: keep-alive, upgrade", "Sec-WebSocket-Version: 13"), id="websocket"
+    ),
+]
+
+
+def answers(address: tuple[str, int], *segments: bytes) -> list[tuple[int, bytes]]:
+    """(status, body) of all that is answered to the segments, whose last request closes the connection."""
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for segment in segments:
+            connection.sendall(segment)
+        received = everything(connection)
+    parsed = []
+    while received:
+        top, _, rest = received.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", top)
+        assert length, top
+        parsed.append((int(top.split()[1]), rest[: int(length[1])]))
+        received = rest[int(length[1]) :]
+    return parsed
+
+
+def decision(answer: tuple[int, bytes]) -> dict[str, Any]:
+    """What was decided, without what differs from call to call."""
+    assert answer[0] == 200, answer
+    content: dict[str, Any] = json.loads(answer[1])
+    return content | {"decision_id": ""}
+
+
+def protocol_errors(address: tuple[str, int]) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://{address[0]}:{address[1]}/metrics", timeout=30) as response:
+        text = response.read().decode()
+    return {
+        name: float(value) for name, value in re.findall(r'retain_protocol_errors_total{reason="(\w+)"} (\S+)', text)
+    }
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+@pytest.mark.parametrize("split", ["one segment", "head and body", "bytes"])
+def test_an_offer_to_upgrade_is_ignored(
+    address: tuple[str, int], release: Release, offer: tuple[str, ...], framing: str, split: str
+) -> None:
+    """Java's HttpClient and curl --http2 make one with every first request."""
+    body = json.dumps({"customer": rows(release.spec, 1, seed=4)[0]}).encode()
+    length, framed = f"Content-Length: {len(body)}", body
+    if framing == "chunks":
+        length, framed = "Transfer-Encoding: chunked", b"".join(chunked(body[:100], body[100:]))
+    offered, plain = head(*offer, length) + framed, head(length, "Connection: close") + framed
+    sent = offered + offered + plain
+    segments = [sent]
+    if split == "bytes":
+        segments = [bytes([byte]) for byte in sent]
+    elif split == "head and body":
+        segments = [head(*offer, length), framed + head(*offer, length), framed + plain]
+    received = answers(address, *segments)
+    assert len(received) == 3
+    assert decision(received[0]) == decision(received[1]) == decision(received[2])
+
+
+def test_an_offer_to_upgrade_without_a_body_is_ignored_and_a_close_is_kept(address: tuple[str, int]) -> None:
+    offer = b"Connection: Upgrade%s\r\nUpgrade: h2c\r\n\r\n"
+    assert [status for status, _ in answers(address, (GET + offer % b"") * 2 + GET + offer % b", close")] == [200] * 3
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 of TLS", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"GET /healthz HTTP/2.0\r\nHost: test\r\n\r\n", 400),
+        (b"GET /healthz\r\n\r\n", 400),  # HTTP/0.9
+        (b"GET /healthz HTTP/1.1\r\nHost: test\r\n folded\r\n\r\n", 400),
+        (b"CONNECT test:443 HTTP/1.1\r\nHost: test\r\n\r\n" + GET + b"\r\n", 405),
+        (head("Transfer-Encoding: chunked", "Content-Length: 3") + b"0\r\n\r\n", 400),
+        (head("Transfer-Encoding: chunked") + b"zz\r\n", 400),
+    ],
+)
+def test_what_is_no_http_1_is_answered_once_and_closed(address: tuple[str, int], sent: bytes, status: int) -> None:
+    before = protocol_errors(address)["malformed"]
+    ((answered, content),) = answers(address, sent)
+    assert answered == status
+    assert set(json.loads(content)) == {"detail"}
+    assert protocol_errors(address)["malformed"] == before + 1
+
+
+@pytest.mark.parametrize("offer", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"])
+def test_requests_before_what_is_no_http_are_answered_first(address: tuple[str, int], offer: bytes) -> None:
+    received = answers(address, (GET + offer + b"\r\n") * 3 + b"\x00 is no request\r\n\r\n" + GET + b"\r\n")
+    assert received == [(200, b'{"status":"alive"}')] * 3
+
+
+def test_a_body_that_is_refused_unread_is_not_waited_for(address: tuple[str, int]) -> None:
+    """Whoever expects 100 and gets a refusal may send the next request at once: it must not be taken for the body."""
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(head("Expect: 100-continue", "Content-Length: 100", "Content-Encoding: gzip"))
+        received = everything(connection)
+    assert received.startswith(b"HTTP/1.1 415 ")
+    assert b"\r\nconnection: close\r\n" in received
+
+
+def test_what_connections_are_refused_for_is_counted(address: tuple[str, int], hasty: tuple[str, int]) -> None:
+    before = protocol_errors(address)
+    assert set(before) == set(REFUSALS)
+    assert [status for status, _ in answers(address, GET + b"X: " + b"a" * MAX_HEAD)] == [431]
+    refused_while_sending(address, b"", (GET + b"\r\n") * 2_000, 64 * 1024 * 1024)
+    after = protocol_errors(address)
+    assert after["head_too_large"] == before["head_too_large"] + 1
+    assert after["too_many_pipelined"] == before["too_many_pipelined"] + 1
+    before = protocol_errors(hasty)
+    with socket.create_connection(hasty, timeout=30) as connection:
+        connection.sendall(GET)
+        assert everything(connection) == b""
+    assert protocol_errors(hasty)["too_slow"] == before["too_slow"] + 1
+
+
+def test_head_has_no_body(address: tuple[str, int]) -> None:
+    ask = b"HEAD /healthz/ HTTP/1.1\r\nHost: evil.example\r\n"
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(ask + b"\r\n" + ask + b"Connection: close\r\n\r\n")
+        received = everything(connection)
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert b"alive" not in received
+    assert received.count(b"content-length: 18") == 2
+
+
+def test_who_has_been_idle_longest_makes_room(hasty: tuple[str, int]) -> None:
+    """At four connections the fifth would be refused; idle ones are kept for minutes."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            connection = stack.enter_context(socket.create_connection(hasty, timeout=30))
+            connection.sendall(GET + b"\r\n")
+            assert alive(connection)
+        for _ in range(3):
+            with urllib.request.urlopen(f"http://{hasty[0]}:{hasty[1]}/healthz", timeout=30) as response:
+                assert response.status == 200
+
+
+def test_the_server_is_told_how_long_a_connection_may_be_idle(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def run(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        told.append(server.config.timeout_keep_alive)
+        sockets[0].close()
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr("serve.app.limit", lambda: None)  # it would stay, for the logs of other tests
+    for setting in ({}, {"RETAIN_KEEP_ALIVE": "75"}):
+        assert main({"RELEASE_PATH": str(artifact), "PORT": "0", **setting}) == 0
+    assert told == [KEEP_ALIVE, 75]

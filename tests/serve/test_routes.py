@@ -215,6 +215,58 @@ def no_body_gets_a_500(client: Client, stated: dict[str, Any], data: st.DataObje
     (Answer if response.status_code == 200 else Refusal).model_validate(response.json())
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"])
+def test_head_and_a_slash_at_the_end_are_answered_as_balancers_expect(client: Client, path: str) -> None:
+    plain = client.get(path)
+    for method, asked in (("HEAD", path), ("GET", f"{path}/?x=1"), ("HEAD", f"{path}/")):
+        response = client.request(method, asked, headers={"host": "evil.example"})
+        assert response.status_code == 200
+        assert "location" not in response.headers
+        assert response.headers["content-type"] == plain.headers["content-type"]
+    assert f'retain_requests_total{{code="200",path="{path}"}} 4.0' in client.get("/metrics").text
+
+
+def test_a_decision_may_be_asked_for_with_a_slash_at_the_end(client: Client, customer: dict[str, Any]) -> None:
+    for path in ("/retain/", "/retain/?x=1"):
+        response = client.request("POST", path, json={"customer": customer})
+        assert response.status_code == 200
+    assert client.request("POST", "/retain//", json={"customer": customer}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("HEAD", "/retain", 405, "POST"),
+        ("POST", "/healthz", 405, "GET, HEAD"),
+        ("HEAD", "/nowhere", 404, None),
+        ("GET", "/", 404, None),
+    ],
+)
+def test_what_a_path_takes_is_said(client: Client, method: str, path: str, status: int, allow: str | None) -> None:
+    response = client.request(method, path)
+    assert (response.status_code, response.headers.get("allow")) == (status, allow)
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [
+        ("content-encoding", "gzip", 415),
+        ("content-encoding", "br, gzip", 415),
+        ("content-encoding", "identity", 200),
+        ("content-encoding", "", 200),
+        ("transfer-encoding", "gzip, chunked", 415),
+        ("transfer-encoding", "Chunked", 200),
+    ],
+)
+def test_an_encoded_body_is_refused(
+    client: Client, customer: dict[str, Any], header: str, value: str, status: int
+) -> None:
+    response = client.post({"customer": customer}, **{header: value})
+    assert response.status_code == status
+    if status == 415:
+        assert header in response.json()["detail"].lower()
+
+
 def test_a_number_without_bounds_is_answered_or_refused(bank_release: Release) -> None:
     client, customer = Client(create_app("v1", bank_release)), stated(bank_release)
     for number, status in ((10**30, 200), (-(2**70), 200), (10**39, 422)):

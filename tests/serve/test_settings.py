@@ -52,6 +52,14 @@ def test_a_part_is_overridden_by_the_playbook_s_names(artifact: Path, store: Pat
     assert release.versions["accept"] == plain.versions["accept"]
 
 
+def test_an_idle_connection_is_kept_longer_than_balancers_keep_it(artifact: Path) -> None:
+    assert read({"RELEASE_PATH": str(artifact)}).keep_alive == 620  # Google's balancers: 600 s
+    assert read({"RELEASE_PATH": str(artifact), "RETAIN_KEEP_ALIVE": "75"}).keep_alive == 75
+    for value in ("0", "-1", "5.5", "3601", "for ever", "\u0666"):
+        with pytest.raises(RetainError, match=f"^RETAIN_KEEP_ALIVE={value}: wants a number of seconds from 1 to 3600$"):
+            read({"RELEASE_PATH": str(artifact), "RETAIN_KEEP_ALIVE": value})
+
+
 @pytest.mark.parametrize(
     ("environment", "router"),
     [
