@@ -1,8 +1,8 @@
 """A table described in a few lines of YAML: where it is, its columns, its target, and what they mean.
 
 Training validates a source against this description, features are derived from it, and the API accepts
-exactly its columns: what a value may be (`bounds`, `is_nullable`, `is_blank`, `total_and_tenure`) is declared here for
-both. `ops/datasets/telco.yaml` and `bank.yaml` are the first two descriptions.
+exactly its columns: what a value may be (`bounds`, `is_nullable`, `is_blank`, `is_id`, `total_and_tenure`) is declared
+here for both. `ops/datasets/telco.yaml` and `bank.yaml` are the first two descriptions.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Role = Literal[
     "name",
 ]
 MAX_TEXT = 200  # characters of a text
+MAX_ID = 128  # characters of an id
 # What a number may be at most, whatever is described: above LARGEST it is infinite as a feature (float32), above
 # LARGEST_INTEGER a float64 can't tell an integer from its neighbour.
 LARGEST = 3.4028234663852886e38
@@ -192,6 +193,11 @@ def is_nullable(column: Column) -> bool:
 
 
 def is_blank(text: str) -> bool:
+def is_id(text: str) -> bool:
+    """Whether a text can be a customer's id: something visible, without space around it or control characters."""
+    return 0 < len(text) <= MAX_ID and text == text.strip() and text.isprintable()
+
+
     """Whether a cell holds nothing, as CSV exports write it: "", or spaces (IBM's table has one)."""
     return not text.strip()
 

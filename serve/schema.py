@@ -17,12 +17,22 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError
 from typing_extensions import TypedDict
 
-from retain.dataset import LARGEST, MAX_TEXT, Column, DatasetSpec, bounds, is_blank, is_nullable, total_and_tenure
+from retain.dataset import (
+    LARGEST,
+    MAX_ID,
+    MAX_TEXT,
+    Column,
+    DatasetSpec,
+    bounds,
+    is_blank,
+    is_id,
+    is_nullable,
+    total_and_tenure,
+)
 from retain.decision import NO_HISTORY, History, Terms
 from retain.offers import Percent
 from retain.request import request_columns
 
-MAX_ID = 128
 MAX_COUNT = 10_000
 MAX_ERRORS = 20
 
@@ -100,8 +110,8 @@ def _keys(name: str, values: Mapping[str, Any], **config: Any) -> Any:
 def _value(column: Column) -> Any:
     about = Field(description=column.about or None)
     if column.kind == "id":
-        text = Annotated[str, Field(min_length=1, max_length=MAX_ID), AfterValidator(_clean_id)]
-        return Annotated[text | int, about]
+        text = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
+        return Annotated[text | int, AfterValidator(_id), about]
     if column.kind == "text":
         return Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_printable), about]
     if column.kind == "number":
@@ -170,10 +180,12 @@ def _printable(value: str) -> str:
     return value
 
 
-def _clean_id(value: str) -> str:
-    if value != value.strip():  # in training no id has space around it, and with it a customer gets another arm
-        raise PydanticCustomError("string_length_or_characters", "space around it")
-    return _printable(value)
+def _id(value: str | int) -> str | int:
+    # Another spelling would draw another arm for the same customer. A number of 4,000 digits takes long to write out.
+    text = value if isinstance(value, str) else "" if abs(value) >= 10**MAX_ID else str(value)
+    if not is_id(text):
+        raise PydanticCustomError("string_length_or_characters", "no id")
+    return value
 
 
 def _no_bool(value: Any) -> Any:

@@ -18,7 +18,17 @@ import pandera.pandas as pa
 from numpy.typing import NDArray
 
 from engine.errors import DataError
-from retain.dataset import LARGEST_INTEGER, MAX_TEXT, Column, DatasetSpec, bounds, is_blank, total_and_tenure
+from retain.dataset import (
+    LARGEST_INTEGER,
+    MAX_ID,
+    MAX_TEXT,
+    Column,
+    DatasetSpec,
+    bounds,
+    is_blank,
+    is_id,
+    total_and_tenure,
+)
 from retain.dataset import column as column_of
 from retain.intervals import wilson
 from tasks.data import synthetic, text
@@ -124,7 +134,11 @@ def _schema(spec: DatasetSpec, frame: pd.DataFrame) -> pa.DataFrameSchema:
 def _checks(column: Column, where: str = "", blank: pd.Series[bool] | bool = True) -> pa.Check:
     """`blank`: the rows in which a number that may be blank may be so; `where` says which those are."""
     if column.kind == "id":
-        return _check(_ids_fit, "an id that stands in no row above, without space around it or control characters")
+        return _check(
+            _ids_fit,
+            f"an id that stands in no row above, of 1 to {MAX_ID} characters, without space around it or control "
+            "characters",
+        )
     if column.kind == "number":
         return _check(lambda values: _numbers_fit(column, values, blank), _expected_number(column, where))
     if column.kind == "text":
@@ -142,7 +156,7 @@ def _check(holds: Callable[[Any], Any], expected: str) -> pa.Check:
 
 
 def _ids_fit(values: pd.Series[Any]) -> pd.Series[bool]:
-    return values.ne("") & values.eq(values.str.strip()) & values.map(str.isprintable) & ~values.duplicated()
+    return values.map(is_id) & ~values.duplicated()
 
 
 def _numbers_fit(column: Column, values: pd.Series[Any], blank: pd.Series[bool] | bool) -> pd.Series[bool]:

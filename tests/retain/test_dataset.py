@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from retain.dataset import (
     LARGEST,
+    MAX_ID,
     DatasetSpec,
     bounds,
     bridge_roles,
@@ -18,6 +19,7 @@ from retain.dataset import (
     column,
     feature_columns,
     is_blank,
+    is_id,
     is_nullable,
     protected_columns,
     total_and_tenure,
@@ -95,6 +97,27 @@ def test_what_may_be_without_a_value() -> None:
     assert total_and_tenure(telco) == ("TotalCharges", "tenure")
     assert total_and_tenure(bank) is None
     assert [is_blank(text) for text in ("", " ", "\t", "0", " a")] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("7590-VHVEG", True),
+        ("-5", True),
+        ("Müller 7", True),
+        ("x" * MAX_ID, True),
+        ("", False),
+        (" ", False),
+        (" a", False),
+        ("a\u00a0", False),
+        ("\u3000a", False),
+        ("a\tb", False),
+        ("a\u200bb", False),
+        ("x" * (MAX_ID + 1), False),
+    ],
+)
+def test_what_can_be_an_id(text: str, is_one: bool) -> None:
+    assert is_id(text) == is_one
 
 
 def _named(data: dict[str, Any]) -> dict[str, Any]:

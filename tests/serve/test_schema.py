@@ -79,6 +79,12 @@ def test_a_customer_is_read_as_the_models_take_her() -> None:
         ("customerID", "a\nb", "string_length_or_characters"),
         ("customerID", " a", "string_length_or_characters"),
         ("customerID", "a ", "string_length_or_characters"),
+        ("customerID", " ", "string_length_or_characters"),
+        ("customerID", "a\u00a0", "string_length_or_characters"),
+        ("customerID", "a\tb", "string_length_or_characters"),
+        ("customerID", 10**128, "string_length_or_characters"),
+        ("customerID", -(10**127), "string_length_or_characters"),
+        ("customerID", 10**3999, "string_length_or_characters"),
         ("customerID", True, "string_type"),
         ("customerID", "\ud800", "string_length_or_characters"),
         ("customerID", "a\u200bb", "string_length_or_characters"),
@@ -97,6 +103,11 @@ def test_a_whole_number_is_one_however_it_is_written(name: str, value: Any, read
     found = READER.read(json.dumps(changed(**{name: value})).encode())[0][name]
     assert found == read
     assert type(found) is type(read)
+
+
+@pytest.mark.parametrize("value", ["x" * 128, 0, -5, 10**128 - 1])
+def test_an_id_is_a_text_or_a_number_of_up_to_128_characters(value: Any) -> None:
+    assert READER.read(json.dumps(changed(customerID=value)).encode())[0]["customerID"] == value
 
 
 @pytest.mark.parametrize("blank", [None, "", " ", "  ", "\t"])

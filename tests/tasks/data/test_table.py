@@ -23,7 +23,7 @@ from tasks.split import SPLIT_PARTS
 from tests.datasets import needs_real_data, real_file
 
 Described = Callable[[str], DatasetSpec]
-AN_ID = "an id that stands in no row above, without space around it or control characters"
+AN_ID = "an id that stands in no row above, of 1 to 128 characters, without space around it or control characters"
 SPLIT = Split(train=0.6, validation=0.1, test=0.3)
 
 
@@ -78,6 +78,7 @@ def cell(content: bytes, line: int, column: str, value: str) -> bytes:
         ("customerID", "0003-SYNTH ", AN_ID),
         ("customerID", "\u30005-SYNTH", AN_ID),
         ("customerID", "0005\x1b[2J", AN_ID),
+        ("customerID", "5" * 129, AN_ID),
     ],
 )
 def test_a_cell_that_is_not_as_described(
