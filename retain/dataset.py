@@ -71,8 +71,8 @@ class Column(_Frozen):
     `missing`: a number that means "no value" (pdays 999: never contacted); it may lie outside the bounds. `blank`:
     what training does with an empty cell; `blank_value`: what it stands for in a request. A blank total charge is taken
     of customers of tenure 0 only, in a table as in a request: they have no total yet, anybody else's is lost.
-    `leak`: known only after the outcome, so never a feature. `protected`: shown by group, never seen by a
-    policy.
+    `outside`: what becomes of a request in which the number is not plausible (retain/plausible.py). `leak`: known only
+    after the outcome, so never a feature. `protected`: shown by group, never seen by a policy.
     """
 
     name: str = Field(min_length=1)
@@ -84,6 +84,7 @@ class Column(_Frozen):
     missing: float | None = None
     blank: Literal["error", "drop"] = "error"
     blank_value: float | None = None
+    outside: Literal["refuse", "warn"] | None = Field(default=None, exclude_if=lambda value: value is None)
     protected: bool = False
     bands: tuple[float, ...] = ()
     leak: bool = False
@@ -92,7 +93,7 @@ class Column(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Column:
-        numeric = ("minimum", "maximum", "missing", "blank_value")
+        numeric = ("minimum", "maximum", "missing", "blank_value", "outside")
         if self.kind != "number" and (self.integer or any(getattr(self, name) is not None for name in numeric)):
             raise ValueError(f"column {self.name!r} is a {self.kind}: only a number has {', '.join(numeric)}, integer")
         if self.kind == "flag" and len(self.values) != 2:
@@ -192,12 +193,12 @@ def is_nullable(column: Column) -> bool:
     return column.blank_value is not None or column.missing is not None
 
 
-def is_blank(text: str) -> bool:
 def is_id(text: str) -> bool:
     """Whether a text can be a customer's id: something visible, without space around it or control characters."""
     return 0 < len(text) <= MAX_ID and text == text.strip() and text.isprintable()
 
 
+def is_blank(text: str) -> bool:
     """Whether a cell holds nothing, as CSV exports write it: "", or spaces (IBM's table has one)."""
     return not text.strip()
 

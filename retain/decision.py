@@ -42,6 +42,7 @@ Why = Literal[
     "running_offer",
     "contact_cap",
     "contacted_this_month",
+    "offer_limit",
     "offer_budget",
 ]
 
@@ -327,17 +328,29 @@ class Decision:
     arm: Arm = "baseline"
 
 
-def decide(terms: Terms, case: Case, wallet: Wallet, policy: Policy | None = None, left: float = 1.0) -> Decision:
+def decide(
+    terms: Terms,
+    case: Case,
+    wallet: Wallet,
+    policy: Policy | None = None,
+    left: float = 1.0,
+    most: float = math.inf,
+) -> Decision:
     """The decision of `policy`, of whose wallet's period the share `left` is to come; with none, the baseline's.
 
-    An offer that is decided on has been admitted by `wallet` and is open from now on. Raises PolicyError before that
-    if the policy can't decide. A risk that is NaN reaches no threshold, so the baseline contacts nobody on one.
+    An offer that would cost more than `most` (its liability, in currency units) isn't made, whoever wants it. An offer
+    that is decided on has been admitted by `wallet` and is open from now on. Raises PolicyError before that if the
+    policy can't decide. A risk that is NaN reaches no threshold, so the baseline contacts nobody on one.
     """
     arm: Arm = "baseline" if policy is None else "learned"
     bar = forbidden(terms, case.history, case.opted_out)
     offer, why = (None, bar) if bar else _wanted(terms, case, wallet, policy, left)
-    if offer is not None and not wallet.admit_one(*price(terms, case, offer)):
-        offer, why = None, "offer_budget"
+    if offer is not None:
+        asked = price(terms, case, offer)
+        if asked[1] > most:
+            offer, why = None, "offer_limit"
+        elif not wallet.admit_one(*asked):
+            offer, why = None, "offer_budget"
     return Decision(case.risk, case.acceptance, NO_CONTACT if offer is None else CONTACT, offer, why, arm)
 
 
@@ -357,11 +370,16 @@ def forbidden(terms: Terms, history: History, opted_out: bool) -> Bar | None:
 
 
 def price(terms: Terms, case: Case, offer: int) -> tuple[float, float, float]:
-    """What the wallet asks of an `offer` in percent: contact cost, liability (the discount over all its months, also
-    those beyond the budget's period), and how likely it is to be accepted."""
+    """What the wallet asks of an `offer` in percent: contact cost, liability, and how likely it is to be accepted."""
     tired = tiredness(case.history.contacts, terms.decay)
     probability = _acceptance(terms.acceptance, case.acceptance, case.spread, offer, tired)
-    return terms.offers.contact_cost, offer / 100 * case.charge * terms.offers.months, probability
+    return terms.offers.contact_cost, liability(terms, case.charge, offer), probability
+
+
+def liability(terms: Terms, charge: float, offer: int) -> float:
+    """What an `offer` in percent costs if it is accepted, in currency units: its discount on a monthly `charge`, over
+    all its months, also those beyond the budget's period."""
+    return offer / 100 * charge * terms.offers.months
 
 
 @lru_cache(maxsize=4096)  # cells, offers and histories are few

@@ -35,12 +35,14 @@ from retain.decision import (
     Terms,
     check_policy,
     decide,
+    liability,
     opted_out,
     seen_columns,
 )
 from retain.features import Featurizer
 from retain.guard import Guard, GuardInForce
 from retain.message import SITUATIONS, Bank, Message, MessageError, find, footer, situation
+from retain.plausible import Plausibility, Ranges
 from retain.policy import Policy, PolicyError
 from retain.score import ModelError, Scorer
 from retain.wallet import Wallet
@@ -78,6 +80,8 @@ TERMS = "terms.json"
 _OLDER = "; an older release has another one or none, and a new run of its experiment makes a new release"
 # Without these there is nothing to serve; what else fails its criteria is left out.
 REQUIRED = ("risk", "accept")
+# Of the budget: what one offer may cost though the customer's charge is above what is plausible.
+MAX_SHARE = 0.05
 
 
 class ReleaseError(ValueError):
@@ -119,8 +123,8 @@ class Release:
 
     `policy` is None where the learned one is left out; `left_out` and `overrides` are what release.json says of parts
     that missed criteria. `banks`: the templates, and of `sft` and `rlhf` those that are there. `footer` stands below
-    every message. `dropped`: the messages of those banks that the guard refused, each with its part and what it breaks.
-    `replaced`: the parts that are not the release's own.
+    every message. `plausible` knows what the numbers of a request are like. `dropped`: the messages of those banks that
+    the guard refused, each with its part and what it breaks. `replaced`: the parts that are not the release's own.
     """
 
     experiment: str
@@ -133,6 +137,7 @@ class Release:
     banks: Mapping[str, Bank]
     guard: Guard
     footer: str
+    plausible: Plausibility
     versions: Mapping[str, str]
     has_bank_columns: bool
     left_out: tuple[Mapping[str, Any], ...] = ()
@@ -162,10 +167,18 @@ class Release:
         the learned arm can't decide, or there is no policy; nothing is held for then.
         """
         if arm == "baseline":
-            return decide(self.terms, assessment.case, wallet)
+            return decide(self.terms, assessment.case, wallet, most=self.most)
         if self.policy is None:
             raise PolicyError("the release has no learned policy")
-        return decide(self.terms, assessment.case, wallet, self.policy, left)
+        return decide(self.terms, assessment.case, wallet, self.policy, left, self.most)
+
+    @cached_property
+    def most(self) -> float:
+        """What one offer may cost at most, in currency units: the largest one on the highest plausible charge, or
+        MAX_SHARE of the budget if that is more. So no charge that a request states can hold much of the wallet."""
+        limits = self.plausible.ranges.columns.get(self.spec.roles["monthly_charge"])
+        usual = 0.0 if limits is None else liability(self.terms, limits[1], self.terms.offers.levels[-1])
+        return max(usual, MAX_SHARE * self.terms.budget)
 
     def _seen(self, values: Mapping[str, object], x: Singles) -> Singles:
         """The features that a policy may see: picked from those of the risk, if they are among them."""
@@ -215,6 +228,7 @@ def load(files: Mapping[str, Path]) -> Release:
     try:
         terms = Terms.from_json(_json(files, "decision.json"))
         guard = Guard(_model(files, "guard.json", GuardInForce, _OLDER))
+        plausible = Plausibility(spec, _model(files, "ranges.json", Ranges, _OLDER))
         templates, below = _messages(_json(files, "messages.json"), terms, guard)
         banks = {TEMPLATES: templates}
         for part in STAGE_OF:
@@ -244,6 +258,7 @@ def load(files: Mapping[str, Path]) -> Release:
         banks=banks,
         guard=guard,
         footer=below,
+        plausible=plausible,
         versions=versions,
         has_bank_columns=set(accept.featurizer.columns) <= set(spec.columns),
         left_out=_objects(about.get("left_out", []), "left_out", {"part", "digest", "missed"}),

@@ -6,13 +6,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from retain.message import SITUATIONS
+from retain.plausible import Outside
 from retain.release import SOURCES
 from retain.wallet import Wallet
 
 # 0.5 s is the playbook's limit: p95 above it is more than 5 % of requests outside the 0.5 bucket.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 CODES = (200, 400, 404, 405, 408, 413, 415, 422, 500)
-BARS = ("do_not_contact", "running_offer", "contact_cap", "contacted_this_month", "offer_budget")
+BARS = ("do_not_contact", "running_offer", "contact_cap", "contacted_this_month", "offer_limit", "offer_budget")
 OUTCOMES = (
     ("baseline", "contact", "risk_at_threshold"),
     ("learned", "contact", "policy_contact"),
@@ -21,10 +22,10 @@ OUTCOMES = (
 )
 # Why the learned policy did not decide about a customer of its arm: it raised an exception, or a number was not finite.
 DOUBTS = ("error", "not_finite")
-PATHS = ("/retain", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
 # Why a connection's bytes reached no route: no HTTP/1, a head or a body's framing that is too large or takes too long,
 # too many requests behind one another, too many connections.
 REFUSALS = ("malformed", "head_too_large", "too_slow", "too_many_pipelined", "too_many_connections")
+PATHS = ("/retain", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
@@ -37,7 +38,6 @@ class Metrics:
         requests = Counter("retain_requests", "Requests by path and code", ["path", "code"], registry=self.registry)
         self._requests = requests
         self._cached = {(path, code): requests.labels(path, str(code)) for path in PATHS for code in CODES}
-        self.seconds = Histogram(
         refusals = Counter(
             "retain_protocol_errors",
             "What connections sent and no route has seen, by why it was refused",
@@ -45,6 +45,7 @@ class Metrics:
             registry=self.registry,
         )
         self._refusals = {reason: refusals.labels(reason) for reason in REFUSALS}
+        self.seconds = Histogram(
             "retain_request_seconds", "Seconds per request to /retain", buckets=BUCKETS, registry=self.registry
         )
         decisions = Counter(
@@ -60,6 +61,12 @@ class Metrics:
         self.doubts = {reason: doubts.labels(reason) for reason in DOUBTS}
         self.wallet_refused = Counter(
             "retain_wallet_refused", "Offers that the wallet did not let be made", registry=self.registry
+        )
+        self._implausible = Counter(
+            "retain_implausible",
+            "Requests with a number that is not like those of training, by column and what became of them",
+            ["column", "outcome"],
+            registry=self.registry,
         )
         messages = Counter("retain_messages", "Messages by situation", ["situation"], registry=self.registry)
         self.messages = {name: messages.labels(name) for name in SITUATIONS}
@@ -82,6 +89,13 @@ class Metrics:
             gauge.set_function(read)
         mode = Gauge("retain_wallet_worst_case", "1: open offers are held for in full", registry=self.registry)
         mode.set_function(lambda: wallet.mode == "worst_case")
+
+    def refused(self, reason: str) -> None:
+        """Counts one of REFUSALS."""
+        self._refusals[reason].inc()
+
+    def implausible(self, column: str, outcome: Outside) -> None:
+        self._implausible.labels(column, {"refuse": "refused", "warn": "decided"}[outcome]).inc()
 
     def request(self, path: str, code: int, seconds: float) -> None:
         if path not in PATHS:

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,11 +15,12 @@ from pydantic import BaseModel
 
 from retain.decision import Action, Arm, Decision, Why
 from retain.message import SITUATIONS
+from retain.plausible import when_outside
 from retain.policy import PolicyError
 from retain.release import SOURCES, Assessment, Release
 from serve.metrics import Metrics
 from serve.router import EVERYBODY_BASELINE, Router, routed
-from serve.schema import RequestReader
+from serve.schema import Invalid, RequestReader
 from serve.settings import warnings_about
 
 MONTH_SECONDS = 365.2425 / 12 * 86_400
@@ -92,6 +94,8 @@ class Service:
         self._clock = clock
         self._started = clock()
         self._refusals = 0  # since the last contact
+        self._implausible: Counter[str] = Counter()  # requests by column
+        self._limited = 0  # offers not made, since one offer may not cost that much
         self._doubts, self._doubt_logged = 0, -math.inf
         metrics.serves(version, self.wallet, release.terms.offers.currency)
 
@@ -122,6 +126,8 @@ class Service:
         """The JSON that answers a request's body. Raises Invalid."""
         values, history = self.reader.read(body)
         release = self.release
+        if outside := release.plausible.outside(values):
+            self._not_plausible(outside)
         assessment = release.assess(values, history)
         decision = self._decide(assessment, self.router.arm(values.get(self._id) if self._id else None))
         message = release.message(assessment, decision)
@@ -129,6 +135,8 @@ class Service:
         if decision.why == "offer_budget":
             self.metrics.wallet_refused.inc()
             self._refusals += 1
+        elif decision.why == "offer_limit":
+            self._limited += 1
         elif decision.action == "contact":
             self._refusals = 0
         if message is not None:
@@ -154,6 +162,15 @@ class Service:
                 "versions": self.versions,
             }
         )
+
+    def _not_plausible(self, columns: list[str]) -> None:
+        """Counts the columns of a request that are not plausible. Raises Invalid if one of them is refused for it."""
+        outcomes = {name: when_outside(self.release.spec, name) for name in columns}
+        for name, outcome in outcomes.items():
+            self.metrics.implausible(name, outcome)
+            self._implausible[name] += 1
+        if refused := [name for name, outcome in outcomes.items() if outcome == "refuse"]:
+            raise Invalid([("implausible", ("customer", name)) for name in refused])
 
     def _decide(self, assessment: Assessment, arm: Arm) -> Decision:
         if arm == "learned":
@@ -186,6 +203,25 @@ class Service:
             warnings.append(f"the wallet has no room for the last {self._refusals} offers that were wanted")
         return warnings
 
+    def _not_like_training(self) -> list[str]:
+        """What requests stated that nobody in the training part is like."""
+        limits, total = self.release.plausible.ranges.columns, self.release.spec.roles.get("total_charge")
+        warnings = []
+        for name, count in sorted(self._implausible.items()):
+            low, high = (f"{limit:,.0f}" if abs(limit) >= 1000 else f"{limit:.4g}" for limit in limits[name])
+            outcome = "refused" if when_outside(self.release.spec, name) == "refuse" else "decided about all the same"
+            requests = "1 request was" if count == 1 else f"{count} requests were"
+            fits = " and to fit tenure x charge" if name == total else ""
+            warnings.append(
+                f"{requests} {outcome} whose {name} is not plausible: the training part makes it "
+                f"{low} to {high}{fits}. Is it in another unit?"
+            )
+        if self._limited:
+            offers = "1 offer was" if self._limited == 1 else f"{self._limited} offers were"
+            most, currency = self.release.most, self.release.terms.offers.currency
+            warnings.append(f"{offers} not made, since one offer may cost at most {most:,.0f} {currency}")
+        return warnings
+
     def ready(self) -> dict[str, Any]:
         """What /readyz says."""
         release, terms, wallet = self.release, self.release.terms, self.wallet
@@ -214,5 +250,5 @@ class Service:
                 "months": terms.months,
                 "period_left": self.period_left,
             },
-            "warnings": [*self.warnings, *self._money()],
+            "warnings": [*self.warnings, *self._not_like_training(), *self._money()],
         }

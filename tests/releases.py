@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import xgboost
 import yaml
 
@@ -151,6 +153,7 @@ def inputs(folder: Path, spec: DatasetSpec, campaigns: DatasetSpec) -> dict[str,
         path.mkdir(parents=True)
         (path / "metrics.json").write_bytes(canonical(PASSED[name]))
     (folders["customers"] / "schema.json").write_bytes(canonical(spec.model_dump(mode="json")))
+    customers(folders["customers"] / "data.parquet", spec)
     part(folders["risk"], spec, seed=1)
     part(folders["accept"], campaigns, seed=2)
     cells = {f"{a},{b},{c}": {"acceptance": 0.1 + 0.1 * a + 0.05 * b, "rows": 9, "sd": 0.1}
@@ -163,6 +166,18 @@ def inputs(folder: Path, spec: DatasetSpec, campaigns: DatasetSpec) -> dict[str,
         (folders["messages"] / f"{source}.json").write_bytes(canonical(bank(source)))
     (folders["messages"] / "scores.json").write_bytes(canonical(scores(*bank("sft"), *bank("rlhf"))))
     return folders
+
+
+def customers(path: Path, spec: DatasetSpec, times: float = 1) -> None:
+    """The table of `customers`, as much of it as the release reads: numbers, and the part of the split. All that
+    `rows` draws is plausible beside it, if its charges are so many `times` as high."""
+    table = rows(spec, 600, seed=1)
+    numbers = [column.name for column in spec.columns if column.kind == "number"]
+    content: dict[str, Any] = {"split": ["train", "test"] * 300}
+    for name in numbers:
+        factor = times if name in (spec.roles.get("monthly_charge"), spec.roles.get("total_charge")) else 1
+        content[name] = [0 if i % 20 == 0 else row[name] * factor for i, row in enumerate(table)]
+    pq.write_table(pa.table(content), path)
 
 
 def decided(

@@ -15,13 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pyarrow.parquet as pq
+
 from engine.artifact import ArtifactWriter, canonical
 from engine.criteria import Verdict, check_criteria
 from engine.errors import ConfigError, CriteriaMissed, DataError
 from engine.stage import Metrics, Workspace
+from retain.dataset import DatasetSpec
 from retain.decision import DecisionError, Terms
 from retain.guard import Guard, GuardInForce, in_force
 from retain.message import Bank, MessageError
+from retain.plausible import Ranges, ranges
 from retain.release import JUDGED_BY, PART_FILES, REQUIRED, STAGE_OF, TERMS, Release, ReleaseError, digest, load
 from retain.rules import Rules, RulesError
 from tasks.release.templates import template_bank
@@ -34,8 +38,8 @@ COVERAGE = {"sft": "coverage_sft", "rlhf": "coverage"}
 
 
 def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
-    """Writes release.json, schema.json, risk/, accept/, decision.json, messages.json, guard.json, and decision/, sft/
-    and rlhf/ if they passed."""
+    """Writes release.json, schema.json, ranges.json, risk/, accept/, decision.json, messages.json, guard.json, and
+    decision/, sft/ and rlhf/ if they passed."""
     refuse([verdict for stage in REQUIRED for verdict in _judged(stage, config, _metrics(inputs, stage))])
     decision = {**_json(inputs["decision"] / TERMS), "rule": config.decision.model_dump(mode="json")}
     terms = _terms(decision)
@@ -53,6 +57,7 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
     files = stage_files | _without_dropped(banks, workspace.scratch)
     _write_parts(files, parts, workspace.out)
     workspace.out.bytes("schema.json", _bytes(inputs["customers"] / "schema.json"))
+    workspace.out.json("ranges.json", _ranges(inputs["customers"]).model_dump(mode="json"))
     workspace.out.json("decision.json", decision)
     sender = config.sender.model_dump(mode="json")
     workspace.out.json("messages.json", {"sender": sender, "templates": templates.to_json()})
@@ -108,6 +113,17 @@ def _terms(decision: Mapping[str, Any]) -> Terms:
         return Terms.from_json(decision)
     except DecisionError as error:
         raise DataError(f"the release can't be put together: {error}") from None
+
+
+def _ranges(customers: Path) -> Ranges:
+    """What is plausible of a customer, told from the training part alone."""
+    try:
+        spec = DatasetSpec.model_validate_json(_bytes(customers / "schema.json"))
+        numbers = [column.name for column in spec.columns if column.kind == "number"]
+        table = pq.read_table(customers / "data.parquet", columns=numbers, filters=[("split", "=", "train")])
+    except (OSError, ValueError):
+        raise DataError(f"{customers.name}: schema.json or data.parquet is damaged; run that stage again") from None
+    return ranges(spec, {name: table[name].to_numpy() for name in numbers})
 
 
 def _verdicts(

@@ -120,6 +120,13 @@ def test_what_can_be_an_id(text: str, is_one: bool) -> None:
     assert is_id(text) == is_one
 
 
+def test_what_is_not_stated_of_a_column_leaves_the_written_description_as_it_was() -> None:
+    data = content("telco")
+    assert "outside" not in column(spec(data), "tenure").model_dump(mode="json")
+    data["columns"][5]["outside"] = "refuse"
+    assert column(spec(data), "tenure").model_dump(mode="json")["outside"] == "refuse"
+
+
 def _named(data: dict[str, Any]) -> dict[str, Any]:
     data["columns"].append({"name": "n", "kind": "text"})
     data["roles"]["name"] = "n"
@@ -138,6 +145,8 @@ def test_a_name_is_no_feature() -> None:
         (lambda d: d["columns"][1].update(name="Churn"), "'Churn' is the target"),
         (lambda d: d["columns"][1].update(values=["Female"]), "'gender' is a flag: values are"),
         (lambda d: d["columns"][1].update(minimum=0), "'gender' is a flag: only a number has"),
+        (lambda d: d["columns"][1].update(outside="warn"), "'gender' is a flag: only a number has"),
+        (lambda d: d["columns"][5].update(outside="ignore"), "Input should be 'refuse' or 'warn'"),
         (lambda d: d["columns"][5].update(values=["a", "b"]), "'tenure' is a number: it has no values"),
         (lambda d: d["columns"][5].update(minimum=9, maximum=1), "minimum 9 is above maximum 1"),
         (lambda d: d["columns"][5].update(missing=-0.5), "missing -0.5 is no value that the column could hold"),

@@ -22,7 +22,7 @@ from serve.app import create_app
 from serve.metrics import Metrics
 from serve.router import Router
 from serve.service import DOUBT_SECONDS, MONTH_SECONDS, REFUSALS, Answer, Service
-from tests.releases import TERMS, dataset, decided, inputs, policy, rows, run_stage
+from tests.releases import TERMS, customers, dataset, decided, inputs, policy, rows, run_stage
 from tests.serve.client import Client
 
 TELCO = dataset("telco")
@@ -327,6 +327,7 @@ def test_openapi_says_what_is_answered(release: Release) -> None:
 
 def test_other_offers_months_and_currency_are_other_data_alone(tmp_path: Path) -> None:
     given = inputs(tmp_path / "inputs", TELCO, dataset("bank"))
+    customers(given["customers"] / "data.parquet", TELCO, times=100)
     offers = {"levels": [7, 33], "months": 2, "contact_cost": 150.0, "currency": "JPY"}
     terms = TERMS | {"offers": offers, "offer": 7, "budget": {"share": 0.03, "months": 6, "amount": 9e6}}
     (given["decision"] / "terms.json").write_text(json.dumps(terms))

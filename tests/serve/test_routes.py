@@ -215,6 +215,60 @@ def no_body_gets_a_500(client: Client, stated: dict[str, Any], data: st.DataObje
     (Answer if response.status_code == 200 else Refusal).model_validate(response.json())
 
 
+def test_a_charge_that_is_not_plausible_is_refused_and_holds_nothing(client: Client, release: Release) -> None:
+    customer = risky(release)
+    for charge in (100_000, 8_085):
+        response = client.post({"customer": customer | {"MonthlyCharges": charge}})
+        assert response.status_code == 422
+        assert response.json()["detail"] == [{"type": "implausible", "loc": ["body", "customer", "MonthlyCharges"]}]
+    ready = client.get("/readyz").json()
+    assert ready["wallet"]["held"] == 0
+    assert [line for line in ready["warnings"] if "MonthlyCharges" in line] == [
+        "2 requests were refused whose MonthlyCharges is not plausible: the training part makes it 0 to 236.3. "
+        "Is it in another unit?"
+    ]
+    text = client.get("/metrics").text
+    assert 'retain_implausible_total{column="MonthlyCharges",outcome="refused"} 2.0' in text
+
+
+def test_any_other_number_that_is_not_plausible_is_counted_and_warned_of(client: Client, release: Release) -> None:
+    customer = risky(release)
+    for change in ({"tenure": 1_200}, {"TotalCharges": 40_425}):
+        assert client.post({"customer": customer | change}).json()["action"] == "contact"
+    warnings = client.get("/readyz").json()["warnings"]
+    assert [line.partition(":")[0] for line in warnings] == [
+        "1 request was decided about all the same whose TotalCharges is not plausible",
+        "1 request was decided about all the same whose tenure is not plausible",
+    ]
+    assert "and to fit tenure x charge" in warnings[0]
+    text = client.get("/metrics").text
+    assert 'retain_implausible_total{column="tenure",outcome="decided"} 1.0' in text
+
+
+def test_no_charge_holds_much_of_the_wallet(release: Release) -> None:
+    """Even where the table says that a charge of any size is decided about."""
+    client, customer = Client(create_app("v1", charge_of_any_size(release))), risky(release)
+    answer = client.post({"customer": customer | {"MonthlyCharges": 100_000}}).json()
+    assert (answer["action"], answer["offer"], answer["why"]) == ("no_contact", None, "offer_limit")
+    ready = client.get("/readyz").json()
+    assert ready["wallet"]["held"] == 0
+    assert "1 offer was not made, since one offer may cost at most 2,250 EUR" in ready["warnings"]
+    # 5 % of 45,000 EUR, which 10 % off 3,750 EUR for six months cost.
+    for charge, why in ((3_750, "risk_at_threshold"), (3_751, "offer_limit")):
+        assert client.post({"customer": customer | {"MonthlyCharges": charge}}).json()["why"] == why
+    assert (
+        'retain_decisions_total{action="no_contact",mode="baseline",why="offer_limit"} 2.0'
+        in client.get("/metrics").text
+    )
+
+
+def test_a_small_budget_still_pays_for_plausible_customers(release: Release) -> None:
+    poor = dataclasses.replace(release, terms=dataclasses.replace(release.terms, budget=500.0))
+    assert poor.most == pytest.approx(0.20 * 236.3 * 6, rel=1e-3)  # the deepest offer on the highest plausible charge
+    answer = Client(create_app("v1", poor)).post({"customer": risky(release) | {"MonthlyCharges": 100}}).json()
+    assert answer["action"] == "contact"
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"])
 def test_head_and_a_slash_at_the_end_are_answered_as_balancers_expect(client: Client, path: str) -> None:
     plain = client.get(path)
@@ -267,8 +321,18 @@ def test_an_encoded_body_is_refused(
         assert header in response.json()["detail"].lower()
 
 
+def charge_of_any_size(release: Release) -> Release:
+    """The release for a table that states: a charge which isn't plausible is warned of, not refused."""
+    charge = release.spec.roles["monthly_charge"]
+    columns = [
+        column.model_copy(update={"outside": "warn"}) if column.name == charge else column
+        for column in release.spec.columns
+    ]
+    return dataclasses.replace(release, spec=release.spec.model_copy(update={"columns": tuple(columns)}))
+
+
 def test_a_number_without_bounds_is_answered_or_refused(bank_release: Release) -> None:
-    client, customer = Client(create_app("v1", bank_release)), stated(bank_release)
+    client, customer = Client(create_app("v1", charge_of_any_size(bank_release))), stated(bank_release)
     for number, status in ((10**30, 200), (-(2**70), 200), (10**39, 422)):
         assert client.post({"customer": customer | {"nr.employed": number}}).status_code == status
     for number, status in ((2**53 - 1, 200), (2**64, 422), (10**30, 422)):

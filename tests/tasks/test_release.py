@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from engine.artifact import canonical
@@ -450,6 +452,33 @@ def test_a_guard_that_is_damaged_in_a_release_is_named(tmp_path: Path, given: di
         ReleaseError,
         match=r"guard\.json: is missing; an older release .*a new run of its experiment makes a new release",
     ):
+        load(files_of(out))
+
+
+def test_what_is_plausible_is_told_from_the_training_part(tmp_path: Path, given: dict[str, Path]) -> None:
+    path = given["customers"] / "data.parquet"
+    first = json.loads((run_stage(tmp_path / "first", given) / "ranges.json").read_bytes())
+    assert set(first["columns"]) == {"tenure", "MonthlyCharges", "TotalCharges"}
+    content = pq.read_table(path).to_pydict()
+    others = [charge if part == "train" else 1e6 for charge, part in zip(content["MonthlyCharges"], content["split"])]
+    pq.write_table(pa.table({**content, "MonthlyCharges": others}), path)
+    assert json.loads((run_stage(tmp_path / "second", given) / "ranges.json").read_bytes()) == first
+
+
+@pytest.mark.parametrize("content", [None, b"PAR1"])
+def test_customers_that_can_not_be_read_are_one_line(
+    tmp_path: Path, given: dict[str, Path], content: bytes | None
+) -> None:
+    path = given["customers"] / "data.parquet"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError, match=r"^customers: .*run that stage again$"):
+        run_stage(tmp_path, given)
+
+
+def test_a_release_without_ranges_is_an_older_one(tmp_path: Path, given: dict[str, Path]) -> None:
+    out = run_stage(tmp_path, given)
+    (out / "ranges.json").unlink()
+    with pytest.raises(ReleaseError, match=r"ranges\.json: is missing; an older release .*makes a new release"):
         load(files_of(out))
 
 
