@@ -26,7 +26,8 @@ from serve.schema import request_schema
 from serve.service import Service
 from serve.settings import Settings, load_release, read
 
-MAX_CONNECTIONS = 512  # at a time, idle ones among them; whoever comes then gets 503
+MAX_CONNECTIONS = 512  # at a time, idle ones among them (protocol.py says who has to go)
+STOP_SECONDS = 10  # for what is being answered when the service is told to stop
 
 
 def create_app(version: str, release: Release, router: Router = EVERYBODY_BASELINE) -> FastAPI:
@@ -87,7 +88,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=STOP_SECONDS,
     )
     limit()
     with suppress(KeyboardInterrupt):  # raised again by uvicorn once it has shut down

@@ -1,0 +1,44 @@
+"""docs/SERVICE.md states the limits that the code has."""
+
+from __future__ import annotations
+
+import pytest
+
+from retain import dataset, plausible, release
+from serve import app, metrics, protocol, routes, schema, settings
+from tests.docs.documents import lacks, paragraphs, read, row
+
+TEXT = read("docs/SERVICE.md")
+
+
+@pytest.mark.parametrize(
+    ("begins", "limits"),
+    [
+        ("request line and headers", (protocol.MAX_HEAD / 1024, 431)),
+        ("time for them", (protocol.HEAD_SECONDS,)),
+        ("body", (routes.MAX_BODY / 1024, 413)),
+        ("time for it", (routes.READ_SECONDS, 408)),
+        ("requests that wait", (protocol.MAX_PIPELINE,)),
+        ("connections", (app.MAX_CONNECTIONS, 503)),
+        ("idle time", (settings.KEEP_ALIVE,)),
+        ("time to finish", (app.STOP_SECONDS,)),
+    ],
+)
+def test_limits_and_time_outs(begins: str, limits: tuple[float, ...]) -> None:
+    assert lacks(row(TEXT, begins), *limits) == set()
+
+
+def test_rules_of_values() -> None:
+    assert lacks(paragraphs(TEXT, "**Ids**"), dataset.MAX_ID) == set()
+    low, high = plausible.MIDDLE
+    assert lacks(paragraphs(TEXT, "**Plausible numbers.**"), round(100 * (high - low))) == set()
+    assert lacks(paragraphs(TEXT, "**The cost of one offer.**"), 100 * release.MAX_SHARE) == set()
+    assert lacks(paragraphs(TEXT, "Every refusal"), schema.MAX_ERRORS) == set()
+
+
+def test_every_reason_and_every_status_that_is_counted_is_told() -> None:
+    assert [
+        reason for reason in metrics.REFUSALS if f"`{reason}`" not in row(TEXT, "`retain_protocol_errors_total`")
+    ] == []
+    refusals = TEXT.partition("## Refusals")[2].partition("## Values")[0]
+    assert lacks(refusals, *(code for code in metrics.CODES if code != 200)) == set()
