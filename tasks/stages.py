@@ -183,7 +183,7 @@ _ROWS = (
         inputs=("customers", "risk", "accept", "decision", "sft", "rm", "text_eval", "messages"),
         image="tabular",
         resources=_TABULAR,
-        libraries=("numpy", "pydantic"),
+        libraries=("numpy", "pyarrow", "pydantic"),
     ),
 )
 
