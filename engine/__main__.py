@@ -12,6 +12,7 @@ from pathlib import Path
 
 from engine.debug import debug
 from engine.errors import RetainError
+from engine.output import make_decoration
 from engine.stage import BAD_INPUT, StageRequest, execute
 
 
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    make_decoration()
     code = main(sys.argv[1:])
     # All is written and recorded. Taking the interpreter and its libraries down was seen to take 1.7 s under load:
     # time that no record would show.

@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -343,11 +343,12 @@ def _workspace(attempt: _Attempt, claim: Claim) -> Workspace:
     for name in ("out", "scratch", "inputs"):
         shutil.rmtree(work / name, ignore_errors=True)
         (work / name).mkdir(parents=True)
-    lines = (work / "progress.jsonl").open("a", buffering=1, encoding="utf-8")
+    lines = (work / "progress.jsonl").open("ab", buffering=0)
 
     def report(step: int, total: int, metrics: Mapping[str, float]) -> None:
         line = {"seconds": round(attempt.seconds, 2), "step": step, "total": total, **metrics}
-        lines.write(json.dumps(line) + "\n")
+        with suppress(OSError):  # a full disk: what can't be shown is no failure of the stage
+            lines.write(json.dumps(line).encode() + b"\n")
 
     return Workspace(
         out=ArtifactWriter(work / "out"),

@@ -26,6 +26,7 @@ from rich.text import Text
 from engine.config import Resolved, check_lock, experiment_path, load, validate
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import RetainError
+from engine.output import make_decoration
 from eval.decision import (
     BOUND,
     DECISION,
@@ -411,4 +412,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    make_decoration()
     raise SystemExit(main(sys.argv[1:]))

@@ -20,6 +20,7 @@ from rich.table import Table
 from engine.config import check_lock, experiment_path, load, validate
 from engine.errors import RetainError
 from engine.ledger import Entry, entries
+from engine.output import make_decoration
 from engine.store import open_store, store_url
 
 
@@ -155,4 +156,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    make_decoration()
     raise SystemExit(main(sys.argv[1:]))

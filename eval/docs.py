@@ -29,6 +29,7 @@ from engine.config import experiment_path, load, validate
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
+from engine.output import make_decoration
 from eval.figures import ExperimentFigures, read
 
 MARKED = re.compile(r"(<!-- figures: (?P<what>[^>]+?) -->)(?P<shown>.*?)(<!-- /figures -->)", flags=re.DOTALL)
@@ -230,4 +231,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    make_decoration()
     raise SystemExit(main(sys.argv[1:]))

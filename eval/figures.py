@@ -27,6 +27,7 @@ from engine.config import experiment_path, load, validate
 from engine.errors import ArtifactError, RetainError
 from engine.fingerprint import ROOT, Identity
 from engine.ledger import Entry, entries
+from engine.output import make_decoration
 from engine.stage import IDENTITY
 from engine.store import open_store, store_url
 
@@ -168,4 +169,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    make_decoration()
     raise SystemExit(main(sys.argv[1:]))

@@ -36,6 +36,7 @@ from engine.artifact import ArtifactStore
 from engine.config import Resolved, check_lock, experiment_path, load, validate
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import RetainError
+from engine.output import make_decoration
 from engine.stage import IDENTITY
 from engine.store import open_store, store_url
 
@@ -224,4 +225,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    make_decoration()
     raise SystemExit(main(sys.argv[1:]))

@@ -25,6 +25,7 @@ from rich.text import Text
 from engine.artifact import current, open_artifact
 from engine.config import experiment_path, load
 from engine.errors import ArtifactError, RetainError
+from engine.output import make_decoration
 from engine.stage import IDENTITY
 from engine.store import open_store, store_url
 from eval.decision import Measure
@@ -304,4 +305,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    make_decoration()
     raise SystemExit(main(sys.argv[1:]))

@@ -14,6 +14,7 @@ from types import FrameType
 from rich.console import Console
 
 from engine.errors import RetainError
+from engine.output import make_decoration
 from engine.stage import BAD_INPUT, REFUSED
 from engine.store import FolderStore
 from eval.decision import DECISION
@@ -47,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"error: {error.filename or 'the store'}: {error.strerror or error}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -195,6 +197,7 @@ class _Stop:
 
 
 if __name__ == "__main__":
+    make_decoration()
     code = main()
     # Everything is shown and written. Taking Prefect's client down takes a second or two more.
     sys.stdout.flush()

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -168,8 +169,9 @@ def _close(plan: Plan, prefix: str, number: int, work: Path, seconds: float) -> 
         records.write(store, prefix, record)
     for name, suffix in ((LOG, "log"), (PROGRESS, "progress.jsonl")):
         path = work / name
-        if record is not None and path.exists() and path.stat().st_size:
-            store.write(records.key(prefix, number, suffix), path.read_bytes())
+        with suppress(OSError, RetainError):  # a log that can't be kept is no failure of its stage
+            if record is not None and path.exists() and path.stat().st_size:
+                store.write(records.key(prefix, number, suffix), path.read_bytes())
     # An attempt that was killed after it wrote its manifest leaves a claim and checkpoints that nobody needs any more.
     clear_dead(store, f"{prefix}/{CLAIM}")
     if store.read(f"{prefix}/{MANIFEST}") is not None:

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,7 @@ PROGRESS_S = 0.5
 LOG_LINES = 100  # the last ones of an attempt go to Prefect; all of them lie beside the artifact
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
-Report = Callable[[float], None]  # takes the percentage that is done; must neither raise nor wait
+Report = Callable[[float], None]  # takes the percentage that is done; must not wait
 
 
 class StageEnded(RetainError):
@@ -68,8 +68,13 @@ class Run:
 
 def carry_out(run: Run, name: str, log: Log, report: Report) -> None:
     """Makes sure that the stage's artifact exists. Raises StageEnded or another RetainError if it can't be made."""
+
+    def harmless(percent: float) -> None:
+        with suppress(Exception):  # what is shown of a stage decides nothing about it
+            report(percent)
+
     try:
-        _carry_out(run, name, log, report)
+        _carry_out(run, name, log, harmless)
     except BudgetExceeded as error:
         _end(run, name, "refused", error.exit_code, str(error))
         raise
@@ -167,7 +172,8 @@ def _attempt_once(run: Run, stage: Stage, identity: Identity, inputs: dict[str, 
             child.preempt()
         if time.monotonic() - progress_shown > PROGRESS_S:
             progress_shown = time.monotonic()
-            _show_progress(run.board, stage.name, child.read(PROGRESS), report)
+            with suppress(OSError, ValueError, KeyError):  # a line cut short by a full disk, for instance
+                _show_progress(run.board, stage.name, child.read(PROGRESS), report)
 
     ending = run_attempt(run.plan, stage, identity, inputs, watch)
     run.board.attempt_ended(stage.name, ending.seconds, ending.usd)
@@ -216,5 +222,8 @@ def _last_words(plan: Plan, stage: Stage, identity: Identity, ending: Ending) ->
 
 def _log_lines(plan: Plan, stage: Stage, identity: Identity, ending: Ending) -> list[str]:
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
-    stored = plan.store.read(records.key(prefix, ending.record.number, "log"))
+    try:
+        stored = plan.store.read(records.key(prefix, ending.record.number, "log"))
+    except RetainError:
+        return []
     return stored[0].decode(errors="replace").strip().splitlines() if stored else []

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from rich.console import Console
@@ -39,24 +41,35 @@ REFRESH_PER_S = 4
 
 @contextmanager
 def shown(board: Board, console: Console) -> Iterator[None]:
-    """Shows the board while the block runs."""
-    if console.is_terminal and not console.is_dumb_terminal:
+    """Shows the board while the block runs.
+
+    Whoever changes the board waits for no terminal: one that was stopped by Ctrl-S would hold up a stage's settlement.
+    """
+    if console.is_interactive and console.file.isatty():  # FORCE_COLOR makes a file a terminal, in rich's words
         with Live(get_renderable=lambda: stage_table(board), console=console, refresh_per_second=REFRESH_PER_S):
             yield
         return
     began = time.monotonic()
+    lines: SimpleQueue[str | None] = SimpleQueue()
 
     def line(row: Row) -> None:
         detail = row.message or row.metric
         seconds = f"{row.seconds:7.1f} s" if row.state in ENDED and row.attempts else " " * 9
-        console.print(
-            f"[{time.monotonic() - began:6.1f}] {row.stage:<12} {row.state:<10} {seconds}  {detail}",
-            markup=False,
-            soft_wrap=True,
-        )
+        lines.put(f"[{time.monotonic() - began:6.1f}] {row.stage:<12} {row.state:<10} {seconds}  {detail}")
 
+    def print_lines() -> None:
+        while (text := lines.get()) is not None:
+            console.print(text, markup=False, soft_wrap=True)
+
+    printer = threading.Thread(target=print_lines, name="printer", daemon=True)
+    printer.start()
     board.on_change = line
-    yield
+    try:
+        yield
+    finally:
+        board.on_change = None
+        lines.put(None)
+        printer.join()
     console.print(stage_table(board))
 
 

@@ -76,7 +76,7 @@ def next_attempt(request: StageRequest) -> StageRequest:
 
 
 def start(request: StageRequest, *options: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
-    Path(request.work).mkdir(parents=True)
+    Path(request.work).mkdir(parents=True, exist_ok=True)
     path = Path(request.work) / "request.json"
     path.write_text(request.model_dump_json())
     return subprocess.Popen([sys.executable, "-m", "engine", str(path), *options], cwd=ROOT, stdin=stdin)
@@ -303,6 +303,14 @@ def test_threads_are_those_of_the_request_and_wait_without_spinning(
     threads = json.loads(artifact_of(request)["threads.json"])
     assert (threads["OMP_NUM_THREADS"], threads["MKL_NUM_THREADS"]) == ("2", "2")
     assert (threads["OMP_WAIT_POLICY"], threads["OPENBLAS_NUM_THREADS"]) == ("PASSIVE", "1")
+
+
+def test_progress_that_can_not_be_written_is_no_failure(tmp_path: Path) -> None:
+    """The disk is full, or was when the line before was written."""
+    request = make_request(tmp_path)
+    Path(request.work).mkdir()
+    (Path(request.work) / "progress.jsonl").symlink_to("/dev/full")
+    assert run(request) == COMPLETE
 
 
 def test_a_request_that_is_none_is_one_line(tmp_path: Path) -> None:

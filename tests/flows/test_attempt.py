@@ -21,10 +21,11 @@ import pytest
 
 import flows.run
 from engine import ledger
-from engine.errors import ArtifactError, BudgetExceeded
+from engine.errors import ArtifactError, BudgetExceeded, RetainError
 from engine.fingerprint import ROOT
 from engine.process import machine
 from flows.attempt import settle_lost
+from flows.launch import Child
 from flows.plan import Plan
 from flows.run import Run, StageEnded, carry_out
 from tests.flows.toy_plan import board_of, toy_plan, toy_stage
@@ -288,14 +289,51 @@ def test_whatever_goes_wrong_with_us_the_child_is_ended_and_paid(tmp_path: Path)
     plan = toy_plan(tmp_path, ALONE, steps=1000, pause_s=0.02)
     run = Run(plan, board_of(plan))
 
-    def report(percent: float) -> None:
-        raise ConnectionError("nobody listens")
+    def began(stage: str) -> None:
+        raise ConnectionError("a bug")
 
+    run.board.attempt_began = began  # type: ignore[method-assign]
     with pytest.raises(ConnectionError):
-        carry_out(run, "risk", LOG, report)
+        carry_out(run, "risk", LOG, lambda percent: None)
     assert children(os.getpid()) == []
     assert [entry.state for entry in entries(plan)] == ["settled"]
     assert (run.board.rows["risk"].state, run.exit_codes) == ("failed", {"risk": 1})
+
+
+def test_what_is_shown_of_a_stage_decides_nothing_about_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect doesn't listen, a full disk has cut a line of progress short, and there is no room to keep the log."""
+    plan = toy_plan(tmp_path, ALONE, steps=40, pause_s=0.02)
+    write = type(plan.store).write
+
+    def without_room(store: Any, key: str, *arguments: Any, **more: Any) -> str:
+        if key.endswith((".log", ".progress.jsonl")):
+            raise RetainError("can't be written (No space left on device)")
+        return write(store, key, *arguments, **more)
+
+    monkeypatch.setattr(type(plan.store), "write", without_room)
+    monkeypatch.setattr(flows.run, "PROGRESS_S", 0.1)
+    monkeypatch.setattr(
+        Child, "read", lambda child, name: b'{"seconds": 0.1, "st{"seconds": 0.2, "step": 1, "total": 2}\n'
+    )
+
+    def report(percent: float) -> None:
+        raise ConnectionError("nobody listens")
+
+    run = Run(plan, board_of(plan))
+    carry_out(run, "risk", LOG, report)
+    assert (run.board.rows["risk"].state, run.exit_codes) == ("complete", {})
+    assert [entry.state for entry in entries(plan)] == ["settled"]
+
+
+def test_the_recorded_commit_is_this_checkout_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while git runs a hook of another repository, which the hook's environment names."""
+    git = ["git", "rev-parse", "HEAD"]
+    here = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    head = subprocess.run(git, cwd=ROOT, env=here, capture_output=True, text=True, check=False)
+    if head.returncode:
+        pytest.skip("not a git checkout")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    assert toy_plan(tmp_path, ALONE).commit.removesuffix("+") == head.stdout.strip()
 
 
 def test_a_stopped_run_leaves_a_checkpoint_and_goes_on(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from engine.errors import ArtifactError
 from engine.stage import Stage
 from flows import terminal
 from flows.__main__ import main
-from flows.board import Row
+from flows.board import Board, Row
 from flows.plan import Plan, key_metrics, load_experiment
 from tests.eval import made_decision
 from tests.flows.toy_plan import toy_plan, toy_stage
@@ -149,3 +150,36 @@ def test_a_stage_of_many_criteria_names_those_that_are_not_met(tmp_path: Path) -
     made_decision.publish(tmp_path / "store", "chaos", tmp_path)
     shown = key_metrics(plan_with(tmp_path / "store"), "decision", "d" * 32)
     assert shown == "8 of 9 criteria met, nrr_gain 0.0152 >= 0.03 (not met; shown, not gating)"
+
+
+def test_a_file_is_given_no_cursor_movements(tmp_path: Path) -> None:
+    """Also where FORCE_COLOR makes it a terminal, in rich's words."""
+    with (tmp_path / "log").open("w") as file:
+        console = Console(file=file, width=100, force_terminal=True, color_system="standard")
+        board = Board({"risk": Row("risk", ())})
+        with terminal.shown(board, console):
+            board.update("risk", state="running")
+    text = (tmp_path / "log").read_text()
+    assert "\x1b[" in text  # colours
+    assert re.findall(r"\x1b\[[0-9;?]*[A-HJKhl]", text) == []
+    assert re.search(r"^\[.*\] .*risk .*running", re.sub(r"\x1b\[[0-9;]*m", "", text))
+
+
+def test_whoever_changes_the_board_waits_for_no_terminal() -> None:
+    """One that was stopped by Ctrl-S, or a pipe that nobody reads, takes nothing for as long as it likes."""
+    going_on = threading.Event()
+
+    class Stopped(io.StringIO):
+        def write(self, text: str) -> int:
+            if threading.current_thread() is threading.main_thread() and not going_on.is_set():
+                raise AssertionError("would wait here")
+            going_on.wait()
+            return super().write(text)
+
+    console = Console(file=Stopped(), width=100)
+    board = Board({"risk": Row("risk", ())})
+    with terminal.shown(board, console):
+        board.update("risk", state="running")
+        board.update("risk", state="complete")
+        going_on.set()
+    assert [line.split()[3] for line in said(console).splitlines()[:2]] == ["running", "complete"]
