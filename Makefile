@@ -15,6 +15,9 @@ BENCH := $(VENV)/.installed-bench
 LOCAL  = $(or $(EXPERIMENT),local)
 LOCKED = $(or $(EXPERIMENT),exp_001_mvp)
 
+# What a shell, or git while it runs a hook, exports for its own Python and its own repository.
+unexport $(filter PYTHON% GIT_%,$(.VARIABLES))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
         serve verdict compare words why debug costs lock figures docs test test-slow bench lint types imports

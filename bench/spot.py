@@ -111,7 +111,7 @@ def checkpointing(attempts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _launch_timed(request: StageRequest, times: Path) -> Child:
+def _launch_timed(request: StageRequest, caller: Mapping[str, str], times: Path) -> Child:
     """As flows.launch starts an attempt, but by timed_attempt()."""
     from flows.launch import LOG, Child
 
@@ -121,7 +121,7 @@ def _launch_timed(request: StageRequest, times: Path) -> Child:
     command = [sys.executable, __file__, "--attempt", str(work / "request.json"), "--times", str(times)]
     with (work / LOG).open("ab") as log:
         began = time.monotonic()
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=ROOT)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=ROOT, env=caller)
     return Child(process, work, began)
 
 

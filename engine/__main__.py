@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from engine.debug import debug
+from engine.environment import of_libraries
 from engine.errors import RetainError
 from engine.output import make_decoration
 from engine.stage import BAD_INPUT, StageRequest, execute
@@ -26,16 +27,7 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {arguments[0]}: not a stage request: {str(error).splitlines()[0]}", file=sys.stderr)
         return BAD_INPUT
-    # Before numpy, XGBoost or torch are imported: they read these once.
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(request.threads)
-    # A thread that spins while it waits keeps its partner off a core that others use, too: iterations of 0.2 s were
-    # seen to take 5 s. numpy's own products are small, and with a second thread they waited 12 ms instead of 0.1.
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    # Nothing here is compiled by torch, but bitsandbytes asks for it when it is imported, and a fifth of what importing
-    # a trainer took was torch's compiler.
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    os.environ |= of_libraries(request.threads)  # before they are imported
     try:
         if "--debug" in arguments:
             return debug(request)

@@ -7,13 +7,11 @@ attempt's record say enough for settle_lost(), which every run calls first and l
 from __future__ import annotations
 
 import shutil
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from platform import node
 
@@ -22,7 +20,7 @@ from engine.artifact import MANIFEST
 from engine.checkpoint import clear
 from engine.claim import clear_dead
 from engine.errors import BudgetExceeded, RetainError
-from engine.fingerprint import ROOT, Identity
+from engine.fingerprint import Identity
 from engine.process import Holder, this_process
 from engine.records import AttemptRecord
 from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, Stage, StageRequest
@@ -51,7 +49,7 @@ def run_attempt(
     identity: Identity,
     inputs: dict[str, str],
     watch: Callable[[Child], None],
-    start: Callable[[StageRequest], Child] = launch,
+    start: Callable[[StageRequest, Mapping[str, str]], Child] = launch,
 ) -> Ending:
     """Runs one attempt to its end. `watch` is called every POLL_S while it lives. Raises BudgetExceeded."""
     store, experiment = plan.store, plan.experiment
@@ -60,7 +58,7 @@ def run_attempt(
     # The ledger's numbers count too: whoever removes an artifact's folder removes its records, but no money spent.
     ids = [entry.attempt_id for entry in _entries(plan) if entry.attempt_id.startswith(f"{prefix}/")]
     charged = max((_prefix_and_number(attempt_id)[1] for attempt_id in ids), default=0)
-    record = records.create(store, prefix, _planned(machine, identity), above=charged)
+    record = records.create(store, prefix, _planned(plan, machine, identity), above=charged)
     attempt_id = f"{prefix}/{record.number}"
     try:
         ledger.reserve(
@@ -77,7 +75,8 @@ def run_attempt(
     except BudgetExceeded as error:
         records.write(store, prefix, record.model_copy(update={"status": "refused", "message": str(error)}))
         raise
-    child = start(plan.request(stage, identity, inputs, record.number, work_folder(store.url, attempt_id)))
+    request = plan.request(stage, identity, inputs, record.number, work_folder(store.url, attempt_id))
+    child = start(request, plan.environment)
     try:
         watch(child)
         while child.poll() is None:
@@ -146,14 +145,14 @@ def _readable(plan: Plan, prefix: str, number: int) -> AttemptRecord | None:
         return None
 
 
-def _planned(machine: Machine, identity: Identity) -> AttemptRecord:
+def _planned(plan: Plan, machine: Machine, identity: Identity) -> AttemptRecord:
     return AttemptRecord(
         number=0,
         status="planned",
         host=node(),
         machine_type=machine.type,
         usd_per_hour=machine.usd_per_hour,
-        commit=commit(),
+        commit=plan.commit,
         libraries=identity.libraries,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         holder=this_process(),
@@ -178,14 +177,3 @@ def _close(plan: Plan, prefix: str, number: int, work: Path, seconds: float) -> 
         clear(store, f"{prefix}/{CHECKPOINTS}")
     shutil.rmtree(work, ignore_errors=True)
     return record
-
-
-@cache
-def commit() -> str:
-    """The checked-out commit, with "+" when files differ from it; "unknown" outside a repository."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

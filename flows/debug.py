@@ -10,10 +10,13 @@ import os
 import sys
 from pathlib import Path
 
+from engine.environment import of_stage, taken
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.stage import StageRequest
 from flows.plan import Plan, make_plan, put_sources
+
+FOR_A_DEBUGGER = ("TERM", "COLUMNS", "LINES", "PYTHONBREAKPOINT")  # taken from the caller beside what a stage takes
 
 
 def debug(experiment: str, stage: str) -> int:
@@ -29,7 +32,7 @@ def debug(experiment: str, stage: str) -> int:
     print(f"this is      {' '.join(command)}")
     print(f"step by step {sys.executable} -m pdb {' '.join(command[1:])}", flush=True)
     os.chdir(ROOT)
-    os.execve(sys.executable, command, os.environ | {"PYTHONHASHSEED": "0"})
+    os.execve(sys.executable, command, of_stage(os.environ) | taken(os.environ, FOR_A_DEBUGGER))
 
 
 def debug_request(plan: Plan, name: str) -> StageRequest:

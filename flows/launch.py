@@ -6,26 +6,18 @@ the child then reads the end of the file and stops as if preempted.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.environment import of_stage
 from engine.fingerprint import ROOT
 from engine.stage import StageRequest
 
-# glibc gives what tensors leave behind back to the system at once and asks for it again: of a training step of tiny-opt
-# an eighth was page faults. An attempt keeps up to 512 MB of it, in large pages where there are some. A single block of
-# 32 MB and more is still given back.
-MEMORY = {
-    "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
 LOG, PROGRESS = "log.txt", "progress.jsonl"
 
 
@@ -78,13 +70,12 @@ def work_folder(store_url: str, attempt_id: str) -> Path:
     return Path(store_url) / "work" / attempt_id.replace("/", "-")
 
 
-def launch(request: StageRequest) -> Child:
+def launch(request: StageRequest, caller: Mapping[str, str]) -> Child:
+    """Starts the attempt. `caller`: the environment that the run was started with, of which a stage gets a part."""
     work = Path(request.work)
     work.mkdir(parents=True, exist_ok=True)
     path = work / "request.json"
     path.write_text(request.model_dump_json(indent=1))
-    environment = MEMORY | {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    environment["PYTHONHASHSEED"] = "0"  # so that the order of a set, if it reaches an artifact, is always the same
     with (work / LOG).open("ab") as log:
         began = time.monotonic()
         process = subprocess.Popen(
@@ -93,7 +84,7 @@ def launch(request: StageRequest) -> Child:
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env=environment,
+            env=of_stage(caller),
             process_group=0,  # Ctrl-C reaches this process only, which asks the stages to stop
         )
     return Child(process=process, work=work, began=began)

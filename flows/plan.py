@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from engine import config
 from engine.artifact import ArtifactStore
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import ConfigError, DataError
-from engine.fingerprint import Identity, code_digests, differences, library_versions
+from engine.fingerprint import ROOT, Identity, code_digests, differences, library_versions
 from engine.stage import IDENTITY, Stage, StageRequest, load_entry
 from engine.store import Store, open_store, sha256_of, store_url
 from flows import preflight
@@ -34,6 +36,20 @@ class Plan:
     sources: Mapping[str, Source]
     code: Mapping[str, dict[str, str]]
     configs: Mapping[str, dict[str, Any]]
+    # As this process was started with it: while Prefect runs in it, the process has another one (flows/server.py).
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    @cached_property
+    def commit(self) -> str:
+        """The checked-out commit, with "+" when files differ from it; "unknown" outside a repository."""
+        # Without GIT_DIR and the like: while git runs a hook, they name the repository that the hook is of.
+        own = {name: value for name, value in self.environment.items() if not name.startswith("GIT_")}
+        git = partial(subprocess.run, cwd=ROOT, env=own, capture_output=True, text=True, check=True)
+        try:
+            head, changed = git(["git", "rev-parse", "HEAD"]), git(["git", "status", "--porcelain"])
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
+        return f"{head.stdout.strip()}{'+' if changed.stdout.strip() else ''}"
 
     @cached_property
     def artifacts(self) -> ArtifactStore:

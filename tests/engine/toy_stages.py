@@ -49,7 +49,8 @@ def walk(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -
 
 
 def surroundings(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
-    """Writes down what the libraries read about threads."""
+    """Writes down what the libraries read about threads, and which variables there are at all."""
+    workspace.out.json("names.json", sorted(os.environ))
     workspace.out.json(
         "threads.json",
         {name: value for name, value in os.environ.items() if "_THREADS" in name or "OMP_" in name},

@@ -15,7 +15,7 @@ import pytest
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.stage import StageRequest
-from flows.debug import debug_request
+from flows.debug import debug, debug_request
 from flows.plan import Plan
 from flows.run import Run, carry_out
 from tests.engine import toy_stages
@@ -98,3 +98,16 @@ def test_a_debugger_steps_into_the_stage(plan: Plan) -> None:
 def test_an_input_that_was_never_made_is_named(tmp_path: Path) -> None:
     with pytest.raises(RetainError, match="risk reads customers, which has not completed"):
         debug_request(toy_plan(tmp_path, CHAIN), "risk")
+
+
+def test_it_has_the_environment_of_a_stage_and_a_terminal_s(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: dict[str, str] = {}
+    monkeypatch.setattr("flows.debug.make_plan", lambda experiment, wanted: plan)
+    monkeypatch.setattr("flows.debug.put_sources", lambda plan: None)
+    monkeypatch.setattr(os, "execve", lambda path, command, environment: handed.update(environment))
+    for name in ("TERM", "PYTHONBREAKPOINT", "PYTHONOPTIMIZE", "PYTHONPATH", "TZ"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.chdir(ROOT)
+    debug("chaos", "risk")
+    assert {name for name, value in handed.items() if value == "x"} == {"TERM", "PYTHONBREAKPOINT", "TZ"}
+    assert handed["PYTHONHASHSEED"] == "0"

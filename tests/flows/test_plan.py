@@ -9,7 +9,7 @@ import io
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -293,7 +293,7 @@ def test_stages_that_can_use_a_gpu_run_on_the_experiments_device(tmp_path: Path,
 
     asked: list[StageRequest] = []
 
-    def start(request: StageRequest) -> NoReturn:
+    def start(request: StageRequest, caller: Mapping[str, str]) -> NoReturn:
         asked.append(request)
         raise Launched
 

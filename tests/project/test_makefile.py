@@ -108,3 +108,10 @@ def test_an_older_python_is_refused_before_anything_is_made(tmp_path: Path) -> N
     assert "Retain needs Python 3.11" in ended.stderr
     assert "Python 3.9.1" in ended.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_what_a_shell_exports_for_its_own_python_is_not_handed_on() -> None:
+    """Nor the repository that git names while it runs a hook."""
+    theirs = {"PYTHONOPTIMIZE": "2", "PYTHONPATH": "/elsewhere", "GIT_DIR": "/elsewhere/.git", "RETAIN_STORE": "kept"}
+    environment = make("--eval=probe: ; @env", "probe", **theirs).stdout.splitlines()
+    assert [line for line in environment if line.startswith(("PYTHON", "GIT_", "RETAIN_"))] == ["RETAIN_STORE=kept"]
