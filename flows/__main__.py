@@ -25,7 +25,7 @@ from flows.board import Board, Row
 from flows.debug import debug
 from flows.plan import key_metrics, make_plan, put_sources, why
 from flows.run import Run
-from flows.server import Server, ServerGone, private_server
+from flows.server import Server, ServerGone, in_one_line, private_server
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             return debug(options.experiment, options.stage)
         return _why(options.experiment, options.stage, console)
     except ServerGone as error:
-        print(f"error: {error}. The same command goes on from here", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         # At once: an orderly exit would take down Prefect's client, which waits for its server.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -131,9 +131,8 @@ def _carry_out(run: Run, console: Console) -> int:
             console.print(f"Prefect: {server.address}", style="dim", highlight=False)
             with terminal.shown(run.board, console):
                 failure += _watch(run, server)
-    for stage, row in run.board.rows.items():
-        if row.state == "waiting" and stop.signal is None:
-            run.board.update(stage, state="skipped", message="a stage that it reads from did not complete")
+                if stop.signal is None:
+                    _skip_what_waits(run.board)
     if stop.signal is not None:
         console.print("stopped; the same command goes on from here", style="magenta")
         return 128 + stop.signal
@@ -147,6 +146,19 @@ def _carry_out(run: Run, console: Console) -> int:
     return max(run.exit_codes.values(), key=lambda code: (code == REFUSED, code), default=1)
 
 
+def _skip_what_waits(board: Board) -> None:
+    """Says of each stage that never began why it did not."""
+    for stage, row in board.rows.items():
+        if row.state == "waiting":
+            missing = [name for name in row.inputs if board.rows[name].state not in ("complete", "reused")]
+            cause = (
+                f"it reads from {', '.join(missing)}, which did not complete"
+                if missing
+                else "the run ended before it began"
+            )
+            board.update(stage, state="skipped", message=cause)
+
+
 def _watch(run: Run, server: Server) -> list[BaseException]:
     """Waits for the DAG and returns the error that ended it, if any.
 
@@ -158,7 +170,8 @@ def _watch(run: Run, server: Server) -> list[BaseException]:
 
     def flow() -> None:
         try:
-            train(run)
+            with in_one_line(server):
+                train(run)
         except BaseException as error:
             failure.append(error)
 

@@ -3,6 +3,11 @@
 Prefect's ephemeral mode leaves its server behind when its parent is killed. This server reads from a pipe to the
 parent, as stages do. Its database lies in a locked folder of its own (a "home") under the store. A second run at the
 same time takes the next home, so no two servers share one SQLite file. Starting takes 8 s with a new home, later 3 s.
+
+Server and client are the run's own. Prefect reads its settings from the environment, from .env, prefect.toml and
+pyproject.toml of the working directory, and from profiles in the user's home; its HTTP client reads proxies and
+certificates. So while Prefect runs, its home is the working directory and the user's home as well, and the environment
+is the one made here.
 """
 
 from __future__ import annotations
@@ -12,20 +17,23 @@ import gc
 import importlib
 import itertools
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
+import traceback
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import quote
 
+from engine.environment import taken
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 
@@ -43,10 +51,21 @@ UNUSED_SERVICES = (
 )
 
 
-class ServerGone(RetainError):
-    """The server ended while it was needed."""
+# Taken from the caller while Prefect runs: what any process needs, and what the terminal is drawn by.
+TAKEN = (
+    *("PATH", "LANG", "LC_*", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "RETAIN_*"),
+    *("TERM", "COLORTERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"),
+)
+
+
+class PrefectFailed(RetainError):
+    """Prefect's server or client ended the run."""
 
     exit_code = 1
+
+
+class ServerGone(PrefectFailed):
+    """The server ended while it was needed."""
 
 
 @dataclass
@@ -61,28 +80,31 @@ class Server:
         """The error to raise if it has ended, else None."""
         if self.process.poll() is None:
             return None
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return ServerGone(f"Prefect's server ended ({lines[-1] if lines else 'it said nothing'}); see {self.log}")
+        return ServerGone(
+            f"Prefect's server ended ({_last_words(self.log)}); see {self.log}. The same command goes on from here"
+        )
 
 
 @contextmanager
 def private_server(root: Path, stopping: threading.Event) -> Iterator[Server]:
     """Runs the server while the block runs, and sets Prefect's settings: call it before Prefect is imported.
 
-    Raises ServerGone if it doesn't start; yields early, with a server that may not answer, once `stopping` is set.
+    Raises PrefectFailed if it doesn't start or Prefect can't be imported; yields early, with a server that may not
+    answer, once `stopping` is set.
     """
     home, lock = _free_home(root)
     listener = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    _configure(home, address)
+    environment = _environment(home, address)
     log = home / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(listener.fileno())],
+            [sys.executable, "-m", "flows.server", str(listener.fileno()), str(home)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             cwd=ROOT,
+            env=environment,
             # The lock's file too, so that the home stays locked until both processes have ended.
             pass_fds=[listener.fileno(), lock.fileno()],
             process_group=0,  # Ctrl-C must not end it: the run still has to report how it ended
@@ -90,9 +112,11 @@ def private_server(root: Path, stopping: threading.Event) -> Iterator[Server]:
     listener.close()
     server = Server(address, process, log)
     try:
-        importlib.import_module("flows.train")  # takes as long as the server does: Prefect, with the settings just made
-        _wait(server, stopping)
-        yield server
+        with _alone(home, environment):
+            with in_one_line(server):
+                importlib.import_module("flows.train")  # takes as long as the server does: Prefect, in this environment
+            _wait(server, stopping)
+            yield server
     finally:
         assert process.stdin is not None
         process.stdin.close()
@@ -100,11 +124,26 @@ def private_server(root: Path, stopping: threading.Event) -> Iterator[Server]:
         lock.close()
 
 
-def _configure(home: Path, address: str) -> None:
-    """Sets Prefect's environment for the server and this process, in place of the user's own Prefect settings."""
-    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
-        del os.environ[name]
-    os.environ |= {
+@contextmanager
+def in_one_line(server: Server) -> Iterator[None]:
+    """Turns whatever Prefect raises into one line that says where the traceback is."""
+    try:
+        yield
+    except RetainError:
+        raise
+    except Exception as error:
+        path = server.log.with_name("error.log")
+        with suppress(OSError):
+            path.write_text(traceback.format_exc(), encoding="utf-8", errors="replace")
+        cause = next(iter(str(error).splitlines()), "")
+        raise PrefectFailed(f"Prefect failed ({type(error).__name__}: {cause}); the traceback is in {path}") from None
+
+
+def _environment(home: Path, address: str) -> dict[str, str]:
+    """All of the environment in which Prefect's server and client run."""
+    return taken(os.environ, TAKEN) | {
+        "HOME": str(home),
+        "NO_PROXY": "*",  # on a Mac the system's own proxies are asked for where no variable says otherwise
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"{address}/api",
         # Quoted, since the path of a store may contain characters that mean something in an address.
@@ -116,8 +155,24 @@ def _configure(home: Path, address: str) -> None:
         "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows the table of stages instead
     }
-    for name in ("NO_PROXY", "no_proxy"):  # the server must not be looked for behind a proxy
-        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
+
+
+@contextmanager
+def _alone(home: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """While the block runs, this process has that environment, and `home` as its working directory."""
+    before = dict(os.environ)
+    _replace_environment(environment)
+    try:
+        with chdir(home):
+            yield
+    finally:
+        _replace_environment(before)
+
+
+def _replace_environment(environment: Mapping[str, str]) -> None:
+    os.environ |= environment
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
 
 
 def _free_home(root: Path) -> tuple[Path, TextIO]:
@@ -138,8 +193,11 @@ def _wait(server: Server, stopping: threading.Event) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + START_S
     while not stopping.is_set():
-        if error := server.gone():
-            raise error
+        if server.process.poll() is not None:
+            raise PrefectFailed(
+                f"Prefect's server did not start ({_last_words(server.log)}); see {server.log}. "
+                f"If it fails again, remove {server.log.parent}, which holds nothing that a run needs"
+            )
         if time.monotonic() > deadline:
             raise ServerGone(f"Prefect's server did not answer within {START_S:.0f} s; see {server.log}")
         try:
@@ -149,8 +207,16 @@ def _wait(server: Server, stopping: threading.Event) -> None:
             time.sleep(0.1)
 
 
-def serve(descriptor: int) -> None:
+def _last_words(log: Path) -> str:
+    """The last exception in the server's log, else its last line."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    exceptions = [line for line in lines if re.match(r"[\w.]+(?:Error|Exception|Warning)\b", line)]
+    return next(reversed(exceptions or lines), "it said nothing")
+
+
+def serve(descriptor: int, home: str) -> None:
     """Serves Prefect's API on an open listening socket until stdin ends."""
+    os.chdir(home)  # before Prefect looks for its settings there
     gc.disable()  # nothing that is imported becomes garbage, and looking for it was a fifth of the start
     import uvicorn
     from prefect.server.api.server import create_app
@@ -169,4 +235,4 @@ def serve(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(int(sys.argv[1]), sys.argv[2])

@@ -13,7 +13,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
 from flows.run import Run
+from flows.server import PrefectFailed
 from flows.step import step
+
+DID_NOT_COMPLETE = "did not complete"
 
 
 def train(run: Run) -> None:
@@ -35,7 +38,19 @@ def train(run: Run) -> None:
         wait(list(futures.values()))
         reporter.shutdown()
         missing = [name for name, future in futures.items() if not future.state.is_completed()]
-        return Failed(message=f"did not complete: {', '.join(missing)}") if missing else Completed()
+        for name in missing:
+            _name_a_failure_of_prefect(run, name, futures[name].state)
+        return Failed(message=f"{DID_NOT_COMPLETE}: {', '.join(missing)}") if missing else Completed()
 
-    dag(run.plan.experiment.tag, return_state=True)
+    state = dag(run.plan.experiment.tag, return_state=True)
     APILogHandler().flush()
+    if not state.is_completed() and not str(state.message).startswith(DID_NOT_COMPLETE):
+        raise PrefectFailed(f"Prefect failed: {state.message}")
+
+
+def _name_a_failure_of_prefect(run: Run, name: str, state: State[None]) -> None:
+    """Where carry_out() was never called although nothing was missing, what Prefect says is the cause."""
+    inputs_there = all(upstream in run.made for upstream in run.board.rows[name].inputs)
+    if run.board.rows[name].state == "waiting" and inputs_there and not run.stopping.is_set():
+        run.exit_codes[name] = PrefectFailed.exit_code
+        run.board.update(name, state="failed", message=f"Prefect failed: {state.message}")

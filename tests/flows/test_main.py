@@ -7,13 +7,17 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect import State
+from prefect.states import Failed
 from rich.console import Console
 
 from flows import __main__ as command
 from flows import train as dag
 from flows.run import Run, StageEnded, carry_out
+from flows.server import PrefectFailed
 from tests.flows.toy_plan import board_of, toy_plan, toy_stage
 
 
@@ -22,15 +26,18 @@ class Listening:
 
     address = "http://127.0.0.1:0"
 
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
     def gone(self) -> None:
         return None
 
 
 @pytest.fixture
-def without_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_prefect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def listening(*_: object) -> Iterator[Listening]:
-        yield Listening()
+        yield Listening(tmp_path / "server.log")
 
     monkeypatch.setattr(command, "private_server", listening)
 
@@ -67,3 +74,48 @@ def test_the_exit_code_says_what_was_wrong(
     found, output = end(Run(plan, board_of(plan)))
     assert found == code
     assert ("risk: " in output) == (code != 0)
+
+
+def test_what_prefect_raises_is_one_line_and_no_stage_s_inputs_are_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_prefect: None
+) -> None:
+    def train(run: Run) -> None:
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed")
+
+    monkeypatch.setattr(dag, "train", train)
+    plan = toy_plan(tmp_path, (toy_stage("customers"), toy_stage("risk", ("customers",))))
+    run = Run(plan, board_of(plan))
+    with pytest.raises(
+        PrefectFailed, match=r"Prefect failed \(ImportError: Using SOCKS proxy.*\); the traceback is in"
+    ):
+        end(run)
+    assert {name: (row.state, row.message) for name, row in run.board.rows.items()} == {
+        "customers": ("skipped", "the run ended before it began"),
+        "risk": ("skipped", "it reads from customers, which did not complete"),
+    }
+
+
+def as_flow(state: State[None]) -> Any:
+    """In place of Prefect's decorator: a flow that ends in that state, whatever it would do."""
+    return lambda **_: lambda function: lambda *_, **__: state
+
+
+def test_a_flow_that_prefect_ended_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = toy_plan(tmp_path)
+    run = Run(plan, board_of(plan))
+    monkeypatch.setattr(dag, "flow", as_flow(Failed(message="Flow run encountered an exception: OSError: no thread")))
+    with pytest.raises(PrefectFailed, match="OSError: no thread"):
+        dag.train(run)
+    monkeypatch.setattr(dag, "flow", as_flow(Failed(message=f"{dag.DID_NOT_COMPLETE}: risk")))
+    dag.train(run)  # a stage said itself why
+
+
+@pytest.mark.parametrize(("stage", "state"), [("customers", "failed"), ("risk", "waiting")])
+def test_a_stage_that_prefect_never_began_says_so(stage: str, state: str, tmp_path: Path) -> None:
+    """One whose input is missing waits, and is skipped in the end."""
+    plan = toy_plan(tmp_path)
+    run = Run(plan, board_of(plan))
+    dag._name_a_failure_of_prefect(run, stage, Failed(message="Task run encountered an exception: 503"))
+    assert run.board.rows[stage].state == state
+    assert run.exit_codes == ({"customers": 1} if state == "failed" else {})
+    assert ("503" in run.board.rows[stage].message) == (state == "failed")
