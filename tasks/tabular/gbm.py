@@ -8,7 +8,6 @@ seconds; what is kept is each finished fold.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -29,11 +28,16 @@ try:
 except ImportError:
     raise RetainError("XGBoost is not installed: `make setup` installs what training needs") from None
 except Exception as error:
-    # XGBoostError, which can't be named while its own package can't be imported.
-    install = "`brew install libomp`" if sys.platform == "darwin" else "`apt-get install libgomp1`"
-    raise RetainError(
-        f"XGBoost can't load its OpenMP runtime ({str(error).strip().splitlines()[0]}): {install}, then run this again"
-    ) from None
+    # XGBoostError, which can't be named while its own package can't be imported. It lists likely causes, whether or not
+    # they are the case, and only then what the loader said.
+    seen = next(iter((str(error).partition("Error message(s):")[2] or str(error)).strip().splitlines()), "")
+    remedies = {"libgomp.so.1": "`apt-get install libgomp1`", "libomp.dylib": "`brew install libomp`"}
+    for library, install in remedies.items():
+        if library in seen:
+            raise RetainError(
+                f"XGBoost can't load its OpenMP runtime ({seen}): {install}, then run this again"
+            ) from None
+    raise RetainError(f"XGBoost is installed, but can't be imported ({type(error).__name__}: {seen})") from None
 
 Matrix = NDArray[np.float32]
 Floats = NDArray[np.float64]

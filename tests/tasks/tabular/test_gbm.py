@@ -109,16 +109,38 @@ except RetainError as error:
 """
 
 
+LIKELY = """
+XGBoost Library (libxgboost.dylib) could not be loaded.
+Likely causes:
+  * OpenMP runtime is not installed
+    - libomp.dylib for Mac OSX
+    - libgomp.so for Linux and other UNIX-like OSes
+
+Error message(s): """
+
+
 @pytest.mark.parametrize(
     ("raises", "platform", "said"),
     [
         # XGBoostError is a ValueError; its text is what the library says on a Mac without libomp.
         (
-            "raise ValueError('\\nXGBoost Library (libxgboost.dylib) could not be loaded.\\nLikely causes: ...')",
+            f"raise ValueError({LIKELY + 'Library not loaded: @rpath/libomp.dylib'!r})",
             "darwin",
-            "XGBoost can't load its OpenMP runtime (XGBoost Library (libxgboost.dylib) could not be loaded.): "
+            "XGBoost can't load its OpenMP runtime (Library not loaded: @rpath/libomp.dylib): "
             "`brew install libomp`, then run this again",
         ),
+        # Other causes: the library guesses the same, and there is nothing to install.
+        (
+            f"raise ValueError({LIKELY + 'libxgboost.so: file too short'!r})",
+            "linux",
+            "XGBoost is installed, but can't be imported (ValueError: libxgboost.so: file too short)",
+        ),
+        (
+            "raise AttributeError(\"'NoneType' object has no attribute 'replace'\")",  # PYTHONOPTIMIZE=2
+            "linux",
+            "XGBoost is installed, but can't be imported (AttributeError: 'NoneType' object has no",
+        ),
+        ("raise OSError()", "linux", "XGBoost is installed, but can't be imported (OSError: )"),
         (
             "raise OSError('libgomp.so.1: cannot open shared object file')",
             "linux",
