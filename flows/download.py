@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -141,7 +142,8 @@ class _Fetch:
             self.problem = "larger than any file here"
         except RetainError as error:
             self.broken = error
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # HTTPException: what answered speaks no HTTP, a SOCKS proxy for instance.
+        except (OSError, ValueError, KeyError, EOFError, HTTPException, zipfile.BadZipFile, zlib.error) as error:
             self.problem = str(getattr(error, "reason", error)) or type(error).__name__
         finally:
             self.answered.set()

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import io
 import os
+import socket
 import sys
 import threading
 import time
@@ -234,6 +235,25 @@ def test_a_server_that_hangs_holds_all_tables_up_once(
     assert [source.kind for source in found.values()] == ["synthetic"] * 3
     # all three were asked at once, not one after the other
     assert server.asked.count("/hangs") == 3  # type: ignore[attr-defined]
+
+
+def test_what_speaks_no_http_is_a_server_without_the_file(tmp_path: Path, spec: Described) -> None:
+    """As a SOCKS proxy that HTTP_PROXY names; such an answer is no OSError."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"\x05\xff\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/table.csv"
+        found = sources.resolve({"a": telling(spec("telco"), url)}, None, tmp_path)["a"]
+        thread.join()
+    assert found.kind == "synthetic"
+    assert f"{url}: \x05" in found.note
 
 
 # -- several files, texts and weights
