@@ -139,10 +139,12 @@ def _carry_out(run: Run, console: Console) -> int:
     for stage in run.exit_codes:
         message = f"{stage}: {run.board.rows[stage].message}"
         console.print(message, style="bold red", markup=False, highlight=False, soft_wrap=True)
+    if all(row.state in ("complete", "reused") for row in run.board.rows.values()):
+        for error in failure:  # Prefect only shows a run: without it all of this one was made
+            console.print(str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+        return 0
     if failure:
         raise failure[0]
-    if all(row.state in ("complete", "reused") for row in run.board.rows.values()):
-        return 0
     return max(run.exit_codes.values(), key=lambda code: (code == REFUSED, code), default=1)
 
 
@@ -189,21 +191,27 @@ def _watch(run: Run, server: Server) -> list[BaseException]:
 
 
 class _Stop:
-    """Handles Ctrl-C and SIGTERM inside its `with` block: the first asks the stages to stop, the second kills them."""
+    """Inside its `with` block the first signal asks the stages to stop, and a second Ctrl-C or SIGTERM kills them.
+
+    A terminal that is closed sends SIGHUP, more than once in some shells; nohup lets it be ignored.
+    """
 
     def __init__(self, stopping: threading.Event, killing: threading.Event) -> None:
         self.stopping, self.killing = stopping, killing
         self.signal: int | None = None
 
-    def __enter__(self) -> None:
-        self.before = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    def __enter__(self) -> _Stop:
+        hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+        numbers = (signal.SIGINT, signal.SIGTERM, *hangup)
+        self.before = {number: signal.signal(number, self._asked) for number in numbers}
+        return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal is not None and number != signal.SIGHUP:
             self.killing.set()
         self.signal = number
         self.stopping.set()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,3 +121,40 @@ def test_a_stage_that_prefect_never_began_says_so(stage: str, state: str, tmp_pa
     assert run.board.rows[stage].state == state
     assert run.exit_codes == ({"customers": 1} if state == "failed" else {})
     assert ("503" in run.board.rows[stage].message) == (state == "failed")
+
+
+def test_a_run_that_made_everything_is_a_success_though_prefect_failed_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_prefect: None
+) -> None:
+    def train(run: Run) -> None:
+        run.board.update("risk", state="complete")
+        raise ConnectionError("the log can't be sent")
+
+    monkeypatch.setattr(dag, "train", train)
+    plan = toy_plan(tmp_path, (toy_stage("risk"),))
+    code, output = end(Run(plan, board_of(plan)))
+    assert code == 0
+    assert "Prefect failed (ConnectionError: the log can't be sent)" in output
+
+
+def test_a_terminal_that_is_closed_asks_the_stages_to_stop_and_kills_none() -> None:
+    """It says so more than once, and its Ctrl-C comes no more."""
+    stopping, killing = threading.Event(), threading.Event()
+    before = signal.getsignal(signal.SIGHUP)
+    with command._Stop(stopping, killing) as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+        assert (stop.signal, stopping.is_set(), killing.is_set()) == (signal.SIGHUP, True, False)
+        signal.raise_signal(signal.SIGTERM)
+        assert killing.is_set()
+    assert signal.getsignal(signal.SIGHUP) == before
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with command._Stop(threading.Event(), threading.Event()) as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.signal is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
