@@ -1,9 +1,10 @@
 """Money is reserved before it is spent, and metered while it is.
 
 An attempt reserves rate x (its time limit + the machine's overhead), and settles what it used. A reservation that
-would pass the cap, counted with every open one, is refused before anything starts. One document per scope, changed
-by compare-and-set, so two processes can't both get the last dollar. Amounts are whole micro-dollars: sums of floats
-drift. Everything here is metered by our own clock at a stated price; it is not a bill.
+would pass the cap, counted with every open one, is refused before anything starts. No attempt is metered more than it
+reserved. One document per scope, changed by compare-and-set, so two processes can't both get the last dollar. Amounts
+are whole micro-dollars: sums of floats drift. Everything here is metered by our own clock at a stated price; it is not
+a bill.
 """
 
 from __future__ import annotations
@@ -110,7 +111,10 @@ def reserve(
 
 
 def settle(store: Store, scope: str, attempt_id: str, seconds: float, *, estimated: bool) -> Entry:
-    """Charges the seconds that the attempt used; settling it again changes nothing."""
+    """Charges the seconds from the attempt's start to its end, but never more than it reserved.
+
+    Settling an attempt again changes nothing.
+    """
     fault("ledger.settle")
     while True:
         document, version = _read(store, scope)
@@ -119,17 +123,35 @@ def settle(store: Store, scope: str, attempt_id: str, seconds: float, *, estimat
             raise RetainError(f"ledger {scope}: attempt {attempt_id} was never reserved")
         if entry.state == "settled":
             return entry
+        charged_s = min(seconds, entry.reserved_s - entry.overhead_s)
+        amount = _amount(entry.micro_usd_per_hour, charged_s + entry.overhead_s)
         settled = entry.model_copy(
             update={
                 "state": "settled",
-                "seconds": round(seconds, 3),
-                "metered_micro_usd": _amount(entry.micro_usd_per_hour, seconds + entry.overhead_s),
+                "seconds": round(charged_s, 3),
+                "metered_micro_usd": min(amount, entry.reserved_micro_usd),
                 "estimated": estimated,
             }
         )
         if _write(store, scope, document, version, settled):
             fault("ledger.settled")
             return settled
+
+
+def stamp_again(store: Store, scope: str, attempt_id: str) -> Entry:
+    """Stamps an open reservation with the present time, because its own stamp lies in the future.
+
+    The clock that stamped it was wrong. It was reserved before now, so its attempt ends before now + `reserved_s`.
+    """
+    while True:
+        document, version = _read(store, scope)
+        entry = document.entries[attempt_id]
+        now = round(time.time(), 3)
+        if entry.state == "settled" or entry.reserved_at <= now:
+            return entry
+        stamped = entry.model_copy(update={"reserved_at": now})
+        if _write(store, scope, document, version, stamped):
+            return stamped
 
 
 def entries(store: Store, scope: str) -> list[Entry]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from platform import node
+from typing import Literal
 
 from engine import ledger, records
 from engine.artifact import MANIFEST
@@ -23,7 +24,7 @@ from engine.errors import BudgetExceeded, RetainError
 from engine.fingerprint import Identity
 from engine.process import Holder, this_process
 from engine.records import AttemptRecord
-from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, Stage, StageRequest
+from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, OVERDUE, Stage, StageRequest
 from flows.launch import LOG, PROGRESS, Child, launch, work_folder
 from flows.plan import Plan
 from tasks.config import Machine
@@ -31,6 +32,7 @@ from tasks.config import Machine
 POLL_S = 0.05
 CLOCKS_DIFFER_S = 60.0  # at most, between two machines
 ENDING_S = GRACE_S + 5.0  # an attempt may outlive its limit by this: asked to stop, it ends, and we notice
+OVERRUN = "outlived its time limit, did not stop itself, and was killed"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def run_attempt(
     charged = max((_prefix_and_number(attempt_id)[1] for attempt_id in ids), default=0)
     record = records.create(store, prefix, _planned(plan, machine, identity), above=charged)
     attempt_id = f"{prefix}/{record.number}"
+    limit_s = plan.time_limit_s(stage)
     try:
         ledger.reserve(
             store,
@@ -69,24 +72,55 @@ def run_attempt(
             experiment=experiment.tag,
             stage=stage.name,
             usd_per_hour=machine.usd_per_hour,
-            limit_s=plan.time_limit_s(stage) + ENDING_S,
+            limit_s=limit_s + ENDING_S,
             overhead_s=execution.overhead_s,
         )
     except BudgetExceeded as error:
         records.write(store, prefix, record.model_copy(update={"status": "refused", "message": str(error)}))
         raise
+    overrun = False
     request = plan.request(stage, identity, inputs, record.number, work_folder(store.url, attempt_id))
     child = start(request, plan.environment)
     try:
-        watch(child)
-        while child.poll() is None:
-            time.sleep(POLL_S)
-            watch(child)
+        overrun = _overruns(child, limit_s, watch)
     finally:
         code = child.end()  # even if an error is on its way here, no attempt goes on unwatched or unpaid
-        entry = ledger.settle(store, experiment.costs.scope, attempt_id, child.seconds, estimated=False)
-        final = _close(plan, prefix, record.number, child.work, child.seconds)
-    return Ending(code=code, record=final or record, seconds=child.seconds, usd=entry.metered_usd)
+        seconds, estimated = _lived(child, _readable(plan, prefix, record.number), execution.heartbeat_s)
+        entry = ledger.settle(store, experiment.costs.scope, attempt_id, seconds, estimated=estimated)
+        final = _close(plan, prefix, record.number, child.work, entry.seconds, "overdue" if overrun else "killed")
+    code = OVERDUE if overrun and code < 0 else code  # it may have ended in the last moment
+    return Ending(code, final or record, entry.seconds, entry.metered_usd)
+
+
+def _overruns(child: Child, limit_s: float, watch: Callable[[Child], None]) -> bool:
+    """Watches an attempt until it has ended, or until it has outlived its limit by ENDING_S, seen by us.
+
+    Then it doesn't stop itself, as it should: it may have been stopped by a signal, and would never go on.
+    """
+    watch(child)
+    overdue_since = None
+    while child.poll() is None:
+        if overdue_since is None and child.seconds > limit_s:
+            overdue_since = time.monotonic()
+        if overdue_since is not None and time.monotonic() - overdue_since > ENDING_S:
+            return True
+        time.sleep(POLL_S)
+        watch(child)
+    return False
+
+
+def _lived(child: Child, record: AttemptRecord | None, heartbeat_s: float) -> tuple[float, bool]:
+    """The seconds from an attempt's start to its end, and whether they are estimated.
+
+    The end is what we saw, not when we looked: this process may have been stopped meanwhile. Else it is what the
+    attempt wrote of its end, else its last sign of life and a heartbeat.
+    """
+    if child.end_seen:
+        return child.seconds, False
+    if record is not None and record.ended:
+        return min(record.seconds, child.seconds), False
+    last_sign = max(child.seconds_alive, record.seconds if record else 0.0)
+    return min(last_sign + heartbeat_s, child.seconds), True
 
 
 def settle_lost(plan: Plan) -> int:
@@ -95,7 +129,8 @@ def settle_lost(plan: Plan) -> int:
     An attempt that wrote how it ended is charged the seconds it wrote. Any other is charged up to its last sign of life
     plus one heartbeat, and the charge is marked as estimated. Not settled yet are attempts whose process still lives
     (it will stop by itself) and those of another machine or boot, whose processes can't be seen from here, until
-    their deadline has passed.
+    their deadline has passed. A stamp in the future would put that deadline off for ever, so such a reservation counts
+    from now on.
     """
     store, scope = plan.store, plan.experiment.costs.scope
     settled = 0
@@ -104,6 +139,8 @@ def settle_lost(plan: Plan) -> int:
         work = work_folder(store.url, entry.attempt_id)
         if entry.state == "settled" and not work.exists():
             continue
+        if entry.state == "open" and entry.reserved_at > time.time() + CLOCKS_DIFFER_S:
+            entry = ledger.stamp_again(store, scope, entry.attempt_id)
         record = _readable(plan, prefix, number)
         holders = [entry.holder]
         if record is not None and record.status == "running":
@@ -115,9 +152,9 @@ def settle_lost(plan: Plan) -> int:
         if not end_known:
             seconds += plan.experiment.execution.heartbeat_s
         if entry.state == "open":
-            ledger.settle(store, scope, entry.attempt_id, seconds, estimated=not end_known)
+            seconds = ledger.settle(store, scope, entry.attempt_id, seconds, estimated=not end_known).seconds
             settled += 1
-        _close(plan, prefix, number, work, seconds)
+        _close(plan, prefix, number, work, seconds, "killed")
     return settled
 
 
@@ -159,12 +196,19 @@ def _planned(plan: Plan, machine: Machine, identity: Identity) -> AttemptRecord:
     )
 
 
-def _close(plan: Plan, prefix: str, number: int, work: Path, seconds: float) -> AttemptRecord | None:
-    """Writes the final record, keeps log and progress beside it, and removes what the attempt left behind."""
+def _close(
+    plan: Plan, prefix: str, number: int, work: Path, seconds: float, unless_written: Literal["killed", "overdue"]
+) -> AttemptRecord | None:
+    """Writes the final record, keeps log and progress beside it, and removes what the attempt left behind.
+
+    `unless_written`: its status, if the attempt wrote none.
+    """
     store = plan.store
     record = _readable(plan, prefix, number)
     if record is not None and not record.ended:
-        record = record.model_copy(update={"status": "killed", "seconds": round(seconds, 3)})
+        message = OVERRUN if unless_written == "overdue" else record.message
+        changes = {"status": unless_written, "seconds": round(seconds, 3), "message": message}
+        record = record.model_copy(update=changes)
         records.write(store, prefix, record)
     for name, suffix in ((LOG, "log"), (PROGRESS, "progress.jsonl")):
         path = work / name

@@ -19,25 +19,45 @@ from engine.fingerprint import ROOT
 from engine.stage import StageRequest
 
 LOG, PROGRESS = "log.txt", "progress.jsonl"
+# Looks at a process follow each other every 50 ms, on a busy machine after a second or two. Where more than this lies
+# between two of them, nobody was looking.
+LOOKING_S = 5.0
 
 
 @dataclass
 class Child:
-    """The process of an attempt. `seconds`: how long it has lived so far, or lived in all once it has ended."""
+    """The process of an attempt. Times are those of time.monotonic().
+
+    `seconds`: how long it has lived so far, or once it has ended, until we noticed. `seconds_alive`: until we last saw
+    it alive.
+    """
 
     process: subprocess.Popen[bytes]
     work: Path
     began: float
     ended: float | None = None
+    alive_at: float | None = None
 
     @property
     def seconds(self) -> float:
-        return (self.ended or time.monotonic()) - self.began
+        return (time.monotonic() if self.ended is None else self.ended) - self.began
+
+    @property
+    def seconds_alive(self) -> float:
+        return (self.began if self.alive_at is None else self.alive_at) - self.began
+
+    @property
+    def end_seen(self) -> bool:
+        """Whether it ended while we were looking: we may have been stopped ourselves, or have waited for a terminal."""
+        return self.ended is not None and self.seconds - self.seconds_alive <= LOOKING_S
 
     def poll(self) -> int | None:
         """The exit code once it has ended: negative for the signal that killed it."""
+        looked_at = time.monotonic()
         code = self.process.poll()
-        if code is not None and self.ended is None:
+        if code is None:
+            self.alive_at = looked_at
+        elif self.ended is None:
             self.ended = time.monotonic()
         return code
 

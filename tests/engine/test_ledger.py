@@ -71,6 +71,13 @@ def test_a_settlement_is_rate_times_what_was_used_and_overhead(store: FolderStor
     assert entries(store, SCOPE) == [settled]
 
 
+@pytest.mark.parametrize("seconds", [100.001, 345.0, 1e9])
+def test_an_attempt_is_never_metered_more_than_it_reserved(store: FolderStore, seconds: float) -> None:
+    take(store)
+    settled = settle(store, SCOPE, "exp/risk/f00/1", seconds, estimated=False)
+    assert (settled.seconds, settled.metered_micro_usd) == (100.0, settled.reserved_micro_usd)
+
+
 def test_an_estimate_is_marked(store: FolderStore) -> None:
     take(store)
     assert settle(store, SCOPE, "exp/risk/f00/1", 1.0, estimated=True).estimated
@@ -162,7 +169,7 @@ def test_what_was_not_used_is_free_again_and_what_was_used_is_not(store: FolderS
 
 
 def test_a_refusal_names_stage_price_metered_and_cap_and_writes_nothing(store: FolderStore) -> None:
-    take(store, "exp/risk/f00/1", cap_usd=0.1)
+    take(store, "exp/risk/f00/1", cap_usd=0.1, limit_s=290.0)
     settle(store, SCOPE, "exp/risk/f00/1", 290.0, estimated=False)
     take(store, "exp/risk/f00/2", cap_usd=0.1)
     before = store.read(KEY)
