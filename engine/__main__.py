@@ -14,6 +14,7 @@ from engine.debug import debug
 from engine.environment import of_libraries
 from engine.errors import RetainError
 from engine.output import make_decoration
+from engine.paths import why_unreadable
 from engine.stage import BAD_INPUT, StageRequest, execute
 
 
@@ -24,7 +25,10 @@ def main(arguments: list[str]) -> int:
     faulthandler.enable()
     try:
         request = StageRequest.model_validate_json(Path(arguments[0]).read_bytes())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        print(f"error: {arguments[0]}: {why_unreadable(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except ValueError as error:
         print(f"error: {arguments[0]}: not a stage request: {str(error).splitlines()[0]}", file=sys.stderr)
         return BAD_INPUT
     os.environ |= of_libraries(request.threads)  # before they are imported

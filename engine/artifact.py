@@ -23,6 +23,7 @@ from typing import Any
 
 from engine.errors import ArtifactError
 from engine.faults import fault
+from engine.paths import NOT_THERE, why_unreadable
 from engine.store import ABSENT, Conflict, FolderStore, Store, has_sha256, sha256_of
 
 MANIFEST = "manifest.json"
@@ -201,10 +202,16 @@ class ArtifactStore:
 def open_artifact(folder: Path) -> dict[str, Path]:
     """name -> file of the artifact in `folder`, every file checked against its hash. Raises ArtifactError."""
     path = folder / MANIFEST
-    if not path.is_file():
-        raise ArtifactError(f"{folder}: holds no {MANIFEST}, so it is no artifact (or not yet a complete one)")
+    try:
+        content = path.read_bytes()
+    except (*NOT_THERE, IsADirectoryError):
+        raise ArtifactError(
+            f"{folder}: holds no {MANIFEST}, so it is no artifact (or not yet a complete one)"
+        ) from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: {why_unreadable(error)}") from None
     files = {}
-    for file in parse_manifest(path.read_bytes(), str(path)).files:
+    for file in parse_manifest(content, str(path)).files:
         source = folder / "files" / file.sha256
         _verify(source, file, str(folder))
         files[file.path] = source
@@ -236,7 +243,11 @@ def _is_name(text: str) -> bool:
 
 
 def _verify(path: Path, file: File, where: str) -> None:
-    if not has_sha256(path, file.sha256):
+    try:
+        whole = has_sha256(path, file.sha256)
+    except OSError as error:
+        raise ArtifactError(f"{where}: {file.path} {why_unreadable(error)}") from None
+    if not whole:
         raise ArtifactError(f"{where}: {file.path} is missing or damaged; remove the artifact and run again")
 
 

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from yaml.constructor import SafeConstructor
 
 from engine.errors import ConfigError, RetainError
+from engine.paths import why_unreadable
 
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
@@ -109,9 +110,13 @@ def check_lock(resolved: Resolved) -> None:
     if not resolved.locked:
         return
     path = lock_path(resolved)
-    if not path.is_file():
-        raise ConfigError(f"{resolved.path}: locked, but {path.name} is missing. `make lock` writes it")
-    if path.read_text().strip() != digest(resolved):
+    try:
+        locked = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        raise ConfigError(f"{resolved.path}: locked, but {path.name} is missing. `make lock` writes it") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {why_unreadable(error)}") from None
+    if locked.strip() != digest(resolved):
         raise ConfigError(
             f"{resolved.path}: locked, and its content is not what {path.name} was made for. "
             "Take the change back, or state a new experiment; `make lock` renews the digest on purpose"
@@ -121,7 +126,7 @@ def check_lock(resolved: Resolved) -> None:
 def write_lock(resolved: Resolved) -> Path:
     path = lock_path(resolved)
     aside = path.with_suffix(".lock.tmp")
-    aside.write_text(digest(resolved) + "\n")
+    aside.write_text(digest(resolved) + "\n", encoding="utf-8")
     os.replace(aside, path)
     return path
 
@@ -184,7 +189,7 @@ def _read(path: Path, origins: dict[Key, str], prefix: Key = (), seen: tuple[Pat
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: can't be read ({error.strerror})") from None
+        raise ConfigError(f"{path}: {why_unreadable(error)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: isn't UTF-8 (byte {error.start}). Save it as UTF-8") from None
     try:

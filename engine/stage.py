@@ -33,6 +33,7 @@ from engine.checkpoint import Checkpointer, Preempted, clear
 from engine.claim import Claim, Fenced, Watch, acquire
 from engine.errors import CriteriaMissed, RetainError
 from engine.fingerprint import Identity, code_digests, library_versions
+from engine.paths import why_unreadable
 from engine.process import age_s, this_process
 from engine.records import AttemptRecord, Status
 from engine.store import Store, has_sha256, open_store
@@ -376,7 +377,11 @@ def open_inputs(request: StageRequest, artifacts: ArtifactStore) -> dict[str, Pa
         inputs["source"] = folder / "source"
     for name, key in request.sources.items():
         source = artifacts.store.local(key, folder)
-        if not has_sha256(source, key.rsplit("/", 1)[1]):
+        try:
+            whole = has_sha256(source, key.rsplit("/", 1)[1])
+        except OSError as error:
+            raise RetainError(f"{source}: {why_unreadable(error)}") from None
+        if not whole:
             raise RetainError(f"{source}: damaged in the store; remove it and run again")
         link = inputs["source"] / name
         link.parent.mkdir(parents=True, exist_ok=True)

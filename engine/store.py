@@ -21,6 +21,7 @@ from typing import BinaryIO, Final, Protocol
 
 from engine.errors import RetainError
 from engine.faults import fault
+from engine.paths import NOT_THERE, path_of, why_unreadable
 
 ABSENT: Final = "absent"
 STALE_ASIDE_S: Final = 3600.0
@@ -67,7 +68,7 @@ class FolderStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise RetainError(f"{self.root}/{key}: can't be read ({error.strerror})") from None
+            raise RetainError(f"{self.root}/{key}: {why_unreadable(error)}") from None
         return data, _version(data)
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> str:
@@ -84,13 +85,17 @@ class FolderStore:
             target.unlink(missing_ok=True)
 
     def list(self, prefix: str) -> Iterator[str]:
-        paths = [Path(folder) / name for folder, _, names in os.walk(self._path(prefix)) for name in names]
+        walk = os.walk(self._path(prefix), onerror=_unlistable)
+        paths = [Path(folder) / name for folder, _, names in walk for name in names]
         yield from sorted(path.relative_to(self.root).as_posix() for path in paths)
 
     def put_file(self, key: str, path: Path) -> None:
         target = self._path(key)
-        if target.exists() and sha256_of(path) == sha256_of(target):
-            return
+        try:
+            if has_sha256(target, sha256_of(path)):
+                return
+        except OSError as error:
+            raise RetainError(f"{error.filename or target}: {why_unreadable(error)}") from None
         with path.open("rb") as content, self._aside(content, key) as aside:
             aside.chmod(0o444)
             self._rename(aside, target)
@@ -165,7 +170,7 @@ class FolderStore:
     def _locked(self) -> Iterator[None]:
         # flock goes with its process, so a killed writer can't leave the store locked.
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as file:
+        with (self.root / ".lock").open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -177,11 +182,16 @@ def sha256_of(path: Path) -> str:
 
 
 def has_sha256(path: Path, sha256: str) -> bool:
-    """Whether the file is there, can be read and has the bytes of that hash."""
+    """Whether a file is there and has the bytes of that hash. Raises OSError if it is there and can't be read."""
     try:
         return sha256_of(path) == sha256
-    except OSError:
+    except (*NOT_THERE, IsADirectoryError):
         return False
+
+
+def _unlistable(error: OSError) -> None:
+    if not isinstance(error, NOT_THERE):  # removed meanwhile, or never made
+        raise RetainError(f"{error.filename}: {why_unreadable(error)}") from None
 
 
 def _version(data: bytes) -> str:
@@ -201,5 +211,6 @@ def open_store(url: str) -> Store:
 
 
 def store_url() -> str:
-    """RETAIN_STORE, or `artifacts/` in the project's folder."""
-    return os.environ.get("RETAIN_STORE") or str(Path(__file__).resolve().parent.parent / "artifacts")
+    """RETAIN_STORE, or `artifacts/` in the project's folder. Raises RetainError for a path that can't be used."""
+    given = os.environ.get("RETAIN_STORE") or str(Path(__file__).resolve().parent.parent / "artifacts")
+    return given if "://" in given else str(path_of("RETAIN_STORE", given))

@@ -28,6 +28,7 @@ from engine.errors import ArtifactError, RetainError
 from engine.fingerprint import ROOT, Identity
 from engine.ledger import Entry, entries
 from engine.output import make_decoration
+from engine.paths import why_unreadable
 from engine.stage import IDENTITY
 from engine.store import open_store, store_url
 
@@ -141,8 +142,10 @@ def read(experiment: str, folder: Path | None = None) -> ExperimentFigures:
     path = (folder or FOLDER) / f"{experiment}.json"
     try:
         return ExperimentFigures.model_validate_json(path.read_bytes())
-    except OSError:
+    except FileNotFoundError:
         raise RetainError(f"{path}: is missing; `make figures EXPERIMENT={experiment}` writes it") from None
+    except OSError as error:
+        raise RetainError(f"{path}: {why_unreadable(error)}") from None
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "as a whole"
         raise RetainError(
@@ -163,7 +166,7 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{experiment.tag}.json"
-    path.write_text(dump(figures))
+    path.write_text(dump(figures), encoding="utf-8")
     print(f"{path}: {len(figures.stages)} stages. `make docs` puts them into the documentation.")
     return 0
 

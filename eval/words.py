@@ -18,7 +18,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -26,8 +26,10 @@ from engine.artifact import current, open_artifact
 from engine.config import experiment_path, load
 from engine.errors import ArtifactError, RetainError
 from engine.output import make_decoration
+from engine.paths import NOT_THERE, why_unreadable
 from engine.stage import IDENTITY
 from engine.store import open_store, store_url
+from eval.console import make_console
 from eval.decision import Measure
 
 T = TypeVar("T")
@@ -158,8 +160,11 @@ def _policy(artifact: Path) -> str:
     """Digest of the ppo_text that an artifact was made of."""
     try:
         return str(json.loads((artifact / IDENTITY).read_bytes())["inputs"]["ppo_text"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ArtifactError(f"{artifact}: {IDENTITY} can't be read ({error!r}); remove it and run again") from None
+    except (*NOT_THERE, ValueError, LookupError, TypeError) as error:
+        text = f"{artifact}: {IDENTITY} is missing or damaged ({error!r}); remove the artifact and run again"
+        raise ArtifactError(text) from None
+    except OSError as error:
+        raise ArtifactError(f"{artifact}: {IDENTITY} {why_unreadable(error)}") from None
 
 
 def short(report: Report) -> Iterator[RenderableType]:
@@ -298,7 +303,7 @@ def main(arguments: Sequence[str]) -> int:
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    console = make_console(WIDTH)
     for part in whole(report):
         console.print(part)
     return 0

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engine.errors import DataError
+from engine.paths import path_of
 from engine.stage import Stage
 from flows import sources
 from flows.sources import Source
@@ -27,7 +28,7 @@ def check(experiment: Experiment, stages: Sequence[Stage], cache: Path, *, to_ru
     """
     wanted = _wanted(experiment, stages)
     data = os.environ.get("RETAIN_DATA_DIR")
-    folder = Path(data) if data else None
+    folder = path_of("RETAIN_DATA_DIR", data) if data else None
     no_gpu = _no_gpu(experiment, stages) if to_run else []
     needed = [file for stage in wanted if _needs_all(experiment, stage) for file in wanted[stage]]
     in_vain = bool(no_gpu) or sources.unobtainable(needed, folder, cache)

@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import importlib.util
 import json
-import os
+import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from engine.errors import DataError
+from engine.paths import NOT_THERE, why_unreadable
 from engine.store import sha256_of
 from flows.download import Kept, Key, TooLarge, cached_name, download, keep, unanswered
 from flows.wanted import TABLE, Wanted
@@ -163,7 +164,15 @@ def _source_file(file: Wanted, kind: Literal["folder", "download", "package"], c
 
 
 def _check_folder(data_dir: Path | None) -> None:
-    if data_dir is not None and not data_dir.is_dir():
+    if data_dir is None:
+        return
+    try:
+        folder = stat.S_ISDIR(data_dir.stat().st_mode)
+    except NOT_THERE:
+        folder = False
+    except OSError as error:
+        raise DataError(f"RETAIN_DATA_DIR is {data_dir}: {why_unreadable(error)}") from None
+    if not folder:
         raise DataError(
             f"RETAIN_DATA_DIR is {data_dir}: no such folder. Name the folder that holds the data, or unset it"
         )
@@ -220,10 +229,20 @@ def _in_folder(file: Wanted, data_dir: Path | None, notes: list[str]) -> Path | 
         return None
     names = [*file.names, *(f"{name}.gz" for name in file.names if not name.endswith(".gz"))]
     # A link that leads nowhere is a file that can't be read, not one that was never there.
-    path = next((data_dir / name for name in names if os.path.lexists(data_dir / name)), None)
+    path = next((data_dir / name for name in names if _is_there(data_dir / name)), None)
     if path is None:
         notes.append(f"{data_dir} has no {file.names[0]}")
     return path
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except NOT_THERE:
+        return False
+    except OSError as error:
+        raise DataError(f"{path}: {why_unreadable(error)}") from None
+    return True
 
 
 def _from_folder(file: Wanted, data_dir: Path | None, cache: Path, notes: list[str]) -> SourceFile | None:

@@ -13,6 +13,7 @@ RETAIN_HOST, PORT: where to listen (HOST itself is a name that shells and compil
 from __future__ import annotations
 
 import re
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from engine.artifact import MANIFEST, current, open_artifact, parse_manifest
 from engine.errors import ArtifactError, RetainError
+from engine.paths import NOT_THERE, path_of, why_unreadable
 from engine.store import open_store, store_url
 from retain.release import PART_FILES, SCORES, TERMS, Release, ReleaseError, load, with_part
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
@@ -127,14 +129,22 @@ def load_release(settings: Settings) -> tuple[str, Release]:
             release = with_part(release, part, {name: files[name] for name in wanted if name in files})
     except (ArtifactError, ReleaseError) as error:
         raise RetainError(f"{setting}: {folder} can't be served: {error}") from None
+    except OSError as error:  # since it was checked
+        raise RetainError(f"{setting}: {error.filename or folder} {why_unreadable(error)}") from None
     manifest = settings.release / MANIFEST
     digest = parse_manifest(manifest.read_bytes(), str(manifest)).digest[:12]
     return "+".join((digest, *release.replaced)), release
 
 
 def _folder(name: str, value: str) -> Path:
-    folder = Path(value)
-    if not folder.is_dir():
+    folder = path_of(name, value)
+    try:
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except NOT_THERE:
+        is_folder = False
+    except OSError as error:
+        raise RetainError(f"{name}={value}: {why_unreadable(error)}") from None
+    if not is_folder:
         raise RetainError(f"{name}={value}: is no folder; it wants the folder of an artifact (with manifest.json)")
     return folder.resolve()
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from engine.artifact import ArtifactWriter, canonical
 from engine.criteria import Verdict, check_criteria
 from engine.errors import ConfigError, CriteriaMissed, DataError
+from engine.paths import NOT_THERE, why_unreadable
 from engine.stage import Metrics, Workspace
 from retain.dataset import DatasetSpec
 from retain.decision import DecisionError, Terms
@@ -256,5 +257,7 @@ def _json(path: Path) -> Any:
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:
+    except NOT_THERE:
         raise DataError(f"{path.parent.name}/{path.name}: is missing; run that stage again") from None
+    except OSError as error:
+        raise DataError(f"{path.parent.name}/{path.name}: {why_unreadable(error)}") from None

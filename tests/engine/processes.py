@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+import pytest
+
+from engine.errors import RetainError
 
 FORK = multiprocessing.get_context("fork")
 PATIENCE_S = 30.0
@@ -33,6 +38,31 @@ def killed_at(point: str, function: Callable[..., object], *arguments: object) -
         function(*arguments)
 
     return code_of(call)
+
+
+def message_without_privileges(function: Callable[..., object], *arguments: object) -> str:
+    """The message of the RetainError that the call raises in a process that the modes of files bind.
+
+    Tests are often run by root, who may read everything. Without its capabilities, root may only what modes allow.
+    """
+    receive, send = FORK.Pipe(duplex=False)
+
+    def call() -> None:
+        _drop_capabilities()
+        with pytest.raises(RetainError) as raised:
+            function(*arguments)
+        send.send(str(raised.value))
+
+    assert code_of(call) == 0
+    message: str = receive.recv()
+    return message
+
+
+def _drop_capabilities() -> None:
+    """Linux's capset() with empty sets, of version 3: a header (version, pid of this process) and six words."""
+    if os.geteuid() == 0:
+        version, words = 0x20080522, (ctypes.c_uint32 * 6)()
+        assert ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(version, 0), words) == 0
 
 
 def race(runners: int, function: Callable[[int], Any]) -> list[Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import hashlib
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +25,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import store
 from engine.artifact import (
     MANIFEST,
     ArtifactStore,
@@ -36,7 +39,7 @@ from engine.artifact import (
 )
 from engine.errors import ArtifactError
 from engine.store import FolderStore
-from tests.engine.processes import killed_at, race
+from tests.engine.processes import killed_at, message_without_privileges, race
 
 FP = "0123456789abcdef"
 PROJECT = Path(__file__).resolve().parents[2]
@@ -127,6 +130,38 @@ def test_other_bytes_than_the_manifests_are_refused_naming_the_file(
     if name == "metrics.json" and how != "folder":
         with pytest.raises(ArtifactError, match=r"metrics\.json is damaged"):
             artifacts.metrics("risk", FP)
+
+
+@pytest.mark.parametrize("name", ["", MANIFEST, "files", "one file"])
+def test_what_may_not_be_read_is_neither_damaged_nor_to_be_removed(
+    artifacts: ArtifactStore, tmp_path: Path, name: str
+) -> None:
+    manifest = artifacts.publish("risk", FP, make(tmp_path / "out"))
+    folder = folder_of(artifacts)
+    place = folder / (f"files/{manifest.files[0].sha256}" if name == "one file" else name)
+    place.chmod(0)
+    try:
+        for call in (lambda: open_artifact(folder), lambda: artifacts.verify("risk", FP)):
+            message = message_without_privileges(call)
+            assert "can't be read (Permission denied)" in message
+            assert f"User {os.geteuid()} has to be let in" in message
+            assert not re.search("damaged|remove|missing", message)
+            assert "\n" not in message
+    finally:
+        place.chmod(0o755)
+
+
+def test_a_machine_without_room_for_another_open_file_says_so(
+    artifacts: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts.publish("risk", FP, make(tmp_path / "out"))
+
+    def too_many(path: Path) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr(store, "sha256_of", too_many)
+    with pytest.raises(ArtifactError, match=r"bridge/model\.json can't be read \(Too many open files\)$"):
+        open_artifact(folder_of(artifacts))
 
 
 def test_publishing_again_mends_a_damaged_file(artifacts: ArtifactStore, tmp_path: Path) -> None:

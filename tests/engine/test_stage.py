@@ -20,8 +20,9 @@ from engine.claim import acquire
 from engine.fingerprint import ROOT, Identity, code_digests, library_versions
 from engine.process import this_process
 from engine.records import AttemptRecord
-from engine.stage import BAD_INPUT, CLAIMED, COMPLETE, FAILED, OVERDUE, PREEMPTED, REFUSED, StageRequest
+from engine.stage import BAD_INPUT, CLAIMED, COMPLETE, FAILED, OVERDUE, PREEMPTED, REFUSED, StageRequest, open_inputs
 from engine.store import FolderStore
+from tests.engine.processes import message_without_privileges
 
 TOYS = "tests.engine.toy_stages"
 
@@ -238,6 +239,20 @@ def test_a_source_file_with_other_bytes_is_refused(tmp_path: Path, harm: str) ->
     request = make_request(tmp_path, "reads_sources", sources={"source.csv": key})
     assert run(request) == BAD_INPUT
     assert "damaged in the store; remove it and run again" in record_of(request).message
+
+
+def test_a_source_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    key = f"sources/{hashlib.sha256(b'a').hexdigest()}"
+    FolderStore(tmp_path).write(key, b"a")
+    request = make_request(tmp_path, "reads_sources", sources={"source.csv": key})
+    path = tmp_path / key
+    path.chmod(0)
+    try:
+        store = ArtifactStore(FolderStore(tmp_path), request.experiment)
+        message = message_without_privileges(open_inputs, request, store)
+        assert message.startswith(f"{path}: can't be read (Permission denied)")
+    finally:
+        path.chmod(0o644)
 
 
 def test_other_code_than_the_request_was_made_for_is_refused(tmp_path: Path) -> None:

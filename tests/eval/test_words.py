@@ -142,7 +142,7 @@ def test_a_bank_of_another_policy_is_not_shown_beside(tmp_path: Path, monkeypatc
             (folder / "identity.json").write_text(json.dumps({"inputs": {"ppo_text": policy}}))
         assert bool(words.latest("local").bank) == shown
     (made["messages"] / "identity.json").write_text("{}")
-    with pytest.raises(ArtifactError, match=r"identity\.json can't be read"):
+    with pytest.raises(ArtifactError, match=r"identity\.json is missing or damaged"):
         words.latest("local")
 
 

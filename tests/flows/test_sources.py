@@ -25,6 +25,7 @@ from flows.wanted import Wanted, table_files, weight_files
 from retain.dataset import DatasetSpec
 from tasks.config import BaseConfig
 from tasks.data import synthetic
+from tests.engine.processes import message_without_privileges
 
 CONTENT = b"a,b\n1,2\n"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -152,6 +153,20 @@ def test_a_store_that_cannot_be_written_to_is_an_error(tmp_path: Path, spec: Des
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path, spec: Described) -> None:
     with pytest.raises(DataError, match=r"RETAIN_DATA_DIR is .*gone: no such folder"):
         sources.resolve({"customers": telling(spec("telco"))}, tmp_path / "gone", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("place", ["", "table.csv"])
+def test_what_may_not_be_read_is_not_taken_for_missing(place: str, tmp_path: Path, spec: Described) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "table.csv").write_bytes(CONTENT)
+    wanted = {"customers": telling(spec("telco"))}
+    path = tmp_path / "data" / place
+    path.chmod(0)
+    try:
+        message = message_without_privileges(sources.resolve, wanted, tmp_path / "data", tmp_path / "cache")
+        assert "table.csv: can't be read (Permission denied)" in message
+    finally:
+        path.chmod(0o755)
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, spec: Described) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from engine.artifact import MANIFEST
 from engine.errors import RetainError
 from serve.router import Router
 from serve.settings import load_release, read, warnings_about
+from tests.engine.processes import message_without_privileges
 from tests.releases import TERMS, bank, dataset, part, policy, publish, scores
 from tests.words import GUARD
 
@@ -231,6 +235,46 @@ def test_a_release_with_a_changed_byte_is_refused(artifact: Path, tmp_path: Path
     victim.write_bytes(data)
     with pytest.raises(RetainError, match="is missing or damaged"):
         load_release(read({"RELEASE_PATH": str(copy)}))
+
+
+@pytest.mark.parametrize("place", ["files", MANIFEST, "", ".."])
+def test_a_release_that_may_not_be_read_is_not_called_damaged(artifact: Path, tmp_path: Path, place: str) -> None:
+    copy = tmp_path / "store" / "copy"
+    shutil.copytree(artifact, copy)
+    path = copy / place
+    mode = path.stat().st_mode
+    path.chmod(0)
+    try:
+        message = message_without_privileges(lambda: load_release(read({"RELEASE_PATH": str(copy)})))
+        assert message.startswith("RELEASE_PATH")
+        assert "can't be read (Permission denied)" in message
+        assert not re.search(r"damaged|remove|\n", message)
+    finally:
+        path.chmod(mode)
+
+
+def test_a_home_is_expanded_in_every_path(
+    artifact: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(store.parent))
+    name = "~/" + str(artifact.relative_to(store.parent))
+    settings = read({"RELEASE_PATH": name, "SFT_PATH": name})
+    assert (settings.release, settings.parts["sft"]) == (artifact.resolve(), artifact.resolve())
+    monkeypatch.setenv("RETAIN_STORE", f"~/{store.name}")
+    assert read({"EXPERIMENT": "toy"}).release == artifact
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (os.fsdecode(b"/tmp/\xff"), r"RELEASE_PATH=/tmp/\\xff: isn't UTF-8; give that folder another name"),
+        ("~nobody-of-this-name/x", "RELEASE_PATH=~nobody-of-this-name/x: this machine knows no such home"),
+    ],
+)
+def test_a_path_that_can_not_be_used_is_one_line(value: str, says: str) -> None:
+    with pytest.raises(RetainError, match=says) as error:
+        read({"RELEASE_PATH": value})
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
