@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     if not beside:
         Console().print("Stable-Baselines3 is not installed, so nothing is measured beside: pip install -e '.[bench]'")
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+    RESULTS.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return 0 if all(met.values()) else 1
 
 

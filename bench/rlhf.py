@@ -63,14 +63,14 @@ def main() -> int:
     results["l4"] = hours_and_dollars()
     show(results)
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(results, indent=2) + "\n")
+    OUT.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
 def _in_a_script(name: str, folder: Path | None) -> dict[str, Any]:
     """One measurement in a process of its own, so that its peak of memory is its own too."""
     command = [sys.executable, __file__, "--measure", name, *(["--smollm2", str(folder)] if folder else [])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         sys.exit(f"{name} failed:\n{done.stderr}")
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -224,7 +224,7 @@ def random_base(folder: Path, shape: dict[str, Any], precision: str) -> Path:
     save_file(tensors, folder / lm.WEIGHTS, metadata={"format": "pt"})
     about = {"model": "random", "architecture": "opt", "precision": precision, "style": "plain", "pad": 0, "eos": 1}
     about |= {"context": shape["max_position_embeddings"], "parameters": model.num_parameters(), "own_prefix": []}
-    (folder / lm.ABOUT).write_text(json.dumps(about))
+    (folder / lm.ABOUT).write_text(json.dumps(about), encoding="utf-8")
     return folder
 
 

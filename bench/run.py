@@ -53,7 +53,7 @@ def main() -> int:
     show(results)
     out = ROOT / "bench" / "results" / "run.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(results, indent=2) + "\n")
+    out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return 0 if all(results[name] <= limit for name, limit in LIMITS.items()) else 1
 
 
@@ -65,7 +65,7 @@ def run(experiment: str, store: str) -> tuple[float, str]:
         cwd=ROOT,
         env=os.environ | {"RETAIN_STORE": store},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     if done.returncode != 0:
@@ -77,7 +77,7 @@ def stage_seconds(folder: Path) -> dict[str, dict[str, float]]:
     """stage -> seconds of its process, of run() alone, and the difference."""
     stages = {}
     for path in sorted(folder.glob("*/*/execution/*.json")):
-        record: dict[str, Any] = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         seconds, own = record["seconds"], record["run_seconds"]
         stages[path.parts[-4]] = {"seconds": seconds, "run_s": own, "overhead_s": round(seconds - own, 3)}
     return stages

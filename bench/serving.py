@@ -74,7 +74,7 @@ def main() -> int:
     show(results)
     out = ROOT / "bench" / "results" / "serving.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(results, indent=2) + "\n")
+    out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     met = all(costs[name] <= limit for name, limit in LIMITS.items() if name in costs)
     return 0 if met and all(part["met"] for part in parity.values()) else 1
 
@@ -237,7 +237,7 @@ def requests_per_second(folder: Path, release: Release, customer: dict[str, Any]
     command = [sys.executable, "-m", "serve"]
     with (
         tempfile.NamedTemporaryFile("w", suffix=".lua") as file,
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as server,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, encoding="utf-8") as server,
     ):
         file.write(script)
         file.flush()
@@ -246,7 +246,7 @@ def requests_per_second(folder: Path, release: Release, customer: dict[str, Any]
             url = re.search(r"http://[\d.:]+\d", server.stdout.readline())
             assert url, "the server did not start"
             load = [wrk, "-t1", "-c16", "-d8s", "--latency", "-s", file.name, f"{url[0]}/retain"]
-            out = subprocess.run(load, capture_output=True, text=True, check=True).stdout
+            out = subprocess.run(load, capture_output=True, encoding="utf-8", check=True).stdout
         finally:
             server.terminate()
     latencies = dict(re.findall(r"(50|90|99)% +([\d.]+[mu]?s)", out))

@@ -46,7 +46,7 @@ def main() -> int:
     results = resumed_trainers() | {"refusal": refusal()}
     show(results)
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(results, indent=2) + "\n")
+    OUT.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
@@ -87,7 +87,7 @@ def resumed_trainers() -> dict[str, Any]:
                 record = run_attempt(plan, stage, identity, inputs, watch, start).record
                 if record.status != status:
                     sys.exit(f"{name} is {record.status}, not {status}: {record.message}")
-                attempts[name].append(json.loads(times.read_text()))
+                attempts[name].append(json.loads(times.read_text(encoding="utf-8")))
     return {
         "experiment": plan.experiment.tag,
         "trainers": {name: checkpointing(those) | starting(those[-1]) for name, those in attempts.items()},
@@ -117,7 +117,7 @@ def _launch_timed(request: StageRequest, caller: Mapping[str, str], times: Path)
 
     work = Path(request.work)
     work.mkdir(parents=True)
-    (work / "request.json").write_text(request.model_dump_json())
+    (work / "request.json").write_text(request.model_dump_json(), encoding="utf-8")
     command = [sys.executable, __file__, "--attempt", str(work / "request.json"), "--times", str(times)]
     with (work / LOG).open("ab") as log:
         began = time.monotonic()
@@ -142,8 +142,10 @@ def timed_attempt(path: Path, times: Path) -> int:
 
     stage.load_entry = loaded
     code = engine.__main__.main([str(path)])
-    progress = (path.parent / "progress.jsonl").read_text().splitlines()
-    times.write_text(json.dumps(clocks.seconds | {"first_step_s": json.loads(progress[0])["seconds"]}))
+    progress = (path.parent / "progress.jsonl").read_text(encoding="utf-8").splitlines()
+    times.write_text(
+        json.dumps(clocks.seconds | {"first_step_s": json.loads(progress[0])["seconds"]}), encoding="utf-8"
+    )
     return code
 
 
@@ -202,7 +204,12 @@ def refusal() -> dict[str, float]:
             )
             began = time.monotonic()
             done = subprocess.run(
-                [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+                [sys.executable, "-c", code],
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                encoding="utf-8",
+                check=False,
             )
             seconds[name] = round(time.monotonic() - began, 2)
             if done.returncode != 2 or "can't run here" not in done.stderr:

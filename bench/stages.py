@@ -89,7 +89,7 @@ def main() -> int:
         results = measure(options.folder, place, options.experiment, options.share, options.device)
     show(results)
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(results, indent=2) + "\n")
+    OUT.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return 0 if all("failed" not in row for row in results["stages"].values()) else 1
 
 

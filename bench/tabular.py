@@ -84,7 +84,10 @@ def main(arguments: Sequence[str]) -> int:
     summary = means(by_seed)
     show(by_seed, summary)
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"note": NOTE, "seeds": by_seed, "means": summary}, indent=2, sort_keys=True) + "\n")
+    RESULTS.write_text(
+        json.dumps({"note": NOTE, "seeds": by_seed, "means": summary}, indent=2, sort_keys=True) + "\n",
+        encoding="utf-8",
+    )
     return 0 if all(row["met"] for rows in summary.values() for row in rows.values() if "met" in row) else 1
 
 

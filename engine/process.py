@@ -39,7 +39,7 @@ def machine() -> str:
     """This boot of this machine, seen from this pid namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     if boot.exists():
-        return f"{boot.read_text().strip()}/{os.readlink('/proc/self/ns/pid')}"
+        return f"{boot.read_text(encoding='ascii').strip()}/{os.readlink('/proc/self/ns/pid')}"
     return f"{os.uname().nodename}/{int(psutil.boot_time())}"
 
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +27,7 @@ from engine.config import Resolved, check_lock, experiment_path, load, validate
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import RetainError
 from engine.output import make_decoration
+from eval.console import make_console
 from eval.decision import (
     BOUND,
     DECISION,
@@ -405,7 +406,7 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps({"experiment": report.experiment, **report.raw}, indent=2, sort_keys=True, allow_nan=False))
         return 0
     # Where there is no terminal, the tables have the width that they are made for.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    console = make_console(WIDTH)
     for part in short(report) if options.short else whole(report, criteria):
         console.print(part)
     return 0

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from engine.config import check_lock, experiment_path, load, validate
@@ -22,6 +21,7 @@ from engine.errors import RetainError
 from engine.ledger import Entry, entries
 from engine.output import make_decoration
 from engine.store import open_store, store_url
+from eval.console import make_console
 
 
 class _Component(BaseModel):
@@ -147,8 +147,7 @@ def main(arguments: Sequence[str]) -> int:
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    # Where there is no terminal, lines stay whole: they are read by people's tools.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = make_console()
     console.print(to_table(table, f"Costs of {resolved.tag}"))
     console.print(budget_line(costs, total(table)))
     console.print("Metered from run time and stated prices, never billed.")

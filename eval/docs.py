@@ -211,7 +211,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     changed = []
     for path in documents(ROOT):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         try:
             new = render(text)
         except RetainError as error:
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str]) -> int:
         if new != text:
             changed.append(path)
             if not options.check:
-                path.write_text(new)
+                path.write_text(new, encoding="utf-8")
     for path in changed:
         print(
             f"{path.relative_to(ROOT)}: {'differs from its figures; run `make docs`' if options.check else 'written'}"

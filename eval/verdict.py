@@ -28,7 +28,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -39,6 +38,7 @@ from engine.errors import RetainError
 from engine.output import make_decoration
 from engine.stage import IDENTITY
 from engine.store import open_store, store_url
+from eval.console import make_console
 
 # The metric that no policy can bring above the other one.
 BOUNDS = {"nrr_gain": "upper_bound", "nrr_gain_at_risk": "upper_bound_at_risk"}
@@ -207,8 +207,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(to_json(shown))
         return 1 if failed else 0
-    # Where there is no terminal, lines stay whole: they are read by people's tools.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = make_console()
     console.print(to_table(shown, f"Exit criteria of {resolved.tag}"))
     later = dict.fromkeys(row.verdict.stage for row in table if row.state == "later")
     if later and not options.all:

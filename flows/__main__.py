@@ -17,6 +17,7 @@ from engine.errors import RetainError
 from engine.output import make_decoration
 from engine.stage import BAD_INPUT, REFUSED
 from engine.store import FolderStore
+from eval.console import make_console
 from eval.decision import DECISION
 from eval.words import TEXT_EVAL
 from flows import terminal
@@ -30,8 +31,7 @@ from flows.server import Server, ServerGone, in_one_line, private_server
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    # Without a terminal the output is read by other tools, so lines are not wrapped.
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console = make_console()
     try:
         if options.command == "run":
             return _run(options.experiment, options.stage, console)

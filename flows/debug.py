@@ -27,7 +27,7 @@ def debug(experiment: str, stage: str) -> int:
     work = Path(request.work)
     work.mkdir(parents=True, exist_ok=True)
     path = work / "request.json"
-    path.write_text(request.model_dump_json(indent=1))
+    path.write_text(request.model_dump_json(indent=1), encoding="utf-8")
     command = [sys.executable, "-m", "engine", str(path), "--debug"]
     print(f"this is      {' '.join(command)}")
     print(f"step by step {sys.executable} -m pdb {' '.join(command[1:])}", flush=True)

@@ -95,7 +95,7 @@ def launch(request: StageRequest, caller: Mapping[str, str]) -> Child:
     work = Path(request.work)
     work.mkdir(parents=True, exist_ok=True)
     path = work / "request.json"
-    path.write_text(request.model_dump_json(indent=1))
+    path.write_text(request.model_dump_json(indent=1), encoding="utf-8")
     with (work / LOG).open("ab") as log:
         began = time.monotonic()
         process = subprocess.Popen(

@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 from urllib.parse import quote
 
 from engine.environment import taken
@@ -175,11 +175,11 @@ def _replace_environment(environment: Mapping[str, str]) -> None:
         del os.environ[name]
 
 
-def _free_home(root: Path) -> tuple[Path, TextIO]:
+def _free_home(root: Path) -> tuple[Path, BinaryIO]:
     for number in itertools.count():
         home = root / f"home-{number}"
         home.mkdir(parents=True, exist_ok=True)
-        lock = (home / "lock").open("w")
+        lock = (home / "lock").open("wb")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from engine import ledger
 from engine.artifact import open_artifact
@@ -84,10 +85,10 @@ def stage_table(board: Board) -> Table:
         state = row.state + (f" ({row.attempts} attempts)" if row.attempts > 1 else "")
         table.add_row(
             row.stage,
-            f"[{STYLES.get(row.state, 'dim')}]{state}[/]",
+            Text(state, style=STYLES.get(row.state, "dim")),
             f"{row.seconds + running:.1f}" if row.attempts else "",
             f"{row.usd + running * row.usd_per_hour / 3600:.5f}" if row.attempts else "",
-            ((row.state not in ENDED and row.progress) or row.message or row.metric).replace("[", r"\["),
+            (row.state not in ENDED and row.progress) or row.message or row.metric,
         )
     return table
 

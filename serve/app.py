@@ -106,6 +106,8 @@ def _listen(settings: Settings) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(2048)
+    except UnicodeError:  # what getaddrinfo raises for a name with an empty part, a long one or a forbidden letter
+        raise RetainError(f"RETAIN_HOST={settings.host!r}: is no name of a host, nor an address") from None
     except OSError as error:
         raise RetainError(
             f"RETAIN_HOST={settings.host} PORT={settings.port}: can't listen there ({error.strerror})"

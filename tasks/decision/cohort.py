@@ -45,7 +45,7 @@ LEAST = 1e-6  # a score of 0 or 1 has no odds
 def load(inputs: Mapping[str, Path], part: str, months: int) -> Cohort:
     """The customers of one `part` (train, validation or test) from the folders of the artifacts `customers`, `risk`
     and `accept`. Raises DataError for customers that no year can be simulated with."""
-    spec = DatasetSpec.model_validate_json((inputs["customers"] / "schema.json").read_text())
+    spec = DatasetSpec.model_validate_json((inputs["customers"] / "schema.json").read_bytes())
     columns = _columns(inputs["customers"] / "data.parquet", part)
     scored = _columns(inputs["risk"] / "evidence" / "predictions.parquet", part)
     if not len(columns["row"]):
@@ -70,7 +70,7 @@ def load(inputs: Mapping[str, Path], part: str, months: int) -> Cohort:
         features = featurizer.transform(columns)
     except ValueError as error:
         raise DataError(f"{spec.name}, {part} part: {error}") from None
-    acceptance, spread = _acceptance(json.loads((inputs["accept"] / "bridge.json").read_text()), spec, columns)
+    acceptance, spread = _acceptance(json.loads((inputs["accept"] / "bridge.json").read_bytes()), spec, columns)
     growth = np.zeros((len(charge), len(featurizer.names)), np.float32)
     for name, more in monthly.items():
         growth[:, featurizer.names.index(name)] = more
@@ -91,7 +91,7 @@ def load(inputs: Mapping[str, Path], part: str, months: int) -> Cohort:
 
 def revenue(inputs: Mapping[str, Path], months: int) -> float:
     """What all customers of the table, whatever their part, are charged in `months` at the start."""
-    spec = DatasetSpec.model_validate_json((inputs["customers"] / "schema.json").read_text())
+    spec = DatasetSpec.model_validate_json((inputs["customers"] / "schema.json").read_bytes())
     name = spec.roles["monthly_charge"]
     table = pq.read_table(inputs["customers"] / "data.parquet", columns=[name, spec.roles.get("id", "row")])
     return months * float(_charges(table[0].to_numpy(), table[1].to_numpy()).sum())

@@ -33,7 +33,7 @@ class Rows:
 
 
 def read(folder: Path) -> Rows:
-    spec = DatasetSpec.model_validate_json((folder / "schema.json").read_text())
+    spec = DatasetSpec.model_validate_json((folder / "schema.json").read_bytes())
     table = pq.read_table(folder / "data.parquet")
     columns = {name: table[name].to_numpy() for name in table.column_names}
     y = (columns[spec.target.column] == spec.target.positive).astype(np.float64)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from engine.errors import ArtifactError
 from engine.stage import Stage
+from eval.console import make_console
 from flows import terminal
 from flows.__main__ import main
 from flows.board import Board, Row
@@ -103,6 +104,25 @@ def test_what_an_earlier_run_made_is_not_shown_as_this_one_s(tmp_path: Path, con
 def test_before_anything_is_there_nothing_is_said(tmp_path: Path, console: Console) -> None:
     terminal.show_decision(plan_with(tmp_path / "store"), DONE, console, whole=True)
     assert said(console) == ""
+
+
+def test_what_stages_say_is_shown_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    text = r"column 'a[/b]' of C:\[x] :key: is unknown"
+    rows = [Row("risk", (), state="failed", message=text), Row("accept", (), state="running", progress=text)]
+    make_console().print(terminal.stage_table(Board({row.stage: row for row in rows})))
+    assert capsys.readouterr().out.count(text) == 2
+
+
+def test_a_store_of_any_name_is_printed_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "a[/b]" / ":key:" / "x"
+    plan = plan_with(store)
+    fingerprint = plan.identity(STAGES[0], {}).fingerprint
+    made_decision.publish(store, "chaos", tmp_path, fingerprint=fingerprint)
+    monkeypatch.setattr("flows.__main__.make_plan", lambda experiment, wanted: plan)
+    assert main(["run", "--experiment", "chaos"]) == 0
+    assert f"experiment chaos, store {store}" in capsys.readouterr().out
 
 
 def test_a_damaged_artifact_is_one_error(tmp_path: Path, console: Console) -> None:

@@ -181,6 +181,15 @@ def test_a_port_in_use_is_one_line(address: tuple[str, int], artifact: Path) -> 
     assert err == f"RETAIN_HOST=127.0.0.1 PORT={address[1]}: can't listen there (Address already in use)\n"
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", ".", os.fsdecode(b"\xff"), "no host", "a[/b]"])
+def test_a_host_that_is_none_is_one_line(artifact: Path, host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main({"RELEASE_PATH": str(artifact), "RETAIN_HOST": host, "PORT": "0"}) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("RETAIN_HOST=")
+    assert len(printed.err.splitlines()) == 1
+
+
 def test_no_release_is_one_line(tmp_path: Path) -> None:
     process = serve({"RETAIN_STORE": str(tmp_path)})
     out, err = process.communicate(timeout=30)

@@ -51,7 +51,7 @@ def read(inputs: Mapping[str, Path], seed: int, facts_told: int) -> list[Person]
 
     Where roles give a customer no more than `facts_told` facts, other columns give some too.
     """
-    spec = DatasetSpec.model_validate_json((inputs["customers"] / "schema.json").read_text())
+    spec = DatasetSpec.model_validate_json((inputs["customers"] / "schema.json").read_bytes())
     rows = pq.read_table(inputs["customers"] / "data.parquet").to_pylist()
     try:
         risk = Scorer.load({name: inputs["risk"] / name for name in Scorer.FILES})
