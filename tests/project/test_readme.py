@@ -60,8 +60,7 @@ def settings_of_code() -> set[str]:
             used |= set(re.findall(r"environ(?:ment)?(?:\.get\(|\[)\s*\"([A-Z_]+)\"(?!\] *=)", text))
             used |= set(re.findall(r"\"([A-Z_]+_PATH)\"", text))
     makefile = (PROJECT / "Makefile").read_text()
-    used |= set(re.findall(r"^([A-Z]+) *\?=", makefile, flags=re.MULTILINE))
-    used |= {name for name in ("EXPERIMENT", "STAGE") if f"$({name})" in makefile or f"$(or $({name})" in makefile}
+    used |= {name for name in ("EXPERIMENT", "STAGE", "PYTHON", "VENV") if f"$({name})" in makefile}
     others = ("PREFECT_", "OMP_", "OPENBLAS_")  # of libraries
     handed_on = {*environment.TAKEN, *server.TAKEN}  # tests/docs/test_environment.py looks for these
     return {name for name in used - handed_on if not name.startswith(others) and name != "PYTHONHASHSEED"}
@@ -70,7 +69,7 @@ def settings_of_code() -> set[str]:
 def test_every_setting_is_explained() -> None:
     """A setting that only the code knows is none, and one that only the document knows is no longer there."""
     settings = settings_of_code()
-    assert {"RETAIN_STORE", "RELEASE_PATH", "PPO_POLICY_PATH", "FORCE_BASELINE", "PYTHON", "STAGE"} <= settings
+    assert {"RETAIN_STORE", "RELEASE_PATH", "PPO_POLICY_PATH", "FORCE_BASELINE", "PYTHON", "VENV", "STAGE"} <= settings
     document = (PROJECT / "docs" / "SETTINGS.md").read_text()
     text = document.replace(section(document, ENVIRONMENT), "")
     explained = set(re.findall(r"`([A-Z][A-Z_]+)(?:=[^`]*)?`", text))
