@@ -31,6 +31,7 @@ from engine import config
 from engine.artifact import ArtifactWriter
 from engine.checkpoint import Checkpoint
 from engine.errors import RetainError
+from engine.paths import path_of
 from engine.stage import Metrics, Workspace
 from flows.sources import resolve
 from flows.wanted import TABLE, table_files
@@ -77,7 +78,8 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         experiment = config.validate(config.load(config.experiment_path("exp_001_mvp")), Experiment)
-        by_seed = {seed: repeat(experiment, seed, Path(folder)) for seed in seeds}
+        data = path_of("RETAIN_DATA_DIR", folder)
+        by_seed = {seed: repeat(experiment, seed, data) for seed in seeds}
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

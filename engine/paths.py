@@ -30,6 +30,20 @@ def path_of(setting: str, value: str) -> Path:
 def why_unreadable(error: OSError) -> str:
     """What is said of a file or folder that is there and can't be read: never that it is damaged."""
     text = f"can't be read ({error.strerror or error})"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        text += f". User {os.geteuid()} has to be let in; nothing is wrong with the file itself"
-    return text
+    return f"{text}. {_let_in()}; nothing is wrong with the file itself" if _denied(error) else text
+
+
+def why_unwritable(error: OSError) -> str:
+    """What is said of a folder that can't be written. A remedy is named for the cause that was seen."""
+    text = f"can't be written ({error.strerror or error})"
+    if _denied(error):
+        return f"{text}. {_let_in()}"
+    return f"{text}. Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else text
+
+
+def _denied(error: OSError) -> bool:
+    return error.errno in (errno.EACCES, errno.EPERM)
+
+
+def _let_in() -> str:
+    return f"User {os.geteuid()} has to be let in"

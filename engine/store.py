@@ -21,7 +21,7 @@ from typing import BinaryIO, Final, Protocol
 
 from engine.errors import RetainError
 from engine.faults import fault
-from engine.paths import NOT_THERE, path_of, why_unreadable
+from engine.paths import NOT_THERE, path_of, why_unreadable, why_unwritable
 
 ABSENT: Final = "absent"
 STALE_ASIDE_S: Final = 3600.0
@@ -142,9 +142,7 @@ class FolderStore:
         try:
             yield
         except OSError as error:
-            raise RetainError(
-                f"{self.root}: can't be written ({error.strerror}). Free some space, or set RETAIN_STORE elsewhere"
-            ) from None
+            raise RetainError(f"{self.root}: {why_unwritable(error)}. RETAIN_STORE may name another folder") from None
 
     def _rename(self, aside: Path, target: Path) -> None:
         key = target.relative_to(self.root).as_posix()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RetainError
-from engine.paths import path_of, why_unreadable
+from engine.paths import path_of, why_unreadable, why_unwritable
 from engine.store import store_url
 
 
@@ -46,3 +46,8 @@ def test_only_a_refused_permission_is_said_to_be_one() -> None:
     denied = PermissionError(errno.EACCES, "Permission denied")
     assert why_unreadable(OSError(errno.EIO, "Input/output error")) == "can't be read (Input/output error)"
     assert why_unreadable(denied).startswith(f"can't be read (Permission denied). User {os.geteuid()} has to be let in")
+
+
+def test_space_is_asked_for_only_where_there_is_none() -> None:
+    assert why_unwritable(OSError(errno.ENOSPC, "No space left on device")).endswith("on device). Free some space")
+    assert why_unwritable(OSError(errno.EROFS, "Read-only file system")) == "can't be written (Read-only file system)"
