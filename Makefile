@@ -7,9 +7,6 @@ PYTHON := $(firstword $(shell command -v python3.11 2>/dev/null) python3)
 STAGE  :=
 PY     := $(VENV)/bin/python
 
-# With these pip would install somewhere else, or nothing, and a Python would not find its own libraries.
-unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_DRY_RUN PIP_NO_DEPS PYTHONHOME PYTHONPATH
-
 # What `make run` needs, and what the checks and the benchmarks need besides. A stamp is older than pyproject.toml when
 # pins changed.
 RUN := $(VENV)/.installed-run
@@ -20,8 +17,9 @@ BENCH := $(VENV)/.installed-bench
 LOCAL  = $(or $(EXPERIMENT),local)
 LOCKED = $(or $(EXPERIMENT),exp_001_mvp)
 
-# What a shell, or git while it runs a hook, exports for its own Python and its own repository.
-unexport $(filter PYTHON% GIT_%,$(.VARIABLES))
+# What a shell, or git while it runs a hook, exports for its own Python and its own repository; and what would make pip
+# install somewhere else, or nothing.
+unexport $(filter PYTHON% GIT_%,$(.VARIABLES)) PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_DRY_RUN PIP_NO_DEPS
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \

@@ -44,7 +44,9 @@ class Plan:
         """The checked-out commit, with "+" when files differ from it; "unknown" outside a repository."""
         # Without GIT_DIR and the like: while git runs a hook, they name the repository that the hook is of.
         own = {name: value for name, value in self.environment.items() if not name.startswith("GIT_")}
-        git = partial(subprocess.run, cwd=ROOT, env=own, capture_output=True, text=True, check=True)
+        git = partial(
+            subprocess.run, cwd=ROOT, env=own, capture_output=True, encoding="utf-8", errors="replace", check=True
+        )
         try:
             head, changed = git(["git", "rev-parse", "HEAD"]), git(["git", "status", "--porcelain"])
         except (OSError, subprocess.CalledProcessError):
