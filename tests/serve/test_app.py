@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -188,6 +189,14 @@ def test_a_host_that_is_none_is_one_line(artifact: Path, host: str, capsys: pyte
     assert printed.out == ""
     assert printed.err.startswith("RETAIN_HOST=")
     assert len(printed.err.splitlines()) == 1
+
+
+def test_a_terminal_without_a_letter_of_the_path_stops_no_service(artifact: Path, tmp_path: Path) -> None:
+    shutil.copytree(artifact, tmp_path / "ü")
+    with serve({"RELEASE_PATH": str(tmp_path / "ü"), "PORT": "0", "PYTHONIOENCODING": "ascii"}) as process:
+        assert process.stdout is not None
+        assert f"({tmp_path}/?) on http://" in process.stdout.readline()
+        process.kill()
 
 
 def test_no_release_is_one_line(tmp_path: Path) -> None:
