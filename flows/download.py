@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from engine.errors import RetainError
+from engine.paths import why_unwritable
 from engine.store import sha256_of
 from flows.wanted import Wanted
 
@@ -202,6 +203,5 @@ def _writing(cache: Path, file: Wanted) -> Iterator[None]:
         yield
     except OSError as error:
         raise RetainError(
-            f"{cache}: {file.names[0]} can't be kept there ({error.strerror}). "
-            "Make room, or name a folder that can be written to in RETAIN_STORE"
+            f"{file.names[0]} can't be kept. {cache}: {why_unwritable(error)}. RETAIN_STORE may name another folder"
         ) from None
