@@ -217,6 +217,14 @@ def column(spec: DatasetSpec, name: str) -> Column:
     raise KeyError(name)
 
 
+def number_of(spec: DatasetSpec, role: Role, row: Mapping[str, object]) -> float | None:
+    """The number of a role in a row; None where no column has the role, or the number is missing."""
+    value = row.get(spec.roles.get(role, ""))
+    if not isinstance(value, int | float) or value != value or value == column(spec, spec.roles[role]).missing:
+        return None
+    return value
+
+
 def feature_columns(spec: DatasetSpec) -> tuple[Column, ...]:
     """The columns a model may see: neither the id, nor a text, nor what is known only after the outcome."""
     return tuple(column for column in spec.columns if column.kind not in ("id", "text") and not column.leak)
@@ -240,11 +248,11 @@ def cell(spec: DatasetSpec, row: Mapping[str, object], roles: Sequence[str] | No
     tests = {part.role: part for part in spec.bridge}
     if any(role not in tests for role in wanted):
         return ""
-    return ",".join("1" if _holds(tests[role], row[tests[role].column]) else "0" for role in wanted)
+    return ",".join("1" if _holds(spec, tests[role], row[tests[role].column]) else "0" for role in wanted)
 
 
-def _holds(part: BridgeRole, value: object) -> bool:
+def _holds(spec: DatasetSpec, part: BridgeRole, value: object) -> bool:
     if part.at_least is None:
         return value == part.equals
-    # A missing number (None, NaN) is not at least anything.
-    return isinstance(value, int | float) and value >= part.at_least
+    # A missing number (None, NaN, or what stands for one) is not at least anything.
+    return isinstance(value, int | float) and value >= part.at_least and value != column(spec, part.column).missing

@@ -44,6 +44,8 @@ class Featurizer:
         self.names = tuple(names)
         self.sources = tuple(sources)
         self._blank = (0.0,) * (len(names) + 1)
+        # Numbers that may be missing: NaN among the features, which trees take as it is.
+        self.gaps = tuple(column.name for column, _ in self._numbers if column.missing is not None)
 
     @classmethod
     def fit(cls, spec: DatasetSpec, columns: Sequence[str] | None = None) -> Featurizer:
@@ -135,6 +137,31 @@ def _number_array(column: Column, array: NDArray[Any]) -> NDArray[np.float64]:
     for index in np.flatnonzero(odd):
         numbers[index] = _number(column, float(numbers[index]))
     return numbers
+
+
+def names_without_gaps(featurizer: Featurizer) -> tuple[str, ...]:
+    """Names of the features that `without_gaps` makes."""
+    return (*featurizer.names, *(f"{name}=missing" for name in featurizer.gaps))
+
+
+def without_gaps(
+    features: NDArray[np.float32], featurizer: Featurizer, medians: Mapping[str, float]
+) -> NDArray[np.float32]:
+    """What a network sees, which can't take NaN: features (f,) or (n, f), the column's median in place of each number
+    that is missing, and behind them for each of k columns that may be missing whether it is, 1 or 0: (f + k,)."""
+    if not featurizer.gaps:
+        return features
+    places = [featurizer.names.index(name) for name in featurizer.gaps]
+    missing = np.isnan(features[..., places])
+    known = features.copy()
+    known[..., places] = np.where(missing, [medians[name] for name in featurizer.gaps], features[..., places])
+    return np.concatenate((known, missing), axis=-1, dtype=np.float32)
+
+
+def is_missing(column: Column, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of a number's values (n,) stand for none: the one that is described so, and NaN."""
+    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), np.bool_)
+    return missing if column.missing is None else missing | (values == column.missing)
 
 
 def _known(code: Mapping[Any, int], value: object) -> bool:

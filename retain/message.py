@@ -68,21 +68,20 @@ class Entry:
         }
 
 
-def situation(roles: Mapping[Any, str], reasons: Iterable[tuple[str, float]], values: Mapping[str, object]) -> str:
+def situation(roles: Mapping[Any, str], reasons: Iterable[tuple[str, float]], months: float | None) -> str:
     """The situation of a customer: what raises the risk most, in terms that can be talked about.
 
-    `roles` is the table's (role -> column), `reasons` are (column, contribution) largest first, `values` the row.
+    `roles` is the table's (role -> column), `reasons` are (column, contribution) largest first, `months` her tenure;
+    None if it isn't known.
     """
-    months = values.get(roles.get("tenure", ""))
-    known = isinstance(months, int | float)
-    if known and months <= NEW_MONTHS:  # type: ignore[operator]
+    if months is not None and months <= NEW_MONTHS:
         return "new"
     of_column = {roles[role]: name for role, name in SITUATION_OF_ROLE.items() if role in roles}
     for column, contribution in reasons:
         name = of_column.get(column)
         if contribution <= 0 or name is None:
             continue
-        if name == "new" and not (known and months <= SETTLED_MONTHS):  # type: ignore[operator]
+        if name == "new" and (months is None or months > SETTLED_MONTHS):
             continue
         return name
     return "default"

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -45,6 +45,7 @@ class Policy:
 
     `mean`, `scale` (o,) standardise an observation; `layers` are those of the network, with tanh between them; the
     first takes o + 1 inputs, the last of which is the price. `prices`: the lowest and highest it was trained at.
+    `medians`: what it was shown in place of a missing number, by the number's column.
     """
 
     observed: tuple[str, ...]
@@ -54,6 +55,7 @@ class Policy:
     layers: tuple[Layer, ...]
     price: float
     prices: tuple[float, float]
+    medians: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def _folded(self) -> tuple[tuple[Floats, Floats], ...]:
@@ -108,7 +110,7 @@ class Policy:
             "layers": [{"weight": weight.tolist(), "bias": bias.tolist()} for weight, bias in self.layers],
             "price": self.price,
             "prices": list(self.prices),
-        }
+        } | ({"medians": dict(self.medians)} if self.medians else {})
         return json.dumps(content, sort_keys=True, allow_nan=False).encode()
 
     @classmethod
@@ -123,6 +125,7 @@ class Policy:
                 for layer in content["layers"]
             )
             price, (low, high) = float(content["price"]), map(float, content["prices"])
+            medians = {name: float(median) for name, median in content.get("medians", {}).items()}
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError):
             raise PolicyError(
                 f"{where}: wants observed, actions, mean, scale, layers of weight and bias, price, prices"
@@ -136,9 +139,11 @@ class Policy:
         numbers = (mean, scale, *(part for layer in layers for part in layer))
         if not all(np.isfinite(part).all() for part in numbers) or not (scale > 0).all():
             raise PolicyError(f"{where}: a number is not finite, or a scale is not above 0")
+        if not all(map(math.isfinite, medians.values())):
+            raise PolicyError(f"{where}: a median is not finite")
         if not 0 <= low <= price <= high < math.inf:
             raise PolicyError(f"{where}: a price of {price:g} in {low:g} to {high:g}: wants one within, from 0")
-        return cls(observed, actions, mean, scale, layers, price, (low, high))
+        return cls(observed, actions, mean, scale, layers, price, (low, high), medians)
 
 
 def reprice(

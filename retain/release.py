@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from retain.bounds import MAX_PERCENT
-from retain.dataset import DatasetSpec, column, is_nullable, protected_columns
+from retain.dataset import DatasetSpec, column, is_nullable, number_of, protected_columns
 from retain.decision import (
     NO_HISTORY,
     Arm,
@@ -39,7 +39,7 @@ from retain.decision import (
     opted_out,
     seen_columns,
 )
-from retain.features import Featurizer
+from retain.features import Featurizer, names_without_gaps, without_gaps
 from retain.guard import Guard, GuardInForce
 from retain.message import SITUATIONS, Bank, Message, MessageError, find, footer, situation
 from retain.plausible import Plausibility, Ranges
@@ -182,7 +182,8 @@ class Release:
 
     def _seen(self, values: Mapping[str, object], x: Singles) -> Singles:
         """The features that a policy may see: picked from those of the risk, if they are among them."""
-        return self._featurizer.row(values) if self._places is None else x[self._places]
+        seen = self._featurizer.row(values) if self._places is None else x[self._places]
+        return seen if self.policy is None else without_gaps(seen, self._featurizer, self.policy.medians)
 
     @cached_property
     def _featurizer(self) -> Featurizer:
@@ -206,7 +207,8 @@ class Release:
         """
         if decision.offer is None:
             return None
-        reason = situation(self.spec.roles, assessment.reasons, assessment.values)
+        months = number_of(self.spec, "tenure", assessment.values)
+        reason = situation(self.spec.roles, assessment.reasons, months)
         called = assessment.values.get(self.spec.roles.get("name", ""))
         name = called if isinstance(called, str) else None
         message = find(self._spoken[decision.arm], reason, decision.offer, self.terms.offers.months, self.guard, name)
@@ -391,7 +393,13 @@ def _policy(files: Mapping[str, Path], name: str, spec: DatasetSpec, terms: Term
         policy = Policy.from_json(_read(files, name), name)
     except PolicyError as error:
         raise ReleaseError(str(error)) from None
-    check_policy(policy, terms, Featurizer.fit(spec, seen_columns(spec)).names)
+    featurizer = Featurizer.fit(spec, seen_columns(spec))
+    check_policy(policy, terms, names_without_gaps(featurizer))
+    if set(policy.medians) != set(featurizer.gaps):
+        wanted = ", ".join(featurizer.gaps) or "none"
+        raise ReleaseError(
+            f"{name}: has medians of {', '.join(policy.medians) or 'none'}, where {wanted} may be missing"
+        )
     return policy
 
 

@@ -19,7 +19,7 @@ from engine.criteria import Criterion
 from engine.store import FolderStore
 from retain.dataset import DatasetSpec, feature_columns
 from retain.decision import Arm, Decision, observed, seen_columns
-from retain.features import Featurizer
+from retain.features import Featurizer, names_without_gaps
 from retain.message import SITUATIONS
 from retain.policy import Policy
 from retain.release import Assessment, Release
@@ -195,7 +195,7 @@ def policy(
     """A small network of random weights, for TERMS or other `levels`; with an `eager` above 0 one that makes that
     `offer` at whatever it observes, with one below 0 one that contacts nobody."""
     features = Featurizer.fit(spec, seen_columns(spec))
-    columns = observed(features.names)
+    columns = observed(names_without_gaps(features))
     actions = ("no_contact", *(f"offer_{level}" for level in levels))
     rng = np.random.default_rng(5)
     sizes = ((len(columns) + 1, 8), (8, len(actions)))
@@ -204,7 +204,8 @@ def policy(
         layers[1][0][:] = 0
         layers[1][1][actions.index(f"offer_{offer}")] = eager
     scale = np.full(len(columns), 30, np.float32)
-    return Policy(columns, actions, np.zeros_like(scale), scale, tuple(layers), 0.4, (0.1, 0.9))
+    medians = dict.fromkeys(features.gaps, 6.0)
+    return Policy(columns, actions, np.zeros_like(scale), scale, tuple(layers), 0.4, (0.1, 0.9), medians)
 
 
 def part(folder: Path, spec: DatasetSpec, seed: int) -> None:

@@ -32,9 +32,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from engine.errors import DataError
-from retain.dataset import DatasetSpec, cell, protected_columns
+from retain.dataset import DatasetSpec, cell, column, protected_columns
 from retain.decision import Bridge, DecisionError, opted_out, seen_columns
-from retain.features import Featurizer
+from retain.features import Featurizer, is_missing, names_without_gaps, without_gaps
 from retain.offers import Acceptance, logit
 from retain.score import Scorer
 from tasks.decision.simulator import Bools, Cohort, Floats, World, check_charges, dog_probability
@@ -60,6 +60,8 @@ def load(inputs: Mapping[str, Path], part: str, months: int) -> Cohort:
     monthly = {spec.roles["tenure"]: np.ones(len(charge))}  # what a month adds to a column
     if "total_charge" in spec.roles:
         monthly[spec.roles["total_charge"]] = charge
+    for name in monthly:  # a number that is missing stays so
+        monthly[name] = np.where(is_missing(column(spec, name), columns[name]), 0.0, monthly[name])
     margin = scored["margin"].astype(np.float64)
     if not np.isfinite(margin).all():
         raise DataError(f"customer {ids[int(np.argmin(np.isfinite(margin)))]}: the risk is not a number")
@@ -67,11 +69,12 @@ def load(inputs: Mapping[str, Path], part: str, months: int) -> Cohort:
     featurizer = Featurizer.fit(spec, seen_columns(spec))
     try:
         risk = _aged(scorer, columns, margin, monthly, months)
-        features = featurizer.transform(columns)
+        medians = _medians(inputs, spec, featurizer)
+        features = without_gaps(featurizer.transform(columns), featurizer, medians)
     except ValueError as error:
         raise DataError(f"{spec.name}, {part} part: {error}") from None
     acceptance, spread = _acceptance(json.loads((inputs["accept"] / "bridge.json").read_bytes()), spec, columns)
-    growth = np.zeros((len(charge), len(featurizer.names)), np.float32)
+    growth = np.zeros(features.shape, np.float32)
     for name, more in monthly.items():
         growth[:, featurizer.names.index(name)] = more
     return Cohort(
@@ -83,9 +86,10 @@ def load(inputs: Mapping[str, Path], part: str, months: int) -> Cohort:
         spread=spread,
         features=features,
         growth=growth,
-        names=featurizer.names,
+        names=names_without_gaps(featurizer),
         opted_out=_opted_out(spec, columns),
         groups=_groups(spec, columns),
+        medians=medians,
     )
 
 
@@ -145,6 +149,20 @@ def _solve(share: Any, wanted: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if share(middle) < wanted else (low, middle)
     return (low + high) / 2
+
+
+def _medians(inputs: Mapping[str, Path], spec: DatasetSpec, featurizer: Featurizer) -> dict[str, float]:
+    """What stands for a missing number, by column: the median of the training customers whose number is known."""
+    medians = {}
+    train = _columns(inputs["customers"] / "data.parquet", "train") if featurizer.gaps else {}
+    for name in featurizer.gaps:
+        known = train[name][~is_missing(column(spec, name), train[name])]
+        if not len(known):
+            raise DataError(
+                f"{spec.name}: column {name!r} is missing for every training customer: take it out of the description"
+            )
+        medians[name] = float(np.float32(np.median(known)))
+    return medians
 
 
 def _charges(values: NDArray[Any], ids: NDArray[Any]) -> Floats:
@@ -208,11 +226,14 @@ def _opted_out(spec: DatasetSpec, columns: dict[str, NDArray[Any]]) -> Bools:
 def _groups(spec: DatasetSpec, columns: dict[str, NDArray[Any]]) -> dict[tuple[str, str], Bools]:
     """(protected column, value or band) -> who is in it."""
     found: dict[tuple[str, str], Bools] = {}
-    for column in protected_columns(spec):
-        values = columns[column.name]
-        if column.kind == "number":
-            for low, high in pairwise((-np.inf, *column.bands, np.inf)):
-                found[column.name, f"{low:g} to below {high:g}"] = np.asarray((values >= low) & (values < high))
+    for protected in protected_columns(spec):
+        name, values = protected.name, columns[protected.name]
+        if protected.kind == "number":
+            missing = is_missing(protected, values)
+            for low, high in pairwise((-np.inf, *protected.bands, np.inf)):
+                found[name, f"{low:g} to below {high:g}"] = np.asarray((values >= low) & (values < high) & ~missing)
+            if missing.any():
+                found[name, "missing"] = missing
         else:
-            found |= {(column.name, str(value)): np.asarray(values == value) for value in column.values}
+            found |= {(name, str(value)): np.asarray(values == value) for value in protected.values}
     return found

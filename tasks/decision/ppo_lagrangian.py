@@ -50,6 +50,7 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 WORLD, DRAWS, ORDER = 0, 1, 2  # what a generator of (seed, iteration, purpose) draws
+LARGE_STEP = 0.1  # approx_kl of an iteration; those of a training that goes well stay below .03
 
 
 class Step(Protocol):
@@ -491,6 +492,8 @@ class Learner:
         )
         year = play(env, self.network, unit, np.zeros(env.customers), seed, 0, self.workers)
         self.scales = Scales.of(year.inputs[:, :, :-1], advantages(year, 1.0))
+        if odd := [name for name, mean in zip(env.observed, self.scales.mean) if not np.isfinite(mean)]:
+            raise RetainError(f"what a policy observes is not finite in {', '.join(odd)}")
 
     def iterate(self) -> dict[str, float]:
         """One year played, multipliers moved, the policy improved. Returns what the curves show of it."""
@@ -505,14 +508,25 @@ class Learner:
         figures = {"reward": float(totals[:, 0].mean())}
         for name, cost, multiplier in zip(self.env.constraints, costs, self.multipliers.value):
             figures |= {f"cost_{name}": float(cost), f"multiplier_{name}": float(multiplier)}
+        self._check(figures, "before the policy was changed: what was played is not finite")
         figures["explained_variance"] = explained_variance(episode)
         figures |= self._improve(episode, self._prices(place), rng)
-        if not all(np.isfinite(value) for value in figures.values()):
-            raise RetainError(
-                f"training diverged in iteration {self.iteration}: {figures}; a lower learning rate helps"
-            )
+        self._check(figures, self._cause())
         self.curves.append(figures)
         return figures
+
+    def _check(self, figures: Mapping[str, float], cause: str) -> None:
+        """Raises RetainError with the figures that are not finite, and the `cause`."""
+        odd = ", ".join(f"{name} is {value:g}" for name, value in figures.items() if not np.isfinite(value))
+        if odd:
+            raise RetainError(f"training diverged in iteration {self.iteration}, {cause}: {odd}")
+
+    def _cause(self) -> str:
+        """What was seen of how the policy changed; a remedy is named for steps that were too large, and for no other
+        cause."""
+        steps = [figures["approx_kl"] for figures in self.curves[-3:]]
+        seen = "after approx_kl of " + ", ".join(f"{step:.3g}" for step in steps) if steps else "in its first steps"
+        return seen + ("; a lower learning_rate makes smaller steps" if max(steps, default=0.0) > LARGE_STEP else "")
 
     def _prices(self, place: Floats) -> Floats:
         """(n,) around the first multiplier; `place` in +-price_spread."""

@@ -14,7 +14,7 @@ offer. This is a proportional hazard: no factor can carry a probability past 1.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class Cohort:
     `margin` (n, months) is the truth: log-odds of leaving within a label's period, re-scored as tenure grows. `risk`
     (n, months) is what a policy is shown: the calibrated score of the same. `acceptance` is the bridge's score of the
     customer's cell, `spread` the standard deviation of its log-odds within that cell. Features are float32 without
-    protected columns; `growth` is what a month adds to each.
+    protected columns; `growth` is what a month adds to each. `medians` stand for missing numbers, by column.
     """
 
     ids: NDArray[Any]
@@ -57,6 +57,7 @@ class Cohort:
     names: tuple[str, ...]
     opted_out: Bools
     groups: Mapping[tuple[str, str], Bools]
+    medians: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.charge)
@@ -444,6 +445,9 @@ def check(cohort: Cohort, world: World, offers: Offers, budget: float) -> None:
         bad = np.flatnonzero(~np.isfinite(values).reshape(len(cohort), -1).all(axis=1))
         if len(bad):
             raise DataError(f"customer {cohort.ids[bad[0]]}: {name} is not finite")
+    for feature in np.flatnonzero(~(np.isfinite(cohort.features) & np.isfinite(cohort.growth)).all(axis=0)):
+        known = np.isfinite(cohort.features[:, feature]) & np.isfinite(cohort.growth[:, feature])
+        raise DataError(f"customer {cohort.ids[np.argmin(known)]}: feature {cohort.names[feature]!r} is not finite")
     check_charges(cohort.charge, cohort.ids)
     if ((cohort.acceptance <= 0) | (cohort.acceptance >= 1)).any():
         raise DataError("an acceptance of 0 or 1 has no odds: the bridge's cells lie between")

@@ -66,7 +66,8 @@ def run(config: DecisionConfig, inputs: Mapping[str, Path], workspace: Workspace
 
     keep = keeper(finished, workspace, steps)
     rivals = price_all(config, setting, customers, fitted, tuned, trained, workspace.seed, keep)
-    workspace.out.bytes("policy.json", rivals.learned[rivals.chosen].validation.to_json())
+    policy = replace(rivals.learned[rivals.chosen].validation, medians=customers.training.medians)
+    workspace.out.bytes("policy.json", policy.to_json())
     workspace.out.json("terms.json", terms(config, setting, revenue, tuned["threshold"].best["threshold"]))
     workspace.out.json("tuning.json", {name: _searched(found) for name, found in tuned.items()})
     of_seeds = [trained[f"seed-{at}"][1] for at in range(config.seeds)]

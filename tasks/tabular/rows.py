@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from retain.dataset import Column, DatasetSpec, protected_columns
+from retain.features import is_missing
 
 
 @dataclass(frozen=True)
@@ -60,4 +61,6 @@ def _bands(column: Column, values: NDArray[Any]) -> dict[str, NDArray[np.bool_]]
         f"from {edges[-1]}",
     ]
     at = np.searchsorted(column.bands, values.astype(np.float64), side="right")
-    return {name: at == index for index, name in enumerate(names)}
+    missing = is_missing(column, values)
+    bands = {name: (at == index) & ~missing for index, name in enumerate(names)}
+    return bands | ({"missing": missing} if missing.any() else {})

@@ -21,6 +21,7 @@ from retain.dataset import (
     is_blank,
     is_id,
     is_nullable,
+    number_of,
     protected_columns,
     total_and_tenure,
 )
@@ -186,3 +187,24 @@ def test_a_wrong_description_is_told_what_is_wrong(change: Any, said: str) -> No
     with pytest.raises(ValidationError) as caught:
         spec(data)
     assert said in str(caught.value)
+
+
+def test_what_stands_for_a_missing_number_is_not_at_least_anything() -> None:
+    bank = content("bank")
+    bank["columns"][0]["missing"] = 999
+    gapped = spec(bank)
+    row = {"age": 61, "marital": "married", "contact": "cellular"}
+    assert cell(gapped, row) == "1,1,1"
+    for age in (999, 999.0, None, float("nan")):
+        assert cell(gapped, {**row, "age": age}) == "0,1,1"
+
+
+def test_the_number_of_a_role_is_none_where_it_is_missing() -> None:
+    telco = content("telco")
+    telco["columns"][5]["missing"] = 999
+    described = spec(telco)
+    assert number_of(described, "tenure", {"tenure": 5}) == 5
+    for months in (999, 999.0, None, float("nan")):
+        assert number_of(described, "tenure", {"tenure": months}) is None
+    assert number_of(described, "support", {"TechSupport": "No"}) is None
+    assert number_of(spec(content("bank")), "tenure", {"age": 5}) is None

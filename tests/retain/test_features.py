@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retain.dataset import LARGEST, Column, DatasetSpec, feature_columns
-from retain.features import Featurizer
+from retain.features import Featurizer, names_without_gaps, without_gaps
 
 DATASETS = Path(__file__).parents[2] / "ops" / "datasets"
 SPECS = {
@@ -164,3 +164,27 @@ def test_a_featurizer_of_another_version_is_refused() -> None:
     data["features"].reverse()
     with pytest.raises(ValueError, match="don't make the features it lists"):
         Featurizer.from_json(data)
+
+
+def test_a_network_sees_medians_and_flags_in_place_of_missing_numbers() -> None:
+    columns = (
+        Column(name="age", kind="number"),
+        Column(name="plan", kind="flag", values=("a", "b")),
+        Column(name="days", kind="number", missing=999.0),
+    )
+    featurizer = Featurizer(columns)
+    table = {"age": np.array([30, 40]), "plan": np.array(["a", "b"], object), "days": np.array([999, 3])}
+    features = featurizer.transform(table)
+    assert np.isnan(features[0, 2])
+    assert names_without_gaps(featurizer) == ("age", "plan=b", "days", "days=missing")
+    seen = without_gaps(features, featurizer, {"days": 7.0})
+    assert seen.tolist() == [[30, 0, 7, 1], [40, 1, 3, 0]]
+    assert seen.dtype == np.float32
+    assert without_gaps(features[0], featurizer, {"days": 7.0}).tolist() == seen[0].tolist()
+
+
+def test_of_a_table_without_missing_numbers_a_network_sees_the_features() -> None:
+    featurizer = Featurizer.fit(SPECS["telco"])
+    features = np.zeros((3, len(featurizer.names)), np.float32)
+    assert without_gaps(features, featurizer, {}) is features
+    assert names_without_gaps(featurizer) == featurizer.names

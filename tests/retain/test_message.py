@@ -301,7 +301,7 @@ ROLES = {"monthly_charge": "Charge", "contract": "Contract", "payment": "Pay", "
 def test_a_situation_is_what_raises_the_risk_most(
     reasons: list[tuple[str, float]], months: int | None, expected: str
 ) -> None:
-    assert situation(ROLES, reasons, {"Months": months}) == expected
+    assert situation(ROLES, reasons, months) == expected
 
 
 def test_every_situation_but_the_default_comes_from_a_role_that_a_table_can_have() -> None:
@@ -315,7 +315,7 @@ def test_what_the_templates_say_of_contracts_is_true_of_every_kind() -> None:
 
 
 def test_a_table_without_roles_has_one_situation() -> None:
-    assert situation({}, [("Contract", 1.0)], {"Contract": "x"}) == "default"
+    assert situation({}, [("Contract", 1.0)], None) == "default"
 
 
 @pytest.mark.parametrize(

@@ -179,3 +179,17 @@ def test_a_target_that_no_price_reaches_is_an_error_and_a_loose_one_takes_the_lo
     policy, tried = reprice(make(), lambda policy: 3 / (1 + policy.price), target=5.0)
     assert policy.price == 0.1
     assert len(tried) == 1
+
+
+def test_medians_are_kept_where_there_are_any() -> None:
+    policy = make()
+    assert b"medians" not in policy.to_json()
+    gapped = replace(policy, medians={"income": 2500.5})
+    assert Policy.from_json(gapped.to_json()).medians == {"income": 2500.5}
+
+
+@pytest.mark.parametrize("medians", [{"income": 1e999}, {"income": "much"}, [1.0]])
+def test_medians_that_are_no_numbers_are_refused(medians: object) -> None:
+    content = json.loads(make().to_json()) | {"medians": medians}
+    with pytest.raises(PolicyError):
+        Policy.from_json(json.dumps(content).encode())

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.errors import DataError
 from retain.dataset import protected_columns
 from retain.decision import Arm, Decision
 from retain.message import Bank, Message
@@ -71,6 +72,29 @@ def test_only_a_table_with_the_bank_s_columns_gets_the_full_acceptance(tmp_path:
     both = load(files(run_stage(tmp_path, inputs(tmp_path / "inputs", calls, calls))))
     row = rows(calls, 1, seed=1)[0]
     assert both.assess(row).full_acceptance == both.accept.score(both.accept.features(row))
+
+
+def test_a_policy_decides_about_a_customer_whose_number_is_missing(tmp_path: Path) -> None:
+    """It sees the median that it was trained with, and that the number is missing; the trees see neither."""
+    calls = dataset("bank", roles=CHARGED)
+    release = load(files(run_stage(tmp_path, inputs(tmp_path / "inputs", calls, calls))))
+    (row,) = rows(calls, 1, seed=1)
+    known, unknown, sentinel = (release.assess({**row, "pdays": days}) for days in (6, None, 999))
+    assert np.isnan(unknown.features).any()
+    assert np.isfinite(unknown.case.features).all()
+    assert unknown.case.features.tolist() == sentinel.case.features.tolist()
+    assert known.case.features[:-1].tolist() == unknown.case.features[:-1].tolist()
+    assert (known.case.features[-1], unknown.case.features[-1]) == (0, 1)
+    assert decided(release, {**row, "pdays": None}, arm="learned")[0].arm == "learned"
+
+
+def test_a_policy_without_the_medians_of_its_table_is_refused(tmp_path: Path) -> None:
+    calls = dataset("bank", roles=CHARGED)
+    given = inputs(tmp_path / "inputs", calls, calls)
+    path = given["decision"] / "policy.json"
+    path.write_bytes(dataclasses.replace(policy(calls), medians={}).to_json())
+    with pytest.raises(DataError, match=r"policy\.json: has medians of none, where pdays may be missing"):
+        run_stage(tmp_path, given)
 
 
 def damaged(folder: Path, tmp_path: Path, name: str, change: Callable[[Any], Any]) -> dict[str, Path]:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from engine.errors import DataError
-from retain.dataset import Column, DatasetSpec, column, protected_columns
+from retain.dataset import Column, DatasetSpec, column, number_of, protected_columns
 from retain.message import situation
 from retain.score import ModelError, Scorer
 
@@ -68,7 +68,11 @@ def read(inputs: Mapping[str, Path], seed: int, facts_told: int) -> list[Person]
             raise DataError(f"customer {identity}: {error}; risk was trained on another table, run it again") from None
         part = row["split"]
         half = half_of(seed, identity) if part == "train" else ""
-        people.append(Person(identity, part, half, situation(spec.roles, reasons, row), facts.tell(row)))
+        people.append(
+            Person(
+                identity, part, half, situation(spec.roles, reasons, number_of(spec, "tenure", row)), facts.tell(row)
+            )
+        )
     return people
 
 

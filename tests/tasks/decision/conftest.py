@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from engine.stage import Workspace
@@ -109,6 +110,33 @@ def inputs(
         shutil.copy(tables["customers"] / name, root / "customers" / name)
     fill_cells(root / "accept" / "bridge.json")
     return {name: root / name for name in ("customers", "risk", "accept")}
+
+
+@pytest.fixture(scope="session")
+def gapped(
+    inputs: Inputs, workspace: Callable[..., Workspace], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Customers of whom some have no tenure, no total and no income, a column that the policy sees; and of whom some
+    have no age, a protected one."""
+    root = tmp_path_factory.mktemp("gapped")
+    shutil.copytree(inputs["customers"], root / "customers")
+    schema = json.loads((root / "customers" / "schema.json").read_text())
+    for described in schema["columns"]:
+        if described["name"] in ("tenure", "TotalCharges"):
+            described["missing"] = 9999
+    income = {"name": "income", "kind": "number", "missing": -99999}
+    age = {"name": "age", "kind": "number", "missing": -1, "protected": True, "bands": [30, 60]}
+    schema["columns"] += [income, age]
+    (root / "customers" / "schema.json").write_text(json.dumps(schema))
+    data = pq.read_table(root / "customers" / "data.parquet").to_pandas()
+    rng = np.random.default_rng(0)
+    data["income"] = np.where(rng.random(len(data)) < 0.3, -99999, rng.integers(1000, 9000, len(data)))
+    data["age"] = np.where(rng.random(len(data)) < 0.2, -1, rng.integers(18, 90, len(data)))
+    data["TotalCharges"] = data["TotalCharges"].where(rng.random(len(data)) < 0.8, 9999.0)
+    data["tenure"] = data["tenure"].where(rng.random(len(data)) < 0.8, 9999)
+    data.to_parquet(root / "customers" / "data.parquet")
+    risk.run(RISK, {"customers": root / "customers"}, workspace(root / "risk"))
+    return inputs | {name: root / name for name in ("customers", "risk")}
 
 
 def fill_cells(path: Path) -> None:

@@ -16,7 +16,8 @@ from retain.dataset import DatasetSpec
 from retain.score import Scorer
 from tasks.decision import cohort
 from tasks.decision.cohort import load
-from tasks.decision.simulator import dog_probability
+from tasks.decision.simulator import check, dog_probability
+from tests.tasks.decision.conftest import OFFERS, WORLD
 
 ASSUMED = SimpleNamespace(
     label_months=3,
@@ -177,3 +178,56 @@ def test_risk_of_other_customers_is_refused(inputs: Inputs, tmp_path: Path) -> N
     pq.write_table(pq.read_table(path).slice(5), path)
     with pytest.raises(DataError, match="scored on other customers"):
         load(inputs | {"risk": folder}, "train", 12)
+
+
+# -- numbers that are missing
+# ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_missing_number_is_the_median_of_training_customers_with_a_flag(gapped: Inputs, part: str) -> None:
+    found = load(gapped, part, 12)
+    income, train = column(gapped, part, "income"), column(gapped, "train", "income")
+    seen = {name: found.features[:, at] for at, name in enumerate(found.names)}
+    assert np.isfinite(found.features).all()
+    assert found.medians["income"] == np.median(train[train >= 0])
+    assert seen["income"].tolist() == np.where(income < 0, found.medians["income"], income).tolist()
+    assert seen["income=missing"].tolist() == (income < 0).tolist()
+    assert found.names[-3:] == ("tenure=missing", "TotalCharges=missing", "income=missing")
+
+
+def test_a_missing_number_stays_missing_as_customers_age(gapped: Inputs) -> None:
+    """To the trees it was 9999 + a month: a number."""
+    found = load(gapped, "validation", 12)
+    scorer = Scorer.load({name: gapped["risk"] / name for name in Scorer.FILES})
+    columns = {name: column(gapped, "validation", name) for name in scorer.featurizer.sources}
+    for name, more in (("tenure", 7.0), ("TotalCharges", 7 * column(gapped, "validation", "MonthlyCharges"))):
+        grows = found.growth[:, found.names.index(name)]
+        assert (grows[columns[name] == 9999] == 0).all()
+        assert (grows[columns[name] != 9999] > 0).all()
+        columns[name] = np.where(columns[name] == 9999, 9999, columns[name] + more)
+    assert np.allclose(found.risk[:, 7], scorer.scores(scorer.featurizer.transform(columns)), atol=1e-6)
+
+
+def test_a_missing_number_is_in_a_group_of_its_own(gapped: Inputs) -> None:
+    found = load(gapped, "train", 12)
+    ages = {name: who for (of, name), who in found.groups.items() if of == "age"}
+    assert list(ages) == ["-inf to below 30", "30 to below 60", "60 to below inf", "missing"]
+    assert ages["missing"].tolist() == (column(gapped, "train", "age") == -1).tolist()
+    assert (np.array(list(ages.values())).sum(axis=0) == 1).all()
+
+
+def test_a_number_that_no_training_customer_has_is_refused(gapped: Inputs, tmp_path: Path) -> None:
+    shutil.copytree(gapped["customers"], tmp_path / "customers")
+    data = pq.read_table(tmp_path / "customers" / "data.parquet").to_pandas()
+    data.loc[data["split"] == "train", "income"] = -99999
+    data.to_parquet(tmp_path / "customers" / "data.parquet")
+    with pytest.raises(DataError, match="column 'income' is missing for every training customer"):
+        load(gapped | {"customers": tmp_path / "customers"}, "validation", 12)
+
+
+def test_a_network_is_never_shown_what_is_not_finite(inputs: Inputs) -> None:
+    found = load(inputs, "train", 3)
+    found.features[5, found.names.index("tenure")] = np.nan
+    with pytest.raises(DataError, match=f"customer {found.ids[5]}: feature 'tenure' is not finite"):
+        check(found, WORLD, OFFERS, 100.0)

@@ -361,5 +361,37 @@ def test_training_that_diverges_is_an_error() -> None:
             step.reward[0] = np.nan
             return step
 
-    with pytest.raises(RetainError, match="diverged in iteration 1"):
+    with pytest.raises(RetainError, match="diverged in iteration 1, before the policy was changed") as caught:
         train(Broken(), SHORT, 0, 1)
+    assert "reward is nan" in str(caught.value)
+    assert "learning_rate" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([], "in its first steps: entropy is nan"),
+        ([0.02, 0.01], "after approx_kl of 0.02, 0.01: entropy is nan"),
+        ([0.02, 0.4], "after approx_kl of 0.02, 0.4; a lower learning_rate makes smaller steps: entropy is nan"),
+    ],
+)
+def test_a_remedy_is_named_for_steps_that_were_seen_to_be_large(
+    steps: list[float], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner(Tiny(), SHORT, 0, 1)
+    learner.curves = [{"approx_kl": step} for step in steps]
+    monkeypatch.setattr(learner, "_improve", lambda *_: {"entropy": float("nan"), "approx_kl": 0.1})
+    with pytest.raises(RetainError) as caught:
+        learner.iterate()
+    assert str(caught.value) == f"training diverged in iteration 1, {said}"
+
+
+def test_what_is_observed_is_finite() -> None:
+    class Blind(Tiny):
+        def _observe(self) -> Any:
+            seen = super()._observe()
+            seen[3, 0] = np.nan
+            return seen
+
+    with pytest.raises(RetainError, match="what a policy observes is not finite in rate"):
+        train(Blind(), SHORT, 0, 1)

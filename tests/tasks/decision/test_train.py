@@ -15,7 +15,7 @@ import yaml
 from engine.stage import Metrics, Workspace
 from retain.policy import Policy
 from tasks.config import DecisionConfig
-from tasks.decision import train
+from tasks.decision import evaluation, train
 
 CONFIGS = Path(__file__).parents[3] / "ops" / "configs"
 SMALL: dict[str, Any] = {
@@ -158,3 +158,15 @@ def test_a_log_that_never_explored_tells_nothing(whole: tuple[Path, Metrics]) ->
     assert (alone["pscore"] == 1).all()
     assert read(whole[0], "off_policy.json")["deterministic"]["verdict"] == "inconclusive"
     assert read(whole[0], "off_policy.json")["deterministic"]["reasons"]
+
+
+def test_a_policy_is_trained_on_customers_whose_numbers_are_missing(
+    gapped: dict[str, Path], workspace: Callable[..., Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its file tells the service what to show it."""
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: {})  # what it is worth takes longest
+    config = small_config(seeds=1, ppo={"iterations": 2}, evaluation={"budgets": [0.03]})
+    train.run(config, gapped, workspace(tmp_path))
+    policy = Policy.from_json((tmp_path / "policy.json").read_bytes())
+    assert set(policy.medians) == {"tenure", "TotalCharges", "income"}
+    assert {f"{name}=missing" for name in policy.medians} <= set(policy.observed)
