@@ -13,7 +13,7 @@ from engine.stage import Resources, Stage
 _TABULAR = Resources(threads=1, memory_gb=2.0, gpu=False)
 
 # What a result depends on besides this repository. pyarrow wherever parquet is written: its encoder makes the bytes.
-_TABLES = ("numpy", "pandas", "pandera", "pyarrow")
+_TABLES = ("numpy", "pyarrow")
 _MODELS = ("numpy", "pandas", "pyarrow", "scikit-learn", "xgboost")
 
 _TEXT = ("numpy", "pyarrow")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+from collections import Counter
 from dataclasses import dataclass
 
 from engine.errors import DataError
 from retain.dataset import DatasetSpec
 
+LISTED = 20  # columns in a message
+SHOWN = 60  # characters of a column's name in it
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -89,17 +92,24 @@ def _check_header(header: list[str], spec: DatasetSpec, name: str) -> None:
             f"{name}, row 1: {SEPARATORS[other]} part its columns, its description says {SEPARATORS[separator]}. "
             f"Write it with {separator!r}, or mend `separator` in the description"
         )
-    twice = sorted({column for column in header if header.count(column) > 1})
-    missing = [column for column in wanted if column not in header]
-    unknown = [column for column in header if column not in wanted]
+    counts = Counter(header)
+    twice = sorted(column for column, count in counts.items() if count > 1)
+    missing = [column for column in wanted if column not in counts]
+    described = set(wanted)
+    unknown = [column for column in header if column not in described]
     faults = (("twice", twice), ("missing", missing), ("not in its description", unknown))
     said = [
-        f"{'column is' if len(columns) == 1 else 'columns are'} {what}: {', '.join(map(repr, columns[:20]))}"
+        f"{'column is' if len(columns) == 1 else 'columns are'} {what}: {_listed(columns)}"
         for what, columns in faults
         if columns
     ]
     if said:
         raise DataError(f"{name}, row 1: {'; '.join(said)}. Mend the header, or describe the table as it is")
+
+
+def _listed(columns: list[str]) -> str:
+    names = [repr(name if len(name) <= SHOWN else name[:SHOWN] + "...") for name in columns[:LISTED]]
+    return ", ".join(names) + (f" and {len(columns) - LISTED:,} more" if len(columns) > LISTED else "")
 
 
 def _check_width(row: list[str], line: int, header: list[str], text: str, name: str) -> None:

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from engine.errors import DataError
 from retain.dataset import DatasetSpec
 from retain.features import Featurizer
-from tasks.data import synthetic, table, text
+from tasks.data import checks, synthetic, table, text
 
 Described = Callable[[str], DatasetSpec]
 
@@ -19,7 +19,7 @@ Described = Callable[[str], DatasetSpec]
 @pytest.mark.parametrize(("name", "rows"), [("telco", 7043), ("bank", 41188)])
 def test_made_up_rows_pass_the_checks_of_the_real_ones(name: str, rows: int, spec: Described) -> None:
     cells = text.parse(synthetic.csv(spec(name), 42), spec(name))
-    table.check(cells, spec(name))
+    checks.check(cells, spec(name))
     assert cells.rows == rows
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,162 +15,18 @@ from engine.errors import DataError
 from engine.stage import Workspace
 from flows.wanted import table_files
 from retain.dataset import DatasetSpec
-from retain.features import Featurizer
 from tasks.config import Split, TableConfig
-from tasks.data import customers, synthetic, table, text
+from tasks.data import checks, customers, synthetic, table, text
 from tasks.split import SPLIT_PARTS
 from tests.datasets import needs_real_data, real_file
 
 Described = Callable[[str], DatasetSpec]
-AN_ID = "an id that stands in no row above, of 1 to 128 characters, without space around it or control characters"
 SPLIT = Split(train=0.6, validation=0.1, test=0.3)
 
 
 @pytest.fixture(scope="module")
 def content(spec: Described) -> bytes:
     return synthetic.csv(spec("telco"), 1)
-
-
-@pytest.fixture(scope="module")
-def bank(spec: Described) -> bytes:
-    """One row in twenty of it: the file is in the order of time, and some columns vary with that alone."""
-    header, *rows = synthetic.csv(spec("bank"), 1).splitlines(keepends=True)
-    return header + b"".join(rows[::20])
-
-
-def refusal(content: bytes, spec: DatasetSpec) -> str:
-    with pytest.raises(DataError) as caught:
-        table.check(text.parse(content, spec), spec)
-    return str(caught.value)
-
-
-def cell(content: bytes, line: int, column: str, value: str) -> bytes:
-    """The file with one cell replaced; lines count from 1, as an editor shows them."""
-    lines = content.decode().split("\n")
-    cells = lines[line - 1].split(",")
-    cells[lines[0].split(",").index(column)] = value
-    lines[line - 1] = ",".join(cells)
-    return "\n".join(lines).encode()
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "expected"),
-    [
-        ("gender", "female", "one of 'Female', 'Male'"),
-        ("SeniorCitizen", "2", "one of '0', '1'"),
-        ("Contract", "", "one of 'Month-to-month', 'One year', 'Two year'"),
-        ("Churn", "N", "one of 'No', 'Yes'"),
-        ("tenure", "2.5", "an integer from 0 to 1200"),
-        ("tenure", "-1", "an integer from 0 to 1200"),
-        ("tenure", "1201", "an integer from 0 to 1200"),
-        ("tenure", "1_0", "an integer from 0 to 1200"),
-        ("MonthlyCharges", " ", "a number from 0 to 100000"),
-        ("tenure", "\uff15", "an integer from 0 to 1200"),
-        ("MonthlyCharges", "nan", "a number from 0 to 100000"),
-        ("MonthlyCharges", "inf", "a number from 0 to 100000"),
-        ("MonthlyCharges", "1e400", "a number from 0 to 100000"),
-        ("TotalCharges", "many", "a number from 0 to 1e+08, or blank where 'tenure' is 0"),
-        ("TotalCharges", " ", "a number from 0 to 1e+08, or blank where 'tenure' is 0"),
-        ("customerID", " ", AN_ID),
-        ("customerID", "", AN_ID),
-        ("customerID", "0003-SYNTH", AN_ID),
-        ("customerID", "0003-SYNTH ", AN_ID),
-        ("customerID", "\u30005-SYNTH", AN_ID),
-        ("customerID", "0005\x1b[2J", AN_ID),
-        ("customerID", "5" * 129, AN_ID),
-    ],
-)
-def test_a_cell_that_is_not_as_described(
-    column: str, value: str, expected: str, content: bytes, spec: Described
-) -> None:
-    message = refusal(cell(content, 7, column, value), spec("telco"))
-    assert "1 cell is not as the description of 'telco' says" in message
-    assert message.split("\n")[1:] == [f"  row 7, column {column!r}: {value!r}; expected is {expected}"]
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "expected"),
-    [
-        ("campaign", "1e300", "an integer from 1 to 9007199254740991"),
-        ("campaign", "1e19", "an integer from 1 to 9007199254740991"),
-        ("campaign", "9223372036854775807", "an integer from 1 to 9007199254740991"),
-        ("campaign", "9007199254740993", "an integer from 1 to 9007199254740991"),
-        ("previous", "1e30", "an integer from 0 to 9007199254740991"),
-        ("pdays", "1e25", "an integer from 0 to 9007199254740991, or 999 for none"),
-        ("euribor3m", "1e39", "a number from -3.40282e+38 to 3.40282e+38"),
-        ("euribor3m", "-1e39", "a number from -3.40282e+38 to 3.40282e+38"),
-    ],
-)
-def test_a_number_too_large_to_be_held_is_a_violation(
-    column: str, value: str, expected: str, bank: bytes, spec: Described
-) -> None:
-    lines = bank.decode().split("\n")
-    cells = lines[6].split(";")
-    cells[lines[0].split(";").index(column)] = value
-    message = refusal("\n".join([*lines[:6], ";".join(cells), *lines[7:]]).encode(), spec("bank"))
-    assert message.split("\n")[1:] == [f"  row 7, column {column!r}: {value!r}; expected is {expected}"]
-
-
-@pytest.mark.parametrize(("column", "value"), [("campaign", "9007199254740991"), ("euribor3m", "-3.4e38")])
-def test_the_largest_numbers_become_features(column: str, value: str, bank: bytes, spec: Described) -> None:
-    lines = bank.decode().split("\n")
-    cells = lines[6].split(";")
-    at = lines[0].split(";").index(column)
-    cells[at] = value
-    parsed = text.parse("\n".join([*lines[:6], ";".join(cells), *lines[7:]]).encode(), spec("bank"))
-    table.check(parsed, spec("bank"))
-    columns, _ = table.typed(parsed, spec("bank"), 10**6, 42)
-    assert columns[column][5] == float(value)
-    made = Featurizer.fit(spec("bank"))
-    found = made.transform({name: np.asarray(values) for name, values in columns.items()})
-    assert found[5, made.names.index(column)] == np.float32(value)
-
-
-def test_at_most_twenty_violations_in_the_files_order(content: bytes, spec: Described) -> None:
-    for line in range(40, 10, -1):
-        content = cell(content, line, "tenure", "x")
-    message = refusal(cell(content, 3, "Churn", "?"), spec("telco"))
-    assert "31 cells are not" in message
-    lines = message.split("\n")[1:]
-    assert [int(re.findall(r"row (\d+)", line)[0]) for line in lines[:-1]] == [3, *range(11, 30)]
-    assert lines[-1] == "  and 11 more"
-
-
-def test_numbers_may_be_missing_by_sentinel_only_where_described(bank: bytes, spec: Described) -> None:
-    assert b";999;" in bank
-    table.check(text.parse(bank, spec("bank")), spec("bank"))
-    columns = [c.model_copy(update={"maximum": 50.0}) if c.name == "pdays" else c for c in spec("bank").columns]
-    table.check(text.parse(bank, spec("bank")), spec("bank").model_copy(update={"columns": tuple(columns)}))
-    columns = [c.model_copy(update={"missing": None}) if c.name == "pdays" else c for c in columns]
-    message = refusal(bank, spec("bank").model_copy(update={"columns": tuple(columns)}))
-    assert "'999'; expected is an integer from 0 to 50" in message
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "said"),
-    [
-        ("Churn", "No", "column 'Churn' is 'No' in every row: the target has one class"),
-        (
-            "Partner",
-            "Yes",
-            "column 'Partner' is 'Yes' in every row: the column is constant, so nothing can be learnt from it. "
-            "Give a table in which it varies, or take it out of the table and out of the description",
-        ),
-        (
-            "TechSupport",
-            "",
-            "column 'TechSupport' is empty in every row. Fill it, or take it out of the table and out of the "
-            "description",
-        ),
-        ("TotalCharges", " ", "column 'TotalCharges' is empty in every row"),
-    ],
-)
-def test_a_column_that_says_nothing(column: str, value: str, said: str, content: bytes, spec: Described) -> None:
-    lines = content.decode().split("\n")[:30]
-    content = "\n".join(lines).encode()
-    for line in range(2, 31):
-        content = cell(content, line, column, value)
-    assert said in refusal(content, spec("telco"))
 
 
 def test_blank_totals_are_dropped_and_counted(content: bytes, spec: Described) -> None:
@@ -291,7 +146,7 @@ def test_the_real_tables(
     (wanted,) = table_files(spec(name))
     file = real_file(wanted, tmp_path)
     cells = text.parse(file.path.read_bytes(), spec(name))
-    table.check(cells, spec(name))
+    checks.check(cells, spec(name))
     columns, gone = table.typed(cells, spec(name), config(name).max_rows, 42)
     assert file.sha256 == spec(name).source.sha256
     assert (len(columns["row"]), gone) == (rows, dropped)
@@ -302,15 +157,19 @@ def test_the_real_tables(
         assert len(whole) - len(set(whole)) == 12
 
 
-def test_names_are_read_and_not_kept(content: bytes, spec: Described) -> None:
-    telco = spec("telco").model_dump()
-    telco["columns"] = (*telco["columns"], {"name": "FirstName", "kind": "text"})
-    telco["roles"] = telco["roles"] | {"name": "FirstName"}
-    described = DatasetSpec.model_validate(telco)
-    header, *rows = content.decode().strip().split("\n")
-    named = "\n".join([f"{header},FirstName", *(f"{row},{'Ann' if at % 2 else ''}" for at, row in enumerate(rows))])
-    cells = text.parse(named.encode(), described)
-    table.check(cells, described)
-    columns, _ = table.typed(cells, described, 10_000, 0)
-    assert set(columns["FirstName"]) == {""}
-    assert "column 'FirstName'" in refusal(named.replace("Ann", "A" * 201, 1).encode(), described)
+def test_a_number_that_no_training_row_has_is_an_error(
+    tmp_path: Path, content: bytes, config: Callable[..., TableConfig], workspace: Callable[..., Workspace]
+) -> None:
+    lines = content.decode().splitlines()
+    ids = [line.split(",")[0] for line in lines[1:]]
+    part = dict(zip(ids, table.split(ids, SPLIT, 42)))
+    visits = ["visits", *("3" if part[name] == "test" else "-1" for name in ids)]
+    (tmp_path / "source.csv").write_text("\n".join(f"{line},{value}" for line, value in zip(lines, visits)))
+    telco = config("telco").model_dump(mode="json")
+    telco["dataset"]["columns"].append({"name": "visits", "kind": "number", "missing": -1})
+    with pytest.raises(
+        DataError, match="column 'visits' is -1, which stands for none, in every row of the training part"
+    ):
+        customers.run(
+            TableConfig.model_validate_json(json.dumps(telco)), {"source": tmp_path}, workspace(tmp_path / "out")
+        )

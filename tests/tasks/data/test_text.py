@@ -93,3 +93,14 @@ def test_what_is_no_such_table_is_named_with_its_line(
     message = refusal(damage(content), spec("telco"))
     assert message.startswith("Telco-Customer-Churn.csv")
     assert said in message
+
+
+def test_a_header_of_many_long_names_is_told_in_few_words(spec: Callable[[str], DatasetSpec]) -> None:
+    header = ",".join(f"{name:05d}{'x' * 500}" for name in range(20_000))
+    with pytest.raises(DataError) as caught:
+        text.parse(f"{header}\n1\n".encode(), spec("telco"))
+    message = str(caught.value)
+    assert "columns are missing: 'customerID', 'gender', " in message
+    assert "columns are not in its description: '00000xxx" in message
+    assert "and 19,980 more. Mend the header" in message
+    assert len(message) < 3000
