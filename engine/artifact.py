@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from engine.paths import NOT_THERE, why_unreadable
 from engine.store import ABSENT, Conflict, FolderStore, Store, has_sha256, sha256_of
 
 MANIFEST = "manifest.json"
+WARNINGS = "warnings.json"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class ArtifactWriter:
     def json(self, name: str, content: Any) -> None:
         """Writes JSON with sorted keys; NaN and infinities, which JSON lacks, raise ValueError."""
         self.bytes(name, canonical(content))
+
+    def warnings(self, warnings: Sequence[str]) -> None:
+        """Writes what a reader of the artifact is to be warned of; no file where there is nothing."""
+        if warnings:
+            self.json(WARNINGS, {"warnings": list(warnings)})
 
     def bytes(self, name: str, content: bytes) -> None:
         path = self._path(name)
@@ -153,6 +159,10 @@ class ArtifactStore:
     def metrics(self, stage: str, fingerprint: str) -> dict[str, dict[str, Any]]:
         """Content of the artifact's metrics.json; empty if there is none."""
         return self.json(stage, fingerprint, "metrics.json")
+
+    def warnings(self, stage: str, fingerprint: str) -> tuple[str, ...]:
+        """What a reader of the artifact is to be warned of, a line each."""
+        return tuple(map(str, self.json(stage, fingerprint, WARNINGS).get("warnings", ())))
 
     def json(self, stage: str, fingerprint: str, name: str) -> dict[str, Any]:
         """Content of a JSON file of the artifact; empty if there is none."""

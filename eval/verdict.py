@@ -14,6 +14,8 @@ A value stands beside what it is read against, where there is such: an ECE besid
 NRR beside that of the exact bound, which no policy can pass. (The playbook's "+3 % NRR" is there
 twice: of the whole cohort, not gating, and of the customers at risk, gating.)
 
+Below the table stands in red what the artifacts warn of, such as a table that was cut off: no criterion asks that.
+
 Exit code: 0 every gating criterion holds, 1 one is missed or its stage has not run, 2 bad input.
 """
 
@@ -130,7 +132,16 @@ def missed(table: Sequence[Row]) -> list[Row]:
     return [row for row in table if row.verdict.gating and not row.verdict.passed and row.state != "later"]
 
 
-def to_json(table: Sequence[Row]) -> str:
+def warnings(artifacts: ArtifactStore) -> list[tuple[str, str]]:
+    """(stage, what its current artifact warns of), in the order of the stages' names."""
+    return [
+        (stage, warning)
+        for stage, fingerprint in sorted(artifacts.current().items())
+        for warning in artifacts.warnings(stage, fingerprint)
+    ]
+
+
+def to_json(table: Sequence[Row], warned: Sequence[tuple[str, str]]) -> str:
     """`upper_bound` and `before_drops` stand in the rows that have one."""
     rows = [
         row.verdict.as_dict()
@@ -138,7 +149,8 @@ def to_json(table: Sequence[Row]) -> str:
         | ({"before_drops": row.before_drops} if row.before_drops is not None else {})
         for row in table
     ]
-    return json.dumps({"criteria": rows}, indent=2, allow_nan=False)
+    content = {"criteria": rows, "warnings": [{"stage": stage, "warning": warning} for stage, warning in warned]}
+    return json.dumps(content, indent=2, allow_nan=False)
 
 
 def to_table(table: Sequence[Row], title: str) -> Table:
@@ -198,14 +210,14 @@ def main(arguments: Sequence[str]) -> int:
         resolved = load(experiment_path(options.experiment))
         check_lock(resolved)
         artifacts = ArtifactStore(open_store(store_url()), resolved.tag)
-        table = rows(resolved, artifacts)
+        table, warned = rows(resolved, artifacts), warnings(artifacts)
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     failed = missed(table)
     shown = [row for row in table if options.all or row.state != "later"]
     if options.json:
-        print(to_json(shown))
+        print(to_json(shown, warned))
         return 1 if failed else 0
     console = make_console()
     console.print(to_table(shown, f"Exit criteria of {resolved.tag}"))
@@ -220,6 +232,8 @@ def main(arguments: Sequence[str]) -> int:
             console.print(f"Some stages have not run. `make run EXPERIMENT={resolved.tag}` runs them")
     else:
         console.print(f"All {gating} gating criteria of the stages that exist are met.")
+    for stage, warning in warned:
+        console.print(f"WARNING from {stage}: {warning}", style="bold red", markup=False, soft_wrap=True)
     return 1 if failed else 0
 
 

@@ -104,6 +104,7 @@ def _run(experiment: str, wanted: list[str], console: Console) -> int:
     if TEXT_EVAL in run.board.rows:
         terminal.show_words(plan, run.board, console, whole=TEXT_EVAL in wanted)
     terminal.show_summary(plan, run.board, console)
+    terminal.show_warnings(run.board.rows.values(), console)
     if "release" in run.board.rows:
         terminal.show_release(plan, run.board.rows["release"], console)
     return code
@@ -112,7 +113,8 @@ def _run(experiment: str, wanted: list[str], console: Console) -> int:
 def _show_reused(run: Run, reusable: dict[str, str], console: Console) -> None:
     for stage, fingerprint in reusable.items():
         run.plan.artifacts.set_current(stage, fingerprint)
-        run.board.update(stage, state="reused", metric=key_metrics(run.plan, stage, fingerprint))
+        metric, warnings = key_metrics(run.plan, stage, fingerprint), run.plan.artifacts.warnings(stage, fingerprint)
+        run.board.update(stage, state="reused", metric=metric, warnings=warnings)
     console.print("nothing changed, nothing to run")
     console.print(terminal.stage_table(run.board))
 

@@ -32,6 +32,7 @@ class Row:
     progress: str = ""
     metric: str = ""
     message: str = ""
+    warnings: tuple[str, ...] = ()  # of its artifact
 
 
 @dataclass

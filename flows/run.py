@@ -190,7 +190,9 @@ def _finish(run: Run, stage: Stage, identity: Identity, worked: bool) -> bool:
     artifacts.set_current(stage.name, identity.fingerprint)
     run.made[stage.name] = identity.fingerprint
     metric = key_metrics(run.plan, stage.name, identity.fingerprint)
-    run.board.update(stage.name, state="complete" if worked else "reused", metric=metric, message="")
+    warnings = run.plan.artifacts.warnings(stage.name, identity.fingerprint)
+    state = "complete" if worked else "reused"
+    run.board.update(stage.name, state=state, metric=metric, message="", warnings=warnings)
     return True
 
 

@@ -6,7 +6,7 @@ import json
 import shlex
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -37,6 +37,7 @@ STYLES = {
     "failed": "bold red",
     "stopped": "magenta",
 }
+WARNING = "bold red"
 REFRESH_PER_S = 4
 
 
@@ -47,20 +48,25 @@ def shown(board: Board, console: Console) -> Iterator[None]:
     Whoever changes the board waits for no terminal: one that was stopped by Ctrl-S would hold up a stage's settlement.
     """
     if console.is_interactive and console.file.isatty():  # FORCE_COLOR makes a file a terminal, in rich's words
-        with Live(get_renderable=lambda: stage_table(board), console=console, refresh_per_second=REFRESH_PER_S):
+        with Live(
+            get_renderable=lambda: stage_table(board, warned=True), console=console, refresh_per_second=REFRESH_PER_S
+        ):
             yield
         return
     began = time.monotonic()
-    lines: SimpleQueue[str | None] = SimpleQueue()
+    lines: SimpleQueue[tuple[str, str] | None] = SimpleQueue()  # and their styles
 
     def line(row: Row) -> None:
         detail = row.message or row.metric
         seconds = f"{row.seconds:7.1f} s" if row.state in ENDED and row.attempts else " " * 9
-        lines.put(f"[{time.monotonic() - began:6.1f}] {row.stage:<12} {row.state:<10} {seconds}  {detail}")
+        lines.put((f"[{time.monotonic() - began:6.1f}] {row.stage:<12} {row.state:<10} {seconds}  {detail}", ""))
+        for warning in _warnings(row):
+            lines.put((warning, WARNING))
 
     def print_lines() -> None:
-        while (text := lines.get()) is not None:
-            console.print(text, markup=False, soft_wrap=True)
+        while (next_line := lines.get()) is not None:
+            text, style = next_line
+            console.print(text, style=style, markup=False, soft_wrap=True)
 
     printer = threading.Thread(target=print_lines, name="printer", daemon=True)
     printer.start()
@@ -74,7 +80,8 @@ def shown(board: Board, console: Console) -> Iterator[None]:
     console.print(stage_table(board))
 
 
-def stage_table(board: Board) -> Table:
+def stage_table(board: Board, warned: bool = False) -> Table:
+    """A row for each stage; if `warned`, with what its artifact warns of."""
     table = Table(title=None, show_edge=False, pad_edge=False)
     for name, justify in (("stage", "left"), ("state", "left"), ("seconds", "right"), ("metered $", "right")):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
@@ -90,6 +97,8 @@ def stage_table(board: Board) -> Table:
             f"{row.usd + running * row.usd_per_hour / 3600:.5f}" if row.attempts else "",
             (row.state not in ENDED and row.progress) or row.message or row.metric,
         )
+        for warning in _warnings(row) if warned else ():
+            table.add_row("", "", "", "", Text(warning, style=WARNING))
     return table
 
 
@@ -130,6 +139,17 @@ def show_summary(plan: Plan, board: Board, console: Console) -> None:
         )
     if any(source.kind == "synthetic" for source in plan.sources.values()):
         console.print("  this ran on SYNTHETIC DATA: good for a look, not for a decision  ", style="bold white on red")
+
+
+def show_warnings(rows: Iterable[Row], console: Console) -> None:
+    """Prints in red what the artifacts of the stages that are done warn of."""
+    for row in rows:
+        for warning in _warnings(row):
+            console.print(warning, style=WARNING, markup=False, highlight=False, soft_wrap=True)
+
+
+def _warnings(row: Row) -> list[str]:
+    return [f"WARNING from {row.stage}: {warning}" for warning in row.warnings]
 
 
 def show_decision(plan: Plan, row: Row, console: Console, whole: bool) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from engine.finished import Finished
 from retain.features import Featurizer
+from tasks.leakage import TOO_GOOD
 from tasks.tabular import gbm, measures, streams
 from tasks.tabular.calibration import Calibration, Floats, isotonic, reliability
 from tasks.tabular.rows import Rows, groups
@@ -79,7 +80,19 @@ def evaluate(model: Model, rows: Rows, config: RiskConfig, workspace: Workspace)
     workspace.out.parquet("evidence/predictions.parquet", predictions)
     workspace.out.parquet("evidence/groups.parquet", _by_group(model, rows, test, config, rng))
     workspace.out.parquet("curves.parquet", _curves(model, y, score, config.ece_bins))
+    workspace.out.warnings(_too_good(metrics, rows))
     return metrics
+
+
+def _too_good(metrics: Metrics, rows: Rows) -> list[str]:
+    """Columns that tell the outcome together, where none does alone."""
+    auc = metrics.get("auc", {}).get("value", 0.0)
+    if auc <= TOO_GOOD:
+        return []
+    return [
+        f"an AUC of {auc:.3f} is too good to be true. Columns that are known only after the outcome tell "
+        f"{rows.spec.target.column!r}: write `leak: true` for them"
+    ]
 
 
 def _by_group(

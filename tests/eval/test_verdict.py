@@ -279,3 +279,23 @@ def test_what_the_release_judged_after_its_guard_counts(
     experiment.store.write(identity, json.dumps({"inputs": {"messages": "0" * 64}}).encode())
     assert verdict.main(["--experiment", "tried", "--json"]) == 0
     assert "before_drops" not in read(capsys)["messages", "coverage"]
+
+
+def test_what_the_artifacts_warn_of_stands_below_the_table_and_in_the_json(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It decides nothing: the table may be right. Stages without criteria are heard too."""
+    complete(experiment, "risk", {"auc": {"value": 1.0}, "ece": {"value": 0.0}}, tmp_path)
+    complete(experiment, "accept", {"auc": {"value": 0.8}, "lift": {"value": 2.5}}, tmp_path)
+    out = ArtifactWriter(tmp_path / "out-customers")
+    out.json("metrics.json", {})
+    out.warnings(["column 'score' alone tells 'Churn' with an AUC of 1.000"])
+    experiment.publish("customers", "f" * 32, out.folder)
+    experiment.set_current("customers", "f" * 32)
+    assert verdict.main(["--experiment", "tried"]) == 0
+    text = capsys.readouterr().out
+    assert text.endswith("WARNING from customers: column 'score' alone tells 'Churn' with an AUC of 1.000\n")
+    assert verdict.main(["--experiment", "tried", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == [
+        {"stage": "customers", "warning": "column 'score' alone tells 'Churn' with an AUC of 1.000"}
+    ]

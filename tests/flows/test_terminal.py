@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from engine.artifact import ArtifactWriter
 from engine.errors import ArtifactError
 from engine.stage import Stage
 from eval.console import make_console
@@ -17,8 +19,9 @@ from flows import terminal
 from flows.__main__ import main
 from flows.board import Board, Row
 from flows.plan import Plan, key_metrics, load_experiment
+from flows.run import Run, carry_out
 from tests.eval import made_decision
-from tests.flows.toy_plan import toy_plan, toy_stage
+from tests.flows.toy_plan import board_of, toy_plan, toy_stage
 
 STAGES: tuple[Stage, ...] = (toy_stage("decision"),)
 DONE = Row("decision", (), state="complete")
@@ -203,3 +206,56 @@ def test_whoever_changes_the_board_waits_for_no_terminal() -> None:
         board.update("risk", state="complete")
         going_on.set()
     assert [line.split()[3] for line in said(console).splitlines()[:2]] == ["running", "complete"]
+
+
+# -- warnings of artifacts
+# ----------------------------------------------------------------------------------------------------------
+
+CUT_OFF = "only a sample of [7,043] rows is used"
+RED = "\x1b[1;31m"
+
+
+def warned_of(root: Path) -> Plan:
+    """A plan whose one stage has an artifact already, which warns."""
+    plan = toy_plan(root / "store", (toy_stage("customers"),))
+    out = ArtifactWriter(root / "out")
+    out.json("metrics.json", {})
+    out.warnings([CUT_OFF])
+    plan.artifacts.publish("customers", plan.identity(plan.stages[0], {}).fingerprint, root / "out")
+    return plan
+
+
+def test_a_stage_s_warnings_are_said_in_red_when_it_is_done(tmp_path: Path, console: Console) -> None:
+    """On a terminal in the table, below the stage; elsewhere below the stage's line."""
+    plan = warned_of(tmp_path)
+    board = board_of(plan)
+    with terminal.shown(board, console):
+        carry_out(Run(plan, board), "customers", logging.getLogger("test"), lambda percent: None)
+    assert board.rows["customers"].warnings == (CUT_OFF,)
+    assert f"WARNING from customers: {CUT_OFF}" in plain(console)
+    assert said(console).count(RED + "WARNING") == 1
+    console.print(terminal.stage_table(board, warned=True))
+    assert said(console).count(RED + "WARNING") == 2
+
+
+def test_where_there_is_no_terminal_they_stand_below_the_stage_s_line(tmp_path: Path) -> None:
+    plan = warned_of(tmp_path)
+    board = board_of(plan)
+    console = Console(file=io.StringIO(), width=100)
+    with terminal.shown(board, console):
+        carry_out(Run(plan, board), "customers", logging.getLogger("test"), lambda percent: None)
+    first, second = said(console).splitlines()[:2]
+    assert "customers    reused" in first
+    assert second == f"WARNING from customers: {CUT_OFF}"
+
+
+def test_warnings_are_said_again_at_the_end_of_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of one that reuses everything."""
+    plan = warned_of(tmp_path)
+    monkeypatch.setattr("flows.__main__.make_plan", lambda experiment, wanted: plan)
+    assert main(["run", "--experiment", "chaos"]) == 0
+    text = capsys.readouterr().out
+    assert "nothing changed, nothing to run" in text
+    assert text.index("metered, not billed") < text.index(f"WARNING from customers: {CUT_OFF}")

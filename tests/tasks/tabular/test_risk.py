@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,21 @@ def test_real_customers(tmp_path: Path, config: Callable[..., Any], workspace: C
     # exp_001_mvp's criteria, met by 40 coarse rounds already
     assert metrics["auc"]["value"] >= 0.78
     assert metrics["ece"]["value"] < 0.05
+
+
+def test_a_risk_that_is_too_good_to_be_true_is_warned_of(
+    tables: dict[str, Path], workspace: Callable[..., Workspace], tmp_path: Path
+) -> None:
+    """Five columns tell the outcome together, and none does alone: no check of one column sees it."""
+    for name in ("schema.json", "data.parquet"):
+        shutil.copy(tables["customers"] / name, tmp_path / name)
+    data = pq.read_table(tmp_path / "data.parquet").to_pandas()
+    rng, left = np.random.default_rng(0), np.asarray(data["Churn"] == "Yes")
+    for name in ("OnlineSecurity", "OnlineBackup", "DeviceProtection", "TechSupport", "StreamingTV"):
+        data[name] = np.where(left ^ (rng.random(len(data)) < 0.1), "Yes", "No")
+    data.to_parquet(tmp_path / "data.parquet")
+    metrics = risk.run(CONFIG, {"customers": tmp_path}, workspace(tmp_path / "risk"))
+    assert metrics["auc"]["value"] > 0.97
+    (warning,) = json.loads((tmp_path / "risk" / "warnings.json").read_text())["warnings"]
+    assert warning.startswith("an AUC of ")
+    assert "is too good to be true. Columns that are known only after the outcome tell 'Churn'" in warning
