@@ -1,6 +1,6 @@
 # `make` alone prints the targets below. Those that name an EXPERIMENT take another by EXPERIMENT=name, which is
-# ops/configs/experiment_<name>.yaml. EXPERIMENT may be set in the shell; VENV, PYTHON and STAGE count only when given to
-# make, since other tools use these names.
+# ops/configs/experiment_<name>.yaml, or by the path of a file. EXPERIMENT may be set in the shell; VENV, PYTHON and STAGE
+# count only when given to make, since other tools use these names.
 
 VENV   := .venv
 PYTHON := $(firstword $(shell command -v python3.11 2>/dev/null) python3)
@@ -117,7 +117,7 @@ costs: $(RUN) ## Print estimated and metered dollars, and what is left of the bu
 	$(PY) -m eval.costs --experiment '$(LOCAL)'
 
 lock: $(RUN) ## Accept a deliberate change of a locked experiment: renew its digest (EXPERIMENT=exp_001_mvp)
-	$(PY) -m engine.config lock $(LOCKED)
+	$(PY) -m engine.config lock '$(LOCKED)'
 
 figures: $(RUN) ## Copy the figures of the last run into docs/figures/ (EXPERIMENT=local)
 	$(PY) -m eval.figures --experiment '$(LOCAL)'

@@ -1,9 +1,10 @@
 """Experiments: YAML that extends YAML, checked against a model, locked by a digest.
 
 `extends: NAME` starts from experiment NAME; mappings merge, lists and scalars replace. `!include FILE` inlines
-another file. Every leaf remembers the file and line it came from, so an error can name them. A locked
-experiment refuses to run once its resolved content differs from `experiment_NAME.lock`; `make lock` renews it.
-`unlocked: [KEY, ...]` names dotted keys whose values the lock leaves out; the list itself is under the lock.
+another file, which replaces what the extended experiment has there. A path may stand where a name does. Every leaf
+remembers the file and line it came from, so an error can name them. A locked experiment refuses to run once its
+resolved content differs from `experiment_NAME.lock`; `make lock` renews it. `unlocked: [KEY, ...]` names dotted keys
+whose values the lock leaves out; the list itself is under the lock.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,13 +26,20 @@ from pydantic import BaseModel, ValidationError
 from yaml.constructor import SafeConstructor
 
 from engine.errors import ConfigError, RetainError
-from engine.paths import why_unreadable
+from engine.paths import path_of, why_unreadable
 
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
 
 PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 TEXT = "tag:yaml.org,2002:str"
+INCLUDE = "!include"
+# What YAML 1.1 reads as octal, hexadecimal, binary or sexagesimal: 010 as 8, 1:30 as 90. In a table they are codes.
+_READ_AS = {
+    value: f": without them YAML reads it as {word}"
+    for value, word in ((True, "true"), (False, "false"), (None, "null"))
+}
+ODD_NUMBER = re.compile(r"[-+]?(0[0-9xb_].*|.*:.*)")
 
 # Files are read by libyaml, some ten times faster than Python's reader. But it ends the process on a file that nests
 # some ten thousand levels deep, so a file that could nest deeper than MOST_LEVELS is left to Python's reader.
@@ -39,6 +48,9 @@ MOST_LEVELS = 5_000
 MOST_CHARACTERS = 1_000_000
 
 MOST_NODES = 20_000
+
+BRANCHES = ("str", "int", "float")  # what pydantic adds to the key of a value that may be of either
+WANTED = "Input should be "
 CONFIGS = Path(__file__).resolve().parent.parent / "ops" / "configs"
 
 
@@ -46,7 +58,8 @@ CONFIGS = Path(__file__).resolve().parent.parent / "ops" / "configs"
 class Resolved:
     """An experiment after `extends` and `!include`.
 
-    `origins` maps the key of each node to "file:line"; `unlocked` are the dotted keys that the lock leaves out.
+    `origins` maps the key of each node to "file:line"; `spelled` the key of each scalar that is no text to what stands
+    in the file; `unlocked` are the dotted keys that the lock leaves out.
     """
 
     tag: str
@@ -55,20 +68,53 @@ class Resolved:
     locked: bool
     origins: Mapping[Key, str]
     unlocked: tuple[str, ...] = ()
+    spelled: Mapping[Key, str] = field(default_factory=dict)
 
 
-def experiment_path(name: str) -> Path:
-    path = CONFIGS / f"experiment_{name}.yaml"
+def experiment_path(named: str) -> Path:
+    """The file of the experiment of a name in ops/configs, or of a path anywhere. Raises ConfigError."""
+    path = (
+        Path(os.path.abspath(path_of("EXPERIMENT", named))) if is_path(named) else CONFIGS / f"experiment_{named}.yaml"
+    )
     if not os.path.isfile(path):  # Path.is_file() raises for a name that is too long
         known = sorted(p.stem.removeprefix("experiment_") for p in CONFIGS.glob("experiment_*.yaml"))
-        raise ConfigError(f"no experiment {name!r}: {path} does not exist. Known: {', '.join(known) or 'none'}")
+        raise ConfigError(
+            f"no experiment {named!r}: {path} does not exist. Known: {', '.join(known) or 'none'}. "
+            "A file elsewhere is named by its path"
+        )
+    shipped = CONFIGS / f"experiment_{tag_of(path)}.yaml"
+    if os.path.isfile(shipped) and not os.path.samefile(shipped, path):
+        raise ConfigError(
+            f"{path}: {tag_of(path)!r} is the name of {shipped}, too, and both would write into the same folder of the "
+            "store. Give the file and its tag another name"
+        )
     return path
+
+
+def is_path(named: str) -> bool:
+    """Whether an experiment is named by the path of its file: such a name has a slash, or ends like a YAML file."""
+    return os.sep in named or named.endswith((".yaml", ".yml"))
+
+
+def tag_of(path: Path) -> str:
+    """The experiment's name that its file's name tells: experiment_mine.yaml and mine.yaml are both of `mine`."""
+    return path.stem.removeprefix("experiment_")
+
+
+def argument(path: Path) -> str:
+    """What EXPERIMENT is set to for the experiment of that file: its name, or for one outside ops/configs the path."""
+    return tag_of(path) if path.parent == CONFIGS else shlex.quote(str(path))
+
+
+def _path(named: str, folder: Path) -> Path:
+    """An absolute path: `named` may begin with ~, or be relative to `folder`."""
+    return Path(os.path.abspath(folder / os.path.expanduser(named)))
 
 
 def load(path: Path) -> Resolved:
     """The resolved experiment; raises ConfigError for anything that isn't one clean YAML mapping."""
-    origins: dict[Key, str] = {}
-    data = _resolve(path, origins, ())
+    file = _resolve(path, ())
+    data, origins = file.data, file.origins
     locked = data.pop("locked", False)
     if not isinstance(locked, bool):
         raise ConfigError(f"{origins[('locked',)]}: key 'locked' is {locked!r}: true or false is allowed")
@@ -76,9 +122,9 @@ def load(path: Path) -> Resolved:
     tag = data.get("tag")
     if not isinstance(tag, str) or not tag:
         raise ConfigError(f"{path}: key 'tag' is {tag!r}: the experiment's name is needed")
-    if path.name != f"experiment_{tag}.yaml":
+    if tag_of(path) != tag:
         raise ConfigError(f"{origins[('tag',)]}: key 'tag' is {tag!r}: it has to be the name in {path.name}")
-    return Resolved(tag=tag, path=path, data=data, locked=locked, origins=origins, unlocked=unlocked)
+    return Resolved(tag, path, data, locked, origins, unlocked, file.spelled)
 
 
 def validate(resolved: Resolved, model: type[Model]) -> Model:
@@ -87,8 +133,8 @@ def validate(resolved: Resolved, model: type[Model]) -> Model:
         # Through JSON: strict mode then still takes lists for tuples, and refuses "8" for 8.
         return model.model_validate_json(json.dumps(resolved.data))
     except ValidationError as error:
-        lines = [_describe(resolved, dict(problem)) for problem in error.errors(include_url=False)]
-        raise ConfigError("\n".join(lines)) from None
+        problems = _of_whole_values(resolved, error.errors(include_url=False))
+        raise ConfigError("\n".join(_describe(resolved, problem) for problem in problems)) from None
 
 
 def digest(resolved: Resolved) -> str:
@@ -156,34 +202,73 @@ def _without(data: dict[str, Any], key: Sequence[str]) -> dict[str, Any]:
     return {**data, first: _without(data[first], rest)}
 
 
-def _resolve(path: Path, origins: dict[Key, str], seen: tuple[Path, ...]) -> dict[str, Any]:
+@dataclass
+class _Read:
+    """What reading a file and all that it includes adds up to; `included`: the keys at which `!include` stands."""
+
+    data: Any = None
+    origins: dict[Key, str] = field(default_factory=dict)
+    spelled: dict[Key, str] = field(default_factory=dict)
+    included: set[Key] = field(default_factory=set)
+
+
+def _resolve(path: Path, seen: tuple[Path, ...]) -> _Read:
     if path in seen:
         raise ConfigError(f"{path}: extends itself ({' -> '.join(p.name for p in (*seen, path))})")
-    origins_of: dict[Key, str] = {}
-    data = _read(path, origins_of)
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: holds a {type(data).__name__}, not a mapping of keys")
-    parent = data.pop("extends", None)
-    base: dict[str, Any] = {}
-    if parent is not None:
-        above = path.parent / f"experiment_{parent}.yaml"
-        if not isinstance(parent, str) or not os.path.isfile(above):
-            raise ConfigError(f"{origins_of[('extends',)]}: key 'extends' is {parent!r}: {above} does not exist")
-        base = _resolve(above, origins, (*seen, path))
-        base.pop("locked", None)  # a lock holds one experiment, not those that start from it
-    origins.update(origins_of)
-    return _merge(base, data)
+    file = _Read()
+    file.data = _read(path, file)
+    if not isinstance(file.data, dict):
+        raise ConfigError(f"{path}: holds a {type(file.data).__name__}, not a mapping of keys")
+    parent = file.data.pop("extends", None)
+    if parent is None:
+        return file
+    base = _resolve(_parent(parent, path, file.origins[("extends",)]), (*seen, path))
+    base.data.pop("locked", None)  # a lock holds one experiment, not those that start from it
+    replaced: set[Key] = set()
+    data = _merge(base.data, file.data, file.included, replaced)
+    origins, spelled = (_without_keys(known, replaced) for known in (base.origins, base.spelled))
+    return _Read(data, origins | file.origins, spelled | file.spelled)
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def _parent(parent: object, path: Path, where: str) -> Path:
+    """The file that `path` extends: of that name beside it or in ops/configs, or of that path from there."""
+    above = path.parent / f"experiment_{parent}.yaml"
+    if isinstance(parent, str) and is_path(parent):
+        above = _path(parent, path.parent)
+    elif not os.path.isfile(above):
+        above = CONFIGS / above.name
+    if not isinstance(parent, str) or not os.path.isfile(above):
+        raise ConfigError(f"{where}: key 'extends' is {parent!r}: {above} does not exist")
+    return above
+
+
+def _merge(
+    base: dict[str, Any],
+    over: dict[str, Any],
+    included: Set[Key] = frozenset(),
+    replaced: set[Key] | None = None,
+    key: Key = (),
+) -> dict[str, Any]:
+    """`base` with the values of `over`: mappings merge, except those at the keys `included`. The keys at which a value
+    of `base` is gone are added to `replaced`."""
     merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+    for name, value in over.items():
+        here = (*key, name)
+        if here not in included and isinstance(value, dict) and isinstance(merged.get(name), dict):
+            merged[name] = _merge(merged[name], value, included, replaced, here)
+            continue
+        merged[name] = value
+        if replaced is not None:
+            replaced.add(here)
     return merged
 
 
-def _read(path: Path, origins: dict[Key, str], prefix: Key = (), seen: tuple[Path, ...] = ()) -> Any:
+def _without_keys(known: Mapping[Key, str], replaced: Set[Key]) -> dict[Key, str]:
+    """Without what stood at and below the keys that were replaced."""
+    return {key: said for key, said in known.items() if not any(key[:n] in replaced for n in range(1, len(key) + 1))}
+
+
+def _read(path: Path, file: _Read, prefix: Key = (), seen: tuple[Path, ...] = ()) -> Any:
     if path in seen:
         raise ConfigError(f"{path}: includes itself")
     try:
@@ -196,7 +281,7 @@ def _read(path: Path, origins: dict[Key, str], prefix: Key = (), seen: tuple[Pat
         node = _compose(text, path)
         if node is None:
             raise ConfigError(f"{path}: is empty")
-        return _construct(node, path, origins, prefix, (*seen, path))
+        return _construct(node, path, file, prefix, (*seen, path))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
@@ -216,18 +301,13 @@ def _compose(text: str, path: Path) -> yaml.Node | None:
     return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
-def _construct(node: yaml.Node, path: Path, origins: dict[Key, str], key: Key, seen: tuple[Path, ...]) -> Any:
+def _construct(node: yaml.Node, path: Path, file: _Read, key: Key, seen: tuple[Path, ...]) -> Any:
     where = f"{path}:{node.start_mark.line + 1}"
-    origins[key] = where
-    if len(origins) > MOST_NODES:
+    file.origins[key] = where
+    if len(file.origins) > MOST_NODES:
         raise ConfigError(f"{where}: more than {MOST_NODES:,} values: aliases that repeat each other are no experiment")
-    if node.tag == "!include":
-        if not isinstance(node, yaml.ScalarNode):
-            raise ConfigError(f"{where}: !include takes one file name")
-        target = path.parent / node.value
-        if not os.path.isfile(target):
-            raise ConfigError(f"{where}: !include {_short(node.value)}: {target} does not exist")
-        return _read(target.resolve(), origins, key, seen)
+    if node.tag == INCLUDE:
+        return _include(node, path, file, key, seen)
     if not isinstance(node, yaml.ScalarNode) and node.tag not in PLAIN:
         raise ConfigError(f"{where}: tag {node.tag!r} is not used here; !include FILE is the only one")
     if isinstance(node, yaml.MappingNode):
@@ -240,20 +320,58 @@ def _construct(node: yaml.Node, path: Path, origins: dict[Key, str], key: Key, s
                 raise ConfigError(f"{line}: a key is a plain word; merge keys are not used here")
             if name in result:
                 raise ConfigError(f"{line}: key {'.'.join(map(str, (*key, name)))!r} stands here twice")
-            result[name] = _construct(value_node, path, origins, (*key, name), seen)
-            origins[(*key, name)] = line
+            result[name] = _construct(value_node, path, file, (*key, name), seen)
+            if value_node.tag != INCLUDE:
+                file.origins[(*key, name)] = line
         return result
     if isinstance(node, yaml.SequenceNode):
-        return [_construct(child, path, origins, (*key, index), seen) for index, child in enumerate(node.value)]
+        return [_construct(child, path, file, (*key, index), seen) for index, child in enumerate(node.value)]
     if node.tag == TEXT:
         return node.value
+    return _scalar(node, where, file, key)
+
+
+def _include(node: yaml.Node, path: Path, file: _Read, key: Key, seen: tuple[Path, ...]) -> Any:
+    where = file.origins[key]
+    if not isinstance(node, yaml.ScalarNode):
+        raise ConfigError(f"{where}: !include takes one file name")
+    target = path.parent / os.path.expanduser(node.value)
+    if not os.path.isfile(target):
+        raise ConfigError(f"{where}: !include {_short(node.value)}: {target} does not exist")
+    value = _read(target.resolve(), file, key, seen)
+    file.included.add(key)
+    file.origins[key] = f"{file.origins[key]} (included at {where})"
+    return value
+
+
+def _scalar(node: yaml.ScalarNode, where: str, file: _Read, key: Key) -> str | int | float | bool | None:
     try:
         value = SafeConstructor().construct_object(node)
     except (yaml.YAMLError, ValueError, KeyError):
         raise ConfigError(f"{where}: {_short(node.value)} can't be read as {node.tag!r}") from None
     if value is not None and not isinstance(value, str | int | float | bool):
         raise ConfigError(f"{where}: {node.value!r} reads as a {type(value).__name__}; put it in quotes")
+    if isinstance(value, int | float) and ODD_NUMBER.fullmatch(node.value):
+        raise ConfigError(f"{where}: YAML reads {node.value} as {value}; put it in quotes, or write {value}")
+    file.spelled[key] = node.value
     return value
+
+
+def _of_whole_values(resolved: Resolved, errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """pydantic's errors, those of a union's branches (a text or an integer) put together to one of the value."""
+    problems: dict[Key, dict[str, Any]] = {}
+    for error in errors:
+        key: Key = error["loc"]
+        if key[-1:] and key[-1] in BRANCHES and key not in resolved.origins and key[:-1] in resolved.origins:
+            key = key[:-1]
+        elif error["type"] == "too_short" and error["input"]:
+            continue  # of a list whose items are wrong, each of which has an error of its own
+        if key in problems:
+            problems[key]["msg"] += " or " + error["msg"].removeprefix(WANTED)
+            problems[key]["types"].append(error["type"])
+        else:
+            problems[key] = {**error, "loc": key, "types": [error["type"]]}
+    return list(problems.values())
 
 
 def _describe(resolved: Resolved, problem: dict[str, Any]) -> str:
@@ -274,6 +392,9 @@ def _describe(resolved: Resolved, problem: dict[str, Any]) -> str:
         return f"{origin}: key {key!r} is unknown here ({_short(problem['input'])}); take it out or mend its spelling"
     if problem["type"] in ("int_type", "float_type") and isinstance(problem["input"], str):
         message += ", not text (YAML takes 8 and 1.0e-3 as numbers, and '8' and 1e-3 as text)"
+    if "string_type" in problem["types"] and (stands := resolved.spelled.get(loc)):
+        message += f'; write "{stands}", in quotes'
+        message += "" if isinstance(value, int | float) and not isinstance(value, bool) else _READ_AS[value]
     return f"{origin}: key {key!r} is {_short(value)}: {message}"
 
 

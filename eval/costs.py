@@ -137,7 +137,9 @@ def budget_line(costs: _Costs, whole: Line) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.costs", description="Estimated and metered dollars.")
-    parser.add_argument("--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml")
+    parser.add_argument(
+        "--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml, or the path of a file"
+    )
     options = parser.parse_args(arguments)
     try:
         resolved = load(experiment_path(options.experiment))

@@ -200,14 +200,15 @@ def read(folder: Path, experiment: str) -> Report:
     return Report(experiment, folder, **found, curves=_curves(files["curves.parquet"], folder), raw=raw)
 
 
-def latest(experiment: str) -> Report:
-    """Of the artifact that completed last. Raises RetainError where there is none."""
+def latest(experiment: str, argument: str) -> Report:
+    """Of the artifact that completed last, for which EXPERIMENT is set to `argument`. Raises RetainError where there is
+    none."""
     store = open_store(store_url())
     folder = current(Path(store.url), experiment).get(DECISION)
     if folder is None:
         raise RetainError(
             f"{experiment}: stage {DECISION} has not completed yet, so there is nothing to compare. "
-            f"Run make train.ppo.decision EXPERIMENT={experiment}"
+            f"Run make train.ppo.decision EXPERIMENT={argument}"
         )
     return read(folder, experiment)
 

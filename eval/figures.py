@@ -155,7 +155,9 @@ def read(experiment: str, folder: Path | None = None) -> ExperimentFigures:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.figures", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml")
+    parser.add_argument(
+        "--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml, or the path of a file"
+    )
     options = parser.parse_args(arguments)
     try:
         experiment = load(experiment_path(options.experiment))

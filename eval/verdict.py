@@ -34,7 +34,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.artifact import ArtifactStore
-from engine.config import Resolved, check_lock, experiment_path, load, validate
+from engine.config import Resolved, argument, check_lock, experiment_path, load, validate
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import RetainError
 from engine.output import make_decoration
@@ -202,7 +202,9 @@ def _word(row: Row) -> Text:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.verdict", description="Exit criteria against artifacts.")
-    parser.add_argument("--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml")
+    parser.add_argument(
+        "--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml, or the path of a file"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--all", action="store_true", help="show criteria of stages still to be built, too")
     options = parser.parse_args(arguments)
@@ -229,7 +231,7 @@ def main(arguments: Sequence[str]) -> int:
         names = ", ".join(f"{row.verdict.stage}.{row.verdict.metric}" for row in failed)
         console.print(f"{len(failed)} of {gating} gating criteria are missed or not measured: {names}")
         if any(row.state == "not run" for row in failed):
-            console.print(f"Some stages have not run. `make run EXPERIMENT={resolved.tag}` runs them")
+            console.print(f"Some stages have not run. `make run EXPERIMENT={argument(resolved.path)}` runs them")
     else:
         console.print(f"All {gating} gating criteria of the stages that exist are met.")
     for stage, warning in warned:

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.artifact import current, open_artifact
-from engine.config import experiment_path, load
+from engine.config import argument, experiment_path, load
 from engine.errors import ArtifactError, RetainError
 from engine.output import make_decoration
 from engine.paths import NOT_THERE, why_unreadable
@@ -144,12 +144,15 @@ def read(text_eval: Path, messages: Path | None = None) -> Report:
     return Report(measures, bank, examples, _probes(found, text_eval))
 
 
-def latest(tag: str) -> Report:
-    """Of what completed last. Raises ArtifactError where nothing did."""
+def latest(tag: str, argument: str) -> Report:
+    """Of what completed last in the experiment `tag`, for which EXPERIMENT is set to `argument`. Raises ArtifactError
+    where nothing did."""
     store = open_store(store_url())
     found = current(Path(store.url), tag)
     if "text_eval" not in found:
-        raise ArtifactError(f"experiment {tag} has no text_eval in {store.url}: run `make run EXPERIMENT={tag}` first")
+        raise ArtifactError(
+            f"experiment {tag} has no text_eval in {store.url}: run `make run EXPERIMENT={argument}` first"
+        )
     # A run that ended in between leaves a bank of the policy before.
     bank = found.get("messages")
     same = bank is not None and _policy(bank) == _policy(found["text_eval"])
@@ -296,10 +299,13 @@ def _table(title: str, first: str) -> Table:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.words", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml")
+    parser.add_argument(
+        "--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml, or the path of a file"
+    )
     options = parser.parse_args(arguments)
     try:
-        report = latest(load(experiment_path(options.experiment)).tag)
+        resolved = load(experiment_path(options.experiment))
+        report = latest(resolved.tag, argument(resolved.path))
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

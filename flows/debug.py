@@ -46,7 +46,7 @@ def debug_request(plan: Plan, name: str) -> StageRequest:
         if manifest is None:
             raise RetainError(
                 f"{name} reads {upstream}, which has not completed in {plan.store.url}. "
-                f"Run make run EXPERIMENT={plan.experiment.tag} first"
+                f"Run make run EXPERIMENT={plan.named} first"
             )
         inputs[upstream], digests[upstream] = current[upstream], manifest.digest
     work = Path(plan.store.url) / "debug" / f"{plan.experiment.tag}-{name}"

@@ -28,9 +28,13 @@ MAX_METRICS = 4  # of a stage whose row shows each of them
 
 @dataclass(frozen=True)
 class Plan:
-    """The wanted stages in topological order, with all parts of their identities except the digests of their inputs."""
+    """The wanted stages in topological order, with all parts of their identities except the digests of their inputs.
+
+    `named` is what EXPERIMENT is set to for this experiment: its name, or the path of its file.
+    """
 
     experiment: Experiment
+    named: str
     store: Store
     stages: tuple[Stage, ...]
     sources: Mapping[str, Source]
@@ -157,6 +161,7 @@ def make_plan(name: str, wanted: Iterable[str] = (), *, to_run: bool = True) -> 
     store = open_store(store_url())
     return Plan(
         experiment=experiment,
+        named=config.argument(config.experiment_path(name)),
         store=store,
         stages=stages,
         sources=preflight.check(experiment, stages, Path(store.url) / "downloads", to_run=to_run),

@@ -181,7 +181,7 @@ def show_words(plan: Plan, board: Board, console: Console, whole: bool) -> None:
     for part in words.whole(report) if whole else words.short(report):
         console.print(part, highlight=False)
     if not whole:
-        console.print(f"the rest of it: make words{_experiment(plan.experiment.tag)}", style="dim", highlight=False)
+        console.print(f"the rest of it: make words{_experiment(plan.named)}", style="dim", highlight=False)
     console.print()
 
 
@@ -229,11 +229,11 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
     show_exceptions(release.left_out, release.overrides, console)
     body = json.dumps(examples(release.spec, release.terms)["customer"]["value"])
     console.print(f"release: {folder}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"serve it with `make serve{_experiment(plan.experiment.tag)}`, then ask:")
+    console.print(f"serve it with `make serve{_experiment(plan.named)}`, then ask:")
     # Not through the console, which wraps: the command is to be copied and has to stay on one line.
     print(f"curl -s localhost:8000/retain -H 'content-type: application/json' -d {shlex.quote(body)}")
 
 
-def _experiment(tag: str) -> str:
+def _experiment(named: str) -> str:
     """The argument that a make target needs for the experiment; empty for the default one."""
-    return "" if tag == "local" else f" EXPERIMENT={tag}"
+    return "" if named == "local" else f" EXPERIMENT={named}"

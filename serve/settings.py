@@ -12,7 +12,9 @@ RETAIN_HOST, PORT: where to listen (HOST itself is a name that shells and compil
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.artifact import MANIFEST, current, open_artifact, parse_manifest
+from engine.config import is_path, tag_of
 from engine.errors import ArtifactError, RetainError
 from engine.paths import NOT_THERE, path_of, why_unreadable
 from engine.store import open_store, store_url
@@ -58,12 +61,15 @@ def read(environment: Mapping[str, str]) -> Settings:
     port = environment.get("PORT") or "8000"
     if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise RetainError(f"PORT={port}: wants a number from 0 to 65535 (0: any free port)")
-    experiment = environment.get("EXPERIMENT") or DEFAULT_EXPERIMENT
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", experiment):
-        raise RetainError(f"EXPERIMENT={experiment!r}: wants the name of an experiment, such as {DEFAULT_EXPERIMENT}")
+    named = environment.get("EXPERIMENT") or DEFAULT_EXPERIMENT
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", named) and not _is_file(named):
+        raise RetainError(
+            f"EXPERIMENT={named!r}: wants the name of an experiment, such as {DEFAULT_EXPERIMENT}, or the path of its "
+            "file"
+        )
     release = environment.get("RELEASE_PATH")
     return Settings(
-        release=_folder("RELEASE_PATH", release) if release else _current(experiment),
+        release=_folder("RELEASE_PATH", release) if release else _current(named),
         parts={part: _folder(name, environment[name]) for part, name in OVERRIDES.items() if environment.get(name)},
         router=_router(environment),
         host=environment.get("RETAIN_HOST") or "127.0.0.1",
@@ -136,6 +142,10 @@ def load_release(settings: Settings) -> tuple[str, Release]:
     return "+".join((digest, *release.replaced)), release
 
 
+def _is_file(named: str) -> bool:
+    return is_path(named) and os.path.isfile(os.path.expanduser(named))
+
+
 def _folder(name: str, value: str) -> Path:
     folder = path_of(name, value)
     try:
@@ -149,11 +159,12 @@ def _folder(name: str, value: str) -> Path:
     return folder.resolve()
 
 
-def _current(experiment: str) -> Path:
+def _current(named: str) -> Path:
+    experiment = tag_of(Path(named)) if is_path(named) else named
     store = open_store(store_url())
     folder = current(Path(store.url), experiment).get("release")
     if folder is None:
-        run = "make run" if experiment == DEFAULT_EXPERIMENT else f"make run EXPERIMENT={experiment}"
+        run = "make run" if named == DEFAULT_EXPERIMENT else f"make run EXPERIMENT={shlex.quote(named)}"
         raise RetainError(
             f"experiment {experiment} has no release in {store.url}: run `{run}` first, or set RELEASE_PATH"
         )

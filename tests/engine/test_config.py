@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from engine import config
 from engine.config import (
     Resolved,
+    argument,
     check_lock,
     digest,
     experiment_path,
@@ -226,11 +227,42 @@ def test_an_error_in_an_included_file_names_that_file(tmp_path: Path) -> None:
     assert message == f"{tmp_path / 'split.yaml'}:3: key 'risk.split.test' is True: input should be a valid number"
 
 
-def test_what_is_missing_from_an_included_file_names_the_including_line(tmp_path: Path) -> None:
+def test_what_is_missing_from_an_included_file_names_that_file_and_the_including_line(tmp_path: Path) -> None:
     (tmp_path / "split.yaml").write_text("train: 0.7\n")
     text = BASE.replace("{train: 0.7, test: 0.3}", "!include split.yaml")
     message = refusal(tmp_path, text)
-    assert message == f"{tmp_path / 'experiment_base.yaml'}:8: key 'risk.split.test' is missing"
+    including = f"{tmp_path / 'experiment_base.yaml'}:8"
+    assert message == f"{tmp_path / 'split.yaml'}:1 (included at {including}): key 'risk.split.test' is missing"
+
+
+def test_an_included_file_replaces_what_the_parent_has_there(tmp_path: Path) -> None:
+    write(tmp_path, "base", BASE)
+    (tmp_path / "split.yaml").write_text("train: 0.7\n")
+    child = write(tmp_path, "child", "extends: base\ntag: child\nrisk: {depth: 4, split: !include split.yaml}\n")
+    assert load(child).data["risk"]["split"] == {"train": 0.7}
+    assert load(child).data["risk"]["kind"] == "gbm"
+    with pytest.raises(ConfigError) as caught:
+        validate(load(child), Toy)
+    # Not the parent's line, on which there is a `test`.
+    assert str(caught.value) == f"{tmp_path / 'split.yaml'}:1 (included at {child}:3): key 'risk.split.test' is missing"
+    grandchild = write(tmp_path, "last", "extends: child\ntag: last\nrisk: {split: {test: 0.3}}\n")
+    assert load(grandchild).data["risk"]["split"] == {"train": 0.7, "test": 0.3}
+
+
+def test_an_error_in_a_list_that_replaces_the_parents_names_the_childs_line(tmp_path: Path) -> None:
+    class Item(Strict):
+        name: str
+        size: int
+
+    class Listed(Strict):
+        tag: str
+        items: tuple[Item, ...] = Field(min_length=1)
+
+    write(tmp_path, "base", "tag: base\nitems:\n  - name: a\n    size: 1\n  - name: b\n    size: 2\n")
+    child = write(tmp_path, "child", "extends: base\ntag: child\nitems:\n  - name: c\n")
+    with pytest.raises(ConfigError) as caught:
+        validate(load(child), Listed)
+    assert str(caught.value) == f"{child}:4: key 'items.0.size' is missing"
 
 
 def test_a_child_can_change_a_key_of_what_the_parent_includes(tmp_path: Path) -> None:
@@ -270,6 +302,72 @@ def test_the_same_file_may_be_included_twice_side_by_side(tmp_path: Path) -> Non
     (tmp_path / "split.yaml").write_text("train: 0.7\n")
     data = load(write(tmp_path, "a", "tag: a\nx: !include split.yaml\ny: !include split.yaml\n")).data
     assert data["x"] == data["y"] == {"train": 0.7}
+
+
+# --- files elsewhere ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for files of one's own, beside a house whose one experiment is `base`."""
+    configs, own = tmp_path / "ops" / "configs", tmp_path / "my files"
+    configs.mkdir(parents=True)
+    own.mkdir()
+    write(configs, "base", BASE)
+    monkeypatch.setattr(config, "CONFIGS", configs)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return own
+
+
+@pytest.mark.parametrize("named", ["{own}/mine.yaml", "my files/mine.yaml", "~/my files/mine.yaml"])
+def test_an_experiment_is_named_by_the_path_of_its_file(house: Path, named: str) -> None:
+    (house / "mine.yaml").write_text("extends: base\ntag: mine\nrisk: {depth: 4}\n")
+    path = experiment_path(named.format(own=house))
+    assert path == house / "mine.yaml"
+    toy = validate(load(path), Toy)
+    assert (toy.tag, toy.risk.depth, toy.risk.kind) == ("mine", 4, "gbm")
+    # What a hint has to say behind EXPERIMENT=
+    assert argument(path) == f"'{path}'"
+    assert argument(experiment_path("base")) == "base"
+
+
+@pytest.mark.parametrize("parent", ["{own}/above.yml", "./above.yml", "~/my files/above.yml"])
+def test_a_path_is_extended_as_a_name_is(house: Path, parent: str) -> None:
+    (house / "above.yml").write_text("extends: base\ntag: above\nrisk: {depth: 5}\n")
+    mine = house / "experiment_mine.yaml"
+    mine.write_text(f"extends: {parent.format(own=house)}\ntag: mine\nrisk: {{kind: linear}}\n")
+    risk = validate(load(experiment_path(str(mine))), Toy).risk
+    assert (risk.depth, risk.kind, risk.rate) == (5, "linear", 0.05)
+
+
+@pytest.mark.parametrize("file", ["{own}/split.yaml", "../my files/split.yaml", "~/my files/split.yaml"])
+def test_a_file_elsewhere_is_included(house: Path, file: str) -> None:
+    (house / "split.yaml").write_text("train: 0.5\ntest: 0.5\n")
+    (house / "mine.yaml").write_text(
+        f"extends: base\ntag: mine\nrisk: {{split: !include '{file.format(own=house)}'}}\n"
+    )
+    assert validate(load(house / "mine.yaml"), Toy).risk.split == Split(train=0.5, test=0.5)
+
+
+def test_an_experiment_beside_is_extended_before_one_of_the_house(house: Path) -> None:
+    write(house, "base", BASE.replace("depth: 3", "depth: 9"))
+    (house / "mine.yaml").write_text("extends: base\ntag: mine\n")
+    assert validate(load(house / "mine.yaml"), Toy).risk.depth == 9
+
+
+def test_a_file_elsewhere_has_a_name_of_its_own(house: Path) -> None:
+    path = write(house, "base", BASE)
+    with pytest.raises(ConfigError, match=r"'base' is the name of .*write into the same folder of the store"):
+        experiment_path(str(path))
+    assert experiment_path(str(config.CONFIGS / "experiment_base.yaml")) == config.CONFIGS / "experiment_base.yaml"
+
+
+def test_a_path_that_leads_nowhere(house: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"no experiment 'no.yaml': {house.parent}/no.yaml does not exist. Known: base"
+    ):
+        experiment_path("no.yaml")
 
 
 # --- wrong keys and values ---------------------------------------------------------------------------------------
@@ -332,6 +430,46 @@ def test_a_number_that_yaml_reads_as_text_is_told_how_to_write_it(tmp_path: Path
     assert "key 'risk.rate' is '1e-3': input should be a valid number" in message
     assert "1.0e-3" in message
     assert validate(load(write(tmp_path, "base", BASE.replace("0.05", "1.0e-3"))), Toy).risk.rate == 0.001
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("kind: gbm", "kind: yes", "risk.kind' is True: input should be 'gbm' or 'linear'"),
+        ("[age, tenure]", "[age, yes]", """risk.columns.1' is True: input should be a valid string; write "yes", in \
+quotes: without them YAML reads it as true"""),
+        ("[age, tenure]", "[age, Off]", """write "Off", in quotes: without them YAML reads it as false"""),
+        ("[age, tenure]", "[age, null]", """write "null", in quotes: without them YAML reads it as null"""),
+        ("[age, tenure]", "[age, 1.50]", """risk.columns.1' is 1.5: input should be a valid string; write "1.50", in \
+quotes"""),
+    ],
+)  # fmt: skip
+def test_a_text_that_yaml_reads_otherwise_is_told_how_to_write_it(
+    tmp_path: Path, before: str, after: str, said: str
+) -> None:
+    message = refusal(tmp_path, BASE.replace(before, after))
+    assert message.endswith(said)
+    assert "\n" not in message
+
+
+def test_a_value_of_either_kind_has_one_line(tmp_path: Path) -> None:
+    class Either(Strict):
+        tag: str
+        value: str | int
+
+    path = write(tmp_path, "a", "tag: a\nvalue: yes\n")
+    with pytest.raises(ConfigError) as caught:
+        validate(load(path), Either)
+    assert str(caught.value) == (
+        f"{path}:2: key 'value' is True: input should be a valid string or a valid integer; "
+        'write "yes", in quotes: without them YAML reads it as true'
+    )
+
+
+@pytest.mark.parametrize(("stands", "read"), [("010", 8), ("0x1F", 31), ("0b11", 3), ("12:30", 750), ("1:30.5", 90.5)])
+def test_a_code_that_yaml_would_calculate_with_is_refused(tmp_path: Path, stands: str, read: float) -> None:
+    message = refusal(tmp_path, BASE.replace("depth: 3", f"depth: {stands}"))
+    assert message.endswith(f"experiment_base.yaml:3: YAML reads {stands} as {read}; put it in quotes, or write {read}")
 
 
 def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:

@@ -140,10 +140,10 @@ def test_a_bank_of_another_policy_is_not_shown_beside(tmp_path: Path, monkeypatc
     for other, shown in (("a", True), ("b", False)):
         for folder, policy in zip(made.values(), ("a", other)):
             (folder / "identity.json").write_text(json.dumps({"inputs": {"ppo_text": policy}}))
-        assert bool(words.latest("local").bank) == shown
+        assert bool(words.latest("local", "local").bank) == shown
     (made["messages"] / "identity.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"identity\.json is missing or damaged"):
-        words.latest("local")
+        words.latest("local", "local")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def toy_plan(
     costs = experiment.costs.model_copy(update={"budget_usd": budget_usd})
     config = {"steps": steps, "pause_s": pause_s, "scale": 1.0}
     return Plan(
+        named="toy",
         experiment=experiment.model_copy(update={"execution": execution, "costs": costs, "criteria": {}}),
         store=FolderStore(root),
         stages=stages,

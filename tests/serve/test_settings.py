@@ -42,6 +42,20 @@ def test_without_a_path_the_current_release_is_served(store: Path, monkeypatch: 
     assert load_release(settings)[1].experiment == "toy"
 
 
+def test_the_experiment_may_be_named_by_the_path_of_its_file(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETAIN_STORE", str(store))
+    for file in ("toy.yaml", "experiment_toy.yaml", "nothing.yaml"):
+        (tmp_path / file).touch()
+    assert load_release(read({"EXPERIMENT": str(tmp_path / "toy.yaml")}))[1].experiment == "toy"
+    assert load_release(read({"EXPERIMENT": str(tmp_path / "experiment_toy.yaml")}))[1].experiment == "toy"
+    with pytest.raises(RetainError, match=rf"run `make run EXPERIMENT={tmp_path}/nothing.yaml` first"):
+        read({"EXPERIMENT": str(tmp_path / "nothing.yaml")})
+    with pytest.raises(RetainError, match="wants the name of an experiment, such as local, or the path of its file"):
+        read({"EXPERIMENT": str(tmp_path / "missing.yaml")})
+
+
 def test_a_part_is_overridden_by_the_playbook_s_names(artifact: Path, store: Path, tmp_path: Path) -> None:
     part(tmp_path / "risk", dataset("telco"), seed=8)
     other = publish(tmp_path / "store", "risk", tmp_path / "risk")
