@@ -36,6 +36,14 @@ LARGEST = 3.4028234663852886e38
 LARGEST_INTEGER = 2**53 - 1
 
 
+class DescriptionError(ValueError):
+    """A description that can't be used: what is wrong with what stands at `path`, keys and places that lead there."""
+
+    def __init__(self, problem: str, *path: str | int) -> None:
+        super().__init__(problem)
+        self.path = path
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -43,17 +51,25 @@ class _Frozen(BaseModel):
 class Source(_Frozen):
     """Where the table's CSV is found, and how it is written.
 
-    `files`: names looked for in a data folder (`.gz` is decompressed). `members`: the way through nested zip
-    files of the download, outermost first. `sha256` is that of the decompressed CSV.
+    `files`: names looked for in a data folder (`.gz` is decompressed), or absolute paths. `url`: of its download; none
+    for a table of one's own. `members`: the way through nested zip files of the download, outermost first. `sha256` is
+    that of the decompressed CSV; a table without one is taken as it is. `decimal`: what stands before the decimals.
     """
 
     files: tuple[str, ...] = Field(min_length=1)
-    url: str
+    url: str | None = None
     members: tuple[str, ...] = ()
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     licence: str
     separator: Literal[",", ";", "\t", "|"]
     encoding: Literal["utf-8", "latin-1"]
+    decimal: Literal[".", ","] = Field(default=".", exclude_if=lambda decimal: decimal == ".")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Source:
+        if self.separator == self.decimal:
+            raise DescriptionError("the decimal sign is the same, so that a number would be two cells", "separator")
+        return self
 
 
 class Target(_Frozen):
@@ -69,10 +85,11 @@ class Column(_Frozen):
     none, and never a feature, so no model, no policy and no reason holds it.
 
     `missing`: a number that means "no value" (pdays 999: never contacted); it may lie outside the bounds. `blank`:
-    what training does with an empty cell; `blank_value`: what it stands for in a request. A blank total charge is taken
-    of customers of tenure 0 only, in a table as in a request: they have no total yet, anybody else's is lost.
-    `outside`: what becomes of a request in which the number is not plausible (retain/plausible.py). `leak`: known only
-    after the outcome, so never a feature. `protected`: shown by group, never seen by a policy.
+    what training does with a row whose cell is empty: it refuses the table, drops the row, or keeps it, the cell then
+    being `blank_value`, or `missing` where there is none. `blank_value`: what a blank stands for in a request. A blank
+    total charge is taken of customers of tenure 0 only, in a table as in a request: they have no total yet, anybody
+    else's is lost. `outside`: what becomes of a request in which the number is not plausible (retain/plausible.py).
+    `leak`: known only after the outcome, so never a feature. `protected`: shown by group, never seen by a policy.
     """
 
     name: str = Field(min_length=1)
@@ -82,7 +99,7 @@ class Column(_Frozen):
     maximum: float | None = None
     integer: bool = False
     missing: float | None = None
-    blank: Literal["error", "drop"] = "error"
+    blank: Literal["error", "drop", "keep"] = "error"
     blank_value: float | None = None
     outside: Literal["refuse", "warn"] | None = Field(default=None, exclude_if=lambda value: value is None)
     protected: bool = False
@@ -100,6 +117,14 @@ class Column(_Frozen):
             raise ValueError(f"column {self.name!r} is a flag: values are [false, true]")
         if self.kind == "category" and len(self.values) < 2:
             raise ValueError(f"column {self.name!r} is a category: values lists the two or more that are allowed")
+        if self.blank == "keep" and not is_nullable(self):
+            raise DescriptionError(
+                "a blank is kept as the number that stands for none: write `missing: -1`, or another number that no "
+                "customer has. Of a category list '' among its values instead",
+                "blank",
+            )
+        if self.kind == "id" and self.blank != "error":
+            raise DescriptionError(f"column {self.name!r} is an id, which every customer has", "blank")
         if self.kind == "text" and (self.protected or self.leak or self.blank != "error"):
             raise ValueError(f"column {self.name!r} is a text: it is neither protected nor a leak, and may be empty")
         if self.kind in ("id", "number", "text") and self.values:
@@ -117,6 +142,8 @@ class Column(_Frozen):
             raise ValueError(f"column {self.name!r}: missing {self.missing:g} is no value that the column could hold")
         if self.blank_value is not None and abs(self.blank_value) > LARGEST:
             raise ValueError(f"column {self.name!r}: blank_value {self.blank_value:g} is beyond float32")
+        if self.example is not None and not _takes(self, self.example):
+            raise DescriptionError(f"column {self.name!r} doesn't take this value", "example")
         return self
 
 
@@ -136,13 +163,15 @@ class BridgeRole(_Frozen):
 
 
 class DatasetSpec(_Frozen):
-    """A table. `columns` are those of the file without the target, in the file's order."""
+    """A table. `columns` are those of the file without the target, in the file's order; `ignore` names those of the
+    file that nothing reads."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     title: str
     source: Source
     target: Target
     columns: tuple[Column, ...] = Field(min_length=1)
+    ignore: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
     roles: dict[Role, str] = {}
     bridge: tuple[BridgeRole, ...] = ()
 
@@ -158,10 +187,15 @@ class DatasetSpec(_Frozen):
             raise ValueError("the target's positive and negative values are the same")
         for role, name in self.roles.items():
             if name not in names:
-                raise ValueError(f"role {role!r} names column {name!r}, which is not described")
-        for part in self.bridge:
+                raise DescriptionError(f"role {role!r} names column {name!r}, which is not described", "roles", role)
+        for place, name in enumerate(self.ignore):
+            if name in names or name == self.target.column:
+                raise DescriptionError(f"{name!r} is described, too: it is either read or ignored", "ignore", place)
+        for place, part in enumerate(self.bridge):
             if part.column not in names:
-                raise ValueError(f"bridge role {part.role!r} names column {part.column!r}, which is not described")
+                raise DescriptionError(
+                    f"bridge role {part.role!r} names column {part.column!r}, which is not described", "bridge", place
+                )
         roles = bridge_roles(self)
         if len(set(roles)) != len(roles):
             raise ValueError("a bridge role is stated twice")
@@ -177,7 +211,48 @@ class DatasetSpec(_Frozen):
             raise ValueError("a bridge role is told from a text, which is no feature")
         if not feature_columns(self):
             raise ValueError("no column is left as a feature")
+        for place, part in enumerate(self.bridge):
+            if problem := _untestable(part, column(self, part.column)):
+                raise DescriptionError(f"bridge role {part.role!r} {problem}", "bridge", place)
+        if problem := _no_opt_out(self):
+            raise DescriptionError(problem, "roles", "do_not_contact")
         return self
+
+
+def _takes(column: Column, value: str | float) -> bool:
+    """Whether a request may have the value in this column."""
+    if column.kind in ("id", "text"):
+        return column.kind == "id" or (isinstance(value, str) and len(value) <= MAX_TEXT)
+    if column.kind != "number":
+        return value in column.values and type(value) is type(column.values[0])
+    if isinstance(value, str):
+        return False
+    low, high = bounds(column)
+    return value == column.missing or (low <= value <= high and not (column.integer and value % 1))
+
+
+def _untestable(part: BridgeRole, column: Column) -> str | None:
+    """Why a bridge role can't be told from its column; None if it can."""
+    if column.leak:
+        return f"is told from {column.name!r}, a leak, which no request has: name another column"
+    if part.at_least is not None and column.kind != "number":
+        return f"compares {column.name!r}, a {column.kind}, with a number: write `equals` and one of its values"
+    if column.kind in ("flag", "category") and (part.equals is None or not _takes(column, part.equals)):
+        known = ", ".join(map(repr, column.values))
+        return f"waits for {part.equals!r} in {column.name!r}, which is only ever one of {known}"
+    return None
+
+
+def _no_opt_out(spec: DatasetSpec) -> str | None:
+    """Why the column of role do_not_contact can't say whom not to contact; None if it can, or there is no such role."""
+    if "do_not_contact" not in spec.roles:
+        return None
+    told_by = column(spec, spec.roles["do_not_contact"])
+    if told_by.leak:
+        return f"column {told_by.name!r} is a leak, which no request has, so nobody could be contacted: take `leak` out"
+    if told_by.kind in ("id", "text"):
+        return f"column {told_by.name!r} is of kind {told_by.kind}: a flag says whom not to contact, [no, yes]"
+    return None
 
 
 def bounds(column: Column) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from retain.bounds import MAX_PERCENT
-from retain.dataset import DatasetSpec, column, is_nullable, number_of, protected_columns
+from retain.dataset import DatasetSpec, number_of, protected_columns
 from retain.decision import (
     NO_HISTORY,
     Arm,
@@ -42,6 +42,7 @@ from retain.decision import (
 from retain.features import Featurizer, names_without_gaps, without_gaps
 from retain.guard import Guard, GuardInForce
 from retain.message import SITUATIONS, Bank, Message, MessageError, find, footer, situation
+from retain.needs import price_faults
 from retain.plausible import Plausibility, Ranges
 from retain.policy import Policy, PolicyError
 from retain.score import ModelError, Scorer
@@ -413,12 +414,8 @@ def _same_terms(content: object, terms: Terms) -> None:
 
 def _priced(spec: DatasetSpec) -> None:
     """An offer takes a share off the monthly charge, so every customer has to have one."""
-    name = spec.roles.get("monthly_charge")
-    if name is None:
-        raise ReleaseError("schema.json: no column has the role monthly_charge, so no offer has a price")
-    charge = column(spec, name)
-    if charge.kind != "number" or charge.minimum is None or charge.minimum < 0 or is_nullable(charge) or charge.leak:
-        raise ReleaseError(f"schema.json: the monthly charge {name} wants a number from 0 that is never missing")
+    if faults := price_faults(spec):
+        raise ReleaseError(f"schema.json: {faults[0]}")
 
 
 def _objects(content: object, name: str, keys: set[str]) -> tuple[Mapping[str, Any], ...]:

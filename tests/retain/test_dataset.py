@@ -208,3 +208,60 @@ def test_the_number_of_a_role_is_none_where_it_is_missing() -> None:
         assert number_of(described, "tenure", {"tenure": months}) is None
     assert number_of(described, "support", {"TechSupport": "No"}) is None
     assert number_of(spec(content("bank")), "tenure", {"age": 5}) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "path"),
+    [
+        (lambda d: d["source"].update(decimal=","), "the decimal sign is the same", ("separator",)),
+        (lambda d: d["ignore"].append("tenure"), "'tenure' is described, too", ("ignore", 0)),
+        (lambda d: d["ignore"].append("Churn"), "'Churn' is described, too", ("ignore", 0)),
+        (lambda d: d["roles"].update(tenure="months"), "names column 'months'", ("roles", "tenure")),
+        (lambda d: d["columns"][5].update(blank="keep"), "write `missing: -1`", ("blank",)),
+        (lambda d: d["columns"][0].update(blank="drop"), "is an id, which every customer has", ("blank",)),
+        (lambda d: d["columns"][5].update(example=-5), "'tenure' doesn't take this value", ("example",)),
+        (lambda d: d["columns"][5].update(example=2.5), "'tenure' doesn't take this value", ("example",)),
+        (lambda d: d["columns"][5].update(example="5"), "'tenure' doesn't take this value", ("example",)),
+        (lambda d: d["columns"][2].update(example="0"), "'SeniorCitizen' doesn't take this value", ("example",)),
+        (lambda d: d["columns"][7].update(example="yes"), "'MultipleLines' doesn't take this value", ("example",)),
+        (lambda d: d["columns"][3].update(leak=True), "is told from 'Partner', a leak", ("bridge", 1)),
+        (
+            lambda d: d["bridge"][1].update(equals="yes"),
+            "waits for 'yes' in 'Partner', which is only ever one of 'No', 'Yes'",
+            ("bridge", 1),
+        ),
+        (
+            lambda d: d["bridge"].__setitem__(1, {"role": "partner", "column": "Partner", "at_least": 1}),
+            "compares 'Partner', a flag, with a number: write `equals`",
+            ("bridge", 1),
+        ),
+        (lambda d: _opt_out(d, "Dependents", leak=True), "a leak, which no request has", ("roles", "do_not_contact")),
+        (lambda d: _opt_out(d, "customerID"), "is of kind id: a flag says whom not", ("roles", "do_not_contact")),
+    ],
+)
+def test_what_would_be_found_late_is_found_in_the_description(change: Any, said: str, path: tuple[str, ...]) -> None:
+    """By a service that answers nobody, by a cell of the bridge that is always empty, by an example that is refused."""
+    data = content("telco") | {"ignore": []}
+    change(data)
+    with pytest.raises(ValidationError) as caught:
+        spec(data)
+    (error,) = caught.value.errors()
+    assert said in error["msg"]
+    assert error["ctx"]["error"].path == path
+
+
+def _opt_out(data: dict[str, Any], name: str, **changes: Any) -> None:
+    data["roles"]["do_not_contact"] = name
+    next(column for column in data["columns"] if column["name"] == name).update(changes)
+
+
+def test_keys_that_a_table_does_not_state_are_not_in_its_schema() -> None:
+    """Artifacts of tables that were described before the keys were there keep their bytes."""
+    data = content("bank")
+    plain = spec(data).model_dump(mode="json")
+    assert "ignore" not in plain
+    assert "decimal" not in plain["source"]
+    data["source"]["decimal"], data["ignore"] = ",", ["note"]
+    stated = spec(data)
+    assert (stated.source.decimal, stated.ignore) == (",", ("note",))
+    assert DatasetSpec.model_validate_json(stated.model_dump_json()) == stated
