@@ -344,7 +344,7 @@ def _include(node: yaml.Node, path: Path, file: _Read, key: Key, seen: tuple[Pat
     return value
 
 
-def _scalar(node: yaml.ScalarNode, where: str, file: _Read, key: Key) -> str | int | float | bool | None:
+def _scalar(node: yaml.Node, where: str, file: _Read, key: Key) -> str | int | float | bool | None:
     try:
         value = SafeConstructor().construct_object(node)
     except (yaml.YAMLError, ValueError, KeyError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from engine.errors import DataError
@@ -14,6 +14,7 @@ from flows import sources
 from flows.sources import Source
 from flows.wanted import Wanted, table_files, text_files, weight_files
 from tasks.config import BaseConfig, Experiment, TableConfig
+from tasks.data import synthetic
 
 PROBE_S = 10.0  # for all servers together to say whether they have a file
 PROBE_IN_VAIN_S = 2.0  # the same for a run that is refused anyway
@@ -50,15 +51,14 @@ def _refusal(experiment: Experiment, missing: Mapping[str, Mapping[str, str]], n
     """`missing`: stage -> file -> what was tried; `no_gpu`: a line if a GPU is needed and there is none."""
     files = [f"  {stage}: {name} ({tried})" for stage in missing for name, tried in missing[stage].items()]
     lines = [f"{experiment.tag} can't run here."]
-    if any(stage != "base" for stage in missing):
+    if any(stage != "base" for stage in missing) and experiment.synthetic_data == "refuse":
         lines[0] += " It refuses synthetic data, and these files are missing:"
     elif files:
         lines[0] += " These files are missing:"
     lines += [*files, *no_gpu]
     if any(stage != "base" for stage in missing):
-        lines.append(
-            "Set RETAIN_DATA_DIR to a folder that has them, or run where the network reaches their public source"
-        )
+        public = ", or run where the network reaches their public source" if _is_public(experiment, missing) else ""
+        lines.append(f"Set RETAIN_DATA_DIR to a folder that has them{public}")
     if "base" in missing:
         lines.append(_weights_advice(experiment.stages.base))
     if no_gpu:
@@ -67,6 +67,12 @@ def _refusal(experiment: Experiment, missing: Mapping[str, Mapping[str, str]], n
             "own"
         )
     return "\n".join(lines)
+
+
+def _is_public(experiment: Experiment, missing: Iterable[str]) -> bool:
+    """Whether all that is missing could be downloaded: a table of one's own has no public source."""
+    configs = [getattr(experiment.stages, stage) for stage in missing]
+    return all(config.dataset.source.url for config in configs if isinstance(config, TableConfig))
 
 
 def has_gpu() -> bool:
@@ -96,7 +102,9 @@ def _wanted(experiment: Experiment, stages: Sequence[Stage]) -> dict[str, tuple[
 
 def _needs_all(experiment: Experiment, stage: str) -> bool:
     """Whether the stage can't run if one of its files is missing: `base`, and every stage without synthetic data."""
-    return stage == "base" or experiment.synthetic_data == "refuse"
+    config = getattr(experiment.stages, stage)
+    made_up = experiment.synthetic_data == "allow" and not isinstance(config, BaseConfig)
+    return not made_up or (isinstance(config, TableConfig) and not synthetic.makes(config.dataset))
 
 
 def _no_gpu(experiment: Experiment, stages: Sequence[Stage]) -> list[str]:

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import importlib.util
 import json
+import os
 import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -188,7 +189,7 @@ def _is_here(file: Wanted, data_dir: Path | None, cache: Path, notes: list[str])
     """Whether there is a file of the name where `_here` would read one."""
     if file.package is not None:
         return _in_package(file, notes) is not None
-    return _in_folder(file, data_dir, notes) is not None or (cache / cached_name(file)).is_file()
+    return _in_folder(file, data_dir, notes) is not None or (_is_kept(file) and (cache / cached_name(file)).is_file())
 
 
 def _here(file: Wanted, data_dir: Path | None, cache: Path, notes: list[str]) -> SourceFile | None:
@@ -196,6 +197,11 @@ def _here(file: Wanted, data_dir: Path | None, cache: Path, notes: list[str]) ->
     if file.package is not None:
         return _from_package(file, notes)
     return _from_folder(file, data_dir, cache, notes) or _from_cache(file, cache, notes)
+
+
+def _is_kept(file: Wanted) -> bool:
+    """Whether a download of the file would have a name of its own in the cache."""
+    return file.url is not None or file.sha256 is not None
 
 
 def _in_package(file: Wanted, notes: list[str]) -> Path | None:
@@ -224,14 +230,19 @@ def _from_package(file: Wanted, notes: list[str]) -> SourceFile | None:
 
 
 def _in_folder(file: Wanted, data_dir: Path | None, notes: list[str]) -> Path | None:
-    if data_dir is None:
-        notes.append("RETAIN_DATA_DIR is not set")
-        return None
+    """Where the file is: under one of its names in the data folder, or at the absolute path that is its name."""
     names = [*file.names, *(f"{name}.gz" for name in file.names if not name.endswith(".gz"))]
+    own = [Path(os.path.expanduser(name)) for name in names]
+    if data_dir is None:
+        paths = [path for path in own if path.is_absolute()]
+    else:
+        paths = [data_dir / path for path in own]  # which leaves an absolute one as it is
     # A link that leads nowhere is a file that can't be read, not one that was never there.
-    path = next((data_dir / name for name in names if _is_there(data_dir / name)), None)
-    if path is None:
-        notes.append(f"{data_dir} has no {file.names[0]}")
+    path = next((path for path in paths if _is_there(path)), None)
+    if path is None and own[0].is_absolute():
+        notes.append(f"{own[0]} does not exist")
+    elif path is None:
+        notes.append("RETAIN_DATA_DIR is not set" if data_dir is None else f"{data_dir} has no {file.names[0]}")
     return path
 
 
@@ -279,6 +290,8 @@ def _from_folder(file: Wanted, data_dir: Path | None, cache: Path, notes: list[s
 
 
 def _from_cache(file: Wanted, cache: Path, notes: list[str]) -> SourceFile | None:
+    if not _is_kept(file):
+        return None
     path = cache / cached_name(file)
     try:
         digest = sha256_of(path)

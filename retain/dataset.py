@@ -65,12 +65,6 @@ class Source(_Frozen):
     encoding: Literal["utf-8", "latin-1"]
     decimal: Literal[".", ","] = Field(default=".", exclude_if=lambda decimal: decimal == ".")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Source:
-        if self.separator == self.decimal:
-            raise DescriptionError("the decimal sign is the same, so that a number would be two cells", "separator")
-        return self
-
 
 class Target(_Frozen):
     column: str

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.criteria import Criterion
-from retain.dataset import DatasetSpec
+from retain.dataset import DatasetSpec, DescriptionError, feature_columns
 from retain.guard import GuardWords, in_force
 from retain.offers import Cap, Decay, Months, NotNegative, Offers, Percent, Positive, Share
 from retain.rules import RulesError, RuleWords
@@ -691,6 +691,19 @@ class Stages(_Block):
     text_eval: TextEvalKeys
     messages: MessagesKeys
     release: ReleaseKeys
+
+    @model_validator(mode="after")
+    def _bridged(self) -> Stages:
+        """`accept` would say so when it runs, after the table was read."""
+        known = [column.name for column in feature_columns(self.campaigns.dataset)]
+        for place, name in enumerate(self.accept.bridge_columns):
+            if name not in known:
+                raise DescriptionError(
+                    f"no feature of the table {self.campaigns.dataset.name!r} of stages.campaigns: state those of its "
+                    f"columns that a customer could have too, among {', '.join(known)}",
+                    *("accept", "bridge_columns", place),
+                )
+        return self
 
 
 # -- money, execution, operation ------------------------------------------------------------------------------------

@@ -9,14 +9,12 @@ every cell of a large file may be wrong.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
-import yaml
 
 from engine.errors import DataError
 from retain.dataset import (
@@ -27,20 +25,19 @@ from retain.dataset import (
     DatasetSpec,
     bounds,
     feature_columns,
-    is_blank,
     is_id,
     total_and_tenure,
 )
 from retain.dataset import column as column_of
 from retain.features import Featurizer, is_missing
-from tasks.data import text
+from retain.needs import CHARGE
+from tasks.data import remedies, text
+from tasks.data.cells import is_empty, number, spells_none
+from tasks.data.remedies import LISTED, ignoring
 
-TAKE_OUT = "take it out of the table and out of the description"
 EXAMPLES = 3  # of a column's faults
 REPORTED = 20  # columns
 SHOWN = 60  # characters of a cell or a value
-LISTED = 12  # values in a message, or new ones in a line to write
-LONGEST_LINE = 600
 # Numbers that a model sees in all: 1 GB as float32, of which a training holds more than one copy. The bank's calls are
 # 2.6 million.
 MOST_FEATURES = 250_000_000
@@ -57,12 +54,18 @@ class Fault:
     remedy: str  # what to write into the description to take the column as it is; "" where nothing should
 
 
-def check(cells: text.Text, spec: DatasetSpec) -> None:
-    """Raises DataError with the faults of each column, in the file's order."""
-    _check_informative(cells, spec)
-    faults = [fault for name in cells.columns if (fault := _fault(cells, spec, name)) is not None]
+def check(cells: text.Text, spec: DatasetSpec, more: Sequence[str] = ()) -> None:
+    """Raises DataError with all that is wrong: columns that say nothing, the faults of each other column, in the file's
+    order, and `more`, which was found elsewhere."""
+    empty, constant = _empty(cells, spec), _constant(cells, spec)
+    faults = [fault for name in cells.columns if name not in empty and (fault := _fault(cells, spec, name)) is not None]
+    silent = {name: constant[name] for name in constant.keys() - {fault.column for fault in faults}} | empty
+    lines = [f"column {name!r} {silent[name]}" for name in cells.columns if name in silent]
     if faults:
-        raise DataError(_report(faults, spec))
+        lines.append(_report(faults, spec))
+    lines += more
+    if lines:
+        raise DataError("\n".join(f"{spec.source.files[0]}: {line}" for line in lines))
 
 
 def check_size(rows: int, spec: DatasetSpec) -> None:
@@ -74,7 +77,7 @@ def check_size(rows: int, spec: DatasetSpec) -> None:
     raise DataError(
         f"{spec.source.files[0]}: {rows:,} rows of {features:,} features are more than {MOST_FEATURES:,} numbers. "
         f"Every value of a category is a feature, and column {widest.name!r} has {len(widest.values):,}: give it fewer "
-        f"values, {TAKE_OUT}, or lower `max_rows`"
+        f"values, lower `max_rows`, or {ignoring(widest.name)}"
     )
 
 
@@ -85,26 +88,45 @@ def check_known(columns: Mapping[str, Any], spec: DatasetSpec) -> None:
         if column.missing is not None and is_missing(column, np.asarray(columns[column.name])[train]).all():
             raise DataError(
                 f"{spec.source.files[0]}: column {column.name!r} is {column.missing:g}, which stands for none, in "
-                f"every row of the training part, so nothing can be learnt from it. Fill it, or {TAKE_OUT}"
+                f"every row of the training part, so nothing can be learnt from it. Fill it, or {ignoring(column.name)}"
             )
 
 
-def _check_informative(cells: text.Text, spec: DatasetSpec) -> None:
-    name = spec.source.files[0]
+def _empty(cells: text.Text, spec: DatasetSpec) -> dict[str, str]:
+    """Column -> what is wrong with one that has no value in any row; who has no name has none."""
     texts = {column.name for column in spec.columns if column.kind == "text"}
-    for column, values in cells.columns.items():
-        if column in texts:  # nothing is learnt from it, and who has no name has none
-            continue
-        distinct = set(values)
-        if all(is_blank(value) for value in distinct):
-            raise DataError(f"{name}: column {column!r} is empty in every row. Fill it, or {TAKE_OUT}")
-        if len(distinct) == 1 and cells.rows > 1:
-            only = _short(next(iter(distinct)))
-            what = "the target has one class" if column == spec.target.column else "the column is constant"
-            raise DataError(
-                f"{name}: column {column!r} is {only} in every row: {what}, so nothing can be learnt from it. "
-                f"Give a table in which it varies{'' if column == spec.target.column else f', or {TAKE_OUT}'}"
+    return {
+        name: "is empty in every row. Fill it" + _or_ignore(spec, name)
+        for name, values in cells.columns.items()
+        if name not in texts and all(spells_none(value) and value not in _known(spec, name) for value in set(values))
+    }
+
+
+def _constant(cells: text.Text, spec: DatasetSpec) -> dict[str, str]:
+    """Column -> what is wrong with one that has the same value in every row."""
+    # Nothing is learnt from a text. A charge that all pay is a price, an opt-out that nobody has made yet still is one,
+    # and a role of the bridge may hold for everybody.
+    may_be = {column.name for column in spec.columns if column.kind == "text"} | {part.column for part in spec.bridge}
+    may_be |= {spec.roles[role] for role in (CHARGE, "do_not_contact") if role in spec.roles}
+    constant = {}
+    for name, values in cells.columns.items():
+        if name not in may_be and cells.rows > 1 and len(set(values)) == 1:
+            what = "the target has one class" if name == spec.target.column else "the column is constant"
+            constant[name] = (
+                f"is {_short(values[0])} in every row: {what}, so nothing can be learnt from it. Give a table in which "
+                f"it varies{_or_ignore(spec, name)}"
             )
+    return constant
+
+
+def _or_ignore(spec: DatasetSpec, name: str) -> str:
+    return "" if name == spec.target.column else f", or {ignoring(name)}"
+
+
+def _known(spec: DatasetSpec, name: str) -> set[str]:
+    """The texts that a flag, a category or the target may be."""
+    target = (spec.target.negative, spec.target.positive)
+    return set(map(str, target if name == spec.target.column else column_of(spec, name).values))
 
 
 # -- one column
@@ -118,25 +140,26 @@ def _fault(cells: text.Text, spec: DatasetSpec, name: str) -> Fault | None:
     if not wrong:
         return None
     first = tuple((row, cells.lines[row], values[row]) for row in wrong[:EXAMPLES])
-    return Fault(name, len(wrong), first, _expected(spec, name), _remedy(spec, name, [values[row] for row in wrong]))
+    return Fault(name, len(wrong), first, _expected(spec, name), _remedy(cells, spec, name, wrong))
 
 
 def _wrong_rows(cells: text.Text, spec: DatasetSpec, name: str) -> list[int]:
     values = cells.columns[name]
     if name == spec.target.column:
-        allowed = {str(spec.target.negative), str(spec.target.positive)}
+        allowed = _known(spec, name)
         return [row for row, value in enumerate(values) if value not in allowed]
     column = column_of(spec, name)
     if column.kind == "id":
         return _wrong_ids(values)
-    if column.kind == "number":
-        fits = {value: number_fits(column, value) for value in set(values)}
-        wrong = [row for row, value in enumerate(values) if not fits[value]]
-        return _without_blanks(wrong, cells, spec, column) if column.blank == "drop" else wrong
     if column.kind == "text":
         return [row for row, value in enumerate(values) if len(value) > MAX_TEXT]
-    allowed = {str(value) for value in column.values}
-    return [row for row, value in enumerate(values) if value not in allowed]
+    distinct = set(values)
+    if column.kind == "number":
+        fits = {value for value in distinct if number_fits(column, value, spec.source.decimal)}
+    else:
+        fits = distinct & _known(spec, name)
+    wrong = [row for row, value in enumerate(values) if value not in fits]
+    return wrong if column.blank == "error" else _without_empty(wrong, cells, spec, column)
 
 
 def _wrong_ids(values: Sequence[str]) -> list[int]:
@@ -149,28 +172,23 @@ def _wrong_ids(values: Sequence[str]) -> list[int]:
     return wrong
 
 
-def number_fits(column: Column, value: str) -> bool:
+def number_fits(column: Column, value: str, decimal: str = ".") -> bool:
     """Whether a cell is a number that the column may hold, or the one that stands for none."""
-    found = number(value)
+    found = number(value, decimal)
     low, high = bounds(column)
     return (low <= found <= high and not (column.integer and found % 1)) or (
         column.missing is not None and found == column.missing
     )
 
 
-def _without_blanks(wrong: Sequence[int], cells: text.Text, spec: DatasetSpec, column: Column) -> list[int]:
-    """The wrong rows but those whose blank cell is taken: of a total charge, where tenure is 0; else all."""
+def _without_empty(wrong: Sequence[int], cells: text.Text, spec: DatasetSpec, column: Column) -> list[int]:
+    """The wrong rows but those whose empty cell is taken: of a total charge, where tenure is 0; else all."""
     values, names = cells.columns[column.name], total_and_tenure(spec)
-    tenure = cells.columns[names[1]] if names is not None and names[0] == column.name else None
-    return [row for row in wrong if not is_blank(values[row]) or (tenure is not None and number(tenure[row]) != 0)]
-
-
-def number(value: str) -> float:
-    """A cell as float64; NaN for what is no number (Python would read "1_0" and full-width digits, too)."""
-    try:
-        return float(value) if value.isascii() and "_" not in value else math.nan
-    except ValueError:
-        return math.nan
+    empty = {value for value in {values[row] for row in wrong} if is_empty(column, value)}
+    if names is None or names[0] != column.name:
+        return [row for row in wrong if values[row] not in empty]
+    tenure, decimal = cells.columns[names[1]], spec.source.decimal
+    return [row for row in wrong if values[row] not in empty or number(tenure[row], decimal) != 0]
 
 
 # -- what is said of it
@@ -191,7 +209,7 @@ def _expected(spec: DatasetSpec, name: str) -> str:
         return _expected_number(column, f" where {names[1]!r} is 0" if names and names[0] == name else "")
     if column.kind == "text":
         return f"at most {MAX_TEXT} characters"
-    return _one_of(column.values)
+    return _one_of(column.values) + (", or blank" if column.blank != "error" else "")
 
 
 def _one_of(values: Sequence[str | int]) -> str:
@@ -204,75 +222,35 @@ def _expected_number(column: Column, where: str) -> str:
     what = f"{'an integer' if column.integer else 'a number'} from {low} to {high}"
     if column.missing is not None:
         what += f", or {column.missing:g} for none"
-    return what + (f", or blank{where}" if column.blank == "drop" else "")
+    return what + (f", or blank{where}" if column.blank != "error" else "")
 
 
 def _bound(bound: float) -> str:
     return f"{bound:.0f}" if abs(bound) == LARGEST_INTEGER else f"{bound:g}"
 
 
-def _remedy(spec: DatasetSpec, name: str, wrong: Sequence[str]) -> str:
-    """What to write into the description to take the column as it is, or "" where nothing should be."""
+def _remedy(cells: text.Text, spec: DatasetSpec, name: str, rows: Sequence[int]) -> str:
+    """What to write into the description, or to mend in the file, for the wrong `rows`; "" where there is nothing to
+    say."""
+    values = cells.columns[name]
+    wrong = [values[row] for row in rows]
     if name == spec.target.column:
-        return ""
+        return remedies.of_target(set(values), set(wrong))
     column = column_of(spec, name)
+    if column.kind not in ("number", "flag", "category"):
+        return ""
+    empty = {value for value in set(wrong) if is_empty(column, value)}
+    rest = [value for value in wrong if value not in empty]
+    lines = [remedies.of_nothing(column, empty, spec)]
     if column.kind == "number":
-        line = _number_line(column, wrong)
-    elif column.kind in ("flag", "category"):
-        others = sorted({value for value in wrong if not is_blank(value)})
-        line = _category_line(column, others)
-        if not line and len(others) > LISTED:
-            return f"it holds {len(others):,} values that are not listed: list them, or {TAKE_OUT}"
+        texts = {value for value in rest if not math.isfinite(number(value, spec.source.decimal))}
+        numbers = [value for value in rest if value not in texts]
+        others = set(values) - texts - empty
+        lines.append(remedies.of_texts(column, texts, others, spec, most=len(rest) - len(numbers) > cells.rows / 2))
+        lines.append(remedies.of_numbers(column, numbers, spec))
     else:
-        line = ""
-    return f"to take it as it is, write: - {line}" if line else ""
-
-
-def _category_line(column: Column, others: Sequence[str]) -> str:
-    """The column with the `others` among its values, or as a number if they are many numbers."""
-    if len(others) > LISTED and all(math.isfinite(number(value)) for value in others):
-        return _described(column, kind="number", values=None)
-    if not others or len(others) > LISTED or len(column.values) + len(others) > 2 * LISTED:
-        return ""
-    values: list[str | int] = [*column.values, *others]
-    if all(isinstance(value, int) for value in column.values):
-        values = [int(v) for v in values] if all(map(str.isdecimal, others)) else [str(v) for v in values]
-    return _described(column, kind="category", values=values)
-
-
-def _number_line(column: Column, wrong: Sequence[str]) -> str:
-    """Wider bounds, `missing` for the one value that stands out, or `blank: drop`; "" for what is no number."""
-    counts = Counter(wrong)
-    if all(is_blank(value) for value in counts):
-        return _described(column, blank="drop") if column.blank != "drop" else ""
-    numbers = [number(value) for value in counts]
-    if not all(abs(found) <= LARGEST_INTEGER for found in numbers):  # nor for what is too large to be read
-        return ""
-    if len(counts) == 1 and len(wrong) > 1:
-        return _described(column, missing=numbers[0])
-    low, high = bounds(column)
-    return _described(
-        column,
-        integer=column.integer and not any(found % 1 for found in numbers),
-        minimum=None if column.minimum is None else min(low, *numbers),
-        maximum=None if column.maximum is None else max(high, *numbers),
-    )
-
-
-def _described(column: Column, **changes: object) -> str:
-    """The column's line with `changes`, a key that becomes false or None left out; "" if it is too long to be read."""
-    stated = column.model_dump(mode="json", exclude_defaults=True) | changes
-    wanted = {
-        key: _plain(stated[key])
-        for key in Column.model_fields
-        if stated.get(key) is not None and stated[key] is not False
-    }
-    line = yaml.safe_dump(wanted, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf).strip()
-    return line if len(line) <= LONGEST_LINE else ""
-
-
-def _plain(value: object) -> object:
-    return int(value) if isinstance(value, float) and value % 1 == 0 else value
+        lines.append(remedies.of_values(column, sorted(set(rest))))
+    return "\n    ".join(filter(None, lines))
 
 
 def _short(value: str) -> str:
@@ -293,6 +271,6 @@ def _report(faults: Sequence[Fault], spec: DatasetSpec) -> str:
     total = sum(fault.count for fault in faults)
     count = "1 cell is" if total == 1 else f"{total:,} cells are"
     return (
-        f"{spec.source.files[0]}: {count} not as the description of {spec.name!r} says. "
-        "Mend the file, or describe the table as it is\n" + "\n".join(lines)
+        f"{count} not as the description of {spec.name!r} says. Mend the file, or describe the table as it is\n"
+        + "\n".join(lines)
     )

@@ -24,11 +24,19 @@ GENERATOR_VERSION = 2
 Columns = dict[str, Any]
 
 
+def makes(spec: DatasetSpec) -> bool:
+    """Whether there is a generator of the table: of its name, its columns and its decimal sign."""
+    if spec.name not in _TABLES or spec.source.decimal != ".":
+        return False
+    make, _ = _TABLES[spec.name]
+    return {column.name for column in spec.columns} <= make(np.random.default_rng(0), 50).keys()
+
+
 def csv(spec: DatasetSpec, seed: int) -> bytes:
     """A CSV file as `spec` describes it; DataError for a table that has no generator."""
-    if spec.name not in _TABLES:
+    if not makes(spec):
         raise DataError(
-            f"{spec.source.files[0]}: not found, and there is no synthetic generator for {spec.name!r}. "
+            f"{spec.source.files[0]}: not found, and there is no synthetic generator for {spec.name!r} as described. "
             "Set RETAIN_DATA_DIR to a folder that has it"
         )
     make, rows = _TABLES[spec.name]

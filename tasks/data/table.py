@@ -6,7 +6,7 @@ Rows of the file are never mended; those the description says to drop are counte
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import DataError
-from retain.dataset import Column, DatasetSpec, is_blank
+from retain.dataset import Column, DatasetSpec
 from retain.intervals import wilson
 from tasks.data import checks, plausibility, synthetic, text
+from tasks.data.cells import is_empty, number
 from tasks.split import SPLIT_PARTS
 
 if TYPE_CHECKING:
@@ -26,21 +27,30 @@ if TYPE_CHECKING:
 SLICES = 20
 
 
-def run(config: TableConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
-    """Reads inputs["source"]/source.csv, or makes a synthetic table when there is no source."""
+def run(
+    config: TableConfig,
+    inputs: Mapping[str, Path],
+    workspace: Workspace,
+    asked_later: Callable[[text.Text, DatasetSpec], list[str]] = lambda cells, spec: [],
+) -> Metrics:
+    """Reads inputs["source"]/source.csv, or makes a synthetic table when there is no source.
+
+    `asked_later` tells what later stages would refuse of the table. Raises DataError for that and for what is not as
+    described, all at once.
+    """
     spec = config.dataset
     source = inputs["source"] / "source.csv" if "source" in inputs else None
     content = _read(source, spec) if source else synthetic.csv(spec, workspace.seed)
     workspace.progress(0, 3)
     cells = text.parse(content, spec)
-    checks.check(cells, spec)
+    checks.check(cells, spec, asked_later(cells, spec))
     checks.check_size(min(cells.rows, config.max_rows), spec)
     workspace.progress(1, 3)
     columns, dropped = typed(cells, spec, config.max_rows, workspace.seed)
     columns["split"] = split(keys(columns, spec), config.split, workspace.seed)
-    checks.check_known(columns, spec)
     positive = np.asarray(columns[spec.target.column], dtype=object) == spec.target.positive
-    _check_classes(positive, columns["split"], spec)
+    _check_parts(positive, columns, spec)
+    checks.check_known(columns, spec)
     workspace.progress(2, 3)
     workspace.out.parquet("data.parquet", columns)
     workspace.out.json("schema.json", spec.model_dump(mode="json"))
@@ -94,23 +104,25 @@ def typed(cells: text.Text, spec: DatasetSpec, max_rows: int, seed: int) -> tupl
     blank = np.zeros(cells.rows, dtype=bool)
     for column in spec.columns:
         if column.blank == "drop":
-            blank |= [is_blank(value) for value in cells.columns[column.name]]
+            values = cells.columns[column.name]
+            empty = {value for value in set(values) if is_empty(column, value)}
+            blank |= [value in empty for value in values]
     kept = rows[~blank[rows]]
     columns: dict[str, Any] = {}
     for column in spec.columns:
         values = [cells.columns[column.name][row] for row in kept]
-        columns[column.name] = _column(column, values)
+        columns[column.name] = _column(column, values, spec.source.decimal)
     target = {str(value): value for value in (spec.target.negative, spec.target.positive)}
     columns[spec.target.column] = [target[cells.columns[spec.target.column][row]] for row in kept]
     columns["row"] = kept
     return columns, len(rows) - len(kept)
 
 
-def _column(column: Column, values: list[str]) -> Any:
+def _column(column: Column, values: list[str], decimal: str) -> Any:
     if column.kind == "id":
         return values
     if column.kind == "number":
-        numbers = {value: checks.number(value) for value in set(values)}  # most columns have few values
+        numbers = {value: _number(column, value, decimal) for value in set(values)}  # most columns have few values
         return np.array([numbers[value] for value in values], dtype=np.int64 if column.integer else np.float64)
     if column.kind == "text":
         return [""] * len(values)  # a name is for the greeting of a request; none is kept here
@@ -118,7 +130,24 @@ def _column(column: Column, values: list[str]) -> Any:
     return [as_is[value] for value in values]
 
 
-def _check_classes(positive: NDArray[np.bool_], parts: NDArray[Any], spec: DatasetSpec) -> None:
+def _number(column: Column, value: str, decimal: str) -> float:
+    """A cell as a number; an empty one of a row that is kept is what stands for none."""
+    if column.blank == "keep" and is_empty(column, value):
+        instead = column.missing if column.blank_value is None else column.blank_value
+        assert instead is not None  # as Column sees to
+        return instead
+    return number(value, decimal)
+
+
+def _check_parts(positive: NDArray[np.bool_], columns: Mapping[str, Any], spec: DatasetSpec) -> None:
+    """Raises DataError for a part that has not all that is learnt from it, or measured on it."""
+    name, parts = spec.source.files[0], columns["split"]
+    if not len(parts):
+        raise DataError(
+            f"{name}: `blank: drop` leaves every row out. Write `blank: keep` where most rows have no value"
+        )
+    if "validation" not in parts:
+        raise DataError(f"{name}: the validation part has no rows. More rows are needed")
     for part in ("train", "test"):
         if len(set(positive[parts == part].tolist())) < 2:
             raise DataError(

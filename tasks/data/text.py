@@ -13,12 +13,14 @@ from retain.dataset import DatasetSpec
 
 LISTED = 20  # columns in a message
 SHOWN = 60  # characters of a column's name in it
+LONGEST_LINE = 600  # characters of a line to write
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 @dataclass(frozen=True)
 class Text:
-    """The cells of a file: one list per column. `lines[i]` is the line of the file on which row i ends (from 1)."""
+    """The cells of a file: one list per described column. `lines[i]` is the line of the file on which row i ends (from
+    1)."""
 
     columns: dict[str, list[str]]
     lines: list[int]
@@ -60,7 +62,8 @@ def parse(content: bytes, spec: DatasetSpec) -> Text:
         ) from None
     if not rows:
         raise DataError(f"{name}: has a header and no row. Get the file again")
-    return Text(dict(zip(header, map(list, zip(*rows)))), lines)
+    columns = {name: list(cells) for name, cells in zip(header, zip(*rows)) if name not in spec.ignore}
+    return Text(columns, lines)
 
 
 def _decode(content: bytes, spec: DatasetSpec, name: str) -> str:
@@ -71,8 +74,13 @@ def _decode(content: bytes, spec: DatasetSpec, name: str) -> str:
         raise DataError(
             f"{name}, row {line}: holds zero bytes, as UTF-16 or a damaged file does. Save it as {spec.source.encoding}"
         )
-    if content.startswith(codecs.BOM_UTF8):
-        raise DataError(f"{name}, row 1: starts with a byte order mark. Save it as plain UTF-8, without a BOM")
+    if content.startswith(codecs.BOM_UTF8):  # as Excel writes one
+        if spec.source.encoding != "utf-8":
+            raise DataError(
+                f"{name}, row 1: starts with the byte order mark of UTF-8, and its description says "
+                f"{spec.source.encoding}: write `encoding: utf-8` under `source`"
+            )
+        content = content.removeprefix(codecs.BOM_UTF8)
     try:
         return content.decode(spec.source.encoding)
     except UnicodeDecodeError as error:
@@ -84,6 +92,8 @@ def _decode(content: bytes, spec: DatasetSpec, name: str) -> str:
 
 
 def _check_header(header: list[str], spec: DatasetSpec, name: str) -> None:
+    if header and header[0].startswith("sep="):
+        raise DataError(f"{name}, row 1: is no header, but Excel's line {header[0]!r}. Take it out of the file")
     wanted = [*(column.name for column in spec.columns), spec.target.column]
     separator = spec.source.separator
     other = next((s for s in SEPARATORS if s != separator and len(header) == 1 and header[0].count(s) > 1), None)
@@ -96,7 +106,7 @@ def _check_header(header: list[str], spec: DatasetSpec, name: str) -> None:
     twice = sorted(column for column, count in counts.items() if count > 1)
     missing = [column for column in wanted if column not in counts]
     described = set(wanted)
-    unknown = [column for column in header if column not in described]
+    unknown = [column for column in header if column not in described and column not in spec.ignore]
     faults = (("twice", twice), ("missing", missing), ("not in its description", unknown))
     said = [
         f"{'column is' if len(columns) == 1 else 'columns are'} {what}: {_listed(columns)}"
@@ -104,7 +114,16 @@ def _check_header(header: list[str], spec: DatasetSpec, name: str) -> None:
         if columns
     ]
     if said:
-        raise DataError(f"{name}, row 1: {'; '.join(said)}. Mend the header, or describe the table as it is")
+        raise DataError(
+            f"{name}, row 1: {'; '.join(said)}. Mend the header, or describe the table as it is{_ignoring(unknown)}"
+        )
+
+
+def _ignoring(columns: list[str]) -> str:
+    if not columns:
+        return ""
+    line = f"`ignore: [{', '.join(map(repr, columns))}]`"
+    return f": {line if len(line) <= LONGEST_LINE else '`ignore`'} leaves columns out"
 
 
 def _listed(columns: list[str]) -> str:

@@ -34,6 +34,7 @@ from retain.dataset import DatasetSpec
 from tasks.data import synthetic, synthetic_text
 from tasks.stages import STAGES
 from tests.flows.toy_plan import toy_plan, toy_stage
+from tests.tasks.data.own_tables import PROVIDER, own_description
 
 
 @pytest.fixture
@@ -80,6 +81,45 @@ def test_an_unknown_stage_and_an_unknown_experiment_are_named(tables: Path) -> N
         make_plan("local", ["rsik"])
     with pytest.raises(ConfigError, match=r"no experiment 'lokal'.*Known: chaos, dryrun, exp_001_mvp, local"):
         make_plan("lokal")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """The file of an experiment of one's own, beside the description of a table, both outside of the clone."""
+    folder = tmp_path / "ours"
+    folder.mkdir()
+    (folder / "table.yaml").write_text(PROVIDER)
+    path = folder / "provider.yaml"
+    path.write_text(
+        "extends: local\ntag: provider\nstages: {customers: {dataset: !include table.yaml}}\ncosts: {scope: provider}\n"
+    )
+    return path
+
+
+def test_an_experiment_and_a_table_of_ones_own_lie_where_one_likes(
+    tables: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tables / "kunden.csv").write_bytes(b"anything")
+    plan = make_plan(str(elsewhere), ["risk"])
+    assert plan.experiment.stages.customers.dataset == own_description("provider")
+    assert plan.artifacts.prefix("risk", "f").startswith("provider/")
+    assert plan.named == str(elsewhere)
+    assert plan.sources["customers"].note == str(tables / "kunden.csv")
+    # or with its file beside it
+    table = elsewhere.with_name("table.yaml")
+    (elsewhere.parent / "here.csv").write_bytes(b"anything else")
+    table.write_text(PROVIDER.replace("[kunden.csv]", f"['{elsewhere.parent}/here.csv']"))
+    assert make_plan(str(elsewhere), ["risk"]).sources["customers"].note == str(elsewhere.parent / "here.csv")
+    assert main(["why", "--experiment", str(elsewhere), "risk"]) == 0
+    assert "risk: would run" in capsys.readouterr().out
+
+
+def test_a_table_of_ones_own_is_not_made_up(tables: Path, elsewhere: Path) -> None:
+    assert refusal(str(elsewhere), "risk").splitlines() == [
+        "provider can't run here. These files are missing:",
+        f"  customers: kunden.csv ({tables} has no kunden.csv; no public address is stated)",
+        "Set RETAIN_DATA_DIR to a folder that has them",
+    ]
 
 
 def test_criteria_are_in_the_slice_of_release_alone(tables: Path) -> None:

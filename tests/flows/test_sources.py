@@ -92,6 +92,38 @@ def test_a_file_of_ones_own_is_taken_and_said_to_be_so(tmp_path: Path, spec: Des
     assert "is not the published file" in found.note
 
 
+@pytest.mark.parametrize("named", ["{own}/table.csv", "~/ours/table.csv", "{own}/zipped.csv"])
+def test_a_file_is_found_at_the_path_that_is_its_name(
+    named: str, tmp_path: Path, spec: Described, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, folder = tmp_path / "ours", tmp_path / "data"
+    own.mkdir()
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (own / "table.csv").write_bytes(CONTENT)
+    (own / "zipped.csv.gz").write_bytes(gzip.compress(CONTENT))
+    wanted = {"customers": [Wanted("source.csv", (named.format(own=own),), None, None)]}
+    for data_dir in (None, folder):
+        file = sources.resolve(wanted, data_dir, tmp_path / "cache")["customers"].files[0]
+        assert file.path.read_bytes() == CONTENT
+    (own / "table.csv").unlink()
+    (own / "zipped.csv.gz").unlink()
+    gone = sources.resolve(wanted, folder, tmp_path / "cache")["customers"]
+    assert (
+        gone.note == f"{named.format(own=own).replace('~', str(tmp_path))} does not exist; no public address is stated"
+    )
+
+
+def test_a_table_without_address_and_hash_is_not_looked_for_among_downloads(tmp_path: Path) -> None:
+    mine = Wanted("source.csv", ("mine.csv",), None, None)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / cached_name(mine)).write_bytes(CONTENT)
+    assert sources.lacking({"customers": [mine]}, None, tmp_path / "cache") == {
+        "customers": {"mine.csv": "RETAIN_DATA_DIR is not set; no public address is stated"}
+    }
+    assert not sources.resolve({"customers": [mine]}, None, tmp_path / "cache")["customers"].files
+
+
 def test_a_gzip_file_is_the_table_inside(tmp_path: Path, spec: Described) -> None:
     (tmp_path / "table.csv.gz").write_bytes(gzip.compress(CONTENT))
     found = sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache")["customers"]

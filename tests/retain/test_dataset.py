@@ -213,7 +213,6 @@ def test_the_number_of_a_role_is_none_where_it_is_missing() -> None:
 @pytest.mark.parametrize(
     ("change", "said", "path"),
     [
-        (lambda d: d["source"].update(decimal=","), "the decimal sign is the same", ("separator",)),
         (lambda d: d["ignore"].append("tenure"), "'tenure' is described, too", ("ignore", 0)),
         (lambda d: d["ignore"].append("Churn"), "'Churn' is described, too", ("ignore", 0)),
         (lambda d: d["roles"].update(tenure="months"), "names column 'months'", ("roles", "tenure")),

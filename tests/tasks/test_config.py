@@ -213,6 +213,15 @@ OUT_OF_BOUNDS: list[tuple[str, object]] = [
 ]
 
 
+def test_columns_of_the_bridge_are_those_of_the_campaigns(mvp: config.Resolved) -> None:
+    with pytest.raises(ConfigError) as raised:
+        config.validate(put(mvp, ("stages", "accept", "bridge_columns", 1), "duration"), Experiment)
+    where, _, what = str(raised.value).partition(": key ")
+    assert "experiment_exp_001_mvp.yaml:" in where
+    assert what.startswith("'stages.accept.bridge_columns.1' is 'duration': no feature of the table 'bank' of stages.")
+    assert "among age, job, marital, education" in what
+
+
 @pytest.mark.parametrize(("key", "value"), OUT_OF_BOUNDS)
 def test_a_value_of_the_decision_beyond_its_bounds_is_named_with_file_and_line(
     mvp: config.Resolved, key: str, value: object

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from engine.errors import DataError
-from retain.dataset import DatasetSpec
+from retain.dataset import Column, DatasetSpec
 from retain.features import Featurizer
 from tasks.data import checks, synthetic, table, text
 
@@ -47,8 +47,20 @@ def test_what_is_generated_changes_with_its_version_only(name: str, digest: str,
 
 
 def test_a_table_without_a_generator_needs_its_data(spec: Described) -> None:
-    with pytest.raises(DataError, match=r"there is no synthetic generator for 'grocer'\. Set RETAIN_DATA_DIR"):
+    with pytest.raises(DataError, match=r"there is no synthetic generator for 'grocer' as described\. Set RETAIN_DATA"):
         synthetic.csv(spec("telco").model_copy(update={"name": "grocer"}), 42)
+
+
+def test_a_description_that_was_extended_has_no_generator(spec: Described) -> None:
+    telco = spec("telco")
+    assert synthetic.makes(telco)
+    assert synthetic.makes(telco.model_copy(update={"columns": telco.columns[:-1]}))
+    more = telco.model_copy(update={"columns": (*telco.columns, Column(name="seats", kind="number"))})
+    commas = telco.model_copy(update={"source": telco.source.model_copy(update={"decimal": ","})})
+    for extended in (more, commas):
+        assert not synthetic.makes(extended)
+        with pytest.raises(DataError, match="no synthetic generator for 'telco' as described"):
+            synthetic.csv(extended, 42)
 
 
 def test_every_cell_of_the_bridge_has_clients_and_customers_pay(spec: Described) -> None:

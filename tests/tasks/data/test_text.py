@@ -48,6 +48,30 @@ def test_latin_1_is_read_where_the_description_says_so(content: bytes, spec: Des
     assert cells.columns["customerID"][0] == "Müller"
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_column(content: bytes, spec: Described) -> None:
+    assert text.parse(b"\xef\xbb\xbf" + content, spec("telco")) == text.parse(content, spec("telco"))
+    quoted = content.replace(b"customerID", b'"customerID"', 1)
+    assert text.parse(b"\xef\xbb\xbf" + quoted, spec("telco")) == text.parse(content, spec("telco"))
+
+
+def test_the_mark_of_another_encoding_is_told(content: bytes, spec: Described) -> None:
+    source = spec("telco").source.model_copy(update={"encoding": "latin-1"})
+    message = refusal(b"\xef\xbb\xbf" + content, spec("telco").model_copy(update={"source": source}))
+    assert "starts with the byte order mark of UTF-8" in message
+    assert message.endswith("write `encoding: utf-8` under `source`")
+
+
+def test_ignored_columns_are_not_read(content: bytes, spec: Described) -> None:
+    """Not even those that hold line breaks, or that have no name, as an index of pandas has none."""
+    header, *rows = content.decode().strip().split("\n")
+    more = [f"\ufeff,{header},note", *(f'{at},{row},"a ""long"" note,\nof {at} lines"' for at, row in enumerate(rows))]
+    described = spec("telco").model_copy(update={"ignore": ("note", "", "not there")})
+    cells = text.parse("\n".join(more).encode(), described)
+    plain = text.parse(content, spec("telco"))
+    assert cells.columns == plain.columns
+    assert cells.lines[:2] == [3, 5]
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -56,7 +80,15 @@ def test_latin_1_is_read_where_the_description_says_so(content: bytes, spec: Des
         (lambda c: c.split(b"\n")[0] + b"\n", "has a header and no row"),
         (lambda c: c.decode().encode("utf-16"), "row 1: holds zero bytes, as UTF-16"),
         (lambda c: c.replace(b"0002-SYNTH", b"0002\0SYNTH"), "row 4: holds zero bytes"),
-        (lambda c: b"\xef\xbb\xbf" + c, "row 1: starts with a byte order mark"),
+        (
+            lambda c: b"sep=,\r\n" + c,
+            "row 1: is no header, but Excel's line 'sep='. Take it out of the file",
+        ),
+        (
+            lambda c: c.replace(b"Churn", b"Churn,", 1).replace(b"gender", b"gender,note", 1),
+            "columns are not in its description: 'note', ''. Mend the header, or describe the table as it is: "
+            "`ignore: ['note', '']` leaves columns out",
+        ),
         (lambda c: c.replace(b"0003-SYNTH", b"M\xfcller"), "row 5: byte 0xfc is not utf-8, perhaps latin-1"),
         (lambda c: c.replace(b",", b";"), "row 1: semicolons part its columns, its description says commas"),
         (lambda c: c.replace(b",", b"\t"), "row 1: tabs part its columns"),
