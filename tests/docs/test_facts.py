@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.documents import PROJECT, read
+from tests.docs.documents import read
+from tests.shipped import YAML_FILES
 
-CONFIGS = sorted((PROJECT / "ops").rglob("*.yaml"))
 IDS = re.findall(r'^- <a id="([a-z0-9-]+)"></a>\*\*([a-z0-9-]+)\*\*:', read("docs/FACTS.md"), flags=re.MULTILINE)
 
 
@@ -26,14 +26,14 @@ def test_every_line_has_one_name() -> None:
     assert len(IDS) == read("docs/FACTS.md").count("<a id=")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: path.stem)
 def test_every_tag_points_to_a_line(path: Path) -> None:
     names = {name for _, name in IDS} | {"NAME"}  # as the head of a file writes it
     text = path.read_text()
     assert [tag for tag in tags(text) if tag not in names and tag != "playbook-NAME"] == []
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: path.stem)
 def test_what_is_ours_says_why(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert [line for line in lines if re.search(r"\[ours\]\W*$", line)] == []
