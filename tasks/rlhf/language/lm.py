@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
+from tokenizers import AddedToken
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -56,6 +58,8 @@ disable_progress_bar()
 set_verbosity_error()
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
+START = "<|im_start|>"
+
 Bits = Literal[8, 16, 32]
 Row = tuple[list[int], list[int]]  # the ids of a prompt and of its reply
 
@@ -66,7 +70,11 @@ class Diverged(RetainError):
 
 @dataclass(frozen=True)
 class Text:
-    """Words to ids and back. `style`: `chatml` as SmolLM2 was taught, or `plain` ("Human: ... Assistant:")."""
+    """Words to ids and back. `style`: `chatml` as SmolLM2 was taught, or `plain` ("Human: ... Assistant:").
+
+    Whatever a text spells, it is read as letters: a control token (`</s>`, `<|im_end|>`) has an effect only where it is
+    put by its id, here.
+    """
 
     tokenizer: PreTrainedTokenizerFast
     style: Literal["chatml", "plain"]
@@ -75,10 +83,17 @@ class Text:
     context: int
     frame: tuple[int, ...] = ()  # what these weights were taught to read before a prompt, and nothing here gives them
 
+    def __post_init__(self) -> None:
+        # Published tokenizers don't mark every control token of theirs, and what isn't marked isn't taken apart.
+        added = self.tokenizer.added_tokens_decoder.values()
+        self.tokenizer.backend_tokenizer.add_special_tokens(
+            [AddedToken(token.content, normalized=token.normalized, special=True) for token in added]
+        )
+
     def prompt(self, text: str) -> list[int]:
         """Up to where the reply begins."""
         if self.style == "chatml":
-            return self._ids(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
+            return [self._start, *self._ids(f"user\n{text}"), self.eos, *self._answer]
         return self._ids(f"Human: {text}\n\nAssistant:")
 
     def reply(self, text: str) -> list[int]:
@@ -101,8 +116,18 @@ class Text:
         ids = ids[-max(room - max(map(len, answers)), room - room // 2) :]
         return [(ids, answer[: room - len(ids)]) for answer in answers]
 
+    @cached_property
+    def _start(self) -> int:
+        """Of a turn, in the style `chatml`."""
+        return int(self.tokenizer.convert_tokens_to_ids(START))
+
+    @cached_property
+    def _answer(self) -> tuple[int, ...]:
+        return (*self._ids("\n"), self._start, *self._ids("assistant\n"))
+
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Without any control token: `split_special_tokens` takes those apart that a text spells."""
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 @dataclass

