@@ -50,9 +50,10 @@ class English:
         self._counts = {word: count for (word,), count in _rows(folder / WORD_COUNTS, 1)}
         self._pairs = dict(_rows(folder / PAIR_COUNTS, 2))
         self._total, self._least = sum(self._counts.values()), UNLISTED * min(self._pairs.values())
-        self._known = {*self._counts, *words.words.split()}
+        self._known = {*self._counts, *words.words.split()} - set(words.no_words.split())
         self._capitals = set(words.capitals.split())
-        self._dangling, self._adverbs = set(words.dangling.split()), set(words.adverbs.split())
+        self._dangling = set(words.dangling.split())
+        self._adverbs, self._not_adverbs = set(words.adverbs.split()), set(words.not_adverbs.split())
         self._modals, self._not_after_modal = set(words.modals.split()), set(words.not_after_modal.split())
         self._finite, self._connectors = set(words.finite.split()), set(words.connectors.split())
         self._auxiliaries, self._before_base = set(words.auxiliaries.split()), words.before_base.split()
@@ -98,7 +99,7 @@ class English:
 
     def _in_part(self, words: Sequence[str]) -> Iterator[str]:
         """Of what stands between two signs of punctuation."""
-        inner = [word for word in words if word not in self._adverbs and not word.endswith("ly")]
+        inner = [word for word in words if not self._is_adverb(word)]
         for pair in (*zip(words, words[1:]), *zip(inner, inner[1:])):
             if not any(_is_amount(word) or word.upper() in self._capitals for word in pair):
                 if self._together(*pair) < LEAST_TOGETHER:
@@ -145,6 +146,9 @@ class English:
                         yield f"two verbs of one clause: {' '.join(words[last : place + 1])}"
                     spare -= 1
                 last = place
+
+    def _is_adverb(self, word: str) -> bool:
+        return word in self._adverbs or (word.endswith("ly") and word not in self._not_adverbs)
 
     def _is_word(self, word: str) -> bool:
         """Whether it is in the list, or put together of such words by hyphens. Of single letters two are words."""
