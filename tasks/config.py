@@ -17,7 +17,7 @@ from retain.guard import GuardWords, in_force
 from retain.offers import Cap, Decay, Months, NotNegative, Offers, Percent, Positive, Share
 from retain.rules import RulesError, RuleWords
 from retain.wallet import Mode
-from tasks.words import CuesConfig, PhrasesConfig
+from tasks.words import CuesConfig, EnglishConfig, PhrasesConfig
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -185,6 +185,7 @@ class WordsConfig(_Block):
     templates: dict[str, TemplateConfig]
     phrases: PhrasesConfig
     cues: CuesConfig
+    english: EnglishConfig
 
     @model_validator(mode="after")
     def _fits(self) -> WordsConfig:
@@ -474,6 +475,7 @@ class MessagesConfig(MessagesKeys):
     """What the stage is given: its keys and the words that it works with."""
 
     rules: RuleWords
+    english: EnglishConfig
 
 
 # -- decision -------------------------------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ _ROWS = (
         inputs=("base", "prompts", "sft", "rm", "ppo_text"),
         image="gpu",
         resources=_language(threads=2),
-        libraries=(*_LANGUAGE, "bitsandbytes"),
+        libraries=(*_LANGUAGE, "bitsandbytes", "symspellpy"),
     ),
     Stage(
         name="release",

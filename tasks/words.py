@@ -1,4 +1,5 @@
-"""The shape of ops/messages/phrases.yaml and cues.yaml. What doesn't fit is refused before a stage runs, by its key.
+"""The shape of ops/messages/phrases.yaml, cues.yaml and english.yaml. What doesn't fit is refused before a stage runs,
+by its key.
 
 The order of the entries of a list is part of what is made of it; the order of keys is not.
 """
@@ -211,3 +212,38 @@ class CuesConfig(_Block):
     manners: Manners
     topics: Annotated[dict[str, CueLine], AfterValidator(_covering(SITUATIONS, "situation"))]
     sets: WordSets
+
+
+# -- English -------------------------------------------------------------------------------------------------------
+
+SpelledLine = Annotated[str, Field(pattern=r"^[A-Za-z'-]+( [A-Za-z'-]+)*$")]
+
+
+class EnglishConfig(_Block):
+    """ops/messages/english.yaml: the small words by which a message is told from gibberish."""
+
+    words: SpelledLine
+    no_words: WordLine
+    capitals: SpelledLine
+    dangling: WordLine
+    adverbs: WordLine
+    not_adverbs: WordLine
+    modals: WordLine
+    not_after_modal: WordLine
+    auxiliaries: WordLine
+    before_base: WordLine
+    before_third_person: WordLine
+    before_noun: WordLine
+    before_verb: WordLine
+    objects: WordLine
+    before_object: WordLine
+    before_to: WordLine
+    wanting: WordLine
+    articles: WordLine
+    finite: WordLine
+    connectors: WordLine
+    relatives: WordLine
+    subjects: WordLine
+    clause_verbs: WordLine
+    plural_verbs: WordLine
+    plurals: WordLine

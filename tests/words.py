@@ -11,12 +11,14 @@ from retain.message import Bank
 from retain.rules import Rules
 from tasks.config import Experiment
 from tasks.release import templates
+from tasks.rlhf.judging.english import English
 from tasks.rlhf.judging.rule_judge.scoring import RuleJudge
 
 WORDS = validate(load(experiment_path("exp_001_mvp")), Experiment).words
 CUES: dict[str, Any] = WORDS.cues.model_dump(mode="json")
 RULE_JUDGE = RuleJudge.from_lists(CUES)
 RULES = Rules(WORDS.rules)
+ENGLISH = English(WORDS.english)
 GUARD = Guard(in_force(WORDS.rules, WORDS.guard))
 KINDS = WORDS.guard.sentences
 check, unsafe, clean_name = GUARD.rules.check, RULES.unsafe, GUARD.names.clean

@@ -1,10 +1,10 @@
 """`messages`: the bank that the service reads, of replies that SFT and RLHF wrote offline.
 
 Each model answers prompts of every cell, which is a situation with an offer. A reply is a candidate if it ended
-properly, keeps every rule and holds no amount but the offer's, which becomes a slot. Of a cell's candidates those are
-kept that the validation RM likes best, no two with the same ending. A message goes to every customer of its cell, so
-all of a cell are ranked as replies to the same prompts of it, and none may say what only its own customer's prompt
-says. A cell that nothing is left for is served by the template.
+properly, keeps every rule, holds no amount but the offer's, which becomes a slot, and is English (judging.english): a
+person is to read it. Of a cell's candidates those are kept that the validation RM likes best, no two with the same
+ending. A message goes to every customer of its cell, so all of a cell are ranked as replies to the same prompts of it,
+and none may say what only its own customer's prompt says. A cell that nothing is left for is served by the template.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from engine.finished import Finished
 from retain.message import SITUATIONS, Bank, Entry, render, slots
 from retain.rules import MAX_LENGTH, MIN_LENGTH, Rules
 from tasks.rlhf.judging import measures
+from tasks.rlhf.judging.english import English
 from tasks.rlhf.judging.rule_judge.readability import reading_ease
 from tasks.rlhf.language import drafts, lm, upstream
 from tasks.rlhf.language.drafts import Draft, Sampling
@@ -53,6 +54,7 @@ REASONS = {
     "length": "is too short or too long",
     "amount": "holds an amount that is no slot's",
     "personal": "says what only its own customer's prompt says",
+    "language": "is no English, or not one thing at a time",
     "duplicate": "is another one's text",
     "near_duplicate": "has another one's words",
     "ends_alike": "ends like a better one",
@@ -96,7 +98,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
     lm.check_device(workspace.device)
     about = upstream.about(inputs["prompts"])
     months, cells = about["months"], [(situation, offer) for situation in SITUATIONS for offer in about["offers"]]
-    known, rules = read(inputs["prompts"]), Rules(config.rules)
+    known, rules, english = read(inputs["prompts"]), Rules(config.rules), English(config.english)
     asked = ask(cells, known, config.candidates, workspace.seed)
     how = Sampling(config.max_tokens, config.temperature, config.batch)
     finished = Finished.resume(workspace, (2 + 2 * config.ranked_on) * how.batches(len(asked)))  # at most
@@ -123,7 +125,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
             ),
         )
     ]
-    screened = [screen(candidate, months, known[candidate.cell].common, rules) for candidate in written]
+    screened = [screen(candidate, months, known[candidate.cell].common, rules, english) for candidate in written]
     scored = _scored(screened, _ranked_on(asked, config.ranked_on), months, language, config.batch, finished, workspace)
     banks, candidates = {}, list[Candidate]()
     for writer in WRITERS:
@@ -176,7 +178,7 @@ def ask(cells: Sequence[Cell], known: Mapping[Cell, Known], candidates: int, see
     return drawn
 
 
-def screen(candidate: Candidate, months: int, common: frozenset[str], rules: Rules) -> Candidate:
+def screen(candidate: Candidate, months: int, common: frozenset[str], rules: Rules, english: English) -> Candidate:
     """With its slots, or why it is refused."""
     text, (_, offer) = candidate.draft.text, candidate.cell
     broken = rules.unsafe(text, offer, months)
@@ -192,6 +194,8 @@ def screen(candidate: Candidate, months: int, common: frozenset[str], rules: Rul
         return replace(candidate, refused="amount")
     if told := personal(text, candidate.prompt, common):
         return replace(candidate, refused="personal", why=", ".join(told))
+    if faults := english.faults(with_slots):
+        return replace(candidate, refused="language", why="; ".join(faults))
     return replace(candidate, text=with_slots)
 
 

@@ -93,6 +93,10 @@ def a_phrase(words: Words) -> None:
     words["phrases"]["greetings"].append("Good morning.")
 
 
+def an_english_word(words: Words) -> None:
+    words["english"]["words"] += " gigabit"
+
+
 def a_cue(words: Words) -> None:
     topics = words["cues"]["topics"]
     topics[min(topics)] = topics[max(topics)]
@@ -112,6 +116,7 @@ RUNS_AGAIN: Mapping[Callable[[Words], None], tuple[set[str], set[str]]] = {
     a_harmless_phrase_of_the_rules: (REWARD, {*REWARD, "base", "sft", "rm", "judge"}),
     a_phrase: ({"prompts"}, {*REWARD, "base", "sft", "rm", "judge"}),
     a_cue: ({"judge"}, {"judge", "text_eval", "release"}),
+    an_english_word: ({"messages"}, {"messages", "release"}),
 }
 
 

@@ -1,4 +1,4 @@
-"""What doesn't fit in ops/messages/{phrases,cues}.yaml is refused, and the message names the key."""
+"""What doesn't fit in ops/messages/{phrases,cues,english}.yaml is refused, and the message names the key."""
 
 from __future__ import annotations
 
@@ -69,6 +69,9 @@ def refused(path: str, value: Any) -> str:
         ("cues/harm/risk/pairs", [{"first": "a", "second": "b", "within": 0, "weight": 0.5}], "pairs.0.within' is 0"),
         ("cues/topics/price", None, "'words.cues.topics' .*the situation 'price' is missing"),
         ("cues/sets/small", "a, an", "key 'words.cues.sets.small' is 'a, an'"),
+        ("english/modals", None, "key 'words.english.modals' is missing"),
+        ("english/modals", "can, will", "key 'words.english.modals' is 'can, will'"),
+        ("english/verbs", "go", "key 'words.english.verbs' is unknown here"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_by_its_key(path: str, value: Any, complaint: str) -> None:

@@ -20,7 +20,7 @@ from tasks.rlhf.messages import Candidate, Prompt, choose, screen
 from tasks.rlhf.prompt_tables import PROMPTS, TARGETS
 from tests.tasks.rlhf import made_language
 from tests.tasks.rlhf.tables import write
-from tests.words import RULES, WORDS, check
+from tests.words import ENGLISH, RULES, WORDS, check
 
 CELLS = [(situation, offer) for situation in SITUATIONS for offer in made_language.OFFERS]
 WITHOUT = (
@@ -34,7 +34,7 @@ UNSAFE = "We guarantee you the lowest price for ever, and 75% off, so hurry now!
 
 def config(**changes: Any) -> MessagesConfig:
     settings = {"bits": 32, "batch": 8, "max_tokens": 6, "temperature": 1.0, "candidates": 3, "kept": 2, "ranked_on": 3}
-    return MessagesConfig(**settings | {"rules": WORDS.rules} | changes)
+    return MessagesConfig(**settings | {"rules": WORDS.rules, "english": WORDS.english} | changes)
 
 
 def bank_inputs(root: Path, base: Path) -> dict[str, Path]:
@@ -96,14 +96,24 @@ def scored(text: str, score: float) -> Candidate:
             candidate(f"{WITH[0]} It is for your fiber line.", prompt="Topic: the price. Customer: fiber internet."),
             "personal",
         ),
+        (candidate("Your contract should fking from our team. Your plan easy to. Reply YES.", 0), "language"),
+        (candidate("We take 10% off your monthly charge for three months. Your plan easy to. Reply YES."), "language"),
     ],
 )
 def test_a_candidate_is_refused_for_its_reason(made: Candidate, reason: str) -> None:
-    assert screen(made, 3, frozenset({"topic", "the", "price"}), RULES).refused == reason
+    assert screen(made, 3, frozenset({"topic", "the", "price"}), RULES, ENGLISH).refused == reason
+
+
+def test_what_is_no_english_says_why(inputs: dict[str, Path]) -> None:
+    screened = screen(
+        candidate("no effort. Your plan easy to. We would be glad to help you.", 0), 3, frozenset(), RULES, ENGLISH
+    )
+    assert (screened.refused, screened.text) == ("language", "")
+    assert screened.why == "begins with a small letter: no; ends in: to"
 
 
 def test_amounts_stand_in_slots_alone() -> None:
-    found = screen(candidate(WITH[0]), 3, frozenset(), RULES)
+    found = screen(candidate(WITH[0]), 3, frozenset(), RULES, ENGLISH)
     assert "10" not in found.text
     assert "three" not in found.text
     assert render(found.text, 10, 3) == WITH[0]
@@ -112,7 +122,7 @@ def test_amounts_stand_in_slots_alone() -> None:
 
 def test_an_amount_that_no_slot_stands_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "slots", lambda text, offer, months, rules: None)
-    assert screen(candidate(WITH[0]), 3, frozenset(), RULES).refused == "amount"
+    assert screen(candidate(WITH[0]), 3, frozenset(), RULES, ENGLISH).refused == "amount"
 
 
 def test_what_every_prompt_says_and_what_targets_say_is_not_personal(tmp_path: Path) -> None:
