@@ -21,9 +21,13 @@ LOCKED = $(or $(EXPERIMENT),exp_001_mvp)
 # install somewhere else, or nothing.
 unexport $(filter PYTHON% GIT_%,$(.VARIABLES)) PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_DRY_RUN PIP_NO_DEPS
 
+# What was given on make's own command line, quoted for the shell: a name that the shell happens to export signs nothing.
+given = '$(if $(findstring command line,$(origin $1)),$(subst ','\'',$($1)))'
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
-        serve verdict compare words why debug costs lock figures docs test test-slow bench lint types imports
+        serve messages messages.approve verdict compare words why debug costs lock figures docs test test-slow bench lint \
+        types imports
 
 help: ## List every command
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +101,12 @@ train.all: $(RUN) ## Train every stage and make the release (EXPERIMENT=exp_001_
 
 serve: $(RUN) ## Answer POST /retain on port 8000 from the current release (EXPERIMENT=local)
 	EXPERIMENT='$(LOCAL)' $(PY) -m serve
+
+messages: $(RUN) ## Show what a language model wrote for customers, and who approved it (EXPERIMENT=local)
+	EXPERIMENT='$(LOCAL)' $(PY) -m serve.messages
+
+messages.approve: $(RUN) ## Approve the messages that were shown: BY=NAME, all but EXCEPT=ID,ID (EXPERIMENT=local)
+	EXPERIMENT='$(LOCAL)' $(PY) -m serve.messages approve --by $(call given,BY) --except $(call given,EXCEPT)
 
 verdict: $(RUN) ## Compare the last run with the exit criteria; exit code 1 if one is missed (EXPERIMENT=local)
 	$(PY) -m eval.verdict --experiment '$(LOCAL)'

@@ -102,8 +102,10 @@ def cpu_us(work: Callable[[int], object], n: int) -> float:
 
 
 def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list[dict[str, Any]]]]) -> dict[str, float]:
-    """Of both arms, if the release has a policy; its own terms, but a wallet that is never empty."""
-    release = replace(release, terms=replace(release.terms, budget=PLENTY))
+    """Of both arms, if the release has a policy; its own terms, but a wallet that is never empty, and every message
+    approved."""
+    approved = {entry.text: "approved" for bank in release.banks.values() for entry in bank.entries}
+    release = replace(release, terms=replace(release.terms, budget=PLENTY), verdicts=approved)
     rows = tables["risk"][1][:CUSTOMERS]
     campaigns = tables["accept"][1][:CUSTOMERS]
     n = min(len(rows), len(campaigns))

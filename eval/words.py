@@ -2,8 +2,8 @@
 
     python -m eval.words --experiment local
 
-Nothing is computed here. Texts are a language model's: they are printed without markup, and whatever no message
-needs (a line break, an escape sequence) is shown as a dot.
+Nothing is computed here but the share of messages that people approved. Texts are a language model's: they are printed
+without markup, and whatever no message needs (a line break, an escape sequence) is shown as a dot.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from engine.approvals import Approvals, Watch
 from engine.artifact import current, open_artifact
 from engine.config import argument, experiment_path, load
 from engine.errors import ArtifactError, RetainError
@@ -37,6 +38,7 @@ TEXT_EVAL, MESSAGES = "text_eval", "messages"
 PROBES = "evidence/probes.parquet"
 MODELS = {"sft": "SFT", "policy": "RLHF"}  # as the tables of evidence call them
 WIDTH = 160  # where there is no terminal
+BANK_SUFFIX = {"sft": "_sft", "rlhf": ""}  # of the metrics of a bank
 SHOWN = 3  # messages of each model at the end of a run
 # Who says that RLHF writes better: the first two never met PPO.
 WIN_RATE_LABELS = {
@@ -58,7 +60,13 @@ SHARES = {
     "commonest_ending": "ends in the commonest words",
     "distinct_2": "distinct pairs of words",
 }
-BANK = {"coverage": "situations x offers with a message", "kept": "messages in the bank", "candidates": "of candidates"}
+APPROVED = "approved"
+BANK = {
+    "coverage": "situations x offers with a message",
+    APPROVED: "messages approved by a person",
+    "kept": "messages in the bank",
+    "candidates": "of candidates",
+}
 
 
 class _Part(BaseModel):
@@ -69,6 +77,10 @@ class Written(_Part):
     text: str
     tokens: Annotated[int, Field(ge=0)]
     unsafe: tuple[str, ...]
+
+
+class _Message(_Part):
+    text: str
 
 
 class Example(_Part):
@@ -122,8 +134,11 @@ class Report:
         return sorted({row.kind for row in self.probes})
 
 
-def read(text_eval: Path, messages: Path | None = None) -> Report:
-    """Of the artifacts in these folders. Raises ArtifactError for one that is damaged or of another kind."""
+def read(text_eval: Path, messages: Path | None = None, verdicts: Mapping[str, str] | None = None) -> Report:
+    """Of the artifacts in these folders; `verdicts`: text -> what was said of it ("approved", "rejected").
+
+    Raises ArtifactError for an artifact that is damaged or of another kind.
+    """
     found = open_artifact(text_eval)
     measures = _parse(TypeAdapter(dict[str, Measure]), found, "metrics.json", text_eval)
     for name in (
@@ -140,7 +155,9 @@ def read(text_eval: Path, messages: Path | None = None) -> Report:
     examples = _parse(TypeAdapter(tuple[Example, ...]), found, "examples.json", text_eval)
     bank = {}
     if messages is not None:
-        bank = _parse(TypeAdapter(dict[str, Measure]), open_artifact(messages), "metrics.json", messages)
+        files = open_artifact(messages)
+        bank = _parse(TypeAdapter(dict[str, Measure]), files, "metrics.json", messages)
+        bank |= _approved(files, messages, verdicts or {})
     return Report(measures, bank, examples, _probes(found, text_eval))
 
 
@@ -156,7 +173,8 @@ def latest(tag: str, argument: str) -> Report:
     # A run that ended in between leaves a bank of the policy before.
     bank = found.get("messages")
     same = bank is not None and _policy(bank) == _policy(found["text_eval"])
-    return read(found["text_eval"], bank if same else None)
+    approvals = Watch(store.url).changed() or Approvals()
+    return read(found["text_eval"], bank if same else None, approvals.verdicts)
 
 
 def _policy(artifact: Path) -> str:
@@ -211,8 +229,8 @@ def models_table(report: Report) -> Table:
     table.add_row("tokens", *(f"{report.metrics[f'tokens{of}'].value:.1f}" for of in ("_sft", "")))
     table.add_row("tokens, change against SFT", "", _percent(report.metrics["tokens_change"], "+"))
     for name, says in BANK.items():
-        if name in report.bank:
-            form = _share if name == "coverage" else _count
+        if name in report.bank or f"{name}_sft" in report.bank:
+            form = _share if name in ("coverage", APPROVED) else _count
             table.add_row(says, *(form(report.bank.get(name + of)) for of in ("_sft", "")))
     return table
 
@@ -253,6 +271,17 @@ def _parse(kind: TypeAdapter[T], files: Mapping[str, Path], name: str, folder: P
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "as a whole"
         raise ArtifactError(f"{folder}: {name}: {where}: {first['msg']}; run the stage again") from None
+
+
+def _approved(files: Mapping[str, Path], folder: Path, verdicts: Mapping[str, str]) -> dict[str, Measure]:
+    """The share of each bank's messages that were approved; none of an empty bank."""
+    shares = {}
+    for source, suffix in BANK_SUFFIX.items():
+        entries = _parse(TypeAdapter(tuple[_Message, ...]), files, f"{source}.json", folder)
+        if entries:
+            approved = [verdicts.get(entry.text) == "approved" for entry in entries]
+            shares[APPROVED + suffix] = Measure(value=sum(approved) / len(approved))
+    return shares
 
 
 def _probes(files: Mapping[str, Path], folder: Path) -> tuple[Probes, ...]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -18,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine import ledger
+from engine.approvals import Approvals, Watch
 from engine.artifact import open_artifact
 from engine.errors import RetainError
 from eval import comparison, words
@@ -26,6 +28,7 @@ from flows.board import ENDED, Board, Row, critical_path, makespan
 from flows.plan import Plan
 from retain.release import ReleaseError, load
 from retain.request import examples
+from serve.messages import summary
 
 STYLES = {
     "complete": "green",
@@ -176,7 +179,8 @@ def show_words(plan: Plan, board: Board, console: Console, whole: bool) -> None:
             folders.append(Path(plan.store.url) / plan.artifacts.prefix(stage, current[stage]))
         elif stage == words.TEXT_EVAL:
             return
-    report = words.read(*folders)
+    approvals = Watch(plan.store.url).changed() or Approvals()
+    report = words.read(folders[0], folders[1] if len(folders) > 1 else None, approvals.verdicts)
     console.print()
     for part in words.whole(report) if whole else words.short(report):
         console.print(part, highlight=False)
@@ -227,6 +231,16 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
     except ReleaseError as error:
         raise RetainError(f"{folder}: can't be served: {error}; remove it and run again") from None
     show_exceptions(release.left_out, release.overrides, console)
+    approvals = Watch(plan.store.url).changed() or Approvals()
+    read_so_far = replace(release, verdicts=approvals.verdicts)
+    for line in summary(read_so_far, approvals):
+        console.print(line, soft_wrap=True)
+    if any(standing.unread for standing in read_so_far.standings.values()):
+        console.print(
+            f"until then others, or templates, are sent: make messages{_experiment(plan.experiment.tag)}",
+            style="yellow",
+            highlight=False,
+        )
     body = json.dumps(examples(release.spec, release.terms)["customer"]["value"])
     console.print(f"release: {folder}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"serve it with `make serve{_experiment(plan.named)}`, then ask:")

@@ -9,6 +9,7 @@ it. Who writes and how to opt out stand below every message (footer): fixed text
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -162,6 +163,15 @@ def footer(sender_name: str, sender_address: str) -> str:
     return f"Reply STOP to opt out. {sender_name}, {sender_address}"
 
 
+class Standing(NamedTuple):
+    """Of the messages of a bank: how many it lists, and what a person who read them said."""
+
+    listed: int
+    approved: int
+    rejected: int
+    unread: int
+
+
 class Bank:
     """Messages by situation and offer, best first."""
 
@@ -217,6 +227,15 @@ class Bank:
         """The share of situations with each offer that it has a message for."""
         cells = [(name, offer) for name in SITUATIONS for offer in offers]
         return sum(cell in self._cells for cell in cells) / len(cells)
+
+    def approved(self, verdicts: Mapping[str, str]) -> Bank:
+        """The messages whose text a person approved: text -> "approved" or "rejected"."""
+        return Bank([entry for entry in self.entries if verdicts.get(entry.text) == "approved"])
+
+    def standing(self, verdicts: Mapping[str, str]) -> Standing:
+        """How many of its messages were read, and what was said of them."""
+        said = Counter(verdicts.get(entry.text, "unread") for entry in self.entries)
+        return Standing(len(self.entries), said["approved"], said["rejected"], said["unread"])
 
     def without_refused(self, months: int, rules: Rules) -> tuple[Bank, list[tuple[Entry, tuple[str, ...]]]]:
         """The messages that keep the rules; and those that don't, with what is said of each. `months`: how long an

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,7 +41,7 @@ from retain.decision import (
 )
 from retain.features import Featurizer, names_without_gaps, without_gaps
 from retain.guard import Guard, GuardInForce
-from retain.message import SITUATIONS, Bank, Message, MessageError, find, footer, situation
+from retain.message import SITUATIONS, Bank, Message, MessageError, Standing, find, footer, situation
 from retain.needs import price_faults
 from retain.plausible import Plausibility, Ranges
 from retain.policy import Policy, PolicyError
@@ -126,6 +126,8 @@ class Release:
     that missed criteria. `banks`: the templates, and of `sft` and `rlhf` those that are there. `footer` stands below
     every message. `plausible` knows what the numbers of a request are like. `dropped`: the messages of those banks that
     the guard refused, each with its part and what it breaks. `replaced`: the parts that are not the release's own.
+    `verdicts`: text -> "approved" or "rejected", of what people read; of a language model's messages the approved ones
+    alone are sent, so nothing is before somebody says so.
     """
 
     experiment: str
@@ -145,6 +147,7 @@ class Release:
     overrides: tuple[Mapping[str, Any], ...] = ()
     dropped: tuple[Mapping[str, Any], ...] = ()
     replaced: tuple[str, ...] = ()
+    verdicts: Mapping[str, str] = field(default_factory=dict)
 
     def assess(self, values: Mapping[str, object], history: History = NO_HISTORY) -> Assessment:
         """Scores one customer; `values` are those of a validated request. decide() and message() go on from here."""
@@ -217,7 +220,14 @@ class Release:
 
     @cached_property
     def _spoken(self) -> Mapping[Arm, tuple[Bank, ...]]:
-        return {arm: tuple(self.banks[name] for name in names if name in self.banks) for arm, names in SPEAKS.items()}
+        approved = {name: self.banks[name].approved(self.verdicts) for name in self.standings}
+        banks = {TEMPLATES: self.banks[TEMPLATES], **approved}
+        return {arm: tuple(banks[name] for name in names if name in banks) for arm, names in SPEAKS.items()}
+
+    @property
+    def standings(self) -> Mapping[str, Standing]:
+        """Of each bank that a language model wrote."""
+        return {name: bank.standing(self.verdicts) for name, bank in self.banks.items() if name != TEMPLATES}
 
 
 def load(files: Mapping[str, Path]) -> Release:

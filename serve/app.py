@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
+from engine.approvals import Approvals, Watch
 from engine.errors import RetainError
 from retain.release import Release
 from retain.request import examples
@@ -24,20 +26,37 @@ from serve.router import EVERYBODY_BASELINE, Router
 from serve.routes import refused, routes_of
 from serve.schema import request_schema
 from serve.service import Service
-from serve.settings import Settings, load_release, read
+from serve.settings import READ_AGAIN_SECONDS, Settings, load_release, read
 
 MAX_CONNECTIONS = 512  # at a time, idle ones among them (protocol.py says who has to go)
 STOP_SECONDS = 10  # for what is being answered when the service is told to stop
 
 
-def create_app(version: str, release: Release, router: Router = EVERYBODY_BASELINE) -> FastAPI:
-    """The API of one release; `version` is what it is called in answers and metrics."""
+def create_app(
+    version: str, release: Release, router: Router = EVERYBODY_BASELINE, watch: Watch | None = None
+) -> FastAPI:
+    """The API of one release; `version` is what it is called in answers and metrics.
+
+    `watch` says which of its messages people approved, at the start and while the application runs; without it the
+    release's own verdicts count.
+    """
     metrics = Metrics()
     service = Service(version, release, metrics, router)
+    if watch and (approvals := watch.changed()):
+        service.hear(approvals)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        hearing = asyncio.create_task(_hear_readers(service, watch)) if watch else None
+        yield
+        if hearing:
+            hearing.cancel()
+
     app = FastAPI(
         title="Retain",
         version=version,
         redirect_slashes=False,
+        lifespan=lifespan,
         summary=f"Whom to contact, with which offer, in which words ({release.spec.title})",
     )
     app.state.service = service
@@ -58,18 +77,30 @@ def create_app(version: str, release: Release, router: Router = EVERYBODY_BASELI
     return app
 
 
+async def _hear_readers(service: Service, watch: Watch) -> None:
+    while True:
+        await asyncio.sleep(READ_AGAIN_SECONDS)
+        try:
+            approvals = await asyncio.to_thread(watch.changed)  # a store on a network may be slow
+        except Exception as error:  # whatever it is, what was approved before may have been rejected since
+            approvals = Approvals(problem=f"{watch.url}: can't be read ({error!r})")
+        if approvals is not None:
+            service.hear(approvals)
+
+
 def main(environment: Mapping[str, str] = os.environ) -> int:
     """Serves until it is told to stop; 2 with one line when it can't start."""
     try:
         settings = read(environment)
         version, release = load_release(settings)
+        watch = Watch()
         listening = _listen(settings)
     except RetainError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     host, port = listening.getsockname()[:2]
-    app = create_app(version, release, settings.router)
-    for warning in app.state.service.warnings:
+    app = create_app(version, release, settings.router, watch)
+    for warning in app.state.service.ready()["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     sources = ", ".join([str(settings.release), *(f"{part} of {path}" for part, path in settings.parts.items())])
     print(

@@ -8,16 +8,18 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel
 
+from engine.approvals import Approvals
 from retain.decision import Action, Arm, Decision, Why
 from retain.message import SITUATIONS
 from retain.plausible import when_outside
 from retain.policy import PolicyError
-from retain.release import SOURCES, Assessment, Release
+from retain.release import SOURCES, TEMPLATES, Assessment, Release
 from serve.metrics import Metrics
 from serve.router import EVERYBODY_BASELINE, Router, routed
 from serve.schema import Invalid, RequestReader
@@ -84,6 +86,7 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.release = release
+        self.approvals = Approvals()
         self.metrics = metrics
         self.reader = RequestReader(release.spec, release.terms)
         self.router, unrouted = routed(router, release)
@@ -99,6 +102,14 @@ class Service:
         self._doubts, self._doubt_logged = 0, -math.inf
         metrics.serves(version, self.wallet, release.terms.offers.currency)
 
+    def hear(self, approvals: Approvals) -> None:
+        """Takes over what people said of messages: from the next request on those alone are sent that are approved
+        now."""
+        if approvals.problem and approvals != self.approvals:
+            log.warning("%s: no message counts as read, and templates are sent", approvals.problem)
+        self.approvals = approvals
+        self.release = replace(self.release, verdicts=approvals.verdicts)
+
     @property
     def mode(self) -> str:
         percent = self.router.learned_percent
@@ -113,8 +124,10 @@ class Service:
     @property
     def banks(self) -> str:
         """Who speaks, in words."""
-        counts = {name: len(bank.entries) for name, bank in self.release.banks.items()}
-        return "messages: " + ", ".join(f"{count} of {name}" for name, count in counts.items())
+        approved = [
+            f"{name} {found.approved} of {found.listed} approved" for name, found in self.release.standings.items()
+        ]
+        return "messages: " + ", ".join([f"{len(self.release.banks[TEMPLATES].entries)} of {TEMPLATES}", *approved])
 
     @property
     def period_left(self) -> float:
@@ -192,6 +205,16 @@ class Service:
             )
             self._doubt_logged = now
 
+    def _unread(self) -> list[str]:
+        """Which messages aren't sent since nobody read them."""
+        warnings = [f"{self.approvals.problem}: no message counts as read"] if self.approvals.problem else []
+        warnings += [f"{record}: is no record of a text: it counts as unread" for record in self.approvals.damaged]
+        for name, found in self.release.standings.items():
+            if found.unread:
+                waiting = f"{found.unread} of {found.listed} messages of {name} wait for a person to read them"
+                warnings.append(f"{waiting} (make messages): others, or templates, are sent")
+        return warnings
+
     def _money(self) -> list[str]:
         """What keeps everybody from being contacted."""
         warnings = []
@@ -233,7 +256,8 @@ class Service:
             "dataset": release.spec.name,
             "release": self.versions["release"],
             "parts": dict(release.versions),
-            "messages": {name: len(bank.entries) for name, bank in release.banks.items()},
+            "messages": {TEMPLATES: len(release.banks[TEMPLATES].entries)}
+            | {name: found._asdict() for name, found in release.standings.items()},
             "left_out": list(release.left_out),
             "overrides": list(release.overrides),
             "history": "comes with the request",
@@ -250,5 +274,5 @@ class Service:
                 "months": terms.months,
                 "period_left": self.period_left,
             },
-            "warnings": [*self.warnings, *self._not_like_training(), *self._money()],
+            "warnings": [*self.warnings, *self._unread(), *self._not_like_training(), *self._money()],
         }

@@ -1,6 +1,7 @@
 """Settings of the service, from the environment; each is checked before anything is loaded.
 
-RELEASE_PATH: the folder of a release's artifact; unset: the current release of EXPERIMENT in RETAIN_STORE.
+RELEASE_PATH: the folder of a release's artifact; unset: the current release of EXPERIMENT in RETAIN_STORE. There also
+lies which messages people approved (engine.approvals), whatever release they are of.
 RISK_MODEL_PATH, ACCEPT_MODEL_PATH, PPO_POLICY_PATH: artifact folders of `risk`, `accept` and `decision`, in place of
 the release's own part; SFT_PATH, RLHF_PATH, RM_PATH: of `messages`, for one bank, the other, and the scores that order
 both. The version that answers, /readyz and the line at the start say so.
@@ -30,6 +31,8 @@ from retain.release import PART_FILES, SCORES, TERMS, Release, ReleaseError, loa
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
 
 DEFAULT_EXPERIMENT = "local"
+# How often the store is looked at for what people said of messages: an approval, or a rejection, is heard this soon.
+READ_AGAIN_SECONDS = 5.0
 # Order matters: scores rank the messages of the banks loaded before them.
 OVERRIDES = {
     "risk": "RISK_MODEL_PATH",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,6 +85,12 @@ def bank(source: str, offers: Sequence[int] = LEVELS, situations: Sequence[str] 
         for offer in offers
         for end, score in ((".", 0.5), (" if you like.", 1.5))
     ]
+
+
+def approved(release: Release) -> Release:
+    """The release, all of whose messages somebody has read and approved."""
+    texts = [entry.text for found in release.banks.values() for entry in found.entries]
+    return replace(release, verdicts=dict.fromkeys(texts, "approved"))
 
 
 def scores(*entries: dict[str, Any], sign: int = 1) -> dict[str, dict[str, float]]:

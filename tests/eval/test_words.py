@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from engine import approvals
 from engine.artifact import ArtifactStore, ArtifactWriter
 from engine.errors import ArtifactError
 from engine.store import FolderStore
@@ -61,6 +62,10 @@ def probes(**changes: Any) -> dict[str, list[Any]]:
     } | changes
 
 
+# Three texts of SFT, none of RLHF.
+BANKS: dict[str, Any] = {"sft.json": [{"text": text} for text in ("One.", "Two.", "Three.")], "rlhf.json": []}
+
+
 def publish(root: Path, stage: str, files: dict[str, Any], table: dict[str, list[Any]] | None = None) -> Path:
     writer = ArtifactWriter(root / f"scratch-{stage}")
     for name, content in files.items():
@@ -86,7 +91,8 @@ def report(tmp_path: Path) -> words.Report:
         tmp_path, "text_eval", {"metrics.json": judged(), "examples.json": [example(at) for at in range(5)]}, probes()
     )
     bank = {"coverage": measure(1.0), "coverage_sft": measure(0.5), "kept": measure(48.0), "kept_sft": measure(20.0)}
-    return words.read(text_eval, publish(tmp_path, "messages", {"metrics.json": bank}))
+    messages = publish(tmp_path, "messages", {"metrics.json": bank, **BANKS})
+    return words.read(text_eval, messages, {"One.": "approved", "Two.": "rejected"})
 
 
 def test_the_end_of_a_run_says_who_wins_what_is_unsafe_and_shows_three_of_each(report: words.Report) -> None:
@@ -103,6 +109,7 @@ def test_the_end_of_a_run_says_who_wins_what_is_unsafe_and_shows_three_of_each(r
     assert lines["tokens"].split()[-2:] == ["32.3", "28.6"]
     assert lines["tokens, change against SFT"].split()[-2:] == ["-11.5", "(-13.5..-9.5)"]
     assert lines["situations x offers with a message"].split()[-2:] == ["50.0", "100.0"]
+    assert lines["messages approved by a person"].split()[-2:] == ["33.3", "-"]
     assert "Reply 2 of SFT. unsafe: link" in text
     assert "Reply 3" not in text
 
@@ -133,7 +140,7 @@ def test_a_bank_of_another_policy_is_not_shown_beside(tmp_path: Path, monkeypatc
     monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
     made = {
         "text_eval": publish(tmp_path, "text_eval", {"metrics.json": judged(), "examples.json": []}, probes()),
-        "messages": publish(tmp_path, "messages", {"metrics.json": {"coverage": measure(1.0)}}),
+        "messages": publish(tmp_path, "messages", {"metrics.json": {"coverage": measure(1.0)}, **BANKS}),
     }
     for stage in made:
         ArtifactStore(FolderStore(tmp_path / "store"), "local").set_current(stage, "e" * 32)
@@ -141,6 +148,10 @@ def test_a_bank_of_another_policy_is_not_shown_beside(tmp_path: Path, monkeypatc
         for folder, policy in zip(made.values(), ("a", other)):
             (folder / "identity.json").write_text(json.dumps({"inputs": {"ppo_text": policy}}))
         assert bool(words.latest("local", "local").bank) == shown
+    (made["messages"] / "identity.json").write_text(json.dumps({"inputs": {"ppo_text": "a"}}))
+    assert words.latest("local", "local").bank["approved_sft"].value == 0.0
+    approvals.record(FolderStore(tmp_path / "store"), "Three.", "approved", "Ann")
+    assert words.latest("local", "local").bank["approved_sft"].value == pytest.approx(1 / 3)
     (made["messages"] / "identity.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"identity\.json is missing or damaged"):
         words.latest("local", "local")

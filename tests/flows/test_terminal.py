@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from engine import approvals
 from engine.artifact import ArtifactWriter
 from engine.errors import ArtifactError
 from engine.stage import Stage
@@ -20,6 +21,7 @@ from flows.__main__ import main
 from flows.board import Board, Row
 from flows.plan import Plan, key_metrics, load_experiment
 from flows.run import Run, carry_out
+from tests import releases
 from tests.eval import made_decision
 from tests.flows.toy_plan import board_of, toy_plan, toy_stage
 
@@ -259,3 +261,27 @@ def test_warnings_are_said_again_at_the_end_of_every_run(
     text = capsys.readouterr().out
     assert "nothing changed, nothing to run" in text
     assert text.index("metered, not billed") < text.index(f"WARNING from customers: {CUT_OFF}")
+
+
+def test_the_end_of_a_run_says_how_many_messages_wait_for_a_reader(
+    tmp_path: Path, console: Console, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_with(tmp_path / "store")
+    given = releases.inputs(tmp_path / "inputs", releases.dataset("telco"), releases.dataset("bank"))
+    folder = releases.publish(
+        tmp_path / "store", "release", releases.run_stage(tmp_path, given), experiment=plan.artifacts.experiment
+    )
+    row = Row("release", (), state="complete")
+    text = releases.bank("sft")[0]["text"]
+    approvals.record(plan.store, text, "approved", "Ann")
+    terminal.show_release(plan, row, console)
+    shown = plain(console)
+    assert f"release: {folder}" in shown.replace("\n", "")
+    assert "sft: 48 messages, 6 approved (12 %), 0 rejected, 42 wait for a person to read them" in shown
+    assert "rlhf: 48 messages, 0 approved (0 %), 0 rejected, 48 wait for a person to read them" in shown
+    assert "until then others, or templates, are sent: make messages EXPERIMENT=chaos\n" in shown
+    for entry in (*releases.bank("sft"), *releases.bank("rlhf")):
+        approvals.record(plan.store, entry["text"], "rejected" if entry["text"] == text else "approved", "Ann")
+    terminal.show_release(plan, row, console)
+    assert "until then" not in plain(console).removeprefix(shown)
+    capsys.readouterr()

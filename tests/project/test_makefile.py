@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def test_make_alone_lists_every_target() -> None:
         ("train.ppo.decision", "flows run", "exp_001_mvp"),
         ("train.all", "flows run", "exp_001_mvp"),
         ("serve", "serve", "local"),
+        ("messages", "serve.messages", "local"),
+        ("messages.approve", "serve.messages approve", "local"),
         ("verdict", "eval.verdict", "local"),
         ("compare", "eval.comparison", "local"),
         ("words", "eval.words", "local"),
@@ -75,6 +78,13 @@ def test_targets_in_one_call_all_run() -> None:
     stages = [line.rpartition("--stage ")[2] for line in commands(*targets)]
     # ppo_text is judged by text_eval, which comes with it
     assert stages == ["risk", "accept", "sft", "rm", "text_eval", "decision"]
+
+
+def test_who_approves_messages_is_named_on_make_s_command_line() -> None:
+    (command,) = commands("messages.approve", "BY=Ann O'Neil; rm x", "EXCEPT=0a,1b")
+    assert shlex.split(command)[-5:] == ["approve", "--by", "Ann O'Neil; rm x", "--except", "0a,1b"]
+    (command,) = commands("messages.approve", BY="somebody", EXCEPT="0a")  # what a shell happens to export
+    assert shlex.split(command)[-5:] == ["approve", "--by", "", "--except", ""]
 
 
 def test_weights_are_installed_pinned_and_alone() -> None:

@@ -16,10 +16,24 @@ import pytest
 from engine.errors import DataError
 from retain.dataset import protected_columns
 from retain.decision import Arm, Decision
-from retain.message import Bank, Message
+from retain.message import Bank, Message, Standing, render
 from retain.policy import PolicyError
 from retain.release import Release, ReleaseError, load, with_part
-from tests.releases import CHARGED, FOOTER, TERMS, bank, dataset, decided, inputs, part, policy, rows, run_stage, scores
+from tests.releases import (
+    CHARGED,
+    FOOTER,
+    TERMS,
+    approved,
+    bank,
+    dataset,
+    decided,
+    inputs,
+    part,
+    policy,
+    rows,
+    run_stage,
+    scores,
+)
 from tests.words import check
 
 
@@ -35,7 +49,7 @@ def files(folder: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def release(folder: Path) -> Release:
-    return load(files(folder))
+    return approved(load(files(folder)))
 
 
 def test_a_customer_is_scored_as_the_parts_score_her(release: Release) -> None:
@@ -265,8 +279,24 @@ def test_where_a_bank_has_nothing_to_say_the_next_one_speaks(release: Release) -
 
 def test_an_unsafe_message_is_passed_over_when_sent(release: Release) -> None:
     entries = [dataclasses.replace(entry, text=entry.text + " Hurry.") for entry in release.banks["rlhf"].entries]
-    changed = dataclasses.replace(release, banks={**release.banks, "rlhf": Bank(entries)})
+    changed = approved(dataclasses.replace(release, banks={**release.banks, "rlhf": Bank(entries)}))
     assert said(changed, "learned").source == "sft"
+
+
+def test_a_message_is_sent_once_somebody_approved_it(release: Release) -> None:
+    unread = dataclasses.replace(release, verdicts={})
+    assert {said(unread, arm).source for arm in ("baseline", "learned")} == {"template"}
+    best, second = sorted(
+        (entry for entry in release.banks["rlhf"].entries if (entry.situation, entry.offer) == ("price", 10)),
+        key=lambda entry: -entry.score,
+    )
+    one = dataclasses.replace(release, verdicts={second.text: "approved", best.text: "rejected"})
+    assert said(one, "learned").text.startswith(render(second.text, 10, 6))
+    assert said(one, "baseline").source == "template"
+    listed = len(release.banks["rlhf"].entries)
+    same_text = sum(entry.text == second.text for entry in release.banks["rlhf"].entries)
+    assert one.standings["rlhf"] == Standing(listed, same_text, same_text, listed - 2 * same_text)
+    assert unread.standings["sft"] == Standing(48, 0, 0, 48)
 
 
 def test_a_bank_and_its_order_are_replaced(release: Release, tmp_path: Path) -> None:

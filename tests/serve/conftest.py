@@ -4,21 +4,25 @@ from pathlib import Path
 
 import pytest
 
+from engine import approvals
 from engine.artifact import open_artifact
+from engine.store import FolderStore
 from retain.release import Release, load
 from serve.app import create_app
-from tests.releases import CHARGED, config, dataset, inputs, publish, run_stage
+from tests.releases import CHARGED, approved, bank, config, dataset, inputs, publish, run_stage
 from tests.serve.client import Client
 
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose experiment `toy` has risk, accept and release."""
+    """A store whose experiment `toy` has risk, accept and release, and whose messages were all approved."""
     base = tmp_path_factory.mktemp("serve")
     given = inputs(base / "inputs", dataset("telco"), dataset("bank"))
     for stage in ("risk", "accept", "decision", "messages"):
         publish(base / "store", stage, given[stage])
     publish(base / "store", "release", run_stage(base, given))
+    for text in {entry["text"] for source in ("sft", "rlhf") for entry in bank(source)}:
+        approvals.record(FolderStore(base / "store"), text, "approved", "Ann")
     return base / "store"
 
 
@@ -29,7 +33,7 @@ def artifact(store: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def release(artifact: Path) -> Release:
-    return load(open_artifact(artifact))
+    return approved(load(open_artifact(artifact)))
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +41,7 @@ def bank_release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     """A release for a table with numbers that have no bounds, which shows every column as a reason."""
     base, bank = tmp_path_factory.mktemp("bank"), dataset("bank", roles=CHARGED)
     artifact = publish(base / "store", "release", run_stage(base, inputs(base / "in", bank, bank), config(reasons=99)))
-    return load(open_artifact(artifact))
+    return approved(load(open_artifact(artifact)))
 
 
 @pytest.fixture

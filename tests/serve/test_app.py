@@ -53,8 +53,8 @@ def serve(environment: dict[str, str], code: str = "") -> Served:
 
 
 @pytest.fixture(scope="module")
-def address(artifact: Path) -> Iterator[tuple[str, int]]:
-    with serve({"RELEASE_PATH": str(artifact), "PORT": "0"}) as process:
+def address(artifact: Path, store: Path) -> Iterator[tuple[str, int]]:
+    with serve({"RELEASE_PATH": str(artifact), "RETAIN_STORE": str(store), "PORT": "0"}) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         found = re.search(r"release [0-9a-f]{12} \(\S+/toy/release/f+\) on http://([\d.]+):(\d+)", line)
@@ -71,7 +71,9 @@ def address(artifact: Path) -> Iterator[tuple[str, int]]:
 
 def test_a_replaced_part_is_told_at_the_start_and_in_answers(artifact: Path, store: Path) -> None:
     risk = store / "toy" / "risk" / ("f" * 64)
-    with serve({"RELEASE_PATH": str(artifact), "RISK_MODEL_PATH": str(risk), "PORT": "0"}) as process:
+    with serve(
+        {"RELEASE_PATH": str(artifact), "RISK_MODEL_PATH": str(risk), "PORT": "0", "RETAIN_STORE": str(store)}
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         line = process.stdout.readline()
@@ -92,10 +94,13 @@ def test_a_replaced_part_is_told_at_the_start_and_in_answers(artifact: Path, sto
 def test_the_learned_policy_answers_when_it_may(artifact: Path, store: Path, release: Release) -> None:
     decision = store / "toy" / "decision" / ("f" * 64)
     environment = {"FORCE_BASELINE": "false", "CANARY_PERCENT": "100", "PPO_POLICY_PATH": str(decision)}
+    environment |= {"RETAIN_STORE": str(store)}
     with serve({"RELEASE_PATH": str(artifact), "PORT": "0", **environment}) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.endswith("100 % of customers; messages: 24 of template, 48 of sft, 48 of rlhf\n")
+        assert line.endswith(
+            "100 % of customers; messages: 24 of template, sft 48 of 48 approved, rlhf 48 of 48 approved\n"
+        )
         found = re.search(r"\+decision \(.* on http://([\d.]+):(\d+)", line)
         assert found, line
         body = json.dumps({"customer": rows(release.spec, 1, seed=4)[0]}).encode()

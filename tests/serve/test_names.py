@@ -13,7 +13,7 @@ from retain.release import Release, load
 from serve.app import create_app
 from serve.schema import request_schema
 from tests.names import BAD_NAMES, names
-from tests.releases import FOOTER, dataset, decided, inputs, rows, run_stage
+from tests.releases import FOOTER, approved, dataset, decided, inputs, rows, run_stage
 from tests.serve.client import Client
 from tests.words import check, clean_name
 
@@ -24,7 +24,7 @@ NAME = "FirstName"
 def named(tmp_path_factory: pytest.TempPathFactory) -> Release:
     base = tmp_path_factory.mktemp("named")
     out = run_stage(base, inputs(base / "in", dataset("telco", named=NAME), dataset("bank")))
-    return load({path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()})
+    return approved(load({path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}))
 
 
 @pytest.fixture(scope="module")

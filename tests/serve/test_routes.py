@@ -20,6 +20,8 @@ from tests.releases import FOOTER, dataset, decided, rows
 from tests.serve.client import Client
 from tests.words import check
 
+READ = {"listed": 48, "approved": 48, "rejected": 0, "unread": 0}
+
 
 @pytest.fixture
 def customer(release: Release) -> dict[str, Any]:
@@ -379,7 +381,7 @@ def test_health_and_readiness_say_what_answers(client: Client, release: Release)
         "dataset": "telco",
         "release": "v1",
         "parts": dict(release.versions),
-        "messages": {"template": 24, "sft": 48, "rlhf": 48},
+        "messages": {"template": 24, "sft": READ, "rlhf": READ},
         "left_out": [],
         "overrides": [],
         "history": "comes with the request",

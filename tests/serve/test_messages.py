@@ -1,0 +1,210 @@
+"""What a person sees of the messages of a release, and how she approves them; that nothing unread is ever sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.approvals import Approvals, Watch, identifier, read, record
+from engine.store import FolderStore
+from retain.release import Release
+from serve import app, messages
+from serve.app import create_app
+from serve.settings import load_release
+from serve.settings import read as settings
+from tests.releases import bank, publish, rows
+from tests.serve.client import Client
+
+TEXTS = sorted({entry["text"] for source in ("sft", "rlhf") for entry in bank(source)})
+
+
+@pytest.fixture
+def unread(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderStore:
+    """A copy of the store whose messages nobody has read."""
+    shutil.copytree(store, tmp_path / "store", ignore=shutil.ignore_patterns("approvals*"))
+    monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
+    return FolderStore(tmp_path / "store")
+
+
+def run(*arguments: str, **environment: str) -> int:
+    return messages.main(arguments, {"EXPERIMENT": "toy", **environment})
+
+
+def identity(text: str) -> str:
+    return identifier(text)[: messages.ID_DIGITS]
+
+
+def test_every_message_is_shown_with_the_template_in_its_place(
+    unread: FolderStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(unread, TEXTS[0], "approved", "Ann")
+    record(unread, TEXTS[1], "rejected", "Bob")
+    assert run() == 0
+    shown = capsys.readouterr().out
+    entries = [*bank("sft"), *bank("rlhf")]
+    for entry in entries:
+        assert f"\n{entry['situation']}, {entry['offer']} %  in its place: " in shown
+        assert shown.count(entry["text"] + "\n") == sum(other["text"] == entry["text"] for other in entries)
+    lines = [line for line in shown.splitlines() if line.startswith("  ")]
+    assert len(lines) == len(entries)
+    for text, said in ((TEXTS[0], "approved by Ann, 20"), (TEXTS[1], "rejected by Bob, 20"), (TEXTS[2], "unread")):
+        assert all(f"  {said}" in line for line in lines if line.startswith(f"  {identity(text)}"))
+    assert "sft: 48 messages, 6 approved (12 %), 6 rejected, 36 wait for a person to read them" in shown
+    assert "rlhf: 48 messages, 0 approved (0 %), 0 rejected, 48 wait for a person to read them" in shown
+
+
+def test_what_was_shown_is_approved_but_what_is_excepted(
+    unread: FolderStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(unread, TEXTS[2], "approved", "Bob")
+    run()
+    capsys.readouterr()
+    refused = [TEXTS[0], TEXTS[2]]
+    assert run("approve", "--by", " Ann ", "--except", f"{identity(refused[0])},{identifier(refused[1]).upper()}") == 0
+    verdicts = read(unread).verdicts
+    assert verdicts == {text: "rejected" if text in refused else "approved" for text in TEXTS}
+    assert {reading[-1].by for reading in read(unread).readings.values()} == {"Ann"}
+    said = capsys.readouterr().out
+    assert f"{len(TEXTS) - 2} approved and 2 rejected by Ann, in {unread.url}." in said
+    assert run("approve", "--by", "Eve") == 0  # nothing is left to judge
+    assert read(unread).verdicts == verdicts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((), "BY: wants the name of the person"),
+        (("--by", "  "), "BY: wants the name of the person"),
+        (("--by", "Ann\x1b[2J"), "BY: wants the name of the person"),
+        (("--by", "A" * 61), "BY: wants the name of the person"),
+        (("--by", "Ann", "--except", "00000000"), "EXCEPT=00000000: is the id of no message of this release"),
+        (("--by", "Ann", "--except", "a"), "EXCEPT=a: is the id of no message of this release"),
+    ],
+)
+def test_a_bad_name_or_id_records_nothing(
+    unread: FolderStore, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], complaint: str
+) -> None:
+    run()
+    capsys.readouterr()
+    assert run("approve", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"error: {complaint}")
+    assert read(unread).readings == {}
+
+
+def test_what_came_after_the_look_is_not_approved(
+    unread: FolderStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    folder = tmp_path / "messages"
+    folder.mkdir()
+    later = [entry | {"text": entry["text"] + " Thank you."} for entry in bank("sft", situations=("price",))]
+    (folder / "sft.json").write_text(json.dumps(later))
+    other = str(publish(tmp_path / "other", "messages", folder))
+    assert run("approve", "--by", "Ann", SFT_PATH=other) == 2
+    assert "4 of these messages were shown to nobody yet: read them with `make messages`" in capsys.readouterr().err
+    assert read(unread).readings == {}
+    assert run(SFT_PATH=other) == 0
+    assert run("approve", "--by", "Ann", SFT_PATH=other) == 0
+    assert read(unread).verdicts.keys() >= {entry["text"] for entry in later}
+
+
+def test_messages_that_can_not_be_printed_move_no_cursor(unread: FolderStore) -> None:
+    assert messages._plain("a\x1b[2Jb\n") == "a·[2Jb·"
+
+
+def sources(client: Client, customer: dict[str, Any]) -> str:
+    answer = client.post({"customer": customer}).json()
+    assert answer["action"] == "contact"
+    return str(answer["message"]["source"])
+
+
+@pytest.mark.parametrize("override", ["", "SFT_PATH"])
+def test_a_message_is_sent_when_it_was_approved_and_not_after_it_was_rejected(
+    unread: FolderStore, override: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the service runs; a message of another bank waits for a reader as well."""
+    environment = {"EXPERIMENT": "toy"}
+    if override:
+        environment[override] = str(unread.root / "toy" / "messages" / ("f" * 64))
+    version, release = load_release(settings(environment))
+    served = create_app(version, release, watch=Watch())
+    client, service = Client(served), served.state.service
+    customer = next(
+        row for row in rows(release.spec, 100, 6)
+        if client.post({"customer": row}).json()["action"] == "contact"
+    )  # fmt: skip
+    assert sources(client, customer) == "template"
+    ready = client.get("/readyz").json()
+    assert ready["messages"]["sft"] == {"listed": 48, "approved": 0, "rejected": 0, "unread": 48}
+    assert (
+        "48 of 48 messages of sft wait for a person to read them (make messages): others, or templates, are sent"
+        in ready["warnings"]
+    )
+    monkeypatch.setattr(app, "READ_AGAIN_SECONDS", 0.001)
+
+    async def until(wanted: str) -> None:
+        heard, hear = asyncio.Event(), service.hear
+
+        def listen(approvals: Approvals) -> None:
+            hear(approvals)
+            if approvals.verdicts == dict.fromkeys(TEXTS, wanted):
+                heard.set()
+
+        monkeypatch.setattr(service, "hear", listen)
+        async with served.router.lifespan_context(served):
+            await heard.wait()
+
+    for verdict, source in (("approved", "sft"), ("rejected", "template")):
+        for text in TEXTS:
+            record(unread, text, verdict, "Ann")  # type: ignore[arg-type]
+        asyncio.run(asyncio.wait_for(until(verdict), 60))
+        assert sources(client, customer) == source
+
+
+def test_without_its_store_nothing_counts_as_read(
+    store: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A release that was copied elsewhere, whose approvals were not."""
+    monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "none"))
+    version, release = load_release(settings({"RELEASE_PATH": str(artifact)}))
+    served = create_app(version, release, watch=Watch())
+    warnings = Client(served).get("/readyz").json()["warnings"]
+    assert f"{tmp_path / 'none'}: can't be read (No such file or directory): no message counts as read" in warnings
+    assert served.state.service.banks == "messages: 24 of template, sft 0 of 48 approved, rlhf 0 of 48 approved"
+    served.state.service.hear(Watch(str(store)).changed())
+    assert Client(served).get("/readyz").json()["warnings"] == []
+
+
+def test_a_look_that_fails_leaves_nothing_approved(
+    release: Release, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(str(store))
+    served = create_app("v1", release, watch=watch)
+    service, failed = served.state.service, asyncio.Event()
+    assert service.release.verdicts == dict.fromkeys(TEXTS, "approved")
+    hear = service.hear
+    monkeypatch.setattr(app, "READ_AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr(watch, "changed", lambda: 1 / 0)
+    monkeypatch.setattr(service, "hear", lambda approvals: (hear(approvals), failed.set()))
+
+    async def until() -> None:
+        async with served.router.lifespan_context(served):
+            await failed.wait()
+
+    asyncio.run(asyncio.wait_for(until(), 60))
+    assert service.release.verdicts == {}
+    assert "ZeroDivisionError" in service.ready()["warnings"][0]
+
+
+def test_a_release_without_a_language_model_says_so(release: Release) -> None:
+    plain = replace(release, banks={"template": release.banks["template"]})
+    said = "\n".join(line.plain for line in messages.lines(messages.Listed("v1", plain, Approvals())))
+    assert said.strip() == "this release holds no messages of a language model: templates are sent"
