@@ -1,10 +1,12 @@
 # `make` alone prints the targets below. Those that name an EXPERIMENT take another by EXPERIMENT=name, which is
-# ops/configs/experiment_<name>.yaml, or by the path of a file. EXPERIMENT may be set in the shell; VENV, PYTHON and STAGE
-# count only when given to make, since other tools use these names.
+# ops/configs/experiment_<name>.yaml, or by the path of a file. EXPERIMENT may be set in the shell; VENV, PYTHON, STAGE,
+# BY and EXCEPT count only when given to make, since other tools use these names, and nobody signs by what a shell exports.
 
 VENV   := .venv
 PYTHON := $(firstword $(shell command -v python3.11 2>/dev/null) python3)
 STAGE  :=
+BY     :=
+EXCEPT :=
 PY     := $(VENV)/bin/python
 
 # What `make run` needs, and what the checks and the benchmarks need besides. A stamp is older than pyproject.toml when
@@ -21,8 +23,8 @@ LOCKED = $(or $(EXPERIMENT),exp_001_mvp)
 # install somewhere else, or nothing.
 unexport $(filter PYTHON% GIT_%,$(.VARIABLES)) PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_DRY_RUN PIP_NO_DEPS
 
-# What was given on make's own command line, quoted for the shell: a name that the shell happens to export signs nothing.
-given = '$(if $(findstring command line,$(origin $1)),$(subst ','\'',$($1)))'
+# As one word of the shell.
+quoted = '$(subst ','\'',$1)'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
@@ -106,7 +108,7 @@ messages: $(RUN) ## Show what a language model wrote for customers, and who appr
 	EXPERIMENT='$(LOCAL)' $(PY) -m serve.messages
 
 messages.approve: $(RUN) ## Approve the messages that were shown: BY=NAME, all but EXCEPT=ID,ID (EXPERIMENT=local)
-	EXPERIMENT='$(LOCAL)' $(PY) -m serve.messages approve --by $(call given,BY) --except $(call given,EXCEPT)
+	EXPERIMENT='$(LOCAL)' $(PY) -m serve.messages approve --by $(call quoted,$(BY)) --except $(call quoted,$(EXCEPT))
 
 verdict: $(RUN) ## Compare the last run with the exit criteria; exit code 1 if one is missed (EXPERIMENT=local)
 	$(PY) -m eval.verdict --experiment '$(LOCAL)'

@@ -237,7 +237,7 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
         console.print(line, soft_wrap=True)
     if any(standing.unread for standing in read_so_far.standings.values()):
         console.print(
-            f"until then others, or templates, are sent: make messages{_experiment(plan.experiment.tag)}",
+            f"until then others, or templates, are sent: make messages{_experiment(plan.named)}",
             style="yellow",
             highlight=False,
         )

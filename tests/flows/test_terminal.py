@@ -279,7 +279,7 @@ def test_the_end_of_a_run_says_how_many_messages_wait_for_a_reader(
     assert f"release: {folder}" in shown.replace("\n", "")
     assert "sft: 48 messages, 6 approved (12 %), 0 rejected, 42 wait for a person to read them" in shown
     assert "rlhf: 48 messages, 0 approved (0 %), 0 rejected, 48 wait for a person to read them" in shown
-    assert "until then others, or templates, are sent: make messages EXPERIMENT=chaos\n" in shown
+    assert "until then others, or templates, are sent: make messages EXPERIMENT=toy\n" in shown
     for entry in (*releases.bank("sft"), *releases.bank("rlhf")):
         approvals.record(plan.store, entry["text"], "rejected" if entry["text"] == text else "approved", "Ann")
     terminal.show_release(plan, row, console)
