@@ -360,7 +360,10 @@ def test_what_cant_be_had_is_named(inputs: Inputs, workspace: Make, tmp_path: Pa
                 one["protected"] = True
         return rows
 
-    with pytest.raises(DataError, match=r"prompts.test_prompts 500: only \d+ different ones can be made"):
+    with pytest.raises(
+        DataError,
+        match=r"prompts.test_prompts 500: only \d+ different ones can be made .*: lower stages.prompts.test_prompts or",
+    ):
         prompts.run(less(test_prompts=500), changed(inputs, tmp_path, few), workspace(tmp_path / "out"))
 
 
