@@ -360,11 +360,13 @@ def _scalar(node: yaml.Node, where: str, file: _Read, key: Key) -> str | int | f
 def _of_whole_values(resolved: Resolved, errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """pydantic's errors, those of a union's branches (a text or an integer) put together to one of the value."""
     problems: dict[Key, dict[str, Any]] = {}
+    errors = list(errors)
+    above = {error["loc"][:length] for error in errors for length in range(len(error["loc"]))}
     for error in errors:
         key: Key = error["loc"]
         if key[-1:] and key[-1] in BRANCHES and key not in resolved.origins and key[:-1] in resolved.origins:
             key = key[:-1]
-        elif error["type"] == "too_short" and error["input"]:
+        elif error["type"] == "too_short" and key in above:
             continue  # of a list whose items are wrong, each of which has an error of its own
         if key in problems:
             problems[key]["msg"] += " or " + error["msg"].removeprefix(WANTED)
