@@ -252,8 +252,8 @@ def _first(made: Iterator[T], seen: set[Any], key: Callable[[T], Any], what: str
             return row
     raise DataError(
         f"prompts.{what}: only {len(seen)} different ones can be made of these customers: lower "
-        f"stages.prompts.{what.partition(' ')[0]} or another number there, or describe more roles and categories of the "
-        "table"
+        f"stages.prompts.{what.partition(' ')[0]} or another number there, or describe more roles and categories of "
+        "the table"
     )
 
 
