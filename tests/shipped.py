@@ -8,7 +8,7 @@ from pathlib import Path
 OPS = Path(__file__).resolve().parents[1] / "ops"
 EXPERIMENTS = ("chaos", "dryrun", "exp_001_mvp", "local", "smollm2", "smollm2_gpu")
 DATASETS = ("bank", "telco")
-MESSAGES = ("cues", "guard", "phrases", "rules", "templates")
+MESSAGES = ("cues", "english", "guard", "phrases", "rules", "templates")
 YAML_FILES = (
     *(OPS / "configs" / f"experiment_{name}.yaml" for name in EXPERIMENTS),
     *(OPS / "datasets" / f"{name}.yaml" for name in DATASETS),
