@@ -466,6 +466,26 @@ def test_a_value_of_either_kind_has_one_line(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("[a]", "key 'value' is ['a']: tuple should have at least 2 items after validation, not 1"),
+        ("[a, 7]", "key 'value.1' is 7: input should be a valid string; write \"7\", in quotes"),
+    ],
+)
+def test_a_list_that_is_too_short_is_told_and_one_of_wrong_items_by_these_alone(
+    tmp_path: Path, value: str, said: str
+) -> None:
+    class Pair(Strict):
+        tag: str
+        value: tuple[str, ...] = Field(min_length=2)
+
+    path = write(tmp_path, "a", f"tag: a\nvalue: {value}\n")
+    with pytest.raises(ConfigError) as caught:
+        validate(load(path), Pair)
+    assert str(caught.value) == f"{path}:2: {said}"
+
+
 @pytest.mark.parametrize(("stands", "read"), [("010", 8), ("0x1F", 31), ("0b11", 3), ("12:30", 750), ("1:30.5", 90.5)])
 def test_a_code_that_yaml_would_calculate_with_is_refused(tmp_path: Path, stands: str, read: float) -> None:
     message = refusal(tmp_path, BASE.replace("depth: 3", f"depth: {stands}"))
