@@ -59,7 +59,8 @@ class Resolved:
     """An experiment after `extends` and `!include`.
 
     `origins` maps the key of each node to "file:line"; `spelled` the key of each scalar that is no text to what stands
-    in the file; `unlocked` are the dotted keys that the lock leaves out.
+    in the file; `unlocked` are the dotted keys that the lock leaves out. `stated` are the keys that stand in each file
+    of the chain of `extends`, or are included there: the file that extends none comes first, the experiment's own last.
     """
 
     tag: str
@@ -69,6 +70,7 @@ class Resolved:
     origins: Mapping[Key, str]
     unlocked: tuple[str, ...] = ()
     spelled: Mapping[Key, str] = field(default_factory=dict)
+    stated: tuple[Set[Key], ...] = ()
 
 
 def experiment_path(named: str) -> Path:
@@ -124,7 +126,7 @@ def load(path: Path) -> Resolved:
         raise ConfigError(f"{path}: key 'tag' is {tag!r}: the experiment's name is needed")
     if tag_of(path) != tag:
         raise ConfigError(f"{origins[('tag',)]}: key 'tag' is {tag!r}: it has to be the name in {path.name}")
-    return Resolved(tag, path, data, locked, origins, unlocked, file.spelled)
+    return Resolved(tag, path, data, locked, origins, unlocked, file.spelled, file.stated)
 
 
 def validate(resolved: Resolved, model: type[Model]) -> Model:
@@ -135,6 +137,21 @@ def validate(resolved: Resolved, model: type[Model]) -> Model:
     except ValidationError as error:
         problems = _of_whole_values(resolved, error.errors(include_url=False))
         raise ConfigError("\n".join(_describe(resolved, problem) for problem in problems)) from None
+
+
+def check_restated(resolved: Resolved, key: str, dependent: str) -> None:
+    """Raises ConfigError if a file states the dotted `key` anew and leaves the `dependent` one as the file that it
+    extends has it: the old values were meant for what the key was there."""
+    for stated in reversed(resolved.stated):
+        if tuple(dependent.split(".")) in stated:
+            return
+        path = tuple(key.split("."))
+        if path in stated:
+            earlier = resolved.origins[tuple(dependent.split("."))]
+            raise ConfigError(
+                f"{resolved.origins[path]}: key {key!r} is stated anew, but not {dependent!r}, which depends on it and "
+                f"would stay as at {earlier}. Write {dependent!r} into the same file, too"
+            )
 
 
 def digest(resolved: Resolved) -> str:
@@ -204,12 +221,16 @@ def _without(data: dict[str, Any], key: Sequence[str]) -> dict[str, Any]:
 
 @dataclass
 class _Read:
-    """What reading a file and all that it includes adds up to; `included`: the keys at which `!include` stands."""
+    """What reading a file and all that it includes adds up to; `included`: the keys at which `!include` stands.
+
+    `stated` is that of `Resolved`.
+    """
 
     data: Any = None
     origins: dict[Key, str] = field(default_factory=dict)
     spelled: dict[Key, str] = field(default_factory=dict)
     included: set[Key] = field(default_factory=set)
+    stated: tuple[Set[Key], ...] = ()
 
 
 def _resolve(path: Path, seen: tuple[Path, ...]) -> _Read:
@@ -219,6 +240,7 @@ def _resolve(path: Path, seen: tuple[Path, ...]) -> _Read:
     file.data = _read(path, file)
     if not isinstance(file.data, dict):
         raise ConfigError(f"{path}: holds a {type(file.data).__name__}, not a mapping of keys")
+    file.stated = (frozenset(file.origins),)
     parent = file.data.pop("extends", None)
     if parent is None:
         return file
@@ -227,7 +249,7 @@ def _resolve(path: Path, seen: tuple[Path, ...]) -> _Read:
     replaced: set[Key] = set()
     data = _merge(base.data, file.data, file.included, replaced)
     origins, spelled = (_without_keys(known, replaced) for known in (base.origins, base.spelled))
-    return _Read(data, origins | file.origins, spelled | file.spelled)
+    return _Read(data, origins | file.origins, spelled | file.spelled, stated=base.stated + file.stated)
 
 
 def _parent(parent: object, path: Path, where: str) -> Path:

@@ -518,13 +518,20 @@ class Assumptions(_Block):
     label_months: Annotated[int, Field(ge=1, le=12)]
     # Answers come in so many times a month.
     answered: Annotated[int, Field(ge=1, le=30)]
-    # Of an accepted offer, one for each level: it multiplies the rate of leaving by exp(-effect).
+    # Of an accepted offer, one for each level, never less for a higher level: it multiplies the rate of leaving by
+    # exp(-effect).
     effect: Annotated[tuple[NotNegative, ...], Field(min_length=1)]
     effect_sd: Annotated[float, Field(ge=0, le=1)]
     hazard_sd: Annotated[float, Field(ge=0, le=2)]
     acceptance: AcceptanceAssumptions
     sleeping_dogs: SleepingDogsAssumptions
     fatigue: FatigueAssumptions
+
+    @model_validator(mode="after")
+    def _more_for_more(self) -> Assumptions:
+        if list(self.effect) != sorted(self.effect):
+            raise ValueError(f"effect {list(self.effect)}: falls as the level of the offer rises")
+        return self
 
 
 class SearchConfig(_Block):

@@ -22,6 +22,7 @@ from engine.config import (
     Resolved,
     argument,
     check_lock,
+    check_restated,
     digest,
     experiment_path,
     load,
@@ -180,6 +181,46 @@ def test_merged_holds_the_childs_leaf_else_the_parents(
         assert isinstance(merged, dict)
         assert isinstance(ours, dict)
         assert merged.keys() == ours.keys() | kept.keys()
+
+
+LEVELS, EFFECT = "offers.levels", "assumptions.effect"
+
+
+@pytest.mark.parametrize(
+    ("middle", "own"),
+    [
+        ("", ""),
+        ("", "assumptions: {effect: [3]}"),
+        ("", "offers: {levels: [2]}\nassumptions: {effect: [3]}"),
+        ("offers: {levels: [2]}", "assumptions: {effect: [3]}"),
+        ("offers: {levels: [2]}\nassumptions: {effect: [3]}", ""),
+        ("", "offers: {levels: [2]}\nassumptions: !include effect.yaml"),
+    ],
+)
+def test_a_key_may_be_stated_anew_together_with_what_depends_on_it(tmp_path: Path, middle: str, own: str) -> None:
+    (tmp_path / "effect.yaml").write_text("effect: [3]")
+    write(tmp_path, "base", "tag: base\noffers: {levels: [1]}\nassumptions: {effect: [1]}")
+    write(tmp_path, "middle", f"extends: base\ntag: middle\n{middle}")
+    check_restated(load(write(tmp_path, "own", f"extends: middle\ntag: own\n{own}")), LEVELS, EFFECT)
+
+
+@pytest.mark.parametrize(
+    ("middle", "own", "file"),
+    [
+        ("", "offers: {levels: [2]}", "own"),
+        ("offers: {levels: [2]}", "", "middle"),
+        ("assumptions: {effect: [3]}", "offers: {levels: [2]}", "own"),
+        ("", "offers: !include levels.yaml", "levels"),
+    ],
+)
+def test_a_key_is_not_stated_anew_without_what_depends_on_it(tmp_path: Path, middle: str, own: str, file: str) -> None:
+    (tmp_path / "levels.yaml").write_text("levels: [2]")
+    write(tmp_path, "base", "tag: base\noffers: {levels: [1]}\nassumptions: {effect: [1]}")
+    write(tmp_path, "middle", f"extends: base\ntag: middle\n{middle}")
+    resolved = load(write(tmp_path, "own", f"extends: middle\ntag: own\n{own}"))
+    with pytest.raises(ConfigError, match=r"Write 'assumptions\.effect' into the same file, too") as caught:
+        check_restated(resolved, LEVELS, EFFECT)
+    assert f"{file}.yaml:" in str(caught.value).partition(": key ")[0]
 
 
 def test_an_error_in_what_the_parent_says_names_the_parents_line(tmp_path: Path) -> None:

@@ -55,6 +55,26 @@ def _spec(name: str) -> DatasetSpec:
     return {"telco": stages.customers, "bank": stages.campaigns}[name].dataset
 
 
+OTHER_LEVELS = """
+extends: local
+tag: mine
+stages:
+  decision: {offers: {levels: [0, 5, 10, 15]}}
+  prompts: {offers: [0, 5, 10, 15]}
+"""
+
+
+def test_another_level_does_not_take_over_the_effect_of_the_one_that_it_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(OTHER_LEVELS)
+    with pytest.raises(ConfigError, match=r"'stages\.decision\.offers\.levels' is stated anew") as caught:
+        load_experiment(str(path))
+    assert str(caught.value).startswith(f"{path}:5: ")
+    assert "Write 'stages.decision.assumptions.effect' into the same file" in str(caught.value)
+    path.write_text(OTHER_LEVELS.replace("]}}", "]}, assumptions: {effect: [0.25, 0.55, 0.85, 1.05]}}"))
+    assert load_experiment(str(path)).stages.decision.assumptions.effect == (0.25, 0.55, 0.85, 1.05)
+
+
 def test_a_stage_comes_with_what_it_reads_from(tables: Path) -> None:
     assert [stage.name for stage in make_plan("local", ["risk"]).stages] == ["customers", "risk"]
     assert [stage.name for stage in make_plan("local", ["risk", "accept"]).stages] == [

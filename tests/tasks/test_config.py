@@ -245,6 +245,7 @@ def test_a_value_of_the_decision_beyond_its_bounds_is_named_with_file_and_line(
         ("budget", 0.0, "a budget of 0 contacts nobody, so there is nothing to learn: wants a share of revenue"),
         ("threshold_offer", 15, "threshold_offer 15 is not one of levels [0, 5, 10, 20]"),
         ("assumptions.effect", [0.25, 0.55], "assumptions.effect has 2 numbers for 4 levels"),
+        ("assumptions.effect", [0.25, 0.85, 0.55, 1.25], "effect [0.25, 0.85, 0.55, 1.25]: falls as the level"),
         ("offers.levels", [0, 10, 20], "assumptions.effect has 4 numbers for 3 levels"),
         ("evaluation.budgets", [0.03, 0.02], "budgets [0.03, 0.02]: wants rising shares of revenue, each once"),
         ("evaluation.budgets", [0.03, 0.03], "budgets [0.03, 0.03]: wants rising shares of revenue, each once"),
