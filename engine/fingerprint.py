@@ -18,6 +18,7 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ from pydantic import BaseModel, ConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = "engine"  # the engine's version decides how a stage is run, not what it makes
+
+# `make why` shows a value of up to SHOWN_WHOLE characters whole; of a longer one SHOWN characters, which begin
+# SHOWN_BEFORE characters before the first difference.
+SHOWN_WHOLE, SHOWN, SHOWN_BEFORE = 24, 20, 8
 
 
 class Identity(BaseModel):
@@ -84,7 +89,8 @@ def differences(before: Identity, now: Identity) -> list[str]:
     if before.seed != now.seed:
         lines.append(f"seed: {before.seed} -> {now.seed}")
     if before.source != now.source:
-        lines.append(f"source: {_short(before.source)} -> {_short(now.source)}")
+        old_source, new_source = _cut_both(before.source, now.source)
+        lines.append(f"source: {old_source} -> {new_source}")
     return lines
 
 
@@ -178,12 +184,24 @@ def _line(part: str, key: str, old: str | None, new: str | None) -> str:
         return f"code: {key} {change}"
     if part != "config":
         old, new = (text and text.strip('"') for text in (old, new))
+    before, now = _cut_both(old, new)
     if part == "inputs":
-        return f"inputs: {key} has other bytes ({_short(old)} -> {_short(new)})"
-    return f"{part}: {key} {_short(old)} -> {_short(new)}"
+        return f"inputs: {key} has other bytes ({before} -> {now})"
+    return f"{part}: {key} {before} -> {now}"
 
 
-def _short(text: str | None) -> str:
+def _cut_both(old: str | None, new: str | None) -> tuple[str, str]:
+    """Both texts as they are shown: a long one is cut around the first character at which they differ."""
+    pairs = zip(old or "", new or "", strict=False)
+    equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    start = max(0, equal - SHOWN_BEFORE)
+    return _shown(old, start), _shown(new, start)
+
+
+def _shown(text: str | None, start: int) -> str:
     if text is None:
         return "nothing"
-    return text if len(text) <= 24 else text[:20] + "..."
+    if len(text) <= SHOWN_WHOLE:
+        return text
+    end = start + SHOWN
+    return f"{'...' if start else ''}{text[start:end]}{'...' if end < len(text) else ''}"

@@ -275,7 +275,12 @@ IDENTITY = Identity(
     stage="risk",
     code={"tasks/tabular/risk.py": "a" * 64, "retain/features.py": "b" * 64},
     libraries={"python": "3.11", "xgboost": "3.2.0"},
-    config={"booster": {"max_depth": 3, "learning_rate": 0.05}, "folds": 5, "columns": ["age", "tenure"]},
+    config={
+        "booster": {"max_depth": 3, "learning_rate": 0.05},
+        "folds": 5,
+        "columns": ["age", "tenure"],
+        "sender": "Your team at Retain, 1 Long Street, Springfield",
+    },
     seed=42,
     inputs={"customers": "c" * 64},
     source=None,
@@ -311,6 +316,15 @@ def changed(**parts: Any) -> Identity:
             changed(inputs={"customers": "d" * 64}),
             [f"inputs: customers has other bytes ({'c' * 20}... -> {'d' * 20}...)"],
         ),
+        (
+            changed(config=IDENTITY.config | {"sender": "Your team at Retain, 1 Long Road, Springfield"}),
+            ["config: sender ... 1 Long Street, Spri... -> ... 1 Long Road, Spring..."],
+        ),
+        (
+            changed(config=IDENTITY.config | {"sender": "Your team at Retain, 1 Long"}),
+            ['config: sender ..., 1 Long Street, Spr... -> ..., 1 Long"'],
+        ),
+        (changed(config=IDENTITY.config | {"sender": None}), ['config: sender "Your team at Retain... -> null']),
         (changed(source="e" * 64), [f"source: nothing -> {'e' * 20}..."]),
     ],
 )
