@@ -19,7 +19,7 @@ from engine.stage import BAD_INPUT, REFUSED
 from engine.store import FolderStore
 from eval.console import make_console
 from eval.decision import DECISION
-from eval.words import TEXT_EVAL
+from eval.words import MESSAGES, TEXT_EVAL
 from flows import terminal
 from flows.attempt import settle_lost
 from flows.board import Board, Row
@@ -99,15 +99,21 @@ def _run(experiment: str, wanted: list[str], console: Console) -> int:
         put_sources(plan)
         code = _carry_out(run, console)
         settle_lost(plan)
-    if DECISION in run.board.rows:
+    if DECISION in run.board.rows and _is_news(run, code, DECISION):
         terminal.show_decision(plan, run.board.rows[DECISION], console, whole=DECISION in wanted)
-    if TEXT_EVAL in run.board.rows:
+    if TEXT_EVAL in run.board.rows and _is_news(run, code, TEXT_EVAL, MESSAGES):
         terminal.show_words(plan, run.board, console, whole=TEXT_EVAL in wanted)
     terminal.show_summary(plan, run.board, console)
     terminal.show_warnings(run.board.rows.values(), console)
     if "release" in run.board.rows:
         terminal.show_release(plan, run.board.rows["release"], console)
     return code
+
+
+def _is_news(run: Run, code: int, *stages: str) -> bool:
+    """Whether tables of these stages are shown: after a failed run they would hide its reason, so only if one of the
+    stages was made in it."""
+    return code == 0 or any(run.board.rows[stage].state == "complete" for stage in stages if stage in run.board.rows)
 
 
 def _show_reused(run: Run, reusable: dict[str, str], console: Console) -> None:

@@ -40,6 +40,7 @@ STYLES = {
     "failed": "bold red",
     "stopped": "magenta",
 }
+NOT_MADE = {"failed": "failed", "refused": "was refused", "stopped": "was stopped"}
 WARNING = "bold red"
 REFRESH_PER_S = 4
 
@@ -218,13 +219,17 @@ def _in_red(console: Console, text: str, part: Mapping[str, Any]) -> None:
 
 
 def show_release(plan: Plan, row: Row, console: Console) -> None:
-    """Where the current release lies, and a request to it that runs as it stands."""
+    """Where the current release lies, and a request to it that runs as it stands; or why there is no new one."""
+    made = row.state in ("complete", "reused")
+    if not made:
+        why = f"release {NOT_MADE.get(row.state, 'did not run')}" + (f": {row.message}" if row.message else "")
+        console.print(f"no new release; {why}", markup=False, highlight=False, soft_wrap=True)
     fingerprint = plan.artifacts.current().get("release")
     if fingerprint is None:
         return
     folder = Path(plan.store.url) / plan.artifacts.prefix("release", fingerprint)
-    if row.state not in ("complete", "reused"):
-        console.print(f"no new release; that of an earlier run stays: {folder}", markup=False, soft_wrap=True)
+    if not made:
+        console.print(f"the release of an earlier run stays: {folder}", markup=False, soft_wrap=True)
         return
     try:
         release = load(open_artifact(folder))

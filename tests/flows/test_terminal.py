@@ -18,7 +18,7 @@ from engine.stage import Stage
 from eval.console import make_console
 from flows import terminal
 from flows.__main__ import main
-from flows.board import Board, Row
+from flows.board import Board, Row, State
 from flows.plan import Plan, key_metrics, load_experiment
 from flows.run import Run, carry_out
 from tests import releases
@@ -285,3 +285,48 @@ def test_the_end_of_a_run_says_how_many_messages_wait_for_a_reader(
     terminal.show_release(plan, row, console)
     assert "until then" not in plain(console).removeprefix(shown)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (Row("release", (), state="failed", message="the guard [x] is gone"), "release failed: the guard [x] is gone"),
+        (Row("release", (), state="refused", message="risk auc 0.7"), "release was refused: risk auc 0.7"),
+        (Row("release", (), state="skipped", message="it reads from risk"), "release did not run: it reads from risk"),
+        (Row("release", ()), "release did not run"),
+    ],
+)
+def test_a_run_without_a_new_release_ends_with_the_reason(
+    tmp_path: Path, console: Console, row: Row, reason: str
+) -> None:
+    plan = plan_with(tmp_path / "store")
+    terminal.show_release(plan, row, console)
+    assert plain(console) == f"no new release; {reason}\n"
+    plan.artifacts.set_current("release", "f" * 32)
+    terminal.show_release(plan, row, console)
+    assert "the release of an earlier run stays: " in plain(console)
+
+
+@pytest.mark.parametrize(
+    ("code", "decision", "shown"),
+    [(0, "reused", True), (0, "complete", True), (1, "complete", True), (1, "reused", False), (3, "reused", False)],
+)
+def test_a_failed_run_shows_no_table_of_what_it_reused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    decision: State,
+    shown: bool,
+) -> None:
+    plan = plan_with(tmp_path / "store")
+    made_decision.publish(tmp_path / "store", "chaos", tmp_path)
+
+    def carried_out(run: Run, console: Console) -> int:
+        run.board.update("decision", state=decision)
+        return code
+
+    monkeypatch.setattr("flows.__main__.make_plan", lambda experiment, wanted: plan)
+    monkeypatch.setattr("flows.__main__._carry_out", carried_out)
+    assert main(["run", "--experiment", "chaos"]) == code
+    assert ("What it brings" in capsys.readouterr().out) is shown
