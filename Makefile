@@ -20,8 +20,9 @@ LOCAL  = $(or $(EXPERIMENT),local)
 LOCKED = $(or $(EXPERIMENT),exp_001_mvp)
 
 # What a shell, or git while it runs a hook, exports for its own Python and its own repository; and what would make pip
-# install somewhere else, or nothing.
-unexport $(filter PYTHON% GIT_%,$(.VARIABLES)) PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_DRY_RUN PIP_NO_DEPS
+# install somewhere else, or nothing. PYTHONBREAKPOINT names the debugger of `make debug`.
+unexport $(filter-out PYTHONBREAKPOINT,$(filter PYTHON% GIT_%,$(.VARIABLES))) \
+  PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_DRY_RUN PIP_NO_DEPS
 
 # As one word of the shell.
 quoted = '$(subst ','\'',$1)'
@@ -78,61 +79,61 @@ $(BENCH): pyproject.toml $(DEV)
 	$(call install,train flows serve dev bench,$@)
 
 run: $(RUN) ## Train and release everything on this machine (EXPERIMENT=local)
-	$(PY) -m flows run --experiment '$(LOCAL)'
+	$(PY) -m flows run --experiment $(call quoted,$(LOCAL))
 
 train.risk: $(RUN) ## Train the churn risk model, and first what it reads (EXPERIMENT=exp_001_mvp)
-	$(PY) -m flows run --experiment '$(LOCKED)' --stage risk
+	$(PY) -m flows run --experiment $(call quoted,$(LOCKED)) --stage risk
 
 train.accept: $(RUN) ## Train the offer acceptance model, and first what it reads (EXPERIMENT=exp_001_mvp)
-	$(PY) -m flows run --experiment '$(LOCKED)' --stage accept
+	$(PY) -m flows run --experiment $(call quoted,$(LOCKED)) --stage accept
 
 train.sft: $(RUN) ## Fine-tune the language model on messages (SFT), and first what it reads (EXPERIMENT=exp_001_mvp)
-	$(PY) -m flows run --experiment '$(LOCKED)' --stage sft
+	$(PY) -m flows run --experiment $(call quoted,$(LOCKED)) --stage sft
 
 train.rm: $(RUN) ## Train the reward models, and first what they read (EXPERIMENT=exp_001_mvp)
-	$(PY) -m flows run --experiment '$(LOCKED)' --stage rm
+	$(PY) -m flows run --experiment $(call quoted,$(LOCKED)) --stage rm
 
 train.ppo.text: $(RUN) ## Train the language model by PPO and evaluate it, and first what it reads (EXPERIMENT=exp_001_mvp)
-	$(PY) -m flows run --experiment '$(LOCKED)' --stage text_eval
+	$(PY) -m flows run --experiment $(call quoted,$(LOCKED)) --stage text_eval
 
 train.ppo.decision: $(RUN) ## Train the decision policy, and first what it reads; print the comparison (EXPERIMENT=exp_001_mvp)
-	$(PY) -m flows run --experiment '$(LOCKED)' --stage decision
+	$(PY) -m flows run --experiment $(call quoted,$(LOCKED)) --stage decision
 
 train.all: $(RUN) ## Train every stage and make the release (EXPERIMENT=exp_001_mvp)
-	$(PY) -m flows run --experiment '$(LOCKED)'
+	$(PY) -m flows run --experiment $(call quoted,$(LOCKED))
 
 serve: $(RUN) ## Answer POST /retain on port 8000 from the current release (EXPERIMENT=local)
-	EXPERIMENT='$(LOCAL)' $(PY) -m serve
+	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m serve
 
 messages: $(RUN) ## Show what a language model wrote for customers, and who approved it (EXPERIMENT=local)
-	EXPERIMENT='$(LOCAL)' $(PY) -m serve.messages
+	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m serve.messages
 
 messages.approve: $(RUN) ## Approve the messages that were shown: BY=NAME, all but EXCEPT=ID,ID (EXPERIMENT=local)
-	EXPERIMENT='$(LOCAL)' $(PY) -m serve.messages approve --by $(call quoted,$(BY)) --except $(call quoted,$(EXCEPT))
+	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m serve.messages approve --by $(call quoted,$(BY)) --except $(call quoted,$(EXCEPT))
 
 verdict: $(RUN) ## Compare the last run with the exit criteria; exit code 1 if one is missed (EXPERIMENT=local)
-	$(PY) -m eval.verdict --experiment '$(LOCAL)'
+	$(PY) -m eval.verdict --experiment $(call quoted,$(LOCAL))
 
 compare: $(RUN) ## Print the decision policy beside its baselines, from the last run (EXPERIMENT=local)
-	$(PY) -m eval.comparison --experiment '$(LOCAL)'
+	$(PY) -m eval.comparison --experiment $(call quoted,$(LOCAL))
 
 words: $(RUN) ## Print what SFT and RLHF write and what the judges say, from the last run (EXPERIMENT=local)
-	$(PY) -m eval.words --experiment '$(LOCAL)'
+	$(PY) -m eval.words --experiment $(call quoted,$(LOCAL))
 
 why: $(RUN) ## Say which stages would run again, and what changed; STAGE=risk for one (EXPERIMENT=local)
-	$(PY) -m flows why --experiment '$(LOCAL)' $(STAGE)
+	$(PY) -m flows why --experiment $(call quoted,$(LOCAL)) $(STAGE)
 
 debug: $(RUN) ## Run one stage in this terminal for a debugger: make debug STAGE=risk (EXPERIMENT=local)
-	$(PY) -m flows debug --experiment '$(LOCAL)' $(or $(STAGE),$(error make debug wants a stage: make debug STAGE=risk))
+	$(PY) -m flows debug --experiment $(call quoted,$(LOCAL)) $(or $(STAGE),$(error make debug wants a stage: make debug STAGE=risk))
 
 costs: $(RUN) ## Print estimated and metered dollars, and what is left of the budget (EXPERIMENT=local)
-	$(PY) -m eval.costs --experiment '$(LOCAL)'
+	$(PY) -m eval.costs --experiment $(call quoted,$(LOCAL))
 
 lock: $(RUN) ## Accept a deliberate change of a locked experiment: renew its digest (EXPERIMENT=exp_001_mvp)
-	$(PY) -m engine.config lock '$(LOCKED)'
+	$(PY) -m engine.config lock $(call quoted,$(LOCKED))
 
 figures: $(RUN) ## Copy the figures of the last run into docs/figures/ (EXPERIMENT=local)
-	$(PY) -m eval.figures --experiment '$(LOCAL)'
+	$(PY) -m eval.figures --experiment $(call quoted,$(LOCAL))
 
 docs: $(RUN) ## Write the figures of docs/figures/ into the documentation
 	$(PY) -m eval.docs

@@ -73,6 +73,36 @@ def test_default_experiment_and_the_users(target: str, module: str, experiment: 
     assert re.search(r"\bmine\b", commands(target, EXPERIMENT="mine")[0])
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "run",
+        "train.risk",
+        "train.accept",
+        "train.sft",
+        "train.rm",
+        "train.ppo.text",
+        "train.ppo.decision",
+        "train.all",
+        "serve",
+        "messages",
+        "messages.approve",
+        "verdict",
+        "compare",
+        "words",
+        "why",
+        "debug",
+        "costs",
+        "lock",
+        "figures",
+    ],
+)
+def test_the_path_of_an_experiment_may_hold_any_character(target: str) -> None:
+    path = "../o'neil/my files/experiment_a.yaml"
+    (command,) = commands(target, f"EXPERIMENT={path}", "STAGE=risk")
+    assert [word for word in shlex.split(command) if word.removeprefix("EXPERIMENT=") == path]
+
+
 def test_targets_in_one_call_all_run() -> None:
     targets = ["train.risk", "train.accept", "train.sft", "train.rm", "train.ppo.text", "train.ppo.decision"]
     stages = [line.rpartition("--stage ")[2] for line in commands(*targets)]
@@ -122,7 +152,8 @@ def test_an_older_python_is_refused_before_anything_is_made(tmp_path: Path) -> N
 
 def test_what_a_shell_exports_for_its_own_python_is_not_handed_on() -> None:
     """Nor the repository that git names while it runs a hook."""
-    theirs = {"PYTHONOPTIMIZE": "2", "PYTHONPATH": "/elsewhere", "GIT_DIR": "/elsewhere/.git", "RETAIN_STORE": "kept"}
-    environment = make("--eval=probe: ; @env", "probe", **theirs).stdout.splitlines()
+    theirs = {"PYTHONOPTIMIZE": "2", "PYTHONPATH": "/elsewhere", "GIT_DIR": "/elsewhere/.git"}
+    kept = {"PYTHONBREAKPOINT": "ipdb.set_trace", "RETAIN_STORE": "kept"}  # the first is for `make debug`
+    environment = make("--eval=probe: ; @env", "probe", **theirs, **kept).stdout.splitlines()
     handed_on = [line for line in environment if line.startswith(("PYTHON", "GIT_", "RETAIN_STORE"))]
-    assert handed_on == ["RETAIN_STORE=kept"]
+    assert sorted(handed_on) == [f"{name}={value}" for name, value in kept.items()]
