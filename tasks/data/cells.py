@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from retain.dataset import Column
+from retain.dataset import Column, is_blank
 
 # How spreadsheets, databases, R and pandas write that there is no value, in small letters. None of them is a number.
 _WORDS = "#n/a #na (null) <na> \\n k.a. missing n.a. n/a na nan nat nil none null unknown"
@@ -41,8 +41,10 @@ def spells_none(value: str) -> bool:
 
 
 def is_empty(column: Column, value: str) -> bool:
-    """Whether the cell of a column holds no value: a spelling of "none" that isn't one of the column's values."""
-    return spells_none(value) and value not in map(str, column.values)
+    """Whether the cell of a column holds no value: it is blank or, of a number, spells "none". Of a flag or a category
+    "none" and "unknown" may be answers, and one that isn't among the column's values is an error, not a lost row."""
+    empty = spells_none(value) if column.kind == "number" else is_blank(value)
+    return empty and value not in map(str, column.values)
 
 
 def other_sign(decimal: str) -> str:

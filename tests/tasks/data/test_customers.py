@@ -251,8 +251,8 @@ def test_decimal_commas_and_spellings_of_none_are_read(ran: Ran) -> None:
         (
             "cards",
             lambda d: column(d, "Marital_Status").update(values=["Married", "Single", "Divorced"]),
-            r"column 'Marital_Status': row .* 'Unknown', .*\n.*; to keep them: - \{name: Marital_Status, kind: "
-            r"category, values: \[Married, Single, Divorced, Unknown\]",
+            r"column 'Marital_Status': row .* 'Unknown', .*\n    to take it as it is, write: - \{name: Marital_Status, "
+            r"kind: category, values: \[Married, Single, Divorced, Unknown\]",
         ),
         (
             "accounts",
@@ -307,10 +307,14 @@ def test_a_comma_may_part_thousands_where_no_other_cell_tells(ran: Ran) -> None:
 def test_rows_whose_category_is_blank_are_left_out_where_that_is_said(ran: Ran) -> None:
     columns, described = own_columns("cards", 300), own_description("cards").model_dump(mode="json")
     columns["Credit_Limit"] = [5000.0] * 150 + [9000.0] * 150
-    columns["Statements"][:40] = ["", "NA", "null", "?"] * 10
+    columns["Statements"][:40] = ["", " "] * 20
     with pytest.raises(
         DataError, match=r"to keep them: - \{name: Statements, kind: category, values: \[paper, online, "
     ):
         ran(described, own_file("cards", columns))
     column(described, "Statements")["blank"] = "drop"
     assert pq.read_table(ran(described, own_file("cards", columns)) / "data.parquet").num_rows == 260
+    for cell in ("none", "Unknown", "missing", "-"):  # of a category these may be answers, and no row is lost unsaid
+        columns["Statements"][7] = cell
+        with pytest.raises(DataError, match=rf"column 'Statements': row 9 '{cell}'; expected is one of "):
+            ran(described, own_file("cards", columns))
