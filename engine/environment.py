@@ -20,6 +20,7 @@ TAKEN = (
     "LD_LIBRARY_PATH",
     "CUDA_*",
     "NVIDIA_*",
+    "BNB_CUDA_VERSION",  # which of bitsandbytes' libraries is loaded, where it isn't the one of torch's CUDA
     "GOOGLE_APPLICATION_CREDENTIALS",
     "RETAIN_*",
 )
