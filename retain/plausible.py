@@ -3,6 +3,8 @@
 A charge in cents where dollars are meant lies within every bound that a description states. So the middle 98 % of the
 training part make a range, widened on both sides by its own width. A single odd row doesn't move it. Zero is always
 plausible where the description allows it. A total charge is compared with tenure x monthly charge as well.
+
+This is about one customer of a request. What looks wrong with a whole training table is in tasks/data/suspicions.py.
 """
 
 from __future__ import annotations

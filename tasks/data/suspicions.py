@@ -2,6 +2,9 @@
 
 Nothing here refuses a table, as all of it can be right. Each warning is one line that says what was seen and what to
 write if it is wrong. They lie in the artifact, and a run shows them in red.
+
+This is about the whole columns of a training table, by limits that are fixed here. retain/plausible.py is about one
+customer of a request, by ranges told from that table.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from retain.dataset import Column, DatasetSpec, feature_columns
 from retain.dataset import column as column_of
 from retain.features import is_missing
 from tasks.leakage import TOO_GOOD
+from tasks.ranking import auc
 
 LEAST_ROWS = 1000
 LEAST_OF_A_CLASS = 100
@@ -94,11 +98,11 @@ def _too_good(
     y = positive[train].astype(np.float64)
     if min(y.sum(), (1 - y).sum()) < LEAST_TO_RANK:
         return
-    auc = single_auc(column, np.asarray(values, dtype=object if column.values else np.float64)[train], y)
-    if auc > TOO_GOOD:
+    reached = single_auc(column, np.asarray(values, dtype=object if column.values else np.float64)[train], y)
+    if reached > TOO_GOOD:
         yield (
-            f"column {column.name!r} alone tells {spec.target.column!r} with an AUC of {auc:.3f}. If it is known only "
-            "after the outcome, write `leak: true` for it"
+            f"column {column.name!r} alone tells {spec.target.column!r} with an AUC of {reached:.3f}. If it is known "
+            "only after the outcome, write `leak: true` for it"
         )
 
 
@@ -106,13 +110,13 @@ def single_auc(column: Column, values: NDArray[Any], y: Floats) -> float:
     """How well one column (n,) ranks an outcome `y` (n,) of 0 and 1: by its size, if it is a number, and by the rate of
     the outcome at each value, or range of values, in the other half of the rows."""
     if column.kind != "number":
-        return auc(_rates(np.unique(values.astype(str), return_inverse=True)[1], y), y)
+        return _auc(_rates(np.unique(values.astype(str), return_inverse=True)[1], y), y)
     missing = is_missing(column, values)
-    ranked = auc(np.where(missing, -np.inf, values), y)
+    ranked = _auc(np.where(missing, -np.inf, values), y)
     known = values[~missing]
     edges = np.unique(np.quantile(known, np.linspace(0, 1, BINS + 1)[1:-1])) if len(known) else known
     codes = np.where(missing, len(edges) + 1, np.searchsorted(edges, values, side="right"))
-    return max(ranked, 1 - ranked, auc(_rates(codes, y), y))
+    return max(ranked, 1 - ranked, _auc(_rates(codes, y), y))
 
 
 def _rates(codes: NDArray[np.intp], y: Floats) -> Floats:
@@ -125,11 +129,8 @@ def _rates(codes: NDArray[np.intp], y: Floats) -> Floats:
     return scores
 
 
-def auc(score: Floats, y: Floats) -> float:
-    """The share of pairs of a 1 and a 0 in which the 1 has the higher score; equal scores count half."""
-    values, place = np.unique(score, return_inverse=True)
-    ones, zeros = (np.bincount(place, weight, len(values)) for weight in (y, 1 - y))
-    return float((ones * (np.cumsum(zeros) - zeros / 2)).sum() / (ones.sum() * zeros.sum()))
+def _auc(score: Floats, y: Floats) -> float:
+    return auc(score[y == 1], score[y == 0])
 
 
 def _looks_like_an_id(column: Column, values: Any) -> Iterator[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.errors import DataError
 from retain.dataset import Column, DatasetSpec
 from retain.intervals import wilson
-from tasks.data import checks, plausibility, synthetic, text
+from tasks.data import checks, suspicions, synthetic, text
 from tasks.data.cells import is_empty, number
 from tasks.split import SPLIT_PARTS
 
@@ -54,7 +54,7 @@ def run(
     workspace.progress(2, 3)
     workspace.out.parquet("data.parquet", columns)
     workspace.out.json("schema.json", spec.model_dump(mode="json"))
-    workspace.out.warnings(plausibility.warnings(columns, cells.lines, spec, config.max_rows))
+    workspace.out.warnings(suspicions.warnings(columns, cells.lines, spec, config.max_rows))
     digest = hashlib.sha256(content).hexdigest()
     workspace.out.json(
         "catalog.json",

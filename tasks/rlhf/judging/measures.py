@@ -10,16 +10,9 @@ from numpy.typing import NDArray
 
 from engine.errors import DataError
 from retain.intervals import bootstrap, wilson
+from tasks.ranking import auc
 
 Array = NDArray[np.float64]
-
-
-def auc(positive: Array, negative: Array) -> float:
-    """Share of (positive, negative) couples, all of them, in which the positive scores higher; ties half."""
-    _check(positive, negative)
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, "left") + np.searchsorted(ordered, positive, "right")
-    return float(below.mean() / 2 / len(negative))
 
 
 def wins(a: Array, b: Array) -> Array:

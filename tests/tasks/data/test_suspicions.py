@@ -16,7 +16,7 @@ from engine.stage import Workspace
 from flows.wanted import table_files
 from retain.dataset import Column, DatasetSpec
 from tasks.config import Split, TableConfig
-from tasks.data import customers, plausibility, synthetic, table, text
+from tasks.data import customers, suspicions, synthetic, table, text
 from tests.datasets import described, needs_real_data, real_file
 
 SPLIT = Split(train=0.6, validation=0.1, test=0.3)
@@ -37,7 +37,7 @@ def warned(cells: text.Text, change: Change | None = None, rows: int = 3000, max
     changed, telco = text.Text(columns, cells.lines[:rows]), DatasetSpec.model_validate_json(json.dumps(spec))
     typed, _ = table.typed(changed, telco, max_rows, 42)
     typed["split"] = table.split(table.keys(typed, telco), SPLIT, 42)
-    return plausibility.warnings(typed, changed.lines, telco, max_rows)
+    return suspicions.warnings(typed, changed.lines, telco, max_rows)
 
 
 def added(column: dict[str, Any], values: Callable[[bool, int], object]) -> Change:
@@ -164,9 +164,8 @@ def test_a_table_that_is_cut_off_says_so(cells: text.Text) -> None:
 def test_the_auc_is_that_of_the_library() -> None:
     y = (RNG.random(500) < 0.3).astype(float)
     score = np.round(RNG.normal(size=500) + y, 1)  # with ties
-    assert plausibility.auc(score, y) == pytest.approx(roc_auc_score(y, score), abs=1e-12)
     number = Column(name="score", kind="number")
-    assert plausibility.single_auc(number, -score, y) == pytest.approx(roc_auc_score(y, score), abs=1e-12)
+    assert suspicions.single_auc(number, -score, y) == pytest.approx(roc_auc_score(y, score), abs=1e-12)
 
 
 @pytest.mark.parametrize(("max_rows", "kept"), [(7043, False), (5000, True)])
@@ -200,4 +199,4 @@ def of_file(content: bytes, name: str) -> list[str]:
     cells = text.parse(content, spec)
     typed, _ = table.typed(cells, spec, 10**6, 42)
     typed["split"] = table.split(table.keys(typed, spec), SPLIT, 42)
-    return plausibility.warnings(typed, cells.lines, spec, 10**6)
+    return suspicions.warnings(typed, cells.lines, spec, 10**6)

@@ -13,6 +13,7 @@ import torch
 
 from engine.errors import DataError, RetainError
 from engine.stage import Metrics, Workspace
+from tasks.ranking import auc
 from tasks.rlhf import rm
 from tasks.rlhf.judging import measures
 from tasks.rlhf.language import lm
@@ -73,7 +74,7 @@ def test_metrics_are_those_of_the_evidence(ran: Ran) -> None:
         for suffix, own in (("", True), ("_public", False)):
             of_part = [row for row in rows if row["model"] == model and (row["source"] == "retention") == own]
             chosen, rejected = (np.array([row[key] for row in of_part]) for key in ("chosen", "rejected"))
-            for name, wanted in (("auc", measures.auc), ("accuracy", lambda a, b: float(measures.wins(a, b).mean()))):
+            for name, wanted in (("auc", auc), ("accuracy", lambda a, b: float(measures.wins(a, b).mean()))):
                 found = metrics[f"{prefix}{name}{suffix}"]
                 assert found["value"] == pytest.approx(wanted(chosen, rejected))
                 assert found["ci"][0] <= found["value"] <= found["ci"][1]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tasks.rlhf.judging.measures import auc
+from tasks.ranking import auc
 from tasks.rlhf.judging.rule_judge import frozen
 from tasks.rlhf.judging.rule_judge.amounts import read_amounts
 from tasks.rlhf.judging.rule_judge.matching import matches as matches_word
