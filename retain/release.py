@@ -246,7 +246,7 @@ def load(files: Mapping[str, Path]) -> Release:
         banks = {TEMPLATES: templates}
         for part in STAGE_OF:
             if f"{part}/{part}.json" in files:
-                banks[part] = _bank(files, part)
+                banks[part] = _bank(files, part, terms)
                 _keeps_rules(banks[part], f"{part}/{part}.json", terms, guard)
         risk, accept = (Scorer.load(files, f"{part}/") for part in REQUIRED)
         bridge = Bridge(_json(files, "accept/bridge.json"), spec)
@@ -304,7 +304,7 @@ def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release
             changed = replace(release, banks={**release.banks, **ranked})
         elif part in STAGE_OF:
             months, rules = release.terms.offers.months, release.guard.rules
-            bank, refused = _bank(here, part).without_refused(months, rules)
+            bank, refused = _bank(here, part, release.terms).without_refused(months, rules)
             others = tuple(entry for entry in release.dropped if entry["part"] != part)
             dropped = tuple({"part": part, **entry.as_dict(), "breaks": list(broken)} for entry, broken in refused)
             changed = replace(release, banks={**release.banks, part: bank}, dropped=(*others, *dropped))
@@ -358,11 +358,15 @@ def _messages(content: object, terms: Terms, guard: Guard) -> tuple[Bank, str]:
     return bank, below
 
 
-def _bank(files: Mapping[str, Path], part: str) -> Bank:
-    """A bank that a language model wrote; it may be empty, or lack situations and offers."""
+def _bank(files: Mapping[str, Path], part: str, terms: Terms) -> Bank:
+    """A bank that a language model wrote; it may be empty, or lack situations and offers, but has none besides."""
     name = f"{part}/{part}.json"
     bank = Bank.from_json(_json(files, name), name)
     _from(bank, part, name)
+    levels = terms.offers.levels
+    if unknown := [entry.offer for entry in bank.entries if entry.offer not in levels]:
+        offers = ", ".join(map(str, levels))
+        raise ReleaseError(f"{name}: has a message for an offer of {unknown[0]} %, where the release offers {offers} %")
     return bank
 
 

@@ -22,6 +22,7 @@ from retain.release import Release, ReleaseError, load, with_part
 from tests.releases import (
     CHARGED,
     FOOTER,
+    LEVELS,
     TERMS,
     approved,
     bank,
@@ -319,6 +320,12 @@ def test_a_bank_and_its_order_are_replaced(release: Release, tmp_path: Path) -> 
         ("sft", "sft.json", None, "sft/sft.json: is missing"),
         ("sft", "sft.json", "{", "sft/sft.json: is no JSON"),
         ("sft", "sft.json", "[1]", "sft/sft.json: message 0: wants"),
+        (
+            "sft",
+            "sft.json",
+            json.dumps(bank("sft", offers=(7,))),
+            "sft/sft.json: has a message for an offer of 7 %, where the release offers " + ", ".join(map(str, LEVELS)),
+        ),
         ("scores", "scores.json", None, "scores/scores.json: is missing"),
         ("scores", "scores.json", "[]", "scores.json: wants a number"),
         ("scores", "scores.json", '{"a": 1}', "scores.json: wants a number"),
