@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,7 +26,7 @@ from engine.store import ABSENT, Conflict, FolderStore, Store, store_url
 APPROVALS = "approvals"
 SHOWN = "approvals-shown.json"
 MAX_NAME = 60
-# A folder's time of change is that of its last change, in ticks of a few milliseconds: a look this soon after it is
+# A file's time of change is that of its last change, in ticks of a few milliseconds: a look this soon after it is
 # taken again, since a second change might have the same.
 SETTLED_NS = 2_000_000_000
 
@@ -54,12 +54,13 @@ class _Record(BaseModel):
 class Approvals:
     """The readings of every text that has a record, the last one last.
 
-    `problem` says why there are none: the store can't be reached. `damaged`: records that can't be read, whose texts
-    count as unread.
+    `problem` says why there are none: the store can't be reached. `damaged`: keys of records that are none.
+    `unreadable`: what is said of each record that is there and can't be read. The texts of both count as unread.
     """
 
     readings: Mapping[str, tuple[Reading, ...]] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
     problem: str = ""
 
     @property
@@ -73,21 +74,25 @@ def identifier(text: str) -> str:
 
 
 def read(store: Store) -> Approvals:
-    readings, damaged = {}, []
+    readings, damaged, unreadable = {}, [], []
     for key in store.list(APPROVALS):
         try:
             record = _parse(stored[0]) if (stored := store.read(key)) else None
-        except RetainError:  # it can't be opened
-            record = None
+        except RetainError as error:
+            unreadable.append(str(error))
+            continue
         if record is not None and key == _key(record.text):
             readings[record.text] = record.readings
         else:
             damaged.append(key)
-    return Approvals(readings, tuple(damaged))
+    return Approvals(readings, tuple(damaged), tuple(unreadable))
 
 
-def record(store: Store, text: str, verdict: Verdict, by: str) -> None:
-    """Adds a verdict to the text's record. Raises RetainError for a record that is damaged."""
+def record(store: Store, text: str, verdict: Verdict, by: str, only_unread: bool = False) -> bool:
+    """Adds a verdict to the text's record; with `only_unread` not if there is one by now. Says whether it did.
+
+    Raises RetainError for a record that is damaged or can't be read.
+    """
     key = _key(text)
     reading = Reading(verdict=verdict, by=by, at=datetime.now(UTC).isoformat(timespec="seconds"))
     while True:
@@ -95,10 +100,12 @@ def record(store: Store, text: str, verdict: Verdict, by: str) -> None:
         before = _parse(stored[0]) if stored else None
         if stored and (before is None or before.text != text):
             raise RetainError(f"{store.url}/{key}: is no record of that text; remove it and read the text again")
+        if before and only_unread:
+            return False
         content = _Record(text=text, readings=(*(before.readings if before else ()), reading))
         try:
             store.write(key, canonical(content.model_dump(mode="json")), expect=stored[1] if stored else ABSENT)
-            return
+            return True
         except Conflict:
             continue
 
@@ -130,14 +137,18 @@ class Watch:
     def __init__(self, url: str | None = None) -> None:
         """`url`: of a folder; RETAIN_STORE's, unless given. It is not created."""
         self.url = store_url() if url is None else url
-        self._seen: tuple[int, int] | None = None  # of the folder, when it was read
+        self._seen: frozenset[_File] | None = None  # the files, when they were read
+
+    def forget(self) -> None:
+        """Makes the next look read everything."""
+        self._seen = None
 
     def changed(self) -> Approvals | None:
         """What the store says now, or None if that is what it said the last time."""
         now, root = time.time_ns(), Path(self.url)
         try:
             os.listdir(root)  # told from a store without records: a folder that isn't there, or may not be entered
-            seen = _changed_at(root / APPROVALS)
+            seen = _files(root / APPROVALS)
             if seen == self._seen:
                 return None
             approvals = read(FolderStore(root))
@@ -145,18 +156,39 @@ class Watch:
             self._seen = None
             problem = error.strerror if isinstance(error, OSError) else str(error)
             return Approvals(problem=f"{self.url}: can't be read ({problem})")
-        self._seen = None if approvals.damaged or now - seen[0] < SETTLED_NS else seen
+        settled = all(now - file.changed_ns >= SETTLED_NS for file in seen)
+        self._seen = seen if settled and not approvals.damaged and not approvals.unreadable else None
         return approvals
 
 
-def _changed_at(folder: Path) -> tuple[int, int]:
-    """Time of the last change in ns, and which folder it is; zeros for none. Raises OSError if it can't be read."""
+class _File(NamedTuple):
+    """A file as it was seen. `changed_ns`, unlike `modified_ns`, can't be set by whoever copies a file over it."""
+
+    name: str
+    modified_ns: int
+    changed_ns: int
+    size: int
+    inode: int
+
+
+def _files(folder: Path) -> frozenset[_File]:
+    """No files for a folder that isn't there. Raises OSError for one that can't be read.
+
+    The time of the folder's own last change wouldn't do: a file that is written over in place doesn't change it.
+    """
     try:
-        status = folder.stat()
-        os.listdir(folder)
+        with os.scandir(folder) as entries:
+            return frozenset(map(_seen, entries))
     except FileNotFoundError:
-        return 0, 0
-    return status.st_mtime_ns, status.st_ino
+        return frozenset()
+
+
+def _seen(entry: os.DirEntry[str]) -> _File:
+    try:
+        status = entry.stat()
+    except OSError:  # removed meanwhile, or a link to nothing
+        return _File(entry.name, 0, 0, 0, 0)
+    return _File(entry.name, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
 
 
 def _key(text: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -26,7 +27,7 @@ from serve.router import EVERYBODY_BASELINE, Router
 from serve.routes import refused, routes_of
 from serve.schema import request_schema
 from serve.service import Service
-from serve.settings import READ_AGAIN_SECONDS, Settings, load_release, read
+from serve.settings import LOOK_SECONDS, READ_AGAIN_SECONDS, Settings, load_release, read
 
 MAX_CONNECTIONS = 512  # at a time, idle ones among them (protocol.py says who has to go)
 STOP_SECONDS = 10  # for what is being answered when the service is told to stop
@@ -43,14 +44,14 @@ def create_app(
     metrics = Metrics()
     service = Service(version, release, metrics, router)
     if watch and (approvals := watch.changed()):
-        service.hear(approvals)
+        service.take_approvals(approvals)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        hearing = asyncio.create_task(_hear_readers(service, watch)) if watch else None
+        following = asyncio.create_task(_follow_approvals(service, watch)) if watch else None
         yield
-        if hearing:
-            hearing.cancel()
+        if following:
+            following.cancel()
 
     app = FastAPI(
         title="Retain",
@@ -77,15 +78,44 @@ def create_app(
     return app
 
 
-async def _hear_readers(service: Service, watch: Watch) -> None:
+async def _follow_approvals(service: Service, watch: Watch) -> None:
     while True:
         await asyncio.sleep(READ_AGAIN_SECONDS)
+        look = _look(watch)
+        await asyncio.wait([look], timeout=LOOK_SECONDS)
+        if not look.done():
+            problem = f"{watch.url}: can't be read (no answer within {LOOK_SECONDS:g} seconds)"
+            service.take_approvals(Approvals(problem=problem))
+            await look
+            watch.forget()  # what that look saw may be long past
+        elif (approvals := look.result()) is not None:
+            service.take_approvals(approvals)
+
+
+def _look(watch: Watch) -> asyncio.Future[Approvals | None]:
+    """What has changed, from a thread of its own: a store on a network may be slow, or hang.
+
+    No executor's: the process would wait for that thread when it stops.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Approvals | None] = loop.create_future()
+
+    def look() -> None:
         try:
-            approvals = await asyncio.to_thread(watch.changed)  # a store on a network may be slow
+            approvals = watch.changed()
         except Exception as error:  # whatever it is, what was approved before may have been rejected since
+            watch.forget()
             approvals = Approvals(problem=f"{watch.url}: can't be read ({error!r})")
-        if approvals is not None:
-            service.hear(approvals)
+        with suppress(RuntimeError):  # the loop is closed: the service has stopped meanwhile
+            loop.call_soon_threadsafe(_answer, answer, approvals)
+
+    threading.Thread(target=look, name="look at approvals", daemon=True).start()
+    return answer
+
+
+def _answer(answer: asyncio.Future[Approvals | None], approvals: Approvals | None) -> None:
+    if not answer.cancelled():  # with the task that awaits it, when the service stops
+        answer.set_result(approvals)
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:

@@ -13,7 +13,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich.console import Console
@@ -21,6 +21,7 @@ from rich.text import Text
 
 from engine.approvals import MAX_NAME, Approvals, Watch, identifier, record, show, shown
 from engine.errors import RetainError
+from engine.paths import why_unwritable
 from engine.store import open_store, store_url
 from retain.message import Entry
 from retain.release import TEMPLATES, Release
@@ -105,11 +106,14 @@ def summary(release: Release, approvals: Approvals) -> Iterator[Text]:
         yield Text(f"{approvals.problem}: no message counts as read", "bold red")
     for key in approvals.damaged:
         yield Text(f"{key}: is no record of a text, which counts as unread; remove it and read the text again", "red")
+    for unreadable in approvals.unreadable:
+        yield Text(f"{unreadable}; its text counts as unread", "red")
 
 
 def approve(found: Listed, by: str, rejected: str) -> list[Text]:
     """Records that `by` approves all that nobody has judged yet, except those whose ids `rejected` names: they are
-    rejected, whatever was said of them before. Returns what was recorded, in words.
+    rejected, whatever was said of them before. What somebody else judged meanwhile stays as it is. Returns what was
+    recorded, in words.
 
     Raises RetainError before anything is recorded for a bad name, a bad id, or a message that was shown to nobody.
     """
@@ -120,24 +124,26 @@ def approve(found: Listed, by: str, rejected: str) -> list[Text]:
             "make messages.approve BY=NAME"
         )
     refused = dict.fromkeys(found.named(prefix) for prefix in re.split(r"[\s,]+", rejected) if prefix)
-    approved = [text for text in found.unread if text not in refused]
+    unread = [text for text in found.unread if text not in refused]
     store = open_store(store_url())
-    if new := [text for text in approved if not shown(store, text)]:
+    if new := [text for text in unread if not shown(store, text)]:
         raise RetainError(
             f"{len(new)} of these messages were shown to nobody yet: read them with `make messages` first. Nothing was "
             "recorded"
         )
     for text in refused:
         record(store, text, "rejected", name)
-    for text in approved:
-        record(store, text, "approved", name)
+    approved = [text for text in unread if record(store, text, "approved", name, only_unread=True)]
+    skipped = [text for text in unread if text not in approved]
+    left = f"; {len(skipped)} skipped, since somebody else judged them meanwhile" if skipped else ""
     done = Text(
-        f"{len(approved)} approved and {len(refused)} rejected by {name}, in {store.url}. A running service goes by it "
-        f"within {READ_AGAIN_SECONDS:.0f} seconds"
+        f"{len(approved)} approved and {len(refused)} rejected by {name}{left}, in {store.url}. A running service goes "
+        f"by it within {READ_AGAIN_SECONDS:.0f} seconds"
     )
     return [
         *(Text.assemble(("rejected  ", "red"), _plain(text)) for text in refused),
         *(Text.assemble(("approved  ", "green"), _plain(text)) for text in approved),
+        *(Text.assemble(("skipped   ", "yellow"), _plain(text)) for text in skipped),
         done,
     ]
 
@@ -156,6 +162,17 @@ def _plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else "·" for letter in text)
 
 
+def _print(texts: Iterable[Text], otherwise: str) -> None:
+    """Raises RetainError, which ends in `otherwise`, where not all of it can be printed."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    try:
+        for text in texts:
+            console.print(text, soft_wrap=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still wants to flush
+        raise RetainError(f"standard output: {why_unwritable(error)}; {otherwise}") from None
+
+
 def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
     parser = argparse.ArgumentParser(prog="python -m serve.messages", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command")
@@ -163,13 +180,14 @@ def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
     command.add_argument("--by", default="", help="who read them")
     command.add_argument("--except", dest="rejected", default="", help="ids of messages that are rejected")
     options = parser.parse_args(arguments)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     try:
+        if sys.stdout is None:  # closed by whoever started it
+            raise RetainError("standard output is closed: nothing was shown, and nothing recorded")
         found = listed(environment)
-        approving = options.command == "approve"
-        for line in approve(found, options.by, options.rejected) if approving else lines(found):
-            console.print(line, soft_wrap=True)
-        if not approving:
+        if options.command == "approve":
+            _print(approve(found, options.by, options.rejected), "the verdicts are recorded")
+        else:
+            _print(lines(found), "no message counts as shown")
             show(open_store(store_url()), (entry.text for entry in found.entries))
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -102,10 +102,12 @@ class Service:
         self._doubts, self._doubt_logged = 0, -math.inf
         metrics.serves(version, self.wallet, release.terms.offers.currency)
 
-    def hear(self, approvals: Approvals) -> None:
+    def take_approvals(self, approvals: Approvals) -> None:
         """Takes over what people said of messages: from the next request on those alone are sent that are approved
         now."""
-        if approvals.problem and approvals != self.approvals:
+        if approvals == self.approvals and approvals.verdicts == self.release.verdicts:
+            return  # a release made anew would have to compute again what it has cached
+        if approvals.problem:
             log.warning("%s: no message counts as read, and templates are sent", approvals.problem)
         self.approvals = approvals
         self.release = replace(self.release, verdicts=approvals.verdicts)
@@ -209,6 +211,7 @@ class Service:
         """Which messages aren't sent since nobody read them."""
         warnings = [f"{self.approvals.problem}: no message counts as read"] if self.approvals.problem else []
         warnings += [f"{record}: is no record of a text: it counts as unread" for record in self.approvals.damaged]
+        warnings += [f"{unreadable}; its text counts as unread" for unreadable in self.approvals.unreadable]
         for name, found in self.release.standings.items():
             if found.unread:
                 waiting = f"{found.unread} of {found.listed} messages of {name} wait for a person to read them"

@@ -33,6 +33,7 @@ from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
 DEFAULT_EXPERIMENT = "local"
 # How often the store is looked at for what people said of messages: an approval, or a rejection, is heard this soon.
 READ_AGAIN_SECONDS = 5.0
+LOOK_SECONDS = 30.0  # how long a look may take: then no message counts as read until the store answers
 # Order matters: scores rank the messages of the banks loaded before them.
 OVERRIDES = {
     "risk": "RISK_MODEL_PATH",

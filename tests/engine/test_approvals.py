@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,86 @@ def test_a_watch_hears_of_every_change_and_of_nothing_else(store: FolderStore, m
     assert second.verdicts == {TEXT: "rejected"}
 
 
+def test_a_watch_hears_of_a_record_that_was_written_over_in_place(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a copy of another store's folder does it, times included: the folder and the file's size stay the same."""
+    monkeypatch.setattr(approvals, "SETTLED_NS", 0)
+    elsewhere = FolderStore(tmp_path / "elsewhere")
+    key = f"approvals/{identifier(TEXT)}.json"
+    for where, verdict in ((store, "approved"), (elsewhere, "rejected")):
+        record(where, TEXT, verdict, "Ann")  # type: ignore[arg-type]
+    watch = Watch(store.url)
+    assert watch.changed() is not None
+    assert watch.changed() is None
+    path, folder = store.root / key, (store.root / "approvals").stat()
+    before = path.stat()
+    path.write_bytes((elsewhere.root / key).read_bytes())
+    while (after := path.stat()).st_ctime_ns == before.st_ctime_ns or after.st_mtime_ns != before.st_mtime_ns:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # until the clock's next tick
+    assert (after.st_size, after.st_ino, after.st_mtime_ns) == (before.st_size, before.st_ino, before.st_mtime_ns)
+    assert (store.root / "approvals").stat().st_mtime_ns == folder.st_mtime_ns
+    found = watch.changed()
+    assert found is not None
+    assert found.verdicts == {TEXT: "rejected"}
+
+
+def test_a_watch_hears_of_a_record_that_was_removed(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approvals, "SETTLED_NS", 0)
+    record(store, TEXT, "approved", "Ann")
+    watch = Watch(store.url)
+    watch.changed()
+    assert watch.changed() is None
+    (store.root / f"approvals/{identifier(TEXT)}.json").unlink()
+    assert watch.changed() == Approvals()
+    assert watch.changed() is None
+    watch.forget()
+    assert watch.changed() == Approvals()
+
+
+def test_a_record_that_may_not_be_read_is_not_called_damaged(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approvals, "SETTLED_NS", 0)
+    record(store, TEXT, "approved", "Ann")
+    record(store, OTHER, "approved", "Ann")
+    key, read_bytes = f"approvals/{identifier(TEXT)}.json", Path.read_bytes
+
+    def forbidden(path: Path) -> bytes:
+        if path == store.root / key:
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(path)
+
+    watch = Watch(store.url)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", forbidden)
+        found = watch.changed()
+        assert found is not None
+        assert found.verdicts == {OTHER: "approved"}
+        assert found.damaged == ()
+        (said,) = found.unreadable
+        assert said.startswith(f"{store.url}/{key}: can't be read (Permission denied). User ")
+    found = watch.changed()
+    assert found is not None
+    assert found.verdicts == {TEXT: "approved", OTHER: "approved"}
+
+
+def test_a_verdict_for_unread_texts_alone_leaves_what_came_first(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert record(store, OTHER, "approved", "Ann", only_unread=True)
+    written = store.write
+
+    def late(key: str, data: bytes, expect: str | None = None) -> str:
+        monkeypatch.setattr(store, "write", written)
+        assert record(store, TEXT, "rejected", "Bob")  # between the other's look and its writing
+        return written(key, data, expect)
+
+    monkeypatch.setattr(store, "write", late)
+    assert not record(store, TEXT, "approved", "Ann", only_unread=True)
+    assert read(store).verdicts == {OTHER: "approved", TEXT: "rejected"}
+
+
 def test_a_store_that_can_not_be_reached_has_no_readings_and_is_not_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,14 +202,14 @@ def test_a_store_that_can_not_be_reached_has_no_readings_and_is_not_created(
     found = watch.changed()
     assert found is not None
     assert found.verdicts == {TEXT: "approved"}
-    listed = os.listdir
+    scanned = os.scandir
 
-    def forbidden(path: Path) -> list[str]:
-        if path.name == "approvals":
+    def forbidden(path: Path) -> Any:
+        if Path(path).name == "approvals":
             raise PermissionError(13, "Permission denied")
-        return listed(path)
+        return scanned(path)
 
-    monkeypatch.setattr(os, "listdir", forbidden)
+    monkeypatch.setattr(os, "scandir", forbidden)
     assert watch.changed() == Approvals(problem=f"{url}: can't be read (Permission denied)")
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine import approvals
 from engine.approvals import Approvals, Watch, identifier, read, record
 from engine.store import FolderStore
 from retain.release import Release
@@ -151,14 +156,14 @@ def test_a_message_is_sent_when_it_was_approved_and_not_after_it_was_rejected(
     monkeypatch.setattr(app, "READ_AGAIN_SECONDS", 0.001)
 
     async def until(wanted: str) -> None:
-        heard, hear = asyncio.Event(), service.hear
+        heard, take = asyncio.Event(), service.take_approvals
 
         def listen(approvals: Approvals) -> None:
-            hear(approvals)
+            take(approvals)
             if approvals.verdicts == dict.fromkeys(TEXTS, wanted):
                 heard.set()
 
-        monkeypatch.setattr(service, "hear", listen)
+        monkeypatch.setattr(service, "take_approvals", listen)
         async with served.router.lifespan_context(served):
             await heard.wait()
 
@@ -179,7 +184,7 @@ def test_without_its_store_nothing_counts_as_read(
     warnings = Client(served).get("/readyz").json()["warnings"]
     assert f"{tmp_path / 'none'}: can't be read (No such file or directory): no message counts as read" in warnings
     assert served.state.service.banks == "messages: 24 of template, sft 0 of 48 approved, rlhf 0 of 48 approved"
-    served.state.service.hear(Watch(str(store)).changed())
+    served.state.service.take_approvals(Watch(str(store)).changed())
     assert Client(served).get("/readyz").json()["warnings"] == []
 
 
@@ -190,10 +195,10 @@ def test_a_look_that_fails_leaves_nothing_approved(
     served = create_app("v1", release, watch=watch)
     service, failed = served.state.service, asyncio.Event()
     assert service.release.verdicts == dict.fromkeys(TEXTS, "approved")
-    hear = service.hear
+    take = service.take_approvals
     monkeypatch.setattr(app, "READ_AGAIN_SECONDS", 0.001)
     monkeypatch.setattr(watch, "changed", lambda: 1 / 0)
-    monkeypatch.setattr(service, "hear", lambda approvals: (hear(approvals), failed.set()))
+    monkeypatch.setattr(service, "take_approvals", lambda approvals: (take(approvals), failed.set()))
 
     async def until() -> None:
         async with served.router.lifespan_context(served):
@@ -202,6 +207,120 @@ def test_a_look_that_fails_leaves_nothing_approved(
     asyncio.run(asyncio.wait_for(until(), 60))
     assert service.release.verdicts == {}
     assert "ZeroDivisionError" in service.ready()["warnings"][0]
+
+
+def test_a_look_that_hangs_leaves_nothing_approved_until_the_store_answers(
+    release: Release, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approvals, "SETTLED_NS", 0)  # so that a look that is not told to forget sees no change
+    watch = Watch(str(store))
+    service = (served := create_app("v1", release, watch=watch)).state.service
+    take, changed = service.take_approvals, watch.changed
+    answers, warnings, back = threading.Event(), [], asyncio.Event()
+    assert changed() is None
+
+    def hang() -> Approvals | None:
+        answers.wait(60)
+        return changed()
+
+    def listen(heard: Approvals) -> None:
+        take(heard)
+        if heard.problem:
+            warnings.append((service.ready()["warnings"][0], service.release.verdicts))
+            monkeypatch.setattr(app, "LOOK_SECONDS", 60)
+            answers.set()
+        else:
+            back.set()
+
+    monkeypatch.setattr(app, "READ_AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr(app, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(watch, "changed", hang)
+    monkeypatch.setattr(service, "take_approvals", listen)
+
+    async def until_back() -> None:
+        async with served.router.lifespan_context(served):
+            await back.wait()
+
+    asyncio.run(asyncio.wait_for(until_back(), 30))
+    assert warnings == [(f"{store}: can't be read (no answer within 0.01 seconds): no message counts as read", {})]
+    assert service.release.verdicts == dict.fromkeys(TEXTS, "approved")
+
+
+def test_a_look_that_hangs_does_not_keep_the_service_from_stopping(
+    release: Release, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(str(store))
+    served = create_app("v1", release, watch=watch)
+    answers = threading.Event()
+    monkeypatch.setattr(app, "READ_AGAIN_SECONDS", 0.001)
+    before = set(threading.enumerate())
+
+    async def stop_once_it_hangs() -> None:
+        hangs, loop = asyncio.Event(), asyncio.get_running_loop()
+        monkeypatch.setattr(watch, "changed", lambda: (loop.call_soon_threadsafe(hangs.set), answers.wait(30)))
+        async with served.router.lifespan_context(served):
+            await hangs.wait()
+
+    asyncio.run(stop_once_it_hangs())
+    (looking,) = set(threading.enumerate()) - before  # it hangs, and the loop has ended all the same
+    assert looking.daemon
+    answers.set()
+    looking.join(30)
+
+
+def test_what_a_release_has_computed_is_kept_where_no_verdict_changed(release: Release) -> None:
+    service = create_app("v1", release).state.service
+    service.take_approvals(Approvals())  # of a store without records: none of the release's own verdicts counts
+    assert service.release.verdicts == {}
+    before = service.release
+    service.take_approvals(Approvals())
+    assert service.release is before
+    service.take_approvals(Approvals(problem="away"))
+    assert service.release is not before
+
+
+def test_a_record_that_may_not_be_read_is_named_with_its_cause(release: Release) -> None:
+    said = "store/approvals/1.json: can't be read (Permission denied)"
+    lines = [line.plain for line in messages.summary(release, Approvals(unreadable=(said,)))]
+    assert lines[-1] == f"{said}; its text counts as unread"
+    service = create_app("v1", release).state.service
+    service.take_approvals(Approvals(unreadable=(said,)))
+    assert f"{said}; its text counts as unread" in service.ready()["warnings"]
+
+
+def test_what_somebody_rejects_meanwhile_is_not_approved(
+    unread: FolderStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    capsys.readouterr()
+    shown = messages.shown
+
+    def late(store: FolderStore, text: str) -> bool:
+        if text == TEXTS[0]:
+            record(unread, text, "rejected", "Bob")
+        return shown(store, text)
+
+    monkeypatch.setattr(messages, "shown", late)
+    assert run("approve", "--by", "Ann") == 0
+    assert read(unread).verdicts == dict.fromkeys(TEXTS, "approved") | {TEXTS[0]: "rejected"}
+    said = capsys.readouterr().out
+    assert f"skipped   {TEXTS[0]}\n" in said
+    assert f"{len(TEXTS) - 1} approved and 0 rejected by Ann; 1 skipped, since somebody else judged them" in said
+
+
+@pytest.mark.parametrize("output", [">&-", ">/dev/full"])
+def test_what_can_not_be_printed_does_not_count_as_shown(unread: FolderStore, output: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m serve.messages {output}', sys.executable],
+        env={**os.environ, "EXPERIMENT": "toy"},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: standard output")
+    assert done.stderr.count("\n") == 1
+    assert not any(approvals.shown(unread, text) for text in TEXTS)
 
 
 def test_a_release_without_a_language_model_says_so(release: Release) -> None:
