@@ -16,6 +16,7 @@ import logging
 from typing import ClassVar, Literal
 
 import httptools
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve.metrics import Metrics
@@ -26,6 +27,7 @@ MAX_PIPELINE = 16
 PIECE = 4096  # bytes that are parsed before the limits are looked at again: they hold to within one piece
 
 VERSIONS = ("1.1", "1.0")
+TOO_MANY = JSONResponse({"detail": "too many connections; try again later"}, 503, {"connection": "close"})
 
 log = logging.getLogger("retain.serve")
 
@@ -113,9 +115,12 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._unbodied = 0
         self._stop_timer()
+        app, limit = self.app, self.limit_concurrency
         if self._full():
-            self.metrics.refused("too_many_connections")  # uvicorn answers 503
+            self._count("too_many_connections")
+            self.app, self.limit_concurrency = TOO_MANY, None  # uvicorn's own 503 is plain text
         super().on_headers_complete()
+        self.app, self.limit_concurrency = app, limit
         self._part = "body"
         if self.expect_100_continue:
             self.cycle.keep_alive = False  # a caller who is refused before its body may send another request at once

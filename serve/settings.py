@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.artifact import MANIFEST, current, open_artifact, parse_manifest
-from engine.config import is_path, tag_of
+from engine.config import experiment_path, is_path, tag_of
 from engine.errors import ArtifactError, RetainError
 from engine.paths import NOT_THERE, path_of, why_unreadable
 from engine.store import open_store, store_url
@@ -164,7 +164,7 @@ def _folder(name: str, value: str) -> Path:
 
 
 def _current(named: str) -> Path:
-    experiment = tag_of(Path(named)) if is_path(named) else named
+    experiment = tag_of(experiment_path(named)) if is_path(named) else named  # a release needs no file of its name
     store = open_store(store_url())
     folder = current(Path(store.url), experiment).get("release")
     if folder is None:

@@ -338,7 +338,10 @@ def test_more_connections_than_the_limit_get_503(hasty: tuple[str, int]) -> None
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(socket.create_connection(hasty, timeout=30)) for _ in range(4)]
         connections[-1].sendall(GET + b"Connection: close\r\n\r\n")
-        assert everything(connections[-1]).startswith(b"HTTP/1.1 503 ")
+        top, _, body = everything(connections[-1]).partition(b"\r\n\r\n")
+        assert top.startswith(b"HTTP/1.1 503 ")
+        assert b"content-type: application/json" in top
+        assert list(json.loads(body)) == ["detail"]
     with urllib.request.urlopen(f"http://{hasty[0]}:{hasty[1]}/healthz", timeout=30) as response:
         assert response.status == 200
 

@@ -56,6 +56,17 @@ def test_the_experiment_may_be_named_by_the_path_of_its_file(
         read({"EXPERIMENT": str(tmp_path / "missing.yaml")})
 
 
+def test_a_file_of_a_shipped_experiment_s_name_serves_no_other_one_s_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "local.yaml").touch()
+    with pytest.raises(
+        RetainError, match=r"local\.yaml: 'local' is the name of .*, too, .*Give the file .* another name"
+    ):
+        read({"EXPERIMENT": "~/local.yaml"})
+
+
 def test_a_part_is_overridden_by_the_playbook_s_names(artifact: Path, store: Path, tmp_path: Path) -> None:
     part(tmp_path / "risk", dataset("telco"), seed=8)
     other = publish(tmp_path / "store", "risk", tmp_path / "risk")
