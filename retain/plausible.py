@@ -1,8 +1,10 @@
 """What a number of a customer can plausibly be: a range told from the customers that a model learned from.
 
-A charge in cents where dollars are meant lies within every bound that a description states. So the middle 98 % of the
-training part make a range, widened on both sides by its own width. A single odd row doesn't move it. Zero is always
-plausible where the description allows it. A total charge is compared with tenure x monthly charge as well.
+A charge in cents where dollars are meant lies within every bound that a description states. So a range reaches from a
+fifth of the fifth smallest value of the training part to five times its fifth largest. A few odd rows don't move it,
+several rare customers do. It is wide enough for a price rise where all pay the same, and too narrow for a unit that is
+a hundred times smaller. Zero is always plausible where the description allows it. A total charge is compared with
+tenure x monthly charge as well.
 
 This is about one customer of a request. What looks wrong with a whole training table is in tasks/data/suspicions.py.
 """
@@ -18,9 +20,13 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from retain.dataset import Column, DatasetSpec, bounds, column, total_and_tenure
 
-MIDDLE = (0.01, 0.99)  # quantiles
-SMALLEST = 10.0  # a column above 0 reaches down to a tenth of the middle's low end: cents for dollars are a hundredth
-RATIO = 2.0  # how far a total may be from tenure x charge beyond the middle: prices and plans change
+# The range ends near the value of this rank from either end: fewer rows than that are odd ones, as many are customers.
+# A quantile would leave out rare customers, 0.5 % of enterprise accounts for example.
+RANK = 5
+# How far the range reaches beyond that value. Of 7,000 lognormal charges (sigma 1.5) the largest was within it in 94 %
+# of 2,000 draws.
+FACTOR = 5.0
+RATIO = 2.0  # the same for total charge / (tenure x charge): prices and plans change
 
 Range = tuple[float, float]
 Outside = Literal["refuse", "warn"]
@@ -43,13 +49,26 @@ class Ranges(BaseModel):
 
 
 def ranges(spec: DatasetSpec, table: Mapping[str, Sequence[Any]]) -> Ranges:
-    """The ranges of a described table's rows, columns by name; a column without a single value has none."""
+    """The ranges of a described table's rows, columns by name; a column with no value but 0 has none."""
     columns = {}
     for described in _numbers(spec):
         values = _values(described, table)
-        if len(known := values[np.isfinite(values)]):
+        known = values[np.isfinite(values)]
+        if known.any():
             columns[described.name] = _range(described, known)
     return Ranges(columns=columns, total=_total(spec, table))
+
+
+def rows_outside(spec: DatasetSpec, ranges: Ranges, table: Mapping[str, Sequence[Any]]) -> dict[str, list[float]]:
+    """By column, its values in those rows of a table that are not plausible there, the largest first."""
+    columns = {described.name: _values(described, table).tolist() for described in _numbers(spec)}
+    plausible = Plausibility(spec, ranges)
+    outside: dict[str, list[float]] = {}
+    for cells in zip(*columns.values()):
+        row: dict[str, float] = dict(zip(columns, cells))
+        for name in plausible.outside({name: None if np.isnan(value) else value for name, value in row.items()}):
+            outside.setdefault(name, []).append(row[name])
+    return {name: sorted(values, reverse=True) for name, values in outside.items()}
 
 
 def when_outside(spec: DatasetSpec, name: str) -> Outside:
@@ -102,14 +121,20 @@ def _values(described: Column, table: Mapping[str, Sequence[Any]]) -> NDArray[np
     return values if described.missing is None else np.where(values == described.missing, np.nan, values)
 
 
+def _ends(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The values of RANK from either end; of fewer than 2 x RANK - 1 values, those nearer to the middle."""
+    rank = min(RANK, (len(values) + 1) // 2)
+    ordered = np.sort(values)
+    return float(ordered[rank - 1]), float(ordered[-rank])
+
+
 def _range(described: Column, values: NDArray[np.float64]) -> Range:
-    low, high = np.quantile(values, MIDDLE)
-    if low == high:  # most rows are equal: the others tell how far it goes
-        low, high = values.min(), values.max()
-    width = high - low
-    lowest = max(low - width, low / SMALLEST) if low > 0 else low - width
+    """`values` (n,): finite, and not all are 0. Free customers make low charges plausible, but no high one strange."""
+    low, high = _ends(values)[0], _ends(values[values != 0])[1]
+    beyond = (FACTOR - 1) * max(abs(low), abs(high))
+    lowest = low / FACTOR if low > 0 else low - beyond
     within = bounds(described)
-    return max(float(lowest), within[0]), min(float(high + width), within[1])
+    return max(lowest, within[0]), min(high + beyond, within[1])
 
 
 def _priced(spec: DatasetSpec) -> tuple[str, str, str] | None:
@@ -130,5 +155,5 @@ def _total(spec: DatasetSpec, table: Mapping[str, Sequence[Any]]) -> Range | Non
     priced = (tenure >= 1) & (charge > 0) & (total > 0)
     if not priced.any():
         return None
-    low, high = np.quantile(total[priced] / (tenure[priced] * charge[priced]), MIDDLE)
-    return float(low / RATIO), float(high * RATIO)
+    low, high = _ends(total[priced] / (tenure[priced] * charge[priced]))
+    return low / RATIO, high * RATIO

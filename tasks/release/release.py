@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.artifact import ArtifactWriter, canonical
@@ -26,7 +27,7 @@ from retain.dataset import DatasetSpec
 from retain.decision import DecisionError, Terms
 from retain.guard import Guard, GuardInForce, in_force
 from retain.message import Bank, MessageError
-from retain.plausible import Ranges, ranges
+from retain.plausible import Ranges, ranges, rows_outside, when_outside
 from retain.release import JUDGED_BY, PART_FILES, REQUIRED, STAGE_OF, TERMS, Release, ReleaseError, digest, load
 from retain.rules import Rules, RulesError
 from tasks.release.templates import template_bank
@@ -58,7 +59,9 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
     files = stage_files | _without_dropped(banks, workspace.scratch)
     _write_parts(files, parts, workspace.out)
     workspace.out.bytes("schema.json", _bytes(inputs["customers"] / "schema.json"))
-    workspace.out.json("ranges.json", _ranges(inputs["customers"]).model_dump(mode="json"))
+    plausible, warnings = _plausible(inputs["customers"])
+    workspace.out.json("ranges.json", plausible.model_dump(mode="json"))
+    workspace.out.warnings(warnings)
     workspace.out.json("decision.json", decision)
     sender = config.sender.model_dump(mode="json")
     workspace.out.json("messages.json", {"sender": sender, "templates": templates.to_json()})
@@ -116,15 +119,36 @@ def _terms(decision: Mapping[str, Any]) -> Terms:
         raise DataError(f"the release can't be put together: {error}") from None
 
 
-def _ranges(customers: Path) -> Ranges:
-    """What is plausible of a customer, told from the training part alone."""
+def _plausible(customers: Path) -> tuple[Ranges, list[str]]:
+    """What is plausible of a customer, told from the training part alone, and a warning for each column in which some
+    of that part are not."""
+    content, data = _bytes(customers / "schema.json"), _bytes(customers / "data.parquet")
     try:
-        spec = DatasetSpec.model_validate_json(_bytes(customers / "schema.json"))
+        spec = DatasetSpec.model_validate_json(content)
         numbers = [column.name for column in spec.columns if column.kind == "number"]
-        table = pq.read_table(customers / "data.parquet", columns=numbers, filters=[("split", "=", "train")])
+        part = pq.read_table(pa.BufferReader(data), columns=numbers, filters=[("split", "=", "train")])
     except (OSError, ValueError):
         raise DataError(f"{customers.name}: schema.json or data.parquet is damaged; run that stage again") from None
-    return ranges(spec, {name: table[name].to_numpy() for name in numbers})
+    table = {name: part[name].to_numpy() for name in numbers}
+    plausible = ranges(spec, table)
+    outside = rows_outside(spec, plausible, table)
+    return plausible, [_unlike(spec, plausible, name, values, part.num_rows) for name, values in outside.items()]
+
+
+def _unlike(spec: DatasetSpec, plausible: Ranges, name: str, values: Sequence[float], rows: int) -> str:
+    """The warning of training rows whose number isn't plausible beside the others, and of what becomes of the like."""
+    low, high = plausible.columns[name]
+    fits = " and to fit tenure x charge" if name == spec.roles.get("total_charge") else ""
+    largest = ", ".join(f"{value:,.6g}" for value in values[:3])
+    become = (
+        "refused: correct the rows, or state `outside: warn` for the column in the table's description"
+        if when_outside(spec, name) == "refuse"
+        else "decided about and warned of"
+    )
+    return (
+        f"{name} isn't plausible in {len(values):,} of {rows:,} training rows: the others make it "
+        f"{low:,.6g} to {high:,.6g}{fits}; the largest: {largest}. Requests like them are {become}"
+    )
 
 
 def _verdicts(

@@ -30,8 +30,9 @@ def test_limits_and_time_outs(begins: str, limits: tuple[float, ...]) -> None:
 
 def test_rules_of_values() -> None:
     assert lacks(paragraphs(TEXT, "**Ids**"), dataset.MAX_ID) == set()
-    low, high = plausible.MIDDLE
-    assert lacks(paragraphs(TEXT, "**Plausible numbers.**"), round(100 * (high - low))) == set()
+    numbers = paragraphs(TEXT, "**Plausible numbers.**")
+    assert lacks(numbers, plausible.FACTOR, plausible.RATIO) == set()
+    assert f"{plausible.RANK}th largest times {plausible.FACTOR:g}" in numbers
     assert lacks(paragraphs(TEXT, "**The cost of one offer.**"), 100 * release.MAX_SHARE) == set()
     assert lacks(paragraphs(TEXT, "Every refusal"), schema.MAX_ERRORS) == set()
 

@@ -226,7 +226,7 @@ def test_a_charge_that_is_not_plausible_is_refused_and_holds_nothing(client: Cli
     ready = client.get("/readyz").json()
     assert ready["wallet"]["held"] == 0
     assert [line for line in ready["warnings"] if "MonthlyCharges" in line] == [
-        "2 requests were refused whose MonthlyCharges is not plausible: the training part makes it 0 to 236.3. "
+        "2 requests were refused whose MonthlyCharges is not plausible: the training part makes it 0 to 587.7. "
         "Is it in another unit?"
     ]
     text = client.get("/metrics").text
@@ -266,7 +266,7 @@ def test_no_charge_holds_much_of_the_wallet(release: Release) -> None:
 
 def test_a_small_budget_still_pays_for_plausible_customers(release: Release) -> None:
     poor = dataclasses.replace(release, terms=dataclasses.replace(release.terms, budget=500.0))
-    assert poor.most == pytest.approx(0.20 * 236.3 * 6, rel=1e-3)  # the deepest offer on the highest plausible charge
+    assert poor.most == pytest.approx(0.20 * 587.7 * 6, rel=1e-3)  # the deepest offer on the highest plausible charge
     answer = Client(create_app("v1", poor)).post({"customer": risky(release) | {"MonthlyCharges": 100}}).json()
     assert answer["action"] == "contact"
 

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.artifact import canonical
+from engine.artifact import WARNINGS, canonical
 from engine.errors import ConfigError, CriteriaMissed, DataError
 from retain.guard import GuardWords
 from retain.message import SITUATIONS
 from retain.release import ReleaseError, load
 from tasks.config import Override
+from tests.engine.processes import message_without_privileges
 from tests.releases import PASSED, RULE, SENDER, TERMS, config, dataset, inputs, policy, run_stage
 from tests.words import WORDS
 
@@ -465,14 +466,54 @@ def test_what_is_plausible_is_told_from_the_training_part(tmp_path: Path, given:
     assert json.loads((run_stage(tmp_path / "second", given) / "ranges.json").read_bytes()) == first
 
 
-@pytest.mark.parametrize("content", [None, b"PAR1"])
+def test_training_rows_that_are_not_plausible_are_warned_of(tmp_path: Path, given: dict[str, Path]) -> None:
+    path = given["customers"] / "data.parquet"
+    content = pq.read_table(path).to_pydict()
+    content["TotalCharges"] = [months * charge for months, charge in zip(content["tenure"], content["MonthlyCharges"])]
+    pq.write_table(pa.table(content), path)
+    assert not (run_stage(tmp_path / "first", given) / WARNINGS).exists()
+    train = [row for row, part in enumerate(content["split"]) if part == "train"]
+    for row, charge in zip(train[1:], (8_085.0, 100_000.0)):
+        content["MonthlyCharges"][row] = charge
+        content["TotalCharges"][row] = content["tenure"][row] = 0
+    content["tenure"][train[3]], content["MonthlyCharges"][train[3]], content["TotalCharges"][train[3]] = (
+        1_200,
+        10,
+        12e3,
+    )
+    pq.write_table(pa.table(content), path)
+    tenure, charge = json.loads((run_stage(tmp_path / "second", given) / WARNINGS).read_bytes())["warnings"][::-1]
+    assert charge.startswith("MonthlyCharges isn't plausible in 2 of 300 training rows: the others make it ")
+    assert "the largest: 100,000, 8,085. Requests like them are refused: correct the rows, or" in charge
+    assert tenure.startswith("tenure isn't plausible in 1 of 300 training rows: ")
+    assert tenure.endswith("the largest: 1,200. Requests like them are decided about and warned of")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "customers/data.parquet: is missing; run that stage again"),
+        (b"PAR1", "customers: schema.json or data.parquet is damaged; run that stage again"),
+    ],
+)
 def test_customers_that_can_not_be_read_are_one_line(
-    tmp_path: Path, given: dict[str, Path], content: bytes | None
+    tmp_path: Path, given: dict[str, Path], content: bytes | None, says: str
 ) -> None:
     path = given["customers"] / "data.parquet"
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(DataError, match=r"^customers: .*run that stage again$"):
+    with pytest.raises(DataError) as error:
         run_stage(tmp_path, given)
+    assert str(error.value) == says
+
+
+@pytest.mark.parametrize("name", ["schema.json", "data.parquet"])
+def test_customers_that_may_not_be_read_are_not_called_damaged(
+    tmp_path: Path, given: dict[str, Path], name: str
+) -> None:
+    (given["customers"] / name).chmod(0)
+    message = message_without_privileges(lambda: run_stage(tmp_path, given))
+    assert message.startswith(f"customers/{name}: can't be read (Permission denied)")
+    assert "damaged" not in message
 
 
 def test_a_release_without_ranges_is_an_older_one(tmp_path: Path, given: dict[str, Path]) -> None:
