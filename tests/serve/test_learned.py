@@ -22,7 +22,18 @@ from serve.app import create_app
 from serve.metrics import Metrics
 from serve.router import Router
 from serve.service import DOUBT_SECONDS, MONTH_SECONDS, REFUSALS, Answer, Service
-from tests.releases import TERMS, customers, dataset, decided, inputs, policy, rows, run_stage
+from tests.releases import (
+    TERMS,
+    bank,
+    customers,
+    dataset,
+    decided,
+    inputs,
+    policy,
+    rows,
+    run_stage,
+    scores,
+)
 from tests.serve.client import Client
 
 TELCO = dataset("telco")
@@ -332,6 +343,10 @@ def test_other_offers_months_and_currency_are_other_data_alone(tmp_path: Path) -
     terms = TERMS | {"offers": offers, "offer": 7, "budget": {"share": 0.03, "months": 6, "amount": 9e6}}
     (given["decision"] / "terms.json").write_text(json.dumps(terms))
     (given["decision"] / "policy.json").write_bytes(policy(TELCO, 99.0, 33, levels=(7, 33)).to_json())
+    banks = {source: bank(source, offers=(7, 33)) for source in ("sft", "rlhf")}
+    for source, entries in banks.items():
+        (given["messages"] / f"{source}.json").write_text(json.dumps(entries))
+    (given["messages"] / "scores.json").write_text(json.dumps(scores(*banks["sft"], *banks["rlhf"])))
     out = run_stage(tmp_path, given)
     release = load({path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()})
     customer = rows(TELCO, 1, seed=4)[0] | {"MonthlyCharges": 9_000.0, "tenure": 40}

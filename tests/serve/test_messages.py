@@ -293,12 +293,11 @@ def test_what_somebody_rejects_meanwhile_is_not_approved(
 ) -> None:
     run()
     capsys.readouterr()
-    shown = messages.shown
 
     def late(store: FolderStore, text: str) -> bool:
         if text == TEXTS[0]:
             record(unread, text, "rejected", "Bob")
-        return shown(store, text)
+        return approvals.shown(store, text)
 
     monkeypatch.setattr(messages, "shown", late)
     assert run("approve", "--by", "Ann") == 0
