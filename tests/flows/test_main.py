@@ -140,14 +140,17 @@ def test_a_run_that_made_everything_is_a_success_though_prefect_failed_in_the_en
 def test_a_terminal_that_is_closed_asks_the_stages_to_stop_and_kills_none() -> None:
     """It says so more than once, and its Ctrl-C comes no more."""
     stopping, killing = threading.Event(), threading.Event()
-    before = signal.getsignal(signal.SIGHUP)
-    with command._Stop(stopping, killing) as stop:
-        for _ in range(2):
-            signal.raise_signal(signal.SIGHUP)
-        assert (stop.signal, stopping.is_set(), killing.is_set()) == (signal.SIGHUP, True, False)
-        signal.raise_signal(signal.SIGTERM)
-        assert killing.is_set()
-    assert signal.getsignal(signal.SIGHUP) == before
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        with command._Stop(stopping, killing) as stop:
+            for _ in range(2):
+                signal.raise_signal(signal.SIGHUP)
+            assert (stop.signal, stopping.is_set(), killing.is_set()) == (signal.SIGHUP, True, False)
+            signal.raise_signal(signal.SIGTERM)
+            assert killing.is_set()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
