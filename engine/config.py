@@ -79,7 +79,7 @@ def experiment_path(named: str) -> Path:
         Path(os.path.abspath(path_of("EXPERIMENT", named))) if is_path(named) else CONFIGS / f"experiment_{named}.yaml"
     )
     if not os.path.isfile(path):  # Path.is_file() raises for a name that is too long
-        known = sorted(p.stem.removeprefix("experiment_") for p in CONFIGS.glob("experiment_*.yaml"))
+        known = sorted(tag_of(p) for p in CONFIGS.glob("experiment_*.yaml"))
         raise ConfigError(
             f"no experiment {named!r}: {path} does not exist. Known: {', '.join(known) or 'none'}. "
             "A file elsewhere is named by its path"

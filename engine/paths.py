@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from engine.errors import RetainError
@@ -25,6 +26,14 @@ def path_of(setting: str, value: str) -> Path:
     if path.startswith("~"):
         raise RetainError(f"{setting}={value}: this machine knows no such home; write the whole path")
     return Path(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there. Raises OSError where that can't be told, unlike Path.is_dir()."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except NOT_THERE:
+        return False
 
 
 def why_unreadable(error: OSError) -> str:

@@ -65,7 +65,7 @@ class FolderStore:
     def read(self, key: str) -> tuple[bytes, str] | None:
         try:
             data = self._path(key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        except NOT_THERE:
             return None
         except OSError as error:
             raise RetainError(f"{self.root}/{key}: {why_unreadable(error)}") from None

@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from engine.errors import DataError
-from engine.paths import NOT_THERE, why_unreadable
+from engine.paths import NOT_THERE, is_folder, why_unreadable
 from engine.store import sha256_of
 from flows.download import Kept, Key, TooLarge, cached_name, download, keep, unanswered
 from flows.wanted import TABLE, Wanted
@@ -165,15 +164,11 @@ def _source_file(file: Wanted, kind: Literal["folder", "download", "package"], c
 
 
 def _check_folder(data_dir: Path | None) -> None:
-    if data_dir is None:
-        return
     try:
-        folder = stat.S_ISDIR(data_dir.stat().st_mode)
-    except NOT_THERE:
-        folder = False
+        is_there = data_dir is None or is_folder(data_dir)
     except OSError as error:
         raise DataError(f"RETAIN_DATA_DIR is {data_dir}: {why_unreadable(error)}") from None
-    if not folder:
+    if not is_there:
         raise DataError(
             f"RETAIN_DATA_DIR is {data_dir}: no such folder. Name the folder that holds the data, or unset it"
         )

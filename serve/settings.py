@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import stat
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pathlib import Path
 from engine.artifact import MANIFEST, current, open_artifact, parse_manifest
 from engine.config import experiment_path, is_path, tag_of
 from engine.errors import ArtifactError, RetainError
-from engine.paths import NOT_THERE, path_of, why_unreadable
+from engine.paths import is_folder, path_of, why_unreadable
 from engine.store import open_store, store_url
 from retain.release import PART_FILES, SCORES, TERMS, Release, ReleaseError, load, with_part
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
@@ -153,12 +152,10 @@ def _is_file(named: str) -> bool:
 def _folder(name: str, value: str) -> Path:
     folder = path_of(name, value)
     try:
-        is_folder = stat.S_ISDIR(folder.stat().st_mode)
-    except NOT_THERE:
-        is_folder = False
+        is_there = is_folder(folder)
     except OSError as error:
         raise RetainError(f"{name}={value}: {why_unreadable(error)}") from None
-    if not is_folder:
+    if not is_there:
         raise RetainError(f"{name}={value}: is no folder; it wants the folder of an artifact (with manifest.json)")
     return folder.resolve()
 
