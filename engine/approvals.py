@@ -125,10 +125,16 @@ def show(store: Store, texts: Iterable[str]) -> None:
             continue
 
 
-def shown(store: Store, text: str) -> bool:
-    """Whether it was shown to somebody."""
+def not_shown(store: Store, texts: Iterable[str]) -> list[str]:
+    """Those of the texts that were shown to nobody."""
     stored = store.read(SHOWN)
-    return stored is not None and identifier(text) in _identifiers(stored[0])
+    before = _identifiers(stored[0]) if stored else set[str]()
+    return [text for text in texts if identifier(text) not in before]
+
+
+def look(url: str | None = None) -> Approvals:
+    """What the store says now, read once; `url` as for Watch."""
+    return Watch(url).changed() or Approvals()
 
 
 class Watch:

@@ -22,7 +22,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from engine.approvals import Approvals, Watch
+from engine.approvals import look
 from engine.artifact import current, open_artifact
 from engine.config import argument, experiment_path, load
 from engine.errors import ArtifactError, RetainError
@@ -173,8 +173,7 @@ def latest(tag: str, argument: str) -> Report:
     # A run that ended in between leaves a bank of the policy before.
     bank = found.get("messages")
     same = bank is not None and _policy(bank) == _policy(found["text_eval"])
-    approvals = Watch(store.url).changed() or Approvals()
-    return read(found["text_eval"], bank if same else None, approvals.verdicts)
+    return read(found["text_eval"], bank if same else None, look(store.url).verdicts)
 
 
 def _policy(artifact: Path) -> str:

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine import ledger
-from engine.approvals import Approvals, Watch
+from engine.approvals import look
 from engine.artifact import open_artifact
 from engine.errors import RetainError
 from eval import comparison, words
@@ -180,8 +180,8 @@ def show_words(plan: Plan, board: Board, console: Console, whole: bool) -> None:
             folders.append(Path(plan.store.url) / plan.artifacts.prefix(stage, current[stage]))
         elif stage == words.TEXT_EVAL:
             return
-    approvals = Watch(plan.store.url).changed() or Approvals()
-    report = words.read(folders[0], folders[1] if len(folders) > 1 else None, approvals.verdicts)
+    verdicts = look(plan.store.url).verdicts
+    report = words.read(folders[0], folders[1] if len(folders) > 1 else None, verdicts)
     console.print()
     for part in words.whole(report) if whole else words.short(report):
         console.print(part, highlight=False)
@@ -236,7 +236,7 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
     except ReleaseError as error:
         raise RetainError(f"{folder}: can't be served: {error}; remove it and run again") from None
     show_exceptions(release.left_out, release.overrides, console)
-    approvals = Watch(plan.store.url).changed() or Approvals()
+    approvals = look(plan.store.url)
     read_so_far = replace(release, verdicts=approvals.verdicts)
     for line in summary(read_so_far, approvals):
         console.print(line, soft_wrap=True)

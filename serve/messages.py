@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 from rich.text import Text
 
-from engine.approvals import MAX_NAME, Approvals, Watch, identifier, record, show, shown
+from engine.approvals import MAX_NAME, Approvals, identifier, look, not_shown, record, show
 from engine.errors import RetainError
 from engine.paths import why_unwritable
 from engine.store import open_store, store_url
@@ -66,7 +66,7 @@ class Listed:
 def listed(environment: Mapping[str, str]) -> Listed:
     """Raises RetainError for a release that can't be served."""
     version, release = load_release(read(environment))
-    approvals = Watch().changed() or Approvals()
+    approvals = look()
     return Listed(version, replace(release, verdicts=approvals.verdicts), approvals)
 
 
@@ -126,7 +126,7 @@ def approve(found: Listed, by: str, rejected: str) -> list[Text]:
     refused = dict.fromkeys(found.named(prefix) for prefix in re.split(r"[\s,]+", rejected) if prefix)
     unread = [text for text in found.unread if text not in refused]
     store = open_store(store_url())
-    if new := [text for text in unread if not shown(store, text)]:
+    if new := not_shown(store, unread):
         raise RetainError(
             f"{len(new)} of these messages were shown to nobody yet: read them with `make messages` first. Nothing was "
             "recorded"

@@ -80,15 +80,13 @@ def test_two_at_once_are_both_kept(store: FolderStore, monkeypatch: pytest.Monke
 
 
 def test_what_was_shown_stays_shown(store: FolderStore) -> None:
-    assert not approvals.shown(store, TEXT)
+    assert approvals.not_shown(store, [TEXT]) == [TEXT]
     approvals.show(store, [TEXT])
     approvals.show(store, [OTHER])
-    assert approvals.shown(store, TEXT)
-    assert approvals.shown(store, OTHER)
-    assert not approvals.shown(store, TEXT + " ")
+    assert approvals.not_shown(store, [TEXT, OTHER, TEXT + " "]) == [TEXT + " "]
     assert read(store) == Approvals()
     (store.root / approvals.SHOWN).write_text("{")
-    assert not approvals.shown(store, TEXT)
+    assert approvals.not_shown(store, [TEXT]) == [TEXT]
 
 
 def test_a_watch_hears_of_every_change_and_of_nothing_else(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,12 +294,11 @@ def test_what_somebody_rejects_meanwhile_is_not_approved(
     run()
     capsys.readouterr()
 
-    def late(store: FolderStore, text: str) -> bool:
-        if text == TEXTS[0]:
-            record(unread, text, "rejected", "Bob")
-        return approvals.shown(store, text)
+    def late(store: FolderStore, texts: list[str]) -> list[str]:
+        record(unread, TEXTS[0], "rejected", "Bob")
+        return approvals.not_shown(store, texts)
 
-    monkeypatch.setattr(messages, "shown", late)
+    monkeypatch.setattr(messages, "not_shown", late)
     assert run("approve", "--by", "Ann") == 0
     assert read(unread).verdicts == dict.fromkeys(TEXTS, "approved") | {TEXTS[0]: "rejected"}
     said = capsys.readouterr().out
@@ -319,7 +318,7 @@ def test_what_can_not_be_printed_does_not_count_as_shown(unread: FolderStore, ou
     assert done.returncode == 2
     assert done.stderr.startswith("error: standard output")
     assert done.stderr.count("\n") == 1
-    assert not any(approvals.shown(unread, text) for text in TEXTS)
+    assert approvals.not_shown(unread, TEXTS) == [*TEXTS]
 
 
 def test_a_release_without_a_language_model_says_so(release: Release) -> None:
