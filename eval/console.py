@@ -7,10 +7,13 @@ neither a style nor an emoji.
 from __future__ import annotations
 
 import sys
+from typing import IO, Any
 
 from rich.console import Console
 
 
-def make_console(width: int = 160) -> Console:
-    """`width` counts where there is no terminal: lines then stay whole, since people's tools read them."""
-    return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else width)
+def make_console(width: int = 160, file: IO[str] | None = None, **more: Any) -> Console:
+    """On standard output, or on a `file`. `width` counts where there is no terminal: lines then stay whole, since
+    people's tools read them. `more` goes to rich as it is."""
+    columns = None if file is None and sys.stdout.isatty() else width
+    return Console(markup=False, emoji=False, highlight=False, width=columns, file=file, **more)

@@ -235,7 +235,7 @@ def main(arguments: Sequence[str]) -> int:
     else:
         console.print(f"All {gating} gating criteria of the stages that exist are met.")
     for stage, warning in warned:
-        console.print(f"WARNING from {stage}: {warning}", style="bold red", markup=False, soft_wrap=True)
+        console.print(f"WARNING from {stage}: {warning}", style="bold red", soft_wrap=True)
     return 1 if failed else 0
 
 

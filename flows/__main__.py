@@ -78,13 +78,13 @@ def _why(experiment: str, wanted: list[str], console: Console) -> int:
             continue
         console.print(f"{stage}: {'would run' if lines else 'is there'}", style="yellow" if lines else "green")
         for line in lines:
-            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  {line}", soft_wrap=True)
     return 0
 
 
 def _run(experiment: str, wanted: list[str], console: Console) -> int:
     plan = make_plan(experiment, wanted)
-    console.print(f"experiment {experiment}, store {plan.store.url}", style="bold", highlight=False, soft_wrap=True)
+    console.print(f"experiment {experiment}, store {plan.store.url}", style="bold", soft_wrap=True)
     terminal.show_sources(plan, console)
     settle_lost(plan)
     reusable = plan.reusable()
@@ -136,7 +136,7 @@ def _carry_out(run: Run, console: Console) -> int:
     failure: list[BaseException] = []
     with stop, private_server(root, run.stopping) as server:
         if stop.signal is None:
-            console.print(f"Prefect: {server.address}", style="dim", highlight=False)
+            console.print(f"Prefect: {server.address}", style="dim")
             with terminal.shown(run.board, console):
                 failure += _watch(run, server)
                 if stop.signal is None:
@@ -146,10 +146,10 @@ def _carry_out(run: Run, console: Console) -> int:
         return 128 + stop.signal
     for stage in run.exit_codes:
         message = f"{stage}: {run.board.rows[stage].message}"
-        console.print(message, style="bold red", markup=False, highlight=False, soft_wrap=True)
+        console.print(message, style="bold red", soft_wrap=True)
     if all(row.state in ("complete", "reused") for row in run.board.rows.values()):
         for error in failure:  # Prefect only shows a run: without it all of this one was made
-            console.print(str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+            console.print(str(error), style="yellow", soft_wrap=True)
         return 0
     if failure:
         raise failure[0]

@@ -70,7 +70,7 @@ def shown(board: Board, console: Console) -> Iterator[None]:
     def print_lines() -> None:
         while (next_line := lines.get()) is not None:
             text, style = next_line
-            console.print(text, style=style, markup=False, soft_wrap=True)
+            console.print(text, style=style, soft_wrap=True)
 
     printer = threading.Thread(target=print_lines, name="printer", daemon=True)
     printer.start()
@@ -110,10 +110,10 @@ def show_sources(plan: Plan, console: Console) -> None:
     """Prints where each dataset comes from; synthetic data and missing files stand out."""
     for stage, source in plan.sources.items():
         if source.kind == "synthetic":
-            console.print(f"  SYNTHETIC DATA for {stage}: {source.note}", style="bold white on red", markup=False)
+            console.print(f"  SYNTHETIC DATA for {stage}: {source.note}", style="bold white on red")
         else:
             style = "bold yellow" if source.missing else "dim"
-            console.print(f"  {stage}: {source.kind} {source.note}".rstrip(), style=style, markup=False)
+            console.print(f"  {stage}: {source.kind} {source.note}".rstrip(), style=style)
 
 
 def show_summary(plan: Plan, board: Board, console: Console) -> None:
@@ -127,8 +127,6 @@ def show_summary(plan: Plan, board: Board, console: Console) -> None:
     console.print(
         f"metered, not billed: ${this_run:.4f} this run, ${metered:.4f} of ${costs.budget_usd:g} in {costs.scope} "
         f"(priced as {prices})",
-        markup=False,
-        highlight=False,
     )
     ran = {name: row for name, row in board.rows.items() if row.attempts}
     if ran:
@@ -139,7 +137,6 @@ def show_summary(plan: Plan, board: Board, console: Console) -> None:
         console.print(
             f"makespan {span:.1f} s, critical path {path:.1f} s (x{span / max(path, 1e-9):.2f}); "
             f"overhead per stage at most {max(overhead, default=0.0):.1f} s",
-            highlight=False,
         )
     if any(source.kind == "synthetic" for source in plan.sources.values()):
         console.print("  this ran on SYNTHETIC DATA: good for a look, not for a decision  ", style="bold white on red")
@@ -149,7 +146,7 @@ def show_warnings(rows: Iterable[Row], console: Console) -> None:
     """Prints in red what the artifacts of the stages that are done warn of."""
     for row in rows:
         for warning in _warnings(row):
-            console.print(warning, style=WARNING, markup=False, highlight=False, soft_wrap=True)
+            console.print(warning, style=WARNING, soft_wrap=True)
 
 
 def _warnings(row: Row) -> list[str]:
@@ -161,14 +158,14 @@ def show_decision(plan: Plan, row: Row, console: Console, whole: bool) -> None:
     fingerprint = plan.artifacts.current().get(DECISION)
     if fingerprint is None or row.state not in ("complete", "reused"):
         return
-    tag = plan.experiment.tag
-    report = read(Path(plan.store.url) / plan.artifacts.prefix(DECISION, fingerprint), tag)
+    folder = Path(plan.store.url) / plan.artifacts.prefix(DECISION, fingerprint)
+    report = read(folder, plan.experiment.tag)
     criteria = {str(stage): limits for stage, limits in plan.experiment.criteria.items()}.get(DECISION, {})
     console.print()
     for part in comparison.whole(report, criteria) if whole else comparison.short(report):
-        console.print(part, highlight=False)
+        console.print(part)
     if not whole:
-        console.print(f"the rest of it, and the criteria: make compare{_experiment(tag)}", style="dim", highlight=False)
+        console.print(f"the rest of it, and the criteria: make compare{_experiment(plan.experiment.tag)}", style="dim")
     console.print()
 
 
@@ -184,9 +181,9 @@ def show_words(plan: Plan, board: Board, console: Console, whole: bool) -> None:
     report = words.read(folders[0], folders[1] if len(folders) > 1 else None, verdicts)
     console.print()
     for part in words.whole(report) if whole else words.short(report):
-        console.print(part, highlight=False)
+        console.print(part)
     if not whole:
-        console.print(f"the rest of it: make words{_experiment(plan.named)}", style="dim", highlight=False)
+        console.print(f"the rest of it: make words{_experiment(plan.named)}", style="dim")
     console.print()
 
 
@@ -215,7 +212,7 @@ def show_exceptions(
 def _in_red(console: Console, text: str, part: Mapping[str, Any]) -> None:
     lines = [text, *(f"  {missed.removeprefix(part['part']).strip()}" for missed in part["missed"])]
     for line in lines:
-        console.print(line, style="bold red", markup=False, highlight=False, soft_wrap=True)
+        console.print(line, style="bold red", soft_wrap=True)
 
 
 def show_release(plan: Plan, row: Row, console: Console) -> None:
@@ -223,13 +220,13 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
     made = row.state in ("complete", "reused")
     if not made:
         why = f"release {NOT_MADE.get(row.state, 'did not run')}" + (f": {row.message}" if row.message else "")
-        console.print(f"no new release; {why}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"no new release; {why}", soft_wrap=True)
     fingerprint = plan.artifacts.current().get("release")
     if fingerprint is None:
         return
     folder = Path(plan.store.url) / plan.artifacts.prefix("release", fingerprint)
     if not made:
-        console.print(f"the release of an earlier run stays: {folder}", markup=False, soft_wrap=True)
+        console.print(f"the release of an earlier run stays: {folder}", soft_wrap=True)
         return
     try:
         release = load(open_artifact(folder))
@@ -244,10 +241,9 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
         console.print(
             f"until then others, or templates, are sent: make messages{_experiment(plan.named)}",
             style="yellow",
-            highlight=False,
         )
     body = json.dumps(examples(release.spec, release.terms)["customer"]["value"])
-    console.print(f"release: {folder}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"release: {folder}", soft_wrap=True)
     console.print(f"serve it with `make serve{_experiment(plan.named)}`, then ask:")
     # Not through the console, which wraps: the command is to be copied and has to stay on one line.
     print(f"curl -s localhost:8000/retain -H 'content-type: application/json' -d {shlex.quote(body)}")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from engine import approvals
 from engine.artifact import ArtifactStore, ArtifactWriter
 from engine.errors import ArtifactError
 from engine.store import FolderStore
 from eval import words
+from eval.console import make_console
 
 
 def measure(value: float, half: float | None = None) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def publish(root: Path, stage: str, files: dict[str, Any], table: dict[str, list
 
 
 def printed(parts: Any) -> str:
-    console = Console(file=io.StringIO(), width=120, highlight=False)
+    console = make_console(120, io.StringIO())
     for part in parts:
         console.print(part)
     assert isinstance(console.file, io.StringIO)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from prefect import State
 from prefect.states import Failed
-from rich.console import Console
 
+from eval.console import make_console
 from flows import __main__ as command
 from flows import train as dag
 from flows.run import Run, StageEnded, carry_out
@@ -45,7 +45,7 @@ def without_prefect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def end(run: Run) -> tuple[int, str]:
-    console = Console(file=io.StringIO(), width=200)
+    console = make_console(200, io.StringIO())
     code = command._carry_out(run, console)
     assert isinstance(console.file, io.StringIO)
     return code, console.file.getvalue()

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from rich.console import Console
 
 from engine import records
 from engine.config import experiment_path
@@ -24,6 +23,7 @@ from engine.fingerprint import ROOT
 from engine.ledger import entries
 from engine.stage import Resources, StageRequest
 from engine.store import sha256_of
+from eval.console import make_console
 from flows import preflight, sources
 from flows.__main__ import main
 from flows.attempt import ENDING_S, run_attempt
@@ -311,7 +311,7 @@ def test_where_synthetic_data_is_allowed_missing_texts_are_made_up_or_done_witho
     plan = make_plan("local")
     assert list(plan.source_keys("dialogues")) == ["sgd-dialogues.jsonl"]
     assert "without" in plan.sources["dialogues"].note
-    console = Console(file=io.StringIO(), width=1000, force_terminal=True, color_system="standard")
+    console = make_console(1000, io.StringIO(), force_terminal=True, color_system="standard")
     show_sources(plan, console)
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()

@@ -32,7 +32,7 @@ DONE = Row("decision", (), state="complete")
 @pytest.fixture
 def console() -> Console:
     """A terminal with colours, 100 columns wide, that keeps what is printed."""
-    return Console(file=io.StringIO(), width=100, force_terminal=True, color_system="standard")
+    return make_console(100, io.StringIO(), force_terminal=True, color_system="standard")
 
 
 def said(console: Console) -> str:
@@ -44,11 +44,11 @@ def plain(console: Console) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", said(console))
 
 
-def plan_with(root: Path, tag: str = "chaos") -> Plan:
+def plan_with(root: Path, tag: str = "chaos", named: str | None = None) -> Plan:
     """The toy plan, its experiment with the criteria and the name that it would have."""
     plan = toy_plan(root, STAGES)
-    criteria = load_experiment("chaos").criteria
-    return Plan(**{**vars(plan), "experiment": plan.experiment.model_copy(update={"criteria": criteria, "tag": tag})})
+    experiment = plan.experiment.model_copy(update={"criteria": load_experiment("chaos").criteria, "tag": tag})
+    return Plan(**{**vars(plan), "experiment": experiment, "named": named or tag})
 
 
 def test_make_run_ends_with_the_policies_alone(tmp_path: Path, console: Console) -> None:
@@ -180,7 +180,7 @@ def test_a_stage_of_many_criteria_names_those_that_are_not_met(tmp_path: Path) -
 def test_a_file_is_given_no_cursor_movements(tmp_path: Path) -> None:
     """Also where FORCE_COLOR makes it a terminal, in rich's words."""
     with (tmp_path / "log").open("w") as file:
-        console = Console(file=file, width=100, force_terminal=True, color_system="standard")
+        console = make_console(100, file, force_terminal=True, color_system="standard")
         board = Board({"risk": Row("risk", ())})
         with terminal.shown(board, console):
             board.update("risk", state="running")
@@ -201,7 +201,7 @@ def test_whoever_changes_the_board_waits_for_no_terminal() -> None:
             going_on.wait()
             return super().write(text)
 
-    console = Console(file=Stopped(), width=100)
+    console = make_console(100, Stopped())
     board = Board({"risk": Row("risk", ())})
     with terminal.shown(board, console):
         board.update("risk", state="running")
@@ -243,7 +243,7 @@ def test_a_stage_s_warnings_are_said_in_red_when_it_is_done(tmp_path: Path, cons
 def test_where_there_is_no_terminal_they_stand_below_the_stage_s_line(tmp_path: Path) -> None:
     plan = warned_of(tmp_path)
     board = board_of(plan)
-    console = Console(file=io.StringIO(), width=100)
+    console = make_console(100, io.StringIO())
     with terminal.shown(board, console):
         carry_out(Run(plan, board), "customers", logging.getLogger("test"), lambda percent: None)
     first, second = said(console).splitlines()[:2]
@@ -266,7 +266,7 @@ def test_warnings_are_said_again_at_the_end_of_every_run(
 def test_the_end_of_a_run_says_how_many_messages_wait_for_a_reader(
     tmp_path: Path, console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = plan_with(tmp_path / "store")
+    plan = plan_with(tmp_path / "store", named="toy")
     given = releases.inputs(tmp_path / "inputs", releases.dataset("telco"), releases.dataset("bank"))
     folder = releases.publish(
         tmp_path / "store", "release", releases.run_stage(tmp_path, given), experiment=plan.artifacts.experiment
