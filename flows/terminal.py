@@ -165,7 +165,7 @@ def show_decision(plan: Plan, row: Row, console: Console, whole: bool) -> None:
     for part in comparison.whole(report, criteria) if whole else comparison.short(report):
         console.print(part)
     if not whole:
-        console.print(f"the rest of it, and the criteria: make compare{_experiment(plan.experiment.tag)}", style="dim")
+        console.print(f"the rest of it, and the criteria: make compare{_experiment(plan.named)}", style="dim")
     console.print()
 
 

@@ -64,6 +64,9 @@ def test_another_experiment_says_its_name(tmp_path: Path, console: Console) -> N
     made_decision.publish(tmp_path / "store", "chaos", tmp_path)
     terminal.show_decision(plan_with(tmp_path / "store"), DONE, console, whole=False)
     assert "make compare EXPERIMENT=chaos\n" in plain(console)
+    plan = plan_with(tmp_path / "store", named="/elsewhere/chaos.yaml")
+    terminal.show_decision(plan, DONE, console, whole=False)
+    assert "make compare EXPERIMENT=/elsewhere/chaos.yaml\n" in plain(console)
 
 
 def test_train_ppo_decision_ends_with_the_whole_comparison(tmp_path: Path, console: Console) -> None:
