@@ -51,6 +51,8 @@ MOST_NODES = 20_000
 
 BRANCHES = ("str", "int", "float")  # what pydantic adds to the key of a value that may be of either
 WANTED = "Input should be "
+# Of the argument by which a command takes an experiment.
+EXPERIMENT_HELP = "NAME of ops/configs/experiment_NAME.yaml, or the path of a file"
 CONFIGS = Path(__file__).resolve().parent.parent / "ops" / "configs"
 
 

@@ -23,7 +23,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from engine.config import Resolved, argument, check_lock, experiment_path, load, validate
+from engine.config import EXPERIMENT_HELP, Resolved, argument, check_lock, experiment_path, load, validate
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import RetainError
 from engine.output import make_decoration
@@ -390,9 +390,7 @@ def _bar(share: float, width: int) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.comparison", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml, or the path of a file"
-    )
+    parser.add_argument("--experiment", required=True, help=EXPERIMENT_HELP)
     parser.add_argument("--short", action="store_true", help="the policies alone, as at the end of `make run`")
     parser.add_argument("--json", action="store_true", help="print what the artifact holds instead of tables")
     options = parser.parse_args(arguments)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
-from engine.config import check_lock, experiment_path, load, validate
+from engine.config import EXPERIMENT_HELP, check_lock, experiment_path, load, validate
 from engine.errors import RetainError
 from engine.ledger import Entry, entries
 from engine.output import make_decoration
@@ -137,9 +137,7 @@ def budget_line(costs: _Costs, whole: Line) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.costs", description="Estimated and metered dollars.")
-    parser.add_argument(
-        "--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml, or the path of a file"
-    )
+    parser.add_argument("--experiment", required=True, help=EXPERIMENT_HELP)
     options = parser.parse_args(arguments)
     try:
         resolved = load(experiment_path(options.experiment))

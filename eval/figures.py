@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine import records
 from engine.artifact import ArtifactStore, canonical
-from engine.config import experiment_path, load, validate
+from engine.config import EXPERIMENT_HELP, experiment_path, load, validate
 from engine.errors import ArtifactError, RetainError
 from engine.fingerprint import ROOT, Identity
 from engine.ledger import Entry, entries
@@ -155,9 +155,7 @@ def read(experiment: str, folder: Path | None = None) -> ExperimentFigures:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.figures", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml, or the path of a file"
-    )
+    parser.add_argument("--experiment", required=True, help=EXPERIMENT_HELP)
     options = parser.parse_args(arguments)
     try:
         experiment = load(experiment_path(options.experiment))

@@ -34,7 +34,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.artifact import ArtifactStore
-from engine.config import Resolved, argument, check_lock, experiment_path, load, validate
+from engine.config import EXPERIMENT_HELP, Resolved, argument, check_lock, experiment_path, load, validate
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import RetainError
 from engine.output import make_decoration
@@ -202,9 +202,7 @@ def _word(row: Row) -> Text:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.verdict", description="Exit criteria against artifacts.")
-    parser.add_argument(
-        "--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml, or the path of a file"
-    )
+    parser.add_argument("--experiment", required=True, help=EXPERIMENT_HELP)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--all", action="store_true", help="show criteria of stages still to be built, too")
     options = parser.parse_args(arguments)

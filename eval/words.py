@@ -24,7 +24,7 @@ from rich.text import Text
 
 from engine.approvals import look
 from engine.artifact import current, open_artifact
-from engine.config import argument, experiment_path, load
+from engine.config import EXPERIMENT_HELP, argument, experiment_path, load
 from engine.errors import ArtifactError, RetainError
 from engine.output import make_decoration
 from engine.paths import NOT_THERE, why_unreadable
@@ -327,9 +327,7 @@ def _table(title: str, first: str) -> Table:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.words", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--experiment", required=True, help="NAME of ops/configs/experiment_NAME.yaml, or the path of a file"
-    )
+    parser.add_argument("--experiment", required=True, help=EXPERIMENT_HELP)
     options = parser.parse_args(arguments)
     try:
         resolved = load(experiment_path(options.experiment))
