@@ -334,11 +334,11 @@ def decide(
     wallet: Wallet,
     policy: Policy | None = None,
     left: float = 1.0,
-    most: float = math.inf,
+    limit: float = math.inf,
 ) -> Decision:
     """The decision of `policy`, of whose wallet's period the share `left` is to come; with none, the baseline's.
 
-    An offer that would cost more than `most` (its liability, in currency units) isn't made, whoever wants it. An offer
+    An offer that would cost more than `limit` (its liability, in currency units) isn't made, whoever wants it. An offer
     that is decided on has been admitted by `wallet` and is open from now on. Raises PolicyError before that if the
     policy can't decide. A risk that is NaN reaches no threshold, so the baseline contacts nobody on one.
     """
@@ -347,7 +347,7 @@ def decide(
     offer, why = (None, bar) if bar else _wanted(terms, case, wallet, policy, left)
     if offer is not None:
         asked = price(terms, case, offer)
-        if asked[1] > most:
+        if asked[1] > limit:
             offer, why = None, "offer_limit"
         elif not wallet.admit_one(*asked):
             offer, why = None, "offer_budget"

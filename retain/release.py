@@ -171,13 +171,13 @@ class Release:
         the learned arm can't decide, or there is no policy; nothing is held for then.
         """
         if arm == "baseline":
-            return decide(self.terms, assessment.case, wallet, most=self.most)
+            return decide(self.terms, assessment.case, wallet, limit=self.offer_limit)
         if self.policy is None:
             raise PolicyError("the release has no learned policy")
-        return decide(self.terms, assessment.case, wallet, self.policy, left, self.most)
+        return decide(self.terms, assessment.case, wallet, self.policy, left, self.offer_limit)
 
     @cached_property
-    def most(self) -> float:
+    def offer_limit(self) -> float:
         """What one offer may cost at most, in currency units: the largest one on the highest plausible charge, or
         MAX_SHARE of the budget if that is more. So no charge that a request states can hold much of the wallet."""
         limits = self.plausible.ranges.columns.get(self.spec.roles["monthly_charge"])

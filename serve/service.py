@@ -244,8 +244,8 @@ class Service:
             )
         if self._limited:
             offers = "1 offer was" if self._limited == 1 else f"{self._limited} offers were"
-            most, currency = self.release.most, self.release.terms.offers.currency
-            warnings.append(f"{offers} not made, since one offer may cost at most {most:,.0f} {currency}")
+            limit, currency = self.release.offer_limit, self.release.terms.offers.currency
+            warnings.append(f"{offers} not made, since one offer may cost at most {limit:,.0f} {currency}")
         return warnings
 
     def ready(self) -> dict[str, Any]:

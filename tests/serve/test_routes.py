@@ -266,7 +266,9 @@ def test_no_charge_holds_much_of_the_wallet(release: Release) -> None:
 
 def test_a_small_budget_still_pays_for_plausible_customers(release: Release) -> None:
     poor = dataclasses.replace(release, terms=dataclasses.replace(release.terms, budget=500.0))
-    assert poor.most == pytest.approx(0.20 * 587.7 * 6, rel=1e-3)  # the deepest offer on the highest plausible charge
+    assert poor.offer_limit == pytest.approx(
+        0.20 * 587.7 * 6, rel=1e-3
+    )  # the deepest offer on the highest plausible charge
     answer = Client(create_app("v1", poor)).post({"customer": risky(release) | {"MonthlyCharges": 100}}).json()
     assert answer["action"] == "contact"
 
