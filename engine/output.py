@@ -41,6 +41,9 @@ class _Lossy(io.FileIO):
 def _decoration(stream: TextIO | None, descriptor: int) -> TextIO:
     if stream is not None:
         stream.flush()
+    if isinstance(stream, io.TextIOWrapper):
+        # A debugger has kept it, and the process may end without flushing what it did not make itself.
+        stream.reconfigure(line_buffering=True)
     return io.TextIOWrapper(
         io.BufferedWriter(_Lossy(descriptor, "w", closefd=False)),
         encoding=getattr(stream, "encoding", None) or "utf-8",

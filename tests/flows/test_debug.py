@@ -42,7 +42,8 @@ def in_foreground(request: StageRequest, *before: str, keys: str = "") -> subpro
     return subprocess.run(
         [sys.executable, *before, "-m", "engine", str(path), "--debug"],
         cwd=ROOT,
-        env=os.environ | {"PYTHONHASHSEED": "0"},
+        # A debugger's lines have to arrive also where Python buffers its output, as `make` leaves it to do.
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"PYTHONHASHSEED": "0"},
         input=keys,
         capture_output=True,
         text=True,
