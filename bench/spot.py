@@ -60,6 +60,7 @@ def resumed_trainers() -> dict[str, Any]:
     into the store, at the experiment's own interval.
     """
     from flows.attempt import run_attempt
+    from flows.launch import Launcher, work_folder
     from flows.plan import make_plan
     from tasks.stages import STAGES
 
@@ -83,8 +84,8 @@ def resumed_trainers() -> dict[str, Any]:
             for status, watch in (("preempted", stop), ("complete", lambda _: None)):
                 times = Path(folder) / f"{name}-{status}.json"
                 inputs = {upstream: made[upstream] for upstream in stage.inputs}
-                start = partial(_launch_timed, times=times)
-                record = run_attempt(plan, stage, identity, inputs, watch, start).record
+                launcher = Launcher(start=partial(_launch_timed, times=times), work=work_folder)
+                record = run_attempt(plan, stage, identity, inputs, watch, launcher).record
                 if record.status != status:
                     sys.exit(f"{name} is {record.status}, not {status}: {record.message}")
                 attempts[name].append(json.loads(times.read_text(encoding="utf-8")))
@@ -113,7 +114,7 @@ def checkpointing(attempts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _launch_timed(request: StageRequest, caller: Mapping[str, str], times: Path) -> Child:
     """As flows.launch starts an attempt, but by timed_attempt()."""
-    from flows.launch import LOG, Child
+    from flows.launch import LOG, Subprocess
 
     work = Path(request.work)
     work.mkdir(parents=True)
@@ -122,7 +123,7 @@ def _launch_timed(request: StageRequest, caller: Mapping[str, str], times: Path)
     with (work / LOG).open("ab") as log:
         began = time.monotonic()
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=ROOT, env=caller)
-    return Child(process, work, began)
+    return Subprocess(process, work, began)
 
 
 def timed_attempt(path: Path, times: Path) -> int:

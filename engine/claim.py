@@ -130,6 +130,20 @@ def clear_dead(store: Store, key: str) -> None:
         return  # somebody replaced it in the meantime
 
 
+def take_away(store: Store, key: str, token: int) -> None:
+    """Removes the claim of attempt `token`, which somebody has seen end, on whatever machine; another's stays.
+
+    If it is alive after all, it learns so at its next renewal or write, by Fenced.
+    """
+    stored = store.read(key)
+    if stored is None or _parse(store, key, stored[0]).token != token:
+        return
+    try:
+        store.delete(key, expect=stored[1])
+    except Conflict:
+        take_away(store, key, token)  # renewed or replaced between the two
+
+
 def _parse(store: Store, key: str, data: bytes) -> ClaimState:
     try:
         return ClaimState.model_validate_json(data)

@@ -34,6 +34,7 @@ class Entry(BaseModel):
     experiment: str
     stage: str
     holder: Holder  # the process that settles it
+    owner: str = ""  # the run that settles it, if that run comes back after it was killed: a flow run of Prefect
     micro_usd_per_hour: int
     overhead_s: float
     reserved_at: float  # seconds since 1970, by the clock of whoever reserved
@@ -76,6 +77,7 @@ def reserve(
     usd_per_hour: float,
     limit_s: float,
     overhead_s: float,
+    owner: str = "",
 ) -> Entry:
     """Raises BudgetExceeded, and writes nothing, when metered + open + this would pass the cap."""
     fault("ledger.reserve")
@@ -86,6 +88,7 @@ def reserve(
         experiment=experiment,
         stage=stage,
         holder=this_process(),
+        owner=owner,
         micro_usd_per_hour=rate,
         overhead_s=overhead_s,
         reserved_at=round(time.time(), 3),

@@ -47,6 +47,7 @@ class AttemptRecord(BaseModel):
     seconds: float = 0.0  # age of the attempt's process
     run_seconds: float = 0.0  # from the first line of the stage's run() to its last
     message: str = ""
+    exit_code: int | None = None  # of the attempt's process, once it has written how it ended
 
     @property
     def ended(self) -> bool:

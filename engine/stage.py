@@ -179,11 +179,16 @@ class _Attempt:
             self.stopping.set()
             self.wake.set()
 
-    def write(self, status: Status, message: str = "") -> None:
+    def write(self, status: Status, message: str = "", exit_code: int | None = None) -> None:
         with self.writing:
             if self.record.ended:
                 return
-            changes = {"status": status, "message": message, "seconds": round(self.seconds, 3)}
+            changes = {
+                "status": status,
+                "message": message,
+                "seconds": round(self.seconds, 3),
+                "exit_code": exit_code,
+            }
             self.record = self.record.model_copy(update=changes)
             records.write(self.store, self.prefix, self.record)
 
@@ -273,7 +278,7 @@ def _end(attempt: _Attempt, code: int, message: str) -> int:
         attempt.claim.release()
     if message:
         print(message, file=sys.stderr, flush=True)
-    attempt.write(_STATUS.get(code, "failed"), message)
+    attempt.write(_STATUS.get(code, "failed"), message, code)
     return code
 
 

@@ -174,14 +174,14 @@ def _watch(run: Run, server: Server) -> list[BaseException]:
 
     If Prefect's server is gone, the stages are stopped and their costs settled, and the DAG is no longer waited for.
     """
-    from flows.train import train  # Prefect: after its settings are made
+    from flows.train import train_here  # Prefect: after its settings are made
 
     failure: list[BaseException] = []
 
     def flow() -> None:
         try:
             with in_one_line(server):
-                train(run)
+                train_here(run)
         except BaseException as error:
             failure.append(error)
 

@@ -7,8 +7,9 @@ attempt's record say enough for settle_lost(), which every run calls first and l
 from __future__ import annotations
 
 import shutil
+import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,19 +20,22 @@ from typing import Literal
 from engine import ledger, records
 from engine.artifact import MANIFEST
 from engine.checkpoint import clear
-from engine.claim import clear_dead
+from engine.claim import clear_dead, take_away
 from engine.errors import BudgetExceeded, RetainError
 from engine.fingerprint import Identity
 from engine.process import Holder, this_process
 from engine.records import AttemptRecord
-from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, OVERDUE, Stage, StageRequest
-from flows.launch import LOG, PROGRESS, Child, launch, work_folder
+from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, OVERDUE, Stage
+from engine.store import Store
+from flows.ends import end_of
+from flows.launch import HERE, LOG, PROGRESS, Child, Launcher, work_folder
 from flows.plan import Plan
 from tasks.config import Machine
 
 POLL_S = 0.05
 CLOCKS_DIFFER_S = 60.0  # at most, between two machines
 ENDING_S = GRACE_S + 5.0  # an attempt may outlive its limit by this: asked to stop, it ends, and we notice
+LOST = -signal.SIGKILL  # exit code of an attempt that nobody has seen end: for all we know it was killed
 OVERRUN = "outlived its time limit, did not stop itself, and was killed"
 
 
@@ -51,45 +55,72 @@ def run_attempt(
     identity: Identity,
     inputs: dict[str, str],
     watch: Callable[[Child], None],
-    start: Callable[[StageRequest, Mapping[str, str]], Child] = launch,
+    launcher: Launcher = HERE,
+    lost: Container[int] = (),
 ) -> Ending:
-    """Runs one attempt to its end. `watch` is called every POLL_S while it lives. Raises BudgetExceeded."""
-    store, experiment = plan.store, plan.experiment
+    """Runs one attempt to its end. `watch` is called every POLL_S while it lives. Raises BudgetExceeded.
+
+    An open attempt of the launcher's owner is taken up again, unless its number is among the `lost` ones. An attempt
+    that was lost stays unsettled: while nobody knows that it has ended, its reservation counts.
+    """
+    store, execution = plan.store, plan.experiment.execution
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
-    machine, execution = plan.machine(stage), experiment.execution
+    limit_s = plan.time_limit_s(stage)
+    number = open_number(plan, prefix, launcher.owner, lost) or _reserve(plan, stage, identity, prefix, launcher.owner)
+    attempt_id = f"{prefix}/{number}"
+    overrun = False
+    request = plan.request(stage, identity, inputs, number, launcher.work(store.url, attempt_id))
+    child = launcher.start(request, plan.environment)
+    try:
+        overrun = _overruns(child, limit_s, watch)
+    finally:
+        code = child.end()  # even if an error is on its way here, no attempt goes on unwatched or unpaid
+        record = _readable(plan, prefix, number)
+        if code is not None:
+            seconds, estimated = _lived(child, record, execution.heartbeat_s)
+            entry = ledger.settle(store, plan.experiment.costs.scope, attempt_id, seconds, estimated=estimated)
+            status: Literal["killed", "overdue"] = "overdue" if overrun else "killed"
+            record = _close(plan, prefix, number, child.work, entry.seconds, status, child.message)
+    record = record or _planned(plan, plan.machine(stage), identity)
+    if code is None:
+        return Ending(LOST, record, child.seconds, 0.0)
+    code = OVERDUE if overrun and code < 0 else code  # it may have ended in the last moment
+    return Ending(code, record, entry.seconds, entry.metered_usd)
+
+
+def open_number(plan: Plan, prefix: str, owner: str, lost: Container[int]) -> int | None:
+    """The number of the owner's open attempt at this artifact, which the owner started before it was killed."""
+    for entry in _entries(plan) if owner else ():
+        of, number = _prefix_and_number(entry.attempt_id)
+        if entry.state == "open" and entry.owner == owner and of == prefix and number not in lost:
+            return number
+    return None
+
+
+def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, owner: str) -> int:
+    """Numbers an attempt, reserves its money and returns the number. Raises BudgetExceeded."""
+    store, experiment, machine = plan.store, plan.experiment, plan.machine(stage)
     # The ledger's numbers count too: whoever removes an artifact's folder removes its records, but no money spent.
     ids = [entry.attempt_id for entry in _entries(plan) if entry.attempt_id.startswith(f"{prefix}/")]
     charged = max((_prefix_and_number(attempt_id)[1] for attempt_id in ids), default=0)
     record = records.create(store, prefix, _planned(plan, machine, identity), above=charged)
-    attempt_id = f"{prefix}/{record.number}"
-    limit_s = plan.time_limit_s(stage)
     try:
         ledger.reserve(
             store,
             experiment.costs.scope,
             cap_usd=experiment.costs.budget_usd,
-            attempt_id=attempt_id,
+            attempt_id=f"{prefix}/{record.number}",
             experiment=experiment.tag,
             stage=stage.name,
             usd_per_hour=machine.usd_per_hour,
-            limit_s=limit_s + ENDING_S,
-            overhead_s=execution.overhead_s,
+            limit_s=plan.time_limit_s(stage) + ENDING_S,
+            overhead_s=experiment.execution.overhead_s,
+            owner=owner,
         )
     except BudgetExceeded as error:
         records.write(store, prefix, record.model_copy(update={"status": "refused", "message": str(error)}))
         raise
-    overrun = False
-    request = plan.request(stage, identity, inputs, record.number, work_folder(store.url, attempt_id))
-    child = start(request, plan.environment)
-    try:
-        overrun = _overruns(child, limit_s, watch)
-    finally:
-        code = child.end()  # even if an error is on its way here, no attempt goes on unwatched or unpaid
-        seconds, estimated = _lived(child, _readable(plan, prefix, record.number), execution.heartbeat_s)
-        entry = ledger.settle(store, experiment.costs.scope, attempt_id, seconds, estimated=estimated)
-        final = _close(plan, prefix, record.number, child.work, entry.seconds, "overdue" if overrun else "killed")
-    code = OVERDUE if overrun and code < 0 else code  # it may have ended in the last moment
-    return Ending(code, final or record, entry.seconds, entry.metered_usd)
+    return record.number
 
 
 def _overruns(child: Child, limit_s: float, watch: Callable[[Child], None]) -> bool:
@@ -126,8 +157,9 @@ def _lived(child: Child, record: AttemptRecord | None, heartbeat_s: float) -> tu
 def settle_lost(plan: Plan) -> int:
     """Settles the attempts of this scope whose parent died, and returns how many.
 
-    An attempt that wrote how it ended is charged the seconds it wrote. Any other is charged up to its last sign of life
-    plus one heartbeat, and the charge is marked as estimated. Not settled yet are attempts whose process still lives
+    An attempt whose container was seen to end is charged that container's seconds, one that wrote how it ended the
+    seconds it wrote. Any other is charged up to its last sign of life plus one heartbeat, and the charge is marked as
+    estimated. Not settled yet are attempts whose process still lives
     (it will stop by itself) and those of another machine or boot, whose processes can't be seen from here, until
     their deadline has passed. A stamp in the future would put that deadline off for ever, so such a reservation counts
     from now on.
@@ -142,13 +174,15 @@ def settle_lost(plan: Plan) -> int:
         if entry.state == "open" and entry.reserved_at > time.time() + CLOCKS_DIFFER_S:
             entry = ledger.stamp_again(store, scope, entry.attempt_id)
         record = _readable(plan, prefix, number)
-        holders = [entry.holder]
-        if record is not None and record.status == "running":
-            holders.append(record.holder)
-        if not all(_gone(holder, entry) for holder in holders):
-            continue
-        end_known = record is not None and record.ended
-        seconds = record.seconds if record else 0.0
+        end = end_of(store, prefix, number)
+        if end is None:
+            holders = [entry.holder]
+            if record is not None and record.status == "running":
+                holders.append(record.holder)
+            if not all(_gone(holder, entry) for holder in holders):
+                continue
+        end_known = end is not None or (record is not None and record.ended)
+        seconds = end.seconds if end else record.seconds if record else 0.0
         if not end_known:
             seconds += plan.experiment.execution.heartbeat_s
         if entry.state == "open":
@@ -156,6 +190,11 @@ def settle_lost(plan: Plan) -> int:
             settled += 1
         _close(plan, prefix, number, work, seconds, "killed")
     return settled
+
+
+def unsettled(plan: Plan, owner: str) -> int:
+    """How many attempts of the owner are not settled."""
+    return sum(entry.state == "open" and entry.owner == owner for entry in _entries(plan))
 
 
 def _entries(plan: Plan) -> list[ledger.Entry]:
@@ -197,27 +236,41 @@ def _planned(plan: Plan, machine: Machine, identity: Identity) -> AttemptRecord:
 
 
 def _close(
-    plan: Plan, prefix: str, number: int, work: Path, seconds: float, unless_written: Literal["killed", "overdue"]
+    plan: Plan,
+    prefix: str,
+    number: int,
+    work: Path | None,
+    seconds: float,
+    unless_written: Literal["killed", "overdue"],
+    message: str = "",
 ) -> AttemptRecord | None:
     """Writes the final record, keeps log and progress beside it, and removes what the attempt left behind.
 
-    `unless_written`: its status, if the attempt wrote none.
+    `unless_written` and `message`: its status, and why it ended, if the attempt wrote none.
     """
     store = plan.store
     record = _readable(plan, prefix, number)
     if record is not None and not record.ended:
-        message = OVERRUN if unless_written == "overdue" else record.message
+        message = OVERRUN if unless_written == "overdue" else record.message or message
         changes = {"status": unless_written, "seconds": round(seconds, 3), "message": message}
         record = record.model_copy(update=changes)
         records.write(store, prefix, record)
+    if work and record is not None:
+        _keep(store, prefix, number, work)
+    # An attempt that was killed after it wrote its manifest leaves a claim and checkpoints that nobody needs any more.
+    clear_dead(store, f"{prefix}/{CLAIM}")
+    take_away(store, f"{prefix}/{CLAIM}", number)
+    if store.read(f"{prefix}/{MANIFEST}") is not None:
+        clear(store, f"{prefix}/{CHECKPOINTS}")
+    if work:
+        shutil.rmtree(work, ignore_errors=True)
+    return record
+
+
+def _keep(store: Store, prefix: str, number: int, work: Path) -> None:
+    """Puts log and progress beside the attempt's record."""
     for name, suffix in ((LOG, "log"), (PROGRESS, "progress.jsonl")):
         path = work / name
         with suppress(OSError, RetainError):  # a log that can't be kept is no failure of its stage
-            if record is not None and path.exists() and path.stat().st_size:
+            if path.exists() and path.stat().st_size:
                 store.write(records.key(prefix, number, suffix), path.read_bytes())
-    # An attempt that was killed after it wrote its manifest leaves a claim and checkpoints that nobody needs any more.
-    clear_dead(store, f"{prefix}/{CLAIM}")
-    if store.read(f"{prefix}/{MANIFEST}") is not None:
-        clear(store, f"{prefix}/{CHECKPOINTS}")
-    shutil.rmtree(work, ignore_errors=True)
-    return record

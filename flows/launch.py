@@ -1,18 +1,20 @@
-"""Starts an attempt as a subprocess of this machine and says how it ends.
+"""What a run asks of an attempt at work, wherever it works; and the attempts that are subprocesses of this machine.
 
-The child stays in our session and reads from a pipe that only this process can write to. However this process dies,
-the child then reads the end of the file and stops as if preempted.
+A run starts an attempt, looks at it now and then, may ask it to stop, and learns how it ended. It can't tell whether
+that is a subprocess (here) or a flow run in a container (flows/container.py).
 """
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from engine.environment import of_stage
 from engine.fingerprint import ROOT
@@ -24,19 +26,80 @@ LOG, PROGRESS = "log.txt", "progress.jsonl"
 LOOKING_S = 5.0
 
 
-@dataclass
-class Child:
-    """The process of an attempt. Times are those of time.monotonic().
+class Child(Protocol):
+    """An attempt at work. Times are in seconds.
 
-    `seconds`: how long it has lived so far, or once it has ended, until we noticed. `seconds_alive`: until we last saw
-    it alive.
+    `work`: the folder of this machine that has its log and progress, or None where it puts them into the store itself.
+    `seconds`: how long it has run so far, or once it has ended, until we noticed. `seconds_alive`: until we last saw it
+    alive. `end_seen`: whether somebody saw it end, so that `seconds` is exact. `message`: why it ended, where somebody
+    else than the attempt knows.
+    """
+
+    @property
+    def work(self) -> Path | None: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def seconds_alive(self) -> float: ...
+
+    @property
+    def end_seen(self) -> bool: ...
+
+    @property
+    def message(self) -> str: ...
+
+    def poll(self) -> int | None:
+        """The exit code once it has ended: negative for the signal that killed it."""
+
+    def preempt(self) -> None:
+        """Asks it to save a checkpoint and stop."""
+
+    def kill(self) -> None:
+        """Ends it, without a checkpoint where that is possible."""
+
+    def read(self, name: str) -> bytes:
+        """Content of its log or of its progress lines so far."""
+
+    def end(self) -> int | None:
+        """Ends it if it is still at work, and returns its exit code.
+
+        None: nobody can tell whether it has ended. It was lost, with its machine or for a while.
+        """
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Where a run's attempts are started.
+
+    `start(request, environment)` returns the attempt at work; `environment` is the one that the run was started with,
+    of which a stage gets a part. `work(store's address, id of the attempt)` is a folder, on the machine where the
+    attempt works, that no other attempt uses.
+
+    `owner` names a run that comes back after it was killed. It then starts its open attempts a second time, and `start`
+    returns those that are still at work. A run without an owner ends its attempts when it ends, however it does.
+    """
+
+    start: Callable[[StageRequest, Mapping[str, str]], Child]
+    work: Callable[[str, str], Path]
+    owner: str = ""
+
+
+@dataclass
+class Subprocess:
+    """An attempt that is a process of this machine.
+
+    It stays in our session and reads from a pipe that only this process can write to. However this process dies, the
+    attempt then reads the end of the file and stops as if preempted.
     """
 
     process: subprocess.Popen[bytes]
     work: Path
-    began: float
+    began: float  # time.monotonic(), as the next two
     ended: float | None = None
     alive_at: float | None = None
+    message: str = ""
 
     @property
     def seconds(self) -> float:
@@ -52,7 +115,6 @@ class Child:
         return self.ended is not None and self.seconds - self.seconds_alive <= LOOKING_S
 
     def poll(self) -> int | None:
-        """The exit code once it has ended: negative for the signal that killed it."""
         looked_at = time.monotonic()
         code = self.process.poll()
         if code is None:
@@ -62,19 +124,16 @@ class Child:
         return code
 
     def preempt(self) -> None:
-        """Asks it to save a checkpoint and stop (SIGTERM)."""
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self.process.kill()
 
     def read(self, name: str) -> bytes:
-        """Content of the log or of the progress lines so far."""
         path = self.work / name
         return path.read_bytes() if path.exists() else b""
 
     def end(self) -> int:
-        """Kills the process if it is still alive; returns its exit code."""
         if self.poll() is None:
             self.kill()
             self.process.wait()
@@ -85,20 +144,51 @@ class Child:
         return code
 
 
+@dataclass(frozen=True)
+class Progress:
+    """A line of progress: `step` of `total`, and figures of the stage's own."""
+
+    step: int
+    total: int
+    figures: Mapping[str, float]
+
+    @property
+    def percent(self) -> float:
+        return 100.0 * self.step / max(self.total, 1)
+
+
+def last_progress(lines: bytes) -> Progress | None:
+    """The last complete one of an attempt's lines of progress, None if there is none or it is damaged."""
+    complete = lines[: lines.rfind(b"\n") + 1].splitlines()
+    try:
+        line = json.loads(complete[-1])
+        step, total = line.pop("step"), line.pop("total")
+        del line["seconds"]
+        return Progress(step, total, line)
+    except (IndexError, ValueError, KeyError):  # none yet, or cut short by a full disk
+        return None
+
+
 def work_folder(store_url: str, attempt_id: str) -> Path:
     """The folder of one attempt on this machine."""
     return Path(store_url) / "work" / attempt_id.replace("/", "-")
 
 
-def launch(request: StageRequest, caller: Mapping[str, str]) -> Child:
-    """Starts the attempt. `caller`: the environment that the run was started with, of which a stage gets a part."""
+def launch(request: StageRequest, caller: Mapping[str, str]) -> Subprocess:
+    """Starts the attempt as a subprocess."""
+    began = time.monotonic()
+    process = start_engine(request, caller)
+    return Subprocess(process=process, work=Path(request.work), began=began)
+
+
+def start_engine(request: StageRequest, caller: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """The process of an attempt on this machine, which ends when we do; its log and progress lie in `request.work`."""
     work = Path(request.work)
     work.mkdir(parents=True, exist_ok=True)
     path = work / "request.json"
     path.write_text(request.model_dump_json(indent=1), encoding="utf-8")
     with (work / LOG).open("ab") as log:
-        began = time.monotonic()
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "engine", str(path), "--lifeline"],
             stdin=subprocess.PIPE,
             stdout=log,
@@ -107,4 +197,6 @@ def launch(request: StageRequest, caller: Mapping[str, str]) -> Child:
             env=of_stage(caller),
             process_group=0,  # Ctrl-C reaches this process only, which asks the stages to stop
         )
-    return Child(process=process, work=work, began=began)
+
+
+HERE = Launcher(start=launch, work=work_folder)

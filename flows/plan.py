@@ -45,7 +45,12 @@ class Plan:
 
     @cached_property
     def commit(self) -> str:
-        """The checked-out commit, with "+" when files differ from it; "unknown" outside a repository."""
+        """The checked-out commit, with "+" when files differ from it; "unknown" outside a repository.
+
+        In an image it is the commit that the image was built from.
+        """
+        if built_from := self.environment.get("RETAIN_COMMIT"):
+            return built_from
         # Without GIT_DIR and the like: while git runs a hook, they name the repository that the hook is of.
         own = {name: value for name, value in self.environment.items() if not name.startswith("GIT_")}
         git = partial(
@@ -151,12 +156,16 @@ def load_experiment(name: str) -> Experiment:
     return experiment
 
 
-def make_plan(name: str, wanted: Iterable[str] = (), *, to_run: bool = True) -> Plan:
+def make_plan(name: str, wanted: Iterable[str] = (), *, to_run: bool = True, budget_usd: float | None = None) -> Plan:
     """The plan for the wanted stages and all that they need; for all stages if none is named.
 
-    Raises RetainError for what is missing on this machine. A plan that is not `to_run` needs no GPU.
+    `budget_usd`: a cap below the experiment's own. Raises RetainError for what is missing on this machine. A plan that
+    is not `to_run` needs no GPU.
     """
     experiment = load_experiment(name)
+    if budget_usd is not None and budget_usd < experiment.costs.budget_usd:
+        costs = experiment.costs.model_copy(update={"budget_usd": budget_usd})
+        experiment = experiment.model_copy(update={"costs": costs})
     stages = _with_inputs(tuple(wanted) or tuple(STAGES))
     for stage in stages:
         if stage.name not in set(experiment.execution.time_limit_s):

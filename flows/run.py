@@ -7,12 +7,11 @@ the budget is not tried again.
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,9 +21,9 @@ from engine.claim import Watch
 from engine.errors import BudgetExceeded, RetainError
 from engine.fingerprint import Identity
 from engine.stage import ALREADY_THERE, CLAIM, CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, Stage
-from flows.attempt import Ending, run_attempt
+from flows.attempt import Ending, open_number, run_attempt
 from flows.board import ENDED, Board
-from flows.launch import PROGRESS, Child
+from flows.launch import HERE, PROGRESS, Child, Launcher, last_progress
 from flows.plan import Plan, key_metrics
 
 # Exit codes of an attempt that was asked to stop, lost its claim, or was killed. Other signals are failures.
@@ -55,6 +54,7 @@ class Run:
 
     plan: Plan
     board: Board
+    launcher: Launcher = HERE
     made: dict[str, str] = field(default_factory=dict)
     exit_codes: dict[str, int] = field(default_factory=dict)  # stages that did not complete
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -103,22 +103,27 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
     identity = plan.identity(stage, digests)
     claim = Watch(plan.store, f"{plan.artifacts.prefix(name, identity.fingerprint)}/{CLAIM}")
     preemptions = 0
+    lost: set[int] = set()
     worked = False
     while not _finish(run, stage, identity, worked):
         if run.stopping.is_set():
             raise StageEnded("stopped; run again to go on", PREEMPTED)
-        if claim.held():
+        # The claim of an attempt that this run started before it was killed is its own: it takes it up again.
+        own = open_number(plan, plan.artifacts.prefix(name, identity.fingerprint), run.launcher.owner, lost)
+        if own is None and claim.held():
             run.board.update(name, state="held", message="another run is at it")
             time.sleep(HELD_POLL_S)
             continue
         with _gpu_if_needed(run, stage):
-            ending = _attempt_once(run, stage, identity, inputs, report)
+            ending = _attempt_once(run, stage, identity, inputs, report, lost)
         # Another run was faster: it holds the claim, or completed the artifact before this attempt could begin.
         idle = ending.code == CLAIMED or (ending.code == COMPLETE and ending.record.message == ALREADY_THERE)
         worked = worked or not idle
         for line in _log_lines(plan, stage, identity, ending)[-LOG_LINES:]:
             log.info(line)
         record = ending.record
+        if not record.ended:
+            lost.add(record.number)
         log.info(
             "%s: attempt %d %s after %.1f s, $%.5f", name, record.number, record.status, ending.seconds, ending.usd
         )
@@ -156,7 +161,9 @@ def _gpu_if_needed(run: Run, stage: Stage) -> Iterator[None]:
         run.gpu.release()
 
 
-def _attempt_once(run: Run, stage: Stage, identity: Identity, inputs: dict[str, str], report: Report) -> Ending:
+def _attempt_once(
+    run: Run, stage: Stage, identity: Identity, inputs: dict[str, str], report: Report, lost: Container[int]
+) -> Ending:
     progress_shown = 0.0
     began = asked_to_stop = False
 
@@ -172,10 +179,10 @@ def _attempt_once(run: Run, stage: Stage, identity: Identity, inputs: dict[str, 
             child.preempt()
         if time.monotonic() - progress_shown > PROGRESS_S:
             progress_shown = time.monotonic()
-            with suppress(OSError, ValueError, KeyError):  # a line cut short by a full disk, for instance
+            with suppress(OSError, RetainError):  # what can't be read is shown the next time
                 _show_progress(run.board, stage.name, child.read(PROGRESS), report)
 
-    ending = run_attempt(run.plan, stage, identity, inputs, watch)
+    ending = run_attempt(run.plan, stage, identity, inputs, watch, run.launcher, lost)
     run.board.attempt_ended(stage.name, ending.seconds, ending.usd)
     if ending.code == COMPLETE:
         run.board.update(stage.name, run_seconds=ending.record.run_seconds)
@@ -204,15 +211,12 @@ def _digest(plan: Plan, stage: str, fingerprint: str) -> str:
 
 
 def _show_progress(board: Board, stage: str, lines: bytes, report: Callable[[float], None]) -> None:
-    complete = lines[: lines.rfind(b"\n") + 1].splitlines()
-    if not complete:
+    progress = last_progress(lines)
+    if progress is None:
         return
-    line = json.loads(complete[-1])
-    step, total = line.pop("step"), line.pop("total")
-    line.pop("seconds")
-    figures = " ".join(f"{key} {value:.4g}" for key, value in line.items())
-    board.update(stage, progress=f"{step}/{total} {figures}".strip())
-    report(100.0 * step / max(total, 1))
+    figures = " ".join(f"{key} {value:.4g}" for key, value in progress.figures.items())
+    board.update(stage, progress=f"{progress.step}/{progress.total} {figures}".strip())
+    report(progress.percent)
 
 
 def _last_words(plan: Plan, stage: Stage, identity: Identity, ending: Ending) -> str:

@@ -1,9 +1,13 @@
-"""The DAG: every stage starts as soon as the stages that it reads from have completed."""
+"""The DAG: every stage starts as soon as the stages that it reads from have completed.
+
+It is run in two ways: by `make run` on this machine (`train_here`), and as the deployment `train`, whose stages run in
+containers (`train`).
+"""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import State, flow
 from prefect.futures import PrefectFuture, wait
@@ -11,41 +15,78 @@ from prefect.logging.handlers import APILogHandler
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
+from pydantic import Field
 
+from flows import parent
 from flows.run import Run
 from flows.server import PrefectFailed
 from flows.step import step
+from tasks.stages import STAGES
 
 DID_NOT_COMPLETE = "did not complete"
+# One thread per stage: a thread only waits for its attempt, and the system shares the cores between these.
+RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(STAGES))
 
 
-def train(run: Run) -> None:
-    """Carries out the run's plan. If a stage fails, the stages that depend on it are skipped, and no others."""
-    stages = run.plan.stages
-    # One thread per stage: a thread only waits for its subprocess, and the system shares the cores between these.
-    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(stages))
-    reporter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="progress")
+@flow(name="train", flow_run_name="train-{experiment}", task_runner=RUNNER, retries=0, persist_result=False)  # type: ignore[arg-type]
+def train(
+    experiment: Annotated[
+        str,
+        Field(
+            description="The experiment: its name (exp_001_mvp, local, chaos, smollm2) or the path of its file in the "
+            "container.",
+            examples=["exp_001_mvp", "local", "chaos"],
+        ),
+    ] = "exp_001_mvp",
+    stages: Annotated[
+        list[str],
+        Field(
+            description=f"Only these stages and what they read from. Empty: all of them. Known: {', '.join(STAGES)}.",
+            examples=[["risk", "accept"]],
+        ),
+    ] = [],  # noqa: B006 - Prefect copies it
+    force: Annotated[
+        bool,
+        Field(description="Make the named stages again even if their artifacts are there."),
+    ] = False,
+    budget_usd: Annotated[
+        float | None,
+        Field(description="A cap in dollars for this run, below the experiment's own.", gt=0, le=100_000),
+    ] = None,
+) -> State[None]:
+    """Trains what isn't there yet, each stage in a container, and stops where the budget ends."""
+    return parent.carry_out(experiment, stages, carry_out_stages, force=force, budget_usd=budget_usd)
 
-    @flow(name="train", flow_run_name=f"train-{run.plan.experiment.tag}", task_runner=runner)  # type: ignore[arg-type]
+
+def train_here(run: Run) -> None:
+    """Carries out the run's plan on this machine."""
+
+    @flow(name="train", flow_run_name=f"train-{run.plan.experiment.tag}", task_runner=RUNNER)  # type: ignore[arg-type]
     def dag(experiment: str) -> State[None]:
-        futures: dict[str, PrefectFuture[None]] = {}
-        for stage in stages:
-            stage_step = step.with_options(name=stage.name, task_run_name=stage.name)
-            upstream = [futures[name] for name in stage.inputs]
-            # quote(): these hold no futures, so Prefect need not search them for any.
-            arguments = (quote(run), stage.name, quote(reporter))
-            futures[stage.name] = stage_step.submit(*arguments, wait_for=upstream)  # type: ignore[call-overload]
-        wait(list(futures.values()))
-        reporter.shutdown()
-        missing = [name for name, future in futures.items() if not future.state.is_completed()]
-        for name in missing:
-            _name_a_failure_of_prefect(run, name, futures[name].state)
-        return Failed(message=f"{DID_NOT_COMPLETE}: {', '.join(missing)}") if missing else Completed()
+        return carry_out_stages(run)
 
     state = dag(run.plan.experiment.tag, return_state=True)
     APILogHandler().flush()
     if not state.is_completed() and not str(state.message).startswith(DID_NOT_COMPLETE):
         raise PrefectFailed(f"Prefect failed: {state.message}")
+
+
+def carry_out_stages(run: Run) -> State[None]:
+    """The DAG itself, inside a flow. If a stage fails, the stages that depend on it are skipped, and no others."""
+    reporter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="progress")
+    futures: dict[str, PrefectFuture[None]] = {}
+    for stage in run.plan.stages:
+        stage_step = step.with_options(name=stage.name, task_run_name=stage.name)
+        upstream = [futures[name] for name in stage.inputs]
+        # quote(): these hold no futures, so Prefect need not search them for any.
+        arguments = (quote(run), stage.name, quote(reporter))
+        futures[stage.name] = stage_step.submit(*arguments, wait_for=upstream)  # type: ignore[call-overload]
+    wait(list(futures.values()))
+    reporter.shutdown()
+    missing = [name for name, future in futures.items() if not future.state.is_completed()]
+    for name in missing:
+        _name_a_failure_of_prefect(run, name, futures[name].state)
+    return Failed(message=f"{DID_NOT_COMPLETE}: {', '.join(missing)}") if missing else Completed()
 
 
 def _name_a_failure_of_prefect(run: Run, name: str, state: State[None]) -> None:

@@ -25,7 +25,7 @@ from engine.errors import ArtifactError, BudgetExceeded, RetainError
 from engine.fingerprint import ROOT
 from engine.process import machine
 from flows.attempt import settle_lost
-from flows.launch import Child
+from flows.launch import Subprocess
 from flows.plan import Plan
 from flows.run import Run, StageEnded, carry_out
 from tests.flows.toy_plan import board_of, toy_plan, toy_stage
@@ -313,7 +313,7 @@ def test_what_is_shown_of_a_stage_decides_nothing_about_it(tmp_path: Path, monke
     monkeypatch.setattr(type(plan.store), "write", without_room)
     monkeypatch.setattr(flows.run, "PROGRESS_S", 0.1)
     monkeypatch.setattr(
-        Child, "read", lambda child, name: b'{"seconds": 0.1, "st{"seconds": 0.2, "step": 1, "total": 2}\n'
+        Subprocess, "read", lambda child, name: b'{"seconds": 0.1, "st{"seconds": 0.2, "step": 1, "total": 2}\n'
     )
 
     def report(percent: float) -> None:

@@ -54,7 +54,7 @@ def end(run: Run) -> tuple[int, str]:
 def test_a_dag_that_did_nothing_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_prefect: None
 ) -> None:
-    monkeypatch.setattr(dag, "train", lambda run: None)
+    monkeypatch.setattr(dag, "train_here", lambda run: None)
     plan = toy_plan(tmp_path)
     run = Run(plan, board_of(plan))
     assert end(run)[0] == 1
@@ -71,7 +71,7 @@ def test_the_exit_code_says_what_was_wrong(
         except StageEnded:
             return
 
-    monkeypatch.setattr(dag, "train", train)
+    monkeypatch.setattr(dag, "train_here", train)
     plan = toy_plan(tmp_path, (toy_stage("risk", function=function),))
     found, output = end(Run(plan, board_of(plan)))
     assert found == code
@@ -84,7 +84,7 @@ def test_what_prefect_raises_is_one_line_and_no_stage_s_inputs_are_blamed(
     def train(run: Run) -> None:
         raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed")
 
-    monkeypatch.setattr(dag, "train", train)
+    monkeypatch.setattr(dag, "train_here", train)
     plan = toy_plan(tmp_path, (toy_stage("customers"), toy_stage("risk", ("customers",))))
     run = Run(plan, board_of(plan))
     with pytest.raises(
@@ -107,9 +107,9 @@ def test_a_flow_that_prefect_ended_is_an_error(tmp_path: Path, monkeypatch: pyte
     run = Run(plan, board_of(plan))
     monkeypatch.setattr(dag, "flow", as_flow(Failed(message="Flow run encountered an exception: OSError: no thread")))
     with pytest.raises(PrefectFailed, match="OSError: no thread"):
-        dag.train(run)
+        dag.train_here(run)
     monkeypatch.setattr(dag, "flow", as_flow(Failed(message=f"{dag.DID_NOT_COMPLETE}: risk")))
-    dag.train(run)  # a stage said itself why
+    dag.train_here(run)  # a stage said itself why
 
 
 @pytest.mark.parametrize(("stage", "state"), [("customers", "failed"), ("risk", "waiting")])
@@ -130,7 +130,7 @@ def test_a_run_that_made_everything_is_a_success_though_prefect_failed_in_the_en
         run.board.update("risk", state="complete")
         raise ConnectionError("the log can't be sent")
 
-    monkeypatch.setattr(dag, "train", train)
+    monkeypatch.setattr(dag, "train_here", train)
     plan = toy_plan(tmp_path, (toy_stage("risk"),))
     code, output = end(Run(plan, board_of(plan)))
     assert code == 0

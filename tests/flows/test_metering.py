@@ -18,7 +18,7 @@ from engine.process import machine
 from engine.stage import OVERDUE
 from engine.store import FolderStore
 from flows.attempt import Ending, run_attempt, settle_lost
-from flows.launch import LOOKING_S, Child
+from flows.launch import LOOKING_S, Child, Subprocess
 from flows.plan import Plan
 from tests.flows.toy_plan import toy_plan, toy_stage
 
@@ -103,7 +103,7 @@ def test_an_end_is_seen_by_whoever_looks_often(
     between: float, seen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, process = Clock(monkeypatch), Process()
-    child = Child(process, tmp_path, began=clock.now)  # type: ignore[arg-type]
+    child = Subprocess(process, tmp_path, began=clock.now)  # type: ignore[arg-type]
     for _ in range(10):
         clock.now += 0.05
         assert child.poll() is None

@@ -27,6 +27,7 @@ from eval.console import make_console
 from flows import preflight, sources
 from flows.__main__ import main
 from flows.attempt import ENDING_S, run_attempt
+from flows.launch import Launcher, work_folder
 from flows.plan import load_experiment, make_plan, put_sources, stage_config
 from flows.terminal import show_sources
 from flows.wanted import Wanted, text_files, weight_files
@@ -363,7 +364,7 @@ def test_stages_that_can_use_a_gpu_run_on_the_experiments_device(tmp_path: Path,
     plan = replace(plan, experiment=plan.experiment.model_copy(update={"execution": execution}))
     for stage in stages:
         with pytest.raises(Launched):
-            run_attempt(plan, stage, plan.identity(stage, {}), {}, lambda child: None, start)
+            run_attempt(plan, stage, plan.identity(stage, {}), {}, lambda child: None, Launcher(start, work_folder))
     assert [request.device for request in asked] == ["cpu", device]
     local, gpu = plan.experiment.costs.machines.local, plan.experiment.costs.machines.gpu
     assert (local.type, local.usd_per_hour) != (gpu.type, gpu.usd_per_hour)

@@ -1,0 +1,214 @@
+"""Attempts in containers: each is a flow run of the deployment `stage/<image>`, on whatever machine's worker takes it.
+
+**Starting is repeatable.** The same attempt started twice is the same flow run, by its idempotency key (the parent's
+flow run, the stage, the attempt's number). A parent that was killed and comes back finds its attempts by starting them
+again.
+
+**Who says that an attempt has ended**: the attempt itself, in its record; whoever watches the Docker engine that ran
+its container (flows/ends.py), also where that was killed together with the worker; and Prefect, which is told by the
+flow or by the worker. An attempt that wrote no beat for as long as would cost it its claim is lost: it may be paused,
+cut off, or gone with its machine. The run goes on with another attempt, and the claim decides between the two.
+"""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelling, Crashed
+
+from engine import records
+from engine.artifact import ArtifactStore, canonical
+from engine.claim import MISSED_RENEWALS
+from engine.errors import RetainError
+from engine.records import AttemptRecord
+from engine.stage import FAILED, GRACE_S, PREEMPTED, StageRequest
+from engine.store import Store, open_store
+from flows import ends
+from flows.ends import End
+from flows.launch import LOG, PROGRESS, Launcher
+from flows.prefect_api import client, patiently, propose, state_of
+from tasks.stages import STAGES
+
+WORK = Path(tempfile.gettempdir(), "work")  # in the container: local disk, gone with it
+REQUEST = "request"  # what is kept beside an attempt's record
+LOOK_S = 0.5  # between two looks at an attempt
+# After an attempt's own last word its container takes 1-2 s to end, and whoever watches the engine half a second more.
+END_S = 10.0
+# For an attempt that was asked to stop: its flow looks every 2 s, then it has GRACE_S.
+STOPPING_S = GRACE_S + 20.0
+MISSED_S = 20.0  # at least, without a beat, until an attempt counts as lost: a busy machine skips some
+KILLED = -signal.SIGKILL
+SUFFIX = {LOG: "log", PROGRESS: "progress.jsonl"}
+
+
+def containers(parent: UUID) -> Launcher:
+    """Starts attempts in containers, for the run that is the flow run `parent`."""
+    api = client()
+
+    def start(request: StageRequest, caller: Mapping[str, str]) -> Container:
+        return _start(request, parent, api)
+
+    return Launcher(start=start, work=lambda store, attempt_id: WORK / attempt_id.replace("/", "-"), owner=str(parent))
+
+
+def _start(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> Container:
+    store = open_store(request.store)
+    prefix = ArtifactStore(store, request.experiment).prefix(request.stage, request.fingerprint)
+    store.write(records.key(prefix, request.number, REQUEST), canonical(request.model_dump(mode="json")))
+    deployment = f"stage/{STAGES[request.stage].image}"
+
+    def run() -> FlowRun:
+        return cast(
+            FlowRun,  # as it is in a thread without an event loop
+            run_deployment(
+                deployment,
+                parameters={
+                    "experiment": request.experiment,
+                    "stage": request.stage,
+                    "fingerprint": request.fingerprint,
+                    "number": request.number,
+                },
+                flow_run_name=f"{request.stage}-{request.number}",
+                timeout=0,
+                idempotency_key=f"{parent}:{request.stage}:{request.fingerprint}:{request.number}",
+            ),
+        )
+
+    try:
+        flow_run = patiently(run)
+    except ObjectNotFound:
+        raise RetainError(f"Prefect has no deployment {deployment}. `make deploy` registers it") from None
+    ends.name_flow_run(store, prefix, request.number, flow_run.id)
+    return Container(flow_run.id, store, prefix, request.number, request.heartbeat_s, api)
+
+
+@dataclass
+class Container:
+    """An attempt that is a flow run. It puts its log and progress into the store itself, so it has no folder here."""
+
+    flow_run: UUID
+    store: Store
+    prefix: str
+    number: int
+    heartbeat_s: float
+    api: SyncPrefectClient
+    work: None = None
+    began: float = field(default_factory=time.monotonic)
+    message: str = ""  # why it ended, where its record doesn't say
+    lost: bool = False
+    _code: int | None = None
+    _looked_at: float = 0.0
+    _beat: AttemptRecord | None = None  # as last read
+    _beat_at: float = 0.0  # when that was first read
+    _end: End | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Those of its container once that has ended; until then, of the attempt in it. Waiting for a machine costs
+        nothing."""
+        if self._end is not None:
+            return self._end.seconds
+        if self._beat is None or self._beat.status == "planned":
+            return 0.0
+        return self._beat.seconds if self._beat.ended else self._beat.seconds + time.monotonic() - self._beat_at
+
+    @property
+    def seconds_alive(self) -> float:
+        return self._beat.seconds if self._beat is not None else 0.0
+
+    @property
+    def end_seen(self) -> bool:
+        return self._end is not None
+
+    def poll(self) -> int | None:
+        now = time.monotonic()
+        if self._code is None and now - self._looked_at >= LOOK_S:
+            self._looked_at = now
+            self._code = self._look(now)
+        return self._code
+
+    def preempt(self) -> None:
+        propose(self.api, self.flow_run, Cancelling(message="the run asks its stages to stop"))
+
+    def kill(self) -> None:
+        self.preempt()  # whoever watches the Docker engine stops a container whose flow run doesn't end
+
+    def read(self, name: str) -> bytes:
+        stored = self.store.read(records.key(self.prefix, self.number, SUFFIX[name]))
+        return stored[0] if stored else b""
+
+    def end(self) -> int | None:
+        if self._code is None:
+            self.preempt()
+            self._wait(STOPPING_S, lambda: self.poll() is not None)
+        if self._code is None or self.lost:
+            self._say_crashed("nobody knows whether it has ended")
+            return None
+        self._wait(END_S, self._find_end)
+        if self._beat is None or not self._beat.ended:
+            self._say_crashed(self.message)
+        return self._code
+
+    def _look(self, now: float) -> int | None:
+        record, answered = self._record()
+        if record is not None and record.ended:
+            self._beat = record
+            return record.exit_code if record.exit_code is not None else FAILED
+        if not answered or self._beat is None or record != self._beat:
+            self._beat, self._beat_at = record if answered else self._beat, now
+        if self._find_end():
+            assert self._end is not None
+            cause = "out of memory" if self._end.oom_killed else f"exit code {self._end.exit_code}"
+            self.message = f"its container ended ({cause})"
+            return KILLED
+        state = state_of(self.api, self.flow_run)
+        if state is not None and state.is_final():
+            self.message = state.message or state.name or ""
+            return self._code_of_state(state.is_failed(), state.is_cancelled())
+        missed_s = max(MISSED_RENEWALS * self.heartbeat_s, MISSED_S)
+        if record is not None and record.status == "running" and now - self._beat_at > missed_s:
+            self.lost = True
+            self.message = f"no sign of life for {missed_s:.0f} s"
+            return KILLED
+        return None
+
+    def _code_of_state(self, failed: bool, cancelled: bool) -> int:
+        """What an attempt ended with that wrote nothing of its end."""
+        return FAILED if failed else PREEMPTED if cancelled else KILLED
+
+    def _record(self) -> tuple[AttemptRecord | None, bool]:
+        """The attempt's record, and whether the store could be read."""
+        try:
+            return records.read(self.store, self.prefix, self.number), True
+        except RetainError:
+            return None, False
+
+    def _find_end(self) -> bool:
+        if self._end is None:
+            try:
+                self._end = ends.read(self.store, self.flow_run)
+            except RetainError:
+                return False
+        return self._end is not None
+
+    def _say_crashed(self, message: str) -> None:
+        state = state_of(self.api, self.flow_run)
+        if state is not None and not state.is_final():
+            propose(self.api, self.flow_run, Crashed(message=message), force=True)
+
+    def _wait(self, seconds: float, done: object) -> None:
+        assert callable(done)
+        deadline = time.monotonic() + seconds
+        while not done() and time.monotonic() < deadline:
+            time.sleep(0.1)

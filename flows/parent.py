@@ -1,0 +1,107 @@
+"""The run that a flow run of the deployment `train` is: the parent of the stages' containers.
+
+Whatever happens to the parent, its stages go on. On SIGTERM (its machine is wanted back) it asks Prefect to schedule it
+again and leaves at once; a killed one is scheduled again by an automation. When it comes back, it takes up its open
+attempts. Only a cancellation, or the budget, stops the stages as well: they save their checkpoints, and their costs are
+settled.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from prefect import State
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.states import AwaitingRetry, Cancelled, Failed
+
+from engine.errors import RetainError
+from flows.attempt import settle_lost, unsettled
+from flows.board import Board, Row
+from flows.container import containers
+from flows.plan import Plan, make_plan, put_sources
+from flows.prefect_api import OwnState, client, propose
+from flows.run import Run
+
+RETURNS = 50  # how often a run may come back before something must be wrong with it itself
+# A container that was lost is stopped a minute after its flow run was given up (flows/witness.py).
+ENDS_S = 90.0
+
+
+def carry_out(
+    experiment: str,
+    stages: list[str],
+    dag: Callable[[Run], State[None]],
+    *,
+    force: bool,
+    budget_usd: float | None,
+) -> State[None]:
+    """Carries out the experiment inside a flow run, and returns the state in which that ends."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    flow_run = context.flow_run
+    if flow_run.run_count > RETURNS:
+        return Failed(message=f"ended {RETURNS} times without finishing; see the logs of its containers")
+    log = get_run_logger()
+    with _leaving_on_sigterm(flow_run.id):
+        try:
+            plan = make_plan(experiment, stages, budget_usd=budget_usd)
+            settle_lost(plan)
+            if force and flow_run.run_count <= 1:
+                _set_aside(plan, stages)
+            put_sources(plan)
+        except RetainError as error:
+            return Failed(message=str(error))
+        rows = [Row(stage.name, stage.inputs, usd_per_hour=plan.machine(stage).usd_per_hour) for stage in plan.stages]
+        run = Run(plan, Board({row.stage: row for row in rows}), launcher=containers(flow_run.id))
+        with OwnState(flow_run.id, run.stopping) as own:
+            state = dag(run)
+        _settle(plan, str(flow_run.id))
+        for row in run.board.rows.values():
+            log.info("%-12s %-10s %s", row.stage, row.state, row.message or row.metric)
+    if own.cancelled:
+        return Cancelled(message="stopped; the next run goes on from here")
+    return state
+
+
+@contextmanager
+def _leaving_on_sigterm(flow_run: UUID) -> Iterator[None]:
+    """Inside the block SIGTERM ends this process at once, and the flow run is scheduled again.
+
+    Everything that a killed parent can be missing has to be in the store anyway, so nothing is tidied up.
+    """
+    asked = threading.Event()
+
+    def leave() -> None:
+        asked.wait()
+        with client() as api:
+            propose(api, flow_run, AwaitingRetry(message="its machine was wanted back"), force=True)
+        os._exit(0)
+
+    threading.Thread(target=leave, name="leave", daemon=True).start()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _settle(plan: Plan, owner: str) -> None:
+    """Settles what can be, and waits a while for the ends of containers that were lost."""
+    deadline = time.monotonic() + ENDS_S
+    while settle_lost(plan) or (unsettled(plan, owner) and time.monotonic() < deadline):
+        time.sleep(1.0)
+
+
+def _set_aside(plan: Plan, stages: list[str]) -> None:
+    """Forgets the artifacts of the named stages, or of all, so that they are made again."""
+    for name, fingerprint in plan.reusable().items():
+        if not stages or name in stages:
+            plan.artifacts.forget(name, fingerprint)

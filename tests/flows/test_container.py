@@ -1,0 +1,280 @@
+"""An attempt in a container, as the run sees it: who may say how it ended, and what it is charged."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from prefect.states import Cancelled, Completed, Crashed, Failed, Running
+
+import flows.container
+from engine import ledger, records
+from engine.claim import acquire, take_away
+from engine.process import this_process
+from engine.records import AttemptRecord
+from engine.stage import CLAIM, COMPLETE, FAILED, FENCED, OVERDUE, PREEMPTED
+from engine.store import FolderStore
+from flows import ends
+from flows.attempt import LOST, run_attempt, settle_lost, unsettled
+from flows.container import KILLED, Container
+from flows.ends import End
+from flows.launch import Launcher
+from flows.plan import Plan
+from flows.stage import state_after
+from tests.flows.toy_plan import toy_plan, toy_stage
+
+RISK = toy_stage("risk")
+PREFIX = "chaos/risk/f"
+OWNER = "8f7c"
+
+
+class Api:
+    """What an attempt asks of Prefect's server: the state that it was given, or no answer."""
+
+    def __init__(self) -> None:
+        self.state: Any = Running()
+        self.answers = True
+        self.proposed: list[str] = []
+
+    def read_flow_run(self, flow_run: UUID) -> Any:
+        if not self.answers:
+            raise httpx.ConnectError("refused")
+        return SimpleNamespace(state=self.state)
+
+    def set_flow_run_state(self, flow_run: UUID, state: Any, force: bool = False) -> None:
+        if not self.answers:
+            raise httpx.ConnectError("refused")
+        self.proposed.append(state.type.value)
+
+
+def written(store: FolderStore, prefix: str = PREFIX, number: int = 1, **changes: Any) -> None:
+    record = AttemptRecord(
+        number=number,
+        status="running",
+        host="there",
+        machine_type="e2-standard-4",
+        usd_per_hour=0.1,
+        commit="c",
+        libraries={},
+        started_at="2026-11-30T00:00:00+00:00",
+        holder=this_process().model_copy(update={"machine": "another"}),
+    )
+    records.write(store, prefix, record.model_copy(update=changes))
+
+
+def ended(store: FolderStore, flow_run: UUID, seconds: float = 12.5, **changes: Any) -> None:
+    end = End(
+        flow_run=flow_run,
+        container="c0ffee",
+        image="retain/tabular",
+        host="there",
+        started_at=100.0,
+        finished_at=100.0 + seconds,
+        exit_code=137,
+        oom_killed=False,
+    )
+    ends.write(store, end.model_copy(update=changes))
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderStore:
+    monkeypatch.setattr(flows.container, "LOOK_S", 0.0)
+    monkeypatch.setattr(flows.container, "END_S", 0.3)
+    monkeypatch.setattr(flows.container, "STOPPING_S", 0.3)
+    return FolderStore(tmp_path)
+
+
+def container(store: FolderStore, api: Api, heartbeat_s: float = 0.5, prefix: str = PREFIX) -> Container:
+    return Container(uuid4(), store, prefix, 1, heartbeat_s, api)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", [COMPLETE, PREEMPTED, FENCED, OVERDUE, FAILED])
+def test_the_attempt_s_own_word_counts_whatever_prefect_says(store: FolderStore, code: int) -> None:
+    api = Api()
+    api.answers = False
+    child = container(store, api)
+    assert child.poll() is None
+    written(store, status="complete", exit_code=code, seconds=3.0)
+    assert child.poll() == code
+    ended(store, child.flow_run)
+    assert (child.end(), child.end_seen, child.seconds) == (code, True, 12.5)
+
+
+@pytest.mark.parametrize(("oom", "message"), [(False, "exit code 137"), (True, "out of memory")])
+def test_a_container_that_was_seen_to_end_was_killed(store: FolderStore, oom: bool, message: str) -> None:
+    """Though the worker that would have told Prefect died as well."""
+    api = Api()
+    child = container(store, api)
+    written(store)
+    assert child.poll() is None
+    ended(store, child.flow_run, oom_killed=oom)
+    assert child.poll() == KILLED
+    assert (child.end(), child.seconds, child.end_seen) == (KILLED, 12.5, True)
+    assert message in child.message
+    assert api.proposed == ["CRASHED"]  # so that nobody who looks at Prefect waits for it
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [(Crashed(message="gone"), KILLED), (Failed(message="gone"), FAILED), (Cancelled(), PREEMPTED)]
+)
+def test_prefect_s_word_counts_where_the_attempt_wrote_none(store: FolderStore, state: Any, code: int) -> None:
+    api = Api()
+    child = container(store, api)
+    written(store, status="planned")
+    api.state = state
+    assert child.poll() == code
+
+
+def test_a_server_or_a_store_that_does_not_answer_is_no_end(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = Api()
+    child = container(store, api)
+    written(store)
+    assert child.poll() is None
+    api.answers = False
+    read = type(store).read
+    monkeypatch.setattr(flows.container, "MISSED_S", 0.2)
+    child.heartbeat_s = 0.01
+
+    def unreachable(*_: Any) -> None:
+        raise flows.container.RetainError("can't be read (Input/output error)")
+
+    monkeypatch.setattr(type(store), "read", unreachable)
+    for _ in range(5):
+        assert child.poll() is None
+        time.sleep(0.1)
+    monkeypatch.setattr(type(store), "read", read)
+    assert child.poll() is None  # its beats are missed from now on
+    time.sleep(0.3)
+    assert child.poll() == KILLED
+
+
+def test_an_attempt_without_beats_is_lost_and_the_next_beat_puts_it_off(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flows.container, "MISSED_S", 0.2)
+    child = container(store, Api(), heartbeat_s=0.01)
+    written(store, status="planned")
+    child.poll()
+    time.sleep(0.3)
+    assert child.poll() is None  # it waits for a machine
+    for second in range(4):
+        written(store, seconds=float(second))
+        assert child.poll() is None
+        time.sleep(0.1)
+    time.sleep(0.2)
+    assert child.poll() == KILLED
+    assert child.lost
+    assert child.end() is None
+
+
+def test_an_attempt_that_waits_for_a_machine_costs_nothing_yet(store: FolderStore) -> None:
+    child = container(store, Api())
+    written(store, status="planned")
+    child.poll()
+    assert child.seconds == 0.0
+    written(store, seconds=4.0)
+    child.poll()
+    assert child.seconds == pytest.approx(4.0, abs=0.2)
+
+
+def launcher(store: FolderStore, api: Api, prepare: Any) -> Launcher:
+    """Starts attempts that `prepare` says something about."""
+
+    def start(request: Any, caller: Any) -> Container:
+        prefix = f"chaos/risk/{request.fingerprint}"
+        child = Container(uuid4(), store, prefix, request.number, 0.01, api)  # type: ignore[arg-type]
+        ends.name_flow_run(store, prefix, request.number, child.flow_run)
+        prepare(child)
+        return child
+
+    return Launcher(start=start, work=lambda store, attempt_id: Path("/nowhere"), owner=OWNER)
+
+
+def entry_of(plan: Plan) -> ledger.Entry:
+    (entry,) = ledger.entries(plan.store, plan.experiment.costs.scope)
+    return entry
+
+
+def test_a_lost_attempt_stays_reserved_until_its_container_has_ended(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flows.container, "MISSED_S", 0.1)
+    plan = toy_plan(store.root, (RISK,))
+    started: list[Container] = []
+
+    def at_work(child: Container) -> None:
+        started.append(child)
+        written(store, child.prefix, child.number, seconds=1.0)
+
+    identity = plan.identity(RISK, {})
+    ending = run_attempt(plan, RISK, identity, {}, lambda child: None, launcher(store, Api(), at_work))
+    assert (ending.code, ending.record.ended, entry_of(plan).state) == (LOST, False, "open")
+    assert settle_lost(plan) == 0  # it may be paused, and go on to cost money
+    assert unsettled(plan, OWNER) == 1
+    ended(store, started[0].flow_run, seconds=30.0)
+    assert settle_lost(plan) == 1
+    assert (entry_of(plan).seconds, entry_of(plan).estimated, unsettled(plan, OWNER)) == (30.0, False, 0)
+
+
+def test_a_run_that_comes_back_takes_up_its_open_attempt(store: FolderStore) -> None:
+    plan = toy_plan(store.root, (RISK,))
+    identity = plan.identity(RISK, {})
+    numbers: list[int] = []
+
+    def completes(child: Container) -> None:
+        numbers.append(child.number)
+        written(store, child.prefix, child.number, status="complete", exit_code=0, seconds=1.0)
+        ended(store, child.flow_run, seconds=2.0, exit_code=0)
+
+    def killed(child: Container) -> None:
+        numbers.append(child.number)
+        raise KeyboardInterrupt  # of the parent, in the middle of it
+
+    with pytest.raises(KeyboardInterrupt):
+        run_attempt(plan, RISK, identity, {}, lambda child: None, launcher(store, Api(), killed))
+    assert entry_of(plan).state == "open"
+    ending = run_attempt(plan, RISK, identity, {}, lambda child: None, launcher(store, Api(), completes))
+    assert (ending.code, numbers) == (0, [1, 1])
+    assert (entry_of(plan).state, entry_of(plan).seconds) == ("settled", 2.0)
+
+
+def test_a_claim_is_taken_away_from_the_attempt_that_was_seen_to_end_and_from_no_other(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    claim = acquire(store, CLAIM, 1, 30.0)
+    assert claim is not None
+    take_away(store, CLAIM, 2)
+    claim.check()
+    take_away(store, CLAIM, 1)
+    assert store.read(CLAIM) is None
+    take_away(store, CLAIM, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "cancelled", "name", "kind"),
+    [
+        (COMPLETE, False, "Completed", "COMPLETED"),
+        (PREEMPTED, False, "Preempted", "CRASHED"),
+        (PREEMPTED, True, "Cancelled", "CANCELLED"),
+        (-signal.SIGKILL, False, "Crashed", "CRASHED"),
+        (FENCED, False, "Fenced", "CRASHED"),
+        (OVERDUE, False, "Overdue", "FAILED"),
+        (FAILED, False, "Failed", "FAILED"),
+        (os.EX_IOERR, False, "StoreUnavailable", "CRASHED"),
+    ],
+)
+def test_the_state_of_a_flow_run_says_how_its_attempt_ended(code: int, cancelled: bool, name: str, kind: str) -> None:
+    state = state_after(code, "why", cancelled=cancelled)
+    assert (state.name, state.type.value) == (name, kind)
+
+
+def test_completed_is_completed() -> None:
+    assert Completed().type == state_after(COMPLETE, "", cancelled=False).type
