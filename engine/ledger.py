@@ -2,17 +2,19 @@
 
 An attempt reserves rate x (its time limit + the machine's overhead), and settles what it used. A reservation that
 would pass the cap, counted with every open one, is refused before anything starts. No attempt is metered more than it
-reserved. One document per scope, changed by compare-and-set, so two processes can't both get the last dollar. Amounts
-are whole micro-dollars: sums of floats drift. Everything here is metered by our own clock at a stated price; it is not
-a bill.
+reserved. One document per scope, changed by compare-and-set, so two processes can't both get the last dollar. It may
+hold a cap of its own, which can be lowered while a run spends: the lowest cap counts. Amounts are whole micro-dollars:
+sums of floats drift. Everything here is metered by our own clock at a stated price; it is not a bill.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +24,8 @@ from engine.process import Holder, this_process
 from engine.store import ABSENT, Conflict, Store
 
 MICRO = 1_000_000
+# A spot machine is taken away once in so many hours, as far as one knows before any ran.
+PRIOR_HOURS = 4.0
 
 
 class Entry(BaseModel):
@@ -35,6 +39,7 @@ class Entry(BaseModel):
     stage: str
     holder: Holder  # the process that settles it
     owner: str = ""  # the run that settles it, if that run comes back after it was killed: a flow run of Prefect
+    machine_type: str = ""  # documents of earlier versions don't name it
     micro_usd_per_hour: int
     overhead_s: float
     reserved_at: float  # seconds since 1970, by the clock of whoever reserved
@@ -44,6 +49,8 @@ class Entry(BaseModel):
     seconds: float = 0.0
     metered_micro_usd: int = 0
     estimated: bool = False
+    preempted: bool = False  # its machine was taken or lost: it neither completed nor failed, nor did its run stop it
+    overrun_s: float = 0.0  # seconds that it lived beyond its reservation; nothing is metered for them
 
     @property
     def rate_usd_per_hour(self) -> float:
@@ -58,11 +65,44 @@ class Entry(BaseModel):
         return self.metered_micro_usd / MICRO
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where a scope stands, in micro-dollars. `cap` is the lowest of the caps, `own_cap` the ledger's own."""
+
+    scope: str
+    metered: int
+    reserved: int  # by attempts that are still open
+    cap: int
+    own_cap: int | None
+
+    @property
+    def committed(self) -> int:
+        """What has been spent, or may be without another reservation."""
+        return self.metered + self.reserved
+
+    @property
+    def share(self) -> float:
+        """Of the cap that is committed."""
+        return self.committed / self.cap if self.cap else math.inf if self.committed else 0.0
+
+    @property
+    def over(self) -> bool:
+        """Reservations never lead there, but a cap that was lowered does."""
+        return self.committed > self.cap
+
+    def __str__(self) -> str:
+        return (
+            f"{self.scope}: metered ${self.metered / MICRO:.4f}, reserved by running attempts "
+            f"${self.reserved / MICRO:.4f}, cap ${self.cap / MICRO:g}"
+        )
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scope: str
     revision: int
+    cap_micro_usd: int | None = None
     entries: dict[str, Entry]
 
 
@@ -77,9 +117,11 @@ def reserve(
     usd_per_hour: float,
     limit_s: float,
     overhead_s: float,
+    machine_type: str = "",
     owner: str = "",
 ) -> Entry:
-    """Raises BudgetExceeded, and writes nothing, when metered + open + this would pass the cap."""
+    """Raises BudgetExceeded, and writes nothing, when metered + open + this would pass the lower of `cap_usd` and the
+    ledger's own cap."""
     fault("ledger.reserve")
     rate = round(usd_per_hour * MICRO)
     amount = _amount(rate, limit_s + overhead_s)
@@ -89,6 +131,7 @@ def reserve(
         stage=stage,
         holder=this_process(),
         owner=owner,
+        machine_type=machine_type,
         micro_usd_per_hour=rate,
         overhead_s=overhead_s,
         reserved_at=round(time.time(), 3),
@@ -99,24 +142,30 @@ def reserve(
         document, version = _read(store, scope)
         if attempt_id in document.entries:
             raise RetainError(f"ledger {scope}: attempt {attempt_id} is reserved already")
-        metered = sum(e.metered_micro_usd for e in document.entries.values())
-        held = sum(e.reserved_micro_usd for e in document.entries.values() if e.state == "open")
-        if metered + held + amount > round(cap_usd * MICRO):
+        now = _standing(document, cap_usd)
+        if now.committed + amount > now.cap:
+            lowered = now.cap == now.own_cap
+            remedy = (
+                "It was lowered by `make budget`, which raises it, too" if lowered else "Raise it (costs.budget_usd)"
+            )
             raise BudgetExceeded(
                 f"{stage}: refused before it started. It reserves ${amount / MICRO:.4f} "
-                f"({limit_s + overhead_s:.0f} s at ${usd_per_hour:g} an hour); metered so far ${metered / MICRO:.4f}, "
-                f"reserved by running attempts ${held / MICRO:.4f}, cap of {scope} ${cap_usd:g}. "
-                "Raise the cap (costs.budget_usd) or lower the stage's time limit"
+                f"({limit_s + overhead_s:.0f} s at ${usd_per_hour:g} an hour); metered so far "
+                f"${now.metered / MICRO:.4f}, reserved by running attempts ${now.reserved / MICRO:.4f}, cap of {scope} "
+                f"${now.cap / MICRO:g}. {remedy}, or lower the stage's time limit"
             )
-        if _write(store, scope, document, version, entry):
+        if _write(store, document, version, entries={**document.entries, attempt_id: entry}):
             fault("ledger.reserved")
             return entry
 
 
-def settle(store: Store, scope: str, attempt_id: str, seconds: float, *, estimated: bool) -> Entry:
+def settle(
+    store: Store, scope: str, attempt_id: str, seconds: float, *, estimated: bool, preempted: bool = False
+) -> Entry:
     """Charges the seconds from the attempt's start to its end, but never more than it reserved.
 
-    Settling an attempt again changes nothing.
+    Settling an attempt again changes nothing. Until then its reservation counts, so an attempt that may still be alive
+    somewhere is to be left open until its end is known or the time that it reserved has passed.
     """
     fault("ledger.settle")
     while True:
@@ -134,9 +183,11 @@ def settle(store: Store, scope: str, attempt_id: str, seconds: float, *, estimat
                 "seconds": round(charged_s, 3),
                 "metered_micro_usd": min(amount, entry.reserved_micro_usd),
                 "estimated": estimated,
+                "preempted": preempted,
+                "overrun_s": 0.0 if estimated else round(seconds - charged_s, 3),
             }
         )
-        if _write(store, scope, document, version, settled):
+        if _write(store, document, version, entries={**document.entries, attempt_id: settled}):
             fault("ledger.settled")
             return settled
 
@@ -153,13 +204,54 @@ def stamp_again(store: Store, scope: str, attempt_id: str) -> Entry:
         if entry.state == "settled" or entry.reserved_at <= now:
             return entry
         stamped = entry.model_copy(update={"reserved_at": now})
-        if _write(store, scope, document, version, stamped):
+        if _write(store, document, version, entries={**document.entries, attempt_id: stamped}):
             return stamped
+
+
+def set_cap(store: Store, scope: str, cap_usd: float | None) -> None:
+    """Gives the ledger a cap of its own, or takes it away (None). Runs that are at work notice within seconds."""
+    cap = None if cap_usd is None else round(cap_usd * MICRO)
+    while True:
+        document, version = _read(store, scope)
+        if document.cap_micro_usd == cap or _write(store, document, version, cap_micro_usd=cap):
+            return
 
 
 def entries(store: Store, scope: str) -> list[Entry]:
     """Every attempt of the scope, in the order they were reserved."""
     return list(_read(store, scope)[0].entries.values())
+
+
+def look(store: Store, scope: str, cap_usd: float) -> tuple[Standing, list[Entry]]:
+    """Where the scope stands beneath `cap_usd`, and its attempts; both of one moment."""
+    document = _read(store, scope)[0]
+    return _standing(document, cap_usd), list(document.entries.values())
+
+
+def mean_hours_between_preemptions(
+    attempts: Iterable[Entry], machine_type: str | None = None, prior_hours: float = PRIOR_HOURS
+) -> float:
+    """Hours of run time from one preemption to the next: of machines of one type, or of all.
+
+    Preemptions as a Poisson process whose rate has a Gamma prior that counts as one preemption in `prior_hours`
+    (shape 1): the inverse of the rate's posterior mean, (prior_hours + hours) / (1 + preemptions). Attempts that are
+    still open, or whose type isn't known, don't count.
+    """
+    counted = [each for each in attempts if each.state == "settled" and machine_type in (None, each.machine_type)]
+    hours = sum(each.seconds for each in counted) / 3600
+    return (prior_hours + hours) / (1 + sum(each.preempted for each in counted))
+
+
+def _standing(document: _Document, cap_usd: float) -> Standing:
+    attempts = document.entries.values()
+    cap = round(cap_usd * MICRO)
+    return Standing(
+        scope=document.scope,
+        metered=sum(each.metered_micro_usd for each in attempts),
+        reserved=sum(each.reserved_micro_usd for each in attempts if each.state == "open"),
+        cap=cap if document.cap_micro_usd is None else min(cap, document.cap_micro_usd),
+        own_cap=document.cap_micro_usd,
+    )
 
 
 def _amount(micro_usd_per_hour: int, seconds: float) -> int:
@@ -183,17 +275,13 @@ def _read(store: Store, scope: str) -> tuple[_Document, str]:
         raise RetainError(f"{store.url}/{_key(scope)}: not a ledger; restore it before spending more") from None
 
 
-def _write(store: Store, scope: str, document: _Document, version: str, entry: Entry) -> bool:
+def _write(store: Store, document: _Document, version: str, **changes: Any) -> bool:
     # The revision makes every version differ, which compare-and-set on content needs.
-    changed = _Document(
-        scope=scope,
-        revision=document.revision + 1,
-        entries={**document.entries, entry.attempt_id: entry},
-    )
+    changed = document.model_copy(update={"revision": document.revision + 1, **changes})
     # Entry order is the order of reservation, so keys are not sorted here.
     data = changed.model_dump_json(indent=1, by_alias=True).encode() + b"\n"
     try:
-        store.write(_key(scope), data, expect=version)
+        store.write(_key(document.scope), data, expect=version)
     except Conflict:
         return False
     return True

@@ -15,7 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import BudgetExceeded, RetainError
-from engine.ledger import MICRO, Entry, entries, reserve, settle
+from engine.ledger import (
+    MICRO,
+    Entry,
+    entries,
+    look,
+    mean_hours_between_preemptions,
+    reserve,
+    set_cap,
+    settle,
+)
 from engine.process import this_process
 from engine.store import FolderStore
 from tests.engine.processes import killed_at, race
@@ -227,6 +236,139 @@ def test_metered_and_reserved_stay_below_the_cap_in_any_order(
             settle(store, SCOPE, name, float(seconds), estimated=False)
             expected[name] = 200 * (seconds + 10)
         assert sum(total(store)) == sum(expected.values()) <= cap * MICRO
+
+
+# --- a cap of the ledger's own ---------------------------------------------------------------------------------
+
+
+def test_the_lowest_cap_counts(store: FolderStore) -> None:
+    set_cap(store, SCOPE, 0.043_999)
+    take(store, "a/a/a/1")
+    with pytest.raises(BudgetExceeded, match=r"cap of exp_001_mvp \$0\.043999.*make budget"):
+        take(store, "a/a/a/2")
+    with pytest.raises(BudgetExceeded, match=r"cap of exp_001_mvp \$0\.03\..*costs\.budget_usd"):
+        take(store, "a/a/a/2", cap_usd=0.03)
+    set_cap(store, SCOPE, 0.044)
+    take(store, "a/a/a/2")
+    with pytest.raises(BudgetExceeded):
+        take(store, "a/a/a/3")
+    set_cap(store, SCOPE, None)
+    take(store, "a/a/a/3")
+
+
+def test_a_cap_can_be_set_before_anything_was_reserved_and_survives_every_change(store: FolderStore) -> None:
+    set_cap(store, SCOPE, 0.5)
+    take(store)
+    settle(store, SCOPE, "exp/risk/f00/1", 1.0, estimated=False)
+    standing, attempts = look(store, SCOPE, 1.0)
+    assert (standing.cap, standing.own_cap) == (500_000, 500_000)
+    assert attempts == entries(store, SCOPE)
+    set_cap(store, SCOPE, 2.0)
+    assert look(store, SCOPE, 1.0)[0].cap == 1_000_000
+
+
+def test_a_scope_is_over_once_its_cap_lies_below_what_is_metered_and_reserved(store: FolderStore) -> None:
+    take(store, "a/a/a/1")
+    settle(store, SCOPE, "a/a/a/1", 40.0, estimated=False)  # 10,000
+    take(store, "a/a/a/2")  # 22,000
+    standing, _ = look(store, SCOPE, 0.04)
+    assert (standing.metered, standing.reserved, standing.share, standing.over) == (10_000, 22_000, 0.8, False)
+    set_cap(store, SCOPE, 0.032)
+    assert not look(store, SCOPE, 0.04)[0].over
+    set_cap(store, SCOPE, 0.031_999)
+    assert look(store, SCOPE, 0.04)[0].over
+    settle(store, SCOPE, "a/a/a/2", 40.0, estimated=False)
+    assert not look(store, SCOPE, 0.04)[0].over
+    set_cap(store, SCOPE, 0.0)
+    assert look(store, SCOPE, 0.04)[0].share == float("inf")
+    assert look(store, "empty", 0.0)[0].share == 0.0
+
+
+def test_a_cap_that_is_lowered_while_others_reserve_is_not_lost(store: FolderStore) -> None:
+    def work(number: int) -> None:
+        if number == 0:
+            set_cap(store, SCOPE, 0.06)
+            return
+        for turn in range(4):
+            try:
+                take(store, f"a/a/{number}/{turn}")
+            except BudgetExceeded:
+                continue
+            settle(store, SCOPE, f"a/a/{number}/{turn}", 40.0, estimated=False)
+
+    race(4, work)
+    assert look(store, SCOPE, 1.0)[0].own_cap == 60_000
+    assert all(entry.state == "settled" for entry in entries(store, SCOPE))
+
+
+# --- what preemptions were seen ----------------------------------------------------------------------------------
+
+
+def test_a_document_of_an_earlier_version_still_loads(store: FolderStore) -> None:
+    take(store)
+    settle(store, SCOPE, "exp/risk/f00/1", 40.0, estimated=False)
+    path = store.root / KEY
+    content = json.loads(path.read_text())
+    del content["cap_micro_usd"]
+    for name in ("owner", "machine_type", "preempted", "overrun_s"):
+        del content["entries"]["exp/risk/f00/1"][name]
+    path.write_text(json.dumps(content))
+    [entry] = entries(store, SCOPE)
+    assert (entry.owner, entry.machine_type, entry.preempted, entry.overrun_s) == ("", "", False, 0.0)
+    assert look(store, SCOPE, 1.0)[0].own_cap is None
+    take(store, "exp/risk/f00/2")
+
+
+def test_owner_machine_and_preemption_are_kept(store: FolderStore) -> None:
+    take(store, owner="flow-run", machine_type="g2-standard-4")
+    settle(store, SCOPE, "exp/risk/f00/1", 40.0, estimated=False, preempted=True)
+    [entry] = entries(store, SCOPE)
+    assert (entry.owner, entry.machine_type, entry.preempted) == ("flow-run", "g2-standard-4", True)
+
+
+def test_seconds_beyond_a_reservation_are_told_unless_they_are_estimated(store: FolderStore) -> None:
+    take(store, "a/a/a/1")
+    take(store, "a/a/a/2")
+    take(store, "a/a/a/3")
+    assert settle(store, SCOPE, "a/a/a/1", 100.0, estimated=False).overrun_s == 0.0
+    assert settle(store, SCOPE, "a/a/a/2", 112.5, estimated=False).overrun_s == 12.5
+    assert settle(store, SCOPE, "a/a/a/3", 112.5, estimated=True).overrun_s == 0.0
+
+
+def attempt(hours: float, preempted: bool, machine_type: str = "spot", state: str = "settled") -> Entry:
+    return Entry(
+        attempt_id="a/a/a/1",
+        experiment="a",
+        stage="a",
+        holder=this_process(),
+        machine_type=machine_type,
+        micro_usd_per_hour=1,
+        overhead_s=0.0,
+        reserved_at=0.0,
+        reserved_s=0.0,
+        reserved_micro_usd=0,
+        state=state,  # type: ignore[arg-type]
+        seconds=hours * 3600,
+        preempted=preempted,
+    )
+
+
+def test_hours_between_preemptions_start_from_the_prior_and_follow_what_was_seen() -> None:
+    assert mean_hours_between_preemptions([]) == 4.0
+    assert mean_hours_between_preemptions([], prior_hours=2.0) == 2.0
+    assert mean_hours_between_preemptions([attempt(4.0, False)]) == 8.0
+    assert mean_hours_between_preemptions([attempt(0.5, True)] * 10) == pytest.approx(9 / 11)
+    assert mean_hours_between_preemptions([attempt(4.0, False, state="open")]) == 4.0
+    often = [attempt(0.1, True)] * 1000
+    assert mean_hours_between_preemptions(often) == pytest.approx(0.1, rel=0.05)
+
+
+def test_hours_between_preemptions_are_told_by_machine() -> None:
+    both = [*[attempt(1.0, True, "often")] * 9, attempt(16.0, False, "never")]
+    assert mean_hours_between_preemptions(both, "often") == pytest.approx(1.3)
+    assert mean_hours_between_preemptions(both, "never") == 20.0
+    assert mean_hours_between_preemptions(both, "another") == 4.0
+    assert mean_hours_between_preemptions(both) == pytest.approx(2.9)
 
 
 # --- several processes -------------------------------------------------------------------------------------------
