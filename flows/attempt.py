@@ -30,6 +30,7 @@ from engine.store import Store
 from flows.ends import end_of
 from flows.launch import HERE, LOG, PROGRESS, Child, Launcher, work_folder
 from flows.plan import Plan
+from flows.retries import was_preempted
 from tasks.config import Machine
 
 POLL_S = 0.05
@@ -57,11 +58,13 @@ def run_attempt(
     watch: Callable[[Child], None],
     launcher: Launcher = HERE,
     lost: Container[int] = (),
+    asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Ending:
     """Runs one attempt to its end. `watch` is called every POLL_S while it lives. Raises BudgetExceeded.
 
     An open attempt of the launcher's owner is taken up again, unless its number is among the `lost` ones. An attempt
-    that was lost stays unsettled: while nobody knows that it has ended, its reservation counts.
+    that was lost stays unsettled: while nobody knows that it has ended, its reservation counts. `asked_to_stop`:
+    whether the run wants its attempts to end, so that this is no preemption.
     """
     store, execution = plan.store, plan.experiment.execution
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
@@ -78,7 +81,10 @@ def run_attempt(
         record = _readable(plan, prefix, number)
         if code is not None:
             seconds, estimated = _lived(child, record, execution.heartbeat_s)
-            entry = ledger.settle(store, plan.experiment.costs.scope, attempt_id, seconds, estimated=estimated)
+            preempted = was_preempted(code, record.status if record else "killed") and not (overrun or asked_to_stop())
+            entry = ledger.settle(
+                store, plan.experiment.costs.scope, attempt_id, seconds, estimated=estimated, preempted=preempted
+            )
             status: Literal["killed", "overdue"] = "overdue" if overrun else "killed"
             record = _close(plan, prefix, number, child.work, entry.seconds, status, child.message)
     record = record or _planned(plan, plan.machine(stage), identity)
@@ -116,6 +122,7 @@ def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, owner: s
             limit_s=plan.time_limit_s(stage) + ENDING_S,
             overhead_s=experiment.execution.overhead_s,
             owner=owner,
+            machine_type=machine.type,
         )
     except BudgetExceeded as error:
         records.write(store, prefix, record.model_copy(update={"status": "refused", "message": str(error)}))
@@ -159,10 +166,9 @@ def settle_lost(plan: Plan) -> int:
 
     An attempt whose container was seen to end is charged that container's seconds, one that wrote how it ended the
     seconds it wrote. Any other is charged up to its last sign of life plus one heartbeat, and the charge is marked as
-    estimated. Not settled yet are attempts whose process still lives
-    (it will stop by itself) and those of another machine or boot, whose processes can't be seen from here, until
-    their deadline has passed. A stamp in the future would put that deadline off for ever, so such a reservation counts
-    from now on.
+    estimated. Not settled yet are attempts whose process still lives (it will stop by itself) and those of another
+    machine or boot, whose processes can't be seen from here, until the time that they reserved has passed. A stamp in
+    the future would put that off for ever, so such a reservation counts from now on.
     """
     store, scope = plan.store, plan.experiment.costs.scope
     settled = 0
@@ -186,9 +192,10 @@ def settle_lost(plan: Plan) -> int:
         if not end_known:
             seconds += plan.experiment.execution.heartbeat_s
         if entry.state == "open":
-            seconds = ledger.settle(store, scope, entry.attempt_id, seconds, estimated=not end_known).seconds
+            preempted = record is None or record.status in ("planned", "running", "preempted", "killed")
+            entry = ledger.settle(store, scope, entry.attempt_id, seconds, estimated=not end_known, preempted=preempted)
             settled += 1
-        _close(plan, prefix, number, work, seconds, "killed")
+        _close(plan, prefix, number, work, entry.seconds, "killed")
     return settled
 
 

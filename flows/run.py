@@ -1,8 +1,8 @@
 """One run of a plan: each stage's artifact is reused, or the stage is attempted until there is one.
 
-This is the only owner of retries. A stage that was preempted or killed is tried again from its checkpoint, as often as
-the experiment allows. A stage that failed, missed criteria that it can't do without, passed its time limit or exceeds
-the budget is not tried again.
+This is the only owner of retries (flows/retries.py has the rules). A stage that failed, missed criteria that it can't
+do without, passed its time limit or exceeds the budget is not tried again; and where the budget is exceeded, the other
+stages are stopped, too.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from engine import records
 from engine.claim import Watch
 from engine.errors import BudgetExceeded, RetainError
 from engine.fingerprint import Identity
-from engine.stage import ALREADY_THERE, CLAIM, CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, Stage
+from engine.stage import ALREADY_THERE, CLAIM, CLAIMED, COMPLETE, OVERDUE, PREEMPTED, REFUSED, Stage
+from flows import retries
 from flows.attempt import Ending, open_number, run_attempt
 from flows.board import ENDED, Board
 from flows.launch import HERE, PROGRESS, Child, Launcher, last_progress
 from flows.plan import Plan, key_metrics
 
-# Exit codes of an attempt that was asked to stop, lost its claim, or was killed. Other signals are failures.
-PREEMPTIONS = (PREEMPTED, FENCED, -signal.SIGKILL, -signal.SIGTERM)
 HELD_POLL_S = 0.5
 PROGRESS_S = 0.5
 LOG_LINES = 100  # the last ones of an attempt go to Prefect; all of them lie beside the artifact
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
 Report = Callable[[float], None]  # takes the percentage that is done; must not wait
+# Takes what happened to the budget, "warning" or "exceeded", and in words how it stands; must not wait.
+Announce = Callable[[str, str], None]
 
 
 class StageEnded(RetainError):
@@ -49,7 +50,8 @@ class Run:
     """What the stages of one run share. `stopping` asks children to checkpoint, `killing` ends them.
 
     `made`: stage -> fingerprint of the artifact that this run made or reused. Inputs are taken from here and not from
-    `current.json`, which another run of the experiment may have changed.
+    `current.json`, which another run of the experiment may have changed. `over_budget`: why the budget stopped the run,
+    empty if it didn't. `waits_s`: see flows/retries.py. `announce` tells others of the budget.
     """
 
     plan: Plan
@@ -60,6 +62,19 @@ class Run:
     stopping: threading.Event = field(default_factory=threading.Event)
     killing: threading.Event = field(default_factory=threading.Event)
     gpu: threading.Lock = field(default_factory=threading.Lock)
+    over_budget: str = ""
+    waits_s: tuple[float, ...] = retries.AT_ONCE
+    announce: Announce = lambda event, words: None
+    _budget: threading.Lock = field(default_factory=threading.Lock)
+
+    def stop_for_budget(self, why: str) -> None:
+        """Asks the children to checkpoint and end. What comes after the first reason is its consequence."""
+        with self._budget:
+            if self.over_budget:
+                return
+            self.over_budget = why
+        self.stopping.set()
+        self.announce("exceeded", why)
 
     def at_work(self) -> bool:
         """Whether a stage is being carried out, so that there is money to settle."""
@@ -76,6 +91,7 @@ def carry_out(run: Run, name: str, log: Log, report: Report) -> None:
     try:
         _carry_out(run, name, log, harmless)
     except BudgetExceeded as error:
+        run.stop_for_budget(str(error))
         _end(run, name, "refused", error.exit_code, str(error))
         raise
     except StageEnded as error:
@@ -127,12 +143,17 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
         log.info(
             "%s: attempt %d %s after %.1f s, $%.5f", name, record.number, record.status, ending.seconds, ending.usd
         )
-        if ending.code in PREEMPTIONS and record.status != "failed":
+        then = retries.after(
+            ending.code, record.status, preemptions, plan.experiment.execution.max_preemptions, run.waits_s
+        )
+        if then.step == "retry" or (then.step == "give up" and run.stopping.is_set()):
             preemptions += 1
-            if preemptions > plan.experiment.execution.max_preemptions and not run.stopping.is_set():
-                raise StageEnded(f"preempted {preemptions} times, more than execution.max_preemptions", 1)
-            run.board.update(name, state="preempted", message=f"{record.status}; trying again")
-        elif ending.code not in (COMPLETE, CLAIMED):
+            wait = f" in {then.wait_s:.0f} s" if then.wait_s else ""
+            run.board.update(name, state="preempted", message=f"{record.status}; trying again{wait}")
+            run.stopping.wait(then.wait_s)
+        elif then.step == "give up":
+            raise StageEnded(f"preempted {preemptions + 1} times, more than execution.max_preemptions", 1)
+        elif then.step == "fail":
             exit_code = 1 if ending.code == OVERDUE or ending.code < 0 else ending.code
             raise StageEnded(record.message or _last_words(plan, stage, identity, ending), exit_code)
     log.info("%s: %s", name, run.board.rows[name].metric or "complete")
@@ -182,7 +203,7 @@ def _attempt_once(
             with suppress(OSError, RetainError):  # what can't be read is shown the next time
                 _show_progress(run.board, stage.name, child.read(PROGRESS), report)
 
-    ending = run_attempt(run.plan, stage, identity, inputs, watch, run.launcher, lost)
+    ending = run_attempt(run.plan, stage, identity, inputs, watch, run.launcher, lost, run.stopping.is_set)
     run.board.attempt_ended(stage.name, ending.seconds, ending.usd)
     if ending.code == COMPLETE:
         run.board.update(stage.name, run_seconds=ending.record.run_seconds)
