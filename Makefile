@@ -1,10 +1,12 @@
 # `make` alone prints the targets below. Those that name an EXPERIMENT take another by EXPERIMENT=name, which is
 # ops/configs/experiment_<name>.yaml, or by the path of a file. EXPERIMENT may be set in the shell; VENV, PYTHON, STAGE,
-# BY and EXCEPT count only when given to make, since other tools use these names, and nobody signs by what a shell exports.
+# USD, BY and EXCEPT count only when given to make, since other tools use these names, and nobody signs by what a shell
+# exports.
 
 VENV   := .venv
 PYTHON := $(firstword $(shell command -v python3.11 2>/dev/null) python3)
 STAGE  :=
+USD    :=
 BY     :=
 EXCEPT :=
 PY     := $(VENV)/bin/python
@@ -29,7 +31,7 @@ quoted = '$(subst ','\'',$1)'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
-        serve messages messages.approve verdict compare words why debug costs lock figures docs test test-slow bench lint \
+        serve messages messages.approve verdict compare words why debug costs budget lock figures docs test test-slow bench lint \
         types imports
 
 help: ## List every command
@@ -128,6 +130,9 @@ debug: $(RUN) ## Run one stage in this terminal for a debugger: make debug STAGE
 
 costs: $(RUN) ## Print estimated and metered dollars, and what is left of the budget (EXPERIMENT=local)
 	$(PY) -m eval.costs --experiment $(call quoted,$(LOCAL))
+
+budget: $(RUN) ## Show the cap; USD=50 lowers it at once, during a run too, USD=none ends that (EXPERIMENT=local)
+	$(PY) -m flows budget --experiment $(call quoted,$(LOCAL)) $(if $(USD),$(call quoted,$(USD)))
 
 lock: $(RUN) ## Accept a deliberate change of a locked experiment: renew its digest (EXPERIMENT=exp_001_mvp)
 	$(PY) -m engine.config lock $(call quoted,$(LOCKED))

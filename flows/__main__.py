@@ -1,22 +1,25 @@
-"""`python -m flows run|why|debug`: what `make run`, `make train.*`, `make why` and `make debug` call."""
+"""`python -m flows run|why|debug|budget`: what `make run`, `make train.*`, `make why`, ... call."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
-from engine.errors import RetainError
+from engine import ledger
+from engine.errors import BudgetExceeded, ConfigError, RetainError
 from engine.output import make_decoration
 from engine.stage import BAD_INPUT, REFUSED
-from engine.store import FolderStore
+from engine.store import FolderStore, open_store, store_url
 from eval.console import make_console
 from eval.decision import DECISION
 from eval.words import MESSAGES, TEXT_EVAL
@@ -24,7 +27,7 @@ from flows import terminal
 from flows.attempt import settle_lost
 from flows.board import Board, Row
 from flows.debug import debug
-from flows.plan import key_metrics, make_plan, put_sources, why
+from flows.plan import key_metrics, load_experiment, make_plan, put_sources, why
 from flows.run import Run
 from flows.server import Server, ServerGone, in_one_line, private_server
 
@@ -37,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _run(options.experiment, options.stage, console)
         if options.command == "debug":
             return debug(options.experiment, options.stage)
+        if options.command == "budget":
+            return _budget(options.experiment, options.usd, console)
         return _why(options.experiment, options.stage, console)
     except ServerGone as error:
         print(f"error: {error}", file=sys.stderr)
@@ -68,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     foreground = commands.add_parser("debug", help="run one stage in the foreground, for a debugger")
     foreground.add_argument("--experiment", default="local")
     foreground.add_argument("stage")
+    budget = commands.add_parser("budget", help="show the cap, or set one below the experiment's, during a run too")
+    budget.add_argument("--experiment", default="local")
+    budget.add_argument("usd", nargs="?", help="dollars, or none: the experiment's cap alone")
     return parser
 
 
@@ -80,6 +88,25 @@ def _why(experiment: str, wanted: list[str], console: Console) -> int:
         for line in lines:
             console.print(f"  {line}", soft_wrap=True)
     return 0
+
+
+def _budget(experiment: str, usd: str | None, console: Console) -> int:
+    costs, store = load_experiment(experiment).costs, open_store(store_url())
+    if usd is not None:
+        ledger.set_cap(store, costs.scope, None if usd == "none" else _dollars(usd))
+    standing, _ = ledger.look(store, costs.scope, costs.budget_usd)
+    own = "none" if standing.own_cap is None else f"${standing.own_cap / ledger.MICRO:g}"
+    console.print(f"{standing} (the experiment's: ${costs.budget_usd:g}, set by make budget: {own})", soft_wrap=True)
+    if standing.over:
+        console.print("that is more than the cap: runs that are at work checkpoint and stop", style="bold red")
+    return 0
+
+
+def _dollars(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise ConfigError(f"USD={text}: dollars from 0 up, or none to leave the experiment's cap alone")
 
 
 def _run(experiment: str, wanted: list[str], console: Console) -> int:
@@ -151,6 +178,13 @@ def _carry_out(run: Run, console: Console) -> int:
         for error in failure:  # Prefect only shows a run: without it all of this one was made
             console.print(str(error), style="yellow", soft_wrap=True)
         return 0
+    if run.over_budget:
+        console.print(
+            f"stopped by the budget: {run.over_budget}. What was begun is kept, and the same command goes on from here",
+            style="bold red",
+            soft_wrap=True,
+        )
+        return BudgetExceeded.exit_code
     if failure:
         raise failure[0]
     return max(run.exit_codes.values(), key=lambda code: (code == REFUSED, code), default=1)

@@ -37,10 +37,15 @@ class Row:
 
 @dataclass
 class Board:
-    """Rows in topological order. `on_change` is called with each row whose state has changed."""
+    """Rows in topological order, and what is to be said of the run as a whole.
+
+    `on_change` is called with each row whose state has changed, `on_notice` with each notice.
+    """
 
     rows: dict[str, Row] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
     on_change: Callable[[Row], None] | None = None
+    on_notice: Callable[[str], None] | None = None
     _changing: threading.Lock = field(default_factory=threading.Lock)
 
     def update(self, stage: str, **changes: object) -> Row:
@@ -50,6 +55,11 @@ class Board:
         if row.state != before.state and self.on_change:
             self.on_change(row)
         return row
+
+    def notice(self, words: str) -> None:
+        self.notices.append(words)
+        if self.on_notice:
+            self.on_notice(words)
 
     def attempt_began(self, stage: str) -> None:
         now = time.monotonic()

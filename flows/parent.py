@@ -23,10 +23,12 @@ from prefect.states import AwaitingRetry, Cancelled, Failed
 
 from engine.errors import RetainError
 from flows.attempt import settle_lost, unsettled
+from flows.automations import announcer
 from flows.board import Board, Row
 from flows.container import containers
 from flows.plan import Plan, make_plan, put_sources
 from flows.prefect_api import OwnState, client, propose
+from flows.retries import LATER_AND_LATER
 from flows.run import Run
 
 RETURNS = 50  # how often a run may come back before something must be wrong with it itself
@@ -60,7 +62,14 @@ def carry_out(
         except RetainError as error:
             return Failed(message=str(error))
         rows = [Row(stage.name, stage.inputs, usd_per_hour=plan.machine(stage).usd_per_hour) for stage in plan.stages]
-        run = Run(plan, Board({row.stage: row for row in rows}), launcher=containers(flow_run.id))
+        scope = plan.experiment.costs.scope
+        run = Run(
+            plan,
+            Board({row.stage: row for row in rows}),
+            launcher=containers(flow_run.id),
+            waits_s=LATER_AND_LATER,
+            announce=announcer(scope, flow_run.id, flow_run.deployment_id),
+        )
         with OwnState(flow_run.id, run.stopping) as own:
             state = dag(run)
         _settle(plan, str(flow_run.id))
@@ -68,6 +77,8 @@ def carry_out(
             log.info("%-12s %-10s %s", row.stage, row.state, row.message or row.metric)
     if own.cancelled:
         return Cancelled(message="stopped; the next run goes on from here")
+    if run.over_budget and not state.is_completed():
+        return Failed(message=f"stopped by the budget: {run.over_budget}. The next run goes on from here")
     return state
 
 

@@ -75,17 +75,18 @@ def shown(board: Board, console: Console) -> Iterator[None]:
     printer = threading.Thread(target=print_lines, name="printer", daemon=True)
     printer.start()
     board.on_change = line
+    board.on_notice = lambda words: lines.put((words, WARNING))
     try:
         yield
     finally:
-        board.on_change = None
+        board.on_change = board.on_notice = None
         lines.put(None)
         printer.join()
     console.print(stage_table(board))
 
 
 def stage_table(board: Board, warned: bool = False) -> Table:
-    """A row for each stage; if `warned`, with what its artifact warns of."""
+    """A row for each stage; if `warned`, with what its artifact warns of and the run's notices."""
     table = Table(title=None, show_edge=False, pad_edge=False)
     for name, justify in (("stage", "left"), ("state", "left"), ("seconds", "right"), ("metered $", "right")):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
@@ -103,6 +104,8 @@ def stage_table(board: Board, warned: bool = False) -> Table:
         )
         for warning in _warnings(row) if warned else ():
             table.add_row("", "", "", "", Text(warning, style=WARNING))
+    for notice in list(board.notices) if warned else ():
+        table.add_row("", "", "", "", Text(notice, style=WARNING))
     return table
 
 

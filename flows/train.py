@@ -18,6 +18,7 @@ from prefect.utilities.annotations import quote
 from pydantic import Field
 
 from flows import parent
+from flows.budget import watched
 from flows.run import Run
 from flows.server import PrefectFailed
 from flows.step import step
@@ -81,7 +82,8 @@ def carry_out_stages(run: Run) -> State[None]:
         # quote(): these hold no futures, so Prefect need not search them for any.
         arguments = (quote(run), stage.name, quote(reporter))
         futures[stage.name] = stage_step.submit(*arguments, wait_for=upstream)  # type: ignore[call-overload]
-    wait(list(futures.values()))
+    with watched(run):
+        wait(list(futures.values()))
     reporter.shutdown()
     missing = [name for name, future in futures.items() if not future.state.is_completed()]
     for name in missing:

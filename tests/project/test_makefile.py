@@ -61,6 +61,7 @@ def test_make_alone_lists_every_target() -> None:
         ("words", "eval.words", "local"),
         ("why", "flows why", "local"),
         ("costs", "eval.costs", "local"),
+        ("budget", "flows budget", "local"),
         ("lock", "engine.config lock", "exp_001_mvp"),
         ("figures", "eval.figures", "local"),
     ],
@@ -93,6 +94,7 @@ def test_default_experiment_and_the_users(target: str, module: str, experiment: 
         "why",
         "debug",
         "costs",
+        "budget",
         "lock",
         "figures",
     ],
@@ -131,6 +133,12 @@ def test_all_names_no_stage() -> None:
 def test_why_takes_a_stage() -> None:
     (command,) = commands("why", "STAGE=risk")
     assert command.endswith(" risk")
+
+
+def test_a_budget_is_shown_or_set_by_what_make_is_given() -> None:
+    assert shlex.split(commands("budget")[0])[-2:] == ["--experiment", "local"]
+    assert shlex.split(commands("budget", "USD=50; rm x")[0])[-1] == "50; rm x"
+    assert shlex.split(commands("budget", USD="50")[0])[-1] == "local"  # what a shell happens to export
 
 
 def test_debug_wants_a_stage() -> None:

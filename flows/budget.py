@@ -1,0 +1,71 @@
+"""The budget during a run: a warning once most of it is committed, and a stop where it is exceeded.
+
+Reservations are refused before they pass the cap (engine/ledger.py). Here the ledger is looked at while stages run,
+since its cap may be lowered meanwhile (`make budget`), another run may spend from it, and an attempt may turn out to
+have lived longer than it had reserved.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from engine import ledger
+from engine.errors import RetainError
+from engine.ledger import Entry, Standing
+from flows.run import Run
+
+WARN_AT = 0.8  # of the cap, metered and reserved together
+LOOK_S = 5.0  # reading a ledger of 100 attempts takes about a millisecond
+
+
+def exceeded(standing: Standing, attempts: Sequence[Entry], known: frozenset[str] = frozenset()) -> str:
+    """Why a run has to stop, or "". `known`: ids of attempts that were settled before the run began."""
+    if standing.over:
+        return f"more is metered and reserved than the cap: {standing}"
+    for entry in attempts:
+        if entry.overrun_s and entry.attempt_id not in known:
+            return f"{entry.attempt_id} lived {entry.overrun_s:.1f} s longer than it had reserved: {standing}"
+    return ""
+
+
+@contextmanager
+def watched(run: Run, every_s: float = LOOK_S) -> Iterator[None]:
+    """Looks at the ledger while the block runs, and once more at its end: warns once, and stops the run where the
+    budget is exceeded."""
+    ended = threading.Event()
+    scope = run.plan.experiment.costs.scope
+    known = frozenset(e.attempt_id for e in ledger.entries(run.plan.store, scope) if e.state == "settled")
+
+    def look_again_and_again() -> None:
+        warned = False
+        while True:
+            with suppress(RetainError):  # the store can't be read: whoever reserves or settles says so
+                warned = _look(run, known, warned)
+            if ended.is_set():
+                return
+            ended.wait(every_s)
+
+    watcher = threading.Thread(target=look_again_and_again, name="budget", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _look(run: Run, known: frozenset[str], warned: bool) -> bool:
+    """Looks once; returns whether the run has been warned by now."""
+    standing, attempts = ledger.look(
+        run.plan.store, run.plan.experiment.costs.scope, run.plan.experiment.costs.budget_usd
+    )
+    if why := exceeded(standing, attempts, known):
+        run.stop_for_budget(why)
+    if warned or standing.share < WARN_AT:
+        return warned
+    words = f"{standing.share:.0%} of the budget is spent or reserved: {standing}"
+    run.board.notice(words)
+    run.announce("warning", words)
+    return True

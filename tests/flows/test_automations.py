@@ -1,0 +1,92 @@
+"""What is registered with Prefect, and which event fires it."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from prefect.events.schemas.automations import AutomationCore
+from prefect.events.schemas.events import Event
+from prefect.server.events.schemas.automations import Automation as ServersAutomation
+from prefect.server.events.schemas.events import ReceivedEvent
+
+from flows import automations
+from flows.automations import AUTOMATIONS, BUDGET, announcer, register
+
+
+class Server:
+    """As Prefect's client to a server: it keeps automations by id."""
+
+    def __init__(self) -> None:
+        self.kept: dict[UUID, AutomationCore] = {}
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def read_automations_by_name(self, name: str) -> list[Any]:
+        found = [(key, kept) for key, kept in self.kept.items() if kept.name == name]
+        return [type("Automation", (), {"id": key, "name": kept.name}) for key, kept in found]
+
+    def create_automation(self, automation: AutomationCore) -> UUID:
+        key = uuid4()
+        self.kept[key] = AutomationCore(**automation.model_dump())
+        return key
+
+    def update_automation(self, automation_id: UUID, automation: AutomationCore) -> None:
+        # An update sends what is set, and Prefect's server refuses a trigger or an action that doesn't say its type.
+        sent = automation.model_dump(mode="json", exclude_unset=True)
+        assert sent["trigger"]["type"]
+        assert all(action["type"] for action in sent["actions"])
+        self.kept[automation_id] = automation
+
+
+def test_registering_twice_leaves_each_automation_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    monkeypatch.setattr(automations, "get_client", lambda sync_client: server)
+    register()
+    before = dict(server.kept)
+    register()
+    assert list(server.kept) == list(before)
+    assert sorted(kept.name for kept in server.kept.values()) == sorted(each.name for each in AUTOMATIONS)
+    assert len({each.name for each in AUTOMATIONS}) == len(AUTOMATIONS)
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    events: list[Event] = []
+
+    def emit(event: str, resource: dict[str, str], related: list[dict[str, str]], payload: dict[str, str]) -> None:
+        events.append(Event(event=event, resource=resource, related=related, payload=payload))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(automations, "emit_event", emit)
+    return events
+
+
+def test_a_budget_that_is_exceeded_pauses_the_deployment_and_a_warning_does_not(sent: list[Event]) -> None:
+    """Judged by the server's own trigger."""
+    deployment, flow_run = uuid4(), uuid4()
+    announce = announcer("retrain/2026-11", flow_run, deployment)
+    announce("warning", "83 % is spent")
+    announce("exceeded", "the cap was lowered")
+    told = [ReceivedEvent(**event.model_dump(), received=event.occurred) for event in sent]
+    trigger = ServersAutomation(**BUDGET.model_dump()).trigger
+    assert [trigger.covers(event) and trigger.expects(event.event) for event in told] == [False, True]  # type: ignore[union-attr]
+    assert [event.event for event in told] == ["retain.budget.warning", "retain.budget.exceeded"]
+    assert told[1].resource.id == "retain.budget.retrain/2026-11"
+    assert told[1].payload == {"message": "the cap was lowered"}
+    roles = {related.role: related.id for related in told[1].related}
+    assert roles == {"flow-run": f"prefect.flow-run.{flow_run}", "deployment": f"prefect.deployment.{deployment}"}
+
+
+def test_the_deployment_is_found_by_the_server_s_own_action(sent: list[Event]) -> None:
+    from prefect.server.events.actions import _id_of_first_resource_of_kind
+
+    deployment = uuid4()
+    announcer("local", uuid4(), deployment)("exceeded", "why")
+    event = ReceivedEvent(**sent[0].model_dump(), received=sent[0].occurred)
+    assert _id_of_first_resource_of_kind(event, "prefect.deployment") == deployment
+    assert [(action.type, action.source) for action in BUDGET.actions] == [("pause-deployment", "inferred")]  # type: ignore[union-attr]
