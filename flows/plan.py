@@ -15,6 +15,7 @@ from engine.artifact import ArtifactStore
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import ROOT, Identity, code_digests, differences, library_versions
+from engine.prices import check_priced
 from engine.stage import IDENTITY, Stage, StageRequest, load_entry
 from engine.store import Store, open_store, sha256_of, store_url
 from flows import preflight
@@ -107,12 +108,11 @@ class Plan:
 
     def device(self, stage: Stage) -> str:
         """What the stage computes on: "cuda" if it can use a GPU and the experiment has one, else "cpu"."""
-        return self.experiment.execution.device if stage.resources.gpu else "cpu"
+        return device_of(self.experiment, stage)
 
     def machine(self, stage: Stage) -> Machine:
         """The machine that the stage runs on, with its price."""
-        machines = self.experiment.costs.machines
-        return machines.gpu if self.device(stage) == "cuda" else machines.local
+        return machine_of(self.experiment, stage)
 
     def source_keys(self, stage: str) -> dict[str, str]:
         """Name of a source file -> its key in the store. Empty for synthetic data and stages that read no files."""
@@ -145,6 +145,17 @@ class Plan:
         )
 
 
+def device_of(experiment: Experiment, stage: Stage) -> str:
+    """What the stage computes on: "cuda" if it can use a GPU and the experiment has one, else "cpu"."""
+    return experiment.execution.device if stage.resources.gpu else "cpu"
+
+
+def machine_of(experiment: Experiment, stage: Stage) -> Machine:
+    """The machine that the stage runs on, with its price."""
+    machines = experiment.costs.machines
+    return machines.gpu if device_of(experiment, stage) == "cuda" else machines.local
+
+
 def load_experiment(name: str) -> Experiment:
     """Raises ConfigError for a key that is wrong, for levels of offers that are stated without their effects, and for a
     locked experiment that was changed."""
@@ -167,6 +178,8 @@ def make_plan(name: str, wanted: Iterable[str] = (), *, to_run: bool = True, bud
         costs = experiment.costs.model_copy(update={"budget_usd": budget_usd})
         experiment = experiment.model_copy(update={"costs": costs})
     stages = _with_inputs(tuple(wanted) or tuple(STAGES))
+    if to_run:
+        check_priced(machine_of(experiment, stage).type for stage in stages)
     for stage in stages:
         if stage.name not in set(experiment.execution.time_limit_s):
             raise ConfigError(f"experiment {name}: key 'execution.time_limit_s' lacks stage {stage.name!r}")

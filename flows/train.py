@@ -19,6 +19,7 @@ from pydantic import Field
 
 from flows import parent
 from flows.budget import watched
+from flows.dashboard import published
 from flows.run import Run
 from flows.server import PrefectFailed
 from flows.step import step
@@ -82,7 +83,7 @@ def carry_out_stages(run: Run) -> State[None]:
         # quote(): these hold no futures, so Prefect need not search them for any.
         arguments = (quote(run), stage.name, quote(reporter))
         futures[stage.name] = stage_step.submit(*arguments, wait_for=upstream)  # type: ignore[call-overload]
-    with watched(run):
+    with watched(run), published(run):
         wait(list(futures.values()))
     reporter.shutdown()
     missing = [name for name, future in futures.items() if not future.state.is_completed()]
