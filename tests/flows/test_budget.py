@@ -22,7 +22,7 @@ from engine.errors import BudgetExceeded, RetainError
 from engine.store import FolderStore
 from eval.console import make_console
 from flows import __main__ as command
-from flows import plan as planning
+from flows import preflight
 from flows import train as dag
 from flows.budget import watched
 from flows.plan import Plan
@@ -258,7 +258,7 @@ def test_a_machine_without_a_price_is_refused_before_anything_is_asked_for(
     mine = tmp_path / "experiment_mine.yaml"
     machine = "{type: my-laptop, gpu: null, preemptible: false, usd_per_hour: 0.1}"
     mine.write_text(f"extends: chaos\ntag: mine\ncosts: {{machines: {{local: {machine}}}}}\n")
-    monkeypatch.setattr(planning.preflight, "check", lambda *_, **__: pytest.fail("it looked for data first"))
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: pytest.fail("it looked for data first"))
     assert command.main(["run", "--experiment", str(mine)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "no price of machine 'my-laptop'" in line

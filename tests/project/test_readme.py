@@ -60,7 +60,9 @@ def settings_of_code() -> set[str]:
             used |= set(re.findall(r"environ(?:ment)?(?:\.get\(|\[)\s*\"([A-Z_]+)\"(?!\] *=)", text))
             used |= set(re.findall(r"\"([A-Z_]+_PATH)\"", text))
     makefile = (PROJECT / "Makefile").read_text()
-    used |= {name for name in ("EXPERIMENT", "STAGE", "PYTHON", "VENV", "BY", "EXCEPT") if f"$({name})" in makefile}
+    used |= {
+        name for name in ("EXPERIMENT", "STAGE", "USD", "PYTHON", "VENV", "BY", "EXCEPT") if f"$({name})" in makefile
+    }
     others = ("PREFECT_", "OMP_", "OPENBLAS_")  # of libraries
     handed_on = {*environment.TAKEN, *server.TAKEN}  # tests/docs/test_environment.py looks for these
     return {name for name in used - handed_on if not name.startswith(others) and name != "PYTHONHASHSEED"}
