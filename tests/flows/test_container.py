@@ -17,6 +17,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 import flows.container
 from engine import ledger, records
 from engine.claim import acquire, take_away
+from engine.errors import RetainError
 from engine.process import this_process
 from engine.records import AttemptRecord
 from engine.stage import CLAIM, COMPLETE, FAILED, FENCED, OVERDUE, PREEMPTED
@@ -145,7 +146,7 @@ def test_a_server_or_a_store_that_does_not_answer_is_no_end(
     child.heartbeat_s = 0.01
 
     def unreachable(*_: Any) -> None:
-        raise flows.container.RetainError("can't be read (Input/output error)")
+        raise RetainError("can't be read (Input/output error)")
 
     monkeypatch.setattr(type(store), "read", unreachable)
     for _ in range(5):
