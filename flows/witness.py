@@ -1,0 +1,273 @@
+"""Sees every end of a container of the work pool, whoever died with it: `python -m flows.witness`, beside the worker.
+
+The Docker engine knows exactly when a container began and ended. The worker tells nobody, and may be killed together
+with its containers. So this process asks the engine twice a second, and of each container of the pool that has ended it
+
+- puts the end into the store (flows/ends.py), by which an attempt is charged;
+- proposes Crashed for its flow run, unless that is final, waits for another start, or already has a newer container;
+- removes it, once it has ended for KEEP_S, so that the worker has read its last lines.
+
+A container that outlives its flow run is killed, as is one whose flow run was cancelled and doesn't end, or runs in a
+newer container. So nothing leaks, not even a container that was paused until its claim was lost. It gets no SIGTERM: a
+run takes that for the loss of its machine and asks to be started again, and a stage could publish nothing any more.
+Containers of flow runs that this server doesn't know are another's, and left alone.
+
+Nothing is remembered that is not in the engine, the store or Prefect: after a restart the same containers are looked
+at again. A container stays until its end is in the store and its flow run was told, so no end is lost while either
+can't be reached.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import UUID
+
+import docker
+import httpx
+from docker.errors import DockerException, NotFound
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.states import Cancelled, Crashed
+from requests import RequestException
+
+from engine.errors import RetainError
+from engine.store import Store, open_store, store_url
+from flows import ends
+from flows.ends import End
+
+POOL_LABEL = "retain.pool=docker"  # set by infra/pools/docker.json
+FLOW_RUN_LABEL = "io.prefect.flow-run-id"  # set by the worker
+ALIVE = (
+    Path(tempfile.gettempdir()) / "retain-witness"
+)  # touched at each look, for the health check of infra/compose.yaml
+LOOK_S = 0.5
+OUTLIVED_LOOK_S = 5.0  # between two looks for containers that outlive their flow run
+KEEP_S = 15.0
+OUTLIVED_S = 60.0  # how long a container may outlive its flow run, or a cancellation of it
+RETRY_S = 5.0  # after a store or server that could not be reached
+ENGINE_TIMEOUT_S = 10
+
+UNREACHABLE = (DockerException, RequestException, httpx.HTTPError, PrefectException, RetainError, OSError)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+class Engine(Protocol):
+    """What is called of the Docker engine's API; docker.APIClient has it."""
+
+    def containers(self, *, all: bool, filters: Mapping[str, Any]) -> list[dict[str, Any]]: ...
+    def inspect_container(self, container: str) -> dict[str, Any]: ...
+    def info(self) -> dict[str, Any]: ...
+    def kill(self, container: str) -> None: ...
+    def remove_container(self, container: str, *, force: bool) -> None: ...
+
+
+@dataclass
+class Ended:
+    """An ended container, and what is still to be done about it."""
+
+    end: End
+    written: bool = False
+    told: bool = False
+    ours: bool = True
+
+
+@dataclass
+class Witness:
+    """`clock`: seconds since 1970, to be compared with the engine's."""
+
+    engine: Engine
+    api: SyncPrefectClient
+    store: Callable[[], Store]
+    clock: Callable[[], float] = time.time
+    say: Callable[[str], None] = say
+    _host: str = ""
+    _ended: dict[str, Ended] = field(default_factory=dict)  # container -> what is done about it
+    _outlived_since: dict[str, float] = field(default_factory=dict)  # container -> when it was first seen to
+    _next_outlived_look: float = 0.0
+    _retry_at: float = 0.0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something could not be done, and is tried again."""
+        return self._retry_at > 0.0
+
+    def look(self) -> None:
+        """Looks once at all containers of the pool. Raises one of UNREACHABLE; a later look makes up for it."""
+        self._host = self._host or str(self.engine.info()["Name"])
+        listed = self.engine.containers(all=True, filters={"label": [POOL_LABEL, FLOW_RUN_LABEL]})
+        ended = [each for each in listed if each["State"] in ("exited", "dead")]
+        for each in ended:
+            if each["Id"] not in self._ended:
+                self._see(each)
+        self._forget_all_but({each["Id"] for each in listed})
+        now = self.clock()
+        if now >= self._retry_at:
+            self._retry_at = now + RETRY_S  # unless all of it can be done
+            self._settle()
+            if now >= self._next_outlived_look:
+                self._next_outlived_look = now + OUTLIVED_LOOK_S
+                self._end_outlived([each for each in listed if each["State"] not in ("exited", "dead", "removing")])
+            self._retry_at = 0.0
+
+    def _forget_all_but(self, there: set[str]) -> None:
+        memories: list[dict[str, Any]] = [self._ended, self._outlived_since]
+        for memory in memories:
+            for gone in memory.keys() - there:
+                del memory[gone]
+
+    def _see(self, listed: Mapping[str, Any]) -> None:
+        try:
+            end = end_of(self.engine.inspect_container(listed["Id"]), self._host)
+        except NotFound:
+            return
+        self._ended[end.container] = Ended(end)
+
+    def _settle(self) -> None:
+        failure: Exception | None = None
+        for ended in list(self._ended.values()):
+            # The record first, and both are tried though one may fail: neither has to wait for the other.
+            for step in (self._write, self._tell):
+                try:
+                    step(ended)
+                except UNREACHABLE as error:
+                    failure = error
+            if ended.written and ended.told and ended.ours and self.clock() - ended.end.finished_at >= KEEP_S:
+                self._remove(ended.end.container)
+        if failure is not None:
+            raise failure
+
+    def _write(self, ended: Ended) -> None:
+        if ended.written:
+            return
+        store = self.store()
+        if ends.read(store, ended.end.flow_run) != ended.end:
+            ends.write(store, ended.end)
+            self.say(f"flow run {ended.end.flow_run}: {described(ended.end)}")
+        ended.written = True
+
+    def _tell(self, ended: Ended) -> None:
+        if ended.told:
+            return
+        try:
+            state = self.api.read_flow_run(ended.end.flow_run).state
+        except ObjectNotFound:
+            ended.told, ended.ours = True, False
+            return
+        proposed = proposal(ended.end, state)
+        if proposed is not None:
+            self.api.set_flow_run_state(ended.end.flow_run, proposed)
+            self.say(f"flow run {ended.end.flow_run}: proposed {proposed.name}")
+        ended.told = True
+
+    def _end_outlived(self, listed: list[dict[str, Any]]) -> None:
+        if not listed:
+            return
+        states = self._states({flow_run_of(each) for each in listed})
+        newest = {flow_run_of(each): each["Id"] for each in sorted(listed, key=lambda each: float(each["Created"]))}
+        now = self.clock()
+        for each in listed:
+            container, flow_run = each["Id"], flow_run_of(each)
+            state = states.get(flow_run)
+            if state is None:
+                continue
+            replaced = newest[flow_run] != container
+            if not replaced and not (state.is_final() or state.is_cancelling()):
+                self._outlived_since.pop(container, None)
+                continue
+            since = self._outlived_since.setdefault(container, now)
+            if replaced or now - since >= OUTLIVED_S:
+                why = "runs in a newer container" if replaced else f"is {state.name}"
+                self._end(each, f"flow run {flow_run} {why}")
+
+    def _states(self, flow_runs: Iterable[UUID]) -> dict[UUID, State[Any] | None]:
+        """The states of those that the server knows."""
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=sorted(flow_runs)))
+        return {each.id: each.state for each in self.api.read_flow_runs(flow_run_filter=chosen)}
+
+    def _end(self, listed: Mapping[str, Any], why: str) -> None:
+        container = listed["Id"]
+        if listed["State"] == "created":  # the worker died, or failed, before it started it
+            self.say(f"{why}; removing container {container[:12]}, which was never started")
+            self._remove(container)
+            return
+        self.say(f"{why}; killing container {container[:12]}")
+        with suppress(NotFound):
+            self.engine.kill(container)
+
+    def _remove(self, container: str) -> None:
+        with suppress(NotFound):
+            self.engine.remove_container(container, force=False)
+
+
+def end_of(inspected: Mapping[str, Any], host: str) -> End:
+    """The end of a container, from `docker inspect`."""
+    state = inspected["State"]
+    return End(
+        flow_run=inspected["Config"]["Labels"][FLOW_RUN_LABEL],
+        container=inspected["Id"],
+        image=inspected["Config"]["Image"],
+        host=host,
+        started_at=datetime.fromisoformat(state["StartedAt"]).timestamp(),
+        finished_at=datetime.fromisoformat(state["FinishedAt"]).timestamp(),
+        exit_code=state["ExitCode"],
+        oom_killed=state["OOMKilled"],
+    )
+
+
+def described(end: End) -> str:
+    cause = f"exit code {end.exit_code}{', out of memory' if end.oom_killed else ''}"
+    return f"container {end.container[:12]} of {end.image} ended after {end.seconds:.1f} s, {cause}"
+
+
+def proposal(end: End, state: State[Any] | None) -> State[Any] | None:
+    """What is proposed for the flow run of an ended container, if that doesn't know of its end.
+
+    A state that is younger than the end belongs to a newer container. Of one that was rescheduled or paused there is
+    none at the moment.
+    """
+    if state is None or state.type not in (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING):
+        return None
+    if state.timestamp.timestamp() > end.finished_at:
+        return None
+    if state.type == StateType.CANCELLING:
+        return Cancelled(message=f"Its {described(end)}.")
+    return Crashed(message=f"Its {described(end)}.")
+
+
+def flow_run_of(listed: Mapping[str, Any]) -> UUID:
+    return UUID(listed["Labels"][FLOW_RUN_LABEL])
+
+
+def main() -> None:
+    last = ""
+    witness: Witness | None = None
+    with get_client(sync_client=True) as api:
+        while True:
+            try:
+                if witness is None:
+                    engine = docker.from_env(timeout=ENGINE_TIMEOUT_S).api
+                    witness = Witness(engine, api, lambda: open_store(store_url()))
+                witness.look()
+                last = last if witness.is_behind else ""
+            except UNREACHABLE as error:
+                if str(error) != last:  # once, however long it lasts
+                    say(f"{type(error).__name__}: {error}")
+                last = str(error)
+            ALIVE.touch()
+            time.sleep(LOOK_S)
+
+
+if __name__ == "__main__":
+    main()

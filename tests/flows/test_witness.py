@@ -1,0 +1,345 @@
+"""The witness with an engine and an API that are played: what it does about each container, and what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from docker.errors import NotFound
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import ObjectNotFound
+
+from engine.errors import RetainError
+from engine.store import FolderStore, Store
+from flows import ends, witness
+from flows.witness import FLOW_RUN_LABEL, KEEP_S, OUTLIVED_LOOK_S, OUTLIVED_S, Witness
+
+NOW = datetime(2026, 11, 30, 8, 0, 0, tzinfo=UTC).timestamp()
+
+
+@dataclass
+class Engine:
+    """Containers of the pool, by their id."""
+
+    listed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    inspected: dict[str, dict[str, Any]] = field(default_factory=dict)
+    killed: list[str] = field(default_factory=list)
+
+    def start(self, name: str, flow_run: UUID, state: str = "running", created: float = NOW) -> str:
+        container = name * 64
+        labels = {FLOW_RUN_LABEL: str(flow_run), "retain.pool": "docker"}
+        self.listed[container] = {"Id": container, "State": state, "Labels": labels, "Created": int(created)}
+        return container
+
+    def end(self, container: str, *, seconds: float = 2.5, at: float = NOW, code: int = 137, oom: bool = False) -> None:
+        self.listed[container]["State"] = "exited"
+        times = [f"{datetime.fromtimestamp(each, UTC):%Y-%m-%dT%H:%M:%S.%f}789Z" for each in (at - seconds, at)]
+        self.inspected[container] = {
+            "Id": container,
+            "Config": {"Image": "toy:1", "Labels": self.listed[container]["Labels"]},
+            "State": {"StartedAt": times[0], "FinishedAt": times[1], "ExitCode": code, "OOMKilled": oom},
+        }
+
+    def containers(self, *, all: bool, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        assert all
+        assert filters == {"label": ["retain.pool=docker", FLOW_RUN_LABEL]}
+        return list(self.listed.values())
+
+    def inspect_container(self, container: str) -> dict[str, Any]:
+        if container not in self.inspected:
+            raise NotFound("no such container")
+        return self.inspected[container]
+
+    def info(self) -> dict[str, Any]:
+        return {"Name": "machine"}
+
+    def kill(self, container: str) -> None:
+        self.killed.append(container)
+
+    def remove_container(self, container: str, *, force: bool) -> None:
+        assert not force
+        del self.listed[container]
+
+
+@dataclass
+class Api:
+    states: dict[UUID, State[Any]] = field(default_factory=dict)
+    reachable: bool = True
+    proposed: list[tuple[UUID, State[Any]]] = field(default_factory=list)
+
+    def run(self, state: StateType = StateType.RUNNING, *, since: float = NOW - 10) -> UUID:
+        flow_run = uuid4()
+        self.set(flow_run, state, since=since)
+        return flow_run
+
+    def set(self, flow_run: UUID, state: StateType, *, since: float = NOW - 10) -> None:
+        self.states[flow_run] = State(type=state, timestamp=datetime.fromtimestamp(since, UTC))
+
+    def read_flow_run(self, flow_run: UUID) -> Any:
+        self._reach()
+        if flow_run not in self.states:
+            raise ObjectNotFound(LookupError())
+        return SimpleNamespace(id=flow_run, state=self.states[flow_run])
+
+    def read_flow_runs(self, *, flow_run_filter: Any) -> list[Any]:
+        self._reach()
+        wanted = flow_run_filter.id.any_
+        return [SimpleNamespace(id=each, state=self.states[each]) for each in wanted if each in self.states]
+
+    def set_flow_run_state(self, flow_run: UUID, state: State[Any]) -> None:
+        self._reach()
+        self.proposed.append((flow_run, state))
+
+    def _reach(self) -> None:
+        if not self.reachable:
+            raise httpx.ConnectError("all connection attempts failed")
+
+
+class Scene:
+    def __init__(self, root: Path) -> None:
+        self.engine, self.api, self.now = Engine(), Api(), NOW
+        self.store: Store | None = FolderStore(root)
+        self.said: list[str] = []
+        self.witness = self.begin()
+
+    def begin(self) -> Witness:
+        """A witness that remembers nothing."""
+        api: Any = self.api
+        return Witness(self.engine, api, self._open, clock=lambda: self.now, say=self.said.append)
+
+    def _open(self) -> Store:
+        if self.store is None:
+            raise RetainError("/store: can't be written (Input/output error)")
+        return self.store
+
+    def look(self, after: float = 0.0) -> None:
+        self.now += after
+        self.witness.look()
+
+    @property
+    def proposed(self) -> list[str | None]:
+        return [state.name for _, state in self.api.proposed]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def test_an_end_is_written_told_and_logged_once(scene: Scene) -> None:
+    flow_run = scene.api.run()
+    container = scene.engine.start("a", flow_run)
+    scene.look()
+    assert scene.said == []
+    scene.engine.end(container, seconds=2.5, oom=True)
+    scene.look(0.5)
+    scene.look(0.5)
+    assert scene.store is not None
+    end = ends.read(scene.store, flow_run)
+    assert end is not None
+    assert end.model_dump() == {
+        "flow_run": flow_run,
+        "container": container,
+        "image": "toy:1",
+        "host": "machine",
+        "started_at": pytest.approx(NOW - 2.5, abs=1e-3),
+        "finished_at": pytest.approx(NOW, abs=1e-3),
+        "exit_code": 137,
+        "oom_killed": True,
+    }
+    lines = [
+        f"flow run {flow_run}: container {'a' * 12} of toy:1 ended after 2.5 s, exit code 137, out of memory",
+        f"flow run {flow_run}: proposed Crashed",
+    ]
+    assert scene.said == lines
+    assert scene.proposed == ["Crashed"]
+    scene.api.set(flow_run, StateType.CRASHED)
+    scene.witness = scene.begin()  # as if it had been restarted
+    scene.look(0.5)
+    assert scene.said == lines
+    assert scene.proposed == ["Crashed"]
+
+
+@pytest.mark.parametrize(
+    ("state", "since", "proposed"),
+    [
+        (StateType.RUNNING, NOW - 1, ["Crashed"]),
+        (StateType.PENDING, NOW - 1, ["Crashed"]),
+        (StateType.CANCELLING, NOW - 1, ["Cancelled"]),
+        (StateType.RUNNING, NOW + 0.1, []),  # by a newer container
+        (StateType.PENDING, NOW + 0.1, []),  # for a newer container
+        (StateType.SCHEDULED, NOW - 1, []),  # is tried again
+        (StateType.PAUSED, NOW - 1, []),
+        (StateType.COMPLETED, NOW - 1, []),
+        (StateType.FAILED, NOW - 1, []),
+        (StateType.CRASHED, NOW - 1, []),
+        (StateType.CANCELLED, NOW - 1, []),
+    ],
+)
+def test_what_is_proposed(scene: Scene, state: StateType, since: float, proposed: list[str]) -> None:
+    scene.engine.end(scene.engine.start("a", scene.api.run(state, since=since)))
+    scene.look()
+    assert scene.proposed == proposed
+    scene.look(KEEP_S)
+    assert scene.engine.listed == {}
+
+
+def test_containers_of_flow_runs_of_another_server_are_left_alone(scene: Scene) -> None:
+    ended, running = scene.engine.start("a", uuid4()), scene.engine.start("b", uuid4())
+    scene.engine.end(ended)
+    assert outlive(scene) == []
+    assert scene.engine.listed.keys() == {ended, running}
+    assert scene.proposed == []
+
+
+def test_an_ended_container_stays_until_the_worker_has_read_its_last_lines(scene: Scene) -> None:
+    scene.engine.end(scene.engine.start("a", scene.api.run()))
+    scene.look()
+    scene.look(KEEP_S - 0.1)
+    assert scene.engine.listed
+    scene.look(0.2)
+    assert scene.engine.listed == {}
+
+
+def test_without_a_store_the_container_stays_and_its_flow_run_is_told(scene: Scene) -> None:
+    flow_run = scene.api.run()
+    store, scene.store = scene.store, None
+    scene.engine.end(scene.engine.start("a", flow_run))
+    for _ in range(100):
+        try:
+            scene.look(1.0)
+        except RetainError:
+            assert scene.engine.listed
+    assert scene.proposed == ["Crashed"]
+    scene.store = store
+    for _ in range(10):
+        scene.look(1.0)
+    assert store is not None
+    end = ends.read(store, flow_run)
+    assert end is not None
+    assert end.finished_at == pytest.approx(NOW, abs=1e-3)  # the engine's, not that of the looking
+    assert scene.engine.listed == {}
+
+
+def test_without_a_server_the_end_is_written_and_the_container_stays(scene: Scene) -> None:
+    flow_run = scene.api.run()
+    scene.engine.end(scene.engine.start("a", flow_run))
+    scene.api.reachable = False
+    for _ in range(100):
+        try:
+            scene.look(1.0)
+        except httpx.HTTPError:
+            assert scene.engine.listed
+        assert scene.witness.is_behind
+    assert scene.store is not None
+    assert ends.read(scene.store, flow_run) is not None
+    scene.api.reachable = True
+    for _ in range(10):
+        scene.look(1.0)
+    assert not scene.witness.is_behind
+    assert scene.proposed == ["Crashed"]
+    assert scene.engine.listed == {}
+
+
+def test_of_many_ends_one_that_fails_holds_up_no_other(scene: Scene) -> None:
+    flow_runs = [scene.api.run() for _ in range(3)]
+    for name, flow_run in zip("abc", flow_runs, strict=True):
+        scene.engine.end(scene.engine.start(name, flow_run))
+    assert scene.store is not None
+    damaged = f"{ends.FOLDER}/{flow_runs[0]}/{'0' * 64}.json"
+    scene.store.write(damaged, b"{}")
+    with pytest.raises(RetainError, match="remove it"):
+        scene.look()
+    assert [ends.read(scene.store, each) is not None for each in flow_runs[1:]] == [True, True]
+    assert scene.proposed == ["Crashed"] * 3
+
+
+def outlive(scene: Scene) -> list[str]:
+    """The containers that are killed within two minutes."""
+    for _ in range(int(120 / OUTLIVED_LOOK_S)):
+        scene.look(OUTLIVED_LOOK_S)
+    return scene.engine.killed
+
+
+@pytest.mark.parametrize("state", [StateType.COMPLETED, StateType.CRASHED, StateType.CANCELLED, StateType.CANCELLING])
+@pytest.mark.parametrize("container_is", ["running", "paused"])
+def test_a_container_that_outlives_its_flow_run_is_killed(scene: Scene, state: StateType, container_is: str) -> None:
+    flow_run = scene.api.run(state)
+    container = scene.engine.start("a", flow_run, state=container_is)
+    scene.look()
+    scene.look(OUTLIVED_S - 1)
+    assert scene.engine.killed == []
+    scene.look(OUTLIVED_LOOK_S)
+    assert scene.engine.killed == [container]
+    assert scene.said == [f"flow run {flow_run} is {state.name.capitalize()}; killing container {'a' * 12}"]
+
+
+@pytest.mark.parametrize("state", [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.PAUSED])
+def test_one_whose_flow_run_goes_on_is_left_alone(scene: Scene, state: StateType) -> None:
+    scene.engine.start("a", scene.api.run(state))
+    assert outlive(scene) == []
+
+
+def test_one_whose_flow_run_is_tried_again_within_a_minute_is_left_alone(scene: Scene) -> None:
+    flow_run = scene.api.run(StateType.CRASHED)
+    container = scene.engine.start("a", flow_run)
+    scene.look()
+    scene.look(OUTLIVED_S - 1)
+    scene.api.set(flow_run, StateType.SCHEDULED)
+    scene.look(OUTLIVED_LOOK_S)
+    scene.api.set(flow_run, StateType.CRASHED)
+    scene.look(OUTLIVED_LOOK_S)
+    scene.look(OUTLIVED_S - 1)
+    assert scene.engine.killed == []
+    assert container in outlive(scene)
+
+
+def test_the_older_one_of_two_is_killed_at_once(scene: Scene) -> None:
+    flow_run = scene.api.run()
+    older = scene.engine.start("a", flow_run, created=NOW - 100)
+    scene.engine.start("b", flow_run, created=NOW - 1)
+    scene.look()
+    assert scene.engine.killed == [older]
+
+
+def test_one_that_was_never_started_is_removed_with_its_flow_run(scene: Scene) -> None:
+    flow_run = scene.api.run(StateType.PENDING)
+    scene.engine.start("a", flow_run, state="created")
+    scene.look()
+    scene.look(2 * OUTLIVED_S)
+    assert scene.engine.listed
+    scene.api.set(flow_run, StateType.CRASHED)
+    scene.look(OUTLIVED_LOOK_S)
+    scene.look(OUTLIVED_S)
+    assert scene.engine.listed == {}
+    assert scene.engine.killed == []
+
+
+def test_a_container_that_somebody_else_removed_is_forgotten(scene: Scene) -> None:
+    container = scene.engine.start("a", scene.api.run())
+    scene.engine.listed[container]["State"] = "exited"  # and gone before it can be inspected
+    scene.look()
+    del scene.engine.listed[container]
+    scene.look(0.5)
+    assert scene.said == []
+
+
+def test_an_end_is_described_by_its_times_and_code() -> None:
+    end = ends.End(
+        flow_run=uuid4(),
+        container="c" * 64,
+        image="toy:1",
+        host="machine",
+        started_at=NOW,
+        finished_at=NOW + 61.25,
+        exit_code=0,
+        oom_killed=False,
+    )
+    assert witness.described(end) == "container cccccccccccc of toy:1 ended after 61.2 s, exit code 0"
