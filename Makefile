@@ -1,7 +1,7 @@
 # `make` alone prints the targets below. Those that name an EXPERIMENT take another by EXPERIMENT=name, which is
 # ops/configs/experiment_<name>.yaml, or by the path of a file. EXPERIMENT may be set in the shell; VENV, PYTHON, STAGE,
-# USD, BY and EXCEPT count only when given to make, since other tools use these names, and nobody signs by what a shell
-# exports.
+# USD, BY, EXCEPT, ONLY, PUSH and ACCELERATOR count only when given to make, since other tools use these names, and
+# nobody signs by what a shell exports.
 
 VENV   := .venv
 PYTHON := $(firstword $(shell command -v python3.11 2>/dev/null) python3)
@@ -9,11 +9,15 @@ STAGE  :=
 USD    :=
 BY     :=
 EXCEPT :=
+ONLY   :=
+PUSH   :=
+ACCELERATOR :=
 PY     := $(VENV)/bin/python
 
-# What `make run` needs, and what the checks and the benchmarks need besides. A stamp is older than pyproject.toml when
-# pins changed.
+# What `make run` needs, and what containers, the checks and the benchmarks need besides. A stamp is older than
+# pyproject.toml when pins changed.
 RUN := $(VENV)/.installed-run
+DOCKER := $(VENV)/.installed-docker
 DEV := $(VENV)/.installed-dev
 BENCH := $(VENV)/.installed-bench
 
@@ -31,8 +35,8 @@ quoted = '$(subst ','\'',$1)'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
-        serve messages messages.approve verdict compare words why debug costs budget lock figures docs test test-slow bench lint \
-        types imports
+        images images.lock serve messages messages.approve verdict compare words why debug costs budget lock figures docs \
+        test test-slow bench lint types imports
 
 help: ## List every command
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,11 +78,14 @@ comma := ,
 $(RUN): pyproject.toml | $(PY)
 	$(call install,train flows serve,$@)
 
-$(DEV): pyproject.toml $(RUN)
-	$(call install,train flows serve dev,$@)
+$(DOCKER): pyproject.toml $(RUN)
+	$(call install,train flows serve docker,$@)
+
+$(DEV): pyproject.toml $(DOCKER)
+	$(call install,train flows serve docker dev,$@)
 
 $(BENCH): pyproject.toml $(DEV)
-	$(call install,train flows serve dev bench,$@)
+	$(call install,train flows serve docker dev bench,$@)
 
 run: $(RUN) ## Train and release everything on this machine (EXPERIMENT=local)
 	$(PY) -m flows run --experiment $(call quoted,$(LOCAL))
@@ -103,6 +110,12 @@ train.ppo.decision: $(RUN) ## Train the decision policy, and first what it reads
 
 train.all: $(RUN) ## Train every stage and make the release (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment $(call quoted,$(LOCKED))
+
+images: $(DOCKER) ## Build the container images that are missing: ONLY=tabular,gpu PUSH=registry ACCELERATOR=cuda
+	$(PY) -m images.build --only $(call quoted,$(ONLY)) --push $(call quoted,$(PUSH)) --accelerator $(call quoted,$(ACCELERATOR))
+
+images.lock: $(DEV) ## Resolve the libraries of the images anew, from the pins of pyproject.toml
+	$(PY) -m images.locks
 
 serve: $(RUN) ## Answer POST /retain on port 8000 from the current release (EXPERIMENT=local)
 	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m serve

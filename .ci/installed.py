@@ -23,6 +23,8 @@ def lacking(extras: list[str]) -> list[str]:
 
 
 def _met(wanted: Requirement) -> bool:
+    if wanted.marker is not None and not wanted.marker.evaluate():
+        return True  # of other platforms
     try:
         return wanted.specifier.contains(version(wanted.name), prereleases=True)
     except PackageNotFoundError:

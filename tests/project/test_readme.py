@@ -15,7 +15,7 @@ from tests.docs.documents import named_targets, section
 PROJECT = Path(__file__).resolve().parents[2]
 README = (PROJECT / "README.md").read_text()
 ENVIRONMENT = "What a run takes from the environment"  # tests/docs/test_environment.py compares it with the code
-PACKAGES = ["engine", "retain", "tasks", "flows", "serve", "eval"]
+PACKAGES = ["engine", "retain", "tasks", "flows", "serve", "eval", "images"]
 
 
 def tree() -> dict[str, str]:
@@ -60,9 +60,8 @@ def settings_of_code() -> set[str]:
             used |= set(re.findall(r"environ(?:ment)?(?:\.get\(|\[)\s*\"([A-Z_]+)\"(?!\] *=)", text))
             used |= set(re.findall(r"\"([A-Z_]+_PATH)\"", text))
     makefile = (PROJECT / "Makefile").read_text()
-    used |= {
-        name for name in ("EXPERIMENT", "STAGE", "USD", "PYTHON", "VENV", "BY", "EXCEPT") if f"$({name})" in makefile
-    }
+    given = ("EXPERIMENT", "STAGE", "USD", "PYTHON", "VENV", "BY", "EXCEPT", "ONLY", "PUSH", "ACCELERATOR")
+    used |= {name for name in given if f"$({name})" in makefile}
     others = ("PREFECT_", "OMP_", "OPENBLAS_")  # of libraries
     handed_on = {*environment.TAKEN, *server.TAKEN}  # tests/docs/test_environment.py looks for these
     return {name for name in used - handed_on if not name.startswith(others) and name != "PYTHONHASHSEED"}

@@ -92,6 +92,13 @@ def test_an_empty_checkout_is_set_up_once(checkout: SetUp) -> None:
     assert checkout.called == ["-m flows run --experiment local"]
 
 
+def test_containers_and_checks_add_to_what_a_run_needs(checkout: SetUp) -> None:
+    assert checkout.make("images", f"PYTHON={checkout.python}").returncode == 0
+    assert "-m pip install --quiet --editable .[train,flows,serve,docker]" in checkout.called
+    assert checkout.make("types").returncode != 0  # there is no mypy here
+    assert "-m pip install --quiet --editable .[train,flows,serve,docker,dev]" in checkout.called
+
+
 @pytest.mark.parametrize("at", ["venv", "pip"])
 def test_what_was_killed_half_way_is_finished_by_the_next_call(checkout: SetUp, at: str) -> None:
     assert checkout.make(FAKE_KILL=at).returncode != 0
@@ -154,7 +161,8 @@ def test_what_is_installed_is_compared_with_the_pins(monkeypatch: pytest.MonkeyP
     lacking: Callable[[list[str]], list[str]] = runpy.run_path(str(PROJECT / ".ci" / "installed.py"))["lacking"]
     assert lacking(["train", "flows", "serve"]) == []
     names = lacking.__globals__  # type: ignore[attr-defined]
-    monkeypatch.setitem(names["PROJECT"], "dependencies", ["numpy==1.0", "nobody-has-this==1", "pyyaml>=6"])
+    of_others = "nobody-has-this==1; sys_platform == 'another'"
+    monkeypatch.setitem(names["PROJECT"], "dependencies", ["numpy==1.0", "nobody-has-this==1", "pyyaml>=6", of_others])
     assert lacking([]) == ["numpy==1.0", "nobody-has-this==1"]
 
 

@@ -1,0 +1,41 @@
+# Image `serve`: the API, POST /retain.
+#
+# `make images` builds it (images/build.py) from a context that holds lock.txt, the libraries of this image, and code/,
+# the folders of this repository that it needs. docs/CONTAINERS.md says more.
+
+FROM python:3.11-slim-bookworm AS libraries
+RUN python -m venv --without-pip /opt/venv
+COPY lock.txt /opt/lock.txt
+RUN pip --python /opt/venv install -q --no-cache-dir --no-compile --no-deps --require-hashes -r /opt/lock.txt \
+ && pip --python /opt/venv check \
+ && find /opt/venv/lib -type d -name tests -prune -exec rm -rf {} +
+# Nobody can write beside the code when it runs, so what is compiled here is all that ever will be. Some libraries have
+# files in the syntax of later Pythons, which nothing imports.
+RUN python -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true; \
+    echo /opt/retain > /opt/venv/lib/python3.11/site-packages/retain.pth
+
+FROM python:3.11-slim-bookworm
+# tini: a first process that hands signals on and takes in orphans.
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends tini \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt \
+ && groupadd --gid 10001 retain \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin retain
+COPY --from=libraries /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    RETAIN_HOST=0.0.0.0 \
+    RETAIN_STORE=/store
+COPY code /opt/retain
+WORKDIR /opt/retain
+RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/retain
+# Any other user and group will do as well, such as those of whoever owns the store.
+EXPOSE 8000
+USER 10001:10001
+ENTRYPOINT ["/usr/bin/tini", "--"]
+CMD ["python", "-m", "serve"]
+# Last, since every commit has another one.
+ARG RETAIN_COMMIT=unknown
+ENV RETAIN_COMMIT=$RETAIN_COMMIT
