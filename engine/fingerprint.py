@@ -16,7 +16,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
@@ -76,10 +75,14 @@ def code_digests(entry: str, root: Path = ROOT) -> dict[str, str]:
     return dict(sorted(digests.items()))
 
 
-def library_versions(names: Iterable[str]) -> dict[str, str]:
-    """Versions of the named distributions and of Python (major.minor: patch releases keep results)."""
+def library_versions(names: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Versions of the named libraries and of Python (major.minor: patch releases keep results).
+
+    `elsewhere`: distribution -> version, where the stage will run, for libraries that aren't installed here. Raises
+    PackageNotFoundError for a library that neither has.
+    """
     python = ".".join(platform.python_version_tuple()[:2])
-    return {"python": python} | {name: _version(name) for name in sorted(names)}
+    return {"python": python} | {name: _version(name, elsewhere or {}) for name in sorted(names)}
 
 
 def differences(before: Identity, now: Identity) -> list[str]:
@@ -97,12 +100,22 @@ def differences(before: Identity, now: Identity) -> list[str]:
     return lines
 
 
+def _version(name: str, elsewhere: Mapping[str, str]) -> str:
+    """Without the label of a build, such as +cpu: on what a stage computes is not part of what it computes."""
+    distributions = (*BUILDS.get(name, ()), name)
+    versions = [_installed(distribution) for distribution in distributions] + [elsewhere.get(d) for d in distributions]
+    for known in versions:
+        if known is not None:
+            return known.partition("+")[0]
+    raise PackageNotFoundError(name)
+
+
 @cache
-def _version(name: str) -> str:
-    for distribution in BUILDS.get(name, ()):
-        with suppress(PackageNotFoundError):
-            return version(distribution)
-    return version(name)
+def _installed(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
 
 
 @cache

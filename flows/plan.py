@@ -20,6 +20,8 @@ from engine.stage import IDENTITY, Stage, StageRequest, load_entry
 from engine.store import Store, open_store, sha256_of, store_url
 from flows import preflight
 from flows.sources import Source
+from images.locks import locked
+from images.table import IMAGES
 from retain.release import JUDGED_BY
 from tasks.config import Experiment, Machine
 from tasks.stages import STAGES
@@ -76,7 +78,8 @@ class Plan:
         return Identity(
             stage=stage.name,
             code=self.code[stage.name],
-            libraries=library_versions(stage.libraries),
+            # A parent in a container lacks the libraries of the other image.
+            libraries=library_versions(stage.libraries, locked(ROOT, IMAGES[stage.image])),
             config=self.configs[stage.name],
             seed=self.experiment.seed,
             inputs={name: inputs[name] for name in stage.inputs},

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from engine.fingerprint import ROOT
 from engine.output import make_decoration
 from engine.store import FolderStore
 from images.context import Context, read_context
-from images.table import BASE, IMAGES, PLATFORM
+from images.locks import outdated
+from images.table import BASE, IMAGES, PLATFORM, lock_file
 
 SILENCE_S = 3600  # how long the engine may say nothing, as it does while libraries are installed
 PUSHED = "images.json"  # what was pushed where; in build/, which git ignores
@@ -43,6 +45,7 @@ REGISTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[a-z0-9._-]+)*")
 MB = 1e6
 
 Say = Callable[[str], None]
+say_at_once: Say = partial(print, flush=True)
 
 
 class Pushed(BaseModel):
@@ -82,7 +85,11 @@ def references(root: Path, names: Iterable[str] = ("tabular", "gpu")) -> dict[st
 
 
 def build(
-    root: Path, names: Iterable[str], accelerator: str | None = None, registry: str | None = None, say: Say = print
+    root: Path,
+    names: Iterable[str],
+    accelerator: str | None = None,
+    registry: str | None = None,
+    say: Say = say_at_once,
 ) -> dict[str, str]:
     """Builds what the engine doesn't have, pushes it to `registry` if one is named, and returns name -> reference.
 
@@ -152,7 +159,13 @@ def _context(root: Path, name: str, accelerator: str | None) -> Context:
     image = IMAGES[name]
     if accelerator is not None and accelerator not in image.accelerators:
         raise RetainError(f"ACCELERATOR={accelerator}: {name} is built for {' or '.join(image.accelerators)}")
-    return read_context(root, image, accelerator or image.accelerators[0])
+    accelerator = accelerator or image.accelerators[0]
+    if pins := outdated(root, image, accelerator):
+        raise RetainError(
+            f"{lock_file(image, accelerator)}: pyproject.toml pins {', '.join(pins)}. `make images.lock` resolves the "
+            "libraries of the images anew"
+        )
+    return read_context(root, image, accelerator)
 
 
 def _has(client: docker.DockerClient, reference: str) -> bool:

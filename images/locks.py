@@ -13,14 +13,15 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
-from images.table import IMAGES, Image, lock_file
+from images.table import VARIANTS, Image, lock_file
 
 TORCH_CPU = "https://download.pytorch.org/whl/cpu/torch"  # a page with the links to the builds for CPUs
 UV_PLATFORM = "x86_64-manylinux_2_28"
@@ -28,9 +29,11 @@ HEADER = "# Written by `make images.lock` from the pins of pyproject.toml.\n"
 LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==(\S+) \\$", re.MULTILINE)
 
 
-def locked(root: Path, image: Image, accelerator: str) -> dict[str, str]:
-    """Distribution -> version, as the image has them."""
-    return dict(LOCKED.findall((root / lock_file(image, accelerator)).read_text(encoding="utf-8")))
+@cache
+def locked(root: Path, image: Image, accelerator: str | None = None) -> dict[str, str]:
+    """Distribution -> version, as the image has them; in its variant for CPUs unless an accelerator is named."""
+    path = root / lock_file(image, accelerator or image.accelerators[0])
+    return dict(LOCKED.findall(path.read_text(encoding="utf-8")))
 
 
 def pins(root: Path, image: Image, accelerator: str) -> list[str]:
@@ -41,6 +44,13 @@ def pins(root: Path, image: Image, accelerator: str) -> list[str]:
     wanted = [*project["dependencies"], *(pin for extra in image.extras for pin in extras[extra])]
     wanted += [named[name] for name in image.libraries]
     return [f"{pin}+cpu" if _name(pin) == "torch" and accelerator == "cpu" else pin for pin in wanted]
+
+
+def outdated(root: Path, image: Image, accelerator: str) -> list[str]:
+    """What pyproject.toml pins and the image's lock file doesn't have: its lines, without what follows a semicolon."""
+    versions = locked(root, image, accelerator)
+    wanted = [pin.partition(";")[0].strip() for pin in pins(root, image, accelerator)]
+    return [pin for pin in wanted if versions.get(_name(pin)) != pin.partition("==")[2]]
 
 
 def lock(root: Path, image: Image, accelerator: str, torch_wheels: str) -> str:
@@ -81,13 +91,6 @@ def _name(pin: str) -> str:
     return re.split(r"[^A-Za-z0-9._-]", pin, maxsplit=1)[0]
 
 
-def variants() -> Iterator[tuple[Image, str]]:
-    """Every image with each accelerator that it is built for."""
-    for image in IMAGES.values():
-        for accelerator in image.accelerators:
-            yield image, accelerator
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m images.locks", description="Writes the lock files of the images.")
     parser.add_argument(
@@ -95,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        texts = {lock_file(*variant): lock(ROOT, *variant, options.torch) for variant in variants()}
+        texts = {lock_file(*variant): lock(ROOT, *variant, options.torch) for variant in VARIANTS}
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 BASE = "python:3.11-slim-bookworm"
 # The byte-for-byte guarantees of artifacts were measured on it, and the lock files hold its wheels alone.
 PLATFORM = "linux/amd64"
-REBUILD = "make images && make deploy"  # what mends an image of other code, as its own messages say
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,18 @@ class Image:
         return f"images/{self.name}.Dockerfile"
 
 
-_STAGES = ("engine", "retain", "tasks", "flows")  # what a container that runs a stage has
+# What a container that runs a flow has. The lock files tell what stages of the other image compute with, which is part
+# of their fingerprints.
+_FLOWS = (
+    "engine",
+    "retain",
+    "tasks",
+    "flows",
+    "images/__init__.py",
+    "images/table.py",
+    "images/locks.py",
+    "images/locks",
+)
 
 _ROWS = (
     Image(
@@ -38,8 +48,7 @@ _ROWS = (
         what="stages without a language model, and the flow that carries out a run",
         extras=("flows",),
         libraries=("pandas", "pyarrow", "scikit-learn", "torch", "xgboost-cpu"),
-        # images/locks: what the stages of the other image compute with, which is part of their fingerprints.
-        code=(*_STAGES, "eval", "images/__init__.py", "images/table.py", "images/locks.py", "images/locks", "ops"),
+        code=(*_FLOWS, "eval", "ops", "infra/prices.yaml"),
     ),
     Image(
         name="gpu",
@@ -59,7 +68,7 @@ _ROWS = (
             "transformers",
             "trl",
         ),
-        code=_STAGES,
+        code=_FLOWS,
         accelerators=("cpu", "cuda"),
     ),
     Image(
@@ -79,6 +88,7 @@ _ROWS = (
 )
 
 IMAGES: dict[str, Image] = {image.name: image for image in _ROWS}
+VARIANTS = [(image, accelerator) for image in _ROWS for accelerator in image.accelerators]
 
 
 def lock_file(image: Image, accelerator: str) -> str:

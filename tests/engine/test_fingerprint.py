@@ -281,17 +281,26 @@ def test_libraries_are_the_named_ones_and_python() -> None:
 def test_a_library_has_one_name_whichever_distribution_it_came_from(
     monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], wanted: str
 ) -> None:
-    def version_of(name: str) -> str:
-        if name not in installed:
-            raise PackageNotFoundError(name)
-        return installed[name]
+    monkeypatch.setattr(fingerprint, "_installed", installed.get)
+    assert library_versions(["xgboost"]) == {"python": "3.11", "xgboost": wanted}
 
-    monkeypatch.setattr(fingerprint, "version", version_of)
-    fingerprint._version.cache_clear()
-    try:
-        assert library_versions(["xgboost"]) == {"python": "3.11", "xgboost": wanted}
-    finally:
-        fingerprint._version.cache_clear()
+
+def test_a_library_that_is_not_installed_here_has_the_version_of_where_the_stage_will_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fingerprint, "_installed", {"numpy": "2.0"}.get)
+    elsewhere = {"numpy": "1.0", "xgboost-cpu": "3.2.0"}
+    assert library_versions(["numpy", "xgboost"], elsewhere) == {"python": "3.11", "numpy": "2.0", "xgboost": "3.2.0"}
+    with pytest.raises(PackageNotFoundError):
+        library_versions(["numpy", "trl"], elsewhere)
+
+
+def test_builds_of_a_library_for_a_cpu_and_for_a_gpu_are_one_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = []
+    for installed in ("2.13.0+cpu", "2.13.0+cu130", "2.13.0"):
+        monkeypatch.setattr(fingerprint, "_installed", {"torch": installed}.get)
+        versions.append(library_versions(["torch"])["torch"])
+    assert versions == ["2.13.0"] * 3
 
 
 # --- the fingerprint and its differences -------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from engine import records
+from engine import fingerprint, records
 from engine.config import experiment_path
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import ROOT
@@ -95,6 +95,19 @@ def test_only_what_has_its_inputs_has_an_identity(tables: Path) -> None:
     known = {name for name, identity in plan.standing().items() if identity is not None}
     assert known == {"customers", "campaigns", "dialogues", "preferences"}
     assert plan.reusable() == {}
+
+
+def test_a_parent_without_the_libraries_of_a_stage_takes_their_versions_from_its_image(
+    tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan("local", ["dialogues", "sft"])
+    sft, inputs = STAGES["sft"], dict.fromkeys(STAGES["sft"].inputs, "a" * 64)
+    here = plan.identity(sft, inputs)
+    installed = fingerprint._installed
+    monkeypatch.setattr(
+        fingerprint, "_installed", lambda name: None if name in {"transformers", "trl"} else installed(name)
+    )
+    assert plan.identity(sft, inputs) == here
 
 
 def test_an_unknown_stage_and_an_unknown_experiment_are_named(tables: Path) -> None:
