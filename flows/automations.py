@@ -1,5 +1,9 @@
 """What Prefect does by itself about runs of deployments, as code: `register()` puts it on the server.
 
+A flow run in a container says every 30 s that it is alive (infra/pools/docker.json). Where that stops without an end,
+its container is gone together with whoever would have told, so it is marked as crashed. A run that crashed goes on by
+itself, in another container; stages are started again by their run alone.
+
 A run says what happens to its budget by an event about the ledger's scope (`retain.budget.<scope>`), with the flow run
 and its deployment as related resources. Where the budget is exceeded, the run has stopped its own children already; the
 automation sees to it that nothing starts the deployment again before somebody has looked.
@@ -11,8 +15,9 @@ from datetime import timedelta
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
-from prefect.events.actions import PauseDeployment
+from prefect.events.actions import ChangeFlowRunState, PauseDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
 from flows.run import Announce
@@ -32,7 +37,61 @@ BUDGET = AutomationCore(
     ),
     actions=[PauseDeployment(source="inferred", deployment_id=None)],
 )
-AUTOMATIONS: tuple[AutomationCore, ...] = (BUDGET,)
+
+RUN, STAGE = "train", "stage"  # the flows, by their names
+SILENT_S = 90  # three heartbeats; looked at every 5 s
+HEARTBEAT = "prefect.flow-run.heartbeat"
+# States by their names, of Prefect and of flows/stage.py; one that was rescheduled is silent until it runs again.
+ENDS = (
+    *("Completed", "Failed", "TimedOut", "Crashed", "Cancelled", "AwaitingRetry", "Paused", "Suspended"),
+    *("Preempted", "Claimed", "Fenced", "StoreUnavailable", "Overdue", "Refused"),
+)
+LOST = AutomationCore(
+    name="retain: a flow run without a heartbeat has crashed",
+    description="Its container is gone together with the worker and the witness, or is cut off.",
+    trigger=EventTrigger(
+        after={HEARTBEAT},
+        expect={HEARTBEAT, *(f"prefect.flow-run.{name}" for name in ENDS)},
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        match_related={"prefect.resource.role": "flow", "prefect.resource.name": [RUN, STAGE]},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=SILENT_S),
+    ),
+    actions=[
+        ChangeFlowRunState(
+            state=StateType.CRASHED, name="Crashed", message=f"No sign of life for {SILENT_S} s.", force=False
+        ),
+    ],
+)
+
+# A run that crashes again at once, for want of its image perhaps, is left alone after the second time. How often it may
+# come back in all is the run's own business (flows/parent.py).
+AT_ONCE_S = 15
+RETURN = AutomationCore(
+    name="retain: a crashed run goes on",
+    description="In a new container, where it takes up the stages that are at work.",
+    trigger=EventTrigger(
+        expect={"prefect.flow-run.Crashed"},
+        # Only what has run before: its count begins with a digit other than 0.
+        match={
+            "prefect.resource.id": "prefect.flow-run.*",
+            "prefect.run-count": [f"{digit}*" for digit in range(1, 10)],
+        },
+        match_related={"prefect.resource.role": "flow", "prefect.resource.name": RUN},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=1,
+        within=timedelta(seconds=AT_ONCE_S),
+    ),
+    actions=[
+        ChangeFlowRunState(
+            state=StateType.SCHEDULED, name="AwaitingRetry", message="It crashed; it goes on by itself.", force=False
+        ),
+    ],
+)
+AUTOMATIONS: tuple[AutomationCore, ...] = (BUDGET, LOST, RETURN)
 
 
 def register() -> None:

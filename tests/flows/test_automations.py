@@ -10,9 +10,11 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.events.schemas.events import Event
 from prefect.server.events.schemas.automations import Automation as ServersAutomation
 from prefect.server.events.schemas.events import ReceivedEvent
+from prefect.types._datetime import now
 
 from flows import automations
-from flows.automations import AUTOMATIONS, BUDGET, announcer, register
+from flows.automations import AUTOMATIONS, BUDGET, LOST, RETURN, announcer, register
+from flows.stage import state_after
 
 
 class Server:
@@ -90,3 +92,70 @@ def test_the_deployment_is_found_by_the_server_s_own_action(sent: list[Event]) -
     event = ReceivedEvent(**sent[0].model_dump(), received=sent[0].occurred)
     assert _id_of_first_resource_of_kind(event, "prefect.deployment") == deployment
     assert [(action.type, action.source) for action in BUDGET.actions] == [("pause-deployment", "inferred")]  # type: ignore[union-attr]
+
+
+def of_a_flow_run(name: str, flow: str, run_count: int = 1) -> ReceivedEvent:
+    """A heartbeat or the change to a state, as Prefect tells of it."""
+    return ReceivedEvent(
+        occurred=now("UTC"),
+        received=now("UTC"),
+        event=f"prefect.flow-run.{name}",
+        resource={"prefect.resource.id": f"prefect.flow-run.{uuid4()}", "prefect.run-count": str(run_count)},  # type: ignore[arg-type]
+        related=[
+            {"prefect.resource.id": f"prefect.deployment.{uuid4()}", "prefect.resource.role": "deployment"},  # type: ignore[list-item]
+            {
+                "prefect.resource.id": f"prefect.flow.{uuid4()}",
+                "prefect.resource.role": "flow",
+                "prefect.resource.name": flow,
+            },  # type: ignore[list-item]
+        ],
+        id=uuid4(),
+    )
+
+
+def trigger_of(automation: AutomationCore) -> Any:
+    return ServersAutomation(**automation.model_dump()).trigger
+
+
+@pytest.mark.parametrize("flow", ["train", "stage"])
+def test_a_flow_run_is_lost_that_goes_silent_without_an_end(flow: str) -> None:
+    trigger = trigger_of(LOST)
+    heartbeat = of_a_flow_run("heartbeat", flow)
+    assert trigger.covers(heartbeat)
+    assert trigger.starts_after(heartbeat.event)
+    for state in ("heartbeat", "Completed", "Failed", "Crashed", "Preempted", "Cancelled", "AwaitingRetry"):
+        event = of_a_flow_run(state, flow)
+        assert trigger.covers(event)
+        assert trigger.expects(event.event), state
+    for state in ("Running", "Pending", "Cancelling"):  # no end: silence after these is one
+        assert not trigger.expects(of_a_flow_run(state, flow).event)
+    assert not trigger.covers(of_a_flow_run("heartbeat", "somebody else's"))
+
+
+@pytest.mark.parametrize("code", [*range(-15, 100)])
+def test_every_state_that_a_stage_ends_with_is_an_end(code: int) -> None:
+    """One of another name would count as silence."""
+    for cancelled in (False, True):
+        try:
+            state = state_after(code, "", cancelled=cancelled)
+        except ValueError:
+            assert code < 0  # no signal has that number
+        else:
+            assert state.name in automations.ENDS
+
+
+@pytest.mark.parametrize(
+    ("state", "flow", "run_count", "returns"),
+    [
+        ("Crashed", "train", 1, True),
+        ("Crashed", "train", 23, True),
+        ("Crashed", "train", 0, False),  # it never began: its image is missing, for instance
+        ("Crashed", "stage", 1, False),
+        ("Failed", "train", 1, False),
+        ("Cancelled", "train", 1, False),
+        ("Completed", "train", 1, False),
+    ],
+)
+def test_a_run_that_crashed_after_it_had_begun_goes_on(state: str, flow: str, run_count: int, returns: bool) -> None:
+    trigger, event = trigger_of(RETURN), of_a_flow_run(state, flow, run_count)
+    assert (trigger.covers(event) and trigger.expects(event.event)) is returns
