@@ -35,8 +35,8 @@ quoted = '$(subst ','\'',$1)'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
-        images images.lock serve messages messages.approve verdict compare words why debug costs budget lock figures docs \
-        test test-slow bench lint types imports
+        images images.lock up down serve messages messages.approve verdict compare words why debug costs budget lock figures \
+        docs test test-slow bench lint types imports
 
 help: ## List every command
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,12 @@ images: $(DOCKER) ## Build the container images that are missing: ONLY=tabular,g
 
 images.lock: $(DEV) ## Resolve the libraries of the images anew, from the pins of pyproject.toml
 	$(PY) -m images.locks
+
+up: $(DOCKER) ## Start PostgreSQL, Prefect's server, a worker and the witness in containers, on 127.0.0.1:4200
+	$(PY) -m flows.platform up
+
+down: $(DOCKER) ## Stop them, and the stages that run in containers; what they know is kept
+	$(PY) -m flows.platform down
 
 serve: $(RUN) ## Answer POST /retain on port 8000 from the current release (EXPERIMENT=local)
 	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m serve

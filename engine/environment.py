@@ -35,6 +35,14 @@ SET = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
+# Never in a job variable, a log, a manifest or an artifact. A test searches all of them for their values.
+SECRETS = (
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "POSTGRES_PASSWORD",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_API_KEY",
+    "PREFECT_SERVER_API_AUTH_STRING",
+)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SET_FOR_LIBRARIES = {
     # A thread that spins while it waits keeps its partner off a core that others use, too: iterations of 0.2 s were

@@ -15,6 +15,8 @@ from tests.datasets import described
 # As engine/__main__.py does, for the same reasons: threads that wait do so asleep, and torch's compiler stays away. One
 # thread each, where a test says nothing else: pytest runs a process for every core.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TORCHDYNAMO_DISABLE": "1"}
+# No test may reach a platform that happens to be up: prefect.toml would lead there.
+os.environ |= {"PREFECT_API_URL": "", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}
 # For the processes that pytest starts. As flows/launch.py says of an attempt: memory that is given back at once and
 # asked for again costs page faults, a third of the time of the slowest test of the decision's bound.
 os.environ |= {"MALLOC_TRIM_THRESHOLD_": str(512 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}

@@ -1,0 +1,318 @@
+"""The services that deployments run on: what their files say, and the faults that `make up` tells in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from docker.errors import NotFound
+from jsonschema import Draft202012Validator
+
+from engine.environment import SECRETS
+from engine.errors import RetainError
+from engine.fingerprint import ROOT
+from flows import platform, witness
+
+COMPOSE, BUILD = (yaml.safe_load(path.read_text()) for path in (platform.COMPOSE_FILE, platform.BUILD_FILE))
+POOL = json.loads(platform.POOL_FILE.read_text())
+SCHEMA = ROOT / "tests" / "compose-spec" / "compose-spec.json"
+
+
+@pytest.fixture(autouse=True)
+def secrets_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in (platform.DATABASE_PASSWORD, platform.SERVER_AUTH, platform.CLIENT_AUTH, "RETAIN_BIND", "DOCKER_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "secrets.env"
+    monkeypatch.setattr(platform, "SECRETS_FILE", path)
+    return path
+
+
+def engine(volume: bool = False) -> Any:
+    def get(name: str) -> object:
+        assert name == platform.VOLUME
+        if not volume:
+            raise NotFound("no such volume")
+        return object()
+
+    return SimpleNamespace(volumes=SimpleNamespace(get=get), containers=SimpleNamespace(list=lambda **_: []))
+
+
+# -- files
+
+
+@pytest.mark.parametrize("content", [COMPOSE, BUILD], ids=["compose", "compose.build"])
+def test_compose_files_are_what_the_specification_says(content: Any) -> None:
+    """docker-compose 1.29 reads them as well: the test below asks it."""
+    errors = Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(content)
+    assert [f"{list(error.absolute_path)}: {error.message}" for error in errors] == []
+
+
+def test_the_specification_refuses_what_is_none_of_its() -> None:
+    schema = Draft202012Validator(json.loads(SCHEMA.read_text()))
+    assert not schema.is_valid({**COMPOSE, "services": {"server": {"imag": "x"}}})
+
+
+def test_only_the_server_is_reached_from_outside_and_only_from_this_machine() -> None:
+    published = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
+    assert published == {"server": ["${RETAIN_BIND:-127.0.0.1}:4200:4200"]}
+
+
+def test_what_compose_starts_is_looked_after() -> None:
+    services = COMPOSE["services"]
+    assert services.keys() == {"postgres", "server", "worker", "witness"}
+    assert all(service["healthcheck"]["test"] for service in services.values())
+    restarts = {name: service["restart"] for name, service in services.items()}
+    assert restarts == dict.fromkeys(("postgres", "server"), "unless-stopped") | dict.fromkeys(
+        ("worker", "witness"), "always"
+    )
+
+
+def test_prefect_is_the_one_that_is_installed_here() -> None:
+    assert COMPOSE["services"]["server"]["image"] == f"prefecthq/prefect:{version('prefect')}-python3.11"
+
+
+def test_both_postgresqls_read_one_volume() -> None:
+    dockerfile = (platform.INFRA / "postgres" / "Dockerfile").read_text()
+    (major,) = re.findall(r"^postgres:(\d+)-bookworm$", COMPOSE["services"]["postgres"]["image"])
+    assert f"postgresql-{major}" in dockerfile
+    assert COMPOSE["services"]["postgres"]["volumes"] == ["postgres:/var/lib/postgresql/data"]
+    assert "PGDATA=/var/lib/postgresql/data" in dockerfile
+    assert COMPOSE["volumes"] == {"postgres": {"name": platform.VOLUME}}
+    assert BUILD["services"]["postgres"]["image"] == platform.BUILT_POSTGRES
+
+
+def test_no_secret_stands_in_a_file() -> None:
+    for path in sorted(platform.INFRA.rglob("*")):
+        if path.is_file() and not path.name.startswith("secrets.env"):
+            for name, value in re.findall(rf"^ *({'|'.join(SECRETS)})\"?: *(.*)", path.read_text(), re.MULTILINE):
+                assert re.match(r"\$\{[A-Z_]+:-\}$|#|$", value), f"{path}: {name} {value}"
+
+
+def test_the_pool_makes_containers_as_the_others_expect_them() -> None:
+    properties = POOL["variables"]["properties"]
+    assert set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(POOL["job_configuration"]))) == properties.keys()
+    assert all(each["title"] for each in properties.values())
+    assert properties["command"]["default"] == "python -m prefect.engine"
+    assert properties["networks"]["default"] == [COMPOSE["networks"]["default"]["name"]]
+    (label,) = POOL["job_configuration"]["labels"].items()
+    assert "=".join(label) == platform.POOL_LABEL == witness.POOL_LABEL
+    assert COMPOSE["services"]["worker"]["command"][3:5] == [f"--pool={platform.POOL}", "--type=docker"]
+    assert POOL["job_configuration"]["auto_remove"] is False  # or nobody could tell how a container ended
+
+
+def test_the_prefect_command_finds_the_server() -> None:
+    from prefect.settings import get_current_settings
+
+    code = "from prefect.settings import get_current_settings; print(get_current_settings().api.url)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={"HOME": "/nonexistent"}, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == platform.api_url()
+    assert get_current_settings().api.url != platform.api_url()  # the tests have none but those they make
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose isn't installed")
+@pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.build.yaml"]])
+def test_docker_compose_reads_the_files(files: list[str]) -> None:
+    named = [word for name in files for word in ("--file", str(platform.INFRA / name))]
+    ended = subprocess.run(["docker-compose", *named, "config", "--quiet"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+
+
+# -- secrets
+
+
+def test_the_password_of_the_database_is_made_once(secrets_file: Path) -> None:
+    first = platform._secrets(engine(), "127.0.0.1")
+    assert len(first[platform.DATABASE_PASSWORD]) >= 32
+    assert stat.S_IMODE(secrets_file.stat().st_mode) == 0o600
+    assert platform._secrets(engine(volume=True), "127.0.0.1") == first
+    assert [path.name for path in secrets_file.parent.iterdir()] == ["secrets.env"]
+
+
+def test_a_password_of_the_environment_is_not_written(secrets_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(platform.DATABASE_PASSWORD, "ours")
+    assert platform._secrets(engine(volume=True), "127.0.0.1") == {platform.DATABASE_PASSWORD: "ours"}
+    assert not secrets_file.exists()
+
+
+def test_a_database_whose_password_is_lost_is_named() -> None:
+    with pytest.raises(RetainError, match=r"POSTGRES_PASSWORD=.* docker volume rm retain-postgres"):
+        platform._secrets(engine(volume=True), "127.0.0.1")
+
+
+def test_secrets_that_others_can_read_are_refused(secrets_file: Path) -> None:
+    secrets_file.write_text("POSTGRES_PASSWORD=x\n")
+    secrets_file.chmod(0o644)
+    with pytest.raises(RetainError, match="chmod 600"):
+        platform._secrets(engine(), "127.0.0.1")
+
+
+def test_another_address_wants_a_name_and_a_password(secrets_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("0.0.0.0", "192.0.2.1", "127.0.0.2"):
+        with pytest.raises(RetainError, match=r"RETAIN_BIND=.*PREFECT_SERVER_API_AUTH_STRING=name:password"):
+            platform._secrets(engine(), address)
+    monkeypatch.setenv(platform.SERVER_AUTH, "nameless")
+    with pytest.raises(RetainError, match="is no name:password"):
+        platform._secrets(engine(), "0.0.0.0")
+    monkeypatch.setenv(platform.SERVER_AUTH, "ann:secret")
+    assert platform._secrets(engine(), "0.0.0.0")[platform.CLIENT_AUTH] == "ann:secret"
+    monkeypatch.delenv(platform.SERVER_AUTH)
+    with secrets_file.open("a") as file:
+        file.write("\n# the server's\nPREFECT_SERVER_API_AUTH_STRING=bob:other=secret\n")
+    assert platform._secrets(engine(), "0.0.0.0")[platform.SERVER_AUTH] == "bob:other=secret"
+
+
+# -- faults in one line
+
+
+def test_no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    with pytest.raises(
+        RetainError, match=rf"No Docker engine answers at {tmp_path}/docker.sock .*No such file"
+    ) as raised:
+        platform.up(print)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_engine_that_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(self: socket.socket, address: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    with pytest.raises(RetainError, match=r"does not let user \d+ in \(/var/run/docker.sock\).*usermod"):
+        platform.up(print)
+
+
+def test_an_engine_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
+    with pytest.raises(RetainError, match=r"DOCKER_HOST=tcp://192\.0\.2\.1:2375: "):
+        platform.up(print)
+
+
+def test_no_compose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RetainError, match="Neither `docker compose` nor `docker-compose` is installed"):
+        platform._compose_program()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "standalone", "program"),
+    [(True, True, ["docker", "compose"]), (True, False, ["docker", "compose"]), (False, True, ["docker-compose"])],
+)
+def test_either_compose_is_used(
+    plugin: bool, standalone: bool, program: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, code in (("docker", 0 if plugin else 1), ("docker-compose", 0)):
+        if name == "docker" or standalone:
+            (tmp_path / name).write_text(f"#!/bin/sh\nexit {code}\n")
+            (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert platform._compose_program() == program
+
+
+def test_what_compose_says_last_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "docker-compose").write_text("#!/bin/sh\necho progress >&2; echo no such image >&2; exit 1\n")
+    (tmp_path / "docker-compose").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(platform, "_compose_program", lambda: ["docker-compose"])
+    with pytest.raises(RetainError, match=r"docker-compose .* up` failed: no such image$"):
+        platform._compose(["up"], {"PATH": f"{tmp_path}:/usr/bin:/bin"})
+
+
+class Answers(BaseHTTPRequestHandler):
+    status, body = 200, b'"3.1.0"'
+
+    def do_GET(self) -> None:
+        assert self.path == "/api/admin/version"
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Something that listens at the server's port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        monkeypatch.setattr(platform, "PORT", server.server_port)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("other")
+@pytest.mark.parametrize(
+    ("status", "body", "what"),
+    [
+        (200, b'"3.1.0"', r"another Prefect server \(3\.1\.0\)"),
+        (401, b"{}", r"another Prefect server \(unknown\)"),
+        (404, b"{}", "another program"),
+        (200, b"<html>", "another program"),
+        (200, b'{"name": "x"}', "another program"),
+    ],
+)
+def test_who_has_taken_the_port(status: int, body: bytes, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Answers, "status", status)
+    monkeypatch.setattr(Answers, "body", body)
+    with pytest.raises(RetainError, match=rf"^Port \d+ of 127.0.0.1 is taken by {what}: stop that first$"):
+        platform._refuse_others(engine(), "127.0.0.1", {})
+
+
+def test_a_port_that_is_free_is_nobody_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setattr(platform, "PORT", listener.getsockname()[1])
+    platform._refuse_others(engine(), "127.0.0.1", {})
+
+
+def test_our_own_server_has_the_port() -> None:
+    running = SimpleNamespace(containers=SimpleNamespace(list=lambda **_: [SimpleNamespace(status="running")]))
+    own: Any = running
+    platform._refuse_others(own, "127.0.0.1", {})
+
+
+def container(status: str, health: str, restarts: int = 0) -> Any:
+    state = {"Status": status, "Health": {"Status": health}}
+    return SimpleNamespace(
+        name="retain_server_1", attrs={"State": state, "RestartCount": restarts}, logs=lambda tail: b"no database\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "what"),
+    [("exited", 0, "ended"), ("restarting", 9, "ended"), ("running", 0, "isn't healthy")],
+)
+def test_a_service_that_does_not_get_healthy(
+    status: str, restarts: int, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "READY_S", 0.1)
+    monkeypatch.setattr(platform, "_services", lambda engine, service: [container(status, "starting", restarts)])
+    said: list[str] = []
+    with pytest.raises(RetainError, match=rf"^server {what}.*\(no database\). See `docker logs retain_server_1`$"):
+        platform._wait(engine(), "server", said.append)
+    assert said == []
+
+
+def test_a_healthy_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "_services", lambda engine, service: [container("running", "healthy")])
+    said: list[str] = []
+    platform._wait(engine(), "server", said.append)
+    assert said == ["server: healthy after 0 s"]
