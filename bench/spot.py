@@ -114,7 +114,8 @@ def checkpointing(attempts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _launch_timed(request: StageRequest, caller: Mapping[str, str], times: Path) -> Child:
     """As flows.launch starts an attempt, but by timed_attempt()."""
-    from flows.launch import LOG, Subprocess
+    from engine.records import LOG
+    from flows.launch import Subprocess
 
     work = Path(request.work)
     work.mkdir(parents=True)

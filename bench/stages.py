@@ -35,7 +35,7 @@ if str(ROOT) not in sys.path:
 
 if TYPE_CHECKING:
     from engine.stage import Stage
-    from tasks.config import Stages
+    from tasks.config import Experiment, Stages
 
 OUT = ROOT / "bench" / "results" / "stages.json"
 ORDER = ("base", "sft", "rm", "judge", "ppo_text", "text_eval", "messages")
@@ -116,7 +116,7 @@ def measure(folder: Path, place: Path, experiment: str, share: float, device: st
         inputs = {upstream: made[upstream] for upstream in stage.inputs} | (
             {"source": folder / "source"} if stage.source else {}
         )
-        row = rows[name] = timed(stage, config, inputs, place, stated.seed, device)
+        row = rows[name] = timed(stage, config, inputs, place, stated, device)
         if "failed" not in row:
             row["whole_s"] = whole_s(name, row, config, stated.stages)
             made[name] = place / name
@@ -144,13 +144,17 @@ def cut(name: str, config: Any, share: float) -> Any:
     return config
 
 
-def timed(stage: Stage, config: Any, inputs: Mapping[str, Path], place: Path, seed: int, device: str) -> dict[str, Any]:
-    """Runs a stage into place/<name>; its seconds, seconds a step, the GPU's peak of memory, and its metrics."""
+def timed(
+    stage: Stage, config: Any, inputs: Mapping[str, Path], place: Path, stated: Experiment, device: str
+) -> dict[str, Any]:
+    """Runs a stage of the experiment `stated` into place/<name>; its seconds, seconds a step, the GPU's peak of memory,
+    and its metrics."""
     import torch
 
     from engine.artifact import ArtifactWriter
     from engine.checkpoint import Checkpointer
     from engine.claim import acquire
+    from engine.interval import Schedule
     from engine.stage import Workspace, load_entry
     from engine.store import open_store
 
@@ -167,12 +171,13 @@ def timed(stage: Stage, config: Any, inputs: Mapping[str, Path], place: Path, se
         out=ArtifactWriter(out),
         scratch=work,
         checkpoints=Checkpointer(store, f"{stage.name}/checkpoints", claim),
-        seed=seed,
+        seed=stated.seed,
         threads=stage.resources.threads,
         device=device,
         deadline=float("inf"),
         report=clock.report,
         stopping=threading.Event(),
+        schedule=Schedule(stated.execution.checkpoint),
     )
     began = time.monotonic()
     try:

@@ -31,6 +31,7 @@ from engine import config
 from engine.artifact import ArtifactWriter
 from engine.checkpoint import Checkpoint
 from engine.errors import RetainError
+from engine.interval import CheckpointInterval, Schedule
 from engine.paths import path_of
 from engine.stage import Metrics, Workspace
 from flows.sources import resolve
@@ -110,13 +111,14 @@ def repeat(experiment: Experiment, seed: int, data: Path) -> dict[str, Metrics]:
             inputs |= {"source": root / "source" / name} if name in tables else {}
             module, _, function = STAGES[name].entry.partition(":")
             run = getattr(importlib.import_module(module), function)
+            workspace = _workspace(root / name, seed, experiment.execution.checkpoint)
             started = time.perf_counter()
-            metrics: Metrics = run(getattr(experiment.stages, name), inputs, _workspace(root / name, seed))
+            metrics: Metrics = run(getattr(experiment.stages, name), inputs, workspace)
             measured[name] = {**metrics, "seconds": {"value": round(time.perf_counter() - started, 2)}}
     return measured
 
 
-def _workspace(folder: Path, seed: int) -> Workspace:
+def _workspace(folder: Path, seed: int, interval: CheckpointInterval) -> Workspace:
     folder.mkdir()
     checkpoints: Any = Forgotten()
     return Workspace(
@@ -129,6 +131,7 @@ def _workspace(folder: Path, seed: int) -> Workspace:
         deadline=float("inf"),
         report=lambda step, total, metrics: None,
         stopping=threading.Event(),
+        schedule=Schedule(interval),
     )
 
 

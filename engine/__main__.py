@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 from engine.debug import debug
+from engine.driver import execute
 from engine.environment import of_libraries
 from engine.errors import RetainError
 from engine.output import make_decoration
 from engine.paths import why_unreadable
-from engine.stage import BAD_INPUT, StageRequest, execute
+from engine.stage import BAD_INPUT, StageRequest
 
 
 def main(arguments: list[str]) -> int:

@@ -14,14 +14,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ArtifactError
+from engine.errors import ArtifactError, RetainError, StoreUnavailable
 from engine.faults import fault
 from engine.paths import NOT_THERE, why_unreadable
 from engine.store import ABSENT, Conflict, FolderStore, Store, has_sha256, sha256_of
@@ -112,8 +113,11 @@ class ArtifactStore:
         stored = self.store.read(key)
         return parse_manifest(stored[0], key) if stored else None
 
-    def publish(self, stage: str, fingerprint: str, folder: Path) -> Manifest:
-        """Writes the files, then the manifest. If there is a manifest already, that one is the artifact."""
+    def publish(self, stage: str, fingerprint: str, folder: Path, check: Callable[[], None] = lambda: None) -> Manifest:
+        """Writes the files, then the manifest. If there is a manifest already, that one is the artifact.
+
+        `check` is called before the manifest is written, and raises what keeps it from being written.
+        """
         fault("artifact.publish")
         prefix = self.prefix(stage, fingerprint)
         files = []
@@ -123,6 +127,7 @@ class ArtifactStore:
             files.append(File(path.relative_to(folder).as_posix(), digest, path.stat().st_size))
         manifest = Manifest(tuple(files))
         fault("artifact.seal")
+        check()
         try:
             self.store.write(f"{prefix}/{MANIFEST}", manifest.dump(), expect=ABSENT)
         except Conflict:
@@ -136,12 +141,12 @@ class ArtifactStore:
         """Removes the manifest, so that the artifact is made again; its files stay, and equal ones aren't written."""
         self.store.delete(f"{self.prefix(stage, fingerprint)}/{MANIFEST}")
 
-    def open(self, stage: str, fingerprint: str, into: Path) -> Path:
-        """A folder of links to the artifact's files, each checked against its hash."""
+    def open(self, stage: str, fingerprint: str, into: Path, *, copied: bool = False) -> Path:
+        """A folder of links to the artifact's files, or of copies, each checked against its hash."""
         for file, source in self._checked(stage, fingerprint, into):
-            link = into / file.path
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(source)
+            place = into / file.path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            bring(source, place, copied=copied)
         return into
 
     def verify(self, stage: str, fingerprint: str) -> None:
@@ -151,13 +156,14 @@ class ArtifactStore:
                 pass
 
     def _checked(self, stage: str, fingerprint: str, scratch: Path) -> Iterator[tuple[File, Path]]:
+        """Raises ArtifactError for what is missing or damaged, StoreUnavailable for what can't be read now."""
         manifest = self.manifest(stage, fingerprint)
         prefix = self.prefix(stage, fingerprint)
         if manifest is None:
             raise ArtifactError(f"{prefix}: no such artifact in {self.store.url}")
         for file in manifest.files:
             source = self.store.local(f"{prefix}/files/{file.sha256}", scratch)
-            _verify(source, file, f"{self.store.url}/{prefix}")
+            _verify(source, file, f"{self.store.url}/{prefix}", StoreUnavailable)
             yield file, source
 
     def metrics(self, stage: str, fingerprint: str) -> dict[str, dict[str, Any]]:
@@ -256,11 +262,22 @@ def _is_name(text: str) -> bool:
     return "\0" not in text and not {"", ".", ".."}.intersection(text.split("/"))
 
 
-def _verify(path: Path, file: File, where: str) -> None:
+def bring(source: Path, place: Path, *, copied: bool) -> None:
+    """Makes `place` a link to a file of the store, or a copy of it. Raises StoreUnavailable."""
+    if not copied:
+        place.symlink_to(source)
+        return
+    try:
+        shutil.copyfile(source, place)
+    except OSError as error:
+        raise StoreUnavailable(f"{source}: can't be copied to {place} ({error.strerror or error})") from None
+
+
+def _verify(path: Path, file: File, where: str, unreadable: type[RetainError] = ArtifactError) -> None:
     try:
         whole = has_sha256(path, file.sha256)
     except OSError as error:
-        raise ArtifactError(f"{where}: {file.path} {why_unreadable(error)}") from None
+        raise unreadable(f"{where}: {file.path} {why_unreadable(error)}") from None
     if not whole:
         raise ArtifactError(f"{where}: {file.path} is missing or damaged; remove the artifact and run again")
 

@@ -1,20 +1,25 @@
 """Checkpoints that are complete or ignored. Resume is not a mode: the same fingerprint finds its own.
 
-A checkpoint is a set of named bytes at a step. Its files are written under `<step>-<number of the attempt>/`, the one
-that lists their hashes last; a folder without that one is no checkpoint. The newest undamaged checkpoint is used, so
-damage or a full disk costs one interval. Two are kept.
+A checkpoint is a set of named bytes at a step. Its files are written under `<step>-<number of the attempt>/` and read
+back, and the one that lists their hashes comes last; a folder without that one is no checkpoint. The newest undamaged
+checkpoint is used, so damage or a full disk costs one interval. Two are kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from engine.claim import Claim
+from engine.errors import StoreUnavailable
 from engine.faults import fault
-from engine.store import Store
+from engine.paths import why_unreadable
+from engine.store import Store, has_sha256, sha256_of
 
 CHECKPOINTS_KEPT = 2
 SEAL = "complete.json"
@@ -32,6 +37,21 @@ class Checkpoint:
     files: Mapping[str, bytes]
 
 
+class Checkpoints(Protocol):
+    """What a stage sees of them."""
+
+    def save(self, step: int, files: Mapping[str, bytes]) -> None: ...
+
+    def load(self) -> Checkpoint | None: ...
+
+
+def check_names(files: Mapping[str, object]) -> None:
+    """Raises ValueError for a name that can't be that of a checkpoint's file."""
+    for name in files:
+        if name.split("/")[-1] == SEAL or "\0" in name or {"", ".", ".."}.intersection(name.split("/")):
+            raise ValueError(f"{name!r} is no name of a checkpoint's file")
+
+
 def clear(store: Store, prefix: str) -> None:
     """Removes every checkpoint below `prefix`: the artifact is there."""
     for key in list(store.list(prefix)):
@@ -46,16 +66,25 @@ class Checkpointer:
     prefix: str
     claim: Claim
 
-    def save(self, step: int, files: Mapping[str, bytes]) -> None:
-        """Writes a checkpoint and removes older ones. Raises Fenced if another attempt has taken over."""
-        if any(name.split("/")[-1] == SEAL for name in files):
-            raise ValueError(f"{SEAL!r} is no name of a checkpoint's file")
+    def save(self, step: int, files: Mapping[str, bytes | Path]) -> None:
+        """Writes a checkpoint, of bytes or of files with the bytes, and removes older ones.
+
+        Raises Fenced if another attempt has taken over, StoreUnavailable if the store can't be written.
+        """
+        check_names(files)
         fault("checkpoint.save")
         self.claim.check()
         folder = f"{self.prefix}/{step:012d}-{self.claim.state.token:06d}"
-        for name, data in files.items():
-            self.store.write(f"{folder}/{name}", data)
-        seal = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        seal = {}
+        for name, content in files.items():
+            if isinstance(content, Path):
+                seal[name] = sha256_of(content)
+                self.store.put_file(f"{folder}/{name}", content)
+            else:
+                seal[name] = hashlib.sha256(content).hexdigest()
+                self.store.write(f"{folder}/{name}", content)
+        for name, sha256 in seal.items():
+            self._read_back(f"{folder}/{name}", sha256)
         fault("checkpoint.seal")
         self.claim.check()
         self.store.write(f"{folder}/{SEAL}", json.dumps(seal, sort_keys=True).encode())
@@ -66,7 +95,8 @@ class Checkpointer:
         # damaged, and must not count as one of those that are kept.
         before = [old for old in self._sealed() if _step(old) < step]
         for other in sorted(self._all() - {folder, *before[: CHECKPOINTS_KEPT - 1]}):
-            self._remove(other)
+            if _token(other) <= self.claim.state.token:  # later tokens are a successor's, since that check
+                self._remove(other)
 
     def load(self) -> Checkpoint | None:
         """The newest undamaged checkpoint, or None."""
@@ -101,6 +131,15 @@ class Checkpointer:
             return None
         return files
 
+    def _read_back(self, key: str, sha256: str) -> None:
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                whole = has_sha256(self.store.local(key, Path(scratch)), sha256)
+        except OSError as error:
+            raise StoreUnavailable(f"{self.store.url}/{key}: {why_unreadable(error)}") from None
+        if not whole:
+            raise StoreUnavailable(f"{self.store.url}/{key}: does not read as it was written")
+
     def _remove(self, folder: str) -> None:
         self.store.delete(f"{folder}/{SEAL}")  # first: from here on it is no checkpoint
         for key in list(self.store.list(folder)):
@@ -109,3 +148,9 @@ class Checkpointer:
 
 def _step(folder: str) -> int:
     return int(folder.rsplit("/", 1)[1].split("-")[0])
+
+
+def _token(folder: str) -> int:
+    """Of the attempt that wrote the folder; 0 for what no attempt writes."""
+    token = folder.rpartition("-")[2]
+    return int(token) if token.isdecimal() else 0

@@ -3,7 +3,8 @@
 The claim is one small key, changed by compare-and-set alone. It names its holder (engine.process) and its token,
 the attempt's number, which only grows. The holder renews it, and other attempts wait. A holder that died on this
 machine is replaced at once, one on another machine after three missed renewals by the waiting attempt's own clock,
-since clocks of two machines don't agree. A holder that was replaced learns so at its next renewal or write, by Fenced.
+since clocks of two machines don't agree. Whoever saw an attempt end, wherever it ran, takes its claim away. A holder
+that was replaced or whose claim is gone learns so at its next renewal or check, by Fenced.
 """
 
 from __future__ import annotations
@@ -119,29 +120,21 @@ def acquire(store: Store, key: str, token: int, interval_s: float, watch: Watch 
     return Claim(store, key, state, version)
 
 
-def clear_dead(store: Store, key: str) -> None:
-    """Removes the claim of a holder that died on this machine; it would stay if no other attempt took it over."""
-    stored = store.read(key)
-    if stored is None or _parse(store, key, stored[0]).holder.alive() is not False:
-        return
-    try:
-        store.delete(key, expect=stored[1])
-    except Conflict:
-        return  # somebody replaced it in the meantime
+def take_away(store: Store, key: str, token: int) -> bool:
+    """Removes the claim of attempt `token`; returns whether it held it. A claim that has moved on is left alone.
 
-
-def take_away(store: Store, key: str, token: int) -> None:
-    """Removes the claim of attempt `token`, which somebody has seen end, on whatever machine; another's stays.
-
-    If it is alive after all, it learns so at its next renewal or write, by Fenced.
+    For whoever saw that attempt end, on whatever machine, so that nobody waits for renewals that won't come. If the
+    attempt is alive after all, it is fenced: a renewal doesn't bring the claim back.
     """
-    stored = store.read(key)
-    if stored is None or _parse(store, key, stored[0]).token != token:
-        return
-    try:
-        store.delete(key, expect=stored[1])
-    except Conflict:
-        take_away(store, key, token)  # renewed or replaced between the two
+    while True:
+        stored = store.read(key)
+        if stored is None or _parse(store, key, stored[0]).token != token:
+            return False
+        try:
+            store.delete(key, expect=stored[1])
+            return True
+        except Conflict:
+            continue  # renewed, released or replaced since it was read
 
 
 def _parse(store: Store, key: str, data: bytes) -> ClaimState:

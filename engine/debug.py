@@ -17,6 +17,7 @@ from pathlib import Path
 from engine.artifact import ArtifactStore, ArtifactWriter, Manifest
 from engine.checkpoint import Checkpointer
 from engine.claim import acquire
+from engine.interval import Schedule
 from engine.stage import COMPLETE, StageRequest, Workspace, load_entry, open_inputs
 from engine.store import FolderStore, open_store
 
@@ -68,6 +69,7 @@ def _workspace(request: StageRequest, work: Path) -> Workspace:
         deadline=math.inf,
         report=report,
         stopping=threading.Event(),
+        schedule=Schedule(request.checkpoint),
     )
 
 

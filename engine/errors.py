@@ -21,6 +21,15 @@ class ArtifactError(RetainError):
     """An artifact whose bytes are not those of its manifest."""
 
 
+class StoreUnavailable(RetainError):
+    """Something that can't be read or written now, though nothing is wrong with its content.
+
+    A full disk, a lost mount, an I/O error: it may be over in a moment, or be none on another machine. EX_IOERR.
+    """
+
+    exit_code = 74
+
+
 class BudgetExceeded(RetainError):
     """A reservation that would pass the cap of its ledger."""
 

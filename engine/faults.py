@@ -14,8 +14,9 @@ POINTS = (
     "store.write",  # bytes are aside, not yet synced
     "store.rename",  # synced aside, not yet under its name
     "store.renamed",  # under its name, the folder not yet synced
-    "checkpoint.save",  # before any file of a checkpoint
-    "checkpoint.seal",  # files written, not yet complete
+    "checkpoint.saved",  # on this machine's disk, nothing in the store
+    "checkpoint.save",  # before any file of a checkpoint is copied into the store
+    "checkpoint.seal",  # files written and read back, not yet complete
     "checkpoint.prune",  # complete, older ones still there
     "artifact.publish",  # before any file of an artifact
     "artifact.seal",  # files written, no manifest

@@ -5,11 +5,15 @@ artifact, so it can fence; its *id*, under which the ledger knows it, is `<exper
 (Stored JSON says `"attempt"` for either, as the stores that exist do.)
 
 Whoever starts an attempt writes its record first and thereby numbers it. From then on the attempt itself writes it at
-every beat: if nobody sees its end, it is charged up to its last sign of life.
+every beat: if nobody sees its end, it is charged up to its last sign of life. Once a record says how the attempt ended,
+it stays as it is.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +23,9 @@ from engine.errors import RetainError
 from engine.process import Holder
 from engine.store import ABSENT, Conflict, Store
 
+LOG, PROGRESS = "log.txt", "progress.jsonl"  # in the work folder of an attempt
+SUFFIXES = {LOG: "log", PROGRESS: "progress.jsonl"}  # of what is kept of them, for key()
+
 Status = Literal[
     "planned",  # numbered, not started
     "running",
@@ -26,10 +33,28 @@ Status = Literal[
     "preempted",  # asked to stop; the next attempt goes on from the checkpoint
     "killed",  # ended without writing how
     "claimed",  # another attempt was at work on the same artifact
+    "unavailable",  # the store could not be read or written for too long
     "overdue",  # stopped itself at its deadline
     "refused",  # missed criteria that it can't do without
     "failed",
 ]
+
+
+class Saves(BaseModel):
+    """What the checkpoints of an attempt cost its stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    saved: int
+    copied: int  # of them into the store; the others were overtaken by newer ones
+    bytes: int  # of all that were saved
+    waited_s: float  # that the stage waited for them
+    share: float  # of the seconds of run()
+
+    def __str__(self) -> str:
+        megabytes = self.bytes / self.saved / 1e6
+        waited = f"the stage waited {self.waited_s:.2f} s for them ({100 * self.share:.1f} %)"
+        return f"checkpoints: {self.saved} of {megabytes:.1f} MB, {waited}"
 
 
 class AttemptRecord(BaseModel):
@@ -46,6 +71,7 @@ class AttemptRecord(BaseModel):
     holder: Holder  # the process that starts the attempt, later the process that is the attempt
     seconds: float = 0.0  # age of the attempt's process
     run_seconds: float = 0.0  # from the first line of the stage's run() to its last
+    checkpoints: Saves | None = None  # None where there were none
     message: str = ""
     exit_code: int | None = None  # of the attempt's process, once it has written how it ended
 
@@ -88,6 +114,29 @@ def read(store: Store, prefix: str, number: int) -> AttemptRecord | None:
     except ValueError:
         where = f"{store.url}/{key(prefix, number)}"
         raise RetainError(f"{where}: not the record of an attempt; remove that folder of the artifact") from None
+
+
+@dataclass
+class Transcript:
+    """Log and progress of an attempt, copied from its work folder to where its record is.
+
+    The process that starts an attempt writes the log, by redirecting the attempt's output.
+    """
+
+    store: Store
+    prefix: str
+    number: int
+    work: Path
+    _copied: dict[str, int] = field(default_factory=dict)  # name of a file -> bytes of it that the store has
+
+    def keep(self) -> None:
+        """Copies what has grown since the last call. Raises nothing: a log that is lost is no failure of its stage."""
+        for name, suffix in SUFFIXES.items():
+            with suppress(OSError, RetainError):
+                content = (self.work / name).read_bytes()
+                if len(content) > self._copied.get(name, 0):
+                    self.store.write(key(self.prefix, self.number, suffix), content)
+                    self._copied[name] = len(content)
 
 
 def _dump(record: AttemptRecord) -> bytes:

@@ -7,6 +7,7 @@ version is the sha256 of the content, so whoever relies on it writes content tha
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-from engine.errors import RetainError
+from engine.errors import RetainError, StoreUnavailable
 from engine.faults import fault
 from engine.paths import NOT_THERE, path_of, why_unreadable, why_unwritable
 
@@ -27,6 +28,8 @@ ABSENT: Final = "absent"
 STALE_ASIDE_S: Final = 3600.0
 PIECE: Final = 1 << 20
 OWN: Final = ("aside", ".lock")  # what the folder store keeps for itself below its root
+# A path that can't be: trying again changes nothing. Any other OSError may pass.
+LASTING: Final = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class Conflict(Exception):
@@ -56,19 +59,25 @@ class Store(Protocol):
 
 
 class FolderStore:
-    """A store in a folder of one machine, shared by its processes."""
+    """A store in a folder, shared by processes. Raises StoreUnavailable for what can't be read or written.
 
-    def __init__(self, root: Path) -> None:
+    `made`: the folder is there. When it no longer is, the store is unavailable, not empty, and no other folder is made
+    in its place.
+    """
+
+    def __init__(self, root: Path, *, made: bool = False) -> None:
         self.root = root.absolute()
         self.url = str(self.root)
+        self.made = made
 
     def read(self, key: str) -> tuple[bytes, str] | None:
         try:
             data = self._path(key).read_bytes()
         except NOT_THERE:
+            self._check_root()
             return None
         except OSError as error:
-            raise RetainError(f"{self.root}/{key}: {why_unreadable(error)}") from None
+            raise unavailable(error, f"{self.root}/{key}: {why_unreadable(error)}") from None
         return data, _version(data)
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> str:
@@ -85,7 +94,7 @@ class FolderStore:
             target.unlink(missing_ok=True)
 
     def list(self, prefix: str) -> Iterator[str]:
-        walk = os.walk(self._path(prefix), onerror=_unlistable)
+        walk = os.walk(self._path(prefix), onerror=self._unlistable)
         paths = [Path(folder) / name for folder, _, names in walk for name in names]
         yield from sorted(path.relative_to(self.root).as_posix() for path in paths)
 
@@ -95,7 +104,7 @@ class FolderStore:
             if has_sha256(target, sha256_of(path)):
                 return
         except OSError as error:
-            raise RetainError(f"{error.filename or target}: {why_unreadable(error)}") from None
+            raise unavailable(error, f"{error.filename or target}: {why_unreadable(error)}") from None
         with path.open("rb") as content, self._aside(content, key) as aside:
             aside.chmod(0o444)
             self._rename(aside, target)
@@ -139,10 +148,21 @@ class FolderStore:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        self._check_root()
         try:
             yield
         except OSError as error:
-            raise RetainError(f"{self.root}: {why_unwritable(error)}. RETAIN_STORE may name another folder") from None
+            text = f"{self.root}: {why_unwritable(error)}. RETAIN_STORE may name another folder"
+            raise unavailable(error, text) from None
+
+    def _check_root(self) -> None:
+        if self.made and not self.root.is_dir():
+            raise StoreUnavailable(f"{self.root}: the store's folder is gone")
+
+    def _unlistable(self, error: OSError) -> None:
+        if not isinstance(error, NOT_THERE):
+            raise unavailable(error, f"{error.filename}: {why_unreadable(error)}") from None
+        self._check_root()  # otherwise removed meanwhile, or never made
 
     def _rename(self, aside: Path, target: Path) -> None:
         key = target.relative_to(self.root).as_posix()
@@ -187,9 +207,9 @@ def has_sha256(path: Path, sha256: str) -> bool:
         return False
 
 
-def _unlistable(error: OSError) -> None:
-    if not isinstance(error, NOT_THERE):  # removed meanwhile, or never made
-        raise RetainError(f"{error.filename}: {why_unreadable(error)}") from None
+def unavailable(error: OSError, text: str) -> RetainError:
+    """What to raise for an error of the disk or the network, with that text."""
+    return RetainError(text) if error.errno in LASTING else StoreUnavailable(text)
 
 
 def _version(data: bytes) -> str:
@@ -204,8 +224,8 @@ def open_store(url: str) -> Store:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RetainError(f"RETAIN_STORE={url}: can't be used as a folder ({error.strerror})") from None
-    return FolderStore(root)
+        raise unavailable(error, f"RETAIN_STORE={url}: can't be used as a folder ({error.strerror})") from None
+    return FolderStore(root, made=True)
 
 
 def store_url() -> str:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Container
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,15 +19,14 @@ from typing import Literal
 from engine import ledger, records
 from engine.artifact import MANIFEST
 from engine.checkpoint import clear
-from engine.claim import clear_dead, take_away
+from engine.claim import take_away
 from engine.errors import BudgetExceeded, RetainError
 from engine.fingerprint import Identity
 from engine.process import Holder, this_process
-from engine.records import AttemptRecord
+from engine.records import AttemptRecord, Transcript
 from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, OVERDUE, Stage
-from engine.store import Store
 from flows.ends import end_of
-from flows.launch import HERE, LOG, PROGRESS, Child, Launcher, work_folder
+from flows.launch import HERE, Child, Launcher, work_folder
 from flows.plan import Plan
 from flows.retries import was_preempted
 from tasks.config import Machine
@@ -72,7 +70,8 @@ def run_attempt(
     number = open_number(plan, prefix, launcher.owner, lost) or _reserve(plan, stage, identity, prefix, launcher.owner)
     attempt_id = f"{prefix}/{number}"
     overrun = False
-    request = plan.request(stage, identity, inputs, number, launcher.work(store.url, attempt_id))
+    work = launcher.work(store.url, attempt_id)
+    request = plan.request(stage, identity, inputs, number, work, shared=launcher.shared)
     child = launcher.start(request, plan.environment)
     try:
         overrun = _overruns(child, limit_s, watch)
@@ -263,21 +262,11 @@ def _close(
         record = record.model_copy(update=changes)
         records.write(store, prefix, record)
     if work and record is not None:
-        _keep(store, prefix, number, work)
+        Transcript(store, prefix, number, work).keep()
     # An attempt that was killed after it wrote its manifest leaves a claim and checkpoints that nobody needs any more.
-    clear_dead(store, f"{prefix}/{CLAIM}")
     take_away(store, f"{prefix}/{CLAIM}", number)
     if store.read(f"{prefix}/{MANIFEST}") is not None:
         clear(store, f"{prefix}/{CHECKPOINTS}")
     if work:
         shutil.rmtree(work, ignore_errors=True)
     return record
-
-
-def _keep(store: Store, prefix: str, number: int, work: Path) -> None:
-    """Puts log and progress beside the attempt's record."""
-    for name, suffix in ((LOG, "log"), (PROGRESS, "progress.jsonl")):
-        path = work / name
-        with suppress(OSError, RetainError):  # a log that can't be kept is no failure of its stage
-            if path.exists() and path.stat().st_size:
-                store.write(records.key(prefix, number, suffix), path.read_bytes())

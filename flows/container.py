@@ -36,7 +36,7 @@ from engine.stage import FAILED, GRACE_S, PREEMPTED, StageRequest
 from engine.store import Store, open_store
 from flows import ends
 from flows.ends import End
-from flows.launch import LOG, PROGRESS, Launcher
+from flows.launch import Launcher
 from flows.prefect_api import client, patiently, propose, state_of
 from tasks.stages import STAGES
 
@@ -49,7 +49,6 @@ END_S = 10.0
 STOPPING_S = GRACE_S + 20.0
 MISSED_S = 20.0  # at least, without a beat, until an attempt counts as lost: a busy machine skips some
 KILLED = -signal.SIGKILL
-SUFFIX = {LOG: "log", PROGRESS: "progress.jsonl"}
 
 
 def containers(parent: UUID) -> Launcher:
@@ -59,7 +58,10 @@ def containers(parent: UUID) -> Launcher:
     def start(request: StageRequest, caller: Mapping[str, str]) -> Container:
         return _start(request, parent, api)
 
-    return Launcher(start=start, work=lambda store, attempt_id: WORK / attempt_id.replace("/", "-"), owner=str(parent))
+    def work(store_url: str, attempt_id: str) -> Path:
+        return WORK / attempt_id.replace("/", "-")
+
+    return Launcher(start=start, work=work, owner=str(parent), shared=True)
 
 
 def _start(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> Container:
@@ -145,7 +147,7 @@ class Container:
         self.preempt()  # whoever watches the Docker engine stops a container whose flow run doesn't end
 
     def read(self, name: str) -> bytes:
-        stored = self.store.read(records.key(self.prefix, self.number, SUFFIX[name]))
+        stored = self.store.read(records.key(self.prefix, self.number, records.SUFFIXES[name]))
         return stored[0] if stored else b""
 
     def end(self) -> int | None:

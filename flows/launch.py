@@ -18,9 +18,9 @@ from typing import Protocol
 
 from engine.environment import of_stage
 from engine.fingerprint import ROOT
+from engine.records import LOG
 from engine.stage import StageRequest
 
-LOG, PROGRESS = "log.txt", "progress.jsonl"
 # Looks at a process follow each other every 50 ms, on a busy machine after a second or two. Where more than this lies
 # between two of them, nobody was looking.
 LOOKING_S = 5.0
@@ -79,11 +79,14 @@ class Launcher:
 
     `owner` names a run that comes back after it was killed. It then starts its open attempts a second time, and `start`
     returns those that are still at work. A run without an owner ends its attempts when it ends, however it does.
+
+    `shared`: its attempts work elsewhere, and have nothing in common with the run but the store.
     """
 
     start: Callable[[StageRequest, Mapping[str, str]], Child]
     work: Callable[[str, str], Path]
     owner: str = ""
+    shared: bool = False
 
 
 @dataclass
@@ -146,11 +149,12 @@ class Subprocess:
 
 @dataclass(frozen=True)
 class Progress:
-    """A line of progress: `step` of `total`, and figures of the stage's own."""
+    """A line of progress: `step` of `total`, figures of the stage's own, and a remark of the engine's."""
 
     step: int
     total: int
     figures: Mapping[str, float]
+    note: str = ""
 
     @property
     def percent(self) -> float:
@@ -164,7 +168,8 @@ def last_progress(lines: bytes) -> Progress | None:
         line = json.loads(complete[-1])
         step, total = line.pop("step"), line.pop("total")
         del line["seconds"]
-        return Progress(step, total, line)
+        note = line.pop("note", "")
+        return Progress(step, total, line, note)
     except (IndexError, ValueError, KeyError):  # none yet, or cut short by a full disk
         return None
 

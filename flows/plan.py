@@ -15,6 +15,7 @@ from engine.artifact import ArtifactStore
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import ROOT, Identity, code_digests, differences, library_versions
+from engine.patience import LOCAL_S, SHARED_S
 from engine.prices import check_priced
 from engine.stage import IDENTITY, Stage, StageRequest, load_entry
 from engine.store import Store, open_store, sha256_of, store_url
@@ -127,9 +128,10 @@ class Plan:
         return self.experiment.execution.time_limit_s[stage.name]  # type: ignore[index]
 
     def request(
-        self, stage: Stage, identity: Identity, inputs: dict[str, str], number: int, work: Path
+        self, stage: Stage, identity: Identity, inputs: dict[str, str], number: int, work: Path, *, shared: bool = False
     ) -> StageRequest:
-        """What an attempt of this number is handed. `inputs`: upstream stage -> fingerprint; `work`: its folder."""
+        """What an attempt of this number is handed. `inputs`: upstream stage -> fingerprint; `work`: its folder;
+        `shared`: of attempt and parent, each somewhere else, the store is all that they share."""
         return StageRequest(
             experiment=self.experiment.tag,
             stage=stage.name,
@@ -145,6 +147,9 @@ class Plan:
             device=self.device(stage),
             time_limit_s=self.time_limit_s(stage),
             heartbeat_s=self.experiment.execution.heartbeat_s,
+            checkpoint=self.experiment.execution.checkpoint,
+            shared=shared,
+            store_patience_s=SHARED_S if shared else LOCAL_S,
         )
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.records import Status
-from engine.stage import CLAIMED, COMPLETE, FENCED, PREEMPTED
+from engine.stage import CLAIMED, COMPLETE, FENCED, PREEMPTED, UNAVAILABLE
 
-# Exit codes of an attempt that was asked to stop, lost its claim, or was killed. Other signals are failures.
-PREEMPTIONS = (PREEMPTED, FENCED, -signal.SIGKILL, -signal.SIGTERM)
+# Exit codes of an attempt that was asked to stop, lost its claim or the store, or was killed. Other signals are
+# failures.
+PREEMPTIONS = (PREEMPTED, FENCED, UNAVAILABLE, -signal.SIGKILL, -signal.SIGTERM)
 # Seconds until an attempt follows the first preemption, the second, ...; the last of them from then on. A machine that
 # vanishes again and again is given time; on a laptop nothing has to be waited for.
 AT_ONCE = (0.0,)

@@ -20,11 +20,12 @@ from engine import records
 from engine.claim import Watch
 from engine.errors import BudgetExceeded, RetainError
 from engine.fingerprint import Identity
+from engine.records import PROGRESS
 from engine.stage import ALREADY_THERE, CLAIM, CLAIMED, COMPLETE, OVERDUE, PREEMPTED, REFUSED, Stage
 from flows import retries
 from flows.attempt import Ending, open_number, run_attempt
 from flows.board import ENDED, Board
-from flows.launch import HERE, PROGRESS, Child, Launcher, last_progress
+from flows.launch import HERE, Child, Launcher, last_progress
 from flows.plan import Plan, key_metrics
 
 HELD_POLL_S = 0.5
@@ -236,7 +237,7 @@ def _show_progress(board: Board, stage: str, lines: bytes, report: Callable[[flo
     if progress is None:
         return
     figures = " ".join(f"{key} {value:.4g}" for key, value in progress.figures.items())
-    board.update(stage, progress=f"{progress.step}/{progress.total} {figures}".strip())
+    board.update(stage, progress=f"{progress.step}/{progress.total} {figures} {progress.note}".strip())
     report(progress.percent)
 
 

@@ -25,10 +25,11 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 from engine import records
 from engine.artifact import ArtifactStore
 from engine.errors import RetainError
+from engine.records import LOG, PROGRESS
 from engine.stage import CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, StageRequest
 from engine.store import Store, open_store, store_url
 from flows.container import REQUEST
-from flows.launch import LOG, PROGRESS, last_progress, start_engine
+from flows.launch import last_progress, start_engine
 from flows.prefect_api import OwnState
 from flows.progress import progress_reporter
 from flows.run import Report

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.criteria import Criterion
+from engine.interval import CheckpointInterval
 from retain.dataset import DatasetSpec, DescriptionError, feature_columns
 from retain.guard import GuardWords, in_force
 from retain.offers import Cap, Decay, Months, NotNegative, Offers, Percent, Positive, Share
@@ -229,7 +230,6 @@ class Pretraining(_Block):
     max_gradient: Positive
     # Blocks of `length` tokens of the validation part, of each kind of text.
     held_out_blocks: Count
-    checkpoint_every: Count
 
 
 class WeightsFile(_Block):
@@ -317,13 +317,6 @@ class Lora(_Block):
     targets: Literal["attention", "all"]
 
 
-class CheckpointConfig(_Block):
-    """Whichever comes first."""
-
-    every_steps: Count
-    every_s: Positive
-
-
 class FinetuneConfig(_Block):
     """`sft`, `rm` and `judge`: LoRA adapters on quantised base weights. A step takes `batch` rows: of the retention
     domain as many as there are, `public` of them others; all are seen again until the steps are done."""
@@ -339,7 +332,6 @@ class FinetuneConfig(_Block):
     max_length: Annotated[int, Field(ge=16)]
     public: Annotated[int, Field(ge=0)]
     held_out_public: Count
-    checkpoint: CheckpointConfig
 
 
 class SftConfig(FinetuneConfig):
@@ -432,7 +424,6 @@ class TextPpoKeys(_Block):
     temperature: Annotated[float, Field(gt=0, le=2)]
     bits: Literal[8, 16, 32]
     validate_every: Count
-    checkpoint: CheckpointConfig
 
 
 class TextPpoConfig(TextPpoKeys):
@@ -560,7 +551,6 @@ class PpoConfig(_Block):
     pid: tuple[NotNegative, NotNegative, NotNegative]
     price_spread: Annotated[float, Field(ge=0, le=2)]
     validate_every: Count
-    checkpoint_every: Count
 
 
 class OffPolicyConfig(_Block):
@@ -771,6 +761,8 @@ class Execution(_Block):
     max_preemptions: Annotated[int, Field(ge=0, le=1000)]
     # What a machine costs before and after the stage itself: boot, image pull, idle tail.
     overhead_s: Annotated[float, Field(ge=0, le=3600)]
+    # How often stages save their state. Results don't depend on it.
+    checkpoint: CheckpointInterval
     # What stages that can use a GPU run on. `cuda` where there is none is refused before anything runs.
     device: Literal["cpu", "cuda"]
     # Stages that exist, and the time after which each stops itself: a day is the longest that a budget of $100

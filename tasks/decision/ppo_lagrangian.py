@@ -133,7 +133,6 @@ class Settings:
     pid: tuple[float, float, float]
     price_spread: float
     validate_every: int  # iterations
-    checkpoint_every: int
 
 
 def check(env: Environment, settings: Settings) -> None:
@@ -150,8 +149,8 @@ def check(env: Environment, settings: Settings) -> None:
         raise RetainError("there are no offers: nothing is to be learnt")
     if not 1 <= settings.minibatches <= env.customers:
         raise RetainError(f"{settings.minibatches} minibatches of {env.customers} customers: wants 1 to that many")
-    if min(settings.iterations, settings.epochs, settings.validate_every, settings.checkpoint_every) < 1:
-        raise RetainError("iterations, epochs, validate_every and checkpoint_every start at 1")
+    if min(settings.iterations, settings.epochs, settings.validate_every) < 1:
+        raise RetainError("iterations, epochs and validate_every start at 1")
 
 
 class Workers:
@@ -647,6 +646,7 @@ def train(
     resume: Mapping[str, bytes] | None = None,
     save: Callable[[int, dict[str, bytes]], None] = lambda iteration, files: None,
     should_stop: Callable[[], bool] = lambda: False,
+    checkpoint_due: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int, Mapping[str, float]], None] = lambda iteration, total, figures: None,
 ) -> Trained:
     """Trains from the start, or from the files that `save` was given by a run of the same environment and settings.
@@ -672,8 +672,8 @@ def train(
             validation[learner.iteration] = score
             figures["validation"] = score
         progress(learner.iteration, settings.iterations, figures)
-        stopping = should_stop()
-        if done or stopping or learner.iteration % settings.checkpoint_every == 0:
+        due, stopping = checkpoint_due(), should_stop()
+        if done or stopping or due:
             kept = {"best.json": best.to_json(), "validation.json": json.dumps(validation, sort_keys=True).encode()}
             save(learner.iteration, learner.state() | kept)
         if stopping and not done:

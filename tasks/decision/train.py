@@ -195,6 +195,7 @@ def train_policy(
                 before + iteration, finished.files | {LEARNER + name: data for name, data in files.items()}
             ),
             should_stop=workspace.should_stop,
+            checkpoint_due=workspace.checkpoint_due,
             progress=lambda iteration, _, figures: workspace.progress(
                 before + iteration,
                 steps.total,

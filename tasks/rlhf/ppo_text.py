@@ -90,9 +90,9 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> tuple[str, f
 
     Raises Preempted, and RetainError for weights or scores that are no numbers any more.
     """
-    config, state, total = learner.config, learner.state, learner.config.iterations
+    state, total = learner.state, learner.config.iterations
     saved = state.iteration if resumed else None  # iteration of the newest checkpoint
-    saved_at, begun_iteration = time.monotonic(), state.iteration
+    begun_iteration = state.iteration
     begun: dict[str, bytes] = {}  # the checkpoint of iteration `begun_iteration`, once there can be one
     why = learner.hacking()
     try:
@@ -112,10 +112,9 @@ def train(learner: Learner, workspace: Workspace, resumed: bool) -> tuple[str, f
                 why = learner.hacking()
                 if result is not None and not why:
                     learner.keep_if_best(result)
-                due = state.iteration % config.checkpoint.every_steps == 0
-                if due or time.monotonic() - saved_at >= config.checkpoint.every_s:
-                    begun_iteration, begun = state.iteration, learner.files()
-                    saved, saved_at = begun_iteration, time.monotonic()
+                if workspace.checkpoint_due():
+                    saved, begun = state.iteration, learner.files()
+                    begun_iteration = saved
                     workspace.save(begun_iteration, begun)
             begun_iteration, begun = state.iteration, learner.files()
             kl = learner.kl_of_best()

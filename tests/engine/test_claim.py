@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.claim import MISSED_RENEWALS, Claim, ClaimState, Fenced, Watch, acquire, clear_dead
+from engine.claim import MISSED_RENEWALS, Claim, ClaimState, Fenced, Watch, acquire, take_away
 from engine.errors import RetainError
-from engine.process import Holder, machine, this_process
+from engine.process import Holder, this_process
 from engine.stage import CLAIMED, COMPLETE
 from engine.store import FolderStore
 from tests.engine.processes import FORK, PATIENCE_S, race, start
@@ -262,19 +262,67 @@ def test_release_again_or_of_a_claim_that_is_gone_does_nothing(store: FolderStor
     assert store.read(KEY) is None
 
 
-def test_only_the_claim_of_one_who_died_here_is_cleared(store: FolderStore) -> None:
-    clear_dead(store, KEY)  # of nothing
-    process = holding_process(store, 1)
-    clear_dead(store, KEY)
-    assert state_of(store).token == 1
-    put(store, 2, elsewhere())
-    clear_dead(store, KEY)
-    assert state_of(store).token == 2
-    assert process.pid is not None
-    put(store, 3, Holder(machine=machine(), pid=process.pid, start=0.0))
-    clear_dead(store, KEY)
+# --- taken away by whoever saw the end ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("holder", [this_process(), elsewhere()], ids=["here", "elsewhere"])
+def test_the_claim_of_an_attempt_whose_end_was_seen_is_taken_away_at_once(store: FolderStore, holder: Holder) -> None:
+    """Wherever it ran, and though the process whose pid it names is alive."""
+    put(store, 1, holder, renewal=3)
+    assert take_away(store, KEY, 1)
     assert store.read(KEY) is None
-    process.kill()
+    take(store, 2).check()
+
+
+def test_a_claim_that_moved_on_is_left_alone(store: FolderStore) -> None:
+    assert not take_away(store, KEY, 1)  # there is none
+    claim = take(store, 2)
+    assert not take_away(store, KEY, 1)
+    claim.check()
+    claim.renew()
+
+
+def test_a_claim_that_is_renewed_meanwhile_is_taken_away_all_the_same(tmp_path: Path) -> None:
+    class Renewing(FolderStore):
+        renewals = 3
+
+        def delete(self, key: str, expect: str | None = None) -> None:
+            if self.renewals:
+                self.renewals -= 1
+                put(self, 1, elsewhere(), renewal=10 - self.renewals)
+            super().delete(key, expect)
+
+    store = Renewing(tmp_path)
+    put(store, 1, elsewhere())
+    assert take_away(store, KEY, 1)
+    assert store.read(KEY) is None
+    assert store.renewals == 0
+
+
+def test_a_claim_that_is_replaced_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    class Replaced(FolderStore):
+        def delete(self, key: str, expect: str | None = None) -> None:
+            put(self, 2, elsewhere())
+            super().delete(key, expect)
+
+    store = Replaced(tmp_path)
+    put(store, 1, elsewhere())
+    assert not take_away(store, KEY, 1)
+    assert state_of(store).token == 2
+
+
+def test_whoever_is_alive_after_all_is_fenced_and_its_renewals_bring_nothing_back(store: FolderStore) -> None:
+    claim = take(store, 1)
+    assert take_away(store, KEY, 1)
+    with pytest.raises(Fenced):
+        claim.renew()
+    assert store.read(KEY) is None
+    successor = take(store, 2)
+    for call in (claim.check, claim.renew):
+        with pytest.raises(Fenced):
+            call()
+    claim.release()
+    successor.check()
 
 
 class Slow(FolderStore):

@@ -15,9 +15,11 @@ from engine.checkpoint import Checkpoint, Checkpointer, Preempted
 from engine.claim import Fenced, acquire
 from engine.errors import RetainError
 from engine.finished import PARTS_FILE, Finished
+from engine.interval import CheckpointInterval, Schedule
 from engine.stage import Workspace
 from engine.store import FolderStore
 
+SELDOM = CheckpointInterval(mean_hours_between_preemptions=4.0, every_s=None, every_steps=None)
 FULL = "can't be written (No space left on device).\nFree some space"
 
 
@@ -55,6 +57,7 @@ def attempt(disk: Disk, tmp_path: Path) -> Callable[..., Workspace]:
             deadline=math.inf,
             report=lambda step, total, figures: (told if told is not None else []).append((step, total, figures)),
             stopping=threading.Event(),
+            schedule=Schedule(SELDOM),
         )
 
     return begin

@@ -18,6 +18,7 @@ from engine.artifact import ArtifactStore, open_artifact
 from engine.checkpoint import Checkpointer
 from engine.claim import acquire
 from engine.fingerprint import ROOT, Identity, code_digests, library_versions
+from engine.interval import CheckpointInterval
 from engine.process import this_process
 from engine.records import AttemptRecord
 from engine.stage import BAD_INPUT, CLAIMED, COMPLETE, FAILED, OVERDUE, PREEMPTED, REFUSED, StageRequest, open_inputs
@@ -55,6 +56,9 @@ def make_request(root: Path, function: str = "walk", **changes: Any) -> StageReq
         device="cpu",
         time_limit_s=60,
         heartbeat_s=0.2,
+        checkpoint=CheckpointInterval(mean_hours_between_preemptions=4.0, every_s=None, every_steps=1),
+        shared=False,
+        store_patience_s=10.0,
     ).model_copy(update=changes)
     return next_attempt(request)
 

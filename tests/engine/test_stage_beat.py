@@ -11,20 +11,22 @@ from pathlib import Path
 import pytest
 
 from engine.claim import acquire
-from engine.stage import OVERDUE, _Attempt, _beat
+from engine.driver import _Attempt, _beat, _Stop
+from engine.patience import Outage
+from engine.stage import OVERDUE
 from engine.store import FolderStore
 from tests.engine.processes import PATIENCE_S
 from tests.engine.test_stage import make_request, record_of, wait_for
 
 
 @contextmanager
-def beating(root: Path, time_limit_s: float) -> Iterator[_Attempt]:
+def beating(root: Path, time_limit_s: float, patience_s: float = PATIENCE_S) -> Iterator[_Attempt]:
     """An attempt of a claimed stage that beats, in a store that can't be written until `root`/aside is removed."""
     request = make_request(root, time_limit_s=time_limit_s, heartbeat_s=0.05)
     store = FolderStore(root)
     claim = acquire(store, "claim.json", request.number, request.heartbeat_s)
     assert claim is not None
-    attempt = _Attempt(request, store, record_of(request), claim)
+    attempt = _Attempt(request, store, record_of(request), _Stop(), Outage(patience_s), claim)
     attempt.born += attempt.seconds  # this process is older than its attempt
     shutil.rmtree(root / "aside")
     (root / "aside").write_text("in the way")
@@ -34,7 +36,7 @@ def beating(root: Path, time_limit_s: float) -> Iterator[_Attempt]:
         yield attempt
     finally:
         attempt.finished.set()
-        attempt.wake.set()
+        attempt.stop.wake.set()
         beat.join()
 
 
@@ -42,8 +44,8 @@ def test_the_deadline_holds_when_the_store_can_not_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with beating(tmp_path, time_limit_s=0.3) as attempt:
-        assert attempt.stopping.wait(PATIENCE_S)
-        assert attempt.reason == OVERDUE
+        assert attempt.stop.asked.wait(PATIENCE_S)
+        assert attempt.stop.reason == OVERDUE
     assert "can't be written" in capsys.readouterr().err
 
 

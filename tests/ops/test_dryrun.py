@@ -44,7 +44,7 @@ KEPT = (
     *(
         f"stages.{stage}.{key}"
         for stage in TRAINED
-        for key in ("lora", "bits", "learning_rate", "warmup_steps", "public", "checkpoint")
+        for key in ("lora", "bits", "learning_rate", "warmup_steps", "public")
     ),
     "stages.judge.rule_judge",
     *(
@@ -61,11 +61,12 @@ KEPT = (
             "value_weight",
         )
     ),
-    *(f"stages.ppo_text.{key}" for key in ("temperature", "epochs", "minibatches", "validate_every", "checkpoint")),
+    *(f"stages.ppo_text.{key}" for key in ("temperature", "epochs", "minibatches", "validate_every")),
     *(f"stages.{stage}.{key}" for stage in ("text_eval", "messages") for key in ("bits", "temperature")),
     "stages.dialogues",
     "stages.preferences",
     "criteria",
+    "execution.checkpoint",
 )
 
 

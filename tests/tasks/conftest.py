@@ -14,6 +14,7 @@ import pytest
 from engine.artifact import ArtifactWriter
 from engine.checkpoint import Checkpoint
 from engine.errors import RetainError
+from engine.interval import CheckpointInterval, Schedule
 from engine.stage import Workspace
 from tasks.config import TableConfig
 from tasks.data import campaigns, customers
@@ -46,7 +47,8 @@ class Checkpoints:
     """Keeps what was saved last, as a store would, and remembers all of it in `kept`.
 
     The stage is asked to stop at its `stop_at_look`-th look, or when it tries to save for the `stop_at_save`-th time.
-    `full`: nothing more can be written; `fills`: nothing from the moment on at which it is asked to stop.
+    `full`: nothing more can be written; `fills`: nothing from the moment on at which it is asked to stop. A checkpoint
+    is due every `every_steps` or `every_s`, whichever comes first.
     """
 
     saved: Checkpoint | None = None
@@ -55,6 +57,8 @@ class Checkpoints:
     stop_at_save: int = 0
     full: bool = False
     fills: bool = False
+    every_steps: int = 2
+    every_s: float = 1000.0
     tries: int = 0
     stopping: Stopping = field(init=False)
 
@@ -91,6 +95,9 @@ def table_config(name: str, max_rows: int = 50_000) -> TableConfig:
 def make_workspace(folder: Path, checkpoints: Any = None, seed: int = 42) -> Workspace:
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = checkpoints or Checkpoints()
+    interval = CheckpointInterval(
+        mean_hours_between_preemptions=4.0, every_s=checkpoints.every_s, every_steps=checkpoints.every_steps
+    )
     return Workspace(
         out=ArtifactWriter(folder),
         scratch=folder,
@@ -101,6 +108,7 @@ def make_workspace(folder: Path, checkpoints: Any = None, seed: int = 42) -> Wor
         deadline=float("inf"),
         report=lambda step, total, metrics: None,
         stopping=checkpoints.stopping,
+        schedule=Schedule(interval),
     )
 
 

@@ -169,7 +169,6 @@ OUT_OF_BOUNDS: list[tuple[str, object]] = [
     ("ppo.pid", [0.3, 0.3]),
     ("ppo.price_spread", 2.1),
     ("ppo.validate_every", 0),
-    ("ppo.checkpoint_every", 0),
     ("ppo.cilp", 0.2),
     ("evaluation.part", "train"),
     ("evaluation.years", 0),

@@ -78,7 +78,7 @@ def train(
         optimizer.step()
         losses.append(loss.item())
         workspace.progress(step + 1, config.steps, loss=loss.item())
-        if (step + 1) % config.checkpoint_every == 0 or workspace.should_stop():
+        if workspace.checkpoint_due() or workspace.should_stop():
             workspace.save(step + 1, _files(model, optimizer, losses))
             saved = step + 1
     model.eval()

@@ -160,7 +160,6 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, job: Job, **of_trl: Any) -> None:
         self.job = job
         self.kept = job.finished.step - job.before if job.finished.part(_place(job)) else 0
-        self.kept_at = time.monotonic()
         drawn = {key: value.data for key, value in _trained(job.language)}
         super().__init__(
             model=job.language.model,
@@ -248,7 +247,7 @@ class ExactTrainer(Trainer):  # type: ignore[misc]
                 files = {f"{_place(job)}{path.name}": path.read_bytes() for path in folder.iterdir()}
                 shutil.rmtree(folder)
             job.workspace.checkpoints.save(job.before + step, job.finished.files | files)
-            self.kept, self.kept_at = step, time.monotonic()
+            self.kept = step
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Without training_args.bin, which is a pickle with paths and times."""
@@ -279,11 +278,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.reported = -math.inf
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        trainer, due = self.trainer, self.trainer.job.config.checkpoint
         # The last step is kept with what comes of the training.
         if state.global_step < state.max_steps:
-            late = time.monotonic() - trainer.kept_at >= due.every_s
-            control.should_save = state.global_step % due.every_steps == 0 or late
+            control.should_save = self.trainer.job.workspace.checkpoint_due()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         job, now = self.trainer.job, time.monotonic()

@@ -15,7 +15,19 @@ from tasks.decision import ppo_lagrangian as ppo
 from tasks.decision.ppo_lagrangian import Learner, Multipliers, train
 from tests.tasks.decision.tiny import LIMIT, SETTINGS, Tiny, TwoLimits, best, nothing, results, solve
 
-SHORT = replace(SETTINGS, iterations=12, hidden=(8, 8), validate_every=5, checkpoint_every=4)
+SHORT = replace(SETTINGS, iterations=12, hidden=(8, 8), validate_every=5)
+
+
+def every(iterations: int) -> Callable[[], bool]:
+    """A checkpoint is due at each `iterations`-th iteration."""
+    asked = 0
+
+    def due() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked % iterations == 0
+
+    return due
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +151,7 @@ def test_a_run_stopped_at_random_again_and_again_ends_with_the_bytes_of_an_undis
                 resume=kept or None,
                 save=lambda iteration, files: kept.update(files),
                 should_stop=lambda: rng.random() < 0.4,
+                checkpoint_due=every(4),
             )  # fmt: skip
         except Preempted:
             assert kept
@@ -158,6 +171,7 @@ def test_a_stopped_run_ends_with_the_bytes_of_an_undisturbed_one(
             Tiny(), SHORT, 5, 1, validate=validate,
             save=lambda iteration, files: kept.append((iteration, files)),
             should_stop=lambda: len(done) == stop_after,
+            checkpoint_due=every(4),
             progress=lambda iteration, total, figures: done.append(iteration),
         )  # fmt: skip
     assert kept[-1][0] == stop_after
@@ -167,10 +181,12 @@ def test_a_stopped_run_ends_with_the_bytes_of_an_undisturbed_one(
 
 def test_a_killed_run_goes_on_from_any_checkpoint_and_saves_the_same_again() -> None:
     first: list[dict[str, bytes]] = []
-    whole = train(Tiny(), SHORT, 6, 1, save=lambda iteration, files: first.append(files))
+    whole = train(Tiny(), SHORT, 6, 1, save=lambda iteration, files: first.append(files), checkpoint_due=every(4))
     assert len(first) == 3
     again: list[dict[str, bytes]] = []
-    resumed = train(Tiny(), SHORT, 6, 1, resume=first[0], save=lambda iteration, files: again.append(files))
+    resumed = train(
+        Tiny(), SHORT, 6, 1, resume=first[0], save=lambda _, files: again.append(files), checkpoint_due=every(4)
+    )
     assert again == first[1:]
     assert bytes_of(resumed) == bytes_of(whole)
     finished = train(Tiny(), SHORT, 6, 1, resume=first[-1])
@@ -181,7 +197,7 @@ def test_a_killed_run_goes_on_from_any_checkpoint_and_saves_the_same_again() -> 
 def test_whatever_the_checkpoint_holds_matters(lost: str) -> None:
     """A resume without it ends elsewhere: so the tests above would notice if it were left out."""
     kept: list[dict[str, bytes]] = []
-    whole = train(Tiny(), SHORT, 7, 1, save=lambda iteration, files: kept.append(files))
+    whole = train(Tiny(), SHORT, 7, 1, save=lambda iteration, files: kept.append(files), checkpoint_due=every(4))
     learner = Learner(Tiny(), SHORT, 7)
     fresh = Learner(Tiny(), SHORT, 8)
     learner.restore(kept[0])

@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).parents[3] / "ops" / "configs"
 SMALL: dict[str, Any] = {
     "seeds": 2,
     "search": {"evaluations": 2, "years": 1, "log_years": 1},
-    "ppo": {"iterations": 4, "minibatches": 2, "hidden": [8], "validate_every": 2, "checkpoint_every": 2},
+    "ppo": {"iterations": 4, "minibatches": 2, "hidden": [8], "validate_every": 2},
     "evaluation": {
         "part": "validation",
         "years": 2,

@@ -20,6 +20,7 @@ from engine import records
 from engine.artifact import ArtifactStore, canonical
 from engine.errors import RetainError
 from engine.fingerprint import ROOT, Identity, code_digests, library_versions
+from engine.interval import CheckpointInterval
 from engine.process import this_process
 from engine.records import AttemptRecord
 from engine.stage import BAD_INPUT, StageRequest, Workspace
@@ -204,6 +205,9 @@ def test_the_process_ends_with_one_line_and_leaves_no_artifact(changeable: Input
         device="cpu",
         time_limit_s=120,
         heartbeat_s=1,
+        checkpoint=CheckpointInterval(mean_hours_between_preemptions=4.0, every_s=None, every_steps=None),
+        shared=False,
+        store_patience_s=10.0,
     )
     planned = AttemptRecord(
         number=0,

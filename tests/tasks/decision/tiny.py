@@ -33,7 +33,6 @@ SETTINGS = Settings(
     pid=(0.0, 0.2, 0.0),
     price_spread=0.3,
     validate_every=10,
-    checkpoint_every=7,
 )
 
 

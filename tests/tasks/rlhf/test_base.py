@@ -53,7 +53,6 @@ PRETRAINING: dict[str, Any] = {
     "weight_decay": 0.1,
     "max_gradient": 1.0,
     "held_out_blocks": 64,
-    "checkpoint_every": 5,
 }
 FILES = ("config.json", "model.json", "model.safetensors", "tokenizer.json", "curves.parquet")
 
@@ -158,7 +157,7 @@ def test_a_stop_is_answered_at_the_next_step(
 
 def test_it_learns_the_language(inputs: dict[str, Path], tmp_path: Path, workspace: Workspaces) -> None:
     shape = SHAPE | {"hidden_size": 32, "word_embed_proj_dim": 32, "do_layer_norm_before": True}
-    longer = PRETRAINING | {"steps": 150, "batch": 8, "length": 32, "checkpoint_every": 1000}
+    longer = PRETRAINING | {"steps": 150, "batch": 8, "length": 32}
     metrics = base.run(base_config(shape=shape, pretraining=longer), inputs, workspace(tmp_path))
     curve = [row for row in pq.read_table(tmp_path / "curves.parquet").to_pylist() if row["curve"] == "training_loss"]
     losses = [row["y"] for row in curve]
@@ -174,7 +173,7 @@ def test_it_learns_the_language(inputs: dict[str, Path], tmp_path: Path, workspa
 
 def test_a_share_of_each_batch_is_of_messages(inputs: dict[str, Path], tmp_path: Path, workspace: Workspaces) -> None:
     """Without any, they stay foreign."""
-    longer = PRETRAINING | {"steps": 60, "batch": 8, "length": 32, "checkpoint_every": 1000}
+    longer = PRETRAINING | {"steps": 60, "batch": 8, "length": 32}
     shape = SHAPE | {"hidden_size": 32, "word_embed_proj_dim": 32, "do_layer_norm_before": True}
     losses = [
         base.run(base_config(shape=shape, pretraining=longer | {"messages": share}), inputs, workspace(tmp_path / name))
@@ -192,7 +191,11 @@ def test_every_block_is_seen_once_an_epoch() -> None:
 
 
 def test_a_loss_that_is_no_number_ends_it_and_says_where(
-    inputs: dict[str, Path], tmp_path: Path, workspace: Workspaces, monkeypatch: pytest.MonkeyPatch
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    workspace: Workspaces,
+    checkpoints: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = base._drawn
 
@@ -211,7 +214,7 @@ def test_a_loss_that_is_no_number_ends_it_and_says_where(
 
     monkeypatch.setattr(base, "_drawn", spoiled)
     with pytest.raises(RetainError, match=r"loss is nan at step 8 of 12; the last good checkpoint is that of step 5"):
-        base.run(base_config(), inputs, workspace(tmp_path))
+        base.run(base_config(), inputs, workspace(tmp_path, checkpoints(every_steps=5)))
 
 
 def test_too_few_dialogues_for_a_block_are_an_error(

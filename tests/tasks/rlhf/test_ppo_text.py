@@ -71,7 +71,6 @@ def config(**changes: Any) -> TextPpoConfig:
         "temperature": 1.0,
         "bits": 32,
         "validate_every": 2,
-        "checkpoint": {"every_steps": 2, "every_s": 1000},
     }
     for name, value in changes.items():
         found[name] = {**found[name], **value} if isinstance(value, dict) else value
@@ -437,8 +436,8 @@ def test_asked_to_stop_it_saves_the_iteration_it_was_in(
 
 def test_a_checkpoint_is_due_by_time_too(inputs: dict[str, Path], tmp_path: Path) -> None:
     for seconds, steps in ((1e-9, [0, 1, 2, 3]), (1000, [0])):
-        kept = Checkpoints()
-        run(tmp_path / str(seconds), inputs, kept, iterations=3, checkpoint={"every_steps": 100, "every_s": seconds})
+        kept = Checkpoints(every_steps=100, every_s=seconds)
+        run(tmp_path / str(seconds), inputs, kept, iterations=3)
         assert [checkpoint.step for checkpoint in kept.kept] == steps
 
 

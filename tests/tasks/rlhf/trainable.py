@@ -21,7 +21,6 @@ SETTINGS: dict[str, Any] = {
     "max_length": 48,
     "public": 6,
     "held_out_public": 5,
-    "checkpoint": {"every_steps": 2, "every_s": 1000.0},
 }
 WORDS = ("please", "stay", "with", "us", "and", "pay", "less", "every", "month", "from", "now", "on")
 

@@ -135,11 +135,11 @@ def test_no_checkpoint_tells_where_or_when_it_was_made(making: Making) -> None:
 
 
 def test_checkpoints_come_by_time_too(making: Making) -> None:
-    checkpoints = making.checkpoints()
-    making.train(sft_config(checkpoint={"every_steps": 1000, "every_s": 1e-9}), checkpoints)
+    checkpoints = making.checkpoints(every_steps=1000, every_s=1e-9)
+    making.train(sft_config(), checkpoints)
     assert checkpoints.saves == 6  # every step, and the last with the result
-    slow = making.checkpoints()
-    making.train(sft_config(checkpoint={"every_steps": 1000, "every_s": 1000.0}), slow)
+    slow = making.checkpoints(every_steps=1000)
+    making.train(sft_config(), slow)
     assert slow.saves == 1
 
 
