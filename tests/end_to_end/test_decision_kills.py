@@ -15,9 +15,11 @@ from tests.end_to_end.project import Project, Stopwatch, run_to_the_end
 from tests.end_to_end.shots import Target
 
 SHOTS = 3
-CONFIG = load_experiment("chaos").stages.decision
+CHAOS = load_experiment("chaos")
+CONFIG = CHAOS.stages.decision
+assert CHAOS.execution.checkpoint.every_steps is not None
 # In steps; everything else is kept at each.
-DECISION = Target("decision", CONFIG.ppo.checkpoint_every, CONFIG.seeds * CONFIG.ppo.iterations)
+DECISION = Target("decision", CHAOS.execution.checkpoint.every_steps, CONFIG.seeds * CONFIG.ppo.iterations)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,7 @@ def test_shots_at_random_moments(
 
 PLACES = (
     "checkpoint.save@1",  # nothing is kept yet
+    "checkpoint.saved@2",
     "checkpoint.seal@3",
     "checkpoint.prune@5",
     "checkpoint.save@7",

@@ -19,15 +19,16 @@ from flows.plan import load_experiment
 from tests.end_to_end.project import Project, Stopwatch, run_to_the_end
 from tests.end_to_end.shots import Target
 
-CHAOS = load_experiment("chaos").stages
-PRETRAINING = CHAOS.base.pretraining
-assert PRETRAINING is not None
+CHAOS = load_experiment("chaos")
+INTERVAL, STAGES = CHAOS.execution.checkpoint.every_steps, CHAOS.stages
+assert INTERVAL is not None
+assert STAGES.base.pretraining is not None
 TARGETS = (
-    Target("base", PRETRAINING.checkpoint_every, PRETRAINING.steps),
-    Target("sft", CHAOS.sft.checkpoint.every_steps, CHAOS.sft.max_steps),
-    Target("rm", CHAOS.rm.checkpoint.every_steps, 2 * CHAOS.rm.max_steps),
-    Target("judge", CHAOS.judge.checkpoint.every_steps, CHAOS.judge.max_steps),
-    Target("ppo_text", CHAOS.ppo_text.checkpoint.every_steps, CHAOS.ppo_text.iterations),
+    Target("base", INTERVAL, STAGES.base.pretraining.steps),
+    Target("sft", INTERVAL, STAGES.sft.max_steps),
+    Target("rm", INTERVAL, 2 * STAGES.rm.max_steps),
+    Target("judge", INTERVAL, STAGES.judge.max_steps),
+    Target("ppo_text", INTERVAL, STAGES.ppo_text.iterations),
 )
 TRAINERS = {target.stage: target for target in TARGETS}
 IN_EVERY_RUN = ("sft", "rm", "ppo_text")
@@ -93,6 +94,7 @@ def test_asked_to_stop_while_it_loads(finished: Project, tmp_path: Path, stage: 
 AT_THE_END = ("artifact.publish", "artifact.seal", "artifact.sealed")
 PLACES = (
     "checkpoint.save@1",  # nothing is kept yet
+    "checkpoint.saved@2",
     "checkpoint.seal@2",
     "checkpoint.prune@2",
     "checkpoint.save@3",
