@@ -35,8 +35,8 @@ quoted = '$(subst ','\'',$1)'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
-        images images.lock up down serve messages messages.approve verdict compare words why debug costs budget lock figures \
-        docs test test-slow bench lint types imports
+        up down deploy run.docker images images.lock serve messages messages.approve verdict compare words why debug costs \
+        budget lock figures docs test test-slow bench lint types imports
 
 help: ## List every command
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -110,6 +110,12 @@ train.ppo.decision: $(RUN) ## Train the decision policy, and first what it reads
 
 train.all: $(RUN) ## Train every stage and make the release (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment $(call quoted,$(LOCKED))
+
+deploy: $(DOCKER) ## Register the deployments and automations with Prefect, once images and work pool are there
+	$(PY) -m flows.deploy
+
+run.docker: $(DOCKER) ## Run everything in containers; Ctrl-C stops it and keeps checkpoints (EXPERIMENT=local)
+	$(PY) -m flows.follow --experiment $(call quoted,$(LOCAL))
 
 images: $(DOCKER) ## Build the container images that are missing: ONLY=tabular,gpu PUSH=registry ACCELERATOR=cuda
 	$(PY) -m images.build --only $(call quoted,$(ONLY)) --push $(call quoted,$(PUSH)) --accelerator $(call quoted,$(ACCELERATOR))

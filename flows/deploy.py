@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import prefect
-from images.build import references
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
@@ -25,6 +24,7 @@ from engine.paths import path_of
 from engine.store import open_store, store_url
 from flows import automations
 from flows.prefect_api import UNREACHABLE, client
+from images.build import references
 
 POOL = "docker"
 LAST_LINES = 5  # of what Prefect says where it fails

@@ -7,7 +7,7 @@ containers (`train`).
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import State, flow
 from prefect.futures import PrefectFuture, wait
@@ -15,7 +15,6 @@ from prefect.logging.handlers import APILogHandler
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
-from pydantic import Field
 
 from flows import parent
 from flows.budget import watched
@@ -32,32 +31,22 @@ RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(STAGES)
 
 @flow(name="train", flow_run_name="train-{experiment}", task_runner=RUNNER, retries=0, persist_result=False)  # type: ignore[arg-type]
 def train(
-    experiment: Annotated[
-        str,
-        Field(
-            description="The experiment: its name (exp_001_mvp, local, chaos, smollm2) or the path of its file in the "
-            "container.",
-            examples=["exp_001_mvp", "local", "chaos"],
-        ),
-    ] = "exp_001_mvp",
-    stages: Annotated[
-        list[str],
-        Field(
-            description=f"Only these stages and what they read from. Empty: all of them. Known: {', '.join(STAGES)}.",
-            examples=[["risk", "accept"]],
-        ),
-    ] = [],  # noqa: B006 - Prefect copies it
-    force: Annotated[
-        bool,
-        Field(description="Make the named stages again even if their artifacts are there."),
-    ] = False,
-    budget_usd: Annotated[
-        float | None,
-        Field(description="A cap in dollars for this run, below the experiment's own.", gt=0, le=100_000),
-    ] = None,
+    experiment: str = "exp_001_mvp",
+    stages: list[str] | None = None,
+    force: bool = False,
+    budget_usd: float | None = None,
 ) -> State[None]:
-    """Trains what isn't there yet, each stage in a container, and stops where the budget ends."""
-    return parent.carry_out(experiment, stages, carry_out_stages, force=force, budget_usd=budget_usd)
+    """Trains what isn't there yet, each stage in a container, and stops where the budget ends.
+
+    Prefect shows these lines in the form of a run.
+
+    Args:
+        experiment: Its name, such as `exp_001_mvp`, `local` or `chaos`, or the path of its file in the container.
+        stages: Only these stages and what they read from, such as `risk` and `accept`. Not set: all of them.
+        force: Make the named stages again although their artifacts are there.
+        budget_usd: A cap in dollars for this run, if it is to be below the experiment's own.
+    """
+    return parent.carry_out(experiment, stages or [], carry_out_stages, force=force, budget_usd=budget_usd)
 
 
 def train_here(run: Run) -> None:
