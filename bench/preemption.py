@@ -45,6 +45,7 @@ HEARTBEAT_S = 30.0
 MISSED_S = 3 * HEARTBEAT_S  # without a sign of life an attempt counts as lost
 NOTICE_S = 0.5  # until a run sees that an attempt has ended
 OVERHEAD_S = 60.0  # boot and image of a machine
+PRIOR_HOURS = 4.0  # between preemptions, until the ledger has seen some
 KILLED = -signal.SIGKILL
 
 # How a machine ends, and how often: a spot machine mostly gives notice.
@@ -299,7 +300,7 @@ class Simulation:
                 self._start(self._carry_out(stage))
 
     def _interval(self) -> CheckpointInterval:
-        return self.interval or interval(mean_hours_between_preemptions(ledger.entries(self.store, SCOPE)))
+        return self.interval or interval(mean_hours_between_preemptions(ledger.entries(self.store, SCOPE), PRIOR_HOURS))
 
     def _attempt(self, stage: Work, attempt_id: str) -> Generator[float, None, Ending]:
         """A machine that works until its stage is complete, the run stops it, or it is taken."""

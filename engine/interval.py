@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 FIRST_S = 5.0  # until the first save, by which the others are measured
 SHORTEST_S, LONGEST_S = 2.0, 1800.0
+NEVER_HOURS = 876_600.0  # a century: a machine that nobody takes away
 
 
 class CheckpointInterval(BaseModel):
@@ -28,8 +29,7 @@ class CheckpointInterval(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    # Up to a century: a machine that nobody takes away.
-    mean_hours_between_preemptions: Annotated[float, Field(gt=0, le=876_600)]
+    mean_hours_between_preemptions: Annotated[float, Field(gt=0, le=NEVER_HOURS)]
     every_s: Annotated[float, Field(gt=0)] | None
     every_steps: Annotated[int, Field(ge=1)] | None
 

@@ -24,8 +24,6 @@ from engine.process import Holder, this_process
 from engine.store import ABSENT, Conflict, Store
 
 MICRO = 1_000_000
-# A spot machine is taken away once in so many hours, as far as one knows before any ran.
-PRIOR_HOURS = 4.0
 
 
 class Entry(BaseModel):
@@ -229,7 +227,7 @@ def look(store: Store, scope: str, cap_usd: float) -> tuple[Standing, list[Entry
 
 
 def mean_hours_between_preemptions(
-    attempts: Iterable[Entry], machine_type: str | None = None, prior_hours: float = PRIOR_HOURS
+    attempts: Iterable[Entry], prior_hours: float, machine_type: str | None = None
 ) -> float:
     """Hours of run time from one preemption to the next: of machines of one type, or of all.
 

@@ -15,6 +15,8 @@ from engine.artifact import ArtifactStore
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import ROOT, Identity, code_digests, differences, library_versions
+from engine.interval import NEVER_HOURS, CheckpointInterval
+from engine.ledger import entries, mean_hours_between_preemptions
 from engine.patience import LOCAL_S, SHARED_S
 from engine.prices import check_priced
 from engine.stage import IDENTITY, Stage, StageRequest, load_entry
@@ -127,6 +129,16 @@ class Plan:
         """Seconds after which an attempt stops itself."""
         return self.experiment.execution.time_limit_s[stage.name]  # type: ignore[index]
 
+    def checkpoint_interval(self, stage: Stage) -> CheckpointInterval:
+        """The experiment's, with what the ledger has seen of preemptions of the stage's machine."""
+        stated = self.experiment.execution.checkpoint
+        seen = mean_hours_between_preemptions(
+            entries(self.store, self.experiment.costs.scope),
+            stated.mean_hours_between_preemptions,
+            self.machine(stage).type,
+        )
+        return stated.model_copy(update={"mean_hours_between_preemptions": min(seen, NEVER_HOURS)})
+
     def request(
         self, stage: Stage, identity: Identity, inputs: dict[str, str], number: int, work: Path, *, shared: bool = False
     ) -> StageRequest:
@@ -147,7 +159,7 @@ class Plan:
             device=self.device(stage),
             time_limit_s=self.time_limit_s(stage),
             heartbeat_s=self.experiment.execution.heartbeat_s,
-            checkpoint=self.experiment.execution.checkpoint,
+            checkpoint=self.checkpoint_interval(stage),
             shared=shared,
             store_patience_s=SHARED_S if shared else LOCAL_S,
         )

@@ -354,21 +354,20 @@ def attempt(hours: float, preempted: bool, machine_type: str = "spot", state: st
 
 
 def test_hours_between_preemptions_start_from_the_prior_and_follow_what_was_seen() -> None:
-    assert mean_hours_between_preemptions([]) == 4.0
-    assert mean_hours_between_preemptions([], prior_hours=2.0) == 2.0
-    assert mean_hours_between_preemptions([attempt(4.0, False)]) == 8.0
-    assert mean_hours_between_preemptions([attempt(0.5, True)] * 10) == pytest.approx(9 / 11)
-    assert mean_hours_between_preemptions([attempt(4.0, False, state="open")]) == 4.0
+    assert mean_hours_between_preemptions([], 4.0) == 4.0
+    assert mean_hours_between_preemptions([attempt(4.0, False)], 4.0) == 8.0
+    assert mean_hours_between_preemptions([attempt(0.5, True)] * 10, 4.0) == pytest.approx(9 / 11)
+    assert mean_hours_between_preemptions([attempt(4.0, False, state="open")], 4.0) == 4.0
     often = [attempt(0.1, True)] * 1000
-    assert mean_hours_between_preemptions(often) == pytest.approx(0.1, rel=0.05)
+    assert mean_hours_between_preemptions(often, 4.0) == pytest.approx(0.1, rel=0.05)
 
 
 def test_hours_between_preemptions_are_told_by_machine() -> None:
     both = [*[attempt(1.0, True, "often")] * 9, attempt(16.0, False, "never")]
-    assert mean_hours_between_preemptions(both, "often") == pytest.approx(1.3)
-    assert mean_hours_between_preemptions(both, "never") == 20.0
-    assert mean_hours_between_preemptions(both, "another") == 4.0
-    assert mean_hours_between_preemptions(both) == pytest.approx(2.9)
+    assert mean_hours_between_preemptions(both, 4.0, "often") == pytest.approx(1.3)
+    assert mean_hours_between_preemptions(both, 4.0, "never") == 20.0
+    assert mean_hours_between_preemptions(both, 4.0, "another") == 4.0
+    assert mean_hours_between_preemptions(both, 4.0) == pytest.approx(2.9)
 
 
 # --- several processes -------------------------------------------------------------------------------------------

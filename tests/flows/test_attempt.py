@@ -260,6 +260,7 @@ def test_a_lost_attempt_without_its_record_is_settled_all_the_same(tmp_path: Pat
     assert settle_lost(plan) == 1
     (entry,) = entries(plan)
     assert (entry.state, entry.estimated, entry.seconds) == ("settled", True, 0.5)
+    assert entry.preempted
     assert list((tmp_path / "work").iterdir()) == []
 
 

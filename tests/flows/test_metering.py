@@ -83,6 +83,65 @@ def test_a_stage_that_can_not_stop_itself_is_ended(tmp_path: Path, monkeypatch: 
     assert entry.metered_micro_usd <= entry.reserved_micro_usd
 
 
+def checkpointed(root: Path) -> bool:
+    return any(root.rglob("complete.json"))
+
+
+@pytest.mark.parametrize(
+    ("function", "end", "wanted_by_run", "preempted"),
+    [
+        ("walk", None, False, False),
+        ("broken", None, False, False),
+        ("gives_up", None, False, True),
+        ("walk", "kill", False, True),
+        ("walk", "preempt", False, True),
+        ("walk", "preempt", True, False),  # Ctrl-C, or the budget
+        ("walk", "kill", True, False),
+    ],
+)
+def test_what_was_taken_from_a_run_counts_as_preempted(
+    tmp_path: Path, function: str, end: str | None, wanted_by_run: bool, preempted: bool
+) -> None:
+    stage = toy_stage("risk", function=function)
+    plan = toy_plan(tmp_path, (stage,), steps=1000 if end else 5)
+
+    def watch(child: Child) -> None:
+        if end and checkpointed(tmp_path):
+            getattr(child, end)()
+
+    run_attempt(plan, stage, plan.identity(stage, {}), {}, watch, asked_to_stop=lambda: wanted_by_run)
+    (entry,) = ledger.entries(plan.store, "chaos")
+    assert entry.preempted is preempted
+    assert entry.machine_type == plan.machine(stage).type
+
+
+def test_an_attempt_is_told_how_often_machines_of_its_type_were_taken(tmp_path: Path) -> None:
+    plan = toy_plan(tmp_path, (RISK,))
+    stated = plan.experiment.execution.checkpoint
+    assert plan.checkpoint_interval(RISK) == stated
+
+    def seen(machine_type: str, number: int, seconds: float, preempted: bool) -> None:
+        asked = {"experiment": "chaos", "stage": "risk", "usd_per_hour": 0.1, "limit_s": 1e5, "overhead_s": 0.0}
+        attempt_id = f"chaos/risk/{machine_type}/{number}"
+        ledger.reserve(
+            plan.store,
+            "chaos",
+            cap_usd=100.0,
+            attempt_id=attempt_id,
+            machine_type=machine_type,
+            **asked,  # type: ignore[arg-type]
+        )
+        ledger.settle(plan.store, "chaos", attempt_id, seconds, estimated=False, preempted=preempted)
+
+    ours = plan.machine(RISK).type
+    seen(ours, 1, 7200.0, True)
+    seen("another", 1, 60.0, True)
+    hours = stated.mean_hours_between_preemptions
+    told = plan.request(RISK, plan.identity(RISK, {}), {}, 1, tmp_path).checkpoint
+    assert told.mean_hours_between_preemptions == pytest.approx((hours + 2) / 2)
+    assert (told.every_s, told.every_steps) == (stated.every_s, stated.every_steps)
+
+
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
