@@ -1,0 +1,217 @@
+"""The images that are built from this tree, run: by anybody, without privileges, without a network."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker import DockerClient
+from docker.errors import ImageNotFound
+
+from engine.fingerprint import ROOT, code_digests, library_versions
+from images.build import build, references
+from images.context import read_context
+from images.table import BASE, IMAGES
+from tasks.stages import STAGES
+from tests.containers import engine_or_skip
+from tests.images.checkouts import append, copy
+
+LABEL = {"retain.test": "images"}
+# Megabytes beyond the base image that an image may have.
+LIMITS = {"tabular": 1700, "gpu": 2200, "serve": 300, "orchestrator": 400}
+IMPORTS = {
+    "tabular": ["flows.train", "flows.stage", *(stage.entry for stage in STAGES.values() if stage.image == "tabular")],
+    "gpu": ["flows.stage", *(stage.entry for stage in STAGES.values() if stage.image == "gpu")],
+    "serve": ["serve.app", "serve.messages"],
+    "orchestrator": ["flows.witness", "prefect_docker.worker", "asyncpg"],
+}
+# What an image has no use for; that it isn't there at all is more than that nothing imports it.
+LACKS = {
+    "tabular": ["transformers", "trl", "bitsandbytes", "nvidia", "serve", "tests"],
+    "gpu": ["xgboost", "sklearn", "nvidia", "serve", "tests"],
+    "serve": ["torch", "pandas", "sklearn", "xgboost", "pyarrow", "transformers", "prefect", "tasks", "flows", "tests"],
+    "orchestrator": ["torch", "pandas", "sklearn", "xgboost", "pyarrow", "tasks", "serve", "tests"],
+}
+PROGRAM = """
+import importlib, importlib.util, json, os, sys
+imports, lacks = json.loads(sys.argv[1])
+for entry in imports:
+    importlib.import_module(entry.partition(":")[0])
+try:
+    open(os.path.join(os.getcwd(), "written"), "w")
+    writable = True
+except OSError:
+    writable = False
+os.makedirs(os.environ.get("PREFECT_HOME", os.environ["HOME"]), exist_ok=True)
+specs = [module.__spec__ for module in list(sys.modules.values()) if getattr(module, "__spec__", None)]
+compiled = {spec.origin: spec.cached for spec in specs if spec.has_location and spec.cached}
+print(json.dumps({
+    "user": f"{os.getuid()}:{os.getgid()}",
+    "init": open("/proc/1/comm").read().strip(),
+    "there": [name for name in lacks if importlib.util.find_spec(name)],
+    "writable": writable,
+    "commit": os.environ["RETAIN_COMMIT"],
+    "rebuild": os.environ.get("RETAIN_REBUILD"),
+    "folder": os.getcwd(),
+    # An interpreter that has to compile what it imports takes more than twice as long to start, each time anew.
+    "not compiled": [path for path in compiled if path.startswith("/opt/") and not os.path.exists(compiled[path])],
+    "ours": sum(path.startswith("/opt/retain/") for path in compiled) > 5,
+}))
+"""
+
+every_image = pytest.mark.parametrize("name", IMAGES)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[DockerClient]:
+    yield from engine_or_skip()
+
+
+def built(engine: DockerClient, name: str) -> str:
+    """The reference of the image of this tree; skips the test where it isn't built, which takes minutes."""
+    reference = read_context(ROOT, IMAGES[name], "cpu").reference
+    try:
+        engine.images.get(reference)
+    except ImageNotFound:
+        pytest.skip(f"{reference} isn't built: make images ONLY={name}")
+    return reference
+
+
+def run(engine: DockerClient, reference: str, *command: str, **options: Any) -> str:
+    """What a container printed that can write nothing but /tmp and reaches no network."""
+    settings: dict[str, Any] = {"read_only": True, "tmpfs": {"/tmp": ""}, "network_mode": "none", "remove": True}
+    output = engine.containers.run(reference, list(command), labels=LABEL, **(settings | options))
+    return bytes(output).decode()
+
+
+@every_image
+def test_labels_say_what_it_is_made_of(engine: DockerClient, name: str) -> None:
+    labels = engine.images.get(built(engine, name)).labels
+    assert labels["retain.code"] == read_context(ROOT, IMAGES[name], "cpu").code_digest
+    assert labels["retain.accelerator"] == "cpu"
+    assert len(labels["org.opencontainers.image.revision"].rstrip("+")) == 40
+    assert labels["org.opencontainers.image.base.name"] == BASE
+
+
+@every_image
+def test_it_is_no_larger_than_it_may_be(engine: DockerClient, name: str) -> None:
+    size = engine.images.get(built(engine, name)).attrs["Size"] - engine.images.get(BASE).attrs["Size"]
+    assert size / 1e6 < LIMITS[name]
+
+
+@every_image
+def test_anybody_runs_it_and_nobody_changes_it(engine: DockerClient, name: str) -> None:
+    """Here a user that the image doesn't know; unless one is named, its own without privileges."""
+    image = engine.images.get(built(engine, name))
+    assert image.attrs["Config"]["User"] == "10001:10001"
+    assert image.attrs["Config"]["Env"].count("HOME=/tmp") == 1
+    arguments = json.dumps([IMPORTS[name], LACKS[name]])
+    said = run(engine, built(engine, name), "python", "-c", PROGRAM, arguments, user="4242:4343")
+    known = json.loads(said.splitlines()[-1])
+    assert known == {
+        "user": "4242:4343",
+        "init": "tini",
+        "there": [],
+        "writable": False,
+        "commit": image.labels["org.opencontainers.image.revision"],
+        "rebuild": "make images && make deploy" if name in ("tabular", "gpu") else None,
+        "folder": "/opt/retain",
+        "not compiled": [],
+        "ours": True,
+    }
+
+
+@every_image
+def test_its_libraries_fit_each_other(engine: DockerClient, name: str) -> None:
+    assert "No broken requirements" in run(engine, built(engine, name), "pip", "--python", "/opt/venv", "check")
+
+
+@pytest.mark.parametrize("name", ["tabular", "gpu"])
+def test_stages_are_the_same_in_it_as_here(engine: DockerClient, name: str) -> None:
+    stages = [stage for stage in STAGES.values() if stage.image == name]
+    program = (
+        "import json\nfrom engine.fingerprint import code_digests, library_versions\nfrom tasks.stages import STAGES\n"
+        f"print(json.dumps([[code_digests(s.entry), library_versions(s.libraries)] for s in STAGES.values() "
+        f"if s.image == {name!r}]))"
+    )
+    there = json.loads(run(engine, built(engine, name), "python", "-c", program).splitlines()[-1])
+    assert there == [[code_digests(stage.entry), library_versions(stage.libraries)] for stage in stages]
+    assert platform.python_version_tuple()[:2] == ("3", "11")
+
+
+def test_the_service_answers_in_a_container(engine: DockerClient, tmp_path: Path) -> None:
+    """Without a release it says in one line which setting names one."""
+    reference = built(engine, "serve")
+    container = engine.containers.run(
+        reference, detach=True, labels=LABEL, environment={"RELEASE_PATH": "/release"}, network_mode="none"
+    )
+    try:
+        assert container.wait(timeout=60)["StatusCode"] == 2
+        (line,) = container.logs().decode().splitlines()
+        assert "RELEASE_PATH=/release: is no folder" in line
+    finally:
+        container.remove(force=True)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """An address at which Debian's docker-registry listens; skips the test where that isn't installed."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        pytest.skip("docker-registry isn't installed (Debian's package of that name)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = tmp_path / "registry.yml"
+    settings.write_text(
+        f"version: 0.1\nhttp: {{addr: {address}}}\nstorage: {{filesystem: {{rootdirectory: {tmp_path}}}}}\n",
+        encoding="utf-8",
+    )
+    server = subprocess.Popen([program, "serve", str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(address)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def _wait_for(address: str) -> None:
+    host, port = address.split(":")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail(f"no registry listens at {address}")
+
+
+@pytest.mark.slow
+def test_a_pushed_image_is_pulled_by_its_digest_and_run(engine: DockerClient, registry: str, tmp_path: Path) -> None:
+    built(engine, "serve")  # whose layers of libraries the one of another tree has too
+    checkout = copy(tmp_path / "checkout")
+    append(checkout / "serve/__init__.py", f"\nPUSHED = {registry!r}\n")
+    reference = read_context(checkout, IMAGES["serve"], "cpu").reference
+    pinned = build(checkout, ["serve"], registry=registry, say=lambda line: None)["serve"]
+    assert pinned.startswith(f"{registry}/retain/serve@sha256:")
+    for name in (reference, f"{registry}/{reference}"):
+        engine.images.remove(name)
+    for name in (reference, pinned):
+        with pytest.raises(ImageNotFound):
+            engine.images.get(name)
+    assert references(checkout, ["serve"]) == {"serve": pinned}
+    try:
+        engine.images.pull(pinned)
+        assert run(engine, pinned, "python", "-c", "import serve; print(serve.PUSHED)").strip() == registry
+    finally:
+        engine.images.remove(pinned)
