@@ -67,7 +67,7 @@ def run_attempt(
     store, execution = plan.store, plan.experiment.execution
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
     limit_s = plan.time_limit_s(stage)
-    number = open_number(plan, prefix, launcher.owner, lost) or _reserve(plan, stage, identity, prefix, launcher.owner)
+    number = open_number(plan, prefix, launcher.owner, lost) or _reserve(plan, stage, identity, prefix, launcher)
     attempt_id = f"{prefix}/{number}"
     overrun = False
     work = launcher.work(store.url, attempt_id)
@@ -102,7 +102,7 @@ def open_number(plan: Plan, prefix: str, owner: str, lost: Container[int]) -> in
     return None
 
 
-def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, owner: str) -> int:
+def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, launcher: Launcher) -> int:
     """Numbers an attempt, reserves its money and returns the number. Raises BudgetExceeded."""
     store, experiment, machine = plan.store, plan.experiment, plan.machine(stage)
     # The ledger's numbers count too: whoever removes an artifact's folder removes its records, but no money spent.
@@ -118,9 +118,9 @@ def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, owner: s
             experiment=experiment.tag,
             stage=stage.name,
             usd_per_hour=machine.usd_per_hour,
-            limit_s=plan.time_limit_s(stage) + ENDING_S,
+            limit_s=plan.time_limit_s(stage) + ENDING_S + launcher.around_s,
             overhead_s=experiment.execution.overhead_s,
-            owner=owner,
+            owner=launcher.owner,
             machine_type=machine.type,
         )
     except BudgetExceeded as error:

@@ -40,6 +40,9 @@ from flows.launch import Launcher
 from flows.prefect_api import client, patiently, propose, state_of
 from tasks.stages import STAGES
 
+# What a container may live longer than the attempt in it, which stops itself at its limit: it loads Prefect first, and
+# in the end copies log and progress. It is charged by the container's life, so that much is reserved on top.
+AROUND_S = 30.0
 WORK = Path(tempfile.gettempdir(), "work")  # in the container: local disk, gone with it
 REQUEST = "request"  # what is kept beside an attempt's record
 LOOK_S = 0.5  # between two looks at an attempt
@@ -61,7 +64,7 @@ def containers(parent: UUID) -> Launcher:
     def work(store_url: str, attempt_id: str) -> Path:
         return WORK / attempt_id.replace("/", "-")
 
-    return Launcher(start=start, work=work, owner=str(parent), shared=True)
+    return Launcher(start=start, work=work, owner=str(parent), shared=True, around_s=AROUND_S)
 
 
 def _start(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> Container:

@@ -80,13 +80,15 @@ class Launcher:
     `owner` names a run that comes back after it was killed. It then starts its open attempts a second time, and `start`
     returns those that are still at work. A run without an owner ends its attempts when it ends, however it does.
 
-    `shared`: its attempts work elsewhere, and have nothing in common with the run but the store.
+    `shared`: its attempts work elsewhere, and have nothing in common with the run but the store. `around_s`: seconds
+    that are charged for an attempt beyond those of its own process, and so are reserved on top of its limit.
     """
 
     start: Callable[[StageRequest, Mapping[str, str]], Child]
     work: Callable[[str, str], Path]
     owner: str = ""
     shared: bool = False
+    around_s: float = 0.0
 
 
 @dataclass

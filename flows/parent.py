@@ -79,8 +79,6 @@ def carry_out(
         return Cancelled(message="stopped; the next run goes on from here")
     if run.over_budget and not state.is_completed():
         return Failed(message=f"stopped by the budget: {run.over_budget}. The next run goes on from here")
-    if run.over_budget:
-        return Failed(message=f"stopped for the budget: {run.over_budget}")
     return state
 
 

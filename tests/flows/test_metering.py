@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -15,10 +15,10 @@ import flows.attempt
 import flows.launch
 from engine import ledger
 from engine.process import machine
-from engine.stage import OVERDUE
+from engine.stage import OVERDUE, StageRequest
 from engine.store import FolderStore
 from flows.attempt import Ending, run_attempt, settle_lost
-from flows.launch import LOOKING_S, Child, Subprocess
+from flows.launch import LOOKING_S, Child, Launcher, Subprocess, launch, work_folder
 from flows.plan import Plan
 from tests.flows.toy_plan import toy_plan, toy_stage
 
@@ -113,6 +113,29 @@ def test_what_was_taken_from_a_run_counts_as_preempted(
     (entry,) = ledger.entries(plan.store, "chaos")
     assert entry.preempted is preempted
     assert entry.machine_type == plan.machine(stage).type
+
+
+def test_what_is_charged_around_an_attempt_is_reserved_too(tmp_path: Path) -> None:
+    """A container lives longer than the attempt in it, and one that used its whole limit is no reason to stop a run."""
+
+    class Longer(Subprocess):
+        @property
+        def seconds(self) -> float:
+            return plan.time_limit_s(RISK) + flows.attempt.ENDING_S + around_s if self.ended else 0.0
+
+        @property
+        def end_seen(self) -> bool:
+            return True
+
+    def start(request: StageRequest, caller: Mapping[str, str]) -> Longer:
+        return Longer(**vars(launch(request, caller)))
+
+    for around_s, reserved_s in ((30.0, 30.0), (30.0, 20.0)):
+        plan = toy_plan(tmp_path / f"{reserved_s}", (RISK,))
+        launcher = Launcher(start, work_folder, around_s=reserved_s)
+        run_attempt(plan, RISK, plan.identity(RISK, {}), {}, lambda child: None, launcher)
+        (entry,) = ledger.entries(plan.store, "chaos")
+        assert entry.overrun_s == around_s - reserved_s
 
 
 def test_an_attempt_is_told_how_often_machines_of_its_type_were_taken(tmp_path: Path) -> None:
