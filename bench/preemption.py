@@ -454,7 +454,7 @@ def intervals(trials: int, rates: Sequence[float] = RATES, fixed_s: Sequence[flo
 
 
 def show(results: Mapping[str, Any]) -> None:
-    console = Console(width=140)
+    console = Console(width=170)
     table = Table("preemptions an hour", "experiments", *STATES, "preempted", "makespan", "cost", "not metered")
     table.title = f"{results['experiments']} experiments: the cap was never passed in {results['writes']:,} changes"
     table.caption = "makespan and cost: multiples of an undisturbed run, 10 % / median / 90 % of those that completed"

@@ -98,8 +98,8 @@ def register() -> None:
     """Creates the automations on Prefect's server, or updates those that have their names."""
     with get_client(sync_client=True) as client:
         for automation in AUTOMATIONS:
-            # Through a dictionary, so that every field counts as set: an update sends no other.
-            wanted = AutomationCore(**automation.model_dump())
+            # Through a dictionary, so that every field counts as set: an update sends no other. It may name no owner.
+            wanted = AutomationCore(**automation.model_dump(exclude={"owner_resource"}))
             present = client.read_automations_by_name(name=automation.name)
             for each in present:
                 client.update_automation(automation_id=each.id, automation=wanted)

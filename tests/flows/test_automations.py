@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,6 +16,7 @@ from prefect.server.events.schemas.automations import Automation as ServersAutom
 from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.types._datetime import now
 
+from engine.fingerprint import ROOT
 from flows import automations
 from flows.automations import AUTOMATIONS, BUDGET, LOST, RETURN, announcer, register
 from flows.stage import state_after
@@ -41,6 +46,7 @@ class Server:
     def update_automation(self, automation_id: UUID, automation: AutomationCore) -> None:
         # An update sends what is set, and Prefect's server refuses a trigger or an action that doesn't say its type.
         sent = automation.model_dump(mode="json", exclude_unset=True)
+        assert "owner_resource" not in sent
         assert sent["trigger"]["type"]
         assert all(action["type"] for action in sent["actions"])
         self.kept[automation_id] = automation
@@ -82,6 +88,20 @@ def test_a_budget_that_is_exceeded_pauses_the_deployment_and_a_warning_does_not(
     assert told[1].payload == {"message": "the cap was lowered"}
     roles = {related.role: related.id for related in told[1].related}
     assert roles == {"flow-run": f"prefect.flow-run.{flow_run}", "deployment": f"prefect.deployment.{deployment}"}
+
+
+def test_prefect_s_server_pauses_the_deployment_whose_run_told_of_it(tmp_path: Path) -> None:
+    """And no other. The automations are registered twice, as by a second `make deploy`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.flows.toy_automations", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"after_warning": [], "after_exceeded": ["local"]}
 
 
 def test_the_deployment_is_found_by_the_server_s_own_action(sent: list[Event]) -> None:
