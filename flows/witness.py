@@ -19,6 +19,7 @@ can't be reached.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -44,7 +45,7 @@ from engine.store import Store, open_store, store_url
 from flows import ends
 from flows.ends import End
 
-POOL_LABEL = "retain.pool=docker"  # set by infra/pools/docker.json
+POOL = "docker"
 FLOW_RUN_LABEL = "io.prefect.flow-run-id"  # set by the worker
 ALIVE = (
     Path(tempfile.gettempdir()) / "retain-witness"
@@ -85,11 +86,13 @@ class Ended:
 
 @dataclass
 class Witness:
-    """`clock`: seconds since 1970, to be compared with the engine's."""
+    """`pool`: the work pool whose containers are looked at. `clock`: seconds since 1970, to be compared with the
+    engine's."""
 
     engine: Engine
     api: SyncPrefectClient
     store: Callable[[], Store]
+    pool: str = POOL
     clock: Callable[[], float] = time.time
     say: Callable[[str], None] = say
     _host: str = ""
@@ -106,7 +109,8 @@ class Witness:
     def look(self) -> None:
         """Looks once at all containers of the pool. Raises one of UNREACHABLE; a later look makes up for it."""
         self._host = self._host or str(self.engine.info()["Name"])
-        listed = self.engine.containers(all=True, filters={"label": [POOL_LABEL, FLOW_RUN_LABEL]})
+        # infra/pools/docker.json sets the first, the worker the second.
+        listed = self.engine.containers(all=True, filters={"label": [f"retain.pool={self.pool}", FLOW_RUN_LABEL]})
         ended = [each for each in listed if each["State"] in ("exited", "dead")]
         for each in ended:
             if each["Id"] not in self._ended:
@@ -250,7 +254,7 @@ def flow_run_of(listed: Mapping[str, Any]) -> UUID:
     return UUID(listed["Labels"][FLOW_RUN_LABEL])
 
 
-def main() -> None:
+def main(pool: str = POOL) -> None:
     last = ""
     witness: Witness | None = None
     with get_client(sync_client=True) as api:
@@ -258,7 +262,7 @@ def main() -> None:
             try:
                 if witness is None:
                     engine = docker.from_env(timeout=ENGINE_TIMEOUT_S).api
-                    witness = Witness(engine, api, lambda: open_store(store_url()))
+                    witness = Witness(engine, api, lambda: open_store(store_url()), pool)
                 witness.look()
                 last = last if witness.is_behind else ""
             except UNREACHABLE as error:
@@ -270,4 +274,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

@@ -109,7 +109,7 @@ def test_the_pool_makes_containers_as_the_others_expect_them() -> None:
     assert properties["command"]["default"] == "python -m prefect.engine"
     assert properties["networks"]["default"] == [COMPOSE["networks"]["default"]["name"]]
     (label,) = POOL["job_configuration"]["labels"].items()
-    assert "=".join(label) == platform.POOL_LABEL == witness.POOL_LABEL
+    assert "=".join(label) == platform.POOL_LABEL == f"retain.pool={witness.POOL}"
     assert COMPOSE["services"]["worker"]["command"][3:5] == [f"--pool={platform.POOL}", "--type=docker"]
     assert POOL["job_configuration"]["auto_remove"] is False  # or nobody could tell how a container ended
 

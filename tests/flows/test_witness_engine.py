@@ -22,7 +22,7 @@ from flows.ends import End
 from flows.witness import FLOW_RUN_LABEL, KEEP_S, OUTLIVED_S, Witness
 from tests.containers import IMAGE, engine_or_skip
 
-LABEL = "retain.test=platform"
+POOL = "test-witness"
 Start = Callable[..., Container]
 
 
@@ -37,8 +37,7 @@ def start(engine: DockerClient) -> Iterator[Start]:
     started: list[Container] = []
 
     def start(*command: str, **arguments: Any) -> Container:
-        name, value = LABEL.split("=")
-        labels = {name: value, FLOW_RUN_LABEL: str(uuid4())}
+        labels = {"retain.pool": POOL, FLOW_RUN_LABEL: str(uuid4())}
         container = engine.containers.create(IMAGE, list(command), labels=labels, init=True, **arguments)
         started.append(container)
         container.start()
@@ -69,11 +68,10 @@ class Api:
 
 class Scene:
     def __init__(self, engine: DockerClient, store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(witness, "POOL_LABEL", LABEL)
         self.api, self.store, self.later, self.said = Api(), store, 0.0, list[str]()
         api: Any = self.api
         self.witness = Witness(
-            engine.api, api, lambda: store, clock=lambda: time.time() + self.later, say=self.said.append
+            engine.api, api, lambda: store, pool=POOL, clock=lambda: time.time() + self.later, say=self.said.append
         )
 
     def end_of(self, container: Container) -> End:
@@ -144,7 +142,7 @@ def test_one_that_outlives_its_flow_run_is_ended(paused: bool, scene: Scene, sta
 def test_a_container_that_was_never_started_leaves_with_its_flow_run(
     scene: Scene, engine: DockerClient, start: Start
 ) -> None:
-    labels = {"retain.test": "platform", FLOW_RUN_LABEL: str(uuid4())}
+    labels = {"retain.pool": POOL, FLOW_RUN_LABEL: str(uuid4())}
     container = engine.containers.create(IMAGE, ["true"], labels=labels)
     scene.api.state = State(type=StateType.CRASHED)
     scene.witness.look()

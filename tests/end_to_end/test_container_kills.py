@@ -1,0 +1,74 @@
+"""Attempts in real containers, killed in real ways, end with the bytes of an undisturbed run, and nobody is charged
+twice."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from docker import DockerClient
+
+from engine.fingerprint import ROOT
+from images.build import build
+from tests.containers import engine_or_skip
+from tests.end_to_end.containers import Platform, check_money, digests, platform_at
+from tests.end_to_end.events import Strikes, assert_nothing_is_left
+from tests.end_to_end.project import Project
+
+TABLES = ("risk", "accept")
+RUN_S = 420.0
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[DockerClient]:
+    yield from engine_or_skip()
+
+
+@pytest.fixture(scope="module")
+def platform(engine: DockerClient, ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    images = build(ROOT, ["tabular"])
+    with platform_at(tmp_path_factory.mktemp("platform"), ready.data, images, engine) as platform:
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ready: Project) -> dict[str, str]:
+    """The artifacts of a plain run on this machine, without containers."""
+    return digests(ready.store)
+
+
+def test_killed_containers_end_with_the_bytes_of_a_plain_run(platform: Platform, undisturbed: dict[str, str]) -> None:
+    run = platform.run(stages=list(TABLES))
+    strikes = Strikes(platform, run, random.Random(16))
+    strikes.plan("risk", ["docker_kill", "sigterm"])
+    strikes.plan("accept", ["sigkill", "worker_and_container_killed"])
+    ended = platform.wait(run, RUN_S)
+    strikes.finish()
+    assert (ended["state_type"], strikes.missed) == ("COMPLETED", []), ended["state"]["message"]
+    assert len(strikes.struck) == 4
+    assert digests(platform.store) == undisturbed
+    assert_nothing_is_left(platform)
+    assert check_money(platform) >= 6
+    parents = {attempt["parent_task_run_id"] for attempt in platform.attempts(run)}
+    assert None not in parents
+
+
+def test_nothing_is_done_twice(platform: Platform, undisturbed: dict[str, str]) -> None:
+    before = len(platform.seen)
+    first, second = platform.run(stages=list(TABLES)), platform.run(stages=list(TABLES))
+    assert {platform.wait(run, RUN_S)["state_type"] for run in (first, second)} == {"COMPLETED"}
+    assert platform.attempts(first) == platform.attempts(second) == []
+    assert digests(platform.store) == undisturbed
+    assert len(platform.seen) - before <= 2  # the two parents
+
+
+def test_a_cancelled_run_leaves_nothing_at_work_and_goes_on_later(platform: Platform) -> None:
+    run = platform.run(stages=["backtest"])
+    platform.container_of("backtest-1")
+    platform.ask("POST", f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}})
+    assert platform.wait(run, 120)["state_type"] == "CANCELLED"
+    assert_nothing_is_left(platform)
+    again = platform.run(stages=["backtest"])
+    assert platform.wait(again, RUN_S)["state_type"] == "COMPLETED"
+    check_money(platform)
