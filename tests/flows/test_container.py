@@ -20,7 +20,7 @@ from engine.claim import acquire, take_away
 from engine.errors import RetainError
 from engine.process import this_process
 from engine.records import AttemptRecord
-from engine.stage import CLAIM, COMPLETE, FAILED, FENCED, OVERDUE, PREEMPTED
+from engine.stage import CLAIM, COMPLETE, FAILED, FENCED, OVERDUE, PREEMPTED, StageRequest
 from engine.store import FolderStore
 from flows import ends
 from flows.attempt import LOST, run_attempt, settle_lost, unsettled
@@ -279,3 +279,19 @@ def test_the_state_of_a_flow_run_says_how_its_attempt_ended(code: int, cancelled
 
 def test_completed_is_completed() -> None:
     assert Completed().type == state_after(COMPLETE, "", cancelled=False).type
+
+
+def test_the_request_keeps_the_order_of_the_experiment_s_keys(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages go by it: the same fingerprint would make other bytes in a container than outside."""
+    plan = toy_plan(store.root, (RISK,))
+    identity = plan.identity(RISK, {})
+    config = {"steps": 3, "pause_s": 0.01, "scale": 1.0}
+    assert list(config) != sorted(config)
+    request = plan.request(RISK, identity.model_copy(update={"config": config}), {}, 1, Path("/nowhere"))
+    monkeypatch.setattr(flows.container, "run_deployment", lambda *_, **__: SimpleNamespace(id=uuid4()))
+    flows.container._start(request, uuid4(), Api())  # type: ignore[arg-type]
+    stored = store.read(records.key(f"chaos/risk/{request.fingerprint}", 1, flows.container.REQUEST))
+    assert stored is not None
+    assert list(StageRequest.model_validate_json(stored[0]).identity.config) == list(config)
