@@ -76,14 +76,14 @@ def up(say: Say) -> None:
     """
     address = os.environ.get("RETAIN_BIND") or LOOPBACK
     engine = _engine()
-    environment = _environment(_orchestrator(say), address, _secrets(engine, address))
+    environment = _environment(orchestrator(say), address, _secrets(engine, address))
     _refuse_others(engine, address, environment)
     files = _files(engine, say)
-    for services in (("postgres", "server"), ("worker", "witness")):
-        _compose([*files, "up", "--detach", *services], environment)
-        for service in services:
-            _wait(engine, service, say)
-        if "server" in services:
+    for together in (("postgres", "server"), ("worker", "witness")):
+        _compose([*files, "up", "--detach", *together], environment)
+        for service in together:
+            wait_until_healthy(engine, service, say)
+        if "server" in together:
             _make_pool(api_url(address), environment.get(CLIENT_AUTH))
             say(f"work pool {POOL}: as {POOL_FILE.relative_to(ROOT)} states")
     say(f"Prefect is at {api_url(address).removesuffix('/api')}")
@@ -99,7 +99,7 @@ def down(say: Say) -> None:
     say(f"stopped. The database stays in the volume {VOLUME}; `docker volume rm {VOLUME}` removes it")
 
 
-def _orchestrator(say: Say) -> str:
+def orchestrator(say: Say) -> str:
     """The reference of the image of worker and witness, which is built where it isn't there."""
     try:
         return references(ROOT, [ORCHESTRATOR])[ORCHESTRATOR]
@@ -140,14 +140,14 @@ def _socket() -> str:
     return host.removeprefix("unix://")
 
 
-def _environment(orchestrator: str, address: str, passwords: Mapping[str, str]) -> dict[str, str]:
+def _environment(image: str, address: str, passwords: Mapping[str, str]) -> dict[str, str]:
     """What infra/compose.yaml names, beside what the caller has set."""
     path = _socket()
     return {
         **os.environ,
         **passwords,
         "RETAIN_BIND": address,
-        "RETAIN_IMAGE_ORCHESTRATOR": orchestrator,
+        "RETAIN_IMAGE_ORCHESTRATOR": image,
         "RETAIN_DOCKER_SOCKET": path,
         # Docker Desktop runs the engine in a virtual machine, where the socket belongs to root.
         "RETAIN_DOCKER_GID": "0" if sys.platform == "darwin" else str(os.stat(path).st_gid),
@@ -171,7 +171,7 @@ def _secrets(engine: DockerClient, address: str) -> dict[str, str]:
     given = {name: os.environ[name] for name in (DATABASE_PASSWORD, SERVER_AUTH) if os.environ.get(name)}
     found = _read_secrets() | given
     if DATABASE_PASSWORD not in found:
-        if _has_volume(engine):
+        if has_database(engine):
             raise RetainError(
                 f"The database of an earlier `make up` is there, but its password isn't: put {DATABASE_PASSWORD}=... "
                 f"back into {SECRETS_FILE}, or begin anew: docker volume rm {VOLUME}"
@@ -212,7 +212,8 @@ def _write_secrets(values: Mapping[str, str]) -> None:
     aside.replace(SECRETS_FILE)
 
 
-def _has_volume(engine: DockerClient) -> bool:
+def has_database(engine: DockerClient) -> bool:
+    """Whether there is the database of an earlier time."""
     try:
         engine.volumes.get(VOLUME)
     except NotFound:
@@ -222,7 +223,7 @@ def _has_volume(engine: DockerClient) -> bool:
 
 def _refuse_others(engine: DockerClient, address: str, environment: Mapping[str, str]) -> None:
     """Raises RetainError if something else than our own server listens at the address."""
-    if any(each.status == "running" for each in _services(engine, "server")):
+    if any(each.status == "running" for each in services_of(engine, "server")):
         return
     try:
         socket.create_connection((urlsplit(api_url(address)).hostname, PORT), timeout=2).close()
@@ -254,8 +255,8 @@ def _files(engine: DockerClient, say: Say) -> list[str]:
     base, building = ["--file", str(COMPOSE_FILE)], ["--file", str(BUILD_FILE)]
     if _has_image(engine, BUILT_POSTGRES):
         return base + building
-    services = yaml.safe_load(COMPOSE_FILE.read_text(encoding="utf-8"))["services"]
-    for image in (services[name]["image"] for name in ("postgres", "server")):
+    stated = yaml.safe_load(COMPOSE_FILE.read_text(encoding="utf-8"))["services"]
+    for image in (stated[name]["image"] for name in ("postgres", "server")):
         if _has_image(engine, image):
             continue
         say(f"pulling {image} ...")
@@ -299,16 +300,17 @@ def _compose_program() -> list[str]:
     )
 
 
-def _services(engine: DockerClient, service: str) -> list[Container]:
+def services_of(engine: DockerClient, service: str) -> list[Container]:
+    """The containers of a service: one, or none while it is down."""
     labels = [f"com.docker.compose.project={PROJECT}", f"com.docker.compose.service={service}"]
     return engine.containers.list(all=True, filters={"label": labels})  # type: ignore[no-any-return]
 
 
-def _wait(engine: DockerClient, service: str, say: Say) -> None:
+def wait_until_healthy(engine: DockerClient, service: str, say: Say) -> None:
     """Waits until a service's container is healthy."""
     began = time.monotonic()
     while True:
-        container = next(iter(_services(engine, service)), None)
+        container = next(iter(services_of(engine, service)), None)
         state = container.attrs["State"] if container is not None else {}
         if state.get("Health", {}).get("Status") == "healthy":
             say(f"{service}: healthy after {time.monotonic() - began:.0f} s")
@@ -365,7 +367,8 @@ def _stop_stages(engine: DockerClient, say: Say) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    text = error.explanation if isinstance(error, APIError) else None
+    return next(iter(str(text or error).splitlines()), type(error).__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:

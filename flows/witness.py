@@ -47,9 +47,8 @@ from flows.ends import End
 
 POOL = "docker"
 FLOW_RUN_LABEL = "io.prefect.flow-run-id"  # set by the worker
-ALIVE = (
-    Path(tempfile.gettempdir()) / "retain-witness"
-)  # touched at each look, for the health check of infra/compose.yaml
+# Touched at each look, for the health check of infra/compose.yaml.
+ALIVE = Path(tempfile.gettempdir()) / "retain-witness"
 LOOK_S = 0.5
 OUTLIVED_LOOK_S = 5.0  # between two looks for containers that outlive their flow run
 KEEP_S = 15.0

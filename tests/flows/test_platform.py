@@ -304,15 +304,15 @@ def test_a_service_that_does_not_get_healthy(
     status: str, restarts: int, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform, "READY_S", 0.1)
-    monkeypatch.setattr(platform, "_services", lambda engine, service: [container(status, "starting", restarts)])
+    monkeypatch.setattr(platform, "services_of", lambda engine, service: [container(status, "starting", restarts)])
     said: list[str] = []
     with pytest.raises(RetainError, match=rf"^server {what}.*\(no database\). See `docker logs retain_server_1`$"):
-        platform._wait(engine(), "server", said.append)
+        platform.wait_until_healthy(engine(), "server", said.append)
     assert said == []
 
 
 def test_a_healthy_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "_services", lambda engine, service: [container("running", "healthy")])
+    monkeypatch.setattr(platform, "services_of", lambda engine, service: [container("running", "healthy")])
     said: list[str] = []
-    platform._wait(engine(), "server", said.append)
+    platform.wait_until_healthy(engine(), "server", said.append)
     assert said == ["server: healthy after 0 s"]
