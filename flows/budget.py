@@ -63,6 +63,7 @@ def _look(run: Run, known: frozenset[str], warned: bool) -> bool:
     )
     if why := exceeded(standing, attempts, known):
         run.stop_for_budget(why)
+        return True
     if warned or standing.share < WARN_AT:
         return warned
     words = f"{standing.share:.0%} of the budget is spent or reserved: {standing}"

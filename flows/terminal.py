@@ -122,13 +122,13 @@ def show_sources(plan: Plan, console: Console) -> None:
 def show_summary(plan: Plan, board: Board, console: Console) -> None:
     """Prints what the run cost, how long it took, and whether it used synthetic data."""
     costs = plan.experiment.costs
-    entries = ledger.entries(plan.store, costs.scope)
-    metered = sum(entry.metered_usd for entry in entries)
+    standing, _ = ledger.look(plan.store, costs.scope, costs.budget_usd)
     this_run = sum(row.usd for row in board.rows.values())
     machines = {machine.type: machine.usd_per_hour for machine in map(plan.machine, plan.stages)}
     prices = " and ".join(f"{name} at ${usd:g} an hour" for name, usd in machines.items())
     console.print(
-        f"metered, not billed: ${this_run:.4f} this run, ${metered:.4f} of ${costs.budget_usd:g} in {costs.scope} "
+        f"metered, not billed: ${this_run:.4f} this run, ${standing.metered / ledger.MICRO:.4f} of "
+        f"${standing.cap / ledger.MICRO:g} in {costs.scope} "
         f"(priced as {prices})",
     )
     ran = {name: row for name, row in board.rows.items() if row.attempts}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from engine import approvals
+from engine import approvals, ledger
 from engine.artifact import ArtifactWriter
 from engine.errors import ArtifactError
 from engine.stage import Stage
@@ -252,6 +252,23 @@ def test_where_there_is_no_terminal_they_stand_below_the_stage_s_line(tmp_path: 
     first, second = said(console).splitlines()[:2]
     assert "customers    reused" in first
     assert second == f"WARNING from customers: {CUT_OFF}"
+
+
+def test_a_notice_of_the_run_is_said_when_it_is_given_and_stays_on_a_terminal(console: Console) -> None:
+    words = "83% of [a] is spent :smile:"
+    board, file = Board({"risk": Row("risk", ())}), make_console(100, io.StringIO())
+    with terminal.shown(board, file):
+        board.notice(words)
+    assert words in said(file)
+    console.print(terminal.stage_table(board, warned=True))
+    assert words in plain(console)
+
+
+def test_the_summary_shows_the_cap_that_counts(tmp_path: Path, console: Console) -> None:
+    plan = toy_plan(tmp_path, STAGES)
+    ledger.set_cap(plan.store, plan.experiment.costs.scope, 2.5)
+    terminal.show_summary(plan, board_of(plan), console)
+    assert "$0.0000 this run, $0.0000 of $2.5 in chaos" in plain(console)
 
 
 def test_warnings_are_said_again_at_the_end_of_every_run(
