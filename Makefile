@@ -36,7 +36,7 @@ quoted = '$(subst ','\'',$1)'
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
         up down deploy run.docker images images.lock serve messages messages.approve verdict compare words why debug costs \
-        budget lock figures docs test test-slow bench lint types imports
+        budget lock figures docs test test.docker test-slow bench lint types imports
 
 help: ## List every command
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -169,7 +169,10 @@ docs: $(RUN) ## Write the figures of docs/figures/ into the documentation
 	$(PY) -m eval.docs
 
 test: $(DEV) ## Run the tests, except those that take minutes
-	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -m "not slow and not docker" -n 2 --dist loadfile --no-loadscope-reorder
+
+test.docker: $(DEV) ## Build images, run stages in them and kill them: minutes, and a Docker engine
+	$(PY) -m pytest -m docker
 
 test-slow: $(DEV) ## Run the tests that take minutes: kills and whole runs
 	$(PY) -m pytest -m slow

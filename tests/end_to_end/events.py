@@ -25,10 +25,12 @@ ENGINE_COMMAND = "-m engine "  # of the stage's own process in its container
 
 @dataclass(frozen=True)
 class Struck:
-    """An event that took place. `again_s`: seconds until the stage's next attempt ran; None if there was none."""
+    """An event that took place. `at`: when, in seconds since 1970. `again_s`: seconds until the container of the next
+    attempt ran; None if there was none."""
 
     kind: str
     attempt: str
+    at: float
     again_s: float | None
 
 
@@ -172,7 +174,7 @@ class Strikes:
                 continue
             number = int(container.name.split("-")[1])
             with self._alone:
-                began = time.monotonic()
+                began, at = time.monotonic(), time.time()
                 try:
                     EVENTS[kind](self.platform, container, self.run)
                 except (APIError, NotFound):  # it has ended just now
@@ -181,7 +183,7 @@ class Strikes:
             goes_on = kind in ("worker_killed", *STRIKING_ALL)
             after = number - 1 if goes_on else number
             again = None if goes_on else self._again(stage, number, began)
-            self.struck.append(Struck(kind, container.name, again))
+            self.struck.append(Struck(kind, container.name, at, again))
 
     def _at_work(self, stage: str, after: int) -> Container | None:
         while not self._over.wait(0.3):

@@ -16,6 +16,8 @@ from tests.end_to_end.containers import Platform, check_money, digests, platform
 from tests.end_to_end.events import Strikes, assert_nothing_is_left
 from tests.end_to_end.project import Project
 
+pytestmark = pytest.mark.docker
+
 TABLES = ("risk", "accept")
 RUN_S = 420.0
 
@@ -27,7 +29,7 @@ def engine() -> Iterator[DockerClient]:
 
 @pytest.fixture(scope="module")
 def platform(engine: DockerClient, ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    images = build(ROOT, ["tabular"])
+    images = build(ROOT, ["tabular", "serve"])
     with platform_at(tmp_path_factory.mktemp("platform"), ready.data, images, engine) as platform:
         yield platform
 
