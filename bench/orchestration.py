@@ -2,7 +2,7 @@
 
     python bench/orchestration.py
 
-Builds the images that are missing, starts a platform of its own (Prefect's server, worker and witness) and runs stages of
+Builds the images that are missing, starts a platform of its own (server, worker and witness) and runs stages of
 experiment_chaos in it. Wants a Docker engine. Prints tables and writes bench/results/orchestration.json.
 """
 
