@@ -114,7 +114,9 @@ def branches(platform: Any) -> dict[str, float]:
     changed = {"job_variables": variables | {"volumes": [*variables["volumes"], *mounts]}}
     platform.ask("PATCH", f"/deployments/{deployment['id']}", json=changed)
     command = [sys.executable, __file__, "--toys", str(platform.store)]
-    done = subprocess.run(command, cwd=ROOT, env=platform.environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=platform.environment, capture_output=True, encoding="utf-8", check=True
+    )
     seconds: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     platform.ask("PATCH", f"/deployments/{deployment['id']}", json={"job_variables": variables})
     longer = max(seconds["risk"], seconds["accept"])

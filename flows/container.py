@@ -31,6 +31,7 @@ from engine import records
 from engine.artifact import ArtifactStore
 from engine.claim import MISSED_RENEWALS
 from engine.errors import RetainError
+from engine.patience import SHARED_S, Outage, PatientStore
 from engine.records import AttemptRecord
 from engine.stage import FAILED, GRACE_S, PREEMPTED, StageRequest
 from engine.store import Store, open_store
@@ -69,9 +70,10 @@ def containers(parent: UUID) -> Launcher:
 
 def _start(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> Container:
     store = open_store(request.store)
+    patient = PatientStore(store, Outage(SHARED_S))
     prefix = ArtifactStore(store, request.experiment).prefix(request.stage, request.fingerprint)
     # In the order of the experiment's keys, which a stage may go by: `release` lists missed criteria in it.
-    store.write(records.key(prefix, request.number, REQUEST), request.model_dump_json(indent=1).encode())
+    patient.write(records.key(prefix, request.number, REQUEST), request.model_dump_json(indent=1).encode())
     deployment = f"stage/{STAGES[request.stage].image}"
 
     def run() -> FlowRun:
@@ -95,7 +97,7 @@ def _start(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> Conta
         flow_run = patiently(run)
     except ObjectNotFound:
         raise RetainError(f"Prefect has no deployment {deployment}. `make deploy` registers it") from None
-    ends.name_flow_run(store, prefix, request.number, flow_run.id)
+    ends.name_flow_run(patient, prefix, request.number, flow_run.id)
     return Container(flow_run.id, store, prefix, request.number, request.heartbeat_s, api)
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from uuid import UUID
 
 from prefect import State
@@ -21,7 +22,9 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import AwaitingRetry, Cancelled, Failed
 
-from engine.errors import RetainError
+from engine.errors import RetainError, StoreUnavailable
+from engine.patience import SHARED_S, Outage, PatientStore
+from engine.store import open_store, store_url
 from flows.attempt import settle_lost, unsettled
 from flows.automations import announcer
 from flows.board import Board, Row
@@ -31,6 +34,7 @@ from flows.prefect_api import OwnState, client, propose
 from flows.retries import LATER_AND_LATER
 from flows.run import Run
 
+PROBE = "probe"  # a key that is written to see whether the store can be
 RETURNS = 50  # how often a run may come back before something must be wrong with it itself
 # A container that was lost is stopped a minute after its flow run was given up (flows/witness.py).
 ENDS_S = 90.0
@@ -53,10 +57,13 @@ def carry_out(
         return Failed(message=f"ended {RETURNS} times without finishing; see the logs of its containers")
     log = get_run_logger()
     with _leaving_on_sigterm(flow_run.id):
+        returns = flow_run.run_count - 1
         try:
-            plan = make_plan(experiment, stages, budget_usd=budget_usd)
+            plan = _plan(
+                lambda: make_plan(experiment, stages, budget_usd=budget_usd), patience_s=SHARED_S * bool(returns)
+            )
             settle_lost(plan)
-            if force and flow_run.run_count <= 1:
+            if force and not returns:
                 _set_aside(plan, stages)
             put_sources(plan)
         except RetainError as error:
@@ -80,6 +87,24 @@ def carry_out(
     if run.over_budget and not state.is_completed():
         return Failed(message=f"stopped by the budget: {run.over_budget}. The next run goes on from here")
     return state
+
+
+def _plan(make: Callable[[], Plan], patience_s: float) -> Plan:
+    """The plan, on a store that is waited for during the run. For planning itself it is waited for `patience_s`: a
+    store that can't be written when a run is started for the first time is more likely another user's."""
+
+    def plan() -> Plan:
+        try:
+            return make()
+        except RetainError as error:
+            try:
+                open_store(store_url()).write(PROBE, b"")
+            except RetainError:
+                raise StoreUnavailable(str(error)) from None
+            raise
+
+    made = Outage(patience_s).call("plan", plan)
+    return replace(made, store=PatientStore(made.store, Outage(SHARED_S)))
 
 
 @contextmanager

@@ -24,9 +24,10 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from engine import records
 from engine.artifact import ArtifactStore
-from engine.errors import RetainError
+from engine.errors import RetainError, StoreUnavailable
+from engine.patience import SHARED_S, Outage, PatientStore
 from engine.records import LOG, PROGRESS
-from engine.stage import CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, StageRequest
+from engine.stage import CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, UNAVAILABLE, StageRequest
 from engine.store import Store, open_store, store_url
 from flows.container import REQUEST
 from flows.launch import last_progress, start_engine
@@ -49,7 +50,7 @@ def run_stage(experiment: str, stage: str, fingerprint: str, number: int) -> Sta
     stopping = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
     try:
-        store = open_store(store_url())
+        store = PatientStore(open_store(store_url()), Outage(SHARED_S))
         prefix = ArtifactStore(store, experiment).prefix(stage, fingerprint)
         request = _request(store, prefix, number)
         process = start_engine(request, os.environ)
@@ -57,6 +58,8 @@ def run_stage(experiment: str, stage: str, fingerprint: str, number: int) -> Sta
             code = _watched(process, Path(request.work), stopping, log)
         record = records.read(store, prefix, number)
         message = record.message if record is not None and record.ended else ""
+    except StoreUnavailable as error:
+        return state_after(UNAVAILABLE, str(error), cancelled=False)
     except RetainError as error:
         return Failed(message=str(error))
     finally:
@@ -86,7 +89,7 @@ def state_after(code: int, message: str, *, cancelled: bool) -> State[None]:
         return Crashed(name="Preempted", message=message)
     if code < 0:
         return Crashed(message=f"killed by {signal.Signals(-code).name}")
-    names = {CLAIMED: "Claimed", FENCED: "Fenced", os.EX_IOERR: "StoreUnavailable"}
+    names = {CLAIMED: "Claimed", FENCED: "Fenced", UNAVAILABLE: "StoreUnavailable"}
     if code in names:
         return Crashed(name=names[code], message=message)
     return Failed(name={OVERDUE: "Overdue", REFUSED: "Refused"}.get(code, "Failed"), message=message)
