@@ -42,6 +42,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
+from engine.paths import why_unwritable
 from engine.store import open_store, store_url
 from flows import ends
 from images.build import build, references
@@ -380,6 +381,9 @@ def main(arguments: list[str] | None = None) -> int:
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"error: {error.filename or INFRA}: {why_unwritable(error)}", file=sys.stderr)
+        return RetainError.exit_code
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -316,3 +316,27 @@ def test_a_healthy_service(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     platform.wait_until_healthy(engine(), "server", said.append)
     assert said == ["server: healthy after 0 s"]
+
+
+# -- the command
+
+
+def test_a_fault_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
+    for command in ("up", "down"):
+        assert platform.main([command]) == 2
+        assert capsys.readouterr().err.startswith("error: DOCKER_HOST=tcp://192.0.2.1:2375: ")
+
+
+def test_a_folder_that_can_not_be_written_is_named(
+    secrets_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(platform, "SECRETS_FILE", secrets_file.parent / "gone" / "secrets.env")
+    monkeypatch.setattr(platform, "_engine", engine)
+    monkeypatch.setattr(platform, "orchestrator", lambda say: "retain/orchestrator:x")
+    assert platform.main(["up"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {secrets_file.parent}/gone/secrets.env.")
+    assert error.count("\n") == 1
