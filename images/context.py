@@ -1,4 +1,4 @@
-"""The build context of an image: its Dockerfile, its lock file and its code. Nothing else of the checkout is sent.
+"""The build context of an image: how it is built, its lock file and its code. Nothing else of the checkout is sent.
 
 The content of these files alone decides the image's tag: no times, owners or modes, no documentation, no tests.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from pathlib import Path
 
 from engine.errors import RetainError
 from engine.paths import why_unreadable
-from images.table import BASE, PLATFORM, Image, lock_file
+from images.table import BASE, IMAGES, PLATFORM, Image, lock_file
 
 TAG_DIGITS = 12
+# Parts of lock files, and the images that share them.
+SHARED = {"flows.txt": ("tabular", "gpu", "orchestrator"), "stages.txt": ("tabular", "gpu")}
 CODE = "code/"  # folder of the context with what the image gets of this repository
 # Of the folders of code. Compiled files are not sent, nor is whatever else may lie there, such as a .env.
 SUFFIXES = {".py", ".yaml", ".lock", ".txt"}
@@ -58,10 +61,30 @@ class Context:
 
 def read_context(root: Path, image: Image, accelerator: str) -> Context:
     """The context with the content that the checkout has now. Raises RetainError for a file that can't be read."""
-    paths = {"Dockerfile": root / image.dockerfile, "lock.txt": root / lock_file(image, accelerator)}
+    paths = {"Dockerfile": root / image.dockerfile, "install.sh": root / "images/install.sh"}
     for name in image.code:
         paths |= {f"{CODE}{path.relative_to(root).as_posix()}": path for path in _code_files(root / name)}
-    return Context(image, accelerator, {name: _read(path) for name, path in paths.items()})
+    files = {name: _read(path) for name, path in paths.items()}
+    return Context(image, accelerator, files | _lock_in_parts(root, image, accelerator))
+
+
+def _lock_in_parts(root: Path, image: Image, accelerator: str) -> dict[str, bytes]:
+    """The lock file, beginning with what other images have as well: the engine then installs that once for all."""
+    left = _entries(root, image, accelerator)
+    parts = {}
+    for name, images in SHARED.items():
+        if image.name in images:
+            first, *others = (_entries(root, IMAGES[each], "cpu") for each in images)
+            shared = [entry for entry in left if entry in first and all(entry in other for other in others)]
+            parts[name] = "".join(shared).encode()
+            left = [entry for entry in left if entry not in shared]
+    return parts | {"own.txt": "".join(left).encode()}
+
+
+def _entries(root: Path, image: Image, accelerator: str) -> list[str]:
+    """The entries of a lock file: a version and its hashes each."""
+    text = _read(root / lock_file(image, accelerator)).decode()
+    return re.findall(r"^[a-z0-9].*\n(?:    .*\n)+", text, flags=re.MULTILINE)
 
 
 def _code_files(path: Path) -> Iterator[Path]:

@@ -1,18 +1,17 @@
 # Image `orchestrator`: Prefect's server and worker, and the witness of containers. infra/ says which of them it runs.
 #
-# `make images` builds it (images/build.py) from a context that holds lock.txt, the libraries of this image, and code/,
-# the folders of this repository that it needs. docs/CONTAINERS.md says more.
+# `make images` builds it (images/build.py) from a context of its own (images/context.py): install.sh, the image's lock
+# file in parts, of which the first are those of other images as well, and code/, what it needs of this repository.
 
 FROM python:3.11-slim-bookworm AS libraries
 RUN python -m venv --without-pip /opt/venv
-COPY lock.txt /opt/lock.txt
-RUN pip --python /opt/venv install -q --no-cache-dir --no-compile --no-deps --require-hashes -r /opt/lock.txt \
- && pip --python /opt/venv check \
- && find /opt/venv/lib -type d -name tests -prune -exec rm -rf {} +
-# Nobody can write beside the code when it runs, so what is compiled here is all that ever will be. Some libraries have
-# files in the syntax of later Pythons, which nothing imports.
-RUN python -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true; \
-    echo /opt/retain > /opt/venv/lib/python3.11/site-packages/retain.pth
+COPY install.sh /opt/install.sh
+COPY flows.txt /opt/flows.txt
+RUN sh /opt/install.sh /opt/flows.txt
+COPY own.txt /opt/own.txt
+RUN sh /opt/install.sh /opt/own.txt
+RUN pip --python /opt/venv check \
+ && echo /opt/retain > /opt/venv/lib/python3.11/site-packages/retain.pth
 
 FROM python:3.11-slim-bookworm
 # tini: a first process that hands signals on and takes in orphans.

@@ -12,8 +12,8 @@ import pytest
 
 from engine.errors import RetainError
 from engine.fingerprint import ROOT, code_digests
-from images.context import CODE, read_context
-from images.table import BASE, IMAGES, Image
+from images.context import CODE, SHARED, read_context
+from images.table import BASE, IMAGES, VARIANTS, Image, lock_file
 from tasks.stages import STAGES
 from tests.images.checkouts import append, copy
 
@@ -65,13 +65,14 @@ def test_what_is_no_content_changes_no_tag(checkout: Path) -> None:
         ("images/locks/gpu-cpu.txt", {"tabular", "gpu"}),
         ("images/locks/serve.txt", {"tabular", "gpu", "serve"}),
         ("images/serve.Dockerfile", {"serve"}),
+        ("images/install.sh", {"tabular", "gpu", "serve", "orchestrator"}),
         ("images/build.py", set()),
         ("pyproject.toml", set()),
     ],
 )
 def test_content_changes_the_tags_of_the_images_that_hold_it(checkout: Path, path: str, images: set[str]) -> None:
     before = tags(checkout)
-    append(checkout / path, "\n# changed\n")
+    append(checkout / path, f"{'other' if 'locks' in path else '# changed'}==1 \\\n    --hash=sha256:0\n")
     assert changed(before, checkout) == images
 
 
@@ -91,12 +92,32 @@ def test_accelerators_are_told_apart() -> None:
 
 def test_the_code_digest_is_of_the_code_alone(checkout: Path) -> None:
     before = read_context(checkout, IMAGES["serve"], "cpu")
-    append(checkout / "images/locks/serve.txt", "\n# changed\n")
+    append(checkout / "images/locks/serve.txt", "other==1 \\\n    --hash=sha256:0\n")
     locked_anew = read_context(checkout, IMAGES["serve"], "cpu")
     assert locked_anew.tag != before.tag
     assert locked_anew.code_digest == before.code_digest
     append(checkout / "serve/app.py", "\n# changed\n")
     assert read_context(checkout, IMAGES["serve"], "cpu").code_digest != before.code_digest
+
+
+@pytest.mark.parametrize(
+    ("image", "accelerator"), VARIANTS, ids=[f"{i.name}-{accelerator}" for i, accelerator in VARIANTS]
+)
+def test_a_lock_file_is_sent_in_parts_that_images_share(image: Image, accelerator: str) -> None:
+    def parts(image: Image, accelerator: str = "cpu") -> dict[str, str]:
+        files = read_context(ROOT, image, accelerator).files
+        return {name: data.decode() for name, data in files.items() if name.endswith(".txt") and "/" not in name}
+
+    own = parts(image, accelerator)
+    dockerfile = (ROOT / image.dockerfile).read_text(encoding="utf-8")
+    assert re.findall(r"^RUN sh /opt/install.sh /opt/(.*)$", dockerfile, flags=re.MULTILINE) == list(own)
+    _, whole = (ROOT / lock_file(image, accelerator)).read_text(encoding="utf-8").split("\n", 1)
+    assert sorted("".join(own.values()).splitlines()) == sorted(whole.splitlines())
+    if "flows.txt" in own:  # so that the engine, which goes by content, has installed it for all of them
+        assert {parts(IMAGES[name])["flows.txt"] for name in ("tabular", "gpu", "orchestrator")} == {own["flows.txt"]}
+    if accelerator == "cpu" and "stages.txt" in own:
+        assert parts(IMAGES["tabular"])["stages.txt"] == parts(IMAGES["gpu"])["stages.txt"]
+        assert "torch==" in own["stages.txt"]
 
 
 @every_image
@@ -109,9 +130,9 @@ def test_the_archive_holds_dockerfile_lock_and_code_and_nothing_else(image: Imag
     (checkout / "engine" / ".hidden.py").write_text("secret", encoding="utf-8")
     with tarfile.open(fileobj=io.BytesIO(read_context(checkout, image, "cpu").archive())) as tar:
         files = {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
-    assert {"Dockerfile", "lock.txt"} <= files.keys()
     code = {name.removeprefix(CODE) for name in files if name.startswith(CODE)}
-    assert files.keys() == {"Dockerfile", "lock.txt"} | {f"{CODE}{name}" for name in code}
+    around = files.keys() - {f"{CODE}{name}" for name in code}
+    assert {"Dockerfile", "install.sh", "own.txt"} <= around <= {"Dockerfile", "install.sh", "own.txt", *SHARED}
     assert all(any(name == part or name.startswith(f"{part}/") for part in image.code) for name in code)
     assert all(Path(name).suffix in {".py", ".yaml", ".lock", ".txt"} for name in code)
     assert not [name for name, data in files.items() if data == b"secret"]

@@ -1,0 +1,17 @@
+# sh install.sh LOCK: installs into /opt/venv what the lock file names, compiled. The first step of every image's build.
+set -eu
+
+touch /opt/before
+install="pip --python /opt/venv install -q --no-cache-dir --no-compile --no-deps --require-hashes -r $1"
+# Where PyTorch's builds for CPUs are published; asked if no index that pip knows has what is locked.
+$install || $install --extra-index-url https://download.pytorch.org/whl/cpu
+
+cd /opt/venv/lib/python3.11/site-packages
+# Headers, test programs and tests: of PyTorch's images a third of a gigabyte that no run reads.
+rm -rf torch/include torch/test torch/bin/*Test torch/bin/test_* torch/bin/protoc* pyarrow/include
+find . -type d -name tests -prune -exec rm -rf {} +
+
+# Nobody can write beside the code when it runs, so what is compiled here is all that ever will be. Some libraries have
+# files in the syntax of later Pythons, which nothing imports.
+find . -name '*.py' -newer /opt/before > /opt/new
+python -m compileall -qq -j 0 --invalidation-mode unchecked-hash -i /opt/new || true
