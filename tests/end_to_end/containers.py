@@ -189,10 +189,10 @@ class Platform:
         return found
 
     def container_of(self, attempt: str, seconds: float = 120.0) -> Container:
-        """The running container of an attempt such as "risk-2"."""
+        """The running container of an attempt such as "risk-2", or of any at a stage, "risk-"."""
 
         def named() -> list[Container]:
-            return [each for each in self.containers() if each.name == attempt or each.name.startswith(f"{attempt}-")]
+            return [each for each in self.containers() if each.name.startswith(attempt)]
 
         wait_for(lambda: bool(named()), seconds, f"{attempt} runs")
         return named()[0]

@@ -4,7 +4,11 @@ twice."""
 from __future__ import annotations
 
 import random
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from docker import DockerClient
@@ -12,9 +16,10 @@ from docker import DockerClient
 from engine.fingerprint import ROOT
 from images.build import build
 from tests.containers import engine_or_skip
-from tests.end_to_end.containers import Platform, check_money, digests, platform_at
+from tests.end_to_end.containers import Platform, check_money, digests, platform_at, wait_for
 from tests.end_to_end.events import Strikes, assert_nothing_is_left
 from tests.end_to_end.project import Project
+from tests.end_to_end.shown import check_shown
 
 pytestmark = pytest.mark.docker
 
@@ -52,8 +57,7 @@ def test_killed_containers_end_with_the_bytes_of_a_plain_run(platform: Platform,
     assert digests(platform.store) == undisturbed
     assert_nothing_is_left(platform)
     assert check_money(platform) >= 6
-    parents = {attempt["parent_task_run_id"] for attempt in platform.attempts(run)}
-    assert None not in parents
+    check_shown(platform.ask, run, platform.store, "chaos", branches=False)
 
 
 def test_nothing_is_done_twice(platform: Platform, undisturbed: dict[str, str]) -> None:
@@ -67,10 +71,33 @@ def test_nothing_is_done_twice(platform: Platform, undisturbed: dict[str, str]) 
 
 def test_a_cancelled_run_leaves_nothing_at_work_and_goes_on_later(platform: Platform) -> None:
     run = platform.run(stages=["backtest"])
-    platform.container_of("backtest-1")
+    platform.container_of("backtest-")
     platform.ask("POST", f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}})
     assert platform.wait(run, 120)["state_type"] == "CANCELLED"
     assert_nothing_is_left(platform)
     again = platform.run(stages=["backtest"])
     assert platform.wait(again, RUN_S)["state_type"] == "COMPLETED"
     check_money(platform)
+
+
+def test_a_cap_that_is_lowered_stops_the_run_and_pauses_its_deployment(platform: Platform) -> None:
+    shutil.rmtree(platform.store / "chaos" / "backtest")
+    run = platform.run(stages=["backtest"])
+    platform.container_of("backtest-")
+    budget = [sys.executable, "-m", "flows", "budget", "--experiment", "chaos"]
+    try:
+        subprocess.run([*budget, "0.0001"], cwd=ROOT, env=platform.environment, check=True, capture_output=True)
+        ended = platform.wait(run, 180)
+        assert (ended["state_type"], "budget" in ended["state"]["message"]) == ("FAILED", True)
+        assert_nothing_is_left(platform)
+        wait_for(lambda: deployment(platform)["paused"], 60, "the automation has paused the deployment")
+        check_money(platform)
+    finally:
+        subprocess.run([*budget, "none"], cwd=ROOT, env=platform.environment, check=True, capture_output=True)
+        platform.ask("PATCH", f"/deployments/{deployment(platform)['id']}", json={"paused": False})
+    assert platform.wait(platform.run(stages=["backtest"]), RUN_S)["state_type"] == "COMPLETED"
+
+
+def deployment(platform: Platform) -> dict[str, Any]:
+    described: dict[str, Any] = platform.ask("GET", "/deployments/name/train/chaos")
+    return described
