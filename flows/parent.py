@@ -34,7 +34,7 @@ from flows.prefect_api import OwnState, client, propose
 from flows.retries import LATER_AND_LATER
 from flows.run import Run
 
-PROBE = "probe"  # a key that is written to see whether the store can be
+PROBE, PROBE_BYTES = "probe", 1 << 20  # what is written to see whether the store can be
 RETURNS = 50  # how often a run may come back before something must be wrong with it itself
 # A container that was lost is stopped a minute after its flow run was given up (flows/witness.py).
 ENDS_S = 90.0
@@ -98,7 +98,9 @@ def _plan(make: Callable[[], Plan], patience_s: float) -> Plan:
             return make()
         except RetainError as error:
             try:
-                open_store(store_url()).write(PROBE, b"")
+                probe = open_store(store_url())
+                probe.write(PROBE, bytes(PROBE_BYTES))  # a full disk still takes an empty file
+                probe.delete(PROBE)
             except RetainError:
                 raise StoreUnavailable(str(error)) from None
             raise
