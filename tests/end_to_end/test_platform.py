@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from docker.models.containers import Container
 from prefect.client.schemas.objects import State
-from prefect.states import Cancelling, Crashed
+from prefect.states import Cancelled, Cancelling, Crashed
 
 from flows import automations, ends, platform
 from flows.ends import End
@@ -156,6 +156,23 @@ def test_what_outlives_its_flow_run_is_ended(up: Platform, stage: UUID) -> None:
         while ends.read(up.store, flow_run) is None and time.monotonic() < deadline:
             time.sleep(0.5)
         assert end_of(up, flow_run).exit_code == 137
+
+
+def test_down_stops_what_is_at_work_and_the_next_up_carries_it_on(up: Platform, train: UUID) -> None:
+    flow_run, container = up.running(train, seconds=600)
+    said: list[str] = []
+    platform.down(said.append)
+    assert said[0].startswith("stopping 1 container")
+    assert up.engine.containers.list(all=True, filters={"id": container.id}) == []
+    end = ends.read(up.store, flow_run)
+    assert end is not None
+    assert end.exit_code == 143  # by SIGTERM
+    assert platform.has_database(up.engine)
+    platform.up(print)
+    up.wait(flow_run, lambda state: state.is_running() and up.api.read_flow_run(flow_run).run_count == 2)
+    up.api.set_flow_run_state(flow_run, Cancelled(), force=True)
+    for each in up.containers(flow_run):
+        each.kill()
 
 
 def test_nothing_is_left(up: Platform) -> None:

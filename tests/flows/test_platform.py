@@ -283,6 +283,7 @@ def test_a_port_that_is_free_is_nobody_s(monkeypatch: pytest.MonkeyPatch) -> Non
     platform._refuse_others(engine(), "127.0.0.1", {})
 
 
+@pytest.mark.usefixtures("other")
 def test_our_own_server_has_the_port() -> None:
     running = SimpleNamespace(containers=SimpleNamespace(list=lambda **_: [SimpleNamespace(status="running")]))
     own: Any = running
