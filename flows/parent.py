@@ -30,7 +30,7 @@ from flows.automations import announcer
 from flows.board import Board, Row
 from flows.container import containers
 from flows.plan import Plan, make_plan, put_sources
-from flows.prefect_api import OwnState, client, propose
+from flows.prefect_api import OwnState, client, propose, state_of
 from flows.retries import LATER_AND_LATER
 from flows.run import Run
 
@@ -120,7 +120,11 @@ def _leaving_on_sigterm(flow_run: UUID) -> Iterator[None]:
     def leave() -> None:
         asked.wait()
         with client() as api:
-            propose(api, flow_run, AwaitingRetry(message="its machine was wanted back"), force=True)
+            state = state_of(api, flow_run)
+            if state is not None and state.is_cancelling():
+                return  # it is stopping, in order
+            if state is None or not state.is_final():
+                propose(api, flow_run, AwaitingRetry(message="its machine was wanted back"), force=True)
         os._exit(0)
 
     threading.Thread(target=leave, name="leave", daemon=True).start()

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect.states import Cancelling, Completed, Running
 
 from engine.errors import DataError, RetainError, StoreUnavailable
 from engine.patience import PatientStore
@@ -67,3 +74,28 @@ def test_a_store_that_can_not_be_written_when_a_run_starts_is_said_at_once(
     monkeypatch.setattr(FolderStore, "write", refuse)
     with pytest.raises(RetainError, match="Permission denied"):
         parent._plan(make, patience_s=0.0)
+
+
+@pytest.mark.parametrize(
+    ("state", "proposed", "leaves"),
+    [
+        (Running(), ["AwaitingRetry"], True),
+        (Cancelling(), [], False),
+        (Completed(), [], True),
+        (None, ["AwaitingRetry"], True),
+    ],
+)
+def test_a_parent_whose_machine_is_wanted_back_leaves_and_is_scheduled_again(
+    monkeypatch: pytest.MonkeyPatch, state: Any, proposed: list[str], leaves: bool
+) -> None:
+    """But one that is being cancelled stops its stages first, and one that has ended stays so."""
+    said: list[str] = []
+    left = threading.Event()
+    monkeypatch.setattr(parent, "client", lambda: nullcontext(None))
+    monkeypatch.setattr(parent, "state_of", lambda api, flow_run: state)
+    monkeypatch.setattr(parent, "propose", lambda api, flow_run, proposal, force: said.append(proposal.name))
+    monkeypatch.setattr(os, "_exit", lambda code: left.set())
+    with parent._leaving_on_sigterm(uuid4()):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert left.wait(0.5) is leaves
+    assert said == proposed
