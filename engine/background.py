@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,25 +33,29 @@ class _Saved:
 
     def remove(self) -> None:
         for path in self.files.values():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder goes with its attempt
+                path.unlink(missing_ok=True)
 
 
 @dataclass
 class BackgroundCheckpoints:
     """Checkpoints of one attempt, which its stage saves and loads. `fenced` is called when another one took over.
 
-    `folder` is on this machine. What the thread can't go on after is raised by the next save, or by wait().
+    `folder` is on this machine. `in_turn`: a save waits for the copy of the one before, so that each is copied, unless
+    the store is unavailable. What the thread can't go on after is raised by the next save, or by wait().
     """
 
     store: Checkpointer
     folder: Path
     outage: Outage
     fenced: Callable[[], None]
+    in_turn: bool = False
     saves: int = 0
     copied: int = 0  # so many of them are complete in the store
     saved_bytes: int = 0
     _waiting: _Saved | None = None
     _copying: bool = False
+    _in_vain: bool = False  # the copy waits for the store
     _closing: bool = False
     _error: BaseException | None = None
     _thread: threading.Thread | None = None
@@ -72,6 +77,9 @@ class BackgroundCheckpoints:
         """
         self._raise_error()
         check_names(files)
+        if self.in_turn:
+            with self._changed:
+                self._changed.wait_for(lambda: self._in_vain or not (self._waiting or self._copying))
         saved = self._write(step, files)
         self.saves += 1
         self.saved_bytes += sum(map(len, files.values()))
@@ -128,7 +136,7 @@ class BackgroundCheckpoints:
                 self._error = error
             saved.remove()
             with self._changed:
-                self._copying = False
+                self._copying = self._in_vain = False
                 self._changed.notify_all()
             if self._error is not None:
                 return
@@ -152,5 +160,7 @@ class BackgroundCheckpoints:
                 self.copied += 1
                 return
             with self._changed:
+                self._in_vain = True
+                self._changed.notify_all()
                 if self._changed.wait_for(lambda: self._waiting is not None or self._closing, pause):
                     return

@@ -109,17 +109,21 @@ class _Attempt:
         self.stop.ask(FENCED, OVERTAKEN)
 
     def write(self, status: Status, message: str = "", exit_code: int | None = None) -> None:
-        """Raises Fenced where somebody who saw this attempt end, or thought so, has closed its record."""
+        """Raises Fenced as check_record() does."""
         with self.writing:
             if self.record.ended:
                 return
-            stored = records.read(self.store, self.prefix, self.record.number)
-            if stored is not None and stored.ended:
-                raise Fenced(self.prefix)
+            self.check_record()
             seconds = round(self.seconds, 3)
             changes = {"status": status, "message": message, "seconds": seconds, "exit_code": exit_code}
             self.record = self.record.model_copy(update=changes)
             records.write(self.store, self.prefix, self.record)
+
+    def check_record(self) -> None:
+        """Raises Fenced where somebody who saw this attempt end, or thought so, has closed its record."""
+        stored = records.read(self.store, self.prefix, self.record.number)
+        if stored is not None and stored.ended:
+            raise Fenced(self.prefix)
 
     def keep_figures(self) -> None:
         """Puts into the record how long run() took, and what its checkpoints cost."""
@@ -276,12 +280,13 @@ def _end(attempt: _Attempt, code: int, message: str) -> int:
         print(saves, flush=True)
     if message:
         print(message, file=sys.stderr, flush=True)
-    attempt.keep_transcript()  # before the record, by which a parent knows that nothing more will come
     # What can't be written now, whoever sees this process end does in its place.
     with suppress(StoreUnavailable):
         if attempt.claim is not None:
             attempt.claim.release()
         with suppress(Fenced):
+            attempt.check_record()
+            attempt.keep_transcript()  # before the record, by which a parent knows that nothing more will come
             attempt.write(_STATUS.get(code, "failed"), message, code)
     return code
 
@@ -371,7 +376,8 @@ def _workspace(attempt: _Attempt, claim: Claim) -> Workspace:
     progress = Progress(work / PROGRESS, lambda: attempt.seconds)
     attempt.outage.tell(progress.note)
     checkpointer = Checkpointer(attempt.store, f"{attempt.prefix}/{CHECKPOINTS}", claim)
-    checkpoints = BackgroundCheckpoints(checkpointer, work / "checkpoints", attempt.outage, attempt.fenced)
+    in_turn = request.checkpoint.every_steps is not None
+    checkpoints = BackgroundCheckpoints(checkpointer, work / "checkpoints", attempt.outage, attempt.fenced, in_turn)
     attempt.checkpoints = checkpoints
     attempt.schedule = Schedule(request.checkpoint, busy=checkpoints.busy)
     return Workspace(

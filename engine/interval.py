@@ -24,7 +24,8 @@ NEVER_HOURS = 876_600.0  # a century: a machine that nobody takes away
 class CheckpointInterval(BaseModel):
     """How often stages save: by the rate of preemptions, unless `every_s` or `every_steps` says so.
 
-    Of both, whichever comes first. A step is the stage's own: of a training, or one part of several.
+    Of both, whichever comes first. A step is the stage's own: of a training, or one part of several. With `every_steps`
+    each save gets into the store before the next one, so that tests know what a kill loses.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
@@ -27,7 +27,9 @@ from engine.paths import NOT_THERE, path_of, why_unreadable, why_unwritable
 ABSENT: Final = "absent"
 STALE_ASIDE_S: Final = 3600.0
 PIECE: Final = 1 << 20
-OWN: Final = ("aside", ".lock")  # what the folder store keeps for itself below its root
+LOCK: Final = ".lock"
+LOCKED_S: Final = 10.0  # a writer that keeps the lock for longer was paused: it needs a fraction of a millisecond
+OWN: Final = ("aside", LOCK, f"{LOCK}-guard")  # what the folder store keeps for itself below its root
 # A path that can't be: trying again changes nothing. Any other OSError may pass.
 LASTING: Final = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -82,15 +84,20 @@ class FolderStore:
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> str:
         target = self._path(key)
-        with self._aside(io.BytesIO(data), key) as aside, self._locked():
-            self._check(key, expect)
-            self._rename(aside, target)
+        with self._aside(io.BytesIO(data), key) as aside:
+            with self._locked() as still_locked:
+                self._check(key, expect)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                still_locked()
+                self._rename(aside, target)
+            _sync(target.parent)
         return _version(data)
 
     def delete(self, key: str, expect: str | None = None) -> None:
         target = self._path(key)
-        with self._writing(), self._locked():
+        with self._writing(), self._locked() as still_locked:
             self._check(key, expect)
+            still_locked()
             target.unlink(missing_ok=True)
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -107,7 +114,9 @@ class FolderStore:
             raise unavailable(error, f"{error.filename or target}: {why_unreadable(error)}") from None
         with path.open("rb") as content, self._aside(content, key) as aside:
             aside.chmod(0o444)
+            target.parent.mkdir(parents=True, exist_ok=True)
             self._rename(aside, target)
+            _sync(target.parent)
 
     def local(self, key: str, scratch: Path) -> Path:
         return self._path(key)
@@ -166,15 +175,9 @@ class FolderStore:
 
     def _rename(self, aside: Path, target: Path) -> None:
         key = target.relative_to(self.root).as_posix()
-        target.parent.mkdir(parents=True, exist_ok=True)
         fault("store.rename", key)
         os.replace(aside, target)
         fault("store.renamed", key)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _check(self, key: str, expect: str | None) -> None:
         if expect is None:
@@ -185,12 +188,76 @@ class FolderStore:
             raise Conflict(key)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        # flock goes with its process, so a killed writer can't leave the store locked.
+    def _locked(self) -> Iterator[Callable[[], None]]:
+        """Locks the store; the block calls what it is given before it changes anything.
+
+        flock goes with its process, so a killed writer can't leave the store locked. One that was paused can: after
+        LOCKED_S its lock is taken from it, and when it wakes up it changes nothing.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        path = self.root / LOCK
+        file = _lock(path)
+        try:
+
+            def still_locked() -> None:
+                if not _is_at(file, path):
+                    raise StoreUnavailable(f"{self.root}: held the lock for more than {LOCKED_S:.0f} s and lost it")
+
+            yield still_locked
+        finally:
+            os.close(file)
+
+
+def _lock(path: Path) -> int:
+    """The open file at `path`, locked."""
+    since = time.monotonic()
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        while _is_at(file, path):
+            if _has_locked(file):
+                if _is_at(file, path):
+                    return file
+                break  # somebody took it away while it was being locked
+            if time.monotonic() - since > LOCKED_S:
+                _take_lock_away(file, path)
+                since = time.monotonic()
+            time.sleep(0.001)
+        os.close(file)
+
+
+def _take_lock_away(held: int, path: Path) -> None:
+    """Removes the file that somebody keeps locked, unless that was done; a second lock lets one at a time do so."""
+    guard = os.open(path.with_name(f"{path.name}-guard"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if _has_locked(guard) and _is_at(held, path):
+            path.unlink()
+    finally:
+        os.close(guard)
+
+
+def _has_locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether `path` is still the open file."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except NOT_THERE:
+        return False
+
+
+def _sync(folder: Path) -> None:
+    """Not within the lock: it takes a hundred times as long as all that has to be."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def sha256_of(path: Path) -> str:

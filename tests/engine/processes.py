@@ -40,8 +40,10 @@ def killed_at(point: str, function: Callable[..., object], *arguments: object) -
     return code_of(call)
 
 
-def message_without_privileges(function: Callable[..., object], *arguments: object) -> str:
-    """The message of the RetainError that the call raises in a process that the modes of files bind.
+def message_without_privileges(
+    function: Callable[..., object], *arguments: object, kind: type[RetainError] = RetainError
+) -> str:
+    """The message of the RetainError, of that kind, that the call raises in a process that the modes of files bind.
 
     Tests are often run by root, who may read everything. Without its capabilities, root may only what modes allow.
     """
@@ -49,7 +51,7 @@ def message_without_privileges(function: Callable[..., object], *arguments: obje
 
     def call() -> None:
         _drop_capabilities()
-        with pytest.raises(RetainError) as raised:
+        with pytest.raises(kind) as raised:
             function(*arguments)
         send.send(str(raised.value))
 

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import RetainError
+import engine.store
+from engine.errors import RetainError, StoreUnavailable
 from engine.store import ABSENT, STALE_ASIDE_S, Conflict, FolderStore, open_store, store_url
-from tests.engine.processes import code_of, killed_at, message_without_privileges, race
+from tests.engine.processes import PATIENCE_S, code_of, killed_at, message_without_privileges, race, start
 
 STORE_POINTS = ("store.write", "store.rename", "store.renamed")
 OLD, NEW = b"old" * 40_000, b"new" * 50_000
@@ -194,7 +195,7 @@ def test_a_root_that_vanished_or_became_something_else(tmp_path: Path) -> None:
 def test_a_read_only_root(store: FolderStore) -> None:
     store.root.mkdir()
     store.root.chmod(0o555)
-    message = message_without_privileges(store.write, "a", b"1")
+    message = message_without_privileges(store.write, "a", b"1", kind=StoreUnavailable)
     assert "can't be written (Permission denied). User " in message
     assert "space" not in message
 
@@ -211,7 +212,7 @@ def test_what_may_not_be_read_is_not_taken_for_absent(store: FolderStore, tmp_pa
     }
     try:
         for call in calls[place]:
-            message = message_without_privileges(call)
+            message = message_without_privileges(call, kind=StoreUnavailable)
             assert message.startswith(f"{path}")
             assert "can't be read (Permission denied)" in message
     finally:
@@ -222,9 +223,31 @@ def test_a_key_below_another_key_is_refused_and_leaves_nothing_aside(store: Fold
     store.write("a", b"1")
     store.write("folder/b", b"1")
     for key in ("a/b", "folder"):
-        with pytest.raises(RetainError, match="can't be written"):
+        with pytest.raises(RetainError, match="can't be written") as raised:
             store.write(key, b"2")
+        assert not isinstance(raised.value, StoreUnavailable), "trying again would change nothing"
     assert files(store) == {"a", "folder/b", ".lock"}
+
+
+def test_a_store_whose_folder_is_gone_is_unavailable_and_not_empty(tmp_path: Path) -> None:
+    """As where a mount was lost; what is written meanwhile must not get into whatever lies below."""
+    store = open_store(str(tmp_path / "store"))
+    store.write("folder/key", b"1")
+    (tmp_path / "source").write_bytes(b"1")
+    (tmp_path / "store").rename(tmp_path / "away")
+    calls = (
+        lambda: store.read("folder/key"),
+        lambda: list(store.list("folder")),
+        lambda: store.write("other", b"1"),
+        lambda: store.delete("folder/key"),
+        lambda: store.put_file("file", tmp_path / "source"),
+    )
+    for call in calls:
+        with pytest.raises(StoreUnavailable, match="store: the store's folder is gone"):
+            call()
+    assert not (tmp_path / "store").exists()
+    (tmp_path / "away").rename(tmp_path / "store")
+    assert store.read("folder/key") is not None
 
 
 def test_a_full_disk_leaves_the_old_value_and_nothing_aside(store: FolderStore) -> None:
@@ -233,7 +256,7 @@ def test_a_full_disk_leaves_the_old_value_and_nothing_aside(store: FolderStore) 
     def fill() -> None:
         # The largest file a process may write stands in for a full disk: write() fails after a part in both.
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        with pytest.raises(RetainError, match=r"can't be written \(File too large\)"):
+        with pytest.raises(StoreUnavailable, match=r"can't be written \(File too large\)"):
             store.write("key", NEW)
 
     assert code_of(fill) == 0
@@ -331,6 +354,44 @@ def test_a_reader_never_sees_a_part(store: FolderStore) -> None:
 
     [_, seen] = race(2, work)
     assert seen <= {OLD, NEW}
+
+
+class Paused(FolderStore):
+    """Its process is stopped while it holds the lock, before it changes anything."""
+
+    def _check(self, key: str, expect: str | None) -> None:
+        super()._check(key, expect)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("change", ["write", "delete"])
+def test_a_writer_that_is_paused_with_the_lock_blocks_nobody_for_long_and_then_changes_nothing(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(engine.store, "LOCKED_S", 0.3)
+    version = store.write("key", OLD)
+    paused = Paused(store.root)
+
+    def work() -> None:
+        with pytest.raises(StoreUnavailable, match="held the lock for more than"):
+            paused.write("key", b"stale", expect=version) if change == "write" else paused.delete("key", expect=version)
+
+    process = start(work)
+    assert process.pid is not None
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+    # Eight wait for it at once, and none of their changes is lost.
+    race(8, lambda _: increment(store, 3))
+    found = store.read("counter")
+    assert found is not None
+    assert int(found[0]) == 24
+    store.write("key", NEW, expect=version)
+    os.kill(process.pid, signal.SIGCONT)
+    process.join(PATIENCE_S)
+    assert process.exitcode == 0
+    found = store.read("key")
+    assert found is not None
+    assert found[0] == NEW
+    assert "aside" not in {name.partition("/")[0] for name in files(store)}
 
 
 @pytest.mark.parametrize("point", STORE_POINTS)

@@ -48,6 +48,27 @@ def walk(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -
     return {"place": {"value": place}}
 
 
+def amble(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """A random walk that saves when it is told to. It first tells what it reads, and reads it again at the end."""
+    print("ambling", flush=True)
+    rng = np.random.default_rng(workspace.seed)
+    begin, place = 0, 0.0
+    checkpoint = workspace.checkpoints.load()
+    if checkpoint is not None:
+        state = json.loads(checkpoint.files["state.json"])
+        begin, place, rng.bit_generator.state = checkpoint.step, state["place"], state["rng"]
+    for step in range(begin, config.steps):
+        place += config.scale * float(rng.normal())
+        time.sleep(config.pause_s)
+        if workspace.checkpoint_due() or workspace.should_stop():
+            state = {"place": place, "rng": rng.bit_generator.state}
+            workspace.save(step + 1, {"state.json": json.dumps(state).encode()})
+        workspace.progress(step + 1, config.steps, place=place)
+    read = {name: (folder / "place.json").read_text() for name, folder in inputs.items()}
+    workspace.out.json("place.json", {"place": place, "read": read})
+    return {"place": {"value": place}}
+
+
 def surroundings(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes down what the libraries read about threads, and which variables there are at all."""
     workspace.out.json("names.json", sorted(os.environ))
