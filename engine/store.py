@@ -87,7 +87,7 @@ class FolderStore:
         with self._aside(io.BytesIO(data), key) as aside:
             with self._locked() as still_locked:
                 self._check(key, expect)
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self._make(target.parent)
                 still_locked()
                 self._rename(aside, target)
             _sync(target.parent)
@@ -114,7 +114,7 @@ class FolderStore:
             raise unavailable(error, f"{error.filename or target}: {why_unreadable(error)}") from None
         with path.open("rb") as content, self._aside(content, key) as aside:
             aside.chmod(0o444)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._make(target.parent)
             self._rename(aside, target)
             _sync(target.parent)
 
@@ -144,7 +144,7 @@ class FolderStore:
         """
         aside = self.root / "aside" / uuid.uuid4().hex
         with self._writing():
-            aside.parent.mkdir(parents=True, exist_ok=True)
+            self._make(aside.parent)
             try:
                 with aside.open("wb") as file:
                     shutil.copyfileobj(content, file, PIECE)
@@ -161,8 +161,19 @@ class FolderStore:
         try:
             yield
         except OSError as error:
+            self._check_root()
             text = f"{self.root}: {why_unwritable(error)}. RETAIN_STORE may name another folder"
             raise unavailable(error, text) from None
+
+    def _make(self, folder: Path) -> None:
+        """Makes a folder of the store, but never the root of one that was made already."""
+        if not self.made:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        made = self.root
+        for part in folder.relative_to(self.root).parts:
+            made /= part
+            made.mkdir(exist_ok=True)
 
     def _check_root(self) -> None:
         if self.made and not self.root.is_dir():
@@ -194,7 +205,7 @@ class FolderStore:
         flock goes with its process, so a killed writer can't leave the store locked. One that was paused can: after
         LOCKED_S its lock is taken from it, and when it wakes up it changes nothing.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        self._make(self.root)
         path = self.root / LOCK
         file = _lock(path)
         try:

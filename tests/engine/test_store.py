@@ -356,6 +356,21 @@ def test_a_reader_never_sees_a_part(store: FolderStore) -> None:
     assert seen <= {OLD, NEW}
 
 
+def test_a_root_that_vanishes_in_the_middle_of_a_write_is_not_made_again(tmp_path: Path) -> None:
+    class Vanishing(FolderStore):
+        def _check(self, key: str, expect: str | None) -> None:
+            super()._check(key, expect)
+            self.root.rename(tmp_path / "away")
+
+    store = Vanishing(tmp_path / "store", made=True)
+    store.root.mkdir()
+    for call in (lambda: store.write("folder/key", b"1", expect=ABSENT), lambda: store.delete("folder/key")):
+        with pytest.raises(StoreUnavailable, match=r"the store's folder is gone|lost it"):
+            call()
+        assert not store.root.exists()
+        (tmp_path / "away").rename(store.root)
+
+
 class Paused(FolderStore):
     """Its process is stopped while it holds the lock, before it changes anything."""
 
@@ -368,7 +383,7 @@ class Paused(FolderStore):
 def test_a_writer_that_is_paused_with_the_lock_blocks_nobody_for_long_and_then_changes_nothing(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(engine.store, "LOCKED_S", 0.3)
+    monkeypatch.setattr(engine.store, "LOCKED_S", 3.0)  # which no living writer needs on a busy machine
     version = store.write("key", OLD)
     paused = Paused(store.root)
 
