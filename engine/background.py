@@ -54,7 +54,7 @@ class BackgroundCheckpoints:
     copied: int = 0  # so many of them are complete in the store
     saved_bytes: int = 0
     _waiting: _Saved | None = None
-    _copying: bool = False
+    _copying: _Saved | None = None
     _in_vain: bool = False  # the copy waits for the store
     _closing: bool = False
     _error: BaseException | None = None
@@ -62,13 +62,17 @@ class BackgroundCheckpoints:
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def load(self) -> Checkpoint | None:
-        """The newest undamaged checkpoint in the store, or None."""
+        """The newest undamaged checkpoint, or None. One that this attempt saved need not be copied yet."""
+        with self._changed:
+            newest = self._waiting or self._copying
+            if newest is not None:
+                return Checkpoint(newest.step, {name: path.read_bytes() for name, path in newest.files.items()})
         return self.outage.call("read", self.store.load)
 
     def busy(self) -> bool:
         """Whether a save is not yet in the store."""
         with self._changed:
-            return self._waiting is not None or self._copying
+            return self._waiting is not None or self._copying is not None
 
     def save(self, step: int, files: Mapping[str, bytes]) -> None:
         """Returns once the files are on this machine's disk.
@@ -134,9 +138,9 @@ class BackgroundCheckpoints:
                 self.fenced()
             except BaseException as error:  # the stage's thread raises it
                 self._error = error
-            saved.remove()
             with self._changed:
-                self._copying = self._in_vain = False
+                saved.remove()
+                self._copying, self._in_vain = None, False
                 self._changed.notify_all()
             if self._error is not None:
                 return
@@ -145,7 +149,7 @@ class BackgroundCheckpoints:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is not None or self._closing)
             saved, self._waiting = self._waiting, None
-            self._copying = saved is not None
+            self._copying = saved
             return saved
 
     def _copy(self, saved: _Saved) -> None:

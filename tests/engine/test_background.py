@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.background import BackgroundCheckpoints
-from engine.checkpoint import Checkpointer
+from engine.checkpoint import Checkpoint, Checkpointer
 from engine.claim import Fenced, acquire
 from engine.errors import StoreUnavailable
 from engine.patience import Outage
@@ -104,12 +104,29 @@ def test_a_save_does_not_wait_for_the_store(make: Make, tmp_path: Path) -> None:
     checkpoints.save(1, state(1))
     assert store.entered.acquire(timeout=PATIENCE_S)
     assert checkpoints.busy()
-    assert checkpoints.load() is None
+    assert loaded(checkpoints.store) is None
     store.let_through(2)
     checkpoints.wait()
     assert not checkpoints.busy()
     assert loaded(checkpoints.store) == 1
     assert left(checkpoints) == []
+
+
+def test_a_stage_that_asks_for_its_checkpoint_gets_what_it_saved_last(make: Make, tmp_path: Path) -> None:
+    """Wherever that is by then. `rm` asks before each of its models, and goes on from what the one before it kept."""
+    store = Gate(tmp_path / "store")
+    new_attempt(store)
+    Checkpointer(FolderStore(store.root), PREFIX, new_attempt(store).claim).save(1, state(1))
+    checkpoints = make(store, 2)
+    assert checkpoints.load() == Checkpoint(1, state(1))
+    checkpoints.save(2, state(2))
+    assert store.entered.acquire(timeout=PATIENCE_S)
+    assert checkpoints.load() == Checkpoint(2, state(2)), "it is being copied"
+    checkpoints.save(3, state(3))
+    assert checkpoints.load() == Checkpoint(3, state(3)), "it waits for the other one"
+    store.let_through(4)
+    checkpoints.wait()
+    assert checkpoints.load() == Checkpoint(3, state(3)), "it is in the store"
 
 
 def test_of_what_is_saved_meanwhile_only_the_newest_is_copied_one_at_a_time(make: Make, tmp_path: Path) -> None:
@@ -213,10 +230,11 @@ def test_a_newer_save_takes_the_place_of_one_that_can_not_be_copied(make: Make, 
     checkpoints.save(1, state(1))
     checkpoints.save(2, state(2))
     assert checkpoints.busy()
-    store.failures = 0
     checkpoints.save(3, state(3))
+    store.failures = 0
     checkpoints.wait()
-    assert folders(store) == ["000000000003-000001"]
+    assert folders(store)[-1] == "000000000003-000001"
+    assert checkpoints.copied < checkpoints.saves
     assert left(checkpoints) == []
 
 
