@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -206,6 +206,21 @@ def test_one_that_is_fenced_after_it_sealed_prunes_nothing_of_its_successors(sto
     with pytest.raises(Fenced):
         Checkpointer(Overtaken(store.root), PREFIX, first.claim).save(2, state(2))
     assert folders(store) == ["000000000003-000002", "000000000004-000002"]
+    assert loaded(first) == 4
+
+
+def test_one_that_is_fenced_after_its_last_look_removes_nothing_of_its_successors(store: FolderStore) -> None:
+    class Overtaken(FolderStore):
+        def list(self, prefix: str) -> Iterator[str]:
+            if not folders(store)[-1].endswith("000002"):  # it has looked at its claim, and hangs before it removes
+                successor = attempt(store, 2)
+                for step in (3, 4):
+                    successor.save(step, state(step))
+            return super().list(prefix)
+
+    first = attempt(store)
+    Checkpointer(Overtaken(store.root), PREFIX, first.claim).save(2, state(2))
+    assert {"000000000003-000002", "000000000004-000002"} <= set(folders(store))
     assert loaded(first) == 4
 
 

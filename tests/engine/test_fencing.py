@@ -106,6 +106,17 @@ def test_a_zombie_removes_no_checkpoint_of_its_successor(folders: dict[str, Path
     assert [key for key in removed if "-000002/" in key] == []
 
 
+def test_whoever_is_fenced_while_it_publishes_writes_no_manifest(folders: dict[str, Path]) -> None:
+    def check() -> None:
+        raise Fenced(CLAIM)
+
+    store = MemoryStore()
+    with pytest.raises(Fenced):
+        ArtifactStore(store, "exp").publish("risk", "f00", folders["zombie"], check)
+    assert store.content
+    assert store.read(MANIFEST) is None
+
+
 def test_the_order_of_turns_decides_who_publishes(folders: dict[str, Path]) -> None:
     """So the tests above see both ends."""
 
