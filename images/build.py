@@ -40,6 +40,8 @@ PUSHED = "images.json"  # what was pushed where; in build/, which git ignores
 LAST_LINES = 15  # of the output of a step that failed
 STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 BUILDERS_OWN = (" --->", "Removing intermediate container")  # lines of the builder, not of the step
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # in which the builder prints errors
+FULL = "no space left on device"
 EXIT_CODE = re.compile(r"The command '.*' (returned a non-zero code: \d+)", re.DOTALL)
 REGISTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[a-z0-9._-]+)*")
 MB = 1e6
@@ -226,9 +228,11 @@ def _follow(events: Iterable[dict[str, Any]], name: str, began: float, say: Say)
     step, lines = "", deque[str](maxlen=LAST_LINES)
     for event in events:
         if "error" in event:
+            # pip, for one, says that the disk is full, and the engine only that pip failed.
+            said = next((line for line in lines if FULL in line.lower()), event["error"])
             output = "".join(f"\n  {line}" for line in lines)
-            raise RetainError(f"{name}: {step or 'the build'} failed: {_explained(event['error'])}{output}")
-        text = event.get("stream", "")
+            raise RetainError(f"{name}: {step or 'the build'} failed: {_explained(said)}{output}")
+        text = COLOUR.sub("", event.get("stream", ""))
         if match := STEP.match(text):
             number, count, instruction = match.groups()
             step = f"step {number} of {count}, {' '.join(instruction.split())[:80]}"
@@ -260,7 +264,7 @@ def _push(client: docker.DockerClient, context: Context, registry: str, say: Say
 def _explained(message: str) -> str:
     """What the engine says, with what to do about it where that is known."""
     message = EXIT_CODE.sub(r"it \1", " ".join(message.split()))
-    if "no space left on device" in message:
+    if FULL in message.lower():
         return f"{message}. The engine's disk is full: `docker system df` shows what takes it"
     return message
 

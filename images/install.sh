@@ -3,8 +3,12 @@ set -eu
 
 touch /opt/before
 install="pip --python /opt/venv install -q --no-cache-dir --no-compile --no-deps --require-hashes -r $1"
-# Where PyTorch's builds for CPUs are published; asked if no index that pip knows has what is locked.
-$install || $install --extra-index-url https://download.pytorch.org/whl/cpu
+if ! $install 2> /opt/errors; then
+  cat /opt/errors >&2
+  # Where PyTorch's builds for CPUs are published; asked if no index that pip knows has the one that is locked.
+  grep -q 'No matching distribution found for torch' /opt/errors
+  $install --extra-index-url https://download.pytorch.org/whl/cpu
+fi
 
 cd /opt/venv/lib/python3.11/site-packages
 # Headers, test programs and tests: of PyTorch's images a third of a gigabyte that no run reads.

@@ -119,11 +119,28 @@ def test_a_step_that_fails_is_named_with_the_end_of_its_output(monkeypatch: pyte
     assert rest == [f"  line {number}" for number in range(85, 100)]
 
 
-def test_a_full_disk_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    full = {"error": "write /opt/venv/lib/x.so: no space left on device"}
-    use(Engine([BASE], [STEP, full]), monkeypatch)
-    with pytest.raises(RetainError, match=r"no space left on device\. The engine's disk is full: `docker system df`"):
+@pytest.mark.parametrize(
+    "says",
+    [
+        [{"error": "write /opt/venv/lib/x.so: no space left on device"}],
+        [  # as pip says it, inside a step
+            {"stream": "\x1b[91mERROR: Could not install packages: [Errno 28] No space left on device\n\x1b[0m"},
+            {"stream": "\x1b[91mand then some\n\x1b[0m"},
+            {"error": "The command '/bin/sh -c sh /opt/install.sh' returned a non-zero code: 1"},
+        ],
+    ],
+    ids=["engine", "pip"],
+)
+def test_a_full_disk_says_where_to_look(monkeypatch: pytest.MonkeyPatch, says: list[dict[str, Any]]) -> None:
+    use(Engine([BASE], [STEP, *says]), monkeypatch)
+    with pytest.raises(RetainError) as raised:
         build(ROOT, ["serve"], say=lambda line: None)
+    first = str(raised.value).splitlines()[0]
+    assert first.startswith("serve: step 4 of 14, RUN pip install -r lock.txt failed: ")
+    assert first.lower().endswith(
+        "no space left on device. the engine's disk is full: `docker system df` shows what takes it"
+    )
+    assert "\x1b" not in str(raised.value)
 
 
 def test_the_base_image_is_pulled_or_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
