@@ -40,12 +40,16 @@ OVERRUN = "outlived its time limit, did not stop itself, and was killed"
 
 @dataclass(frozen=True)
 class Ending:
-    """How an attempt ended: its exit code (negative: killed by that signal), its record and what it cost."""
+    """How an attempt ended: its exit code (negative: killed by that signal), its record and what it cost.
+
+    Not `settled`: when its container ended is not known yet, so its reservation counts until settle_lost() knows.
+    """
 
     code: int
     record: AttemptRecord
     seconds: float
     usd: float
+    settled: bool = True
 
 
 def run_attempt(
@@ -55,19 +59,18 @@ def run_attempt(
     inputs: dict[str, str],
     watch: Callable[[Child], None],
     launcher: Launcher = HERE,
-    lost: Container[int] = (),
+    unsettled: Container[int] = (),
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Ending:
     """Runs one attempt to its end. `watch` is called every POLL_S while it lives. Raises BudgetExceeded.
 
-    An open attempt of the launcher's owner is taken up again, unless its number is among the `lost` ones. An attempt
-    that was lost stays unsettled: while nobody knows that it has ended, its reservation counts. `asked_to_stop`:
-    whether the run wants its attempts to end, so that this is no preemption.
+    An open attempt of the launcher's owner is taken up again, unless its number is among those that this run has left
+    `unsettled`. `asked_to_stop`: whether the run wants its attempts to end, so that this is no preemption.
     """
     store, execution = plan.store, plan.experiment.execution
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
     limit_s = plan.time_limit_s(stage)
-    number = open_number(plan, prefix, launcher.owner, lost) or _reserve(plan, stage, identity, prefix, launcher)
+    number = open_number(plan, prefix, launcher.owner, unsettled) or _reserve(plan, stage, identity, prefix, launcher)
     attempt_id = f"{prefix}/{number}"
     overrun = False
     work = launcher.work(store.url, attempt_id)
@@ -78,26 +81,33 @@ def run_attempt(
     finally:
         code = child.end()  # even if an error is on its way here, no attempt goes on unwatched or unpaid
         record = _readable(plan, prefix, number)
-        if code is not None:
-            seconds, estimated = _lived(child, record, execution.heartbeat_s)
+        settled = code is not None and (child.end_seen or not launcher.shared)
+        seconds, estimated = _lived(child, record, execution.heartbeat_s)
+        usd = 0.0
+        if settled and code is not None:
             preempted = was_preempted(code, record.status if record else "killed") and not (overrun or asked_to_stop())
             entry = ledger.settle(
                 store, plan.experiment.costs.scope, attempt_id, seconds, estimated=estimated, preempted=preempted
             )
+            seconds, usd = entry.seconds, entry.metered_usd
+        if code is not None:
             status: Literal["killed", "overdue"] = "overdue" if overrun else "killed"
-            record = _close(plan, prefix, number, child.work, entry.seconds, status, child.message)
-    record = record or _planned(plan, plan.machine(stage), identity)
+            record = _close(plan, prefix, number, child.work, seconds, status, child.message)
+    record = record or _planned(plan, plan.machine(stage), identity).model_copy(update={"number": number})
     if code is None:
-        return Ending(LOST, record, child.seconds, 0.0)
+        return Ending(LOST, record, seconds, usd, settled=False)
     code = OVERDUE if overrun and code < 0 else code  # it may have ended in the last moment
-    return Ending(code, record, entry.seconds, entry.metered_usd)
+    return Ending(code, record, seconds, usd, settled)
 
 
-def open_number(plan: Plan, prefix: str, owner: str, lost: Container[int]) -> int | None:
-    """The number of the owner's open attempt at this artifact, which the owner started before it was killed."""
+def open_number(plan: Plan, prefix: str, owner: str, unsettled: Container[int]) -> int | None:
+    """The number of the owner's open attempt at this artifact, which the owner started before it was killed.
+
+    `unsettled`: the numbers of those that the owner itself has left open.
+    """
     for entry in _entries(plan) if owner else ():
         of, number = _prefix_and_number(entry.attempt_id)
-        if entry.state == "open" and entry.owner == owner and of == prefix and number not in lost:
+        if entry.state == "open" and entry.owner == owner and of == prefix and number not in unsettled:
             return number
     return None
 
@@ -105,6 +115,8 @@ def open_number(plan: Plan, prefix: str, owner: str, lost: Container[int]) -> in
 def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, launcher: Launcher) -> int:
     """Numbers an attempt, reserves its money and returns the number. Raises BudgetExceeded."""
     store, experiment, machine = plan.store, plan.experiment, plan.machine(stage)
+    if launcher.shared:
+        settle_lost(plan)  # of containers whose end has become known meanwhile
     # The ledger's numbers count too: whoever removes an artifact's folder removes its records, but no money spent.
     ids = [entry.attempt_id for entry in _entries(plan) if entry.attempt_id.startswith(f"{prefix}/")]
     charged = max((_prefix_and_number(attempt_id)[1] for attempt_id in ids), default=0)

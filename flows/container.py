@@ -48,7 +48,8 @@ WORK = Path(tempfile.gettempdir(), "work")  # in the container: local disk, gone
 REQUEST = "request"  # what is kept beside an attempt's record
 LOOK_S = 0.5  # between two looks at an attempt
 # After an attempt's own last word its container takes 1-2 s to end, and whoever watches the engine half a second more.
-END_S = 10.0
+# One that takes longer is settled later.
+END_S = 3.0
 # For an attempt that was asked to stop: its flow looks every 2 s, then it has GRACE_S.
 STOPPING_S = GRACE_S + 20.0
 MISSED_S = 20.0  # at least, without a beat, until an attempt counts as lost: a busy machine skips some

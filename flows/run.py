@@ -120,27 +120,27 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
     identity = plan.identity(stage, digests)
     claim = Watch(plan.store, f"{plan.artifacts.prefix(name, identity.fingerprint)}/{CLAIM}")
     preemptions = 0
-    lost: set[int] = set()
+    unsettled: set[int] = set()
     worked = False
     while not _finish(run, stage, identity, worked):
         if run.stopping.is_set():
             raise StageEnded("stopped; run again to go on", PREEMPTED)
         # The claim of an attempt that this run started before it was killed is its own: it takes it up again.
-        own = open_number(plan, plan.artifacts.prefix(name, identity.fingerprint), run.launcher.owner, lost)
+        own = open_number(plan, plan.artifacts.prefix(name, identity.fingerprint), run.launcher.owner, unsettled)
         if own is None and claim.held():
             run.board.update(name, state="held", message="another run is at it")
             time.sleep(HELD_POLL_S)
             continue
         with _gpu_if_needed(run, stage):
-            ending = _attempt_once(run, stage, identity, inputs, report, lost)
+            ending = _attempt_once(run, stage, identity, inputs, report, unsettled)
         # Another run was faster: it holds the claim, or completed the artifact before this attempt could begin.
         idle = ending.code == CLAIMED or (ending.code == COMPLETE and ending.record.message == ALREADY_THERE)
         worked = worked or not idle
         for line in _log_lines(plan, stage, identity, ending)[-LOG_LINES:]:
             log.info(line)
         record = ending.record
-        if not record.ended:
-            lost.add(record.number)
+        if not ending.settled:
+            unsettled.add(record.number)
         log.info(
             "%s: attempt %d %s after %.1f s, $%.5f", name, record.number, record.status, ending.seconds, ending.usd
         )
@@ -184,7 +184,7 @@ def _gpu_if_needed(run: Run, stage: Stage) -> Iterator[None]:
 
 
 def _attempt_once(
-    run: Run, stage: Stage, identity: Identity, inputs: dict[str, str], report: Report, lost: Container[int]
+    run: Run, stage: Stage, identity: Identity, inputs: dict[str, str], report: Report, unsettled: Container[int]
 ) -> Ending:
     progress_shown = 0.0
     began = asked_to_stop = False
@@ -204,7 +204,7 @@ def _attempt_once(
             with suppress(OSError, RetainError):  # what can't be read is shown the next time
                 _show_progress(run.board, stage.name, child.read(PROGRESS), report)
 
-    ending = run_attempt(run.plan, stage, identity, inputs, watch, run.launcher, lost, run.stopping.is_set)
+    ending = run_attempt(run.plan, stage, identity, inputs, watch, run.launcher, unsettled, run.stopping.is_set)
     run.board.attempt_ended(stage.name, ending.seconds, ending.usd)
     if ending.code == COMPLETE:
         run.board.update(stage.name, run_seconds=ending.record.run_seconds)

@@ -23,7 +23,7 @@ from engine.records import AttemptRecord
 from engine.stage import CLAIM, COMPLETE, FAILED, FENCED, OVERDUE, PREEMPTED, StageRequest
 from engine.store import FolderStore
 from flows import ends
-from flows.attempt import LOST, run_attempt, settle_lost, unsettled
+from flows.attempt import LOST, open_number, run_attempt, settle_lost, unsettled
 from flows.container import KILLED, Container
 from flows.ends import End
 from flows.launch import Launcher
@@ -197,7 +197,7 @@ def launcher(store: FolderStore, api: Api, prepare: Any) -> Launcher:
         prepare(child)
         return child
 
-    return Launcher(start=start, work=lambda store, attempt_id: Path("/nowhere"), owner=OWNER)
+    return Launcher(start=start, work=lambda store, attempt_id: Path("/nowhere"), owner=OWNER, shared=True)
 
 
 def entry_of(plan: Plan) -> ledger.Entry:
@@ -224,6 +224,25 @@ def test_a_lost_attempt_stays_reserved_until_its_container_has_ended(
     ended(store, started[0].flow_run, seconds=30.0)
     assert settle_lost(plan) == 1
     assert (entry_of(plan).seconds, entry_of(plan).estimated, unsettled(plan, OWNER)) == (30.0, False, 0)
+
+
+def test_an_attempt_whose_container_ends_late_is_charged_for_all_of_it(store: FolderStore) -> None:
+    """It has told how it ended, and then its flow waited half a minute for Prefect's server."""
+    plan = toy_plan(store.root, (RISK,))
+    started: list[Container] = []
+
+    def preempted(child: Container) -> None:
+        started.append(child)
+        written(store, child.prefix, child.number, status="preempted", exit_code=PREEMPTED, seconds=4.0)
+
+    identity, launch = plan.identity(RISK, {}), launcher(store, Api(), preempted)
+    ending = run_attempt(plan, RISK, identity, {}, lambda child: None, launch)
+    assert (ending.code, ending.settled, entry_of(plan).state) == (PREEMPTED, False, "open")
+    # The next attempt is another one.
+    assert open_number(plan, started[0].prefix, OWNER, {1}) is None
+    ended(store, started[0].flow_run, seconds=34.0, exit_code=0)
+    assert settle_lost(plan) == 1
+    assert (entry_of(plan).seconds, entry_of(plan).estimated, entry_of(plan).preempted) == (34.0, False, True)
 
 
 def test_a_run_that_comes_back_takes_up_its_open_attempt(store: FolderStore) -> None:
