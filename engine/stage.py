@@ -40,7 +40,7 @@ ALREADY_THERE = "was there already"  # message of an attempt that found its arti
 class Resources:
     """What one attempt needs. Threads are part of how a result is made reproducible on a CPU.
 
-    Nothing reads `memory_gb` yet; work pools of containers will, which are still to come.
+    Nothing reads `memory_gb` yet: containers are limited by their deployment.
     """
 
     threads: int
@@ -52,7 +52,7 @@ class Resources:
 class Stage:
     """A row of the table of stages; `entry` and `config` are strings, so reading the table imports no stage.
 
-    Nothing reads `image` yet; work pools of containers will, which are still to come.
+    `image` is the name of the container image that has its libraries, and of the deployment that runs it.
     """
 
     name: str

@@ -711,7 +711,7 @@ class Stages(_Block):
 class Machine(_Block):
     """Where stages run, and the price they are metered at; the laptop has the price of a machine like it.
 
-    Nothing reads `preemptible` yet; work pools of containers will, which are still to come.
+    Nothing reads `preemptible` yet; the machines of Google Cloud will, which are still to come.
     """
 
     type: str
@@ -722,8 +722,8 @@ class Machine(_Block):
 
 
 class Machines(_Block):
-    """`local` and `gpu` price the stages that run today. Nothing reads `cpu` yet; work pools of containers will, which
-    are still to come."""
+    """`local` and `gpu` price the stages that run today, in containers too. Nothing reads `cpu` yet; the machines of
+    Google Cloud will, which are still to come."""
 
     local: Machine
     cpu: Machine
