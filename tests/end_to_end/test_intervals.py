@@ -1,4 +1,7 @@
-"""How often a stage saves its state is no part of what it makes: one fingerprint, and the same bytes."""
+"""How often a stage saves its state is no part of what it makes: one fingerprint, and the same bytes.
+
+tests/engine/test_outage.py asks the same of a toy stage, in seconds.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import yaml
 
 from tests.end_to_end.project import Project
 
+pytestmark = pytest.mark.slow
+
 # Each in place of chaos's own `every_steps: 2`. The last is what the engine tells from saves and preemptions.
 INTERVALS = (
     {"every_steps": 1},
@@ -21,8 +26,8 @@ INTERVALS = (
 
 @pytest.mark.parametrize(
     "stages",
-    [("risk", "accept"), pytest.param(("base", "sft", "rm", "ppo_text", "judge"), marks=pytest.mark.slow)],
-    ids=["tables", "texts"],
+    [("decision",), ("base", "sft", "rm", "ppo_text", "judge")],
+    ids=["decision", "texts"],
 )
 def test_intervals_are_no_part_of_a_result(finished: Project, tmp_path: Path, stages: tuple[str, ...]) -> None:
     for number, interval in enumerate(INTERVALS):
