@@ -160,11 +160,11 @@ def kills(platform: Any) -> dict[str, dict[str, float]]:
 
     found = {}
     for kind in KILLS:
-        shutil.rmtree(platform.store / "chaos" / "backtest", ignore_errors=True)
-        run = platform.run(stages=["backtest"])
+        shutil.rmtree(platform.store / "chaos" / "decision", ignore_errors=True)
+        run = platform.run(stages=["decision"])
         strikes = Strikes(platform, run, random.Random(0))
         asked = time.time()
-        strikes.plan("backtest", [kind])
+        strikes.plan("decision", [kind])
         assert platform.wait(run, RUN_S)["state_type"] == "COMPLETED"
         strikes.finish()
         starts = sorted(when(each["start_time"]) for each in platform.attempts(run) if each["start_time"])
