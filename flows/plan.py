@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from engine import config
+from engine import checkout, config
 from engine.artifact import ArtifactStore
 from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import ConfigError, DataError
@@ -51,22 +50,10 @@ class Plan:
 
     @cached_property
     def commit(self) -> str:
-        """The checked-out commit, with "+" when files differ from it; "unknown" outside a repository.
-
-        In an image it is the commit that the image was built from.
-        """
+        """The checked-out commit (engine/checkout.py); in an image, the one that the image was built from."""
         if built_from := self.environment.get("RETAIN_COMMIT"):
             return built_from
-        # Without GIT_DIR and the like: while git runs a hook, they name the repository that the hook is of.
-        own = {name: value for name, value in self.environment.items() if not name.startswith("GIT_")}
-        git = partial(
-            subprocess.run, cwd=ROOT, env=own, capture_output=True, encoding="utf-8", errors="replace", check=True
-        )
-        try:
-            head, changed = git(["git", "rev-parse", "HEAD"]), git(["git", "status", "--porcelain"])
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
-        return f"{head.stdout.strip()}{'+' if changed.stdout.strip() else ''}"
+        return checkout.commit(ROOT, self.environment)
 
     @cached_property
     def artifacts(self) -> ArtifactStore:

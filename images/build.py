@@ -11,7 +11,6 @@ import argparse
 import io
 import os
 import re
-import subprocess
 import sys
 import time
 from collections import deque
@@ -27,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from requests.exceptions import RequestException
 
 from engine.artifact import canonical
+from engine.checkout import commit
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
@@ -107,7 +107,7 @@ def build(
             if _has(client, context.reference):
                 say(f"{name}: {context.reference} is there")
             else:
-                _build(client, context, commit(root), say)
+                _build(client, context, commit(root, os.environ), say)
             made[name] = context.reference
             if registry is not None:
                 made[name] = _push(client, context, registry, say)
@@ -139,20 +139,6 @@ def engine() -> Iterator[docker.DockerClient]:
         raise RetainError(f"the Docker engine: {_explained(_last(error))}") from None
     finally:
         client.close()
-
-
-def commit(root: Path) -> str:
-    """The checked-out commit, with "+" when files differ from it; "unknown" outside a repository."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    answers = []
-    for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
-        command = ["git", *arguments]
-        try:
-            ended = subprocess.run(command, cwd=root, env=own, capture_output=True, encoding="utf-8", check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
-        answers.append(ended.stdout.strip())
-    return f"{answers[0]}{'+' if answers[1] else ''}"
 
 
 def _context(root: Path, name: str, accelerator: str | None) -> Context:
