@@ -15,8 +15,8 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 from uuid import UUID
@@ -113,7 +113,6 @@ class Container:
     heartbeat_s: float
     api: SyncPrefectClient
     work: None = None
-    began: float = field(default_factory=time.monotonic)
     message: str = ""  # why it ended, where its record doesn't say
     lost: bool = False
     _code: int | None = None
@@ -216,8 +215,7 @@ class Container:
         if state is not None and not state.is_final():
             propose(self.api, self.flow_run, Crashed(message=message), force=True)
 
-    def _wait(self, seconds: float, done: object) -> None:
-        assert callable(done)
+    def _wait(self, seconds: float, done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + seconds
         while not done() and time.monotonic() < deadline:
             time.sleep(0.1)
