@@ -23,10 +23,10 @@ from engine.output import make_decoration
 from engine.paths import path_of
 from engine.store import open_store, store_url
 from flows import automations
+from flows.platform import POOL
 from flows.prefect_api import UNREACHABLE, client
 from images.build import references
 
-POOL = "docker"
 LAST_LINES = 5  # of what Prefect says where it fails
 
 
