@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 from uuid import UUID
 
+from prefect import Task
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun
-from prefect.deployments import run_deployment
+from prefect.client.schemas.objects import FlowRun, TaskRunResult
+from prefect.context import TaskRunContext
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelling, Crashed
+from prefect.states import Cancelling, Crashed, Pending, Scheduled
 
 from engine import records
 from engine.artifact import ArtifactStore
@@ -75,31 +75,48 @@ def _start(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> Conta
     prefix = ArtifactStore(store, request.experiment).prefix(request.stage, request.fingerprint)
     # In the order of the experiment's keys, which a stage may go by: `release` lists missed criteria in it.
     patient.write(records.key(prefix, request.number, REQUEST), request.model_dump_json(indent=1).encode())
-    deployment = f"stage/{STAGES[request.stage].image}"
-
-    def run() -> FlowRun:
-        return cast(
-            FlowRun,  # as it is in a thread without an event loop
-            run_deployment(
-                deployment,
-                parameters={
-                    "experiment": request.experiment,
-                    "stage": request.stage,
-                    "fingerprint": request.fingerprint,
-                    "number": request.number,
-                },
-                flow_run_name=f"{request.stage}-{request.number}",
-                timeout=0,
-                idempotency_key=f"{parent}:{request.stage}:{request.fingerprint}:{request.number}",
-            ),
-        )
-
     try:
-        flow_run = patiently(run)
+        flow_run = patiently(lambda: _flow_run(request, parent, api))
     except ObjectNotFound:
-        raise RetainError(f"Prefect has no deployment {deployment}. `make deploy` registers it") from None
+        name = _deployment(request)
+        raise RetainError(f"Prefect has no deployment {name}. `make deploy` registers it") from None
     ends.name_flow_run(patient, prefix, request.number, flow_run.id)
     return Container(flow_run.id, store, prefix, request.number, request.heartbeat_s, api)
+
+
+def _deployment(request: StageRequest) -> str:
+    return f"stage/{STAGES[request.stage].image}"
+
+
+def _flow_run(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> FlowRun:
+    """The attempt's flow run, below the task of its stage; the same one whenever this is called for the attempt.
+
+    Prefect's run_deployment numbers the links between tasks and flow runs by the order of its calls, which differs once
+    a parent has come back: an attempt would then be shown below another stage.
+    """
+    name, key = _deployment(request), f"{parent}:{request.stage}:{request.fingerprint}:{request.number}"
+    deployment = api.read_deployment_by_name(name)
+    context = TaskRunContext.get()
+    link = api.create_task_run(
+        Task(name=name, fn=lambda: None),
+        parent,
+        dynamic_key=key,
+        state=Pending(),
+        task_inputs={"__parents__": [TaskRunResult(id=context.task_run.id)]} if context else {},
+    )
+    return api.create_flow_run_from_deployment(
+        deployment.id,
+        parameters={
+            "experiment": request.experiment,
+            "stage": request.stage,
+            "fingerprint": request.fingerprint,
+            "number": request.number,
+        },
+        state=Scheduled(),
+        name=f"{request.stage}-{request.number}",
+        idempotency_key=key,
+        parent_task_run_id=link.id,
+    )
 
 
 @dataclass

@@ -22,6 +22,7 @@ from tests.containers import engine_or_skip
 from tests.end_to_end.containers import Platform, check_money, digests, platform_at, postgres
 from tests.end_to_end.events import EVENTS, Strikes, Struck, assert_nothing_is_left
 from tests.end_to_end.project import Project
+from tests.end_to_end.shown import check_shown
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +83,7 @@ def test_every_run_ends_with_the_bytes_of_an_undisturbed_one(platform: Platform,
         assert digests(platform.store) == undisturbed
         assert_nothing_is_left(platform)
         compared = check_money(platform)
+        check_shown(platform.ask, run, platform.store, "chaos", branches=False)
         struck += strikes.struck
         runs.append((time.monotonic() - began, len(strikes.struck), len(platform.attempts(run))))
         print(f"run {len(runs)}: {len(strikes.struck)} events, {runs[-1][0]:.0f} s", flush=True)

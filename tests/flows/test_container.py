@@ -309,8 +309,37 @@ def test_the_request_keeps_the_order_of_the_experiment_s_keys(
     config = {"steps": 3, "pause_s": 0.01, "scale": 1.0}
     assert list(config) != sorted(config)
     request = plan.request(RISK, identity.model_copy(update={"config": config}), {}, 1, Path("/nowhere"))
-    monkeypatch.setattr(flows.container, "run_deployment", lambda *_, **__: SimpleNamespace(id=uuid4()))
+    monkeypatch.setattr(flows.container, "_flow_run", lambda *_: SimpleNamespace(id=uuid4()))
     flows.container._start(request, uuid4(), Api())  # type: ignore[arg-type]
     stored = store.read(records.key(f"chaos/risk/{request.fingerprint}", 1, flows.container.REQUEST))
     assert stored is not None
     assert list(StageRequest.model_validate_json(stored[0]).identity.config) == list(config)
+
+
+def test_an_attempt_that_is_started_again_is_linked_to_the_stage_it_was_linked_to(tmp_path: Path) -> None:
+    """In whatever order a parent that has come back starts the attempts of its stages."""
+
+    class Server:
+        def __init__(self) -> None:
+            self.links: dict[str, UUID] = {}
+            self.runs: dict[str, tuple[UUID, UUID]] = {}
+
+        def read_deployment_by_name(self, name: str) -> Any:
+            return SimpleNamespace(id=name)
+
+        def create_task_run(self, task: Any, flow_run: UUID, *, dynamic_key: str, **_: Any) -> Any:
+            return SimpleNamespace(id=self.links.setdefault(f"{flow_run}{task.task_key}{dynamic_key}", uuid4()))
+
+        def create_flow_run_from_deployment(self, _: str, *, idempotency_key: str, **given: Any) -> Any:
+            run, _ = self.runs.setdefault(idempotency_key, (uuid4(), given["parent_task_run_id"]))
+            return SimpleNamespace(id=run, name=given["name"])
+
+    stages = (toy_stage("risk"), toy_stage("accept"))
+    plan = toy_plan(tmp_path, stages)
+    requests = [plan.request(stage, plan.identity(stage, {}), {}, 1, Path("/nowhere")) for stage in stages]
+    server, parent = Server(), uuid4()
+    first = [flows.container._flow_run(request, parent, server).id for request in requests]  # type: ignore[arg-type]
+    again = [flows.container._flow_run(request, parent, server).id for request in reversed(requests)]  # type: ignore[arg-type]
+    assert again == first[::-1]
+    assert len(set(server.links.values())) == len(requests)
+    assert {link for _, link in server.runs.values()} == set(server.links.values())
