@@ -56,8 +56,8 @@ def resumed_trainers() -> dict[str, Any]:
 
     For each trainer the seconds from the resumed process's start to the end of its next step, without those of loading
     weights, and the share of its training alone (no imports and no loading; PPO's validations are in it) that
-    went into checkpoints, all of it: collecting what goes into one, writing the trainer's own files and putting them
-    into the store, at the experiment's own interval.
+    waited for checkpoints, all of it: collecting what goes into one, writing the trainer's own files and putting them
+    onto this machine's disk, from where a thread copies them into the store, at the experiment's own interval.
     """
     from flows.attempt import run_attempt
     from flows.launch import Launcher, work_folder
@@ -178,7 +178,7 @@ class Clocks:
 
 def clock_trainers(clocks: Clocks) -> None:
     """Both loops, and everything that is done for a checkpoint within one; ppo_text collects it at every iteration."""
-    from engine.checkpoint import Checkpointer
+    from engine.background import BackgroundCheckpoints
     from engine.finished import Finished
     from tasks.rlhf import ppo_text
     from tasks.rlhf.language import lm, training
@@ -190,7 +190,8 @@ def clock_trainers(clocks: Clocks) -> None:
     training.ExactTrainer._save_checkpoint = clocks.around("save_s", training.ExactTrainer._save_checkpoint)
     Finished.keep = clocks.around("save_s", Finished.keep)  # type: ignore[method-assign]
     ppo_text.Learner.files = clocks.around("save_s", ppo_text.Learner.files)
-    Checkpointer.save = clocks.around("save_s", clocks.around("kept_s", Checkpointer.save))  # type: ignore[method-assign]
+    kept = clocks.around("kept_s", BackgroundCheckpoints.save)
+    BackgroundCheckpoints.save = clocks.around("save_s", kept)  # type: ignore[method-assign]
 
 
 def refusal() -> dict[str, float]:
