@@ -111,6 +111,8 @@ def test_the_pool_makes_containers_as_the_others_expect_them() -> None:
     (label,) = POOL["job_configuration"]["labels"].items()
     assert "=".join(label) == platform.POOL_LABEL == f"retain.pool={witness.POOL}"
     assert COMPOSE["services"]["worker"]["command"][3:5] == [f"--pool={platform.POOL}", "--type=docker"]
+    again = "PREFECT_CLIENT_RETRY_EXTRA_CODES"  # or a flow fails whose state is proposed while the database is away
+    assert properties["env"]["default"][again] == COMPOSE["services"]["worker"]["environment"][again] == "500"
     assert POOL["job_configuration"]["auto_remove"] is False  # or nobody could tell how a container ended
 
 
