@@ -29,6 +29,7 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from engine import ledger
+from engine.environment import SECRETS
 from engine.fingerprint import ROOT
 from engine.store import FolderStore
 from flows import ends
@@ -59,11 +60,17 @@ class Platform:
     port: int = field(default_factory=lambda: free_port())
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)  # container -> what the engine says of its end
     services: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=lambda: made_up_secrets())
     _done: threading.Event = field(default_factory=threading.Event)
 
     @property
     def api(self) -> str:
         return f"http://127.0.0.1:{self.port}/api"
+
+    @property
+    def login(self) -> tuple[str, str]:
+        name, _, password = self.secrets["PREFECT_API_AUTH_STRING"].partition(":")
+        return name, password
 
     @property
     def environment(self) -> dict[str, str]:
@@ -72,6 +79,7 @@ class Platform:
             "PREFECT_HOME": str(self.folder / "prefect"),
             "PREFECT_API_URL": self.api,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "RETAIN_STORE": str(self.store),
             "RETAIN_HOST_STORE": str(self.store),
@@ -79,6 +87,7 @@ class Platform:
             "RETAIN_IMAGE_TABULAR": self.images["tabular"],
             "RETAIN_IMAGE_GPU": self.images.get("gpu", self.images["tabular"]),
             "RETAIN_USER": self.user,
+            **self.secrets,
             **self._database(),
         }
 
@@ -150,7 +159,9 @@ class Platform:
         deadline = time.monotonic() + READY_S
         while True:
             try:
-                answer = httpx.request(method, f"{self.api}{path}", timeout=30, trust_env=False, **more)
+                answer = httpx.request(
+                    method, f"{self.api}{path}", auth=self.login, timeout=30, trust_env=False, **more
+                )
                 answer.raise_for_status()
                 return answer.json() if answer.content else None
             except (httpx.TransportError, httpx.HTTPStatusError) as error:
@@ -208,6 +219,13 @@ class Platform:
                     self.seen[each.id] = {"flow_run": each.labels[FLOW_RUN], **each.attrs["State"]}
             except (APIError, NotFound):
                 continue
+
+
+def made_up_secrets() -> dict[str, str]:
+    """Every name on the list of secrets, with a value that is found nowhere else; the server demands its own."""
+    values = {name: f"secret-{uuid.uuid4().hex}" for name in SECRETS}
+    login = f"operator:{values['PREFECT_API_AUTH_STRING']}"
+    return values | {"PREFECT_API_AUTH_STRING": login, "PREFECT_SERVER_API_AUTH_STRING": login}
 
 
 def free_port() -> int:

@@ -3,11 +3,15 @@ twice."""
 
 from __future__ import annotations
 
+import base64
 import random
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -70,6 +74,16 @@ def test_nothing_is_done_twice(platform: Platform, undisturbed: dict[str, str]) 
 
 
 def test_a_cancelled_run_leaves_nothing_at_work_and_goes_on_later(platform: Platform) -> None:
+    """Cancelled by Ctrl-C of `make run.docker`, then as the UI does it."""
+    command = [sys.executable, "-m", "flows.follow", "--experiment", "chaos", "--stage", "backtest"]
+    followed = subprocess.Popen(command, cwd=ROOT, env=platform.environment, stdout=subprocess.PIPE, text=True)
+    platform.container_of("backtest-")
+    followed.send_signal(signal.SIGINT)
+    said, _ = followed.communicate(timeout=120)
+    assert followed.returncode == 1
+    assert "stopping: its stages save their checkpoints" in said
+    assert "Cancelled" in said.splitlines()[-1]
+    assert_nothing_is_left(platform)
     run = platform.run(stages=["backtest"])
     platform.container_of("backtest-")
     platform.ask("POST", f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}})
@@ -96,6 +110,29 @@ def test_a_cap_that_is_lowered_stops_the_run_and_pauses_its_deployment(platform:
         subprocess.run([*budget, "none"], cwd=ROOT, env=platform.environment, check=True, capture_output=True)
         platform.ask("PATCH", f"/deployments/{deployment(platform)['id']}", json={"paused": False})
     assert platform.wait(platform.run(stages=["backtest"]), RUN_S)["state_type"] == "COMPLETED"
+
+
+def test_no_secret_is_in_anything_that_the_runs_left(platform: Platform) -> None:
+    """Neither in what the server keeps, which is all that its UI can show, nor in logs, nor in the store."""
+    dump = what_is_left(platform)
+    found = {place: bytes(platform.pool, "utf-8") in text for place, text in dump.items()}
+    assert {"server.log", "worker.log", "witness.log", "prefect.db"} <= found.keys()
+    assert any(place.endswith("manifest.json") for place in found)
+    assert found["prefect.db"]  # so the search finds what is there
+    for name, value in platform.secrets.items():
+        _, _, password = value.rpartition(":")
+        forms = (password.encode(), base64.b64encode(value.encode()))
+        leaked = [place for place, text in dump.items() if any(form in text for form in forms)]
+        assert leaked == [], name
+
+
+def what_is_left(platform: Platform) -> dict[str, bytes]:
+    """place -> its bytes: logs of the services, who print their containers' too, the store, and the database's rows."""
+    files = [*platform.folder.glob("*.log"), *(path for path in platform.store.rglob("*") if path.is_file())]
+    dump = {str(path.relative_to(platform.folder)): path.read_bytes() for path in files}
+    database = sqlite3.connect(f"file:{platform.folder / 'prefect' / 'prefect.db'}?mode=ro", uri=True)
+    with closing(database):
+        return dump | {"prefect.db": "\n".join(database.iterdump()).encode()}
 
 
 def deployment(platform: Platform) -> dict[str, Any]:
