@@ -12,6 +12,9 @@ newer container. So nothing leaks, not even a container that was paused until it
 run takes that for the loss of its machine and asks to be started again, and a stage could publish nothing any more.
 Containers of flow runs that this server doesn't know are another's, and left alone.
 
+A flow run that is about to start and never gets a container, since its worker was killed just then, is proposed as
+crashed; one that is being cancelled and has none left, as cancelled. Nobody else would ever tell.
+
 Nothing is remembered that is not in the engine, the store or Prefect: after a restart the same containers are looked
 at again. A container stays until its end is in the store and its flow run was told, so no end is lost while either
 can't be reached.
@@ -34,7 +37,14 @@ import docker
 import httpx
 from docker.errors import DockerException, NotFound
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelled, Crashed
@@ -53,8 +63,19 @@ LOOK_S = 0.5
 OUTLIVED_LOOK_S = 5.0  # between two looks for containers that outlive their flow run
 KEEP_S = 15.0
 OUTLIVED_S = 60.0  # how long a container may outlive its flow run, or a cancellation of it
+STRANDED_LOOK_S = 5.0  # between two looks for flow runs that nobody carries on
+# How long a flow run may be pending without a container: its worker may have to pull an image of 2 GB first.
+PENDING_S = 300.0
+CANCELLING_S = 10.0  # the same, while it is being cancelled
 RETRY_S = 5.0  # after a store or server that could not be reached
 ENGINE_TIMEOUT_S = 10
+
+ENDED = ("exited", "dead", "removing")
+# State of a flow run that nobody carries on -> how long it may be that, and what it then becomes.
+STRANDED: dict[StateType, tuple[float, Callable[..., State[Any]]]] = {
+    StateType.PENDING: (PENDING_S, Crashed),
+    StateType.CANCELLING: (CANCELLING_S, Cancelled),
+}
 
 UNREACHABLE = (DockerException, RequestException, httpx.HTTPError, PrefectException, RetainError, OSError)
 
@@ -98,6 +119,7 @@ class Witness:
     _ended: dict[str, Ended] = field(default_factory=dict)  # container -> what is done about it
     _outlived_since: dict[str, float] = field(default_factory=dict)  # container -> when it was first seen to
     _next_outlived_look: float = 0.0
+    _next_stranded_look: float = 0.0
     _retry_at: float = 0.0
 
     @property
@@ -121,7 +143,10 @@ class Witness:
             self._settle()
             if now >= self._next_outlived_look:
                 self._next_outlived_look = now + OUTLIVED_LOOK_S
-                self._end_outlived([each for each in listed if each["State"] not in ("exited", "dead", "removing")])
+                self._end_outlived([each for each in listed if each["State"] not in ENDED])
+            if now >= self._next_stranded_look:
+                self._next_stranded_look = now + STRANDED_LOOK_S
+                self._end_stranded([each for each in listed if each["State"] not in ENDED])
             self._retry_at = 0.0
 
     def _forget_all_but(self, there: set[str]) -> None:
@@ -193,6 +218,25 @@ class Witness:
             if replaced or now - since >= OUTLIVED_S:
                 why = "runs in a newer container" if replaced else f"is {state.name}"
                 self._end(each, f"flow run {flow_run} {why}")
+
+    def _end_stranded(self, listed: list[dict[str, Any]]) -> None:
+        """`listed`: the containers that have not ended."""
+        created = {flow_run_of(each): each["Id"] for each in listed if each["State"] == "created"}
+        started = {flow_run_of(each) for each in listed if each["State"] != "created"}
+        chosen = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*STRANDED])))
+        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
+        for each in self.api.read_flow_runs(flow_run_filter=chosen, work_pool_filter=pool):
+            if each.state is None or each.id in started:
+                continue
+            longest_s, ended = STRANDED[each.state.type]
+            if self.clock() - each.state.timestamp.timestamp() < longest_s:
+                continue
+            if each.id in created:
+                self.say(f"flow run {each.id}: removing container {created[each.id][:12]}, which was never started")
+                self._remove(created[each.id])
+            proposed = ended(message=f"No container of it was running for {longest_s:.0f} s.")
+            self.api.set_flow_run_state(each.id, proposed)
+            self.say(f"flow run {each.id}: proposed {proposed.name}, as it has no container")
 
     def _states(self, flow_runs: Iterable[UUID]) -> dict[UUID, State[Any] | None]:
         """The states of those that the server knows."""

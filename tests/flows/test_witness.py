@@ -19,7 +19,16 @@ from prefect.exceptions import ObjectNotFound
 from engine.errors import RetainError
 from engine.store import FolderStore, Store
 from flows import ends, witness
-from flows.witness import FLOW_RUN_LABEL, KEEP_S, OUTLIVED_LOOK_S, OUTLIVED_S, Witness
+from flows.witness import (
+    CANCELLING_S,
+    FLOW_RUN_LABEL,
+    KEEP_S,
+    OUTLIVED_LOOK_S,
+    OUTLIVED_S,
+    PENDING_S,
+    STRANDED_LOOK_S,
+    Witness,
+)
 
 NOW = datetime(2026, 11, 30, 8, 0, 0, tzinfo=UTC).timestamp()
 
@@ -88,9 +97,13 @@ class Api:
             raise ObjectNotFound(LookupError())
         return SimpleNamespace(id=flow_run, state=self.states[flow_run])
 
-    def read_flow_runs(self, *, flow_run_filter: Any) -> list[Any]:
+    def read_flow_runs(self, *, flow_run_filter: Any, work_pool_filter: Any = None) -> list[Any]:
         self._reach()
-        wanted = flow_run_filter.id.any_
+        if flow_run_filter.id is None:
+            assert work_pool_filter.name.any_ == ["docker"]
+            wanted = [each for each, state in self.states.items() if state.type in flow_run_filter.state.type.any_]
+        else:
+            wanted = flow_run_filter.id.any_
         return [SimpleNamespace(id=each, state=self.states[each]) for each in wanted if each in self.states]
 
     def set_flow_run_state(self, flow_run: UUID, state: State[Any]) -> None:
@@ -320,6 +333,38 @@ def test_one_that_was_never_started_is_removed_with_its_flow_run(scene: Scene) -
     scene.look(OUTLIVED_S)
     assert scene.engine.listed == {}
     assert scene.engine.killed == []
+
+
+@pytest.mark.parametrize("container", ["", "created"])
+@pytest.mark.parametrize(
+    ("state", "seconds", "proposed"),
+    [(StateType.PENDING, PENDING_S, "Crashed"), (StateType.CANCELLING, CANCELLING_S, "Cancelled")],
+)
+def test_a_flow_run_that_nobody_carries_on_is_ended(
+    scene: Scene, container: str, state: StateType, seconds: float, proposed: str
+) -> None:
+    """Its worker was killed before it had started the container, or it was cancelled while it had none."""
+    flow_run = scene.api.run(state, since=NOW)
+    if container:
+        scene.engine.start("a", flow_run, state=container)
+    scene.look(seconds - 1)
+    assert (scene.proposed, len(scene.engine.listed)) == ([], bool(container))
+    scene.look(STRANDED_LOOK_S)
+    assert (scene.proposed, scene.engine.listed) == ([proposed], {})
+
+
+@pytest.mark.parametrize("state", [StateType.PENDING, StateType.CANCELLING])
+def test_one_that_has_a_container_is_not_stranded(scene: Scene, state: StateType) -> None:
+    scene.engine.start("a", scene.api.run(state, since=NOW))
+    scene.look(PENDING_S + 1)
+    assert scene.proposed == []
+
+
+@pytest.mark.parametrize("state", [StateType.RUNNING, StateType.SCHEDULED, StateType.COMPLETED, StateType.PAUSED])
+def test_one_that_waits_or_has_ended_is_not_stranded(scene: Scene, state: StateType) -> None:
+    scene.api.run(state, since=NOW)
+    scene.look(PENDING_S + 1)
+    assert scene.proposed == []
 
 
 def test_a_container_that_somebody_else_removed_is_forgotten(scene: Scene) -> None:
