@@ -24,6 +24,8 @@ from engine.process import Holder, this_process
 from engine.store import ABSENT, Conflict, Store
 
 MICRO = 1_000_000
+# An attempt in a container has its claim 5 to 12 s after its reservation; a machine may be busy, or have to be found.
+STARTS_S = 180.0
 
 
 class Entry(BaseModel):
@@ -49,6 +51,15 @@ class Entry(BaseModel):
     estimated: bool = False
     preempted: bool = False  # its machine was taken or lost: it neither completed nor failed, nor did its run stop it
     overrun_s: float = 0.0  # seconds that it lived beyond its reservation; nothing is metered for them
+
+    @property
+    def artifact(self) -> str:
+        """What the attempt tries to make: <experiment>/<stage>/<fingerprint>."""
+        return self.attempt_id.rpartition("/")[0]
+
+    def of_run(self, owner: str) -> bool:
+        """Whether the attempt is one of the run that has this owner, or of this process where a run has none."""
+        return self.owner == owner if owner else self.holder == this_process()
 
     @property
     def rate_usd_per_hour(self) -> float:
@@ -95,6 +106,10 @@ class Standing:
         )
 
 
+class Held(Exception):
+    """Another run has just reserved money for an attempt at the same artifact."""
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -118,8 +133,8 @@ def reserve(
     machine_type: str = "",
     owner: str = "",
 ) -> Entry:
-    """Raises BudgetExceeded, and writes nothing, when metered + open + this would pass the lower of `cap_usd` and the
-    ledger's own cap."""
+    """Writes nothing, and raises BudgetExceeded when metered + open + this would pass the lower of `cap_usd` and the
+    ledger's own cap, or Held when another run's attempt at the artifact is starting (starting_elsewhere())."""
     fault("ledger.reserve")
     rate = round(usd_per_hour * MICRO)
     amount = _amount(rate, limit_s + overhead_s)
@@ -140,6 +155,8 @@ def reserve(
         document, version = _read(store, scope)
         if attempt_id in document.entries:
             raise RetainError(f"ledger {scope}: attempt {attempt_id} is reserved already")
+        if starting_elsewhere(document.entries.values(), entry.artifact, owner):
+            raise Held
         now = _standing(document, cap_usd)
         if now.committed + amount > now.cap:
             lowered = now.cap == now.own_cap
@@ -155,6 +172,19 @@ def reserve(
         if _write(store, document, version, entries={**document.entries, attempt_id: entry}):
             fault("ledger.reserved")
             return entry
+
+
+def starting_elsewhere(attempts: Iterable[Entry], artifact: str, owner: str) -> bool:
+    """Whether an attempt of another run at this artifact has been reserved so lately that it may not have got its claim
+    yet. From then on the claim says who is at work."""
+    now = time.time()
+    return any(
+        each.state == "open"
+        and each.artifact == artifact
+        and not each.of_run(owner)
+        and abs(now - each.reserved_at) < STARTS_S
+        for each in attempts
+    )
 
 
 def settle(

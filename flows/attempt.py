@@ -22,11 +22,11 @@ from engine.checkpoint import clear
 from engine.claim import take_away
 from engine.errors import BudgetExceeded, RetainError
 from engine.fingerprint import Identity
-from engine.process import Holder, this_process
+from engine.process import this_process
 from engine.records import AttemptRecord, Transcript
 from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, OVERDUE, Stage
 from flows.ends import end_of
-from flows.launch import HERE, Child, Launcher, work_folder
+from flows.launch import HERE, Child, Launcher, NotStarted, work_folder
 from flows.plan import Plan
 from flows.retries import was_preempted
 from tasks.config import Machine
@@ -43,6 +43,7 @@ class Ending:
     """How an attempt ended: its exit code (negative: killed by that signal), its record and what it cost.
 
     Not `settled`: when its container ended is not known yet, so its reservation counts until settle_lost() knows.
+    `never_began`: its container could not be started.
     """
 
     code: int
@@ -50,6 +51,7 @@ class Ending:
     seconds: float
     usd: float
     settled: bool = True
+    never_began: bool = False
 
 
 def run_attempt(
@@ -62,12 +64,14 @@ def run_attempt(
     unsettled: Container[int] = (),
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Ending:
-    """Runs one attempt to its end. `watch` is called every POLL_S while it lives. Raises BudgetExceeded.
+    """Runs one attempt to its end. `watch` is called every POLL_S while it lives.
+
+    Raises BudgetExceeded, ledger.Held, or NotStarted where it can't be started.
 
     An open attempt of the launcher's owner is taken up again, unless its number is among those that this run has left
     `unsettled`. `asked_to_stop`: whether the run wants its attempts to end, so that this is no preemption.
     """
-    store, execution = plan.store, plan.experiment.execution
+    store, scope = plan.store, plan.experiment.costs.scope
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
     limit_s = plan.time_limit_s(stage)
     number = open_number(plan, prefix, launcher.owner, unsettled) or _reserve(plan, stage, identity, prefix, launcher)
@@ -75,20 +79,27 @@ def run_attempt(
     overrun = False
     work = launcher.work(store.url, attempt_id)
     request = plan.request(stage, identity, inputs, number, work, shared=launcher.shared)
-    child = launcher.start(request, plan.environment)
+    try:
+        child = launcher.start(request, plan.environment)
+    except NotStarted as error:
+        ledger.settle(store, scope, attempt_id, 0.0, estimated=False)
+        _close(plan, prefix, number, None if launcher.shared else work, 0.0, "killed", str(error))
+        raise
     try:
         overrun = _overruns(child, limit_s, watch)
     finally:
         code = child.end()  # even if an error is on its way here, no attempt goes on unwatched or unpaid
         record = _readable(plan, prefix, number)
         settled = code is not None and (child.end_seen or not launcher.shared)
-        seconds, estimated = _lived(child, record, execution.heartbeat_s)
+        seconds, estimated = _lived(child, record, plan.experiment.execution.heartbeat_s)
         usd = 0.0
         if settled and code is not None:
-            preempted = was_preempted(code, record.status if record else "killed") and not (overrun or asked_to_stop())
-            entry = ledger.settle(
-                store, plan.experiment.costs.scope, attempt_id, seconds, estimated=estimated, preempted=preempted
+            preempted = (
+                was_preempted(code, record.status if record else "killed")
+                and not child.never_began
+                and not (overrun or asked_to_stop())
             )
+            entry = ledger.settle(store, scope, attempt_id, seconds, estimated=estimated, preempted=preempted)
             seconds, usd = entry.seconds, entry.metered_usd
         if code is not None:
             status: Literal["killed", "overdue"] = "overdue" if overrun else "killed"
@@ -97,7 +108,7 @@ def run_attempt(
     if code is None:
         return Ending(LOST, record, seconds, usd, settled=False)
     code = OVERDUE if overrun and code < 0 else code  # it may have ended in the last moment
-    return Ending(code, record, seconds, usd, settled)
+    return Ending(code, record, seconds, usd, settled, child.never_began)
 
 
 def open_number(plan: Plan, prefix: str, owner: str, unsettled: Container[int]) -> int | None:
@@ -105,11 +116,26 @@ def open_number(plan: Plan, prefix: str, owner: str, unsettled: Container[int]) 
 
     `unsettled`: the numbers of those that the owner itself has left open.
     """
-    for entry in _entries(plan) if owner else ():
-        of, number = _prefix_and_number(entry.attempt_id)
-        if entry.state == "open" and entry.owner == owner and of == prefix and number not in unsettled:
+    for entry in entries(plan) if owner else ():
+        number = _prefix_and_number(entry.attempt_id)[1]
+        if entry.state == "open" and entry.of_run(owner) and entry.artifact == prefix and number not in unsettled:
             return number
     return None
+
+
+def preempted_before(plan: Plan, prefix: str, owner: str) -> int:
+    """How many attempts at this artifact have been preempted that the owner started before it was killed."""
+    if not owner:
+        return 0
+    return sum(entry.preempted and entry.artifact == prefix and entry.of_run(owner) for entry in entries(plan))
+
+
+def starting_elsewhere(plan: Plan, prefix: str, owner: str) -> bool:
+    """Whether another run is starting an attempt at this artifact, which doesn't show in a claim yet."""
+    if not ledger.starting_elsewhere(entries(plan), prefix, owner):
+        return False
+    settle_lost(plan)  # it may have ended already, and nobody may be left to settle it
+    return ledger.starting_elsewhere(entries(plan), prefix, owner)
 
 
 def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, launcher: Launcher) -> int:
@@ -118,8 +144,9 @@ def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, launcher
     if launcher.shared:
         settle_lost(plan)  # of containers whose end has become known meanwhile
     # The ledger's numbers count too: whoever removes an artifact's folder removes its records, but no money spent.
-    ids = [entry.attempt_id for entry in _entries(plan) if entry.attempt_id.startswith(f"{prefix}/")]
-    charged = max((_prefix_and_number(attempt_id)[1] for attempt_id in ids), default=0)
+    charged = max(
+        (_prefix_and_number(entry.attempt_id)[1] for entry in entries(plan) if entry.artifact == prefix), default=0
+    )
     record = records.create(store, prefix, _planned(plan, machine, identity), above=charged)
     try:
         ledger.reserve(
@@ -135,6 +162,11 @@ def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, launcher
             owner=launcher.owner,
             machine_type=machine.type,
         )
+    except ledger.Held:
+        records.write(
+            store, prefix, record.model_copy(update={"status": "claimed", "message": "another run was faster"})
+        )
+        raise
     except BudgetExceeded as error:
         records.write(store, prefix, record.model_copy(update={"status": "refused", "message": str(error)}))
         raise
@@ -177,13 +209,14 @@ def settle_lost(plan: Plan) -> int:
 
     An attempt whose container was seen to end is charged that container's seconds, one that wrote how it ended the
     seconds it wrote. Any other is charged up to its last sign of life plus one heartbeat, and the charge is marked as
-    estimated. Not settled yet are attempts whose process still lives (it will stop by itself) and those of another
-    machine or boot, whose processes can't be seen from here, until the time that they reserved has passed. A stamp in
-    the future would put that off for ever, so such a reservation counts from now on.
+    estimated. Not settled yet are attempts whose process still lives (it will stop by itself), and until the time that
+    they reserved has passed, those in containers whose end nobody has told yet and those of another machine or boot,
+    whose processes can't be seen from here. A stamp in the future would put that off for ever, so such a reservation
+    counts from now on.
     """
     store, scope = plan.store, plan.experiment.costs.scope
     settled = 0
-    for entry in _entries(plan):
+    for entry in entries(plan):
         prefix, number = _prefix_and_number(entry.attempt_id)
         work = work_folder(store.url, entry.attempt_id)
         if entry.state == "settled" and not work.exists():
@@ -192,18 +225,17 @@ def settle_lost(plan: Plan) -> int:
             entry = ledger.stamp_again(store, scope, entry.attempt_id)
         record = _readable(plan, prefix, number)
         end = end_of(store, prefix, number)
-        if end is None:
-            holders = [entry.holder]
-            if record is not None and record.status == "running":
-                holders.append(record.holder)
-            if not all(_gone(holder, entry) for holder in holders):
-                continue
+        if end is None and not _gone(entry, record):
+            continue
         end_known = end is not None or (record is not None and record.ended)
         seconds = end.seconds if end else record.seconds if record else 0.0
         if not end_known:
             seconds += plan.experiment.execution.heartbeat_s
         if entry.state == "open":
-            preempted = record is None or record.status in ("planned", "running", "preempted", "killed")
+            status = record.status if record else "killed"
+            code = record.exit_code if record and record.exit_code is not None else LOST
+            began = end is not None or status != "planned"
+            preempted = began and was_preempted(code, status)
             entry = ledger.settle(store, scope, entry.attempt_id, seconds, estimated=not end_known, preempted=preempted)
             settled += 1
         _close(plan, prefix, number, work, entry.seconds, "killed")
@@ -212,10 +244,11 @@ def settle_lost(plan: Plan) -> int:
 
 def unsettled(plan: Plan, owner: str) -> int:
     """How many attempts of the owner are not settled."""
-    return sum(entry.state == "open" and entry.owner == owner for entry in _entries(plan))
+    return sum(entry.state == "open" and entry.owner == owner for entry in entries(plan))
 
 
-def _entries(plan: Plan) -> list[ledger.Entry]:
+def entries(plan: Plan) -> list[ledger.Entry]:
+    """Every attempt of the plan's ledger."""
     return ledger.entries(plan.store, plan.experiment.costs.scope)
 
 
@@ -224,11 +257,16 @@ def _prefix_and_number(attempt_id: str) -> tuple[str, int]:
     return prefix, int(number)
 
 
-def _gone(holder: Holder, entry: ledger.Entry) -> bool:
-    alive = holder.alive()
-    if alive is None:
-        return time.time() > entry.reserved_at + entry.reserved_s + CLOCKS_DIFFER_S
-    return not alive
+def _gone(entry: ledger.Entry, record: AttemptRecord | None) -> bool:
+    """Whether the attempt has ended for certain, though nobody saw it end."""
+    passed = time.time() > entry.reserved_at + entry.reserved_s + CLOCKS_DIFFER_S
+    if entry.owner:  # in a container, which may live on whatever its parent and the process in it do
+        return passed
+    holders = [entry.holder]
+    if record is not None and record.status == "running":
+        holders.append(record.holder)
+    alive = [holder.alive() for holder in holders]
+    return passed if None in alive and True not in alive else not any(alive)
 
 
 def _readable(plan: Plan, prefix: str, number: int) -> AttemptRecord | None:

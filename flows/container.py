@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 from prefect import Task
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, TaskRunResult
@@ -33,12 +34,12 @@ from engine.claim import MISSED_RENEWALS
 from engine.errors import RetainError
 from engine.patience import SHARED_S, Outage, PatientStore
 from engine.records import AttemptRecord
-from engine.stage import FAILED, GRACE_S, PREEMPTED, StageRequest
+from engine.stage import FAILED, GRACE_S, OVERDUE, PREEMPTED, StageRequest
 from engine.store import Store, open_store
 from flows import ends
 from flows.ends import End
-from flows.launch import Launcher
-from flows.prefect_api import client, patiently, propose, state_of
+from flows.launch import Launcher, NotStarted
+from flows.prefect_api import client, flow_run_of, patiently, propose, state_of
 from tasks.stages import STAGES
 
 # What a container may live longer than the attempt in it, which stops itself at its limit: it loads Prefect first, and
@@ -75,11 +76,13 @@ def _start(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> Conta
     prefix = ArtifactStore(store, request.experiment).prefix(request.stage, request.fingerprint)
     # In the order of the experiment's keys, which a stage may go by: `release` lists missed criteria in it.
     patient.write(records.key(prefix, request.number, REQUEST), request.model_dump_json(indent=1).encode())
+    name = _deployment(request)
     try:
         flow_run = patiently(lambda: _flow_run(request, parent, api))
     except ObjectNotFound:
-        name = _deployment(request)
-        raise RetainError(f"Prefect has no deployment {name}. `make deploy` registers it") from None
+        raise NotStarted(f"Prefect has no deployment {name}. `make deploy` registers it") from None
+    except httpx.HTTPStatusError as error:
+        raise NotStarted(f"Prefect refuses a run of {name}: {error.response.text}") from None
     ends.name_flow_run(patient, prefix, request.number, flow_run.id)
     return Container(flow_run.id, store, prefix, request.number, request.heartbeat_s, api)
 
@@ -132,6 +135,8 @@ class Container:
     work: None = None
     message: str = ""  # why it ended, where its record doesn't say
     lost: bool = False
+    never_began: bool = False
+    _stopping: bool = False  # it is to stop, and Prefect has not heard of it yet
     _code: int | None = None
     _looked_at: float = 0.0
     _beat: AttemptRecord | None = None  # as last read
@@ -154,17 +159,21 @@ class Container:
 
     @property
     def end_seen(self) -> bool:
-        return self._end is not None
+        return self._end is not None or self.never_began
 
     def poll(self) -> int | None:
         now = time.monotonic()
         if self._code is None and now - self._looked_at >= LOOK_S:
             self._looked_at = now
+            if self._stopping:
+                self._ask_to_stop()
             self._code = self._look(now)
         return self._code
 
     def preempt(self) -> None:
-        propose(self.api, self.flow_run, Cancelling(message="the run asks its stages to stop"))
+        """While Prefect doesn't answer, each poll asks again."""
+        self._stopping = True
+        self._ask_to_stop()
 
     def kill(self) -> None:
         self.preempt()  # whoever watches the Docker engine stops a container whose flow run doesn't end
@@ -181,6 +190,8 @@ class Container:
             self._say_crashed("nobody knows whether it has ended")
             return None
         self._wait(END_S, self._find_end)
+        # Whoever never ran and has left no end is charged nothing.
+        self.never_began = self.never_began and self._end is None
         if self._beat is None or not self._beat.ended:
             self._say_crashed(self.message)
         return self._code
@@ -189,7 +200,9 @@ class Container:
         record, answered = self._record()
         if record is not None and record.ended:
             self._beat = record
-            return record.exit_code if record.exit_code is not None else FAILED
+            if record.exit_code is not None:
+                return record.exit_code
+            return OVERDUE if record.status == "overdue" else KILLED  # somebody else has closed it
         if not answered or self._beat is None or record != self._beat:
             self._beat, self._beat_at = record if answered else self._beat, now
         if self._find_end():
@@ -197,9 +210,11 @@ class Container:
             cause = "out of memory" if self._end.oom_killed else f"exit code {self._end.exit_code}"
             self.message = f"its container ended ({cause})"
             return KILLED
-        state = state_of(self.api, self.flow_run)
-        if state is not None and state.is_final():
+        flow_run = flow_run_of(self.api, self.flow_run)
+        state = flow_run.state if flow_run is not None else None
+        if flow_run is not None and state is not None and state.is_final():
             self.message = state.message or state.name or ""
+            self.never_began = not flow_run.run_count and (record is None or record.status == "planned")
             return self._code_of_state(state.is_failed(), state.is_cancelled())
         missed_s = max(MISSED_RENEWALS * self.heartbeat_s, MISSED_S)
         if record is not None and record.status == "running" and now - self._beat_at > missed_s:
@@ -211,6 +226,9 @@ class Container:
     def _code_of_state(self, failed: bool, cancelled: bool) -> int:
         """What an attempt ended with that wrote nothing of its end."""
         return FAILED if failed else PREEMPTED if cancelled else KILLED
+
+    def _ask_to_stop(self) -> None:
+        self._stopping = not propose(self.api, self.flow_run, Cancelling(message="the run asks its stages to stop"))
 
     def _record(self) -> tuple[AttemptRecord | None, bool]:
         """The attempt's record, and whether the store could be read."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.environment import of_stage
+from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.records import LOG
 from engine.stage import StageRequest
@@ -32,7 +33,7 @@ class Child(Protocol):
     `work`: the folder of this machine that has its log and progress, or None where it puts them into the store itself.
     `seconds`: how long it has run so far, or once it has ended, until we noticed. `seconds_alive`: until we last saw it
     alive. `end_seen`: whether somebody saw it end, so that `seconds` is exact. `message`: why it ended, where somebody
-    else than the attempt knows.
+    else than the attempt knows. `never_began`: it has ended, and its process was never started.
     """
 
     @property
@@ -49,6 +50,9 @@ class Child(Protocol):
 
     @property
     def message(self) -> str: ...
+
+    @property
+    def never_began(self) -> bool: ...
 
     def poll(self) -> int | None:
         """The exit code once it has ended: negative for the signal that killed it."""
@@ -69,13 +73,17 @@ class Child(Protocol):
         """
 
 
+class NotStarted(RetainError):
+    """The attempt was not started, and never will be."""
+
+
 @dataclass(frozen=True)
 class Launcher:
     """Where a run's attempts are started.
 
-    `start(request, environment)` returns the attempt at work; `environment` is the one that the run was started with,
-    of which a stage gets a part. `work(store's address, id of the attempt)` is a folder, on the machine where the
-    attempt works, that no other attempt uses.
+    `start(request, environment)` returns the attempt at work, or raises NotStarted; `environment` is the one that the
+    run was started with, of which a stage gets a part. `work(store's address, id of the attempt)` is a folder, on the
+    machine where the attempt works, that no other attempt uses.
 
     `owner` names a run that comes back after it was killed. It then starts its open attempts a second time, and `start`
     returns those that are still at work. A run without an owner ends its attempts when it ends, however it does.
@@ -105,6 +113,7 @@ class Subprocess:
     ended: float | None = None
     alive_at: float | None = None
     message: str = ""
+    never_began: bool = False
 
     @property
     def seconds(self) -> float:
@@ -182,9 +191,12 @@ def work_folder(store_url: str, attempt_id: str) -> Path:
 
 
 def launch(request: StageRequest, caller: Mapping[str, str]) -> Subprocess:
-    """Starts the attempt as a subprocess."""
+    """Starts the attempt as a subprocess. Raises NotStarted."""
     began = time.monotonic()
-    process = start_engine(request, caller)
+    try:
+        process = start_engine(request, caller)
+    except OSError as error:
+        raise NotStarted(f"{request.stage}: could not be started in {request.work} ({error})") from None
     return Subprocess(process=process, work=Path(request.work), began=began)
 
 

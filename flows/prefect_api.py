@@ -14,7 +14,7 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import PrefectException
 
 from engine.errors import RetainError
@@ -31,12 +31,18 @@ def client() -> SyncPrefectClient:
     return get_client(sync_client=True)
 
 
-def state_of(api: SyncPrefectClient, flow_run: UUID) -> State[Any] | None:
-    """The flow run's state; None where the server doesn't say."""
+def flow_run_of(api: SyncPrefectClient, flow_run: UUID) -> FlowRun | None:
+    """The flow run of this id; None where the server doesn't say."""
     try:
-        return api.read_flow_run(flow_run).state
+        return api.read_flow_run(flow_run)
     except UNREACHABLE:
         return None
+
+
+def state_of(api: SyncPrefectClient, flow_run: UUID) -> State[Any] | None:
+    """The flow run's state; None where the server doesn't say."""
+    known = flow_run_of(api, flow_run)
+    return known.state if known is not None else None
 
 
 def propose(api: SyncPrefectClient, flow_run: UUID, state: State[Any], *, force: bool = False) -> bool:

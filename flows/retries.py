@@ -20,6 +20,9 @@ PREEMPTIONS = (PREEMPTED, FENCED, UNAVAILABLE, -signal.SIGKILL, -signal.SIGTERM)
 # vanishes again and again is given time; on a laptop nothing has to be waited for.
 AT_ONCE = (0.0,)
 LATER_AND_LATER = (0.0, 15.0, 30.0, 60.0)
+# So often in a row an attempt may end before its container was started, for want of its image for instance. With the
+# waits above that is 45 s, in which a Docker engine starts again.
+STARTS = 4
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Next:
 
 def was_preempted(code: int, status: Status) -> bool:
     """Whether the attempt neither completed nor failed. `code`: negative for the signal that killed it."""
-    return code in PREEMPTIONS and status != "failed"
+    return code in PREEMPTIONS and status not in ("failed", "overdue")
 
 
 def after(code: int, status: Status, earlier: int, most: int, waits_s: tuple[float, ...] = LATER_AND_LATER) -> Next:

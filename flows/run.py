@@ -20,10 +20,11 @@ from engine import records
 from engine.claim import Watch
 from engine.errors import BudgetExceeded, RetainError
 from engine.fingerprint import Identity
+from engine.ledger import Held
 from engine.records import PROGRESS
 from engine.stage import ALREADY_THERE, CLAIM, CLAIMED, COMPLETE, OVERDUE, PREEMPTED, REFUSED, Stage
 from flows import retries
-from flows.attempt import Ending, open_number, run_attempt
+from flows.attempt import Ending, open_number, preempted_before, run_attempt, starting_elsewhere
 from flows.board import ENDED, Board
 from flows.launch import HERE, Child, Launcher, last_progress
 from flows.plan import Plan, key_metrics
@@ -118,21 +119,26 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
     inputs = {upstream: run.made[upstream] for upstream in stage.inputs}
     digests = {upstream: _digest(plan, upstream, fingerprint) for upstream, fingerprint in inputs.items()}
     identity = plan.identity(stage, digests)
-    claim = Watch(plan.store, f"{plan.artifacts.prefix(name, identity.fingerprint)}/{CLAIM}")
-    preemptions = 0
+    prefix, owner = plan.artifacts.prefix(name, identity.fingerprint), run.launcher.owner
+    claim = Watch(plan.store, f"{prefix}/{CLAIM}")
+    preemptions = preempted_before(plan, prefix, owner)
+    never_began = 0  # attempts in a row
     unsettled: set[int] = set()
     worked = False
     while not _finish(run, stage, identity, worked):
         if run.stopping.is_set():
             raise StageEnded("stopped; run again to go on", PREEMPTED)
         # The claim of an attempt that this run started before it was killed is its own: it takes it up again.
-        own = open_number(plan, plan.artifacts.prefix(name, identity.fingerprint), run.launcher.owner, unsettled)
-        if own is None and claim.held():
-            run.board.update(name, state="held", message="another run is at it")
-            time.sleep(HELD_POLL_S)
+        own = open_number(plan, prefix, owner, unsettled)
+        if own is None and (claim.held() or starting_elsewhere(plan, prefix, owner)):
+            _wait_for_another_run(run, name)
             continue
-        with _gpu_if_needed(run, stage):
-            ending = _attempt_once(run, stage, identity, inputs, report, unsettled)
+        try:
+            with _gpu_if_needed(run, stage):
+                ending = _attempt_once(run, stage, identity, inputs, report, unsettled)
+        except Held:
+            _wait_for_another_run(run, name)
+            continue
         # Another run was faster: it holds the claim, or completed the artifact before this attempt could begin.
         idle = ending.code == CLAIMED or (ending.code == COMPLETE and ending.record.message == ALREADY_THERE)
         worked = worked or not idle
@@ -141,16 +147,26 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
         record = ending.record
         if not ending.settled:
             unsettled.add(record.number)
+        why = f" ({record.message})" if record.status == "killed" and record.message else ""
         log.info(
-            "%s: attempt %d %s after %.1f s, $%.5f", name, record.number, record.status, ending.seconds, ending.usd
+            "%s: attempt %d %s after %.1f s, $%.5f%s",
+            name,
+            record.number,
+            record.status,
+            ending.seconds,
+            ending.usd,
+            why,
         )
+        never_began = never_began + 1 if ending.never_began else 0
+        if never_began == retries.STARTS and not run.stopping.is_set():
+            raise StageEnded(f"could not be started {never_began} times: {record.message}", 1)
         then = retries.after(
             ending.code, record.status, preemptions, plan.experiment.execution.max_preemptions, run.waits_s
         )
         if then.step == "retry" or (then.step == "give up" and run.stopping.is_set()):
             preemptions += 1
             wait = f" in {then.wait_s:.0f} s" if then.wait_s else ""
-            run.board.update(name, state="preempted", message=f"{record.status}; trying again{wait}")
+            run.board.update(name, state="preempted", message=f"{record.status}{why}; trying again{wait}")
             run.stopping.wait(then.wait_s)
         elif then.step == "give up":
             raise StageEnded(f"preempted {preemptions + 1} times, more than execution.max_preemptions", 1)
@@ -159,6 +175,11 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
             raise StageEnded(record.message or _last_words(plan, stage, identity, ending), exit_code)
     log.info("%s: %s", name, run.board.rows[name].metric or "complete")
     report(100.0)
+
+
+def _wait_for_another_run(run: Run, name: str) -> None:
+    run.board.update(name, state="held", message="another run is at it")
+    time.sleep(HELD_POLL_S)
 
 
 @contextmanager

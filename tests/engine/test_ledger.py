@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -17,13 +18,16 @@ from hypothesis import strategies as st
 from engine.errors import BudgetExceeded, RetainError
 from engine.ledger import (
     MICRO,
+    STARTS_S,
     Entry,
+    Held,
     entries,
     look,
     mean_hours_between_preemptions,
     reserve,
     set_cap,
     settle,
+    starting_elsewhere,
 )
 from engine.process import this_process
 from engine.store import FolderStore
@@ -380,7 +384,7 @@ def test_hours_between_preemptions_are_told_by_machine() -> None:
 def test_exactly_one_racer_gets_the_last_dollar(store: FolderStore, racers: int) -> None:
     def grab(number: int) -> bool:
         try:
-            take(store, f"exp/risk/f00/{number}", cap_usd=0.022)
+            take(store, f"exp/risk/f0{number}/1", cap_usd=0.022)
         except BudgetExceeded:
             return False
         return True
@@ -388,7 +392,36 @@ def test_exactly_one_racer_gets_the_last_dollar(store: FolderStore, racers: int)
     got = race(racers, grab)
     assert sum(got) == 1
     [entry] = entries(store, SCOPE)
-    assert entry.attempt_id == f"exp/risk/f00/{got.index(True)}"
+    assert entry.attempt_id == f"exp/risk/f0{got.index(True)}/1"
+
+
+def test_of_two_runs_only_one_starts_an_attempt_at_an_artifact(store: FolderStore) -> None:
+    def grab(number: int) -> bool:
+        try:
+            take(store, f"exp/risk/f00/{number}", owner=f"run-{number}")
+        except Held:
+            return False
+        return True
+
+    got = race(8, grab)
+    assert sum(got) == 1
+    (entry,) = entries(store, SCOPE)
+    take(store, "exp/risk/f00/9", owner=entry.owner)  # its own run may start another one
+    settle(store, SCOPE, entry.attempt_id, 1.0, estimated=False)
+    settle(store, SCOPE, "exp/risk/f00/9", 1.0, estimated=False)
+    take(store, "exp/risk/f00/10", owner="another")
+
+
+def test_the_claim_says_who_is_at_work_once_an_attempt_has_had_time_to_start(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(store, "exp/risk/f00/1", owner="one")
+    assert starting_elsewhere(entries(store, SCOPE), "exp/risk/f00", "other")
+    assert not starting_elsewhere(entries(store, SCOPE), "exp/risk/f00", "one")
+    assert not starting_elsewhere(entries(store, SCOPE), "exp/risk/f01", "other")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + STARTS_S + 1)
+    assert not starting_elsewhere(entries(store, SCOPE), "exp/risk/f00", "other")
 
 
 def test_nothing_is_lost_when_eight_reserve_and_settle_at_once(store: FolderStore) -> None:
@@ -416,17 +449,17 @@ def test_killed_while_reserving_the_reservation_is_open_or_absent(
     store: FolderStore, point: str, reserved: bool
 ) -> None:
     take(store, "exp/risk/f00/1")
-    assert killed_at(point, take, store, "exp/risk/f00/2") == -signal.SIGKILL
+    assert killed_at(point, take, store, "exp/risk/f01/1") == -signal.SIGKILL
     found = entries(store, SCOPE)
-    assert [entry.attempt_id for entry in found] == ["exp/risk/f00/1", "exp/risk/f00/2"][: 1 + reserved]
+    assert [entry.attempt_id for entry in found] == ["exp/risk/f00/1", "exp/risk/f01/1"][: 1 + reserved]
     assert all(entry.state == "open" for entry in found)
     assert found[0].holder.alive() is True
     if reserved:
         assert found[1].holder.pid != os.getpid()
         assert found[1].holder.alive() is False  # so the next run may settle it
-        settle(store, SCOPE, "exp/risk/f00/2", 3.0, estimated=True)
+        settle(store, SCOPE, "exp/risk/f01/1", 3.0, estimated=True)
     else:
-        take(store, "exp/risk/f00/2")
+        take(store, "exp/risk/f01/1")
 
 
 @pytest.mark.parametrize(

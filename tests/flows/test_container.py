@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +23,7 @@ import flows.container
 from engine import ledger, records
 from engine.claim import acquire, take_away
 from engine.errors import RetainError
-from engine.process import this_process
+from engine.process import Holder, this_process
 from engine.records import AttemptRecord
 from engine.stage import CLAIM, COMPLETE, FAILED, FENCED, OVERDUE, PREEMPTED, StageRequest
 from engine.store import FolderStore
@@ -26,11 +31,13 @@ from flows import ends
 from flows.attempt import LOST, open_number, run_attempt, settle_lost, unsettled
 from flows.container import KILLED, Container
 from flows.ends import End
-from flows.launch import Launcher
+from flows.launch import Launcher, NotStarted
 from flows.plan import Plan
+from flows.run import Run, StageEnded, carry_out
 from flows.stage import state_after
-from tests.flows.toy_plan import toy_plan, toy_stage
+from tests.flows.toy_plan import board_of, toy_plan, toy_stage
 
+LOG = logging.getLogger("test")
 RISK = toy_stage("risk")
 PREFIX = "chaos/risk/f"
 OWNER = "8f7c"
@@ -42,12 +49,13 @@ class Api:
     def __init__(self) -> None:
         self.state: Any = Running()
         self.answers = True
+        self.run_count = 1
         self.proposed: list[str] = []
 
     def read_flow_run(self, flow_run: UUID) -> Any:
         if not self.answers:
             raise httpx.ConnectError("refused")
-        return SimpleNamespace(state=self.state)
+        return SimpleNamespace(state=self.state, run_count=self.run_count)
 
     def set_flow_run_state(self, flow_run: UUID, state: Any, force: bool = False) -> None:
         if not self.answers:
@@ -133,6 +141,52 @@ def test_prefect_s_word_counts_where_the_attempt_wrote_none(store: FolderStore, 
     assert child.poll() == code
 
 
+def test_an_attempt_whose_container_never_started_costs_nothing(store: FolderStore) -> None:
+    api = Api()
+    api.run_count = 0
+    child = container(store, api)
+    written(store, status="planned")
+    api.state = Crashed(message="Flow run could not be submitted: no such image")
+    assert child.poll() == KILLED
+    assert (child.end(), child.never_began, child.end_seen, child.seconds) == (KILLED, True, True, 0.0)
+    assert "no such image" in child.message
+
+
+def test_a_container_that_started_costs_what_it_ran_though_its_flow_never_did(store: FolderStore) -> None:
+    api = Api()
+    api.run_count = 0
+    child = container(store, api)
+    written(store, status="planned")
+    api.state = Crashed(message="gone")
+    assert child.poll() == KILLED
+    ended(store, child.flow_run)
+    assert (child.end(), child.never_began, child.seconds) == (KILLED, False, 12.5)
+
+
+@pytest.mark.parametrize(("status", "code"), [("killed", KILLED), ("overdue", OVERDUE)])
+def test_an_attempt_that_somebody_else_has_closed_has_not_failed(store: FolderStore, status: str, code: int) -> None:
+    """Another stage of the run, or another run, settles what it finds ended."""
+    child = container(store, Api())
+    written(store)
+    assert child.poll() is None
+    written(store, status=status, seconds=3.0)
+    assert child.poll() == code
+
+
+def test_a_request_to_stop_is_repeated_until_prefect_answers(store: FolderStore) -> None:
+    api = Api()
+    child = container(store, api)
+    written(store)
+    api.answers = False
+    child.preempt()
+    assert child.poll() is None
+    assert api.proposed == []
+    api.answers = True
+    assert child.poll() is None
+    assert child.poll() is None
+    assert api.proposed == ["CANCELLING"]
+
+
 def test_a_server_or_a_store_that_does_not_answer_is_no_end(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +254,13 @@ def launcher(store: FolderStore, api: Api, prepare: Any) -> Launcher:
     return Launcher(start=start, work=lambda store, attempt_id: Path("/nowhere"), owner=OWNER, shared=True)
 
 
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.01)
+
+
 def entry_of(plan: Plan) -> ledger.Entry:
     (entry,) = ledger.entries(plan.store, plan.experiment.costs.scope)
     return entry
@@ -265,6 +326,86 @@ def test_a_run_that_comes_back_takes_up_its_open_attempt(store: FolderStore) -> 
     ending = run_attempt(plan, RISK, identity, {}, lambda child: None, launcher(store, Api(), completes))
     assert (ending.code, numbers) == (0, [1, 1])
     assert (entry_of(plan).state, entry_of(plan).seconds) == ("settled", 2.0)
+
+
+def test_what_an_attempt_says_of_its_end_does_not_settle_it_before_its_container_has_ended(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parent was killed, and so can't wait for it any more."""
+    plan = toy_plan(store.root, (RISK,))
+    started: list[Container] = []
+
+    def completes(child: Container) -> None:
+        started.append(child)
+        written(store, child.prefix, child.number, status="complete", exit_code=0, seconds=56.0)
+
+    run_attempt(plan, RISK, plan.identity(RISK, {}), {}, lambda child: None, launcher(store, Api(), completes))
+    monkeypatch.setattr(Holder, "alive", lambda holder: False)
+    assert settle_lost(plan) == 0
+    ended(store, started[0].flow_run, seconds=62.0, exit_code=0)
+    assert settle_lost(plan) == 1
+    assert (entry_of(plan).seconds, entry_of(plan).estimated, entry_of(plan).preempted) == (62.0, False, False)
+
+
+def test_an_attempt_that_can_not_be_started_costs_nothing(store: FolderStore) -> None:
+    plan = toy_plan(store.root, (RISK,))
+
+    def start(request: Any, caller: Any) -> Container:
+        raise NotStarted("Prefect has no deployment stage/gpu")
+
+    launch = replace(launcher(store, Api(), None), start=start)
+    with pytest.raises(NotStarted):
+        run_attempt(plan, RISK, plan.identity(RISK, {}), {}, lambda child: None, launch)
+    entry = entry_of(plan)
+    assert (entry.state, entry.metered_micro_usd, entry.preempted) == ("settled", 0, False)
+    record = records.read(store, entry.artifact, 1)
+    assert record is not None
+    assert (record.status, record.message) == ("killed", "Prefect has no deployment stage/gpu")
+
+
+def test_a_stage_whose_containers_never_start_ends_with_the_reason_and_costs_nothing(store: FolderStore) -> None:
+    plan = toy_plan(store.root, (RISK,))
+    api = Api()
+    api.run_count, api.state = 0, Crashed(message="no such image")
+    run = Run(plan, board_of(plan), launcher(store, api, lambda child: None))
+    with pytest.raises(StageEnded, match=r"could not be started 4 times: no such image"):
+        carry_out(run, "risk", LOG, lambda percent: None)
+    attempts = ledger.entries(store, "chaos")
+    assert [(each.state, each.metered_micro_usd, each.preempted) for each in attempts] == [("settled", 0, False)] * 4
+
+
+def test_a_run_waits_while_another_one_starts_an_attempt_at_the_same_artifact(store: FolderStore) -> None:
+    plan = toy_plan(store.root, (RISK,))
+    identity = plan.identity(RISK, {})
+    theirs: list[Container] = []
+
+    def killed(child: Container) -> None:
+        theirs.append(child)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # their run, while its attempt's container starts
+        run_attempt(plan, RISK, identity, {}, lambda child: None, launcher(store, Api(), killed))
+
+    def stopped(child: Container) -> None:
+        ours.append(child)
+        run.stopping.set()
+        written(store, child.prefix, child.number, status="preempted", exit_code=PREEMPTED, seconds=1.0)
+        ended(store, child.flow_run)
+
+    def go() -> None:
+        with suppress(StageEnded):
+            carry_out(run, "risk", LOG, lambda percent: None)
+
+    ours: list[Container] = []
+    run = Run(plan, board_of(plan), replace(launcher(store, Api(), stopped), owner="another"))
+    thread = threading.Thread(target=go)
+    thread.start()
+    wait_for(lambda: run.board.rows["risk"].state == "held")
+    assert ours == []
+    ended(store, theirs[0].flow_run)  # so there is no use in waiting any longer
+    thread.join(30)
+    assert [child.number for child in ours] == [2]
+    assert [each.state for each in ledger.entries(store, "chaos")] == ["settled", "settled"]
 
 
 def test_a_claim_is_taken_away_from_the_attempt_that_was_seen_to_end_and_from_no_other(tmp_path: Path) -> None:
