@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,19 +26,21 @@ from typing import Any
 
 import docker
 import httpx
+import pytest
 from docker import DockerClient
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
-from engine import ledger
+from engine import ledger, records
 from engine.environment import SECRETS
 from engine.fingerprint import ROOT
 from engine.store import FolderStore
-from flows import ends
 
 FLOW_RUN = "io.prefect.flow-run-id"
 READY_S = 120.0
-DATABASE_PASSWORD = "for-a-test-alone"
+DATABASE_PASSWORD = f"secret-{uuid.uuid4().hex}"
+COMPARED = 0.9  # at least this share of the containers that were seen to end is compared with the ledger
+SMALL = 200_000  # bytes of a file that says what happened; models are larger
 FINAL = ("COMPLETED", "FAILED", "CANCELLED")
 SERVICES = {
     "server": ["-m", "prefect", "server", "start", "--host", "0.0.0.0"],
@@ -59,6 +63,7 @@ class Platform:
     pool: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:8]}")
     port: int = field(default_factory=lambda: free_port())
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)  # container -> what the engine says of its end
+    environments: dict[str, list[str]] = field(default_factory=dict)  # container -> NAME=value of what it was given
     services: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=lambda: made_up_secrets())
     _done: threading.Event = field(default_factory=threading.Event)
@@ -88,7 +93,6 @@ class Platform:
             "RETAIN_IMAGE_GPU": self.images.get("gpu", self.images["tabular"]),
             "RETAIN_USER": self.user,
             **self.secrets,
-            **self._database(),
         }
 
     def _database(self) -> dict[str, str]:
@@ -103,6 +107,8 @@ class Platform:
 
     def start(self, name: str) -> None:
         more = {"server": ["--port", str(self.port)], "worker": ["--name", self.pool], "witness": [self.pool]}[name]
+        # As infra/compose.yaml has it, only the server knows the database.
+        environment = self.environment | (self._database() if name == "server" else {})
         with (self.folder / f"{name}.log").open("ab") as log:
             self.services[name] = subprocess.Popen(
                 [sys.executable, *SERVICES[name], *more],
@@ -110,7 +116,7 @@ class Platform:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
-                env=self.environment,
+                env=environment,
                 start_new_session=True,
             )
 
@@ -217,15 +223,17 @@ class Platform:
                     all=True, filters={"label": [f"retain.pool={self.pool}"], "status": "exited"}, ignore_removed=True
                 ):
                     self.seen[each.id] = {"flow_run": each.labels[FLOW_RUN], **each.attrs["State"]}
+                    self.environments[each.id] = each.attrs["Config"]["Env"]
             except (APIError, NotFound):
                 continue
 
 
 def made_up_secrets() -> dict[str, str]:
-    """Every name on the list of secrets, with a value that is found nowhere else; the server demands its own."""
+    """Every name on the list of secrets, with a value that is found nowhere else; server and database demand theirs."""
     values = {name: f"secret-{uuid.uuid4().hex}" for name in SECRETS}
     login = f"operator:{values['PREFECT_API_AUTH_STRING']}"
-    return values | {"PREFECT_API_AUTH_STRING": login, "PREFECT_SERVER_API_AUTH_STRING": login}
+    demanded = {"PREFECT_API_AUTH_STRING": login, "PREFECT_SERVER_API_AUTH_STRING": login}
+    return values | demanded | {"POSTGRES_PASSWORD": DATABASE_PASSWORD}
 
 
 def free_port() -> int:
@@ -289,22 +297,60 @@ def seconds_of(state: dict[str, Any]) -> float:
     return finished - started
 
 
+def evidence_kept(platform: Platform, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Around a test: if it fails, copies what tells why into a folder that outlives the platform, and names that."""
+    failed_before = request.session.testsfailed
+    yield
+    if request.session.testsfailed == failed_before:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="retain-failed-"))
+    for log in platform.folder.glob("*.log"):
+        shutil.copy(log, folder)
+    for path in platform.store.rglob("*"):  # ledger, records, logs of attempts, ends of containers
+        with suppress(OSError):  # removed at this moment
+            if path.is_file() and path.stat().st_size < SMALL:
+                copy = folder / path.relative_to(platform.folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+    terminal = request.config.get_terminal_writer()
+    terminal.line()
+    terminal.line(f"logs of server, worker and witness, and the store's ledger, records and ends: {folder}")
+
+
 def check_money(platform: Platform, scope: str = "chaos") -> int:
     """Every attempt is settled; where its end was seen, by the time that the engine says its container ran. Returns how
-    many were compared."""
+    many were compared, which are nearly all whose record is in the store and whose container was seen to end."""
     store = FolderStore(platform.store)
     ran: dict[str, float] = {}
     for state in platform.seen.values():
         ran[state["flow_run"]] = ran.get(state["flow_run"], 0.0) + seconds_of(state)
-    compared = 0
+    compared, seen = 0, 0
     for entry in ledger.entries(store, scope):
         assert entry.state == "settled", entry.attempt_id
         prefix, _, number = entry.attempt_id.rpartition("/")
-        end = ends.end_of(store, prefix, int(number))
-        if end is not None and not entry.estimated and str(end.flow_run) in ran:
-            assert abs(ran[str(end.flow_run)] - entry.seconds) <= 1.0, (entry.attempt_id, ran[str(end.flow_run)], entry)
+        named = store.read(records.key(prefix, int(number), "flow-run"))
+        seconds = ran.get(named[0].decode().strip()) if named else None
+        if seconds is None:
+            continue
+        seen += 1
+        if not entry.estimated:
+            assert abs(seconds - entry.seconds) <= 1.0, (entry.attempt_id, seconds, entry)
             compared += 1
+    assert compared >= COMPARED * seen, (compared, seen)
     return compared
+
+
+def sealed_step(platform: Platform, stage: str, experiment: str = "chaos") -> int:
+    """The step of the newest checkpoint of the stage that is complete, or 0."""
+    seals = (platform.store / experiment / stage).glob("*/checkpoints/*/complete.json")
+    return max((int(seal.parent.name.partition("-")[0]) for seal in seals), default=0)
+
+
+def first_step(platform: Platform, stage: str, experiment: str = "chaos") -> int:
+    """The step that the stage's newest attempt reported first."""
+    reported = sorted((platform.store / experiment / stage).glob("*/execution/*.progress.jsonl"), key=lambda p: p.name)
+    step: int = json.loads(reported[-1].read_text(encoding="utf-8").splitlines()[0])["step"]
+    return step
 
 
 def digests(store: Path, experiment: str = "chaos") -> dict[str, str]:

@@ -3,6 +3,7 @@ is at work."""
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -10,17 +11,23 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from docker.errors import APIError, NotFound
+from docker.errors import APIError
 from docker.models.containers import Container
 
 from tests.end_to_end.containers import Platform, wait_for
 
 UNREACHABLE_S, FULL_S = 60.0, 20.0
+LOST_S = 120.0  # until a paused attempt's claim is lost and the next attempt runs
 ENGINE_COMMAND = "-m engine "  # of the stage's own process in its container
+DELAY_S = (1.0, 6.0)  # of an event, from when its container runs: a stage of chaos lives for 5 to 30 s
+
+
+class Missed(Exception):
+    """There was nothing to strike, or it didn't have the effect that makes the event: it doesn't count."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ class Struck:
     again_s: float | None
 
 
-Event = Callable[[Platform, Container, str], None]  # platform, the attempt's container, the run's flow run
+# Platform, the attempt's container, the run's flow run. Raises Missed, or APIError where the container has ended.
+Event = Callable[[Platform, Container, str], None]
 
 
 def sigterm(platform: Platform, container: Container, run: str) -> None:
@@ -47,11 +55,10 @@ def docker_kill(platform: Platform, container: Container, run: str) -> None:
 
 def sigkill(platform: Platform, container: Container, run: str) -> None:
     """Of the stage's process alone: its container lives and can tell."""
-    table = container.top(ps_args="-eo pid,args")
-    for pid, command in table["Processes"]:
-        if ENGINE_COMMAND in f"{command} ":
-            os.kill(int(pid), signal.SIGKILL)
-            return
+    try:
+        os.kill(process_of_stage(container), signal.SIGKILL)
+    except ProcessLookupError:
+        raise Missed("the stage's process has ended") from None
 
 
 def worker_killed(platform: Platform, container: Container, run: str) -> None:
@@ -62,24 +69,31 @@ def worker_killed(platform: Platform, container: Container, run: str) -> None:
 
 def worker_and_container_killed(platform: Platform, container: Container, run: str) -> None:
     platform.kill("worker")
-    container.kill()
-    platform.start("worker")
+    try:
+        container.kill()
+    finally:
+        platform.start("worker")
 
 
 def paused_until_lost(platform: Platform, container: Container, run: str) -> None:
     """The zombie: it wakes up when another attempt is at work or has completed."""
     stage, _, number = container.name.rpartition("-")
+    process_of_stage(container)
     container.pause()
     try:
-        with suppress(AssertionError):
-            platform.container_of(f"{stage}-{int(number) + 1}", 120)
-            time.sleep(3)
+        platform.container_of(f"{stage}-{int(number) + 1}", LOST_S)
+        time.sleep(3)
+    except AssertionError as error:
+        raise Missed(f"its claim was not lost: {error}") from None
     finally:
         container.unpause()
 
 
 def parent_killed(platform: Platform, container: Container, run: str) -> None:
-    for parent in platform.containers(flow_run=run):
+    parents = platform.containers(flow_run=run)
+    if not parents:
+        raise Missed("no parent runs: it is between two containers")
+    for parent in parents:
         parent.kill()
 
 
@@ -108,14 +122,28 @@ def disk_full(platform: Platform, container: Container, run: str) -> None:
     """The store lies on a small file system of its own."""
     filler = platform.store / "filler"
     try:
-        with suppress(OSError), filler.open("wb") as file:
-            file.write(b"\0" * shutil.disk_usage(platform.store).free)
-            while True:
-                file.write(b"\0" * 4096)
-                file.flush()
+        try:
+            with filler.open("wb") as file:
+                file.write(b"\0" * shutil.disk_usage(platform.store).free)
+                while True:
+                    file.write(b"\0" * 4096)
+                    file.flush()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
         time.sleep(FULL_S)
     finally:
         filler.unlink(missing_ok=True)
+
+
+def process_of_stage(container: Container) -> int:
+    """The id of the stage's process, which is there a few seconds after its container. Raises APIError once that has
+    ended."""
+    while True:
+        for pid, command in container.top(ps_args="-eo pid,args")["Processes"]:
+            if ENGINE_COMMAND in f"{command} ":
+                return int(pid)
+        time.sleep(0.1)
 
 
 EVENTS: dict[str, Event] = {
@@ -135,13 +163,14 @@ EVENTS: dict[str, Event] = {
     )
 }
 STRIKING_ALL = ("server_restarted", "database_restarted", "store_unreachable", "disk_full", "parent_killed")
+STRIKING_THE_WORKER = ("worker_killed", "worker_and_container_killed")
 
 
 @dataclass
 class Strikes:
     """Events that strike one run, each the first attempt at a stage that is at work after those before it.
 
-    Those that strike everything at once wait for each other.
+    Those that strike more than an attempt wait for each other. `missed` says of each event that struck nothing why.
     """
 
     platform: Platform
@@ -149,41 +178,57 @@ class Strikes:
     generator: random.Random
     struck: list[Struck] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
+    _failed: list[BaseException] = field(default_factory=list)
     _alone: threading.Lock = field(default_factory=threading.Lock)
     _threads: list[threading.Thread] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
 
     def plan(self, stage: str, kinds: Sequence[str]) -> None:
         """These events, one after the other, will strike attempts at the stage."""
-        delays = [self.generator.uniform(3.0, 9.0) for _ in kinds]
-        thread = threading.Thread(target=self._strike, args=(stage, list(zip(kinds, delays))), daemon=True)
+        delays = [self.generator.uniform(*DELAY_S) for _ in kinds]
+        thread = threading.Thread(target=self._strike_all, args=(stage, list(zip(kinds, delays))), daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def finish(self) -> None:
+        """Waits until no event is at work. Raises what went wrong in one."""
         self._over.set()
         for thread in self._threads:
-            thread.join(UNREACHABLE_S + 120)
+            thread.join(UNREACHABLE_S + LOST_S)
+            assert not thread.is_alive(), "an event doesn't end"
+        for error in self._failed:
+            raise error
 
-    def _strike(self, stage: str, events: list[tuple[str, float]]) -> None:
-        after = 0
-        for kind, delay in events:
-            container = self._at_work(stage, after)
-            if container is None or self._over.wait(delay):
-                self.missed.append(f"{kind} on {stage}")
-                continue
-            number = int(container.name.split("-")[1])
-            with self._alone:
-                began, at = time.monotonic(), time.time()
+    def _strike_all(self, stage: str, events: list[tuple[str, float]]) -> None:
+        try:
+            after = 0
+            for kind, delay in events:
                 try:
-                    EVENTS[kind](self.platform, container, self.run)
-                except (APIError, NotFound):  # it has ended just now
-                    self.missed.append(f"{kind} on {stage}")
-                    continue
-            goes_on = kind in ("worker_killed", *STRIKING_ALL)
-            after = number - 1 if goes_on else number
-            again = None if goes_on else self._again(stage, number, began)
-            self.struck.append(Struck(kind, container.name, at, again))
+                    after = self._strike(stage, kind, delay, after)
+                except (APIError, Missed) as error:
+                    self.missed.append(f"{kind} on {stage}: {error}")
+                    print(f"  missed {self.missed[-1]}", flush=True)
+        except BaseException as error:
+            self._failed.append(error)
+
+    def _strike(self, stage: str, kind: str, delay: float, after: int) -> int:
+        """Strikes the stage's first attempt whose number is above `after`, and returns the number after which the next
+        event looks."""
+        container = self._at_work(stage, after)
+        if container is None or self._over.wait(delay):
+            raise Missed("the run has ended")
+        number = int(container.name.split("-")[1])
+        with self._alone if kind in (*STRIKING_ALL, *STRIKING_THE_WORKER) else nullcontext():
+            container.reload()
+            if container.status != "running":
+                raise Missed("its container has ended")
+            began, at = time.monotonic(), time.time()
+            EVENTS[kind](self.platform, container, self.run)
+        print(f"  {kind} struck {container.name}", flush=True)
+        goes_on = kind in ("worker_killed", *STRIKING_ALL)
+        again = None if goes_on else self._again(stage, number, began)
+        self.struck.append(Struck(kind, container.name, at, again))
+        return number - 1 if goes_on else number
 
     def _at_work(self, stage: str, after: int) -> Container | None:
         while not self._over.wait(0.3):

@@ -8,7 +8,8 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -19,14 +20,14 @@ from engine.fingerprint import ROOT
 from images.build import build
 from tasks.stages import STAGES
 from tests.containers import engine_or_skip
-from tests.end_to_end.containers import Platform, check_money, digests, platform_at, postgres
+from tests.end_to_end.containers import Platform, check_money, digests, evidence_kept, platform_at, postgres
 from tests.end_to_end.events import EVENTS, Strikes, Struck, assert_nothing_is_left
 from tests.end_to_end.project import Project
 from tests.end_to_end.shown import check_shown
 
 pytestmark = pytest.mark.slow
 
-EVENTS_WANTED, SEED = 40, 16
+EVENTS_WANTED, RUNS_AT_MOST, SEED = 40, 8, 16
 RUN_S = 3000.0
 STORE_MB = 700  # so that filling the store's disk fills no other's
 USER = 10_321  # of the containers: not root, to whom a store is never unreachable
@@ -64,58 +65,106 @@ def platform(engine: DockerClient, finished: Project, folder: Path) -> Iterator[
         yield platform
 
 
-def test_every_run_ends_with_the_bytes_of_an_undisturbed_one(platform: Platform, finished: Project) -> None:
-    undisturbed = digests(finished.store)
+@pytest.fixture(autouse=True)
+def evidence(platform: Platform, request: pytest.FixtureRequest) -> Iterator[None]:
+    yield from evidence_kept(platform, request)
+
+
+@dataclass(frozen=True)
+class RunUnderFire:
+    seconds: float
+    struck: list[Struck]
+    missed: list[str]
+    attempts: int
+    compared: int  # attempts whose charge was compared with the engine's own times
+
+
+def test_an_undisturbed_run_makes_what_a_plain_one_makes_with_its_branches_side_by_side(
+    platform: Platform, finished: Project
+) -> None:
+    run = platform.run()
+    ended = platform.wait(run, RUN_S)
+    assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
+    assert digests(platform.store) == digests(finished.store)
+    assert_nothing_is_left(platform)
+    assert len(platform.attempts(run)) == len(STAGES)
+    assert check_money(platform) == len(STAGES)
+    check_shown(platform.ask, run, platform.store, "chaos", branches=True)
+
+
+def test_every_run_ends_with_the_bytes_of_an_undisturbed_one(
+    platform: Platform, finished: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
     generator = random.Random(SEED)
-    struck: list[Struck] = []
-    runs: list[tuple[float, int, int]] = []
-    compared = 0
-    while len(struck) < EVENTS_WANTED:
-        shutil.rmtree(platform.store / "chaos", ignore_errors=True)
-        began = time.monotonic()
-        run = platform.run()
-        strikes = Strikes(platform, run, generator)
-        for stage, kinds in dealt(generator, struck).items():
-            strikes.plan(stage, kinds)
-        ended = platform.wait(run, RUN_S)
-        strikes.finish()
-        assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
-        assert digests(platform.store) == undisturbed
-        assert_nothing_is_left(platform)
-        compared = check_money(platform)
-        check_shown(platform.ask, run, platform.store, "chaos", branches=False)
-        struck += strikes.struck
-        runs.append((time.monotonic() - began, len(strikes.struck), len(platform.attempts(run))))
-        print(f"run {len(runs)}: {len(strikes.struck)} events, {runs[-1][0]:.0f} s", flush=True)
-    assert {event.kind for event in struck} == set(EVENTS)
-    assert {event.attempt.partition("-")[0] for event in struck} == set(STAGES)
-    write_report(struck, runs, compared)
+    runs: list[RunUnderFire] = []
+    with capfd.disabled():  # whoever waits for an hour sees what happens
+        while not enough(runs):
+            assert len(runs) < RUNS_AT_MOST, (untouched(runs), [each for run in runs for each in run.missed])
+            runs.append(run_under_fire(platform, digests(finished.store), generator, runs))
+            last = runs[-1]
+            print(f"run {len(runs)}: {len(last.struck)} events and {len(last.missed)} missed, {last.seconds:.0f} s")
+    write_report(runs)
 
 
-def dealt(generator: random.Random, struck: list[Struck]) -> dict[str, list[str]]:
-    """Events for one run, one or two for each stage, first those that have struck least."""
+def run_under_fire(
+    platform: Platform, undisturbed: dict[str, str], generator: random.Random, before: Sequence[RunUnderFire]
+) -> RunUnderFire:
+    shutil.rmtree(platform.store / "chaos", ignore_errors=True)  # not the ledger
+    began = time.monotonic()
+    run = platform.run()
+    strikes = Strikes(platform, run, generator)
+    for stage, kinds in dealt(generator, struck_in(before)).items():
+        strikes.plan(stage, kinds)
+    ended = platform.wait(run, RUN_S)
+    strikes.finish()
+    assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
+    assert digests(platform.store) == undisturbed
+    assert_nothing_is_left(platform)
+    compared, attempts = check_money(platform), len(platform.attempts(run))
+    assert compared >= 0.8 * attempts  # not those that no container began, or whose end nobody told
+    check_shown(platform.ask, run, platform.store, "chaos", branches=False)
+    return RunUnderFire(time.monotonic() - began, strikes.struck, strikes.missed, attempts, compared)
+
+
+def struck_in(runs: Sequence[RunUnderFire]) -> list[Struck]:
+    return [event for run in runs for event in run.struck]
+
+
+def untouched(runs: Sequence[RunUnderFire]) -> set[str]:
+    """Kinds of events that never struck, and stages that none ever struck."""
+    struck = struck_in(runs)
+    return {*EVENTS, *STAGES} - {event.kind for event in struck} - {event.attempt.partition("-")[0] for event in struck}
+
+
+def enough(runs: Sequence[RunUnderFire]) -> bool:
+    return len(struck_in(runs)) >= EVENTS_WANTED and not untouched(runs)
+
+
+def dealt(generator: random.Random, struck: Sequence[Struck]) -> dict[str, list[str]]:
+    """Events for one run, one for each stage, first those that have struck least."""
     counts = {kind: sum(event.kind == kind for event in struck) for kind in EVENTS}
     deck = sorted(DEALT, key=lambda kind: (counts[kind], generator.random()))
     stages = list(STAGES)
     generator.shuffle(stages)
-    plans: dict[str, list[str]] = {}
-    for place, stage in enumerate(stages):
-        plans[stage] = [deck[place % len(deck)]]
-    return plans
+    return {stage: [deck[place % len(deck)]] for place, stage in enumerate(stages)}
 
 
-def write_report(struck: list[Struck], runs: list[tuple[float, int, int]], compared: int) -> None:
+def write_report(runs: Sequence[RunUnderFire]) -> None:
+    struck, missed = struck_in(runs), [each.partition(":")[0] for run in runs for each in run.missed]
     lines = ["| event | times | median s to the next attempt | most |", "|---|---|---|---|"]
     for kind in EVENTS:
         again = [event.again_s for event in struck if event.kind == kind and event.again_s is not None]
         figures = f"{median(again):.0f} | {max(again):.0f}" if again else "— | —"
         lines.append(f"| {kind.replace('_', ' ')} | {sum(event.kind == kind for event in struck)} | {figures} |")
-    seconds = ", ".join(f"{each[0]:.0f}" for each in runs)
+    seconds = ", ".join(f"{run.seconds:.0f}" for run in runs)
     lines += [
         "",
-        f"{len(struck)} events in {len(runs)} runs of {seconds} s, {sum(each[2] for each in runs)} attempts. Every run "
-        f"ended with the bytes of an undisturbed plain run. Of {compared} attempts the ledger was compared with the "
-        "Docker engine's own times: none differed by more than a second. No container, claim or reservation was left.",
+        f"{len(struck)} events in {len(runs)} runs of {seconds} s, {sum(run.attempts for run in runs)} attempts. Every "
+        f"run ended with the bytes of an undisturbed plain run. The ledger was compared with the Docker engine's own "
+        f"times for {sum(run.compared for run in runs)} attempts: none differed by more than a second. No container, "
+        "claim or reservation was left.",
+        "",
+        f"{len(missed)} more events struck nothing and don't count: {', '.join(missed) or 'none'}.",
     ]
     text = REPORT.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
