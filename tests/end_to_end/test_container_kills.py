@@ -7,11 +7,9 @@ import base64
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -20,7 +18,17 @@ from docker import DockerClient
 from engine.fingerprint import ROOT
 from images.build import build
 from tests.containers import engine_or_skip
-from tests.end_to_end.containers import Platform, check_money, digests, platform_at, wait_for
+from tests.end_to_end.containers import (
+    Platform,
+    check_money,
+    digests,
+    evidence_kept,
+    first_step,
+    platform_at,
+    postgres,
+    sealed_step,
+    wait_for,
+)
 from tests.end_to_end.events import Strikes, assert_nothing_is_left
 from tests.end_to_end.project import Project
 from tests.end_to_end.shown import check_shown
@@ -38,9 +46,14 @@ def engine() -> Iterator[DockerClient]:
 
 @pytest.fixture(scope="module")
 def platform(engine: DockerClient, ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    images = build(ROOT, ["tabular", "serve"])
-    with platform_at(tmp_path_factory.mktemp("platform"), ready.data, images, engine) as platform:
+    images, folder = build(ROOT, ["tabular", "serve"]), tmp_path_factory.mktemp("platform")
+    with postgres(engine) as database, platform_at(folder, ready.data, images, engine, database) as platform:
         yield platform
+
+
+@pytest.fixture(autouse=True)
+def evidence(platform: Platform, request: pytest.FixtureRequest) -> Iterator[None]:
+    yield from evidence_kept(platform, request)
 
 
 @pytest.fixture(scope="module")
@@ -73,31 +86,41 @@ def test_nothing_is_done_twice(platform: Platform, undisturbed: dict[str, str]) 
     assert len(platform.seen) - before <= 2  # the two parents
 
 
-def test_a_cancelled_run_leaves_nothing_at_work_and_goes_on_later(platform: Platform) -> None:
-    """Cancelled by Ctrl-C of `make run.docker`, then as the UI does it."""
-    command = [sys.executable, "-m", "flows.follow", "--experiment", "chaos", "--stage", "backtest"]
+def test_a_run_that_was_stopped_goes_on_from_its_checkpoints(platform: Platform) -> None:
+    """Stopped by Ctrl-C of `make run.docker`, then as the UI does it; and an attempt of its own by SIGTERM."""
+    command = [sys.executable, "-m", "flows.follow", "--experiment", "chaos", "--stage", "decision"]
     followed = subprocess.Popen(command, cwd=ROOT, env=platform.environment, stdout=subprocess.PIPE, text=True)
-    platform.container_of("backtest-")
+    wait_for_checkpoint(platform)
     followed.send_signal(signal.SIGINT)
     said, _ = followed.communicate(timeout=120)
     assert followed.returncode == 1
     assert "stopping: its stages save their checkpoints" in said
     assert "Cancelled" in said.splitlines()[-1]
     assert_nothing_is_left(platform)
-    run = platform.run(stages=["backtest"])
-    platform.container_of("backtest-")
+
+    kept = sealed_step(platform, "decision")
+    run = platform.run(stages=["decision"])
+    wait_for_checkpoint(platform, kept)
     platform.ask("POST", f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}})
     assert platform.wait(run, 120)["state_type"] == "CANCELLED"
     assert_nothing_is_left(platform)
-    again = platform.run(stages=["backtest"])
-    assert platform.wait(again, RUN_S)["state_type"] == "COMPLETED"
+    assert first_step(platform, "decision") > kept
+
+    kept = sealed_step(platform, "decision")
+    run = platform.run(stages=["decision"])
+    wait_for_checkpoint(platform, kept)
+    kept = sealed_step(platform, "decision")
+    platform.container_of("decision-").kill(signal="SIGTERM")
+    assert platform.wait(run, RUN_S)["state_type"] == "COMPLETED"
+    assert len(platform.attempts(run)) == 2
+    assert first_step(platform, "decision") > kept
     check_money(platform)
 
 
 def test_a_cap_that_is_lowered_stops_the_run_and_pauses_its_deployment(platform: Platform) -> None:
-    shutil.rmtree(platform.store / "chaos" / "backtest")
-    run = platform.run(stages=["backtest"])
-    platform.container_of("backtest-")
+    shutil.rmtree(platform.store / "chaos" / "decision", ignore_errors=True)
+    run = platform.run(stages=["decision"])
+    wait_for_checkpoint(platform)
     budget = [sys.executable, "-m", "flows", "budget", "--experiment", "chaos"]
     try:
         subprocess.run([*budget, "0.0001"], cwd=ROOT, env=platform.environment, check=True, capture_output=True)
@@ -109,16 +132,23 @@ def test_a_cap_that_is_lowered_stops_the_run_and_pauses_its_deployment(platform:
     finally:
         subprocess.run([*budget, "none"], cwd=ROOT, env=platform.environment, check=True, capture_output=True)
         platform.ask("PATCH", f"/deployments/{deployment(platform)['id']}", json={"paused": False})
-    assert platform.wait(platform.run(stages=["backtest"]), RUN_S)["state_type"] == "COMPLETED"
+    kept = sealed_step(platform, "decision")
+    assert platform.wait(platform.run(stages=["decision"]), RUN_S)["state_type"] == "COMPLETED"
+    assert first_step(platform, "decision") > kept > 0
 
 
 def test_no_secret_is_in_anything_that_the_runs_left(platform: Platform) -> None:
     """Neither in what the server keeps, which is all that its UI can show, nor in logs, nor in the store."""
+    if not platform.environments:
+        assert platform.wait(platform.run(stages=["customers"]), RUN_S)["state_type"] == "COMPLETED"
+        assert_nothing_is_left(platform)
+    # Containers were given what they log in with, so that it could have leaked.
+    login = f"PREFECT_API_AUTH_STRING={platform.secrets['PREFECT_API_AUTH_STRING']}"
+    assert [container for container, given in platform.environments.items() if login not in given] == []
     dump = what_is_left(platform)
-    found = {place: bytes(platform.pool, "utf-8") in text for place, text in dump.items()}
-    assert {"server.log", "worker.log", "witness.log", "prefect.db"} <= found.keys()
-    assert any(place.endswith("manifest.json") for place in found)
-    assert found["prefect.db"]  # so the search finds what is there
+    assert {"server.log", "worker.log", "witness.log", "database"} <= dump.keys()
+    assert any(place.endswith("manifest.json") for place in dump)
+    assert platform.pool.encode() in dump["database"]  # so the search finds what is there
     for name, value in platform.secrets.items():
         _, _, password = value.rpartition(":")
         forms = (password.encode(), base64.b64encode(value.encode()))
@@ -130,9 +160,15 @@ def what_is_left(platform: Platform) -> dict[str, bytes]:
     """place -> its bytes: logs of the services, who print their containers' too, the store, and the database's rows."""
     files = [*platform.folder.glob("*.log"), *(path for path in platform.store.rglob("*") if path.is_file())]
     dump = {str(path.relative_to(platform.folder)): path.read_bytes() for path in files}
-    database = sqlite3.connect(f"file:{platform.folder / 'prefect' / 'prefect.db'}?mode=ro", uri=True)
-    with closing(database):
-        return dump | {"prefect.db": "\n".join(database.iterdump()).encode()}
+    assert platform.database is not None
+    code, rows = platform.database.exec_run("pg_dump --username=prefect prefect")
+    assert code == 0, rows
+    return dump | {"database": rows}
+
+
+def wait_for_checkpoint(platform: Platform, after: int = 0) -> None:
+    """Until `decision` has completed one of a later step than `after`."""
+    wait_for(lambda: sealed_step(platform, "decision") > after, 120, f"a checkpoint after step {after}")
 
 
 def deployment(platform: Platform) -> dict[str, Any]:
