@@ -172,7 +172,7 @@ test: $(DEV) ## Run the tests, except those that take minutes
 	$(PY) -m pytest -m "not slow and not docker" -n 2 --dist loadfile --no-loadscope-reorder
 
 test.docker: $(DEV) ## Build images, run stages in them and kill them: minutes, and a Docker engine
-	$(PY) -m pytest -m docker
+	$(PY) -m pytest -m "docker and not slow"
 
 test-slow: $(DEV) ## Run the tests that take minutes: kills and whole runs
 	$(PY) -m pytest -m slow

@@ -1,14 +1,18 @@
-"""The images that are built from this tree, run: by anybody, without privileges, without a network."""
+"""The images of this tree, built and run: by anybody, without privileges, without a network.
+
+Those of CI are `tabular` and `serve`; the others take minutes more.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from images.table import BASE, IMAGES
 from tasks.stages import STAGES
 from tests.containers import engine_or_skip
 from tests.images.checkouts import append, copy
+from tests.releases import dataset, inputs, publish, rows, run_stage
 
 LABEL = {"retain.test": "images"}
 # Megabytes beyond the base image that an image may have.
@@ -50,7 +55,7 @@ try:
     writable = True
 except OSError:
     writable = False
-os.makedirs(os.environ.get("PREFECT_HOME", os.environ["HOME"]), exist_ok=True)
+os.makedirs(os.environ.get("PREFECT_HOME", "/tmp"), exist_ok=True)
 specs = [module.__spec__ for module in list(sys.modules.values()) if getattr(module, "__spec__", None)]
 compiled = {spec.origin: spec.cached for spec in specs if spec.has_location and spec.cached}
 print(json.dumps({
@@ -58,6 +63,7 @@ print(json.dumps({
     "init": open("/proc/1/comm").read().strip(),
     "there": [name for name in lacks if importlib.util.find_spec(name)],
     "writable": writable,
+    "prefect's home in its own": os.environ.get("PREFECT_HOME", "").removeprefix(os.environ["HOME"]),
     "commit": os.environ["RETAIN_COMMIT"],
     "rebuild": os.environ.get("RETAIN_REBUILD"),
     "folder": os.getcwd(),
@@ -67,7 +73,18 @@ print(json.dumps({
 }))
 """
 
-every_image = pytest.mark.parametrize("name", IMAGES)
+pytestmark = pytest.mark.docker
+
+OF_CI = ("tabular", "serve")
+
+
+def each_of(names: Iterable[str]) -> pytest.MarkDecorator:
+    """A parameter `name`; images that CI doesn't build are slow."""
+    marks = {name: [] if name in OF_CI else [pytest.mark.slow] for name in names}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks[name]) for name in names])
+
+
+every_image = each_of(IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +92,10 @@ def engine() -> Iterator[DockerClient]:
     yield from engine_or_skip()
 
 
-def built(engine: DockerClient, name: str) -> str:
-    """The reference of the image of this tree; skips the test where it isn't built, which takes minutes."""
-    reference = read_context(ROOT, IMAGES[name], "cpu").reference
-    try:
-        engine.images.get(reference)
-    except ImageNotFound:
-        pytest.skip(f"{reference} isn't built: make images ONLY={name}")
-    return reference
+@functools.cache
+def built(name: str) -> str:
+    """The reference of the image of this tree, which is built where the engine doesn't have it."""
+    return build(ROOT, [name])[name]
 
 
 def run(engine: DockerClient, reference: str, *command: str, **options: Any) -> str:
@@ -94,7 +107,7 @@ def run(engine: DockerClient, reference: str, *command: str, **options: Any) -> 
 
 @every_image
 def test_labels_say_what_it_is_made_of(engine: DockerClient, name: str) -> None:
-    labels = engine.images.get(built(engine, name)).labels
+    labels = engine.images.get(built(name)).labels
     assert labels["retain.code"] == read_context(ROOT, IMAGES[name], "cpu").code_digest
     assert labels["retain.accelerator"] == "cpu"
     assert len(labels["org.opencontainers.image.revision"].rstrip("+")) == 40
@@ -103,22 +116,23 @@ def test_labels_say_what_it_is_made_of(engine: DockerClient, name: str) -> None:
 
 @every_image
 def test_it_is_no_larger_than_it_may_be(engine: DockerClient, name: str) -> None:
-    size = engine.images.get(built(engine, name)).attrs["Size"] - engine.images.get(BASE).attrs["Size"]
+    size = engine.images.get(built(name)).attrs["Size"] - engine.images.get(BASE).attrs["Size"]
     assert size / 1e6 < LIMITS[name]
 
 
 @every_image
 def test_anybody_runs_it_and_nobody_changes_it(engine: DockerClient, name: str) -> None:
     """Here a user that the image doesn't know; unless one is named, its own without privileges."""
-    image = engine.images.get(built(engine, name))
+    image = engine.images.get(built(name))
     assert image.attrs["Config"]["User"] == "10001:10001"
     assert image.attrs["Config"]["Env"].count("HOME=/tmp") == 1
     arguments = json.dumps([IMPORTS[name], LACKS[name]])
-    said = run(engine, built(engine, name), "python", "-c", PROGRAM, arguments, user="4242:4343")
+    said = run(engine, built(name), "python", "-c", PROGRAM, arguments, user="4242:4343")
     known = json.loads(said.splitlines()[-1])
     assert known == {
         "user": "4242:4343",
         "init": "tini",
+        "prefect's home in its own": "" if name == "serve" else "/prefect",
         "there": [],
         "writable": False,
         "commit": image.labels["org.opencontainers.image.revision"],
@@ -131,10 +145,10 @@ def test_anybody_runs_it_and_nobody_changes_it(engine: DockerClient, name: str) 
 
 @every_image
 def test_its_libraries_fit_each_other(engine: DockerClient, name: str) -> None:
-    assert "No broken requirements" in run(engine, built(engine, name), "pip", "--python", "/opt/venv", "check")
+    assert "No broken requirements" in run(engine, built(name), "pip", "--python", "/opt/venv", "check")
 
 
-@pytest.mark.parametrize("name", ["tabular", "gpu"])
+@each_of(["tabular", "gpu"])
 def test_stages_are_the_same_in_it_as_here(engine: DockerClient, name: str) -> None:
     stages = [stage for stage in STAGES.values() if stage.image == name]
     program = (
@@ -142,16 +156,50 @@ def test_stages_are_the_same_in_it_as_here(engine: DockerClient, name: str) -> N
         f"print(json.dumps([[code_digests(s.entry), library_versions(s.libraries)] for s in STAGES.values() "
         f"if s.image == {name!r}]))"
     )
-    there = json.loads(run(engine, built(engine, name), "python", "-c", program).splitlines()[-1])
+    there = json.loads(run(engine, built(name), "python", "-c", program).splitlines()[-1])
     assert there == [[code_digests(stage.entry), library_versions(stage.libraries)] for stage in stages]
     assert platform.python_version_tuple()[:2] == ("3", "11")
 
 
+ASK = """
+import json, sys, urllib.request
+body = sys.argv[1].encode()
+request = urllib.request.Request("http://127.0.0.1:8000/retain", body, {"Content-Type": "application/json"})
+print(urllib.request.urlopen(request, timeout=10).read().decode())
+"""
+
+
 def test_the_service_answers_in_a_container(engine: DockerClient, tmp_path: Path) -> None:
-    """Without a release it says in one line which setting names one."""
-    reference = built(engine, "serve")
+    given = inputs(tmp_path / "inputs", dataset("telco"), dataset("bank"))
+    for stage in ("risk", "accept", "decision", "messages"):
+        publish(tmp_path / "store", stage, given[stage])
+    release = publish(tmp_path / "store", "release", run_stage(tmp_path, given))
+    for path in (tmp_path / "store").rglob("*"):  # whoever runs the image owns none of it
+        path.chmod(0o755 if path.is_dir() else 0o644)
     container = engine.containers.run(
-        reference, detach=True, labels=LABEL, environment={"RELEASE_PATH": "/release"}, network_mode="none"
+        built("serve"),
+        detach=True,
+        labels=LABEL,
+        environment={"RELEASE_PATH": f"/store/{release.relative_to(tmp_path / 'store')}"},
+        volumes=[f"{tmp_path / 'store'}:/store:ro"],
+        read_only=True,
+        network_mode="none",
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while b" on http://" not in container.logs() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        (customer,) = rows(dataset("telco"), 1, seed=5)
+        answered = container.exec_run(["python", "-c", ASK, json.dumps({"customer": customer})])
+        assert answered.exit_code == 0, (answered.output, container.logs())
+        assert 0.0 <= json.loads(answered.output)["risk"] <= 1.0
+    finally:
+        container.remove(force=True)
+
+
+def test_a_service_without_a_release_says_which_setting_names_one(engine: DockerClient) -> None:
+    container = engine.containers.run(
+        built("serve"), detach=True, labels=LABEL, environment={"RELEASE_PATH": "/release"}, network_mode="none"
     )
     try:
         assert container.wait(timeout=60)["StatusCode"] == 2
@@ -198,7 +246,7 @@ def _wait_for(address: str) -> None:
 
 @pytest.mark.slow
 def test_a_pushed_image_is_pulled_by_its_digest_and_run(engine: DockerClient, registry: str, tmp_path: Path) -> None:
-    built(engine, "serve")  # whose layers of libraries the one of another tree has too
+    built("serve")  # whose layers of libraries the one of another tree has too
     checkout = copy(tmp_path / "checkout")
     append(checkout / "serve/__init__.py", f"\nPUSHED = {registry!r}\n")
     reference = read_context(checkout, IMAGES["serve"], "cpu").reference
