@@ -91,12 +91,13 @@ class Platform:
 
 @contextmanager
 def running_platform(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
-    """Skips the test where there is no Docker engine, or where somebody's own platform is up."""
+    """Skips the test where there is no Docker engine, or where somebody's own platform is up or has a database."""
     engines = engine_or_skip()
     engine = next(engines)
     if any(platform.services_of(engine, name) for name in ("postgres", "server", "worker", "witness")):
         pytest.skip("a platform is up, which these tests would disturb: make down")
-    new = not platform.has_database(engine)
+    if platform.has_database(engine):
+        pytest.skip(f"a platform's database is there, which these tests would write into: the volume {platform.VOLUME}")
     monkeypatch.setenv("RETAIN_STORE", str(store))
     monkeypatch.delenv("RETAIN_BIND", raising=False)
     try:
@@ -111,7 +112,7 @@ def running_platform(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
         raise
     finally:
         platform.down(print)
-        if new:
+        if platform.has_database(engine):
             engine.volumes.get(platform.VOLUME).remove()
         for _ in engines:
             pass
