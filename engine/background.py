@@ -67,7 +67,7 @@ class BackgroundCheckpoints:
             newest = self._waiting or self._copying
             if newest is not None:
                 return Checkpoint(newest.step, {name: path.read_bytes() for name, path in newest.files.items()})
-        return self.outage.call("read", self.store.load)
+        return self.outage.call(self.store.load)
 
     def busy(self) -> bool:
         """Whether a save is not yet in the store."""

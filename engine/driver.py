@@ -156,10 +156,10 @@ def execute(request: StageRequest, *, lifeline: bool = False) -> int:
         threading.Thread(target=watch, args=(stop,), daemon=True).start()
     outage = Outage(request.store_patience_s, wait=stop.asked.wait)
     try:
-        attempt = outage.call("read", lambda: _attempt(request, stop, outage))
+        attempt = outage.call(lambda: _attempt(request, stop, outage))
         if attempt is None:
             return FENCED
-        outage.call("write", lambda: attempt.write("running"))
+        outage.call(lambda: attempt.write("running"))
     except StoreUnavailable as error:
         print(error, file=sys.stderr, flush=True)
         return stop.reason if stop.asked.is_set() else _unavailable(request)
@@ -208,7 +208,7 @@ def _run(attempt: _Attempt) -> tuple[int, str]:
         workspace = _workspace(attempt, attempt.claim)
         assert attempt.checkpoints is not None
         stored = ArtifactStore(attempt.store, request.experiment)
-        inputs = attempt.outage.call("read", lambda: open_inputs(request, stored))
+        inputs = attempt.outage.call(lambda: open_inputs(request, stored))
         with _no_collection():
             run = load_entry(request.entry)
             config = load_entry(request.config_model).model_validate_json(json.dumps(request.identity.config))
@@ -253,7 +253,7 @@ def _publish(attempt: _Attempt, claim: Claim, patient: PatientStore, folder: Pat
     """Raises Fenced if another attempt has taken over."""
 
     def check() -> None:
-        attempt.outage.call("read", claim.check)
+        attempt.outage.call(claim.check)
 
     check()
     request = attempt.request

@@ -2,6 +2,7 @@
 
 StoreUnavailable is no failure of a stage. Whatever an attempt can't do without (its claim, its inputs, its artifact) is
 tried again with growing pauses, for SHARED_S where attempts reach the store over a network or another machine's disk.
+Each call has that patience for itself: that others succeed says nothing about a key that only this one needs.
 On the only machine of `make run` nobody but its user makes room, so LOCAL_S is enough to see that it lasts.
 """
 
@@ -34,7 +35,7 @@ def pauses() -> Iterator[float]:
 
 @dataclass
 class Outage:
-    """What can't be done at present since the store is unavailable. Threads share it.
+    """What can't be done at present since the store is unavailable. Threads share it, to say things once.
 
     `clock` gives elapsed seconds. `wait` waits so many seconds and returns whether to give up; `say` prints a line, one
     when an outage begins and one when it is over.
@@ -46,22 +47,29 @@ class Outage:
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
     message: str = ""  # of the last error
     _told: list[Callable[[str], None]] = field(default_factory=list)
-    _since: dict[str, float] = field(default_factory=dict)  # what can't be done -> when it was first tried in vain
+    _since: dict[object, float] = field(default_factory=dict)  # what can't be done -> when it was first tried in vain
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tell(self, say: Callable[[str], None]) -> None:
         """Lines go there, too, from now on."""
         self._told.append(say)
 
-    def failed(self, what: str, error: StoreUnavailable) -> None:
+    def failed(self, what: object, error: StoreUnavailable) -> float:
+        """Returns for how many seconds it has been tried in vain."""
         with self._lock:
             begins = not self._since
-            self._since.setdefault(what, self.clock())
+            lasts_s = self.clock() - self._since.setdefault(what, self.clock())
             self.message = str(error)
         if begins:
             self._say(f"{error}; trying again for {self.patience_s:.0f} s")
+        return lasts_s
 
-    def succeeded(self, what: str) -> None:
+    def given_up(self, what: object) -> None:
+        """It is no longer tried. Nothing is said: whoever wanted it says what follows."""
+        with self._lock:
+            self._since.pop(what, None)
+
+    def succeeded(self, what: object) -> None:
         with self._lock:
             since = self._since.pop(what, None)
             over = since is not None and not self._since
@@ -78,19 +86,23 @@ class Outage:
     def hopeless(self) -> bool:
         return self.lasts_s >= self.patience_s
 
-    def call(self, what: str, function: Callable[[], Result]) -> Result:
-        """What the function returns, tried again while the store is unavailable. Raises StoreUnavailable in the end."""
-        for pause in pauses():
-            try:
-                result = function()
-            except StoreUnavailable as error:
-                self.failed(what, error)
-                if self.hopeless or self.wait(pause):
-                    raise
-            else:
-                self.succeeded(what)
-                return result
-        raise AssertionError("pauses never end")
+    def call(self, function: Callable[[], Result]) -> Result:
+        """What the function returns, tried again while the store is unavailable.
+
+        Raises StoreUnavailable once this call was tried in vain for `patience_s`, or `wait` says to give up.
+        """
+        this_call = object()
+        try:
+            for pause in pauses():
+                try:
+                    return function()
+                except StoreUnavailable as error:
+                    if self.failed(this_call, error) >= self.patience_s or self.wait(pause):
+                        self.given_up(this_call)
+                        raise
+            raise AssertionError("pauses never end")
+        finally:
+            self.succeeded(this_call)  # unless it was given up: the store answered, whatever it said
 
     def _say(self, text: str) -> None:
         for say in (self.say, *self._told):
@@ -105,7 +117,7 @@ class PatientStore:
         self.url = store.url
 
     def read(self, key: str) -> tuple[bytes, str] | None:
-        return self.outage.call("read", lambda: self.store.read(key))
+        return self.outage.call(lambda: self.store.read(key))
 
     def write(self, key: str, data: bytes, expect: str | None = None) -> str:
         tried = False
@@ -122,7 +134,7 @@ class PatientStore:
                     raise
                 return stored[1]
 
-        return self.outage.call("write", write)
+        return self.outage.call(write)
 
     def delete(self, key: str, expect: str | None = None) -> None:
         tried = False
@@ -136,13 +148,13 @@ class PatientStore:
                 if not tried_before or self.store.read(key) is not None:
                     raise
 
-        self.outage.call("write", delete)
+        self.outage.call(delete)
 
     def list(self, prefix: str) -> Iterator[str]:
-        return iter(self.outage.call("read", lambda: list(self.store.list(prefix))))
+        return iter(self.outage.call(lambda: list(self.store.list(prefix))))
 
     def put_file(self, key: str, path: Path) -> None:
-        self.outage.call("write", lambda: self.store.put_file(key, path))
+        self.outage.call(lambda: self.store.put_file(key, path))
 
     def local(self, key: str, scratch: Path) -> Path:
-        return self.outage.call("read", lambda: self.store.local(key, scratch))
+        return self.outage.call(lambda: self.store.local(key, scratch))

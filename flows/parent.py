@@ -105,7 +105,7 @@ def _plan(make: Callable[[], Plan], patience_s: float) -> Plan:
                 raise StoreUnavailable(str(error)) from None
             raise
 
-    made = Outage(patience_s).call("plan", plan)
+    made = Outage(patience_s).call(plan)
     return replace(made, store=PatientStore(made.store, Outage(SHARED_S)))
 
 

@@ -86,8 +86,37 @@ def test_it_gives_up_when_its_patience_is_over() -> None:
     with pytest.raises(StoreUnavailable, match="No space left"):
         PatientStore(store, outage).read("a")
     assert 30.0 <= time.now <= 30.0 + LONGEST_PAUSE_S
-    assert outage.hopeless
     assert len(time.lines) == 1
+    assert outage.lasts_s == 0.0  # nobody tries any more, and the next outage is said
+
+
+def test_one_key_that_stays_out_of_reach_is_given_up_though_others_succeed() -> None:
+    """A folder of another user, for instance, while another thread reads the ledger every few seconds."""
+    time = Time(asked_at=1000.0)
+    outage = time.outage(patience_s=30.0)
+    patient = PatientStore(MemoryStore(), outage)
+
+    def read() -> None:
+        patient.read("ledger")
+        raise StoreUnavailable("/store/chaos/risk: can't be read (Permission denied)")
+
+    with pytest.raises(StoreUnavailable, match="Permission denied"):
+        outage.call(read)
+    assert 30.0 <= time.now <= 30.0 + LONGEST_PAUSE_S
+    assert time.lines == ["/store/chaos/risk: can't be read (Permission denied); trying again for 30 s"]
+
+
+def test_an_answer_ends_an_outage_even_if_it_is_an_error() -> None:
+    time, answers = Time(), [StoreUnavailable("gone"), RetainError("not a manifest")]
+
+    def read() -> None:
+        raise answers.pop(0)
+
+    outage = time.outage()
+    with pytest.raises(RetainError, match="not a manifest"):
+        outage.call(read)
+    assert outage.lasts_s == 0.0
+    assert time.lines == ["gone; trying again for 120 s", "the store is available again, after 0 s"]
 
 
 def test_it_gives_up_when_the_attempt_is_asked_to_stop() -> None:
@@ -103,7 +132,7 @@ def test_what_is_wrong_for_good_is_not_tried_again() -> None:
 
     time = Time()
     with pytest.raises(RetainError, match="not a manifest"):
-        time.outage().call("read", refused)
+        time.outage().call(refused)
     assert (time.pauses, time.lines) == ([], [])
 
 
