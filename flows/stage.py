@@ -25,6 +25,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 from engine import records
 from engine.artifact import ArtifactStore
 from engine.errors import RetainError, StoreUnavailable
+from engine.paths import why_unwritable
 from engine.patience import SHARED_S, Outage, PatientStore
 from engine.records import LOG, PROGRESS
 from engine.stage import CLAIMED, COMPLETE, FENCED, OVERDUE, PREEMPTED, REFUSED, UNAVAILABLE, StageRequest
@@ -53,7 +54,7 @@ def run_stage(experiment: str, stage: str, fingerprint: str, number: int) -> Sta
         store = PatientStore(open_store(store_url()), Outage(SHARED_S))
         prefix = ArtifactStore(store, experiment).prefix(stage, fingerprint)
         request = _request(store, prefix, number)
-        process = start_engine(request, os.environ)
+        process = _started(request)
         with OwnState(context.flow_run.id, stopping) as own:
             code = _watched(process, Path(request.work), stopping, log)
         record = records.read(store, prefix, number)
@@ -65,6 +66,13 @@ def run_stage(experiment: str, stage: str, fingerprint: str, number: int) -> Sta
     finally:
         signal.signal(signal.SIGTERM, before)
     return state_after(code, message, cancelled=own.cancelled)
+
+
+def _started(request: StageRequest) -> subprocess.Popen[bytes]:
+    try:
+        return start_engine(request, os.environ)
+    except OSError as error:  # another machine's disk may have room
+        raise StoreUnavailable(f"{request.work}: {why_unwritable(error)}") from None
 
 
 def _request(store: Store, prefix: str, number: int) -> StageRequest:
