@@ -6,7 +6,7 @@ itself, in another container; stages are started again by their run alone.
 
 A run says what happens to its budget by an event about the ledger's scope (`retain.budget.<scope>`), with the flow run
 and its deployment as related resources. Where the budget is exceeded, the run has stopped its own children already; the
-automation sees to it that nothing starts the deployment again before somebody has looked.
+automation pauses the deployment, so that no schedule starts it again before somebody has looked. A person still can.
 """
 
 from __future__ import annotations
