@@ -2,13 +2,13 @@
 
 Reservations are refused before they pass the cap (engine/ledger.py). Here the ledger is looked at while stages run,
 since its cap may be lowered meanwhile (`make budget`), another run may spend from it, and an attempt may turn out to
-have lived longer than it had reserved.
+have lived longer than it had reserved. A run that has nothing at work spends nothing, so no cap stops it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from engine import ledger
@@ -18,12 +18,18 @@ from flows.run import Run
 
 WARN_AT = 0.8  # of the cap, metered and reserved together
 LOOK_S = 5.0  # reading a ledger of 100 attempts takes about a millisecond
+LAST_S = 5.0  # how long the end of a run waits for a ledger that can't be read
 
 
 def exceeded(standing: Standing, attempts: Sequence[Entry], known: frozenset[str] = frozenset()) -> str:
     """Why a run has to stop, or "". `known`: ids of attempts that were settled before the run began."""
     if standing.over:
         return f"more is metered and reserved than the cap: {standing}"
+    return overrun(standing, attempts, known)
+
+
+def overrun(standing: Standing, attempts: Iterable[Entry], known: frozenset[str]) -> str:
+    """Which attempt outlived its reservation, or "". `known`: see exceeded()."""
     for entry in attempts:
         if entry.overrun_s and entry.attempt_id not in known:
             return f"{entry.attempt_id} lived {entry.overrun_s:.1f} s longer than it had reserved: {standing}"
@@ -33,7 +39,11 @@ def exceeded(standing: Standing, attempts: Sequence[Entry], known: frozenset[str
 @contextmanager
 def watched(run: Run, every_s: float = LOOK_S) -> Iterator[None]:
     """Looks at the ledger while the block runs, and once more at its end: warns once, and stops the run where the
-    budget is exceeded."""
+    budget is exceeded.
+
+    What was settled before the block is no news. So settle what an earlier run left open within it, also the run's own
+    attempts when it comes back.
+    """
     ended = threading.Event()
     scope = run.plan.experiment.costs.scope
     known = frozenset(e.attempt_id for e in ledger.entries(run.plan.store, scope) if e.state == "settled")
@@ -53,7 +63,7 @@ def watched(run: Run, every_s: float = LOOK_S) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        watcher.join()
+        watcher.join(LAST_S)
 
 
 def _look(run: Run, known: frozenset[str], warned: bool) -> bool:
@@ -61,7 +71,12 @@ def _look(run: Run, known: frozenset[str], warned: bool) -> bool:
     standing, attempts = ledger.look(
         run.plan.store, run.plan.experiment.costs.scope, run.plan.experiment.costs.budget_usd
     )
-    if why := exceeded(standing, attempts, known):
+    if run.at_work():
+        why = exceeded(standing, attempts, known)
+    else:  # as it is once all stages have ended and their costs are settled
+        own = [entry for entry in attempts if entry.owner == run.launcher.owner]
+        why = overrun(standing, own, known)
+    if why:
         run.stop_for_budget(why)
         return True
     if warned or standing.share < WARN_AT:

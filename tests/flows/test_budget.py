@@ -168,6 +168,19 @@ def test_an_overrun_of_another_run_of_the_scope_stops_this_one(tmp_path: Path) -
     check_stopped_and_resumable(running, "risk")
 
 
+def test_a_run_with_nothing_at_work_is_not_stopped_by_what_others_spent(tmp_path: Path) -> None:
+    """All of it is reused, for instance; and that another run's attempt lived too long is that run's news."""
+    plan = toy_plan(tmp_path, (toy_stage("risk"),), budget_usd=1e-6)
+    theirs = {"experiment": "chaos", "stage": "accept", "usd_per_hour": 0.1, "limit_s": 10.0, "overhead_s": 0.0}
+    ledger.reserve(plan.store, "chaos", cap_usd=1.0, attempt_id="chaos/accept/f/1", owner="other", **theirs)  # type: ignore[arg-type]
+    running = Running(plan)
+    with watched(running.run, every_s=0.01):
+        ledger.settle(plan.store, "chaos", "chaos/accept/f/1", 12.0, estimated=False)
+        running.run.board.update("risk", state="reused")
+    assert running.events() == ["warning"]
+    assert not running.run.stopping.is_set()
+
+
 def test_most_of_the_budget_is_warned_of_once(tmp_path: Path) -> None:
     plan = toy_plan(tmp_path, SIDE_BY_SIDE, steps=60, pause_s=0.02, budget_usd=2.4 * ONE)  # 83 %, then less again
     running = Running(plan)
