@@ -137,10 +137,6 @@ class ArtifactStore:
         fault("artifact.sealed")
         return manifest
 
-    def forget(self, stage: str, fingerprint: str) -> None:
-        """Removes the manifest, so that the artifact is made again; its files stay, and equal ones aren't written."""
-        self.store.delete(f"{self.prefix(stage, fingerprint)}/{MANIFEST}")
-
     def open(self, stage: str, fingerprint: str, into: Path, *, copied: bool = False) -> Path:
         """A folder of links to the artifact's files, or of copies, each checked against its hash."""
         for file, source in self._checked(stage, fingerprint, into):

@@ -60,7 +60,7 @@ class Outage:
             begins = not self._since
             lasts_s = self.clock() - self._since.setdefault(what, self.clock())
             self.message = str(error)
-        if begins:
+        if begins and self.patience_s:
             self._say(f"{error}; trying again for {self.patience_s:.0f} s")
         return lasts_s
 

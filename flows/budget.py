@@ -74,7 +74,7 @@ def _look(run: Run, known: frozenset[str], warned: bool) -> bool:
     if run.at_work():
         why = exceeded(standing, attempts, known)
     else:  # as it is once all stages have ended and their costs are settled
-        own = [entry for entry in attempts if entry.owner == run.launcher.owner]
+        own = [entry for entry in attempts if entry.of_run(run.launcher.owner)]
         why = overrun(standing, own, known)
     if why:
         run.stop_for_budget(why)

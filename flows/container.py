@@ -15,7 +15,7 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -34,7 +34,7 @@ from engine.claim import MISSED_RENEWALS
 from engine.errors import RetainError
 from engine.patience import SHARED_S, Outage, PatientStore
 from engine.records import AttemptRecord
-from engine.stage import FAILED, GRACE_S, OVERDUE, PREEMPTED, StageRequest
+from engine.stage import FAILED, GRACE_S, OVERDUE, PREEMPTED, Stage, StageRequest
 from engine.store import Store, open_store
 from flows import ends
 from flows.ends import End
@@ -55,6 +55,7 @@ END_S = 3.0
 STOPPING_S = GRACE_S + 20.0
 MISSED_S = 20.0  # at least, without a beat, until an attempt counts as lost: a busy machine skips some
 KILLED = -signal.SIGKILL
+MISSING = "Prefect has no deployment {}. `make deploy` registers it"
 
 
 def containers(parent: UUID) -> Launcher:
@@ -70,25 +71,35 @@ def containers(parent: UUID) -> Launcher:
     return Launcher(start=start, work=work, owner=str(parent), shared=True, around_s=AROUND_S)
 
 
+def check_deployments(stages: Iterable[Stage]) -> None:
+    """Raises RetainError where Prefect lacks a deployment that attempts at these stages need."""
+    with client() as api:
+        for name in sorted({_deployment(stage.name) for stage in stages}):
+            try:
+                patiently(lambda name=name: api.read_deployment_by_name(name))  # type: ignore[misc]
+            except ObjectNotFound:
+                raise RetainError(MISSING.format(name)) from None
+
+
 def _start(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> Container:
     store = open_store(request.store)
     patient = PatientStore(store, Outage(SHARED_S))
     prefix = ArtifactStore(store, request.experiment).prefix(request.stage, request.fingerprint)
     # In the order of the experiment's keys, which a stage may go by: `release` lists missed criteria in it.
     patient.write(records.key(prefix, request.number, REQUEST), request.model_dump_json(indent=1).encode())
-    name = _deployment(request)
+    name = _deployment(request.stage)
     try:
         flow_run = patiently(lambda: _flow_run(request, parent, api))
     except ObjectNotFound:
-        raise NotStarted(f"Prefect has no deployment {name}. `make deploy` registers it") from None
+        raise NotStarted(MISSING.format(name)) from None
     except httpx.HTTPStatusError as error:
         raise NotStarted(f"Prefect refuses a run of {name}: {error.response.text}") from None
     ends.name_flow_run(patient, prefix, request.number, flow_run.id)
     return Container(flow_run.id, store, prefix, request.number, request.heartbeat_s, api)
 
 
-def _deployment(request: StageRequest) -> str:
-    return f"stage/{STAGES[request.stage].image}"
+def _deployment(stage: str) -> str:
+    return f"stage/{STAGES[stage].image}"
 
 
 def _flow_run(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> FlowRun:
@@ -97,7 +108,7 @@ def _flow_run(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> Fl
     Prefect's run_deployment numbers the links between tasks and flow runs by the order of its calls, which differs once
     a parent has come back: an attempt would then be shown below another stage.
     """
-    name, key = _deployment(request), f"{parent}:{request.stage}:{request.fingerprint}:{request.number}"
+    name, key = _deployment(request.stage), f"{parent}:{request.stage}:{request.fingerprint}:{request.number}"
     deployment = api.read_deployment_by_name(name)
     context = TaskRunContext.get()
     link = api.create_task_run(

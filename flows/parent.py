@@ -8,80 +8,111 @@ settled.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from prefect import State
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import AwaitingRetry, Cancelled, Failed
 
 from engine.errors import RetainError, StoreUnavailable
 from engine.patience import SHARED_S, Outage, PatientStore
+from engine.stage import PREEMPTED
 from engine.store import open_store, store_url
 from flows.attempt import settle_lost, unsettled
 from flows.automations import announcer
 from flows.board import Board, Row
-from flows.container import containers
+from flows.budget import watched
+from flows.container import check_deployments, containers
+from flows.dashboard import published
+from flows.forced import put_back, set_aside
 from flows.plan import Plan, make_plan, put_sources
 from flows.prefect_api import OwnState, client, propose, state_of
 from flows.retries import LATER_AND_LATER
-from flows.run import Run
+from flows.run import Run, StageEnded
 
 PROBE, PROBE_BYTES = "probe", 1 << 20  # what is written to see whether the store can be
 RETURNS = 50  # how often a run may come back before something must be wrong with it itself
 # A container that was lost is stopped a minute after its flow run was given up (flows/witness.py).
 ENDS_S = 90.0
+CANCELLED_ENDS_S = 30.0  # since the cancellation: a minute after it this container is killed as well
+SETTLE_AGAIN_S = 1.0
+
+
+Log = logging.Logger | logging.LoggerAdapter[Any]
+Prepare = Callable[[str], None]  # takes a stage's name, before that stage is carried out
 
 
 def carry_out(
     experiment: str,
-    stages: list[str],
-    dag: Callable[[Run], State[None]],
+    stages: Sequence[str],
+    dag: Callable[[Run, Prepare], State[None]],
     *,
     force: bool,
     budget_usd: float | None,
 ) -> State[None]:
-    """Carries out the experiment inside a flow run, and returns the state in which that ends."""
+    """Carries out the experiment inside a flow run, and returns the state in which that ends.
+
+    `dag` carries out a run's stages within that flow run. `force`: the named stages are made again, or all.
+    """
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None
-    flow_run = context.flow_run
-    if flow_run.run_count > RETURNS:
-        return Failed(message=f"ended {RETURNS} times without finishing; see the logs of its containers")
-    log = get_run_logger()
+    flow_run, log = context.flow_run, get_run_logger()
     with _leaving_on_sigterm(flow_run.id):
-        returns = flow_run.run_count - 1
         try:
-            plan = _plan(
-                lambda: make_plan(experiment, stages, budget_usd=budget_usd), patience_s=SHARED_S * bool(returns)
-            )
-            settle_lost(plan)
-            if force and not returns:
-                _set_aside(plan, stages)
-            put_sources(plan)
+            if flow_run.run_count > RETURNS:
+                raise RetainError(f"ended {RETURNS} times without finishing; see the logs of its containers")
+            # A store that can't be written when a run is started is more likely another user's than away.
+            patience_s = SHARED_S if flow_run.run_count > 1 else 0.0
+            plan = _plan(lambda: make_plan(experiment, stages, elsewhere=True, budget_usd=budget_usd), patience_s)
+            check_deployments(plan.stages)
+            forced = [stage.name for stage in plan.stages if force and (not stages or stage.name in stages)]
+            return _carried_out(plan, flow_run, forced, dag, log)
         except RetainError as error:
             return Failed(message=str(error))
-        rows = [Row(stage.name, stage.inputs, usd_per_hour=plan.machine(stage).usd_per_hour) for stage in plan.stages]
-        scope = plan.experiment.costs.scope
-        run = Run(
-            plan,
-            Board({row.stage: row for row in rows}),
-            launcher=containers(flow_run.id),
-            waits_s=LATER_AND_LATER,
-            announce=announcer(scope, flow_run.id, flow_run.deployment_id),
-        )
-        with OwnState(flow_run.id, run.stopping) as own:
-            state = dag(run)
-        _settle(plan, str(flow_run.id))
-        for row in run.board.rows.values():
-            log.info("%-12s %-10s %s", row.stage, row.state, row.message or row.metric)
+        finally:
+            if force:
+                _put_back(str(flow_run.id), log)
+
+
+def _carried_out(
+    plan: Plan, flow_run: FlowRun, forced: Container[str], dag: Callable[[Run, Prepare], State[None]], log: Log
+) -> State[None]:
+    owner = str(flow_run.id)
+    rows = [Row(stage.name, stage.inputs, usd_per_hour=plan.machine(stage).usd_per_hour) for stage in plan.stages]
+    run = Run(
+        plan,
+        Board({row.stage: row for row in rows}, on_notice=log.warning),
+        launcher=containers(flow_run.id),
+        waits_s=LATER_AND_LATER,
+        announce=announcer(plan.experiment.costs.scope, flow_run.id, flow_run.deployment_id),
+    )
+
+    def prepare(name: str) -> None:
+        if name in forced:
+            if run.stopping.is_set():
+                raise StageEnded("stopped; run again to go on", PREEMPTED)
+            set_aside(run, name, owner)
+
+    # What is settled in here is seen by those who watch the budget and show the costs.
+    with OwnState(flow_run.id, run.stopping) as own, watched(run), published(run):
+        settle_lost(plan)
+        put_sources(plan)
+        state = dag(run, prepare)
+        _settle(plan, own, owner, log)
+    for row in run.board.rows.values():
+        log.info("%-12s %-10s %s", row.stage, row.state, row.message or row.metric)
     if own.cancelled:
         return Cancelled(message="stopped; the next run goes on from here")
     if run.over_budget and not state.is_completed():
@@ -90,23 +121,28 @@ def carry_out(
 
 
 def _plan(make: Callable[[], Plan], patience_s: float) -> Plan:
-    """The plan, on a store that is waited for during the run. For planning itself it is waited for `patience_s`: a
-    store that can't be written when a run is started for the first time is more likely another user's."""
+    """The plan, on a store that is waited for during the run; for planning itself it is waited for `patience_s`."""
 
     def plan() -> Plan:
+        _probe()
         try:
             return make()
         except RetainError as error:
             try:
-                probe = open_store(store_url())
-                probe.write(PROBE, bytes(PROBE_BYTES))  # a full disk still takes an empty file
-                probe.delete(PROBE)
+                _probe()
             except RetainError:
                 raise StoreUnavailable(str(error)) from None
             raise
 
     made = Outage(patience_s).call(plan)
     return replace(made, store=PatientStore(made.store, Outage(SHARED_S)))
+
+
+def _probe() -> None:
+    """Raises StoreUnavailable where the store can't be written."""
+    store = open_store(store_url())
+    store.write(PROBE, bytes(PROBE_BYTES))  # a full disk still takes an empty file
+    store.delete(PROBE)
 
 
 @contextmanager
@@ -135,15 +171,30 @@ def _leaving_on_sigterm(flow_run: UUID) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _settle(plan: Plan, owner: str) -> None:
-    """Settles what can be, and waits a while for the ends of containers that were lost."""
+def _settle(plan: Plan, own: OwnState, owner: str, log: Log) -> None:
+    """Settles what can be, and waits a while for the ends of containers that were lost. Raises nothing: what can't be
+    settled now, the next run of the experiment settles."""
+    at_once = replace(plan, store=open_store(store_url()))  # which waits for no store: the loop does
     deadline = time.monotonic() + ENDS_S
-    while settle_lost(plan) or (unsettled(plan, owner) and time.monotonic() < deadline):
-        time.sleep(1.0)
+    while True:
+        try:
+            settle_lost(at_once)
+            left = unsettled(at_once, owner)
+            why = f"the ends of {left} attempts are not known" if left else ""
+        except RetainError as error:
+            why = str(error)
+        if not why:
+            return
+        if own.cancelled_at is not None:
+            deadline = min(deadline, own.cancelled_at + CANCELLED_ENDS_S)
+        if time.monotonic() >= deadline:
+            log.warning(f"not all costs are settled yet, but will be by the next run: {why}")
+            return
+        time.sleep(SETTLE_AGAIN_S)
 
 
-def _set_aside(plan: Plan, stages: list[str]) -> None:
-    """Forgets the artifacts of the named stages, or of all, so that they are made again."""
-    for name, fingerprint in plan.reusable().items():
-        if not stages or name in stages:
-            plan.artifacts.forget(name, fingerprint)
+def _put_back(flow_run: str, log: Log) -> None:
+    try:
+        put_back(open_store(store_url()), flow_run)
+    except RetainError as error:
+        log.warning(f"artifacts that were to be made again may be missing; the next run makes them: {error}")

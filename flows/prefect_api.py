@@ -73,13 +73,20 @@ def patiently(call: Callable[[], Result], *, clock: Callable[[], float] = time.m
 
 
 class OwnState:
-    """While its block runs, `stopping` is set once somebody cancels this flow run, in the UI for instance."""
+    """While its block runs, `stopping` is set once somebody cancels this flow run, in the UI for instance.
+
+    `cancelled_at`: when that was seen (time.monotonic()).
+    """
 
     def __init__(self, flow_run: UUID, stopping: threading.Event) -> None:
         self.flow_run, self.stopping = flow_run, stopping
-        self.cancelled = False
+        self.cancelled_at: float | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, name="own state", daemon=True)
+
+    @property
+    def cancelled(self) -> bool:
+        return self.cancelled_at is not None
 
     def __enter__(self) -> OwnState:
         self._thread.start()
@@ -93,6 +100,6 @@ class OwnState:
             while not self._done.wait(LOOK_S):
                 state = state_of(api, self.flow_run)
                 if state is not None and (state.is_cancelling() or state.is_cancelled()):
-                    self.cancelled = True
+                    self.cancelled_at = time.monotonic()
                     self.stopping.set()
                     return

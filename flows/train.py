@@ -19,6 +19,7 @@ from prefect.utilities.annotations import quote
 from flows import parent
 from flows.budget import watched
 from flows.dashboard import published
+from flows.parent import Prepare
 from flows.run import Run
 from flows.server import PrefectFailed
 from flows.step import step
@@ -54,7 +55,8 @@ def train_here(run: Run) -> None:
 
     @flow(name="train", flow_run_name=f"train-{run.plan.experiment.tag}", task_runner=RUNNER)  # type: ignore[arg-type]
     def dag(experiment: str) -> State[None]:
-        return carry_out_stages(run)
+        with watched(run), published(run):
+            return carry_out_stages(run)
 
     state = dag(run.plan.experiment.tag, return_state=True)
     APILogHandler().flush()
@@ -62,18 +64,20 @@ def train_here(run: Run) -> None:
         raise PrefectFailed(f"Prefect failed: {state.message}")
 
 
-def carry_out_stages(run: Run) -> State[None]:
-    """The DAG itself, inside a flow. If a stage fails, the stages that depend on it are skipped, and no others."""
+def carry_out_stages(run: Run, prepare: Prepare = lambda stage: None) -> State[None]:
+    """The DAG itself, inside a flow. If a stage fails, the stages that depend on it are skipped, and no others.
+
+    `prepare` is called before each stage that is carried out; what it raises is that stage's failure.
+    """
     reporter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="progress")
     futures: dict[str, PrefectFuture[None]] = {}
     for stage in run.plan.stages:
         stage_step = step.with_options(name=stage.name, task_run_name=stage.name)
         upstream = [futures[name] for name in stage.inputs]
         # quote(): these hold no futures, so Prefect need not search them for any.
-        arguments = (quote(run), stage.name, quote(reporter))
+        arguments = (quote(run), stage.name, quote(prepare), quote(reporter))
         futures[stage.name] = stage_step.submit(*arguments, wait_for=upstream)  # type: ignore[call-overload]
-    with watched(run), published(run):
-        wait(list(futures.values()))
+    wait(list(futures.values()))
     reporter.shutdown()
     missing = [name for name, future in futures.items() if not future.state.is_completed()]
     for name in missing:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -25,6 +26,7 @@ from flows import __main__ as command
 from flows import preflight
 from flows import train as dag
 from flows.budget import watched
+from flows.launch import HERE
 from flows.plan import Plan
 from flows.run import Run, carry_out
 from tests.flows.toy_plan import board_of, toy_plan, toy_stage
@@ -174,6 +176,7 @@ def test_a_run_with_nothing_at_work_is_not_stopped_by_what_others_spent(tmp_path
     theirs = {"experiment": "chaos", "stage": "accept", "usd_per_hour": 0.1, "limit_s": 10.0, "overhead_s": 0.0}
     ledger.reserve(plan.store, "chaos", cap_usd=1.0, attempt_id="chaos/accept/f/1", owner="other", **theirs)  # type: ignore[arg-type]
     running = Running(plan)
+    running.run.launcher = replace(HERE, owner="this run")
     with watched(running.run, every_s=0.01):
         ledger.settle(plan.store, "chaos", "chaos/accept/f/1", 12.0, estimated=False)
         running.run.board.update("risk", state="reused")
