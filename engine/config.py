@@ -81,9 +81,8 @@ def experiment_path(named: str) -> Path:
         Path(os.path.abspath(path_of("EXPERIMENT", named))) if is_path(named) else CONFIGS / f"experiment_{named}.yaml"
     )
     if not os.path.isfile(path):  # Path.is_file() raises for a name that is too long
-        known = sorted(tag_of(p) for p in CONFIGS.glob("experiment_*.yaml"))
         raise ConfigError(
-            f"no experiment {named!r}: {path} does not exist. Known: {', '.join(known) or 'none'}. "
+            f"no experiment {named!r}: {path} does not exist. Known: {', '.join(known_experiments()) or 'none'}. "
             "A file elsewhere is named by its path"
         )
     shipped = CONFIGS / f"experiment_{tag_of(path)}.yaml"
@@ -93,6 +92,11 @@ def experiment_path(named: str) -> Path:
             "store. Give the file and its tag another name"
         )
     return path
+
+
+def known_experiments() -> list[str]:
+    """The names of the experiments in ops/configs."""
+    return sorted(tag_of(path) for path in CONFIGS.glob("experiment_*.yaml"))
 
 
 def is_path(named: str) -> bool:

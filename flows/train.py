@@ -7,7 +7,7 @@ containers (`train`).
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import State, flow
 from prefect.futures import PrefectFuture, wait
@@ -15,7 +15,9 @@ from prefect.logging.handlers import APILogHandler
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
+from pydantic import Field
 
+from engine.config import known_experiments
 from flows import parent
 from flows.budget import watched
 from flows.dashboard import published
@@ -30,22 +32,30 @@ DID_NOT_COMPLETE = "did not complete"
 RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(STAGES))
 
 
+# What the form of a run offers. Two kinds of text for an experiment: the form then has a list and a field.
+KnownExperiment = Annotated[str, Field(title="name", json_schema_extra={"enum": known_experiments()})]
+ExperimentFile = Annotated[str, Field(title="path")]
+StageName = Annotated[str, Field(title="stage", json_schema_extra={"enum": list(STAGES)})]
+Dollars = Annotated[float, Field(title="dollars", gt=0)]
+
+
 @flow(name="train", flow_run_name="train-{experiment}", task_runner=RUNNER, retries=0, persist_result=False)  # type: ignore[arg-type]
 def train(
-    experiment: str = "exp_001_mvp",
-    stages: list[str] | None = None,
+    experiment: KnownExperiment | ExperimentFile = "exp_001_mvp",
+    stages: list[StageName] | None = None,
     force: bool = False,
-    budget_usd: float | None = None,
+    budget_usd: Dollars | None = None,
 ) -> State[None]:
     """Trains what isn't there yet, each stage in a container, and stops where the budget ends.
 
     Prefect shows these lines in the form of a run.
 
     Args:
-        experiment: Its name, such as `exp_001_mvp`, `local` or `chaos`, or the path of its file in the container.
-        stages: Only these stages and what they read from, such as `risk` and `accept`. Not set: all of them.
-        force: Make the named stages again although their artifacts are there.
-        budget_usd: A cap in dollars for this run, if it is to be below the experiment's own.
+        experiment: One of the experiments in ops/configs by its name, or the path of a file in the container.
+        stages: Only these stages and what they read from. None: all of them.
+        force: Make the stages again although their artifacts are there; if none is named, all of them.
+        budget_usd: A cap for this run, at most the experiment's own. It is one on the experiment's ledger, so all that
+            earlier runs have spent counts. None: the experiment's own cap.
     """
     return parent.carry_out(experiment, stages or [], carry_out_stages, force=force, budget_usd=budget_usd)
 

@@ -12,8 +12,10 @@ import httpx
 import prefect
 import pytest
 import yaml
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, ParameterTypeError
+from prefect.utilities.schema_tools.validation import validate
 
+from engine.config import known_experiments
 from engine.environment import taken
 from engine.errors import DataError, RetainError
 from engine.fingerprint import ROOT
@@ -108,10 +110,49 @@ def test_every_image_of_a_stage_has_a_deployment() -> None:
     assert attempts == {stage.image for stage in STAGES.values()}
 
 
+FORM = train.parameters.model_dump()["properties"]
+
+
 def test_the_form_of_a_run_explains_each_parameter() -> None:
-    properties = train.parameters.model_dump()["properties"]
-    assert properties.keys() == {"experiment", "stages", "force", "budget_usd"}
-    for name, each in properties.items():
+    assert FORM.keys() == {"experiment", "stages", "force", "budget_usd"}
+    for name, each in FORM.items():
         assert each["description"], name
-        assert name == "budget_usd" or "default" in each, name
+        assert "default" in each, name
     assert not train.parameters.required
+
+
+def test_the_form_of_a_run_offers_what_there_is() -> None:
+    named, path = FORM["experiment"]["anyOf"]
+    assert named["enum"] == known_experiments()
+    assert {"local", "exp_001_mvp", "chaos"} <= set(named["enum"])
+    assert path == {"title": "path", "type": "string"}
+    assert FORM["experiment"]["default"] in named["enum"]
+    stages, none = FORM["stages"]["anyOf"]
+    assert stages["items"]["enum"] == list(STAGES)
+    assert none == {"type": "null"}
+    budget, none = FORM["budget_usd"]["anyOf"]
+    assert budget["exclusiveMinimum"] == 0
+    assert none == {"type": "null"}
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({"experiment": "chaos"}, True),
+        ({"experiment": "/data/experiment_mine.yaml", "stages": ["risk", "accept"], "budget_usd": 5}, True),
+        ({"stages": None, "budget_usd": None}, True),
+        ({"stages": ["none_such"]}, False),
+        ({"budget_usd": 0}, False),
+        ({"budget_usd": -1}, False),
+    ],
+)
+def test_a_run_of_a_deployment_takes_what_its_form_allows(given: dict[str, Any], taken: bool) -> None:
+    """Prefect's server validates by the schema before it accepts a run."""
+    errors = validate(given, {"type": "object", "properties": FORM}, raise_on_error=False)
+    assert (not errors) is taken
+
+
+@pytest.mark.parametrize("budget_usd", [0, -1])
+def test_a_budget_below_nothing_is_refused_by_the_flow_as_well(budget_usd: float) -> None:
+    with pytest.raises(ParameterTypeError, match="budget_usd: Input should be greater than 0"):
+        train.validate_parameters({"budget_usd": budget_usd})
