@@ -47,7 +47,7 @@ def test_clocks_count_saves_within_training_and_each_once(monkeypatch: pytest.Mo
 
 
 def test_every_trainer_is_clocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.checkpoint import Checkpointer
+    from engine.background import BackgroundCheckpoints
     from engine.finished import Finished
     from tasks.rlhf import ppo_text
     from tasks.rlhf.language import lm, training
@@ -59,7 +59,7 @@ def test_every_trainer_is_clocked(monkeypatch: pytest.MonkeyPatch) -> None:
         (training.ExactTrainer, "_save_checkpoint"),
         (Finished, "keep"),
         (ppo_text.Learner, "files"),
-        (Checkpointer, "save"),
+        (BackgroundCheckpoints, "save"),
     ]
     before = [getattr(*place) for place in places]
     for place, function in zip(places, before):
