@@ -178,7 +178,7 @@ class Strikes:
     generator: random.Random
     struck: list[Struck] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
-    _failed: list[BaseException] = field(default_factory=list)
+    failed: list[BaseException] = field(default_factory=list)
     _alone: threading.Lock = field(default_factory=threading.Lock)
     _threads: list[threading.Thread] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -196,7 +196,7 @@ class Strikes:
         for thread in self._threads:
             thread.join(UNREACHABLE_S + LOST_S)
             assert not thread.is_alive(), "an event doesn't end"
-        for error in self._failed:
+        for error in self.failed:
             raise error
 
     def _strike_all(self, stage: str, events: list[tuple[str, float]]) -> None:
@@ -209,7 +209,7 @@ class Strikes:
                     self.missed.append(f"{kind} on {stage}: {error}")
                     print(f"  missed {self.missed[-1]}", flush=True)
         except BaseException as error:
-            self._failed.append(error)
+            self.failed.append(error)
 
     def _strike(self, stage: str, kind: str, delay: float, after: int) -> int:
         """Strikes the stage's first attempt whose number is above `after`, and returns the number after which the next
