@@ -201,7 +201,6 @@ class Container:
             self._say_crashed("nobody knows whether it has ended")
             return None
         self._wait(END_S, self._find_end)
-        # Whoever never ran and has left no end is charged nothing.
         self.never_began = self.never_began and self._end is None
         if self._beat is None or not self._beat.ended:
             self._say_crashed(self.message)
@@ -225,7 +224,8 @@ class Container:
         state = flow_run.state if flow_run is not None else None
         if flow_run is not None and state is not None and state.is_final():
             self.message = state.message or state.name or ""
-            self.never_began = not flow_run.run_count and (record is None or record.status == "planned")
+            # The worker names the container once it has started it, and that one's end will be known.
+            self.never_began = not (flow_run.run_count or flow_run.infrastructure_pid)
             return self._code_of_state(state.is_failed(), state.is_cancelled())
         missed_s = max(MISSED_RENEWALS * self.heartbeat_s, MISSED_S)
         if record is not None and record.status == "running" and now - self._beat_at > missed_s:

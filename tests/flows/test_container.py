@@ -50,12 +50,13 @@ class Api:
         self.state: Any = Running()
         self.answers = True
         self.run_count = 1
+        self.infrastructure: str | None = "machine:c0ffee"
         self.proposed: list[str] = []
 
     def read_flow_run(self, flow_run: UUID) -> Any:
         if not self.answers:
             raise httpx.ConnectError("refused")
-        return SimpleNamespace(state=self.state, run_count=self.run_count)
+        return SimpleNamespace(state=self.state, run_count=self.run_count, infrastructure_pid=self.infrastructure)
 
     def set_flow_run_state(self, flow_run: UUID, state: Any, force: bool = False) -> None:
         if not self.answers:
@@ -143,7 +144,7 @@ def test_prefect_s_word_counts_where_the_attempt_wrote_none(store: FolderStore, 
 
 def test_an_attempt_whose_container_never_started_costs_nothing(store: FolderStore) -> None:
     api = Api()
-    api.run_count = 0
+    api.run_count, api.infrastructure = 0, None
     child = container(store, api)
     written(store, status="planned")
     api.state = Crashed(message="Flow run could not be submitted: no such image")
@@ -152,15 +153,29 @@ def test_an_attempt_whose_container_never_started_costs_nothing(store: FolderSto
     assert "no such image" in child.message
 
 
-def test_a_container_that_started_costs_what_it_ran_though_its_flow_never_did(store: FolderStore) -> None:
+@pytest.mark.parametrize("infrastructure", ["machine:c0ffee", None])
+def test_a_container_that_started_costs_what_it_ran_though_its_flow_never_did(
+    store: FolderStore, infrastructure: str | None
+) -> None:
     api = Api()
-    api.run_count = 0
+    api.run_count, api.infrastructure = 0, infrastructure
     child = container(store, api)
     written(store, status="planned")
     api.state = Crashed(message="gone")
     assert child.poll() == KILLED
     ended(store, child.flow_run)
     assert (child.end(), child.never_began, child.seconds) == (KILLED, False, 12.5)
+
+
+def test_one_whose_end_is_not_known_yet_is_not_settled(store: FolderStore) -> None:
+    """It was killed before its flow began, while the store could not be written."""
+    api = Api()
+    api.run_count = 0
+    child = container(store, api)
+    written(store, status="planned")
+    api.state = Crashed(message="gone")
+    assert child.poll() == KILLED
+    assert (child.end(), child.never_began, child.end_seen) == (KILLED, False, False)
 
 
 @pytest.mark.parametrize(("status", "code"), [("killed", KILLED), ("overdue", OVERDUE)])
@@ -366,7 +381,7 @@ def test_an_attempt_that_can_not_be_started_costs_nothing(store: FolderStore) ->
 def test_a_stage_whose_containers_never_start_ends_with_the_reason_and_costs_nothing(store: FolderStore) -> None:
     plan = toy_plan(store.root, (RISK,))
     api = Api()
-    api.run_count, api.state = 0, Crashed(message="no such image")
+    api.run_count, api.infrastructure, api.state = 0, None, Crashed(message="no such image")
     run = Run(plan, board_of(plan), launcher(store, api, lambda child: None))
     with pytest.raises(StageEnded, match=r"could not be started 4 times: no such image"):
         carry_out(run, "risk", LOG, lambda percent: None)
