@@ -38,7 +38,12 @@ class End(BaseModel):
 
 
 def write(store: Store, end: End) -> None:
-    store.write(f"{FOLDER}/{end.flow_run}/{end.container}.json", canonical(end.model_dump(mode="json")))
+    store.write(_key(end.flow_run, end.container), canonical(end.model_dump(mode="json")))
+
+
+def is_written(store: Store, flow_run: UUID, container: str) -> bool:
+    """Whether the end of this container is known."""
+    return store.read(_key(flow_run, container)) is not None
 
 
 def read(store: Store, flow_run: UUID) -> End | None:
@@ -69,3 +74,7 @@ def end_of(store: Store, prefix: str, number: int) -> End | None:
 
 def _flow_run_key(prefix: str, number: int) -> str:
     return records.key(prefix, number, "flow-run")
+
+
+def _key(flow_run: UUID, container: str) -> str:
+    return f"{FOLDER}/{flow_run}/{container}.json"

@@ -9,6 +9,7 @@ there before the worker.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import secrets
@@ -33,17 +34,20 @@ import docker
 import httpx
 import yaml
 from docker import DockerClient
+from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
+from docker.utils import kwargs_from_env
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from requests.exceptions import RequestException
 
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
 from engine.paths import why_unwritable
-from engine.store import open_store, store_url
+from engine.store import FolderStore, store_url
 from flows import ends
 from images.build import build, references
 
@@ -54,11 +58,14 @@ ORCHESTRATOR = "orchestrator"  # the image of worker and witness
 POOL_LABEL, FLOW_RUN_LABEL = "retain.pool=docker", "io.prefect.flow-run-id"
 PORT = 4200
 LOOPBACK = "127.0.0.1"
+SERVICES = ("postgres", "server", "worker", "witness")
+DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 VOLUME = "retain-postgres"  # of the database
-BUILT_POSTGRES = "retain-postgres:15"
 INFRA = ROOT / "infra"
 COMPOSE_FILE, BUILD_FILE = INFRA / "compose.yaml", INFRA / "compose.build.yaml"
 POOL_FILE = INFRA / "pools" / "docker.json"
+POSTGRES_FOLDER = INFRA / "postgres"
+STORE_LABEL = "retain.store"  # of the witness: the folder that is its store
 SECRETS_FILE = INFRA / "secrets.env"
 DATABASE_PASSWORD = "POSTGRES_PASSWORD"
 SERVER_AUTH, CLIENT_AUTH = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
@@ -75,8 +82,9 @@ def up(say: Say) -> None:
 
     Raises RetainError.
     """
-    address = os.environ.get("RETAIN_BIND") or LOOPBACK
+    address = bind()
     engine = _engine()
+    _refuse_other_checkout(engine)
     environment = _environment(orchestrator(say), address, _secrets(engine, address))
     _refuse_others(engine, address, environment)
     files = _files(engine, say)
@@ -93,10 +101,11 @@ def up(say: Say) -> None:
 def down(say: Say) -> None:
     """Stops all of it, and before that the stages that are running. The database stays. Raises RetainError."""
     engine = _engine()
-    base = ["--file", str(COMPOSE_FILE)]
-    _compose([*base, "stop", "worker"], os.environ)  # so that it starts nothing more
+    _refuse_other_checkout(engine)
+    base, environment = ["--file", str(COMPOSE_FILE)], os.environ | {"DOCKER_HOST": _engine_address()}
+    _compose([*base, "stop", "worker"], environment)  # so that it starts nothing more
     _stop_stages(engine, say)
-    _compose([*base, "down", "--remove-orphans"], os.environ)
+    _compose([*base, "down"], environment)
     say(f"stopped. The database stays in the volume {VOLUME}; `docker volume rm {VOLUME}` removes it")
 
 
@@ -108,50 +117,88 @@ def orchestrator(say: Say) -> str:
         return build(ROOT, [ORCHESTRATOR], say=say)[ORCHESTRATOR]
 
 
+def bind() -> str:
+    """The address of this machine that the server is reached at."""
+    return os.environ.get("RETAIN_BIND") or LOOPBACK
+
+
 def api_url(address: str = LOOPBACK) -> str:
     """Where the server's API is reached from this machine."""
     return f"http://{LOOPBACK if address == '0.0.0.0' else address}:{PORT}/api"
 
 
 def _engine() -> DockerClient:
-    path = _socket()
+    address = _engine_address()
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(path)
+        with socket.socket(socket.AF_UNIX) as connection:  # whose errors are plainer than those of the SDK
+            connection.connect(address.removeprefix("unix://"))
         engine = docker.from_env()
         engine.ping()
     except PermissionError:
         raise RetainError(
-            f"The Docker engine does not let user {os.geteuid()} in ({path}): add the user to the socket's group "
+            f"The Docker engine does not let user {os.geteuid()} in ({address}): add the user to the socket's group "
             "(sudo usermod -aG docker $USER), then log in again"
         ) from None
     except (OSError, DockerException) as error:
         raise RetainError(
-            f"No Docker engine answers at {path} ({_first_line(error)}): start it, or install one: "
-            "https://docs.docker.com/engine/install"
+            f"No Docker engine answers at {address} ({_first_line(error)}): start it, name another one by DOCKER_HOST, "
+            "or install one: https://docs.docker.com/engine/install"
         ) from None
     return engine
 
 
-def _socket() -> str:
-    """The engine's socket. A store and data are folders of this machine, so an engine elsewhere is of no use."""
-    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    if not host.startswith("unix://"):
-        raise RetainError(f"DOCKER_HOST={host}: containers mount folders of this machine, so its own engine is needed")
-    return host.removeprefix("unix://")
+def _engine_address() -> str:
+    """Where the SDK finds the engine: DOCKER_HOST, otherwise Docker's own context. Compose is told the same.
+
+    A store and data are folders of this machine, so an engine elsewhere is of no use.
+    """
+    try:
+        address: str = (kwargs_from_env() or ContextAPI.kwargs_from_context()).get("base_url") or DEFAULT_ENGINE
+    except DockerException as error:
+        raise RetainError(
+            f"Docker's own settings can't be used ({_first_line(error)}). DOCKER_HOST goes before"
+        ) from None
+    if not address.startswith("unix://"):
+        raise RetainError(
+            f"DOCKER_HOST={address}: containers mount folders of this machine, so its own engine is needed"
+        )
+    return address
+
+
+def _mounted_socket() -> Path:
+    """The socket that worker and witness get. On a Mac the engine runs in a virtual machine and has its own path."""
+    if sys.platform == "darwin":
+        return Path(DEFAULT_ENGINE.removeprefix("unix://"))
+    return Path(_engine_address().removeprefix("unix://"))
+
+
+def _refuse_other_checkout(engine: DockerClient) -> None:
+    """Raises RetainError if the services that are there belong to another folder of Retain."""
+    for each in (container for service in SERVICES for container in services_of(engine, service)):
+        folder = each.labels.get("com.docker.compose.project.working_dir")
+        if folder is None or Path(folder).resolve() == INFRA.resolve():
+            continue
+        if Path(folder).is_dir():
+            raise RetainError(f"The platform that is there was started in {folder}: run `make down` there first")
+        raise RetainError(
+            f"The platform that is there was started in {folder}, which is gone. To remove its containers: docker ps "
+            f"--all --quiet --filter label=com.docker.compose.project={PROJECT} | xargs docker rm --force"
+        )
 
 
 def _environment(image: str, address: str, passwords: Mapping[str, str]) -> dict[str, str]:
     """What infra/compose.yaml names, beside what the caller has set."""
-    path = _socket()
+    path = _mounted_socket()
     return {
         **os.environ,
         **passwords,
         "RETAIN_BIND": address,
         "RETAIN_IMAGE_ORCHESTRATOR": image,
-        "RETAIN_DOCKER_SOCKET": path,
-        # Docker Desktop runs the engine in a virtual machine, where the socket belongs to root.
-        "RETAIN_DOCKER_GID": "0" if sys.platform == "darwin" else str(os.stat(path).st_gid),
+        "RETAIN_IMAGE_POSTGRES": built_postgres(),
+        "DOCKER_HOST": _engine_address(),
+        "RETAIN_DOCKER_SOCKET": str(path),
+        # In the virtual machine of a Mac the socket belongs to root.
+        "RETAIN_DOCKER_GID": "0" if sys.platform == "darwin" else str(path.stat().st_gid),
         "RETAIN_HOST_STORE": _store_folder(),
         "RETAIN_UID": str(os.geteuid()),
         "RETAIN_GID": str(os.getegid()),
@@ -170,16 +217,18 @@ def _store_folder() -> str:
 def _secrets(engine: DockerClient, address: str) -> dict[str, str]:
     """Passwords: those of the environment, else of infra/secrets.env, where the database's is written once."""
     given = {name: os.environ[name] for name in (DATABASE_PASSWORD, SERVER_AUTH) if os.environ.get(name)}
-    found = _read_secrets() | given
-    if DATABASE_PASSWORD not in found:
+    written = read_secrets()
+    known = written | given
+    if DATABASE_PASSWORD not in known:
         if has_database(engine):
             raise RetainError(
-                f"The database of an earlier `make up` is there, but its password isn't: put {DATABASE_PASSWORD}=... "
-                f"back into {SECRETS_FILE}, or begin anew: docker volume rm {VOLUME}"
+                f"The database of an earlier `make up` is there, perhaps of another folder's, but its password isn't: "
+                f"put {DATABASE_PASSWORD}=... back into {SECRETS_FILE}, or begin anew without all that it knows of "
+                f"runs: docker volume rm {VOLUME}"
             )
-        found[DATABASE_PASSWORD] = secrets.token_urlsafe(24)
-        _write_secrets(found)
-    auth = found.get(SERVER_AUTH)
+        known[DATABASE_PASSWORD] = secrets.token_urlsafe(24)
+        _write_secrets(written | {DATABASE_PASSWORD: known[DATABASE_PASSWORD]})
+    auth = known.get(SERVER_AUTH)
     if auth is None and address != LOOPBACK:
         raise RetainError(
             f"RETAIN_BIND={address}: others could reach the server there, so it wants a name and a password. Set "
@@ -188,11 +237,12 @@ def _secrets(engine: DockerClient, address: str) -> dict[str, str]:
     if auth is not None:
         if ":" not in auth:
             raise RetainError(f"{SERVER_AUTH} is no name:password")
-        found[CLIENT_AUTH] = auth
-    return found
+        known[CLIENT_AUTH] = auth
+    return known
 
 
-def _read_secrets() -> dict[str, str]:
+def read_secrets() -> dict[str, str]:
+    """What infra/secrets.env has; nothing where it isn't there. Raises RetainError if others can read it."""
     try:
         if stat.S_IMODE(SECRETS_FILE.stat().st_mode) & 0o077:
             raise RetainError(f"{SECRETS_FILE} can be read by others: chmod 600 {SECRETS_FILE}")
@@ -252,22 +302,29 @@ def server_version(api_url: str, auth: str | None = None) -> str | None:
 
 
 def _files(engine: DockerClient, say: Say) -> list[str]:
-    """The compose files: with the one that builds, where images aren't there and can't be pulled."""
+    """The compose files: with the one that builds PostgreSQL, where its image isn't there and can't be pulled."""
     base, building = ["--file", str(COMPOSE_FILE)], ["--file", str(BUILD_FILE)]
-    if _has_image(engine, BUILT_POSTGRES):
+    if _has_image(engine, built_postgres()):
         return base + building
-    stated = yaml.safe_load(COMPOSE_FILE.read_text(encoding="utf-8"))["services"]
-    for image in (stated[name]["image"] for name in ("postgres", "server")):
-        if _has_image(engine, image):
-            continue
-        say(f"pulling {image} ...")
-        try:
-            engine.images.pull(image)
-        except APIError as error:
-            say(f"{image} can't be pulled ({_first_line(error)})")
-            say("building PostgreSQL from Debian's packages instead ...")
-            return base + building
+    image = yaml.safe_load(COMPOSE_FILE.read_text(encoding="utf-8"))["services"]["postgres"]["image"]
+    if _has_image(engine, image):
+        return base
+    say(f"pulling {image} ...")
+    try:
+        engine.images.pull(image)
+    except APIError as error:
+        say(f"{image} can't be pulled ({_first_line(error)})")
+        say("building PostgreSQL from Debian's packages instead ...")
+        return base + building
     return base
+
+
+def built_postgres() -> str:
+    """The reference of the image of infra/postgres/: a digest of its content, so that a change of it is built."""
+    content = hashlib.sha256()
+    for path in sorted(POSTGRES_FOLDER.iterdir()):
+        content.update(f"{path.name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return f"retain-postgres:{content.hexdigest()[:12]}"
 
 
 def _has_image(engine: DockerClient, image: str) -> bool:
@@ -304,7 +361,14 @@ def _compose_program() -> list[str]:
 def services_of(engine: DockerClient, service: str) -> list[Container]:
     """The containers of a service: one, or none while it is down."""
     labels = [f"com.docker.compose.project={PROJECT}", f"com.docker.compose.service={service}"]
-    return engine.containers.list(all=True, filters={"label": labels})  # type: ignore[no-any-return]
+    return engine.containers.list(all=True, filters={"label": labels}, ignore_removed=True)  # type: ignore[no-any-return]
+
+
+def store_of(engine: DockerClient) -> Path | None:
+    """The folder that is the store of the platform that is there, into which its witness writes; None without one."""
+    witness = next(iter(services_of(engine, "witness")), None)
+    folder = witness.labels.get(STORE_LABEL) if witness is not None else None
+    return Path(folder) if folder else None
 
 
 def wait_until_healthy(engine: DockerClient, service: str, say: Say) -> None:
@@ -345,26 +409,46 @@ def _make_pool(url: str, auth: str | None) -> None:
 
 
 def _stop_stages(engine: DockerClient, say: Say) -> None:
-    """Ends the containers of stages and runs, which save checkpoints, and waits for the witness to note it."""
-    running = engine.containers.list(filters={"label": POOL_LABEL})
+    """Ends the containers of stages and runs, which save checkpoints, and waits for the witness to note it.
+
+    Only containers whose end is in the store are removed: the next `make up` notes the others.
+    """
+    folder = store_of(engine)
+    running = _of_pool(engine)
     if running:
         say(f"stopping {len(running)} container(s) of runs and stages; they go on with the next `make up`")
     for container in running:
         with suppress(APIError):  # it has just ended
             container.kill(signal.SIGTERM)
     deadline = time.monotonic() + STOP_S
-    while engine.containers.list(filters={"label": POOL_LABEL}) and time.monotonic() < deadline:
+    while _of_pool(engine) and time.monotonic() < deadline:
         time.sleep(0.25)
-    for container in engine.containers.list(filters={"label": POOL_LABEL}):
+    for container in _of_pool(engine):
         with suppress(APIError):
             container.kill()
-    store, deadline = open_store(store_url()), time.monotonic() + ENDS_S
-    runs = {UUID(container.labels[FLOW_RUN_LABEL]) for container in running}
-    while any(ends.read(store, run) is None for run in runs) and time.monotonic() < deadline:
+    deadline = time.monotonic() + ENDS_S
+    while folder is not None and time.monotonic() < deadline and any(not _noted(folder, each) for each in running):
         time.sleep(0.25)
-    for container in engine.containers.list(all=True, filters={"label": POOL_LABEL}):
+    kept = 0
+    for container in _of_pool(engine, all=True):
+        if folder is None or not _noted(folder, container):
+            kept += 1
+            continue
         with suppress(APIError):  # the witness was faster
             container.remove(force=True)
+    if kept:
+        say(f"{kept} container(s) have ended and stay, since the witness has not noted how: the next `make up` does")
+
+
+def _of_pool(engine: DockerClient, all: bool = False) -> list[Container]:
+    return engine.containers.list(all=all, filters={"label": POOL_LABEL}, ignore_removed=True)  # type: ignore[no-any-return]
+
+
+def _noted(folder: Path, container: Container) -> bool:
+    """Whether the store knows how the container ended. One that can't be read doesn't know."""
+    with suppress(RetainError):
+        return ends.is_written(FolderStore(folder), UUID(container.labels[FLOW_RUN_LABEL]), container.id)
+    return False
 
 
 def _first_line(error: Exception) -> str:
@@ -381,6 +465,9 @@ def main(arguments: list[str] | None = None) -> int:
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except (DockerException, RequestException) as error:  # some of them are OSErrors as well
+        print(f"error: the Docker engine: {_first_line(error)}", file=sys.stderr)
+        return RetainError.exit_code
     except OSError as error:
         print(f"error: {error.filename or INFRA}: {why_unwritable(error)}", file=sys.stderr)
         return RetainError.exit_code

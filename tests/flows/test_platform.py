@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,16 +16,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
+import requests
 import yaml
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
 from jsonschema import Draft202012Validator
 
 from engine.environment import SECRETS
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
-from flows import platform, witness
+from engine.store import FolderStore
+from flows import ends, platform, witness
 
 COMPOSE, BUILD = (yaml.safe_load(path.read_text()) for path in (platform.COMPOSE_FILE, platform.BUILD_FILE))
 POOL = json.loads(platform.POOL_FILE.read_text())
@@ -92,14 +96,54 @@ def test_both_postgresqls_read_one_volume() -> None:
     assert COMPOSE["services"]["postgres"]["volumes"] == ["postgres:/var/lib/postgresql/data"]
     assert "PGDATA=/var/lib/postgresql/data" in dockerfile
     assert COMPOSE["volumes"] == {"postgres": {"name": platform.VOLUME}}
-    assert BUILD["services"]["postgres"]["image"] == platform.BUILT_POSTGRES
+
+
+def test_a_changed_image_of_postgresql_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (name,) = re.findall(r"^\$\{(\w+):-retain-postgres\}$", BUILD["services"]["postgres"]["image"])
+    shutil.copytree(platform.POSTGRES_FOLDER, tmp_path / "postgres")
+    before = platform.built_postgres()
+    monkeypatch.setattr(platform, "POSTGRES_FOLDER", tmp_path / "postgres")
+    assert platform.built_postgres() == before
+    with (tmp_path / "postgres" / "start.sh").open("a") as file:
+        file.write("# changed\n")
+    assert platform.built_postgres() != before
+    monkeypatch.setenv("DOCKER_HOST", "unix:///dev/null")
+    monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
+    assert platform._environment("retain/orchestrator:x", "127.0.0.1", {})[name] == platform.built_postgres()
+
+
+def stated_secrets(text: str) -> list[str]:
+    """The lines of a file that give a secret a value of its own, in YAML, JSON, a Dockerfile, a script or a .env."""
+    names = "|".join((*SECRETS, "PREFECT_SERVER_DATABASE_PASSWORD"))
+    stated = re.finditer(rf"""\b(?:{names})["']?\s*[:=](?!\?)[ \t]*(.*)""", text)
+    return [line.group() for line in stated if not re.match(r"""["']?\$\{[A-Z_]+:-\}["']?,?$|#|$""", line.group(1))]
 
 
 def test_no_secret_stands_in_a_file() -> None:
-    for path in sorted(platform.INFRA.rglob("*")):
-        if path.is_file() and not path.name.startswith("secrets.env"):
-            for name, value in re.findall(rf"^ *({'|'.join(SECRETS)})\"?: *(.*)", path.read_text(), re.MULTILINE):
-                assert re.match(r"\$\{[A-Z_]+:-\}$|#|$", value), f"{path}: {name} {value}"
+    files = [path for path in platform.INFRA.rglob("*") if path.is_file() and not path.name.startswith("secrets.env")]
+    for path in (*files, ROOT / "prefect.yaml", ROOT / "prefect.toml", *(ROOT / "images").glob("*Dockerfile")):
+        assert stated_secrets(path.read_text(encoding="utf-8")) == [], path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "  POSTGRES_PASSWORD: x",
+        "PREFECT_API_KEY=x",
+        'ENV PREFECT_API_AUTH_STRING="a:b"',
+        '"PREFECT_SERVER_DATABASE_PASSWORD": "x",',
+        "    env: {RETAIN_STORE: /store, PREFECT_API_KEY: x}",
+        "- GOOGLE_APPLICATION_CREDENTIALS=/x.json",
+    ],
+)
+def test_a_secret_is_found_in_whatever_form(line: str) -> None:
+    assert stated_secrets(f"first: 1\n{line}\n") != []
+
+
+def test_the_witness_says_which_store_it_has() -> None:
+    witness_service = COMPOSE["services"]["witness"]
+    assert "${RETAIN_HOST_STORE:-../artifacts}:/store" in witness_service["volumes"]
+    assert witness_service["labels"] == {platform.STORE_LABEL: "${RETAIN_HOST_STORE:-}"}
 
 
 def test_the_pool_makes_containers_as_the_others_expect_them() -> None:
@@ -157,6 +201,13 @@ def test_a_database_whose_password_is_lost_is_named() -> None:
         platform._secrets(engine(volume=True), "127.0.0.1")
 
 
+def test_secrets_of_the_environment_stay_there(secrets_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file is written, for the password of a new database."""
+    monkeypatch.setenv(platform.SERVER_AUTH, "ann:secret")
+    made = platform._secrets(engine(), "127.0.0.1")[platform.DATABASE_PASSWORD]
+    assert secrets_file.read_text() == f"{platform.DATABASE_PASSWORD}={made}\n"
+
+
 def test_secrets_that_others_can_read_are_refused(secrets_file: Path) -> None:
     secrets_file.write_text("POSTGRES_PASSWORD=x\n")
     secrets_file.chmod(0o644)
@@ -185,7 +236,7 @@ def test_another_address_wants_a_name_and_a_password(secrets_file: Path, monkeyp
 def test_no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
     with pytest.raises(
-        RetainError, match=rf"No Docker engine answers at {tmp_path}/docker.sock .*No such file"
+        RetainError, match=rf"No Docker engine answers at unix://{tmp_path}/docker.sock .*No such file"
     ) as raised:
         platform.up(print)
     assert "\n" not in str(raised.value)
@@ -196,7 +247,7 @@ def test_an_engine_that_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(socket.socket, "connect", connect)
-    with pytest.raises(RetainError, match=r"does not let user \d+ in \(/var/run/docker.sock\).*usermod"):
+    with pytest.raises(RetainError, match=r"does not let user \d+ in \(unix:///var/run/docker.sock\).*usermod"):
         platform.up(print)
 
 
@@ -204,6 +255,52 @@ def test_an_engine_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
     with pytest.raises(RetainError, match=r"DOCKER_HOST=tcp://192\.0\.2\.1:2375: "):
         platform.up(print)
+
+
+def test_the_engine_of_docker_s_own_context_is_everybody_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of the SDK, of compose, and of worker and witness, as with colima or an engine without root."""
+    theirs = tmp_path / "docker.sock"
+    folder = tmp_path / "config" / "contexts" / "meta" / hashlib.sha256(b"mine").hexdigest()
+    folder.mkdir(parents=True)
+    endpoint = {"Host": f"unix://{theirs}", "SkipTLSVerify": False}
+    (tmp_path / "config" / "config.json").write_text("{}")
+    (folder / "meta.json").write_text(json.dumps({"Name": "mine", "Metadata": {}, "Endpoints": {"docker": endpoint}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("DOCKER_CONTEXT", "mine")
+    monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(RetainError, match=rf"answers at unix://{theirs} .*DOCKER_HOST"):
+        platform._engine()
+    theirs.touch()
+    environment = platform._environment("retain/orchestrator:x", "127.0.0.1", {})
+    assert environment["DOCKER_HOST"] == f"unix://{theirs}"
+    assert environment["RETAIN_DOCKER_SOCKET"] == str(theirs)
+    assert environment["RETAIN_DOCKER_GID"] == str(theirs.stat().st_gid)
+
+
+def service(folder: str) -> Any:
+    return SimpleNamespace(status="running", labels={"com.docker.compose.project.working_dir": folder})
+
+
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_the_platform_of_another_folder_is_left_alone(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(platform, "_engine", engine)
+    monkeypatch.setattr(platform, "_compose", lambda *given: started.append(given))
+    theirs = tmp_path / "infra"
+    monkeypatch.setattr(platform, "services_of", lambda engine, name: [service(str(theirs))])
+    assert platform.main([command]) == 2
+    assert f"{theirs}, which is gone. To remove its containers: docker ps" in capsys.readouterr().err
+    theirs.mkdir()
+    assert platform.main([command]) == 2
+    assert capsys.readouterr().err == (
+        f"error: The platform that is there was started in {theirs}: run `make down` there first\n"
+    )
+    assert started == []
+    monkeypatch.setattr(platform, "services_of", lambda engine, name: [service(str(platform.INFRA))])
+    platform._refuse_other_checkout(engine())
 
 
 def test_no_compose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -225,6 +322,78 @@ def test_either_compose_is_used(
             (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert platform._compose_program() == program
+
+
+def test_what_is_no_service_of_ours_is_left_to_its_owner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Compose removes containers of a project of the same name only if it is asked to."""
+    asked: list[list[str]] = []
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    monkeypatch.setattr(platform, "_engine", engine)
+    monkeypatch.setattr(platform, "_compose", lambda arguments, environment: asked.append(arguments[2:]))
+    platform.down(lambda line: None)
+    assert asked == [["stop", "worker"], ["down"]]
+
+
+class Ended:
+    """A container of the pool that ends at SIGTERM."""
+
+    def __init__(self, flow_run: UUID, name: str) -> None:
+        self.id, self.labels = name, {platform.FLOW_RUN_LABEL: str(flow_run)}
+        self.running, self.removed = True, False
+
+    def kill(self, signal: object = None) -> None:
+        self.running = False
+
+    def remove(self, force: bool) -> None:
+        self.removed = True
+
+
+def test_a_container_whose_end_nobody_wrote_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An earlier container of the same flow run has an end already, and RETAIN_STORE may say what it likes."""
+    known, unknown = Ended(uuid4(), "known"), Ended(uuid4(), "second")
+    for flow_run, name in ((known.labels, "known"), (unknown.labels, "first")):
+        end = ends.End(
+            flow_run=UUID(flow_run[platform.FLOW_RUN_LABEL]),
+            container=name,
+            image="x",
+            host="x",
+            started_at=0.0,
+            finished_at=1.0,
+            exit_code=143,
+            oom_killed=False,
+        )
+        ends.write(FolderStore(tmp_path), end)
+    monkeypatch.setenv("RETAIN_STORE", "gs://bucket")
+    monkeypatch.setattr(platform, "ENDS_S", 0.1)
+    monkeypatch.setattr(platform, "store_of", lambda engine: tmp_path)
+
+    def listed(engine: object, all: bool = False) -> list[Ended]:
+        return [each for each in (known, unknown) if all or each.running]
+
+    monkeypatch.setattr(platform, "_of_pool", listed)
+    said: list[str] = []
+    platform._stop_stages(engine(), said.append)
+    assert (known.removed, unknown.removed) == (True, False)
+    assert said[0].startswith("stopping 2 container(s)")
+    assert said[1].startswith("1 container(s) have ended and stay")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        APIError("409 Conflict", explanation="the network is in use"),
+        requests.exceptions.ReadTimeout("the network is in use"),
+    ],
+)
+def test_what_the_engine_refuses_is_told_as_that(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.setattr(platform, "_engine", refuse)
+    assert platform.main(["down"]) == 2
+    assert capsys.readouterr().err == "error: the Docker engine: the network is in use\n"
 
 
 def test_what_compose_says_last_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
