@@ -15,7 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from images.locks import outdated
 from images.table import BASE, IMAGES, PLATFORM, lock_file
 
 SILENCE_S = 3600  # how long the engine may say nothing, as it does while libraries are installed
+ANSWER_S = 10  # and before there is anything to do
 PUSHED = "images.json"  # what was pushed where; in build/, which git ignores
 LAST_LINES = 15  # of the output of a step that failed
 STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
@@ -69,12 +70,13 @@ def references(root: Path, names: Iterable[str] = ("tabular", "gpu")) -> dict[st
     That is the digest that `make images PUSH=` got from the registry, otherwise the tag in this machine's engine.
     Raises RetainError for images that are neither pushed nor built with the content that the tree has now.
     """
-    pushed, known, local = _read_pushed(root), {}, {}
+    known, local = {}, {}
     for name in names:
-        image, at_registry = IMAGES[name], pushed.get(name)
-        if at_registry and at_registry.tag == read_context(root, image, at_registry.accelerator).tag:
+        at_registry = _at_registry(root, name)
+        if at_registry is not None:
             known[name] = at_registry.reference
         else:
+            image = IMAGES[name]
             local[name] = read_context(root, image, image.accelerators[0]).reference
     if local:
         with engine() as client:
@@ -84,6 +86,20 @@ def references(root: Path, names: Iterable[str] = ("tabular", "gpu")) -> dict[st
                 f"the Docker engine has no {' and no '.join(missing)}. Run `make images`, then this again"
             )
     return known | local
+
+
+def accelerator_of(root: Path, name: str) -> str:
+    """ "cuda" or "cpu": what the image of references() computes with, as its label retain.accelerator says."""
+    at_registry = _at_registry(root, name)
+    return at_registry.accelerator if at_registry is not None else IMAGES[name].accelerators[0]
+
+
+def _at_registry(root: Path, name: str) -> Pushed | None:
+    """The image as it was pushed; None if a registry has none with the content that the tree has now."""
+    pushed = _read_pushed(root).get(name)
+    if pushed is None or pushed.tag != read_context(root, IMAGES[name], pushed.accelerator).tag:
+        return None
+    return pushed
 
 
 def build(
@@ -125,8 +141,9 @@ def engine() -> Iterator[docker.DockerClient]:
     """The Docker engine that DOCKER_HOST, or Docker's own context, names. Raises RetainError for what goes wrong there,
     inside the block too."""
     try:
+        with closing(docker.from_env(timeout=ANSWER_S)) as first:
+            first.ping()
         client = docker.from_env(timeout=SILENCE_S)
-        client.ping()
     except (DockerException, RequestException) as error:
         where = os.environ.get("DOCKER_HOST") or "the usual socket"
         raise RetainError(
