@@ -112,7 +112,7 @@ train.all: $(RUN) ## Train every stage and make the release (EXPERIMENT=exp_001_
 	$(PY) -m flows run --experiment $(call quoted,$(LOCKED))
 
 deploy: $(DOCKER) ## Register the deployments and automations with Prefect, once images and work pool are there
-	$(PY) -m flows.deploy
+	$(PY) -m flows.deploy $(if $(SERVER),--server $(call quoted,$(SERVER)))
 
 run.docker: $(DOCKER) ## Run everything in containers; Ctrl-C stops it and keeps checkpoints (EXPERIMENT=local)
 	$(PY) -m flows.follow --experiment $(call quoted,$(LOCAL))

@@ -6,57 +6,82 @@ pool, images and folders are checked before, and what is missing is said in one 
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import prefect
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
 
 from engine.errors import DataError, RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
-from engine.paths import path_of
+from engine.paths import is_folder, path_of, why_unreadable
 from engine.store import open_store, store_url
 from flows import automations
-from flows.platform import POOL
-from flows.prefect_api import UNREACHABLE, client
-from images.build import references
+from flows.login import logged_in, stated_address
+from flows.platform import POOL, api_url, bind, store_of
+from flows.prefect_api import client
+from images.build import accelerator_of, engine, references
 
 LAST_LINES = 5  # of what Prefect says where it fails
+ONE_GPU = {"Driver": "nvidia", "Count": 1, "Capabilities": [["gpu"]]}
+
+Say = Callable[[str], None]
 
 
-def deploy(say: Callable[[str], None] = print) -> None:
-    """Registers deployments and automations. Raises RetainError."""
-    with client() as api:
-        _check_server(api)
-        variables = _named(api)
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-        done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | variables, capture_output=True, encoding="utf-8", errors="replace"
+@dataclass(frozen=True)
+class Mounted:
+    """What containers get of this machine: absolute paths. `named`: the data folder is that of RETAIN_DATA_DIR."""
+
+    store: str
+    data: str
+    named: bool
+
+
+def deploy(server: str | None = None, say: Say = print) -> None:
+    """Registers deployments and automations with the server at this address; None: the one of `make up`.
+
+    Raises RetainError.
+    """
+    if server is None and (other := stated_address()):
+        raise RetainError(
+            f"PREFECT_API_URL is {other}, and `make up` has its server at {api_url(bind())}: unset it, or deploy there "
+            f"all the same: make deploy SERVER={other}"
         )
-        if done.returncode:
-            last = (done.stdout + done.stderr).strip().splitlines()[-LAST_LINES:]
-            raise RetainError(f"prefect deploy ended with exit code {done.returncode}:\n" + "\n".join(last))
+    with logged_in(server) as login, client() as api:
+        _check_server(api, login["PREFECT_API_URL"])
+        images, mounted = _checked(api, own=server is None)
+        before = _data_before(api)
+        _register(login | _variables(images, mounted))
         automations.register()
+        _give_gpu(api)
         for deployment in sorted(api.read_deployments(), key=lambda each: (each.entrypoint or "", each.name)):
             flow = api.read_flow(deployment.flow_id).name
-            image = deployment.job_variables.get("image", "")
-            say(f"{flow}/{deployment.name:<12} {image}")
+            say(f"{flow}/{deployment.name:<12} {(deployment.job_variables or {}).get('image', '')}")
+    say(f"store: {mounted.store}")
+    say(
+        f"data:  {mounted.data} (RETAIN_DATA_DIR)"
+        if mounted.named
+        else "data:  as downloaded; RETAIN_DATA_DIR is not set"
+    )
+    if before is not None and before != mounted.data:
+        say(f"warning: until now runs read their data from {before}")
 
 
-def _check_server(api: SyncPrefectClient) -> None:
-    address = PREFECT_API_URL.value()
-    if not address:
-        raise RetainError("PREFECT_API_URL names no server to deploy to. `make up` starts one")
+def _check_server(api: SyncPrefectClient, address: str) -> None:
     try:
         version = api.request("GET", "/admin/version").json()
-    except UNREACHABLE as error:
-        raise RetainError(f"no Prefect server answers at {address} ({error}). `make up` starts one") from None
+    except ValueError:
+        version = None
+    if not isinstance(version, str):
+        raise RetainError(f"what answers at {address} is no Prefect server: stop it, then `make up` starts one")
     if version != prefect.__version__:
         raise RetainError(
             f"the Prefect server at {address} is of version {version}, and this is made for {prefect.__version__}: "
@@ -64,8 +89,8 @@ def _check_server(api: SyncPrefectClient) -> None:
         )
 
 
-def _named(api: SyncPrefectClient) -> dict[str, str]:
-    """The variables that prefect.yaml names. Raises DataError with everything that is missing."""
+def _checked(api: SyncPrefectClient, own: bool) -> tuple[dict[str, str], Mounted]:
+    """The images by name, and what is mounted. Raises DataError with everything that is missing."""
     missing: list[str] = []
     try:
         pool = api.read_work_pool(POOL)
@@ -81,18 +106,29 @@ def _named(api: SyncPrefectClient) -> dict[str, str]:
         missing.append(str(error))
     try:
         store = open_store(store_url()).url
+        if own:
+            _check_store(Path(store))
+    except RetainError as error:
+        missing.append(str(error))
+    try:
         data = _data_folder(store)
     except RetainError as error:
         missing.append(str(error))
     if missing:
         raise DataError("nothing was deployed:\n" + "\n".join(f"  {line}" for line in missing))
-    return {
-        "RETAIN_IMAGE_TABULAR": images["tabular"],
-        "RETAIN_IMAGE_GPU": images["gpu"],
-        "RETAIN_HOST_STORE": store,
-        "RETAIN_HOST_DATA": data,
-        "RETAIN_USER": f"{os.getuid()}:{os.getgid()}",
-    }
+    return images, Mounted(store, data, named=bool(os.environ.get("RETAIN_DATA_DIR")))
+
+
+def _check_store(store: Path) -> None:
+    """Raises RetainError if the witness writes the ends of containers elsewhere: no stage would be seen to end."""
+    with engine() as docker:
+        theirs = store_of(docker)
+    if theirs is None:
+        raise RetainError("no witness of containers is there: `make up` starts it")
+    if theirs.resolve() != store.resolve():
+        raise RetainError(
+            f"the store is {store}, but the platform was started with {theirs}: `make up` with the same RETAIN_STORE"
+        )
 
 
 def _data_folder(store: str) -> str:
@@ -102,15 +138,60 @@ def _data_folder(store: str) -> str:
         folder = Path(store) / "data"
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
-    folder = path_of("RETAIN_DATA_DIR", given)
-    if not folder.is_dir():
-        raise DataError(f"RETAIN_DATA_DIR={given}: no such folder")
+    folder = path_of("RETAIN_DATA_DIR", given).absolute()
+    try:
+        if not is_folder(folder):
+            raise DataError(f"RETAIN_DATA_DIR={given}: no such folder")
+        if next(folder.iterdir(), None) is None:
+            raise DataError(f"RETAIN_DATA_DIR={given}: an empty folder. Put the data there, or unset it")
+    except OSError as error:
+        raise DataError(f"RETAIN_DATA_DIR={given}: {why_unreadable(error)}") from None
     return str(folder)
 
 
-def main() -> int:
+def _variables(images: dict[str, str], mounted: Mounted) -> dict[str, str]:
+    """The variables that prefect.yaml names."""
+    return {
+        "RETAIN_IMAGE_TABULAR": images["tabular"],
+        "RETAIN_IMAGE_GPU": images["gpu"],
+        "RETAIN_HOST_STORE": mounted.store,
+        "RETAIN_HOST_DATA": mounted.data,
+        "RETAIN_USER": f"{os.getuid()}:{os.getgid()}",
+    }
+
+
+def _register(variables: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | variables, capture_output=True, encoding="utf-8", errors="replace"
+    )
+    if done.returncode:
+        last = (done.stdout + done.stderr).strip().splitlines()[-LAST_LINES:]
+        raise RetainError(f"prefect deploy ended with exit code {done.returncode}:\n" + "\n".join(last))
+
+
+def _give_gpu(api: SyncPrefectClient) -> None:
+    """Containers of `stage/gpu` get the machine's GPU if their image computes with one."""
+    if accelerator_of(ROOT, "gpu") == "cuda":
+        gpu = api.read_deployment_by_name("stage/gpu")
+        variables = {**(gpu.job_variables or {}), "device_requests": [ONE_GPU]}
+        api.update_deployment(gpu.id, DeploymentUpdate(job_variables=variables))
+
+
+def _data_before(api: SyncPrefectClient) -> str | None:
+    """The data folder of runs as they are registered; None if none are."""
+    for deployment in api.read_deployments():
+        for mount in (deployment.job_variables or {}).get("mounts", []):
+            if mount["Target"] == "/data":
+                return str(mount["Source"])
+    return None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m flows.deploy", description=__doc__)
+    parser.add_argument("--server", help="the address of another Prefect server's API than that of `make up`")
     try:
-        deploy()
+        deploy(parser.parse_args(arguments).server)
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -9,11 +9,14 @@ import argparse
 import signal
 import sys
 import time
-from uuid import UUID
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID, uuid4
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_UI_URL
@@ -21,36 +24,66 @@ from prefect.states import Cancelling
 
 from engine.errors import RetainError
 from engine.output import make_decoration
-from flows.prefect_api import UNREACHABLE, client, patiently, propose
+from flows.login import logged_in, stated_address
+from flows.prefect_api import UNREACHABLE, client, patiently
 
 DEPLOYMENT = "train/local"  # any of them: the experiment is a parameter
 LOOK_S = 1.0
 # A killed parent is scheduled again by an automation, so Crashed is the end only if it stays.
 CRASHED_S = 60.0
+STOPPED = 128 + signal.SIGINT
 
 
 def follow(experiment: str, stages: list[str]) -> int:
-    """Starts a run and prints the states of it and its stages; returns 0 if it completed. Raises RetainError."""
-    with client() as api:
-        parameters = {"experiment": experiment, "stages": stages}
+    """Starts a run and prints the states of it and its stages.
+
+    Returns 0 if it completed, STOPPED if Ctrl-C cancelled it, else 1. Raises RetainError.
+    """
+    with logged_in(stated_address()), client() as api:
+        started: FlowRun | None = None
         try:
-            started = run_deployment(DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False)
-        except ObjectNotFound:
-            raise RetainError(f"Prefect has no deployment {DEPLOYMENT}. `make deploy` registers it") from None
-        except UNREACHABLE as error:
-            raise RetainError(f"no Prefect server answers ({error}). `make up` starts one") from None
-        assert isinstance(started, FlowRun)
-        print(f"{started.name}: {PREFECT_UI_URL.value()}/runs/flow-run/{started.id}")
-        try:
-            return _watch(api, started.id)
+            with interrupts_held():  # or a run would be at work of which nobody here knows
+                started = _start({"experiment": experiment, "stages": stages})
+                print(f"{started.name}: {PREFECT_UI_URL.value()}/runs/flow-run/{started.id}", flush=True)
+            return 0 if _watch(api, started.id).is_completed() else 1
         except KeyboardInterrupt:
+            if started is None:
+                return STOPPED
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            run = started.id
             print("stopping: its stages save their checkpoints", flush=True)
-            propose(api, started.id, Cancelling(message="Ctrl-C"))
-            return _watch(api, started.id) or 128 + signal.SIGINT
+            patiently(lambda: api.set_flow_run_state(run, Cancelling(message="Ctrl-C")))
+            ended = _watch(api, run)
+            return 0 if ended.is_completed() else STOPPED if ended.is_cancelled() else 1
 
 
-def _watch(api: SyncPrefectClient, run: UUID) -> int:
+def _start(parameters: dict[str, Any]) -> FlowRun:
+    try:
+        # With a key, so that a request that is sent again starts no second run.
+        started = run_deployment(
+            DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False, idempotency_key=str(uuid4())
+        )
+    except ObjectNotFound:
+        raise RetainError(f"Prefect has no deployment {DEPLOYMENT}. `make deploy` registers it") from None
+    assert isinstance(started, FlowRun)
+    return started
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended; raises KeyboardInterrupt then."""
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
+
+
+def _watch(api: SyncPrefectClient, run: UUID) -> State[Any]:
+    """Prints states as they change, and returns the run's last one."""
     shown: dict[str, str] = {}
     crashed_at: float | None = None
     while True:
@@ -65,7 +98,7 @@ def _watch(api: SyncPrefectClient, run: UUID) -> int:
         if state_now is not None and state_now.is_final():
             crashed_at = (crashed_at or time.monotonic()) if state_now.is_crashed() else None
             if crashed_at is None or time.monotonic() - crashed_at > CRASHED_S:
-                return 0 if state_now.is_completed() else 1
+                return state_now
         else:
             crashed_at = None
         time.sleep(LOOK_S)
@@ -89,6 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return STOPPED
 
 
 if __name__ == "__main__":

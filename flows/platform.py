@@ -49,6 +49,7 @@ from engine.output import make_decoration
 from engine.paths import why_unwritable
 from engine.store import FolderStore, store_url
 from flows import ends
+from flows.guard import SERVER_AUTH
 from images.build import build, references
 
 PROJECT = "retain"
@@ -68,7 +69,7 @@ POSTGRES_FOLDER = INFRA / "postgres"
 STORE_LABEL = "retain.store"  # of the witness: the folder that is its store
 SECRETS_FILE = INFRA / "secrets.env"
 DATABASE_PASSWORD = "POSTGRES_PASSWORD"
-SERVER_AUTH, CLIENT_AUTH = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
+CLIENT_AUTH = "PREFECT_API_AUTH_STRING"
 READY_S = 120.0  # for a service to become healthy
 STOP_S = 30  # for containers of stages, which save a checkpoint
 RESTARTS = 3  # of a service, until it is given up

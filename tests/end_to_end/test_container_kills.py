@@ -93,7 +93,7 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoints(platform: Platform)
     wait_for_checkpoint(platform)
     followed.send_signal(signal.SIGINT)
     said, _ = followed.communicate(timeout=120)
-    assert followed.returncode == 1
+    assert followed.returncode == 130
     assert "stopping: its stages save their checkpoints" in said
     assert "Cancelled" in said.splitlines()[-1]
     assert_nothing_is_left(platform)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +18,16 @@ import prefect
 import pytest
 import yaml
 from prefect.exceptions import ObjectNotFound, ParameterTypeError
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.schema_tools.validation import validate
 
 from engine.config import known_experiments
-from engine.environment import taken
+from engine.environment import SECRETS
 from engine.errors import DataError, RetainError
 from engine.fingerprint import ROOT
-from flows import deploy
+from flows import deploy, platform
+from flows.guard import SERVER_AUTH
+from flows.login import logged_in
 from flows.plan import load_experiment
 from flows.train import train
 from tasks.stages import STAGES
@@ -31,13 +39,11 @@ IMAGES = {"tabular": "retain/tabular:1", "gpu": "retain/gpu:1"}
 class Api:
     """What `make deploy` asks of Prefect's server before it deploys."""
 
-    def __init__(self, version: str = prefect.__version__, pool: str | None = "docker", answers: bool = True) -> None:
-        self.version, self.pool, self.answers = version, pool, answers
+    def __init__(self, pool: str | None = "docker") -> None:
+        self.pool = pool
 
     def request(self, method: str, path: str) -> Any:
-        if not self.answers:
-            raise httpx.ConnectError("Connection refused")
-        return SimpleNamespace(json=lambda: self.version)
+        return SimpleNamespace(json=lambda: prefect.__version__)
 
     def read_work_pool(self, name: str) -> Any:
         if self.pool is None:
@@ -47,10 +53,19 @@ class Api:
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of store and data. The platform that is up has the same store."""
     monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
-    monkeypatch.delenv("RETAIN_DATA_DIR", raising=False)
+    for name in ("RETAIN_DATA_DIR", "RETAIN_BIND", *SECRETS):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(deploy, "references", lambda root: IMAGES)
+    monkeypatch.setattr(deploy, "engine", nullcontext)
+    monkeypatch.setattr(deploy, "store_of", lambda engine: tmp_path / "store")
+    monkeypatch.setattr(platform, "SECRETS_FILE", tmp_path / "secrets.env")
     return tmp_path
+
+
+def checked(api: Api | None = None, own: bool = True) -> deploy.Mounted:
+    return deploy._checked(api or Api(), own)[1]  # type: ignore[arg-type]
 
 
 def test_everything_that_is_missing_is_said_at_once(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,40 +73,209 @@ def test_everything_that_is_missing_is_said_at_once(folders: Path, monkeypatch: 
         raise RetainError("the Docker engine has no retain/gpu:1. Run `make images`, then this again")
 
     monkeypatch.setattr(deploy, "references", none)
+    monkeypatch.setattr(deploy, "store_of", lambda engine: None)
     monkeypatch.setenv("RETAIN_DATA_DIR", str(folders / "nowhere"))
     with pytest.raises(DataError) as refused:
-        deploy._named(Api(pool=None))  # type: ignore[arg-type]
+        checked(Api(pool=None))
     first, *lines = str(refused.value).splitlines()
     assert first == "nothing was deployed:"
     assert [line.split(":")[0].strip() for line in lines] == [
         "there is no work pool docker",
         "the Docker engine has no retain/gpu",
+        "no witness of containers is there",
         f"RETAIN_DATA_DIR={folders / 'nowhere'}",
     ]
 
 
 def test_a_pool_of_another_kind_is_refused(folders: Path) -> None:
     with pytest.raises(DataError, match="pool docker is of type process, not docker"):
-        deploy._named(Api(pool="process"))  # type: ignore[arg-type]
+        checked(Api(pool="process"))
+
+
+def test_the_store_is_that_of_the_platform(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked()
+    (folders / "same").symlink_to(folders / "store")
+    monkeypatch.setattr(deploy, "store_of", lambda engine: folders / "same")
+    checked()
+    monkeypatch.setattr(deploy, "store_of", lambda engine: folders / "other")
+    with pytest.raises(
+        DataError, match=r"the store is .*/store, but the platform was started with .*/other: `make up`"
+    ):
+        checked()
+    checked(own=False)  # whose witness is elsewhere
+
+
+def test_the_data_folder_is_absolute_and_holds_something(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path would be the name of a volume, and that volume empty."""
+    (folders / "mine").mkdir()
+    monkeypatch.chdir(folders)
+    monkeypatch.setenv("RETAIN_DATA_DIR", "mine")
+    with pytest.raises(DataError, match="RETAIN_DATA_DIR=mine: an empty folder"):
+        checked()
+    (folders / "mine" / "telco.csv").touch()
+    assert checked() == deploy.Mounted(str(folders / "store"), str(folders / "mine"), named=True)
+    monkeypatch.delenv("RETAIN_DATA_DIR")
+    assert checked() == deploy.Mounted(str(folders / "store"), str(folders / "store" / "data"), named=False)
+
+
+def test_prefect_yaml_names_what_make_deploy_fills_in(folders: Path) -> None:
+    filled = deploy._variables(IMAGES, deploy.Mounted("/my/store", "/my/data", named=True))
+    text = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
+    assert {part.split("}}")[0].strip() for part in text.split("{{ $")[1:]} == set(filled)
+    assert (filled["RETAIN_HOST_STORE"], filled["RETAIN_HOST_DATA"]) == ("/my/store", "/my/data")
+    assert (filled["RETAIN_IMAGE_TABULAR"], filled["RETAIN_IMAGE_GPU"]) == ("retain/tabular:1", "retain/gpu:1")
+    assert filled["RETAIN_USER"] == f"{os.getuid()}:{os.getgid()}"
+
+
+@pytest.mark.parametrize("deployment", DESCRIBED["deployments"], ids=lambda each: each["name"])
+def test_what_a_container_gets(deployment: dict[str, Any]) -> None:
+    """Runs read data and can't change it; a mount, unlike a volume, of a folder that is gone is refused by Docker."""
+    variables = deployment["work_pool"]["job_variables"]
+    assert variables["user"] == "{{ $RETAIN_USER }}"
+    assert variables["volumes"] == ["{{ $RETAIN_HOST_STORE }}:/store"]
+    data = [{"Type": "bind", "Source": "{{ $RETAIN_HOST_DATA }}", "Target": "/data", "ReadOnly": True}]
+    assert variables.get("mounts", []) == (data if deployment["entrypoint"] == "flows/train.py:train" else [])
+
+
+# -- the server
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], httpx.Response]) -> list[httpx.Request]:
+    """What is asked of Prefect's server, wherever that is; it gives the same answer each time."""
+    asked: list[httpx.Request] = []
+
+    def send(self: object, request: httpx.Request, **_: object) -> httpx.Response:
+        asked.append(request)
+        response = answer()
+        response.request = request
+        return response
+
+    monkeypatch.setattr(httpx.Client, "send", send)
+    return asked
 
 
 @pytest.mark.parametrize(
-    ("api", "words"),
-    [(Api(version="3.6.0"), "is of version 3.6.0, and this is made for"), (Api(answers=False), "no Prefect server")],
+    ("answer", "words"),
+    [
+        (httpx.Response(200, text="<html>"), "is no Prefect server: stop it"),
+        (httpx.Response(200, json={"name": "x"}), "is no Prefect server: stop it"),
+        (httpx.Response(200, json="3.6.0"), "is of version 3.6.0, and this is made for"),
+        (httpx.Response(401, json={}), "wants a name and a password"),
+        (httpx.Response(404, json={}), "refuses with 404 Not Found"),
+        (httpx.Response(302, headers={"location": "/login"}), "refuses with 302 Found"),
+        (httpx.ConnectError("refused"), r"no Prefect server answers at .* \(refused\)\. `make up` starts one"),
+    ],
+    ids=["html", "json", "version", "password", "missing", "elsewhere", "nobody"],
 )
-def test_another_server_or_none_is_said(api: Api, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy, "PREFECT_API_URL", SimpleNamespace(value=lambda: "http://127.0.0.1:4200/api"))
-    with pytest.raises(RetainError, match=words):
-        deploy._check_server(api)  # type: ignore[arg-type]
+def test_what_answers_instead_of_our_server_is_one_line(
+    folders: Path, answer: Any, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def given() -> httpx.Response:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    answering(monkeypatch, given)
+    assert deploy.main([]) == 2
+    said = capsys.readouterr().err
+    assert re.search(words, said)
+    assert said.count("\n") == 1
 
 
-def test_prefect_yaml_names_what_make_deploy_fills_in(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RETAIN_DATA_DIR", str(folders))
-    filled = deploy._named(Api())  # type: ignore[arg-type]
-    text = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
-    assert {part.split("}}")[0].strip() for part in text.split("{{ $")[1:]} == set(filled)
-    assert filled["RETAIN_HOST_DATA"] == str(folders)
-    assert taken(filled, ("RETAIN_IMAGE_*",)).keys() == {"RETAIN_IMAGE_TABULAR", "RETAIN_IMAGE_GPU"}
+@pytest.mark.parametrize(
+    "address", ["https://api.prefect.cloud/api/accounts/1/workspaces/2", "http://127.0.0.1:4201/api"]
+)
+def test_another_server_has_to_be_stated(
+    folders: Path, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = answering(monkeypatch, lambda: httpx.Response(200, json="3.6.0"))
+    (folders / "secrets.env").write_text(f"{SERVER_AUTH}=ann:secret\n")
+    (folders / "secrets.env").chmod(0o600)
+    with temporary_settings({PREFECT_API_URL: address}):
+        assert deploy.main([]) == 2
+        assert f"PREFECT_API_URL is {address}, and `make up` has its server at" in capsys.readouterr().err
+        assert asked == []
+        assert deploy.main(["--server", address]) == 2
+        assert f"{address} is of version 3.6.0" in capsys.readouterr().err
+    assert all(str(request.url).startswith(address) for request in asked)
+    assert not any("authorization" in request.headers for request in asked)  # our password is nobody else's business
+
+
+@pytest.mark.parametrize(("bind", "host"), [(None, "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("192.0.2.1", "192.0.2.1")])
+@pytest.mark.parametrize("stated", ["", "http://127.0.0.1:4200/api", "http://localhost:4200/api"])
+def test_our_own_server_is_asked_with_its_password(
+    folders: Path, bind: str | None, host: str, stated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if bind is not None:
+        monkeypatch.setenv("RETAIN_BIND", bind)
+    asked = answering(monkeypatch, lambda: httpx.Response(200, json="3.6.0"))
+    (folders / "secrets.env").write_text(f"{SERVER_AUTH}=ann:secret\n")
+    (folders / "secrets.env").chmod(0o600)
+    with temporary_settings({PREFECT_API_URL: stated or None}):
+        deploy.main([])
+        with logged_in(None) as variables:
+            assert variables == {"PREFECT_API_URL": f"http://{host}:4200/api", "PREFECT_API_AUTH_STRING": "ann:secret"}
+    basic = b64encode(b"ann:secret").decode()
+    assert {(request.url.host, request.headers["authorization"]) for request in asked} == {(host, f"Basic {basic}")}
+
+
+# -- the whole command
+
+
+class Registered(Api):
+    """A server that already has deployments, with the data of an earlier time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        run = {"image": "retain/tabular:1", "mounts": [{"Source": "/earlier", "Target": "/data"}]}
+        self.all = [
+            SimpleNamespace(id=1, flow_id=1, name="local", entrypoint="flows/train.py:train", job_variables=run),
+            SimpleNamespace(id=2, flow_id=2, name="gpu", entrypoint="flows/stage.py:x", job_variables={"user": "1:1"}),
+        ]
+        self.updated: dict[int, Any] = {}
+
+    def __enter__(self) -> Registered:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def read_deployments(self) -> list[Any]:
+        return self.all
+
+    def read_flow(self, flow_id: int) -> Any:
+        return SimpleNamespace(name={1: "train", 2: "stage"}[flow_id])
+
+    def read_deployment_by_name(self, name: str) -> Any:
+        assert name == "stage/gpu"
+        return self.all[1]
+
+    def update_deployment(self, deployment: int, update: Any) -> None:
+        self.updated[deployment] = update.model_dump(exclude_unset=True)
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
+def test_what_is_mounted_is_said_and_a_gpu_is_asked_for(
+    accelerator: str, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, registered, said = Registered(), [], list[str]()
+    monkeypatch.setattr(deploy, "client", lambda: api)
+    monkeypatch.setattr(deploy, "_register", registered.append)
+    monkeypatch.setattr(deploy.automations, "register", lambda: None)
+    monkeypatch.setattr(deploy, "accelerator_of", lambda root, name: accelerator)
+    deploy.deploy(say=said.append)
+    assert registered[0]["PREFECT_API_URL"] == platform.api_url()
+    assert [line.split()[0] for line in said[:2]] == ["stage/gpu", "train/local"]
+    assert said[2:] == [
+        f"store: {folders / 'store'}",
+        "data:  as downloaded; RETAIN_DATA_DIR is not set",
+        "warning: until now runs read their data from /earlier",
+    ]
+    gpu = {"user": "1:1", "device_requests": [{"Driver": "nvidia", "Count": 1, "Capabilities": [["gpu"]]}]}
+    assert api.updated == ({2: {"job_variables": gpu}} if accelerator == "cuda" else {})
+
+
+# -- prefect.yaml
 
 
 @pytest.mark.parametrize("deployment", DESCRIBED["deployments"], ids=lambda each: each["name"])

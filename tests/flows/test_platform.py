@@ -29,6 +29,7 @@ from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.store import FolderStore
 from flows import ends, platform, witness
+from flows.guard import SERVER_AUTH
 
 COMPOSE, BUILD = (yaml.safe_load(path.read_text()) for path in (platform.COMPOSE_FILE, platform.BUILD_FILE))
 POOL = json.loads(platform.POOL_FILE.read_text())
@@ -37,7 +38,7 @@ SCHEMA = ROOT / "tests" / "compose-spec" / "compose-spec.json"
 
 @pytest.fixture(autouse=True)
 def secrets_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in (platform.DATABASE_PASSWORD, platform.SERVER_AUTH, platform.CLIENT_AUTH, "RETAIN_BIND", "DOCKER_HOST"):
+    for name in (platform.DATABASE_PASSWORD, SERVER_AUTH, platform.CLIENT_AUTH, "RETAIN_BIND", "DOCKER_HOST"):
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "secrets.env"
     monkeypatch.setattr(platform, "SECRETS_FILE", path)
@@ -203,7 +204,7 @@ def test_a_database_whose_password_is_lost_is_named() -> None:
 
 def test_secrets_of_the_environment_stay_there(secrets_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the file is written, for the password of a new database."""
-    monkeypatch.setenv(platform.SERVER_AUTH, "ann:secret")
+    monkeypatch.setenv(SERVER_AUTH, "ann:secret")
     made = platform._secrets(engine(), "127.0.0.1")[platform.DATABASE_PASSWORD]
     assert secrets_file.read_text() == f"{platform.DATABASE_PASSWORD}={made}\n"
 
@@ -219,15 +220,15 @@ def test_another_address_wants_a_name_and_a_password(secrets_file: Path, monkeyp
     for address in ("0.0.0.0", "192.0.2.1", "127.0.0.2"):
         with pytest.raises(RetainError, match=r"RETAIN_BIND=.*PREFECT_SERVER_API_AUTH_STRING=name:password"):
             platform._secrets(engine(), address)
-    monkeypatch.setenv(platform.SERVER_AUTH, "nameless")
+    monkeypatch.setenv(SERVER_AUTH, "nameless")
     with pytest.raises(RetainError, match="is no name:password"):
         platform._secrets(engine(), "0.0.0.0")
-    monkeypatch.setenv(platform.SERVER_AUTH, "ann:secret")
+    monkeypatch.setenv(SERVER_AUTH, "ann:secret")
     assert platform._secrets(engine(), "0.0.0.0")[platform.CLIENT_AUTH] == "ann:secret"
-    monkeypatch.delenv(platform.SERVER_AUTH)
+    monkeypatch.delenv(SERVER_AUTH)
     with secrets_file.open("a") as file:
         file.write("\n# the server's\nPREFECT_SERVER_API_AUTH_STRING=bob:other=secret\n")
-    assert platform._secrets(engine(), "0.0.0.0")[platform.SERVER_AUTH] == "bob:other=secret"
+    assert platform._secrets(engine(), "0.0.0.0")[SERVER_AUTH] == "bob:other=secret"
 
 
 # -- faults in one line
