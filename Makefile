@@ -111,7 +111,7 @@ train.ppo.decision: $(RUN) ## Train the decision policy, and first what it reads
 train.all: $(RUN) ## Train every stage and make the release (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment $(call quoted,$(LOCKED))
 
-deploy: $(DOCKER) ## Register the deployments and automations with Prefect, once images and work pool are there
+deploy: $(DOCKER) ## Register the deployments and automations with Prefect; SERVER=URL: another one than that of make up
 	$(PY) -m flows.deploy $(if $(SERVER),--server $(call quoted,$(SERVER)))
 
 run.docker: $(DOCKER) ## Run everything in containers; Ctrl-C stops it and keeps checkpoints (EXPERIMENT=local)

@@ -16,7 +16,7 @@ RUN pip --python /opt/venv check \
  && echo /opt/retain > /opt/venv/lib/python3.11/site-packages/retain.pth
 
 FROM python:3.11-slim-bookworm
-# tini: a first process that hands signals on and takes in orphans. libgomp1: threads of bitsandbytes and XGBoost.
+# tini: a first process that hands signals on and takes in orphans. libgomp1: threads of bitsandbytes.
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends tini libgomp1 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt \
