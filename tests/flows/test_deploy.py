@@ -25,7 +25,7 @@ from engine.config import known_experiments
 from engine.environment import SECRETS
 from engine.errors import DataError, RetainError
 from engine.fingerprint import ROOT
-from flows import deploy, platform
+from flows import automations, deploy, platform
 from flows.guard import SERVER_AUTH
 from flows.login import logged_in
 from flows.plan import load_experiment
@@ -261,7 +261,7 @@ def test_what_is_mounted_is_said_and_a_gpu_is_asked_for(
     api, registered, said = Registered(), [], list[str]()
     monkeypatch.setattr(deploy, "client", lambda: api)
     monkeypatch.setattr(deploy, "_register", registered.append)
-    monkeypatch.setattr(deploy.automations, "register", lambda: None)
+    monkeypatch.setattr(automations, "register", lambda: None)
     monkeypatch.setattr(deploy, "accelerator_of", lambda root, name: accelerator)
     deploy.deploy(say=said.append)
     assert registered[0]["PREFECT_API_URL"] == platform.api_url()

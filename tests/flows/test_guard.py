@@ -107,7 +107,7 @@ def test_its_own_pages_and_clients_are_answered(address: str) -> None:
     assert "<html" in page.text
     said = subprocess.run(
         [sys.executable, "-m", "prefect", "flow", "ls"],
-        env=os.environ | {"PREFECT_API_URL": f"http://{address}/api"},
+        env=os.environ | {"PREFECT_API_URL": f"http://{address}/api", "COLUMNS": "200"},
         capture_output=True,
         text=True,
         check=True,
