@@ -138,7 +138,7 @@ def _data_folder(store: str) -> str:
         folder = Path(store) / "data"
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
-    folder = path_of("RETAIN_DATA_DIR", given).absolute()
+    folder = path_of("RETAIN_DATA_DIR", given).resolve()
     try:
         if not is_folder(folder):
             raise DataError(f"RETAIN_DATA_DIR={given}: no such folder")
