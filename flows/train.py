@@ -6,6 +6,7 @@ containers (`train`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
@@ -42,7 +43,7 @@ Dollars = Annotated[float, Field(title="dollars", gt=0)]
 @flow(name="train", flow_run_name="train-{experiment}", task_runner=RUNNER, retries=0, persist_result=False)  # type: ignore[arg-type]
 def train(
     experiment: KnownExperiment | ExperimentFile = "exp_001_mvp",
-    stages: list[StageName] | None = None,
+    stages: Sequence[StageName] = [],
     force: bool = False,
     budget_usd: Dollars | None = None,
 ) -> State[None]:
@@ -52,12 +53,12 @@ def train(
 
     Args:
         experiment: One of the experiments in ops/configs by its name, or the path of a file in the container.
-        stages: Only these stages and what they read from. None: all of them.
+        stages: Only these stages and what they read from. If none is named, all of them.
         force: Make the stages again although their artifacts are there; if none is named, all of them.
-        budget_usd: A cap for this run, at most the experiment's own. It is one on the experiment's ledger, so all that
-            earlier runs have spent counts. None: the experiment's own cap.
+        budget_usd: A cap for as long as this run is at work, at most the experiment's own. What earlier runs of the
+            experiment have spent counts as well. None: the experiment's own cap.
     """
-    return parent.carry_out(experiment, stages or [], carry_out_stages, force=force, budget_usd=budget_usd)
+    return parent.carry_out(experiment, stages, carry_out_stages, force=force, budget_usd=budget_usd)
 
 
 def train_here(run: Run) -> None:

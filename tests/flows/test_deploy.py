@@ -311,9 +311,9 @@ def test_the_form_of_a_run_offers_what_there_is() -> None:
     assert {"local", "exp_001_mvp", "chaos"} <= set(named["enum"])
     assert path == {"title": "path", "type": "string"}
     assert FORM["experiment"]["default"] in named["enum"]
-    stages, none = FORM["stages"]["anyOf"]
-    assert stages["items"]["enum"] == list(STAGES)
-    assert none == {"type": "null"}
+    assert FORM["stages"]["type"] == "array"
+    assert FORM["stages"]["items"]["enum"] == list(STAGES)
+    assert FORM["stages"]["default"] == []
     budget, none = FORM["budget_usd"]["anyOf"]
     assert budget["exclusiveMinimum"] == 0
     assert none == {"type": "null"}
@@ -324,7 +324,7 @@ def test_the_form_of_a_run_offers_what_there_is() -> None:
     [
         ({"experiment": "chaos"}, True),
         ({"experiment": "/data/experiment_mine.yaml", "stages": ["risk", "accept"], "budget_usd": 5}, True),
-        ({"stages": None, "budget_usd": None}, True),
+        ({"stages": [], "budget_usd": None}, True),
         ({"stages": ["none_such"]}, False),
         ({"budget_usd": 0}, False),
         ({"budget_usd": -1}, False),

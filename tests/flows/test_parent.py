@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,6 +155,7 @@ class Runs:
     def __init__(self, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
         self.plan, self.flow_run, self.count = plan, uuid4(), 1
         self.own, self.told = Own(), list[tuple[str, str]]()
+        self.open_at_last: list[str] = []  # when the costs are shown for the last time
         self.fails_at: str | None = None
         self.error: BaseException = RetainError("it failed")
         context = SimpleNamespace(get=lambda: SimpleNamespace(flow_run=self._flow_run()))
@@ -164,9 +166,14 @@ class Runs:
         monkeypatch.setattr(parent, "containers", lambda flow_run: replace(HERE, owner=str(flow_run)))
         monkeypatch.setattr(parent, "announcer", lambda *_: lambda event, words: self.told.append((event, words)))
         monkeypatch.setattr(parent, "watched", lambda run: budget.watched(run, every_s=0.02))
-        monkeypatch.setattr(parent, "published", lambda run: nullcontext())
+        monkeypatch.setattr(parent, "published", self._published)
         monkeypatch.setattr(parent, "OwnState", lambda *_: self.own)
         monkeypatch.setattr(parent, "SETTLE_AGAIN_S", 0.01)
+
+    @contextmanager
+    def _published(self, run: Run) -> Iterator[None]:
+        yield
+        self.open_at_last = [e.attempt_id for e in ledger.entries(run.plan.store, "chaos") if e.state == "open"]
 
     def _flow_run(self) -> Any:
         return SimpleNamespace(id=self.flow_run, run_count=self.count, deployment_id=None)
@@ -282,8 +289,8 @@ def test_a_run_that_makes_nothing_is_not_stopped_by_what_was_spent_before(runs: 
     assert [event for event, _ in runs.told] == ["warning"]
 
 
-def left_open(plan: Plan, owner: UUID, lived_s: float | None) -> None:
-    """An attempt in a container whose parent was killed; `lived_s`: until that container's end, if known."""
+def left_open(plan: Plan, owner: UUID) -> UUID:
+    """An attempt in a container whose parent was killed; returns its flow run."""
     prefix, flow_run = "chaos/risk/f", uuid4()
     ledger.reserve(
         plan.store,
@@ -298,8 +305,10 @@ def left_open(plan: Plan, owner: UUID, lived_s: float | None) -> None:
         owner=str(owner),
     )
     ends.name_flow_run(plan.store, prefix, 1, flow_run)
-    if lived_s is None:
-        return
+    return flow_run
+
+
+def ended(plan: Plan, flow_run: UUID, lived_s: float) -> None:
     times = {"started_at": 100.0, "finished_at": 100.0 + lived_s}
     names = {"container": "c0ffee", "image": "retain/tabular", "host": "there"}
     ends.write(plan.store, End(flow_run=flow_run, exit_code=0, oom_killed=False, **names, **times))  # type: ignore[arg-type]
@@ -308,7 +317,7 @@ def left_open(plan: Plan, owner: UUID, lived_s: float | None) -> None:
 def test_an_overrun_that_is_settled_when_a_parent_comes_back_is_announced(runs: Runs) -> None:
     assert runs.go().is_completed()
     runs.flow_run, runs.count = uuid4(), 2
-    left_open(runs.plan, runs.flow_run, lived_s=12.0)
+    ended(runs.plan, left_open(runs.plan, runs.flow_run), lived_s=12.0)
     assert runs.go().is_completed()
     ((event, words),) = runs.told
     assert event == "exceeded"
@@ -316,6 +325,21 @@ def test_an_overrun_that_is_settled_when_a_parent_comes_back_is_announced(runs: 
     runs.count = 3  # somebody has seen it and goes on with this run
     assert runs.go().is_completed()
     assert len(runs.told) == 1
+
+
+def test_an_end_that_becomes_known_late_is_settled_before_the_costs_are_shown_for_the_last_time(runs: Runs) -> None:
+    container_of = left_open(runs.plan, runs.flow_run)
+    dag = runs._dag
+
+    def told_at_the_end(run: Run, prepare: Prepare) -> State[None]:
+        state = dag(run, prepare)
+        ended(run.plan, container_of, lived_s=12.0)
+        return state
+
+    runs._dag = told_at_the_end  # type: ignore[method-assign]
+    assert runs.go().is_completed()
+    assert runs.open_at_last == []
+    assert [event for event, _ in runs.told] == ["exceeded"]  # an overrun that is found then counts as well
 
 
 @pytest.mark.parametrize("harm", ["damaged", "away"])
@@ -340,7 +364,7 @@ def test_costs_that_can_not_be_settled_fail_no_run(
 
 def settled_after(runs: Runs, monkeypatch: pytest.MonkeyPatch, own: Own) -> float:
     """Seconds for which a run waits for the end of a container that doesn't become known."""
-    left_open(runs.plan, runs.flow_run, lived_s=None)
+    left_open(runs.plan, runs.flow_run)
     now = [1000.0]
 
     def sleep(seconds: float) -> None:
