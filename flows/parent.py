@@ -27,7 +27,6 @@ from prefect.states import AwaitingRetry, Cancelled, Failed
 
 from engine.errors import RetainError, StoreUnavailable
 from engine.patience import SHARED_S, Outage, PatientStore
-from engine.stage import PREEMPTED
 from engine.store import open_store, store_url
 from flows.attempt import settle_lost, unsettled
 from flows.automations import announcer
@@ -39,7 +38,7 @@ from flows.forced import put_back, set_aside
 from flows.plan import Plan, make_plan, put_sources
 from flows.prefect_api import OwnState, client, propose, state_of
 from flows.retries import LATER_AND_LATER
-from flows.run import Run, StageEnded
+from flows.run import Run
 
 PROBE, PROBE_BYTES = "probe", 1 << 20  # what is written to see whether the store can be
 RETURNS = 50  # how often a run may come back before something must be wrong with it itself
@@ -101,8 +100,6 @@ def _carried_out(
 
     def prepare(name: str) -> None:
         if name in forced:
-            if run.stopping.is_set():
-                raise StageEnded("stopped; run again to go on", PREEMPTED)
             set_aside(run, name, owner)
 
     # What is settled in here is seen by those who watch the budget and show the costs.

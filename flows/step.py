@@ -10,7 +10,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from engine.errors import RetainError
-from engine.stage import PREEMPTED
 from flows.progress import progress_reporter
 from flows.run import Run, carry_out
 
@@ -22,7 +21,6 @@ def step(run: Run, name: str, prepare: Callable[[str], None], reporter: Executor
         prepare(name)
     except RetainError as error:
         run.exit_codes[name] = error.exit_code
-        state = "stopped" if error.exit_code == PREEMPTED else "failed"
-        run.board.update(name, state=state, message=str(error).removeprefix(f"{name}: "))
+        run.board.update(name, state="failed", message=str(error).removeprefix(f"{name}: "))
         raise
     carry_out(run, name, get_run_logger(), progress_reporter(name, reporter))
