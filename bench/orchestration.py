@@ -320,7 +320,7 @@ def checks(results: Mapping[str, Any]) -> Sequence[tuple[str, float, float | Non
 
 
 def show(results: Mapping[str, Any]) -> None:
-    console = Console()
+    console = Console(width=140)
     if stages := results.get("stages"):
         parts = {
             "run_s": "its work",
