@@ -4,6 +4,7 @@ is at work."""
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -11,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,7 +79,9 @@ def worker_and_container_killed(platform: Platform, container: Container, run: s
 def paused_until_lost(platform: Platform, container: Container, run: str) -> None:
     """The zombie: it wakes up when another attempt is at work or has completed."""
     stage, _, number = container.name.rpartition("-")
-    process_of_stage(container)
+    while not holds_claim(platform, stage, int(number)):  # before, there is nothing that it could lose
+        process_of_stage(container)
+        time.sleep(0.1)
     container.pause()
     try:
         platform.container_of(f"{stage}-{int(number) + 1}", LOST_S)
@@ -134,6 +137,13 @@ def disk_full(platform: Platform, container: Container, run: str) -> None:
         time.sleep(FULL_S)
     finally:
         filler.unlink(missing_ok=True)
+
+
+def holds_claim(platform: Platform, stage: str, number: int) -> bool:
+    for path in (platform.store / "chaos" / stage).glob("*/claim.json"):
+        with suppress(OSError):  # released at this moment
+            return bool(json.loads(path.read_text(encoding="utf-8"))["token"] == number)
+    return False
 
 
 def process_of_stage(container: Container) -> int:

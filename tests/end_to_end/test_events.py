@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,7 +42,16 @@ class Attempt:
         self.log.append("unpause")
 
 
-def strike(attempt: Attempt, kind: str, monkeypatch: pytest.MonkeyPatch) -> Strikes:
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Where the attempt holds its claim."""
+    claim = tmp_path / "chaos" / "risk" / "fingerprint" / "claim.json"
+    claim.parent.mkdir(parents=True)
+    claim.write_text(json.dumps({"token": 1}))
+    return tmp_path
+
+
+def strike(attempt: Attempt, kind: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> Strikes:
     def containers(flow_run: str | None = None) -> list[Attempt]:
         return [] if flow_run else [attempt]  # the parent is between two containers
 
@@ -49,7 +60,7 @@ def strike(attempt: Attempt, kind: str, monkeypatch: pytest.MonkeyPatch) -> Stri
 
     monkeypatch.setattr(events, "DELAY_S", (0.0, 0.0))
     done = dict.fromkeys(("kill", "start"), lambda service: attempt.log.append(service))
-    platform: Any = SimpleNamespace(containers=containers, container_of=container_of, **done)
+    platform: Any = SimpleNamespace(store=store, containers=containers, container_of=container_of, **done)
     strikes = Strikes(platform, "run", random.Random(0))
     strikes.plan("risk", [kind])
     wait_for(lambda: bool(strikes.missed or strikes.struck or strikes.failed), 10, "the event is over")
@@ -69,9 +80,9 @@ def strike(attempt: Attempt, kind: str, monkeypatch: pytest.MonkeyPatch) -> Stri
     ],
 )
 def test_an_event_that_struck_nothing_is_missed(
-    kind: str, attempt: Attempt, why: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, attempt: Attempt, why: str, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strikes = strike(attempt, kind, monkeypatch)
+    strikes = strike(attempt, kind, store, monkeypatch)
     strikes.finish()
     assert strikes.struck == []
     (missed,) = strikes.missed
@@ -81,17 +92,17 @@ def test_an_event_that_struck_nothing_is_missed(
     assert attempt.log in ([], ["pause", "unpause"], ["worker", "worker"])
 
 
-def test_an_event_that_struck_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    strikes = strike(Attempt(), "worker_killed", monkeypatch)
+def test_an_event_that_struck_is_counted(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strikes = strike(Attempt(), "worker_killed", store, monkeypatch)
     strikes.finish()
     assert [(each.kind, each.attempt) for each in strikes.struck] == [("worker_killed", "risk-1")]
     assert strikes.missed == []
 
 
-def test_an_event_that_goes_wrong_fails_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_that_goes_wrong_fails_the_test(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise ConnectionError("the engine is gone")
 
-    strikes = strike(Attempt(reload=broken), "docker_kill", monkeypatch)
+    strikes = strike(Attempt(reload=broken), "docker_kill", store, monkeypatch)
     with pytest.raises(ConnectionError):
         strikes.finish()
