@@ -53,6 +53,7 @@ LOOK_S = 0.5  # between two looks at an attempt
 END_S = 3.0
 # For an attempt that was asked to stop: its flow looks every 2 s, then it has GRACE_S.
 STOPPING_S = GRACE_S + 20.0
+BEGINS_S = 180.0  # from its container's start to an attempt's first sign of life; 5 to 20 s, as a machine is busy
 MISSED_S = 20.0  # at least, without a beat, until an attempt counts as lost: a busy machine skips some
 KILLED = -signal.SIGKILL
 MISSING = "Prefect has no deployment {}. `make deploy` registers it"
@@ -152,6 +153,7 @@ class Container:
     _looked_at: float = 0.0
     _beat: AttemptRecord | None = None  # as last read
     _beat_at: float = 0.0  # when that was first read
+    _started_at: float | None = None  # when its container was known to have started, and the store could be read
     _end: End | None = None
 
     @property
@@ -227,12 +229,22 @@ class Container:
             # The worker names the container once it has started it, and that one's end will be known.
             self.never_began = not (flow_run.run_count or flow_run.infrastructure_pid)
             return self._code_of_state(state.is_failed(), state.is_cancelled())
-        missed_s = max(MISSED_RENEWALS * self.heartbeat_s, MISSED_S)
-        if record is not None and record.status == "running" and now - self._beat_at > missed_s:
+        if flow_run is not None and flow_run.infrastructure_pid and (self._started_at is None or not answered):
+            self._started_at = now
+        missed_s = self._missed_s(record, now) if answered else 0.0
+        if missed_s:
             self.lost = True
             self.message = f"no sign of life for {missed_s:.0f} s"
             return KILLED
         return None
+
+    def _missed_s(self, record: AttemptRecord | None, now: float) -> float:
+        """For how long it has given no sign of life, if that is so long that it counts as lost; else 0."""
+        if record is not None and record.status == "running":
+            since, longest_s = self._beat_at, max(MISSED_RENEWALS * self.heartbeat_s, MISSED_S)
+        else:
+            since, longest_s = now if self._started_at is None else self._started_at, BEGINS_S
+        return now - since if now - since > longest_s else 0.0
 
     def _code_of_state(self, failed: bool, cancelled: bool) -> int:
         """What an attempt ended with that wrote nothing of its end."""

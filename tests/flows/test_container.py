@@ -246,6 +246,25 @@ def test_an_attempt_without_beats_is_lost_and_the_next_beat_puts_it_off(
     assert child.end() is None
 
 
+def test_an_attempt_whose_container_started_and_gives_no_sign_of_life_is_lost(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was paused, or cut off, before it had its claim and before its first heartbeat to Prefect."""
+    monkeypatch.setattr(flows.container, "BEGINS_S", 0.2)
+    api = Api()
+    api.infrastructure = None
+    child = container(store, api)
+    written(store, status="planned")
+    assert child.poll() is None
+    time.sleep(0.3)
+    assert child.poll() is None  # it waits for a machine
+    api.infrastructure = "machine:c0ffee"
+    assert child.poll() is None
+    time.sleep(0.3)
+    assert child.poll() == KILLED
+    assert (child.lost, child.end(), api.proposed) == (True, None, ["CRASHED"])
+
+
 def test_an_attempt_that_waits_for_a_machine_costs_nothing_yet(store: FolderStore) -> None:
     child = container(store, Api())
     written(store, status="planned")
