@@ -20,6 +20,7 @@ from prefect.events import emit_event
 from prefect.events.actions import ChangeFlowRunState, PauseDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
+from flows.prefect_api import AT_ONCE_S, RUN, STAGE
 from flows.run import Announce
 
 WARNING, EXCEEDED = "retain.budget.warning", "retain.budget.exceeded"
@@ -38,7 +39,6 @@ BUDGET = AutomationCore(
     actions=[PauseDeployment(source="inferred", deployment_id=None)],
 )
 
-RUN, STAGE = "train", "stage"  # the flows, by their names
 SILENT_S = 90  # three heartbeats; looked at every 5 s
 HEARTBEAT = "prefect.flow-run.heartbeat"
 # States by their names, of Prefect and of flows/stage.py; one that was rescheduled is silent until it runs again.
@@ -68,7 +68,6 @@ LOST = AutomationCore(
 
 # A run that crashes again at once, for want of its image perhaps, is left alone after the second time. How often it may
 # come back in all is the run's own business (flows/parent.py).
-AT_ONCE_S = 15
 RETURN = AutomationCore(
     name="retain: a crashed run goes on",
     description="In a new container, where it takes up the stages that are at work.",

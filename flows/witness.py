@@ -13,7 +13,9 @@ run takes that for the loss of its machine and asks to be started again, and a s
 Containers of flow runs that this server doesn't know are another's, and left alone.
 
 A flow run that is about to start and never gets a container, since its worker was killed just then, is proposed as
-crashed; one that is being cancelled and has none left, as cancelled. Nobody else would ever tell.
+crashed; one that is being cancelled and has none left, as cancelled. Nobody else would ever tell. And a run that has
+crashed is scheduled again, if the automation for that (flows/automations.py) didn't do it: for a quarter of an hour
+after a restart Prefect's server holds back events that follow others from before.
 
 Nothing is remembered that is not in the engine, the store or Prefect: after a restart the same containers are looked
 at again. A container stays until its end is in the store and its flow run was told, so no end is lost while either
@@ -28,7 +30,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
@@ -38,8 +40,12 @@ import httpx
 from docker.errors import DockerException, NotFound
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
+    FlowRunFilterEndTime,
     FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     WorkPoolFilter,
@@ -47,13 +53,14 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.states import Cancelled, Crashed
+from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 from requests import RequestException
 
 from engine.errors import RetainError
 from engine.store import Store, open_store, store_url
 from flows import ends
 from flows.ends import End
+from flows.prefect_api import AT_ONCE_S, RUN
 
 POOL = "docker"
 FLOW_RUN_LABEL = "io.prefect.flow-run-id"  # set by the worker
@@ -64,18 +71,17 @@ OUTLIVED_LOOK_S = 5.0  # between two looks for containers that outlive their flo
 KEEP_S = 15.0
 OUTLIVED_S = 60.0  # how long a container may outlive its flow run, or a cancellation of it
 STRANDED_LOOK_S = 5.0  # between two looks for flow runs that nobody carries on
-# How long a flow run may be pending without a container: its worker may have to pull an image of 2 GB first.
-PENDING_S = 300.0
-CANCELLING_S = 10.0  # the same, while it is being cancelled
+# How long a flow run may be without a container: its worker may have to pull an image of 2 GB first.
+PENDING_S = 600.0
+CANCELLED_S = 10.0  # the same, if it had one and is being cancelled
+RETURN_S = 20.0  # the automation needs a second
+CRASHED_LATELY_S = 900.0  # one that crashed before was left alone, by whoever looked after it then
 RETRY_S = 5.0  # after a store or server that could not be reached
 ENGINE_TIMEOUT_S = 10
 
 ENDED = ("exited", "dead", "removing")
-# State of a flow run that nobody carries on -> how long it may be that, and what it then becomes.
-STRANDED: dict[StateType, tuple[float, Callable[..., State[Any]]]] = {
-    StateType.PENDING: (PENDING_S, Crashed),
-    StateType.CANCELLING: (CANCELLING_S, Cancelled),
-}
+# State of a flow run that nobody carries on -> what it becomes.
+STRANDED: dict[StateType, Callable[..., State[Any]]] = {StateType.PENDING: Crashed, StateType.CANCELLING: Cancelled}
 
 UNREACHABLE = (DockerException, RequestException, httpx.HTTPError, PrefectException, RetainError, OSError)
 
@@ -147,6 +153,7 @@ class Witness:
             if now >= self._next_stranded_look:
                 self._next_stranded_look = now + STRANDED_LOOK_S
                 self._end_stranded([each for each in listed if each["State"] not in ENDED])
+                self._return_crashed(now)
             self._retry_at = 0.0
 
     def _forget_all_but(self, there: set[str]) -> None:
@@ -195,7 +202,7 @@ class Witness:
             return
         proposed = proposal(ended.end, state)
         if proposed is not None:
-            self.api.set_flow_run_state(ended.end.flow_run, proposed)
+            self._propose(ended.end.flow_run, proposed)
             self.say(f"flow run {ended.end.flow_run}: proposed {proposed.name}")
         ended.told = True
 
@@ -228,15 +235,41 @@ class Witness:
         for each in self.api.read_flow_runs(flow_run_filter=chosen, work_pool_filter=pool):
             if each.state is None or each.id in started:
                 continue
-            longest_s, ended = STRANDED[each.state.type]
+            # One that never had a container may get one yet. While it is cancelling, that container is refused.
+            had_one = each.state.is_cancelling() and each.infrastructure_pid
+            longest_s = CANCELLED_S if had_one else PENDING_S
             if self.clock() - each.state.timestamp.timestamp() < longest_s:
                 continue
             if each.id in created:
                 self.say(f"flow run {each.id}: removing container {created[each.id][:12]}, which was never started")
                 self._remove(created[each.id])
-            proposed = ended(message=f"No container of it was running for {longest_s:.0f} s.")
-            self.api.set_flow_run_state(each.id, proposed)
+            proposed = STRANDED[each.state.type](message=f"No container of it was running for {longest_s:.0f} s.")
+            self._propose(each.id, proposed)
             self.say(f"flow run {each.id}: proposed {proposed.name}, as it has no container")
+
+    def _return_crashed(self, now: float) -> None:
+        lately = datetime.fromtimestamp(now - CRASHED_LATELY_S, UTC)
+        crashed = FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
+            end_time=FlowRunFilterEndTime.model_validate({"after_": lately}),
+        )
+        runs, pool = FlowFilter(name=FlowFilterName(any_=[RUN])), WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
+        for each in self.api.read_flow_runs(flow_filter=runs, flow_run_filter=crashed, work_pool_filter=pool):
+            if each.run_count and each.state is not None and now - each.state.timestamp.timestamp() >= RETURN_S:
+                states = self.api.read_flow_run_states(each.id)
+                *_, before, last = [0.0, *sorted(state.timestamp.timestamp() for state in states if state.is_crashed())]
+                if last - before >= AT_ONCE_S:
+                    self.api.set_flow_run_state(each.id, AwaitingRetry(message="It crashed; it goes on by itself."))
+                    self.say(f"flow run {each.id}: scheduled again, as it crashed")
+
+    def _propose(self, flow_run: UUID, proposed: State[Any]) -> None:
+        """Proposes it; a run that is cancelled has its stages cancelled, which it can't ask itself any more."""
+        if proposed.is_cancelled():
+            below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run]))
+            for stage in self.api.read_flow_runs(flow_run_filter=below):
+                if stage.state is not None and not stage.state.is_final():
+                    self.api.set_flow_run_state(stage.id, Cancelling(message="Its run was cancelled."))
+        self.api.set_flow_run_state(flow_run, proposed)
 
     def _states(self, flow_runs: Iterable[UUID]) -> dict[UUID, State[Any] | None]:
         """The states of those that the server knows."""

@@ -19,13 +19,16 @@ from prefect.exceptions import ObjectNotFound
 from engine.errors import RetainError
 from engine.store import FolderStore, Store
 from flows import ends, witness
+from flows.prefect_api import AT_ONCE_S
 from flows.witness import (
-    CANCELLING_S,
+    CANCELLED_S,
+    CRASHED_LATELY_S,
     FLOW_RUN_LABEL,
     KEEP_S,
     OUTLIVED_LOOK_S,
     OUTLIVED_S,
     PENDING_S,
+    RETURN_S,
     STRANDED_LOOK_S,
     Witness,
 )
@@ -80,6 +83,11 @@ class Engine:
 @dataclass
 class Api:
     states: dict[UUID, State[Any]] = field(default_factory=dict)
+    parents: dict[UUID, UUID] = field(default_factory=dict)  # flow run of a stage -> that of its run
+    infrastructure: str | None = "machine:c0ffee"
+    runs: list[UUID] = field(default_factory=list)  # the others are stages
+    earlier: list[State[Any]] = field(default_factory=list)  # states of every flow run
+    run_count: int = 1
     reachable: bool = True
     proposed: list[tuple[UUID, State[Any]]] = field(default_factory=list)
 
@@ -97,14 +105,36 @@ class Api:
             raise ObjectNotFound(LookupError())
         return SimpleNamespace(id=flow_run, state=self.states[flow_run])
 
-    def read_flow_runs(self, *, flow_run_filter: Any, work_pool_filter: Any = None) -> list[Any]:
+    def read_flow_run_states(self, flow_run: UUID) -> list[State[Any]]:
+        return [*self.earlier, self.states[flow_run]]
+
+    def read_flow_runs(
+        self, *, flow_run_filter: Any, work_pool_filter: Any = None, flow_filter: Any = None
+    ) -> list[Any]:
         self._reach()
-        if flow_run_filter.id is None:
+        if flow_filter is not None:
+            assert flow_filter.name.any_ == ["train"]
+            return [each for each in self._crashed() if each.end_time > flow_run_filter.end_time.after_]
+        if flow_run_filter.parent_flow_run_id is not None:
+            (parent,) = flow_run_filter.parent_flow_run_id.any_
+            wanted = [child for child, above in self.parents.items() if above == parent]
+        elif flow_run_filter.id is None:
             assert work_pool_filter.name.any_ == ["docker"]
             wanted = [each for each, state in self.states.items() if state.type in flow_run_filter.state.type.any_]
         else:
             wanted = flow_run_filter.id.any_
-        return [SimpleNamespace(id=each, state=self.states[each]) for each in wanted if each in self.states]
+        return [
+            SimpleNamespace(id=each, state=self.states[each], infrastructure_pid=self.infrastructure)
+            for each in wanted
+            if each in self.states
+        ]
+
+    def _crashed(self) -> list[Any]:
+        return [
+            SimpleNamespace(id=each, state=state, end_time=state.timestamp, run_count=self.run_count)
+            for each, state in self.states.items()
+            if state.is_crashed() and each in self.runs
+        ]
 
     def set_flow_run_state(self, flow_run: UUID, state: State[Any]) -> None:
         self._reach()
@@ -337,13 +367,18 @@ def test_one_that_was_never_started_is_removed_with_its_flow_run(scene: Scene) -
 
 @pytest.mark.parametrize("container", ["", "created"])
 @pytest.mark.parametrize(
-    ("state", "seconds", "proposed"),
-    [(StateType.PENDING, PENDING_S, "Crashed"), (StateType.CANCELLING, CANCELLING_S, "Cancelled")],
+    ("state", "infrastructure", "seconds", "proposed"),
+    [
+        (StateType.PENDING, None, PENDING_S, "Crashed"),
+        (StateType.CANCELLING, "machine:c0ffee", CANCELLED_S, "Cancelled"),
+        (StateType.CANCELLING, None, PENDING_S, "Cancelled"),  # its image may be on its way
+    ],
 )
 def test_a_flow_run_that_nobody_carries_on_is_ended(
-    scene: Scene, container: str, state: StateType, seconds: float, proposed: str
+    scene: Scene, container: str, state: StateType, infrastructure: str | None, seconds: float, proposed: str
 ) -> None:
     """Its worker was killed before it had started the container, or it was cancelled while it had none."""
+    scene.api.infrastructure = infrastructure
     flow_run = scene.api.run(state, since=NOW)
     if container:
         scene.engine.start("a", flow_run, state=container)
@@ -351,6 +386,41 @@ def test_a_flow_run_that_nobody_carries_on_is_ended(
     assert (scene.proposed, len(scene.engine.listed)) == ([], bool(container))
     scene.look(STRANDED_LOOK_S)
     assert (scene.proposed, scene.engine.listed) == ([proposed], {})
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_the_stages_of_a_run_that_was_cancelled_without_a_container_are_cancelled(scene: Scene, ended: bool) -> None:
+    """It can't ask them any more."""
+    run = scene.api.run(StateType.CANCELLING, since=NOW)
+    at_work, complete = scene.api.run(), scene.api.run(StateType.COMPLETED)
+    other = scene.api.run()
+    scene.api.parents = {at_work: run, complete: run, other: uuid4()}
+    if ended:
+        scene.engine.end(scene.engine.start("a", run), at=NOW + 1)
+    scene.look(2.0 if ended else CANCELLED_S + 1)
+    assert [(each, state.name) for each, state in scene.api.proposed] == [(at_work, "Cancelling"), (run, "Cancelled")]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "run_count", "after", "returns"),
+    [
+        (None, 1, RETURN_S, True),
+        (NOW - AT_ONCE_S - 1, 2, RETURN_S, True),
+        (NOW - AT_ONCE_S + 1, 2, RETURN_S, False),  # it crashes at once, whoever starts it
+        (None, 0, RETURN_S, False),  # it never began, for want of its image perhaps
+        (None, 1, RETURN_S - 1, False),  # the automation sees to it
+        (None, 1, CRASHED_LATELY_S + 1, False),
+    ],
+)
+def test_a_run_that_crashed_goes_on_though_the_event_is_held_back(
+    scene: Scene, earlier: float | None, run_count: int, after: float, returns: bool
+) -> None:
+    scene.api.runs.append(scene.api.run(StateType.CRASHED, since=NOW))
+    scene.api.run_count = run_count
+    if earlier is not None:
+        scene.api.earlier = [State(type=StateType.CRASHED, timestamp=datetime.fromtimestamp(earlier, UTC))]
+    scene.look(after)
+    assert scene.proposed == (["AwaitingRetry"] if returns else [])
 
 
 @pytest.mark.parametrize("state", [StateType.PENDING, StateType.CANCELLING])

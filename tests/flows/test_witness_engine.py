@@ -59,7 +59,7 @@ class Api:
     def read_flow_run(self, flow_run: object) -> Any:
         return SimpleNamespace(id=flow_run, state=self.state)
 
-    def read_flow_runs(self, *, flow_run_filter: Any, work_pool_filter: Any = None) -> list[Any]:
+    def read_flow_runs(self, *, flow_run_filter: Any, **_: Any) -> list[Any]:
         return [self.read_flow_run(each) for each in flow_run_filter.id.any_] if flow_run_filter.id else []
 
     def set_flow_run_state(self, flow_run: object, state: State[Any]) -> None:
