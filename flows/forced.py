@@ -1,8 +1,9 @@
 """Artifacts that a run makes again although they are there, because its parameter `force` says so.
 
 An artifact is set aside by removing its manifest, as soon as its stage's turn has come and not before. What is removed
-is kept below `forced/<flow run>` until the run ends. So a parent that was killed sets nothing aside twice when it comes
-back, and where the artifact was not made again, the old one is put back.
+is kept below `forced/<flow run>` until the run ends, and that it was removed for good. So a parent that was killed sets
+nothing aside twice when it comes back, however late that is, and where the artifact was not made again, the old one is
+put back.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ def put_back(store: Store, flow_run: str) -> None:
     """Ends what set_aside() began: artifacts that were not made again are as before."""
     folder = f"{FOLDER}/{flow_run}/"
     for key in sorted(store.list(folder.rstrip("/")), reverse=True):  # REMOVED before MANIFEST
+        prefix, _, name = key.removeprefix(folder).rpartition("/")
+        if name == REMOVED and store.read(f"{prefix}/{MANIFEST}") is not None:
+            continue  # made again
         stored = store.read(key)
-        if key.endswith(f"/{MANIFEST}") and stored is not None:
+        if name == MANIFEST and stored is not None:
             with suppress(Conflict):
                 store.write(key.removeprefix(folder), stored[0], expect=ABSENT)
         store.delete(key)
