@@ -24,8 +24,10 @@ from engine.process import Holder, this_process
 from engine.store import ABSENT, Conflict, Store
 
 MICRO = 1_000_000
-# An attempt in a container has its claim 5 to 12 s after its reservation; a machine may be busy, or have to be found.
-STARTS_S = 180.0
+# Seconds from a reservation within which an attempt has its claim. A subprocess has it after one or two, a container
+# after 5 to 12, unless its image has to be pulled; one that doesn't start is given up after 600 (flows/witness.py).
+STARTS_S = 30.0
+CONTAINER_STARTS_S = 900.0
 
 
 class Entry(BaseModel):
@@ -182,7 +184,7 @@ def starting_elsewhere(attempts: Iterable[Entry], artifact: str, owner: str) -> 
         each.state == "open"
         and each.artifact == artifact
         and not each.of_run(owner)
-        and abs(now - each.reserved_at) < STARTS_S
+        and abs(now - each.reserved_at) < (CONTAINER_STARTS_S if each.owner else STARTS_S)
         for each in attempts
     )
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from engine.errors import BudgetExceeded, RetainError
 from engine.ledger import (
+    CONTAINER_STARTS_S,
     MICRO,
     STARTS_S,
     Entry,
@@ -412,15 +413,16 @@ def test_of_two_runs_only_one_starts_an_attempt_at_an_artifact(store: FolderStor
     take(store, "exp/risk/f00/10", owner="another")
 
 
+@pytest.mark.parametrize(("owner", "starts_s"), [("one", CONTAINER_STARTS_S), ("", STARTS_S)])
 def test_the_claim_says_who_is_at_work_once_an_attempt_has_had_time_to_start(
-    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch, owner: str, starts_s: float
 ) -> None:
-    take(store, "exp/risk/f00/1", owner="one")
+    take(store, "exp/risk/f00/1", owner=owner)
     assert starting_elsewhere(entries(store, SCOPE), "exp/risk/f00", "other")
-    assert not starting_elsewhere(entries(store, SCOPE), "exp/risk/f00", "one")
+    assert not starting_elsewhere(entries(store, SCOPE), "exp/risk/f00", owner)
     assert not starting_elsewhere(entries(store, SCOPE), "exp/risk/f01", "other")
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + STARTS_S + 1)
+    monkeypatch.setattr(time, "time", lambda: now + starts_s + 1)
     assert not starting_elsewhere(entries(store, SCOPE), "exp/risk/f00", "other")
 
 
