@@ -43,7 +43,7 @@ class Ending:
     """How an attempt ended: its exit code (negative: killed by that signal), its record and what it cost.
 
     Not `settled`: when its container ended is not known yet, so its reservation counts until settle_lost() knows.
-    `never_began`: its container could not be started.
+    `never_began`: its container could not be started. `message`: why it was lost.
     """
 
     code: int
@@ -52,6 +52,7 @@ class Ending:
     usd: float
     settled: bool = True
     never_began: bool = False
+    message: str = ""
 
 
 def run_attempt(
@@ -106,7 +107,7 @@ def run_attempt(
             record = _close(plan, prefix, number, child.work, seconds, status, child.message)
     record = record or _planned(plan, plan.machine(stage), identity).model_copy(update={"number": number})
     if code is None:
-        return Ending(LOST, record, seconds, usd, settled=False)
+        return Ending(LOST, record, seconds, usd, settled=False, message=child.message)
     code = OVERDUE if overrun and code < 0 else code  # it may have ended in the last moment
     return Ending(code, record, seconds, usd, settled, child.never_began)
 

@@ -147,12 +147,14 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
         record = ending.record
         if not ending.settled:
             unsettled.add(record.number)
-        why = f" ({record.message})" if record.status == "killed" and record.message else ""
+        status = record.status if record.ended else "lost"
+        why = ending.message or (record.message if status == "killed" else "")
+        why = f" ({why})" if why else ""
         log.info(
             "%s: attempt %d %s after %.1f s, $%.5f%s",
             name,
             record.number,
-            record.status,
+            status,
             ending.seconds,
             ending.usd,
             why,
@@ -166,7 +168,7 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
         if then.step == "retry" or (then.step == "give up" and run.stopping.is_set()):
             preemptions += 1
             wait = f" in {then.wait_s:.0f} s" if then.wait_s else ""
-            run.board.update(name, state="preempted", message=f"{record.status}{why}; trying again{wait}")
+            run.board.update(name, state="preempted", message=f"{status}{why}; trying again{wait}")
             run.stopping.wait(then.wait_s)
         elif then.step == "give up":
             raise StageEnded(f"preempted {preemptions + 1} times, more than execution.max_preemptions", 1)

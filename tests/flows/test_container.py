@@ -314,6 +314,7 @@ def test_a_lost_attempt_stays_reserved_until_its_container_has_ended(
     identity = plan.identity(RISK, {})
     ending = run_attempt(plan, RISK, identity, {}, lambda child: None, launcher(store, Api(), at_work))
     assert (ending.code, ending.record.ended, entry_of(plan).state) == (LOST, False, "open")
+    assert ending.message == "no sign of life for 0 s"
     assert settle_lost(plan) == 0  # it may be paused, and go on to cost money
     assert unsettled(plan, OWNER) == 1
     ended(store, started[0].flow_run, seconds=30.0)
