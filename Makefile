@@ -1,6 +1,6 @@
 # `make` alone prints the targets below. Those that name an EXPERIMENT take another by EXPERIMENT=name, which is
 # ops/configs/experiment_<name>.yaml, or by the path of a file. EXPERIMENT may be set in the shell; VENV, PYTHON, STAGE,
-# USD, BY, EXCEPT, ONLY, PUSH and ACCELERATOR count only when given to make, since other tools use these names, and
+# USD, BY, EXCEPT, ONLY, PUSH, SERVER and ACCELERATOR count only when given to make, since other tools use these names, and
 # nobody signs by what a shell exports.
 
 VENV   := .venv
@@ -11,6 +11,7 @@ BY     :=
 EXCEPT :=
 ONLY   :=
 PUSH   :=
+SERVER :=
 ACCELERATOR :=
 PY     := $(VENV)/bin/python
 

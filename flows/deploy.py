@@ -22,10 +22,10 @@ from prefect.exceptions import ObjectNotFound
 from engine.errors import DataError, RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
-from engine.paths import is_folder, path_of, why_unreadable
+from engine.paths import is_folder, path_of, why_unreadable, why_unwritable
 from engine.store import open_store, store_url
 from flows import automations
-from flows.login import logged_in, stated_address
+from flows.login import is_own, logged_in, stated_address
 from flows.platform import POOL, api_url, bind, store_of
 from flows.prefect_api import client
 from images.build import accelerator_of, engine, references
@@ -57,7 +57,7 @@ def deploy(server: str | None = None, say: Say = print) -> None:
         )
     with logged_in(server) as login, client() as api:
         _check_server(api, login["PREFECT_API_URL"])
-        images, mounted = _checked(api, own=server is None)
+        images, mounted = _checked(api, own=server is None or is_own(server))
         before = _data_before(api)
         _register(login | _variables(images, mounted))
         automations.register()
@@ -136,7 +136,11 @@ def _data_folder(store: str) -> str:
     given = os.environ.get("RETAIN_DATA_DIR")
     if not given:
         folder = Path(store) / "data"
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if store:
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RetainError(f"{folder}: {why_unwritable(error)}") from None
         return str(folder)
     folder = path_of("RETAIN_DATA_DIR", given).resolve()
     try:
@@ -181,9 +185,10 @@ def _give_gpu(api: SyncPrefectClient) -> None:
 def _data_before(api: SyncPrefectClient) -> str | None:
     """The data folder of runs as they are registered; None if none are."""
     for deployment in api.read_deployments():
-        for mount in (deployment.job_variables or {}).get("mounts", []):
-            if mount["Target"] == "/data":
-                return str(mount["Source"])
+        mounts = (deployment.job_variables or {}).get("mounts")
+        for mount in mounts if isinstance(mounts, list) else []:  # on a shared server, another project's
+            if isinstance(mount, dict) and mount.get("Target") == "/data":
+                return str(mount.get("Source"))
     return None
 
 

@@ -33,7 +33,7 @@ def logged_in(address: str | None) -> Iterator[dict[str, str]]:
     with temporary_settings(settings):
         try:
             yield variables
-        except (httpx.HTTPError, PrefectException) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, PrefectException) as error:
             raise RetainError(_explained(error, variables["PREFECT_API_URL"])) from None
 
 
@@ -46,9 +46,13 @@ def stated_address() -> str | None:
 def is_own(address: str) -> bool:
     """Whether the server of `make up` is reached there."""
     stated = urlsplit(address.rstrip("/"))
+    try:
+        port = stated.port
+    except ValueError:
+        return False
     host = platform.LOOPBACK if stated.hostname == "localhost" else stated.hostname
     same = {platform.LOOPBACK, urlsplit(platform.api_url(platform.bind())).hostname}
-    return (stated.scheme, stated.port, stated.path) == ("http", platform.PORT, "/api") and host in same
+    return (stated.scheme, port, stated.path) == ("http", platform.PORT, "/api") and host in same
 
 
 def _explained(error: Exception, address: str) -> str:

