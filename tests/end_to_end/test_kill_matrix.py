@@ -164,7 +164,7 @@ def write_report(runs: Sequence[RunUnderFire]) -> None:
         f"times for {sum(run.compared for run in runs)} attempts: none differed by more than a second. No container, "
         "claim or reservation was left.",
         "",
-        f"{len(missed)} more events struck nothing and don't count: {', '.join(missed) or 'none'}.",
+        f"Not counted, since nothing was left to strike: {', '.join(missed) or 'none'}.",
     ]
     text = REPORT.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
