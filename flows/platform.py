@@ -96,8 +96,8 @@ def up(say: Say) -> None:
         if "server" in together:
             _make_pool(api_url(address), environment.get(CLIENT_AUTH))
             say(f"work pool {POOL}: as {POOL_FILE.relative_to(ROOT)} states")
-            for other in _other_stores(api_url(address), environment):
-                say(f"warning: deployments keep their artifacts in {other}, not in {environment['RETAIN_HOST_STORE']}")
+            for other in _other_stores(api_url(address), environment.get(CLIENT_AUTH), _store_folder()):
+                say(f"warning: deployments keep their artifacts in {other}, not in {_store_folder()}")
                 say("  `make deploy` changes that; or start this with the same RETAIN_STORE")
     say(f"Prefect is at {api_url(address).removesuffix('/api')}")
 
@@ -414,17 +414,16 @@ def _make_pool(url: str, auth: str | None) -> None:
             raise RetainError(f"Prefect's server refused the work pool {POOL} ({_first_line(error)})") from None
 
 
-def _other_stores(url: str, environment: Mapping[str, str]) -> list[str]:
-    """The stores of deployments, other than the witness's: none of their stages would be seen to end."""
-    settings = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: environment.get(CLIENT_AUTH)}
-    with temporary_settings(settings), get_client(sync_client=True) as api:
+def _other_stores(url: str, auth: str | None, store: str) -> list[str]:
+    """The stores of deployments, other than the witness's `store`: none of their stages would be seen to end."""
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth}), get_client(sync_client=True) as api:
         try:
             deployments = api.read_deployments()
         except httpx.HTTPError:
             return []  # what it would be warned of is seen by `make deploy` as well
     volumes = {str(each) for one in deployments for each in (one.job_variables or {}).get("volumes") or []}
     stores = {each.removesuffix(":/store") for each in volumes if each.endswith(":/store")}
-    return sorted(stores - {environment["RETAIN_HOST_STORE"]})
+    return sorted(stores - {store})
 
 
 def _stop_stages(engine: DockerClient, say: Say) -> None:

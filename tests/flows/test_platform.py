@@ -314,7 +314,7 @@ def test_deployments_of_another_store_than_the_witness_s_are_told(
 ) -> None:
     api = SimpleNamespace(read_deployments=lambda: [SimpleNamespace(job_variables={"volumes": volumes})])
     monkeypatch.setattr(platform, "get_client", lambda **_: nullcontext(api))
-    assert platform._other_stores("http://127.0.0.1:4200/api", {"RETAIN_HOST_STORE": "/here"}) == other
+    assert platform._other_stores("http://127.0.0.1:4200/api", None, "/here") == other
 
 
 def test_no_compose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
