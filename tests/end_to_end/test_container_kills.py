@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from engine.store import FolderStore
 from images.build import build
 from tests.containers import engine_or_skip
 from tests.end_to_end.containers import (
+    FLOW_RUN,
     Platform,
     check_money,
     digests,
@@ -104,7 +106,8 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoints(platform: Platform)
     command = [sys.executable, "-m", "flows.follow", "--experiment", "chaos", "--stage", "decision"]
     followed = subprocess.Popen(command, cwd=ROOT, env=platform.environment, stdout=subprocess.PIPE, text=True)
     wait_for_checkpoint(platform)
-    followed.send_signal(signal.SIGINT)
+    with frozen_until_asked_to_stop(platform):
+        followed.send_signal(signal.SIGINT)
     said, _ = followed.communicate(timeout=120)
     assert followed.returncode == 130
     assert "stopping: its stages save their checkpoints" in said
@@ -114,7 +117,8 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoints(platform: Platform)
     kept = sealed_step(platform, "decision")
     run = platform.run(stages=["decision"])
     wait_for_checkpoint(platform, kept)
-    platform.ask("POST", f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}})
+    with frozen_until_asked_to_stop(platform):
+        platform.ask("POST", f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}})
     assert platform.wait(run, 120)["state_type"] == "CANCELLED"
     assert_nothing_is_left(platform)
     assert first_step(platform, "decision") > kept
@@ -136,7 +140,8 @@ def test_a_cap_that_is_lowered_stops_the_run_and_pauses_its_deployment(platform:
     wait_for_checkpoint(platform)
     budget = [sys.executable, "-m", "flows", "budget", "--experiment", "chaos"]
     try:
-        subprocess.run([*budget, "0.0001"], cwd=ROOT, env=platform.environment, check=True, capture_output=True)
+        with frozen_until_asked_to_stop(platform):
+            subprocess.run([*budget, "0.0001"], cwd=ROOT, env=platform.environment, check=True, capture_output=True)
         ended = platform.wait(run, 180)
         assert (ended["state_type"], "budget" in ended["state"]["message"]) == ("FAILED", True)
         assert_nothing_is_left(platform)
@@ -182,6 +187,19 @@ def what_is_left(platform: Platform) -> dict[str, bytes]:
 def wait_for_checkpoint(platform: Platform, after: int = 0) -> None:
     """Until `decision` has completed one of a later step than `after`."""
     wait_for(lambda: sealed_step(platform, "decision") > after, 120, f"a checkpoint after step {after}")
+
+
+@contextmanager
+def frozen_until_asked_to_stop(platform: Platform) -> Iterator[None]:
+    """Pauses `decision` while its end is asked for, which takes seconds: on a fast machine it would complete."""
+    container = platform.container_of("decision-")
+    container.pause()
+    try:
+        yield
+        attempt = container.labels[FLOW_RUN]
+        wait_for(lambda: platform.flow_run(attempt)["state_type"] == "CANCELLING", 15, "the attempt is to stop")
+    finally:
+        container.unpause()
 
 
 def entries(platform: Platform) -> list[ledger.Entry]:
