@@ -96,8 +96,9 @@ def up(say: Say) -> None:
         if "server" in together:
             _make_pool(api_url(address), environment.get(CLIENT_AUTH))
             say(f"work pool {POOL}: as {POOL_FILE.relative_to(ROOT)} states")
-            for other in _other_stores(api_url(address), environment.get(CLIENT_AUTH), _store_folder()):
-                say(f"warning: deployments keep their artifacts in {other}, not in {_store_folder()}")
+            store = _store_folder()
+            for other in _other_stores(api_url(address), environment.get(CLIENT_AUTH), store):
+                say(f"warning: deployments keep their artifacts in {other}, not in {store}")
                 say("  `make deploy` changes that; or start this with the same RETAIN_STORE")
     say(f"Prefect is at {api_url(address).removesuffix('/api')}")
 

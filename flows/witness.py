@@ -67,10 +67,9 @@ FLOW_RUN_LABEL = "io.prefect.flow-run-id"  # set by the worker
 # Touched at each look, for the health check of infra/compose.yaml.
 ALIVE = Path(tempfile.gettempdir()) / "retain-witness"
 LOOK_S = 0.5
-OUTLIVED_LOOK_S = 5.0  # between two looks for containers that outlive their flow run
+CARE_S = 5.0  # between two looks for containers that outlive their flow run, and for runs that nobody carries on
 KEEP_S = 15.0
 OUTLIVED_S = 60.0  # how long a container may outlive its flow run, or a cancellation of it
-STRANDED_LOOK_S = 5.0  # between two looks for flow runs that nobody carries on
 # How long a flow run may be without a container: its worker may have to pull an image of 2 GB first.
 PENDING_S = 600.0
 CANCELLED_S = 10.0  # the same, if it had one and is being cancelled
@@ -124,8 +123,7 @@ class Witness:
     _host: str = ""
     _ended: dict[str, Ended] = field(default_factory=dict)  # container -> what is done about it
     _outlived_since: dict[str, float] = field(default_factory=dict)  # container -> when it was first seen to
-    _next_outlived_look: float = 0.0
-    _next_stranded_look: float = 0.0
+    _next_care: float = 0.0
     _retry_at: float = 0.0
 
     @property
@@ -147,12 +145,11 @@ class Witness:
         if now >= self._retry_at:
             self._retry_at = now + RETRY_S  # unless all of it can be done
             self._settle()
-            if now >= self._next_outlived_look:
-                self._next_outlived_look = now + OUTLIVED_LOOK_S
-                self._end_outlived([each for each in listed if each["State"] not in ENDED])
-            if now >= self._next_stranded_look:
-                self._next_stranded_look = now + STRANDED_LOOK_S
-                self._end_stranded([each for each in listed if each["State"] not in ENDED])
+            if now >= self._next_care:
+                self._next_care = now + CARE_S
+                living = [each for each in listed if each["State"] not in ENDED]
+                self._end_outlived(living)
+                self._end_stranded(living)
                 self._return_crashed(now)
             self._retry_at = 0.0
 

@@ -22,14 +22,13 @@ from flows import ends, witness
 from flows.prefect_api import AT_ONCE_S
 from flows.witness import (
     CANCELLED_S,
+    CARE_S,
     CRASHED_LATELY_S,
     FLOW_RUN_LABEL,
     KEEP_S,
-    OUTLIVED_LOOK_S,
     OUTLIVED_S,
     PENDING_S,
     RETURN_S,
-    STRANDED_LOOK_S,
     Witness,
 )
 
@@ -306,8 +305,8 @@ def test_of_many_ends_one_that_fails_holds_up_no_other(scene: Scene) -> None:
 
 def outlive(scene: Scene) -> list[str]:
     """The containers that are killed within two minutes."""
-    for _ in range(int(120 / OUTLIVED_LOOK_S)):
-        scene.look(OUTLIVED_LOOK_S)
+    for _ in range(int(120 / CARE_S)):
+        scene.look(CARE_S)
     return scene.engine.killed
 
 
@@ -319,7 +318,7 @@ def test_a_container_that_outlives_its_flow_run_is_killed(scene: Scene, state: S
     scene.look()
     scene.look(OUTLIVED_S - 1)
     assert scene.engine.killed == []
-    scene.look(OUTLIVED_LOOK_S)
+    scene.look(CARE_S)
     assert scene.engine.killed == [container]
     assert scene.said == [f"flow run {flow_run} is {state.name.capitalize()}; killing container {'a' * 12}"]
 
@@ -336,9 +335,9 @@ def test_one_whose_flow_run_is_tried_again_within_a_minute_is_left_alone(scene: 
     scene.look()
     scene.look(OUTLIVED_S - 1)
     scene.api.set(flow_run, StateType.SCHEDULED)
-    scene.look(OUTLIVED_LOOK_S)
+    scene.look(CARE_S)
     scene.api.set(flow_run, StateType.CRASHED)
-    scene.look(OUTLIVED_LOOK_S)
+    scene.look(CARE_S)
     scene.look(OUTLIVED_S - 1)
     assert scene.engine.killed == []
     assert container in outlive(scene)
@@ -359,7 +358,7 @@ def test_one_that_was_never_started_is_removed_with_its_flow_run(scene: Scene) -
     scene.look(2 * OUTLIVED_S)
     assert scene.engine.listed
     scene.api.set(flow_run, StateType.CRASHED)
-    scene.look(OUTLIVED_LOOK_S)
+    scene.look(CARE_S)
     scene.look(OUTLIVED_S)
     assert scene.engine.listed == {}
     assert scene.engine.killed == []
@@ -384,7 +383,7 @@ def test_a_flow_run_that_nobody_carries_on_is_ended(
         scene.engine.start("a", flow_run, state=container)
     scene.look(seconds - 1)
     assert (scene.proposed, len(scene.engine.listed)) == ([], bool(container))
-    scene.look(STRANDED_LOOK_S)
+    scene.look(CARE_S)
     assert (scene.proposed, scene.engine.listed) == ([proposed], {})
 
 
