@@ -36,6 +36,7 @@ from engine.artifact import current, open_artifact
 from engine.store import store_url
 from retain.dataset import DatasetSpec
 from retain.decision import Arm, decide, observe, pace, price
+from retain.parts import Part
 from retain.release import Release, load, with_part
 from retain.request import request_columns
 from retain.score import Scorer
@@ -64,6 +65,7 @@ def main() -> int:
         print(f"{store}: experiment {experiment} has no {', '.join(lacking)}: run `make run` first", file=sys.stderr)
         return 2
     release = load(open_artifact(folders["release"]))
+    release = replace(release, parts=_served(release))
     if release.policy is None and "decision" in folders:  # left out of the release: it costs as much all the same
         release = with_part(release, "decision", open_artifact(folders["decision"]))
     tables = {"risk": _rows(folders["customers"]), "accept": _rows(folders["campaigns"])}
@@ -77,6 +79,11 @@ def main() -> int:
     out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     met = all(costs[name] <= limit for name, limit in LIMITS.items() if name in costs)
     return 0 if met and all(part["met"] for part in parity.values()) else 1
+
+
+def _served(release: Release) -> dict[str, Part]:
+    """Its parts as if each had met its criteria: what is shown to nobody costs as much as what is."""
+    return {name: part.model_copy(update={"standing": "served"}) for name, part in release.parts.items()}
 
 
 def _rows(folder: Path) -> tuple[DatasetSpec, list[dict[str, Any]]]:

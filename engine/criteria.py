@@ -13,7 +13,10 @@ OPERATORS = {"at_least": ">=", "above": ">", "at_most": "<=", "below": "<"}
 
 
 class Criterion(BaseModel):
-    """One limit on one metric; a criterion that isn't gating is shown and stops nothing."""
+    """One limit on one metric; a criterion that isn't gating is shown and stops nothing.
+
+    `kind` is a word for what it is about, which whoever acts on a verdict may go by; the judgement doesn't.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -22,6 +25,7 @@ class Criterion(BaseModel):
     at_most: float | None = None
     below: float | None = None
     gating: bool = True
+    kind: str | None = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> Criterion:
@@ -59,6 +63,7 @@ class Verdict:
     op: str
     limit: float
     gating: bool
+    kind: str | None
     passed: bool
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,5 +93,6 @@ def _verdict(stage: str, name: str, metric: Mapping[str, Any], criterion: Criter
         op=criterion.op,
         limit=criterion.limit,
         gating=criterion.gating,
+        kind=criterion.kind,
         passed=value is not None and criterion.holds(value),
     )

@@ -14,6 +14,9 @@ A value stands beside what it is read against, where there is such: an ECE besid
 NRR beside that of the exact bound, which no policy can pass. (The playbook's "+3 % NRR" is there
 twice: of the whole cohort, not gating, and of the customers at risk, gating.)
 
+A missed criterion says its kind where it has one: value or safety, which decides whether a part of the release that
+misses it runs in the shadow or is left out.
+
 Below the table stands in red what the artifacts warn of, such as a table that was cut off: no criterion asks that.
 
 Exit code: 0 every gating criterion holds, 1 one is missed or its stage has not run, 2 bad input.
@@ -197,7 +200,9 @@ def _word(row: Row) -> Text:
         return Text("met", style="green")
     if not row.verdict.gating:
         return Text("not met (shown, not gating)", style="yellow")
-    return Text("MISSED" if row.verdict.value is not None else "MISSED (not measured)", style="bold red")
+    about = [row.verdict.kind, "not measured" if row.verdict.value is None else None]
+    said = ", ".join(word for word in about if word is not None)
+    return Text(f"MISSED ({said})" if said else "MISSED", style="bold red")
 
 
 def main(arguments: Sequence[str]) -> int:

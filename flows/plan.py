@@ -24,7 +24,7 @@ from flows import preflight
 from flows.sources import Source
 from images.locks import locked
 from images.table import IMAGES
-from retain.release import JUDGED_BY
+from retain.parts import JUDGED_BY
 from tasks.config import Experiment, Machine
 from tasks.stages import STAGES
 

@@ -6,12 +6,11 @@ import json
 import shlex
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -26,6 +25,7 @@ from eval import comparison, words
 from eval.decision import DECISION, read
 from flows.board import ENDED, Board, Row, critical_path, makespan
 from flows.plan import Plan
+from retain.parts import Part
 from retain.release import ReleaseError, load
 from retain.request import examples
 from serve.messages import summary
@@ -190,32 +190,28 @@ def show_words(plan: Plan, board: Board, console: Console, whole: bool) -> None:
     console.print()
 
 
-# Part of a release -> what the service does if the part was left out.
-WITHOUT = {
+# Part of a release -> what the service does if customers are not shown it.
+INSTEAD = {
     "decision": "the baseline decides",
     "sft": "templates speak for the baseline",
     "rlhf": "the sft messages, or templates, speak for the learned policy",
 }
 
 
-def show_exceptions(
-    left_out: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[str, Any]], console: Console
-) -> None:
-    """Prints in red the parts that the release lacks, and those that it has although they missed criteria."""
-    for part in left_out:
-        why = f" ({part['override']})" if "override" in part else ""
-        instead = WITHOUT.get(part["part"], "the baseline decides")
-        text = f"LEFT OUT of the release: {part['part']} {part['digest']}{why}; {instead}. Missed:"
-        _in_red(console, text, part)
-    for part in overrides:
-        by = f"{part['by']} ({part['reason']})"
-        _in_red(console, f"LET INTO the release by {by}: {part['part']} {part['digest']}. Missed:", part)
-
-
-def _in_red(console: Console, text: str, part: Mapping[str, Any]) -> None:
-    lines = [text, *(f"  {missed.removeprefix(part['part']).strip()}" for missed in part["missed"])]
-    for line in lines:
-        console.print(line, style="bold red", soft_wrap=True)
+def show_standings(parts: Mapping[str, Part], console: Console) -> None:
+    """Prints the parts that customers are not shown: in yellow those in the shadow, in red those that are left out."""
+    for name, part in parts.items():
+        if part.standing == "served":
+            continue
+        said, style = (
+            ("SHADOW ONLY", "bold yellow")
+            if part.standing == "shadow_only"
+            else ("LEFT OUT of the release", "bold red")
+        )
+        lines = [f"{said}: {name} {part.digest}; {INSTEAD.get(name, 'the baseline decides')}. Missed:"]
+        lines += [f"  {missed.verdict.removeprefix(name).strip()}, {missed.kind}" for missed in part.missed]
+        for line in lines:
+            console.print(line, style=style, soft_wrap=True)
 
 
 def show_release(plan: Plan, row: Row, console: Console) -> None:
@@ -235,12 +231,12 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
         release = load(open_artifact(folder))
     except ReleaseError as error:
         raise RetainError(f"{folder}: can't be served: {error}; remove it and run again") from None
-    show_exceptions(release.left_out, release.overrides, console)
+    show_standings(release.parts, console)
     approvals = look(plan.store.url)
     read_so_far = replace(release, verdicts=approvals.verdicts)
     for line in summary(read_so_far, approvals):
         console.print(line, soft_wrap=True)
-    if any(standing.unread for standing in read_so_far.standings.values()):
+    if any(review.unread for name, review in read_so_far.reviews.items() if name in read_so_far.shown):
         console.print(
             f"until then others, or templates, are sent: make messages{_experiment(plan.named)}",
             style="yellow",

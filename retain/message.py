@@ -8,6 +8,7 @@ it. Who writes and how to opt out stand below every message (footer): fixed text
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -163,7 +164,7 @@ def footer(sender_name: str, sender_address: str) -> str:
     return f"Reply STOP to opt out. {sender_name}, {sender_address}"
 
 
-class Standing(NamedTuple):
+class Review(NamedTuple):
     """Of the messages of a bank: how many it lists, and what a person who read them said."""
 
     listed: int
@@ -232,10 +233,10 @@ class Bank:
         """The messages whose text a person approved: text -> "approved" or "rejected"."""
         return Bank([entry for entry in self.entries if verdicts.get(entry.text) == "approved"])
 
-    def standing(self, verdicts: Mapping[str, str]) -> Standing:
+    def review(self, verdicts: Mapping[str, str]) -> Review:
         """How many of its messages were read, and what was said of them."""
         said = Counter(verdicts.get(entry.text, "unread") for entry in self.entries)
-        return Standing(len(self.entries), said["approved"], said["rejected"], said["unread"])
+        return Review(len(self.entries), said["approved"], said["rejected"], said["unread"])
 
     def without_refused(self, months: int, rules: Rules) -> tuple[Bank, list[tuple[Entry, tuple[str, ...]]]]:
         """The messages that keep the rules; and those that don't, with what is said of each. `months`: how long an
@@ -272,6 +273,31 @@ def find(
             if (message := bank.best(wanted, offer, months, guard, name)) is not None:
                 return message
     return None
+
+
+_SCORES = 'scores.json: wants a number for each text, by "situation/offer"; run the messages stage again'
+
+
+def scores_of(content: object) -> dict[tuple[str, int], dict[str, float]]:
+    """(situation, offer) -> text -> score, of what `messages` writes as scores.json. Raises MessageError."""
+    if not isinstance(content, dict):
+        raise MessageError(_SCORES)
+    by_cell = {}
+    for cell, scores in content.items():
+        situation, _, offer = cell.partition("/")
+        if situation not in SITUATIONS or not re.fullmatch("0|[1-9][0-9]?", offer) or int(offer) > MAX_PERCENT:
+            raise MessageError(_SCORES)
+        if not isinstance(scores, dict):
+            raise MessageError(_SCORES)
+        if not all(type(score) in (int, float) for score in scores.values()):
+            raise MessageError(_SCORES)
+        try:
+            by_cell[situation, int(offer)] = {text: float(score) for text, score in scores.items()}
+        except OverflowError:  # an integer beyond floats
+            raise MessageError(_SCORES) from None
+    if not all(math.isfinite(score) for scores in by_cell.values() for score in scores.values()):
+        raise MessageError(_SCORES)
+    return by_cell
 
 
 def _entry(item: object, where: str) -> Entry:

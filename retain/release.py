@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +17,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from retain.bounds import MAX_PERCENT
 from retain.dataset import DatasetSpec, number_of, protected_columns
 from retain.decision import (
     NO_HISTORY,
@@ -41,8 +38,9 @@ from retain.decision import (
 )
 from retain.features import Featurizer, names_without_gaps, without_gaps
 from retain.guard import Guard, GuardInForce
-from retain.message import SITUATIONS, Bank, Message, MessageError, Standing, find, footer, situation
+from retain.message import Bank, Message, MessageError, Review, find, footer, scores_of, situation
 from retain.needs import price_faults
+from retain.parts import JUDGED_BY, REQUIRED, Acceptance, Part, Standing, shown
 from retain.plausible import Plausibility, Ranges
 from retain.policy import Policy, PolicyError
 from retain.score import ModelError, Scorer
@@ -61,26 +59,15 @@ PART_FILES = {
 }
 # Whose artifact a part is, where that isn't the stage of its name.
 STAGE_OF = {"sft": "messages", "rlhf": "messages"}
-# The stages whose criteria decide about each part. RLHF begins at what SFT reached: what an SFT that missed was trained
-# on to is left out with it.
-JUDGED_BY = {
-    "risk": ("risk",),
-    "accept": ("accept",),
-    "decision": ("decision",),
-    "sft": ("sft",),
-    "rlhf": ("sft", "rm", "text_eval", "messages"),
-}
 # Banks of messages: which ones an arm speaks from, the first that has one for the customer. The templates are always
 # there.
 TEMPLATES = "template"
 SOURCES = (TEMPLATES, *STAGE_OF)  # of messages
 SPEAKS: Mapping[Arm, tuple[str, ...]] = {"baseline": ("sft", TEMPLATES), "learned": ("rlhf", "sft", TEMPLATES)}
 SCORES = "scores.json"  # of an artifact of `messages`: {"situation/offer": {text: score}}
-_WANTED = f'{SCORES}: wants a number for each text, by "situation/offer"; run the messages stage again'
 TERMS = "terms.json"
 _OLDER = "; an older release has another one or none, and a new run of its experiment makes a new release"
-# Without these there is nothing to serve; what else fails its criteria is left out.
-REQUIRED = ("risk", "accept")
+_PARTS = TypeAdapter(dict[str, Part])
 # Of the budget: what one offer may cost though the customer's charge is above what is plausible.
 MAX_SHARE = 0.05
 
@@ -122,12 +109,13 @@ class Assessment:
 class Release:
     """`versions` holds a digest of each part's content. `has_bank_columns`: a customer has all that `accept` asks.
 
-    `policy` is None where the learned one is left out; `left_out` and `overrides` are what release.json says of parts
-    that missed criteria. `banks`: the templates, and of `sft` and `rlhf` those that are there. `footer` stands below
-    every message. `plausible` knows what the numbers of a request are like. `dropped`: the messages of those banks that
-    the guard refused, each with its part and what it breaks. `replaced`: the parts that are not the release's own.
-    `verdicts`: text -> "approved" or "rejected", of what people read; of a language model's messages the approved ones
-    alone are sent, so nothing is before somebody says so.
+    `parts` says where each part stands, and `accepted` which of those in the shadow a person lets customers be shown.
+    `policy` is None where the learned one is left out. `banks`: the templates, and of `sft` and `rlhf` those that are
+    there. `footer` stands below every message. `plausible` knows what the numbers of a request are like. `dropped`: the
+    messages of those banks that the guard refused, each with its part and what it breaks. `replaced`: the parts that
+    are not the release's own. `held_back`: those that were to be replaced by the very ones that the release itself
+    shows to nobody. `verdicts`: text -> "approved" or "rejected", of what people read; of a language model's messages
+    the approved ones alone are sent, so nothing is before somebody says so.
     """
 
     experiment: str
@@ -143,11 +131,21 @@ class Release:
     plausible: Plausibility
     versions: Mapping[str, str]
     has_bank_columns: bool
-    left_out: tuple[Mapping[str, Any], ...] = ()
-    overrides: tuple[Mapping[str, Any], ...] = ()
+    parts: Mapping[str, Part]
+    accepted: tuple[Acceptance, ...] = ()
     dropped: tuple[Mapping[str, Any], ...] = ()
     replaced: tuple[str, ...] = ()
+    held_back: tuple[str, ...] = ()
     verdicts: Mapping[str, str] = field(default_factory=dict)
+
+    def standing(self, part: str) -> Standing:
+        """Where risk, accept, decision, sft or rlhf stands."""
+        return self.parts[part].standing
+
+    @cached_property
+    def shown(self) -> frozenset[str]:
+        """The parts whose decisions or messages a customer may be shown."""
+        return shown(self.parts, self.accepted)
 
     def assess(self, values: Mapping[str, object], history: History = NO_HISTORY) -> Assessment:
         """Scores one customer; `values` are those of a validated request. decide() and message() go on from here."""
@@ -164,16 +162,21 @@ class Release:
         )
         return Assessment(self, values, x, case)
 
-    def decide(self, assessment: Assessment, wallet: Wallet, left: float, arm: Arm) -> Decision:
-        """The decision of one arm for one customer.
+    def decide(
+        self, assessment: Assessment, wallet: Wallet, left: float, arm: Arm, *, in_shadow: bool = False
+    ) -> Decision:
+        """The decision of one arm for one customer; `in_shadow` promises that she isn't shown it.
 
         `wallet` holds for what is offered, `left` is the share of its period that is to come. Raises PolicyError when
-        the learned arm can't decide, or there is no policy; nothing is held for then.
+        the learned arm can't decide, there is no policy, or it is one that is shown to nobody and this is not the
+        shadow; nothing is held for then.
         """
         if arm == "baseline":
             return decide(self.terms, assessment.case, wallet, limit=self.offer_limit)
         if self.policy is None:
             raise PolicyError("the release has no learned policy")
+        if not in_shadow and "decision" not in self.shown:
+            raise PolicyError("the learned policy is shadow_only: no customer is shown what it decides")
         return decide(self.terms, assessment.case, wallet, self.policy, left, self.offer_limit)
 
     @cached_property
@@ -205,29 +208,39 @@ class Release:
         return frozenset(column.name for column in protected_columns(self.spec))
 
     def message(self, assessment: Assessment, decision: Decision) -> Message | None:
-        """What is said in a contact, with the footer, from the banks of the arm that decided; None without contact.
+        """What is said in a contact, with the footer, from the banks of the arm that decided which customers may be
+        shown; None without contact.
 
         The table's column of role `name`, if it has one, is greeted with where it is a name that can be said.
         """
+        return self._said(assessment, decision, self._spoken[decision.arm])
+
+    def shadow_message(self, bank: str, assessment: Assessment, decision: Decision) -> Message | None:
+        """What the bank `sft` or `rlhf` alone has to say in a contact, whoever decided on it, wherever the bank stands
+        and whatever people said of its messages: for the record, never for a customer. None without contact, without
+        that bank, and where it has nothing."""
+        return self._said(assessment, decision, (self.banks[bank],)) if bank in self.banks else None
+
+    def _said(self, assessment: Assessment, decision: Decision, banks: Sequence[Bank]) -> Message | None:
         if decision.offer is None:
             return None
         months = number_of(self.spec, "tenure", assessment.values)
         reason = situation(self.spec.roles, assessment.reasons, months)
         called = assessment.values.get(self.spec.roles.get("name", ""))
         name = called if isinstance(called, str) else None
-        message = find(self._spoken[decision.arm], reason, decision.offer, self.terms.offers.months, self.guard, name)
+        message = find(banks, reason, decision.offer, self.terms.offers.months, self.guard, name)
         return None if message is None else message._replace(text=f"{message.text}\n{self.footer}")
 
     @cached_property
     def _spoken(self) -> Mapping[Arm, tuple[Bank, ...]]:
-        approved = {name: self.banks[name].approved(self.verdicts) for name in self.standings}
+        approved = {name: self.banks[name].approved(self.verdicts) for name in self.reviews if name in self.shown}
         banks = {TEMPLATES: self.banks[TEMPLATES], **approved}
         return {arm: tuple(banks[name] for name in names if name in banks) for arm, names in SPEAKS.items()}
 
     @property
-    def standings(self) -> Mapping[str, Standing]:
-        """Of each bank that a language model wrote."""
-        return {name: bank.standing(self.verdicts) for name, bank in self.banks.items() if name != TEMPLATES}
+    def reviews(self) -> Mapping[str, Review]:
+        """What people said of each bank that a language model wrote."""
+        return {name: bank.review(self.verdicts) for name, bank in self.banks.items() if name != TEMPLATES}
 
 
 def load(files: Mapping[str, Path]) -> Release:
@@ -260,6 +273,11 @@ def load(files: Mapping[str, Path]) -> Release:
     if policy is not None:
         versions["policy"] = digest(files, "decision")
     versions |= {part: digest(files, part) for part in banks if part != TEMPLATES}
+    parts = _parts(about.get("parts"))
+    for part, stated in parts.items():
+        there = versions.get("policy" if part == "decision" else part)
+        if there != (None if stated.standing == "left_out" else stated.digest):
+            raise ReleaseError(f"release.json: {part} is {stated.standing} ({stated.digest}), its files are {there}")
     return Release(
         experiment=about["experiment"],
         spec=spec,
@@ -274,13 +292,8 @@ def load(files: Mapping[str, Path]) -> Release:
         plausible=plausible,
         versions=versions,
         has_bank_columns=set(accept.featurizer.columns) <= set(spec.columns),
-        left_out=_objects(about.get("left_out", []), "left_out", {"part", "digest", "missed"}),
-        overrides=_objects(about.get("overrides", []), "overrides", {"part", "digest", "missed", "by", "reason"}),
-        dropped=tuple(
-            entry
-            for entry in _objects(about.get("dropped", []), "dropped", {"part", "breaks"})
-            if entry["part"] in banks
-        ),
+        parts=parts,
+        dropped=tuple(entry for entry in _dropped(about.get("dropped")) if entry["part"] in banks),
     )
 
 
@@ -290,16 +303,25 @@ def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release
     Of `decision` the policy alone is taken: terms and threshold stay the release's, and it must have been trained for
     the same offers and the same cap. `scores` orders the messages of the banks that are there. A bank loses what the
     guard refuses.
+
+    The part is `served`, since whoever chose it means to see it answer: the release's criteria were not asked about it.
+    If it is the very one that the release has in its shadow or left out, the release stays as it is, and `held_back`
+    says so: the way to show that one to customers is to accept it.
     """
     here = {f"{part}/{name}": path for name, path in files.items()}
-    versions = dict(release.versions)
+    versions, parts = dict(release.versions), dict(release.parts)
+    if part in parts:
+        chosen, own = digest(here, part), parts[part]
+        if own.standing != "served" and chosen == own.artifact:
+            return replace(release, held_back=(*release.held_back, part))
+        parts[part] = Part(standing="served", digest=chosen, artifact=chosen, missed=())
     try:
         if part == "decision":
             policy = _policy(here, "decision/policy.json", release.spec, release.terms)
             _same_terms(_json(here, f"decision/{TERMS}"), release.terms)
             changed = replace(release, policy=policy)
         elif part == "scores":
-            scores = _scores(_json(here, f"scores/{SCORES}"))
+            scores = scores_of(_json(here, f"scores/{SCORES}"))
             ranked = {name: bank.ranked(scores) for name, bank in release.banks.items() if name != TEMPLATES}
             changed = replace(release, banks={**release.banks, **ranked})
         elif part in STAGE_OF:
@@ -325,8 +347,8 @@ def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release
     if part == "scores":
         versions[part] = _sha(here[f"scores/{SCORES}"])[:12]
     else:
-        versions["policy" if part == "decision" else part] = digest(here, part)
-    return replace(changed, versions=versions, replaced=(*release.replaced, part))
+        versions["policy" if part == "decision" else part] = parts[part].digest
+    return replace(changed, versions=versions, parts=parts, replaced=(*release.replaced, part))
 
 
 def digest(files: Mapping[str, Path], part: str) -> str:
@@ -381,28 +403,6 @@ def _keeps_rules(bank: Bank, name: str, terms: Terms, guard: Guard) -> None:
         raise ReleaseError(f"{name}: {problems[0]}")
 
 
-def _scores(content: object) -> dict[tuple[str, int], dict[str, float]]:
-    """(situation, offer) -> text -> score"""
-    if not isinstance(content, dict):
-        raise ReleaseError(_WANTED)
-    by_cell = {}
-    for cell, scores in content.items():
-        situation, _, offer = cell.partition("/")
-        if situation not in SITUATIONS or not re.fullmatch("0|[1-9][0-9]?", offer) or int(offer) > MAX_PERCENT:
-            raise ReleaseError(_WANTED)
-        if not isinstance(scores, dict):
-            raise ReleaseError(_WANTED)
-        if not all(type(score) in (int, float) for score in scores.values()):
-            raise ReleaseError(_WANTED)
-        try:
-            by_cell[situation, int(offer)] = {text: float(score) for text, score in scores.items()}
-        except OverflowError:  # an integer beyond floats
-            raise ReleaseError(_WANTED) from None
-    if not all(math.isfinite(score) for scores in by_cell.values() for score in scores.values()):
-        raise ReleaseError(_WANTED)
-    return by_cell
-
-
 def _policy(files: Mapping[str, Path], name: str, spec: DatasetSpec, terms: Terms) -> Policy:
     try:
         policy = Policy.from_json(_read(files, name), name)
@@ -432,9 +432,22 @@ def _priced(spec: DatasetSpec) -> None:
         raise ReleaseError(f"schema.json: {faults[0]}")
 
 
-def _objects(content: object, name: str, keys: set[str]) -> tuple[Mapping[str, Any], ...]:
+def _parts(content: object) -> dict[str, Part]:
+    try:
+        parts = _PARTS.validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("parts", *first["loc"])))
+        raise ReleaseError(f"release.json: {where}: {first['msg']}{_OLDER}") from None
+    if parts.keys() != JUDGED_BY.keys():
+        raise ReleaseError(f"release.json: its parts are {', '.join(parts)}, not {', '.join(JUDGED_BY)}{_OLDER}")
+    return parts
+
+
+def _dropped(content: object) -> tuple[Mapping[str, Any], ...]:
+    keys = {"part", "breaks"}
     if not isinstance(content, list) or not all(isinstance(item, dict) and keys <= set(item) for item in content):
-        raise ReleaseError(f"release.json: {name} is no list of objects with {', '.join(sorted(keys))}")
+        raise ReleaseError(f"release.json: dropped is no list of objects with {', '.join(sorted(keys))}")
     return tuple(content)
 
 

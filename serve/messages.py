@@ -3,7 +3,7 @@
     python -m serve.messages
     python -m serve.messages approve --by NAME [--except ID,ID]
 
-The texts are those of the release that `python -m serve` would serve under the same settings, overrides included.
+The texts are those of the release that `python -m serve` would serve under the same settings, replaced parts included.
 Verdicts are written to the store (engine.approvals), where a running service finds them within seconds.
 """
 
@@ -42,7 +42,7 @@ class Listed:
     @property
     def entries(self) -> list[Entry]:
         """Of the banks that a language model wrote; by situation and offer, best first."""
-        return [entry for name in self.release.standings for entry in self.release.banks[name].entries]
+        return [entry for name in self.release.reviews for entry in self.release.banks[name].entries]
 
     @property
     def unread(self) -> list[str]:
@@ -87,7 +87,7 @@ def lines(found: Listed) -> Iterator[Text]:
                     (f"{said}  ", style),
                     _plain(entry.text),
                 )
-    if not release.standings:
+    if not release.reviews:
         yield Text("this release holds no messages of a language model: templates are sent")
     yield Text()
     yield from summary(release, found.approvals)
@@ -95,12 +95,13 @@ def lines(found: Listed) -> Iterator[Text]:
 
 def summary(release: Release, approvals: Approvals) -> Iterator[Text]:
     """How many messages wait for a reader."""
-    for name, standing in release.standings.items():
-        share = f"{100 * standing.approved / standing.listed:.0f} %" if standing.listed else "none"
+    for name, review in release.reviews.items():
+        share = f"{100 * review.approved / review.listed:.0f} %" if review.listed else "none"
+        where = "" if name in release.shown else "; shadow_only, sent to nobody"
         yield Text(
-            f"{name}: {standing.listed} messages, {standing.approved} approved ({share}), {standing.rejected} "
-            f"rejected, {standing.unread} wait for a person to read them",
-            "yellow" if standing.unread else "",
+            f"{name}: {review.listed} messages, {review.approved} approved ({share}), {review.rejected} "
+            f"rejected, {review.unread} wait for a person to read them{where}",
+            "yellow" if review.unread else "",
         )
     if approvals.problem:
         yield Text(f"{approvals.problem}: no message counts as read", "bold red")

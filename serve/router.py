@@ -52,14 +52,15 @@ EVERYBODY_BASELINE = Router()
 
 
 def routed(router: Router, release: Release) -> tuple[Router, list[str]]:
-    """The router that holds for a release, and what to warn of: where there is no policy, or no id to draw by, the
-    baseline decides about everybody."""
+    """The router that holds for a release, and what to warn of: where there is no policy that customers may be shown,
+    or no id to draw by, the baseline decides about everybody."""
     if not router.learned_percent:
         return router, []
     why = None
-    if release.policy is None:
-        missed = [text for part in release.left_out if part["part"] == "decision" for text in part["missed"]]
-        why = "the release has no learned policy" + (f" (it missed {'; '.join(missed)})" if missed else "")
+    if release.policy is None or "decision" not in release.shown:
+        missed = [each.verdict for each in release.parts["decision"].missed]
+        why = "the release has no learned policy" if release.policy is None else "its learned policy is shadow_only"
+        why += f" (it missed {'; '.join(missed)})" if missed else ""
     elif "id" not in release.spec.roles:
         why = f"{release.spec.name} has no id that an arm could be drawn by"
     if why is None:

@@ -127,7 +127,7 @@ class Service:
     def banks(self) -> str:
         """Who speaks, in words."""
         approved = [
-            f"{name} {found.approved} of {found.listed} approved" for name, found in self.release.standings.items()
+            f"{name} {found.approved} of {found.listed} approved" for name, found in self.release.reviews.items()
         ]
         return "messages: " + ", ".join([f"{len(self.release.banks[TEMPLATES].entries)} of {TEMPLATES}", *approved])
 
@@ -212,8 +212,8 @@ class Service:
         warnings = [f"{self.approvals.problem}: no message counts as read"] if self.approvals.problem else []
         warnings += [f"{record}: is no record of a text: it counts as unread" for record in self.approvals.damaged]
         warnings += [f"{unreadable}; its text counts as unread" for unreadable in self.approvals.unreadable]
-        for name, found in self.release.standings.items():
-            if found.unread:
+        for name, found in self.release.reviews.items():
+            if found.unread and name in self.release.shown:
                 waiting = f"{found.unread} of {found.listed} messages of {name} wait for a person to read them"
                 warnings.append(f"{waiting} (make messages): others, or templates, are sent")
         return warnings
@@ -260,9 +260,8 @@ class Service:
             "release": self.versions["release"],
             "parts": dict(release.versions),
             "messages": {TEMPLATES: len(release.banks[TEMPLATES].entries)}
-            | {name: found._asdict() for name, found in release.standings.items()},
-            "left_out": list(release.left_out),
-            "overrides": list(release.overrides),
+            | {name: found._asdict() for name, found in release.reviews.items()},
+            "standings": {name: part.model_dump(mode="json") for name, part in release.parts.items()},
             "history": "comes with the request",
             "wallet": {
                 "state": "in this process: a restart forgets it",

@@ -4,7 +4,8 @@ RELEASE_PATH: the folder of a release's artifact; unset: the current release of 
 lies which messages people approved (engine.approvals), whatever release they are of.
 RISK_MODEL_PATH, ACCEPT_MODEL_PATH, PPO_POLICY_PATH: artifact folders of `risk`, `accept` and `decision`, in place of
 the release's own part; SFT_PATH, RLHF_PATH, RM_PATH: of `messages`, for one bank, the other, and the scores that order
-both. The version that answers, /readyz and the line at the start say so.
+both. The version that answers, /readyz and the line at the start say so. A part that missed criteria in this very
+release is not shown to customers for being named here.
 FORCE_BASELINE: true (unless set) lets the baseline decide about everybody, false the learned policy about some.
 CANARY_PERCENT: about how many, 0 to 100; 5 unless set. ASSIGNMENT_KEY: what draws them (router.py).
 RETAIN_KEEP_ALIVE: for how many seconds a connection may be idle after an answer.
@@ -104,12 +105,11 @@ def _router(environment: Mapping[str, str]) -> Router:
 def warnings_about(release: Release) -> list[str]:
     """What the person who runs the service should know about its release, a line each."""
     lines = [f"{part} is that of {OVERRIDES[part]}, not the release's own" for part in release.replaced]
-    for left in release.left_out:
-        part = left["part"]
-        if part in release.replaced and release.versions[VERSIONS.get(part, part)] == left["digest"]:
-            lines.append(f"the {VERSIONS.get(part, part)} of {OVERRIDES[part]} is the one that this release left out")
-    own = [part for part in release.overrides if part["part"] not in release.replaced]
-    lines += [f"{part['part']} missed criteria and was let in by {part['by']}" for part in own]
+    lines += [
+        f"the {VERSIONS.get(part, part)} of {OVERRIDES[part]} is the one that is {release.standing(part)} in this "
+        "release: no customer is shown it"
+        for part in release.held_back
+    ]
     lines += [_dropped(part, release) for part in dict.fromkeys(entry["part"] for entry in release.dropped)]
     return lines if release.bridge.warning is None else [*lines, release.bridge.warning]
 

@@ -16,6 +16,7 @@ from engine.interval import CheckpointInterval
 from retain.dataset import DatasetSpec, DescriptionError, feature_columns
 from retain.guard import GuardWords, in_force
 from retain.offers import Cap, Decay, Months, NotNegative, Offers, Percent, Positive, Share
+from retain.parts import JUDGED_BY, KINDS, REQUIRED
 from retain.rules import RulesError, RuleWords
 from retain.wallet import Mode
 from tasks.words import CuesConfig, EnglishConfig, PhrasesConfig
@@ -641,22 +642,11 @@ class ThresholdConfig(_Block):
     reasons: Annotated[int, Field(ge=1, le=20)]
 
 
-class Override(_Block):
-    """Lets a part into the release that missed criteria: who takes that on, why, for which criteria, and for which
-    artifact alone (the digest of the part, as release.json names it)."""
-
-    by: Annotated[str, Field(min_length=1)]
-    reason: Annotated[str, Field(min_length=1)]
-    criteria: Annotated[tuple[str, ...], Field(min_length=1)]
-    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
-
-
 class ReleaseKeys(_Block):
     """What an experiment states about `release`."""
 
     decision: ThresholdConfig
     sender: SenderConfig
-    overrides: dict[Literal["decision", "sft", "rlhf"], Override]
 
 
 class ReleaseConfig(ReleaseKeys):
@@ -829,6 +819,18 @@ class Experiment(_Block):
     def _place_of_its_own(self) -> Experiment:
         if self.tag in RESERVED:
             raise ValueError(f"tag {self.tag!r} is a folder of the store; an experiment needs another name")
+        return self
+
+    @model_validator(mode="after")
+    def _kinds_of_criteria(self) -> Experiment:
+        deciding = {stage for part, stages in JUDGED_BY.items() if part not in REQUIRED for stage in stages}
+        for stage, criteria in self.criteria.items():
+            for metric, criterion in criteria.items():
+                if criterion.kind not in KINDS and (criterion.kind is not None or stage in deciding):
+                    raise ValueError(
+                        f"criteria.{stage}.{metric}.kind is {criterion.kind!r}: wants {' or '.join(KINDS)}, which "
+                        "decides whether a part of the release that misses it runs in the shadow or is left out"
+                    )
         return self
 
     @model_validator(mode="after")

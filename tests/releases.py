@@ -22,10 +22,10 @@ from retain.dataset import DatasetSpec, feature_columns
 from retain.decision import Arm, Decision, observed, seen_columns
 from retain.features import Featurizer, names_without_gaps
 from retain.message import SITUATIONS
+from retain.parts import Missed, Standing
 from retain.policy import Policy
 from retain.release import Assessment, Release
 from retain.wallet import Wallet
-from tasks.config import Override
 from tasks.release import release
 from tests.words import WORDS
 
@@ -48,20 +48,27 @@ CRITERIA = {
     "customers": {"rows": {"at_least": 100}},
     "risk": {"auc": {"at_least": 0.78}, "ece": {"below": 0.05}},
     "accept": {"auc": {"at_least": 0.70}},
-    "decision": {"nrr_gain": {"at_least": 0.03, "gating": False}, "lift_gain": {"at_least": 0.12}},
-    "sft": {"training_loss": {"below": 2.5}},
-    "rm": {"auc": {"at_least": 0.70}},
-    "text_eval": {"win_rate_gain": {"at_least": 0.08}},
-    "messages": {"coverage": {"at_least": 1.0}},
+    "decision": {
+        "nrr_gain": {"at_least": 0.03, "gating": False, "kind": "value"},
+        "lift_gain": {"at_least": 0.12, "kind": "value"},
+        "over_cap": {"below": 0.01, "kind": "safety"},
+    },
+    "sft": {"training_loss": {"below": 2.5, "kind": "value"}},
+    "rm": {"auc": {"at_least": 0.70, "kind": "value"}},
+    "text_eval": {
+        "win_rate_gain": {"at_least": 0.08, "kind": "value"},
+        "unsafe": {"below": 0.01, "kind": "safety"},
+    },
+    "messages": {"coverage": {"at_least": 1.0, "kind": "value"}},
 }
 PASSED: dict[str, dict[str, Any]] = {
     "customers": {"rows": {"value": 7032.0}},
     "risk": {"auc": {"value": 0.85, "ci": [0.83, 0.87]}, "ece": {"value": 0.02}},
     "accept": {"auc": {"value": 0.8}},
-    "decision": {"nrr_gain": {"value": 0.01}, "lift_gain": {"value": 0.3}},
+    "decision": {"nrr_gain": {"value": 0.01}, "lift_gain": {"value": 0.3}, "over_cap": {"value": 0.0}},
     "sft": {"training_loss": {"value": 1.5}},
     "rm": {"auc": {"value": 0.9}},
-    "text_eval": {"win_rate_gain": {"value": 0.2}},
+    "text_eval": {"win_rate_gain": {"value": 0.2}, "unsafe": {"value": 0.0}},
     "messages": {"coverage": {"value": 1.0}},
 }
 SENDER = {"name": "Toy Telecom", "address": "1 Example Street"}
@@ -87,6 +94,13 @@ def bank(source: str, offers: Sequence[int] = LEVELS, situations: Sequence[str] 
     ]
 
 
+def standing(release: Release, part: str, standing: Standing, *missed: str) -> Release:
+    """The release with another standing of a part, which missed the criteria ("stage.metric") that are named."""
+    stated = [Missed(criterion=name, kind="value", verdict=f"{name} 0 (wanted >= 1)") for name in missed]
+    changed = release.parts[part].model_copy(update={"standing": standing, "missed": tuple(stated)})
+    return replace(release, parts={**release.parts, part: changed})
+
+
 def approved(release: Release) -> Release:
     """The release, all of whose messages somebody has read and approved."""
     texts = [entry.text for found in release.banks.values() for entry in found.entries]
@@ -106,7 +120,7 @@ class Rule(SimpleNamespace):
         return dict(self.__dict__)
 
 
-def config(overrides: dict[str, Override] | None = None, **changes: Any) -> Any:
+def config(**changes: Any) -> Any:
     """What ReleaseConfig gives the stage, with the words of exp_001_mvp."""
     criteria = {
         name: {metric: Criterion(**limit) for metric, limit in limits.items()} for name, limits in CRITERIA.items()
@@ -119,7 +133,6 @@ def config(overrides: dict[str, Override] | None = None, **changes: Any) -> Any:
         decision=Rule(**{**RULE, **changes}),
         sender=Rule(**SENDER),
         criteria=criteria,
-        overrides=dict(overrides or {}),
     )
 
 
@@ -173,6 +186,15 @@ def inputs(folder: Path, spec: DatasetSpec, campaigns: DatasetSpec) -> dict[str,
         (folders["messages"] / f"{source}.json").write_bytes(canonical(bank(source)))
     (folders["messages"] / "scores.json").write_bytes(canonical(scores(*bank("sft"), *bank("rlhf"))))
     return folders
+
+
+def measured(given: dict[str, Path], stage: str, **values: Any) -> None:
+    """Other metrics of a stage's folder than PASSED; None takes one away."""
+    metrics = {**PASSED[stage], **{name: {"value": value} for name, value in values.items() if value is not None}}
+    for name, value in values.items():
+        if value is None:
+            del metrics[name]
+    (given[stage] / "metrics.json").write_bytes(canonical(metrics))
 
 
 def customers(path: Path, spec: DatasetSpec, times: float = 1) -> None:

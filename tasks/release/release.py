@@ -1,11 +1,11 @@
 """release: judges what it is given, and puts together what passed.
 
 Without `risk` and `accept` there is nothing to serve, so a gating criterion missed there ends the stage with
-CriteriaMissed and no release is written. Any other part that missed one is left out, unless a recorded override lets
-it in: without the decision part the baseline, whose terms and threshold come from the same stage, decides about
-everybody; without a bank of messages the next one speaks, at last the templates. Messages that the guard refuses by now
-are dropped from their bank before it is judged. What is written loads without pickle,
-pandas, scikit-learn, XGBoost or torch: it is loaded here once, as the service will load it.
+CriteriaMissed and no release is written. Any other part that missed one has a standing (retain.parts): it is in the
+release for the shadow alone, or it is left out. Then the baseline, whose terms and threshold come from the same stage
+as the policy, decides about everybody, and instead of a bank of messages the next one speaks, at last the templates.
+Messages that the guard refuses by now are dropped from their bank before it is judged. What is written loads without
+pickle, pandas, scikit-learn, XGBoost or torch: it is loaded here once, as the service will load it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from retain.dataset import DatasetSpec
 from retain.decision import DecisionError, Terms
 from retain.guard import Guard, GuardInForce, in_force
 from retain.message import Bank, MessageError
+from retain.parts import JUDGED_BY, REQUIRED, Missed, Part, standing_of
 from retain.plausible import Ranges, ranges, rows_outside, when_outside
-from retain.release import JUDGED_BY, PART_FILES, REQUIRED, STAGE_OF, TERMS, Release, ReleaseError, digest, load
+from retain.release import PART_FILES, STAGE_OF, TERMS, Release, ReleaseError, digest, load
 from retain.rules import Rules, RulesError
 from tasks.release.templates import template_bank
 
 if TYPE_CHECKING:
-    from tasks.config import Override, ReleaseConfig
+    from tasks.config import ReleaseConfig
 
 # What `messages` calls the coverage of each bank.
 COVERAGE = {"sft": "coverage_sft", "rlhf": "coverage"}
@@ -41,7 +42,7 @@ COVERAGE = {"sft": "coverage_sft", "rlhf": "coverage"}
 
 def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes release.json, schema.json, ranges.json, risk/, accept/, decision.json, messages.json, guard.json, and
-    decision/, sft/ and rlhf/ if they passed."""
+    decision/, sft/ and rlhf/ if they are not left out."""
     refuse([verdict for stage in REQUIRED for verdict in _judged(stage, config, _metrics(inputs, stage))])
     decision = {**_json(inputs["decision"] / TERMS), "rule": config.decision.model_dump(mode="json")}
     terms = _terms(decision)
@@ -52,12 +53,13 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
 
     by_stage = _verdicts(config, inputs, banks, terms.offers.levels)
     stage_files = _stage_files(inputs)
-    digests = {part: digest(stage_files, part) for part in PART_FILES}
-    left_out, overrides = _standings(_by_part(by_stage), digests, config.overrides)
-    parts = [part for part in PART_FILES if part not in {missing["part"] for missing in left_out}]
-
     files = stage_files | _without_dropped(banks, workspace.scratch)
-    _write_parts(files, parts, workspace.out)
+    parts = {
+        part: _part(verdicts, digest(files, part), digest(stage_files, part))
+        for part, verdicts in _by_part(by_stage).items()
+    }
+    released = [name for name, part in parts.items() if part.standing != "left_out"]
+    _write_parts(files, released, workspace.out)
     workspace.out.bytes("schema.json", _bytes(inputs["customers"] / "schema.json"))
     plausible, warnings = _plausible(inputs["customers"])
     workspace.out.json("ranges.json", plausible.model_dump(mode="json"))
@@ -71,11 +73,9 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
         "release.json",
         {
             "experiment": config.experiment,
-            "parts": {part: {"digest": digest(files, part)} for part in parts},
+            "parts": {name: part.model_dump(mode="json") for name, part in parts.items()},
             "verdicts": [verdict.as_dict() for verdict in verdicts],
             "decision": decision,
-            "left_out": left_out,
-            "overrides": overrides,
             "dropped": [entry for bank in banks.values() for entry in bank.dropped],
         },
     )
@@ -84,8 +84,9 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
         "messages": {"value": float(sum(len(bank.entries) for bank in release.banks.values()))},
         "criteria": {"value": float(len(verdicts))},
         "criteria_passed": {"value": float(sum(verdict.passed for verdict in verdicts))},
-        "left_out": {"value": float(len(left_out))},
-        "dropped": {"value": float(sum(len(bank.dropped) for part, bank in banks.items() if part in parts))},
+        "shadow_only": {"value": float(sum(part.standing == "shadow_only" for part in parts.values()))},
+        "left_out": {"value": float(sum(part.standing == "left_out" for part in parts.values()))},
+        "dropped": {"value": float(sum(len(bank.dropped) for part, bank in banks.items() if part in released))},
     }
 
 
@@ -235,37 +236,20 @@ def _guarded(part: str, bank: Bank, months: int, rules: Rules) -> _Guarded:
     return _Guarded(kept, dropped)
 
 
-def _standings(
-    verdicts: Mapping[str, Sequence[Verdict]], digests: Mapping[str, str], stated: Mapping[Any, Override]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The parts that missed criteria: those that are left out, and those that an override lets in.
-
-    `digests` are of the stages' artifacts, whatever the guard drops of them, since an override is given for those.
-    """
-    left_out, overrides = [], []
-    for part in PART_FILES:
-        missed = _missed(verdicts[part])
-        if not missed:
-            continue
-        override = stated.get(part)
-        about = {"part": part, "digest": digests[part], "missed": [str(verdict) for verdict in missed]}
-        lacking = None if override is None else _lacking(override, digests[part], missed)
-        if override is not None and lacking is None:
-            overrides.append(about | override.model_dump(mode="json"))
-        else:
-            left_out.append(about | ({"override": lacking} if lacking else {}))
-    return left_out, overrides
-
-
-def _lacking(override: Override, digest: str, missed: Sequence[Verdict]) -> str | None:
-    """Why an override doesn't let the part in: it was given for another artifact, or for fewer criteria than it missed.
-
-    That is no error: what else was made is still released.
-    """
-    if override.digest != digest:
-        return f"the override names {override.digest}, another artifact"
-    unnamed = [verdict.metric for verdict in missed if verdict.metric not in override.criteria]
-    return f"the override does not name {', '.join(unnamed)}" if unnamed else None
+def _part(verdicts: Sequence[Verdict], released: str, artifact: str) -> Part:
+    """A part with these verdicts, whose files have the digest `released` in the release and `artifact` as its stage
+    made them. One that is left out isn't released, so the second stands for both."""
+    missed = [
+        Missed(criterion=f"{verdict.stage}.{verdict.metric}", kind=verdict.kind, verdict=str(verdict))
+        for verdict in _missed(verdicts)
+    ]
+    standing = standing_of(each.kind for each in missed)
+    return Part(
+        standing=standing,
+        digest=artifact if standing == "left_out" else released,
+        artifact=artifact,
+        missed=tuple(missed),
+    )
 
 
 def _json(path: Path) -> Any:

@@ -88,6 +88,12 @@ def test_gating_passes_through_and_does_not_change_the_judgement() -> None:
     assert verdict({"value": 0.8}, at_least=0.78, gating=False).passed
 
 
+def test_a_kind_passes_through_and_does_not_change_the_judgement() -> None:
+    for kind in (None, "safety", "anything"):
+        assert (verdict({"value": 0.5}, at_least=0.78, kind=kind).kind) == kind
+        assert [verdict({"value": value}, at_least=0.78, kind=kind).passed for value in (0.5, 0.8)] == [False, True]
+
+
 def test_verdicts_come_in_the_order_of_the_criteria_and_only_for_them() -> None:
     metrics: Metrics = {"auc": {"value": 0.85}, "ece": {"value": 0.02}, "rows": {"value": 7032}}
     criteria = {"ece": Criterion(below=0.05), "brier": Criterion(below=0.2), "auc": Criterion(at_least=0.78)}
@@ -109,6 +115,7 @@ def test_as_dict_has_exactly_the_keys_that_a_reader_is_promised() -> None:
         "op": ">=",
         "limit": 0.78,
         "gating": True,
+        "kind": None,
         "passed": True,
     }
     without = verdict(None, below=1).as_dict()

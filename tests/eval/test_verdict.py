@@ -70,6 +70,7 @@ def test_json_of_a_run_that_met_its_criteria(
         "op": ">=",
         "limit": 0.78,
         "gating": True,
+        "kind": None,
         "passed": True,
     }
     assert rows["risk", "ece"]["ci"] is None
@@ -134,6 +135,18 @@ def test_a_gain_at_risk_that_is_missed_fails_the_experiment(
     complete(experiment, "decision", {"nrr_gain": {"value": 0.05}, "nrr_gain_at_risk": {"value": 0.029}}, tmp_path)
     assert verdict.main(["--experiment", "tried"]) == 1
     assert "decision.nrr_gain_at_risk" in capsys.readouterr().out
+
+
+def test_a_missed_criterion_says_whether_it_is_of_value_or_of_safety(
+    experiment: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = DECISION.replace("at_risk: {at_least: 0.03}", "at_risk: {at_least: 0.03, kind: value}")
+    (config.CONFIGS / "experiment_tried.yaml").write_text(kinds.replace("below: 0.01}", "below: 0.01, kind: safety}"))
+    complete(experiment, "decision", {"nrr_gain": {"value": 0.05}, "nrr_gain_at_risk": {"value": 0.029}}, tmp_path)
+    assert verdict.main(["--experiment", "tried"]) == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"nrr_gain_at_risk .* MISSED \(value\)", printed)
+    assert re.search(r"over_cap .* MISSED \(safety, not measured\)", printed)
 
 
 def test_a_missed_criterion_ends_with_1_and_is_named(

@@ -21,6 +21,7 @@ from flows.__main__ import main
 from flows.board import Board, Row, State
 from flows.plan import Plan, key_metrics, load_experiment
 from flows.run import Run, carry_out
+from retain.parts import Missed, Part, Standing
 from tests import releases
 from tests.eval import made_decision
 from tests.flows.toy_plan import board_of, toy_plan, toy_stage
@@ -142,35 +143,38 @@ def test_a_damaged_artifact_is_one_error(tmp_path: Path, console: Console) -> No
         terminal.show_decision(plan_with(tmp_path / "store"), DONE, console, whole=True)
 
 
+def part(standing: Standing, **missed: str) -> Part:
+    """One that missed criteria: verdict -> kind."""
+    stated = tuple(Missed(criterion="a.b", kind=kind, verdict=verdict) for verdict, kind in missed.items())
+    return Part(standing=standing, digest="0123456789ab", artifact="0123456789ab", missed=stated)
+
+
 def test_what_is_left_out_is_said_in_red_with_what_it_missed(console: Console) -> None:
-    missed = ["decision nrr_gain_at_risk 0.0281 (wanted >= 0.03)", "decision over_cap 0.02 (wanted < 0.01)"]
-    terminal.show_exceptions([{"part": "decision", "digest": "0123456789ab", "missed": missed}], [], console)
+    missed = {
+        "decision nrr_gain_at_risk 0.0281 (wanted >= 0.03)": "value",
+        "decision over_cap 0.02 (wanted < 0.01)": "safety",
+    }
+    terminal.show_standings({"risk": part("served"), "decision": part("left_out", **missed)}, console)
     assert plain(console).splitlines() == [
         "LEFT OUT of the release: decision 0123456789ab; the baseline decides. Missed:",
-        "  nrr_gain_at_risk 0.0281 (wanted >= 0.03)",
-        "  over_cap 0.02 (wanted < 0.01)",
+        "  nrr_gain_at_risk 0.0281 (wanted >= 0.03), value",
+        "  over_cap 0.02 (wanted < 0.01), safety",
     ]
     assert said(console).count("\x1b[1;31m") == 3
 
 
-def test_who_let_a_part_in_is_said_in_red(console: Console) -> None:
-    override = {
-        "part": "decision",
-        "by": "A. Person",
-        "reason": "a trial [of] two weeks",
-        "digest": "0123456789ab",
-        "missed": ["decision nrr_gain_at_risk 0.0281 (wanted >= 0.03)"],
-    }
-    terminal.show_exceptions([], [override], console)
+def test_what_is_in_the_shadow_is_said_in_yellow_with_what_it_missed(console: Console) -> None:
+    missed = {"rm auc 0.6 (wanted >= 0.7)": "value"}
+    terminal.show_standings({"rlhf": part("shadow_only", **missed)}, console)
     assert plain(console).splitlines() == [
-        "LET INTO the release by A. Person (a trial [of] two weeks): decision 0123456789ab. Missed:",
-        "  nrr_gain_at_risk 0.0281 (wanted >= 0.03)",
+        "SHADOW ONLY: rlhf 0123456789ab; the sft messages, or templates, speak for the learned policy. Missed:",
+        "  rm auc 0.6 (wanted >= 0.7), value",
     ]
-    assert said(console).count("\x1b[1;31m") == 2
+    assert said(console).count("\x1b[1;33m") == 2
 
 
-def test_without_exceptions_nothing_is_said(console: Console) -> None:
-    terminal.show_exceptions([], [], console)
+def test_of_what_is_served_nothing_is_said(console: Console) -> None:
+    terminal.show_standings({"decision": part("served"), "sft": part("served")}, console)
     assert said(console) == ""
 
 

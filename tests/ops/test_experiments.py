@@ -38,23 +38,23 @@ PLAYBOOK: dict[str, Any] = {
     "stages.decision.baselines": ["threshold", "thompson_sampling", "uplift_tree"],
     "stages.decision.threshold_offer": 10,
     "stages.release.decision.rule": "threshold",
-    "criteria.decision.nrr_gain": {"at_least": 0.03, "gating": False},
-    "criteria.decision.nrr_gain_at_risk": {"at_least": 0.03},
-    "criteria.decision.offer_cost_change": {"at_most": -0.05},
-    "criteria.decision.violations_executed": {"at_most": 0.0},
-    "criteria.decision.over_cap": {"below": 0.01},
+    "criteria.decision.nrr_gain": {"at_least": 0.03, "gating": False, "kind": "value"},
+    "criteria.decision.nrr_gain_at_risk": {"at_least": 0.03, "kind": "value"},
+    "criteria.decision.offer_cost_change": {"at_most": -0.05, "kind": "value"},
+    "criteria.decision.violations_executed": {"at_most": 0.0, "kind": "safety"},
+    "criteria.decision.over_cap": {"below": 0.01, "kind": "safety"},
     # task 4a
     "stages.base.model": "facebook/opt-350m",
     "stages.sft.lora.r": 16,
     "stages.sft.lora.alpha": 32,
     "stages.sft.bits": 8,
     "stages.sft.max_steps": 2000,
-    "criteria.sft.training_loss": {"below": 2.5},
+    "criteria.sft.training_loss": {"below": 2.5, "kind": "value"},
     # task 4b
     "stages.rm.bits": 8,
     "stages.rm.max_steps": 1000,
-    "criteria.rm.auc": {"at_least": 0.70},
-    "criteria.rm.accuracy": {"at_least": 0.65},
+    "criteria.rm.auc": {"at_least": 0.70, "kind": "value"},
+    "criteria.rm.accuracy": {"at_least": 0.65, "kind": "value"},
     # task 4c
     "stages.ppo_text.kl.target": 0.15,
     "stages.ppo_text.rewards.rm": 1.0,
@@ -62,10 +62,10 @@ PLAYBOOK: dict[str, Any] = {
     "stages.ppo_text.rewards.brevity": 0.5,
     "stages.ppo_text.max_tokens": 180,
     "stages.ppo_text.iterations": 200,
-    "criteria.text_eval.win_rate_gain": {"at_least": 0.08},
-    "criteria.text_eval.win_rate_gain_low": {"above": 0.0},
-    "criteria.text_eval.unsafe": {"below": 0.01},
-    "criteria.text_eval.tokens": {"at_most": 162},
+    "criteria.text_eval.win_rate_gain": {"at_least": 0.08, "kind": "value"},
+    "criteria.text_eval.win_rate_gain_low": {"above": 0.0, "kind": "value"},
+    "criteria.text_eval.unsafe": {"below": 0.01, "kind": "safety"},
+    "criteria.text_eval.tokens": {"at_most": 162, "kind": "value"},
     # cost guardrails and the table of estimates
     "costs.budget_usd": 100,
     "costs.scope": "exp_001_mvp",
@@ -172,16 +172,26 @@ def test_what_the_decision_is_judged_by_was_fixed_before_it_was_trained(mvp: Res
     assert decision["evaluation"]["cost"] <= 1 + mvp.data["criteria"]["decision"]["offer_cost_change"]["at_most"]
     assert decision["budget"] in decision["evaluation"]["budgets"]
     assert decision["seeds"] >= 5
-    assert mvp.data["criteria"]["decision"]["lift_gain"] == {"at_least": 0.12}
-    assert mvp.data["criteria"]["decision"]["lift_gain_low"] == {"above": 0.05}
-    assert mvp.data["criteria"]["decision"]["nrr_gain_at_risk_low"] == {"above": 0.0}
-    assert mvp.data["criteria"]["decision"]["attempted_overspend"] == {"at_most": 0.01}
+    assert mvp.data["criteria"]["decision"]["lift_gain"] == {"at_least": 0.12, "kind": "value"}
+    assert mvp.data["criteria"]["decision"]["lift_gain_low"] == {"above": 0.05, "kind": "value"}
+    assert mvp.data["criteria"]["decision"]["nrr_gain_at_risk_low"] == {"above": 0.0, "kind": "value"}
+    assert mvp.data["criteria"]["decision"]["attempted_overspend"] == {"at_most": 0.01, "kind": "safety"}
 
 
-def test_nobody_is_let_into_a_release_by_default(mvp: Resolved) -> None:
-    assert [load(experiment_path(name)).data["stages"]["release"]["overrides"] for name in EXPERIMENTS] == [{}] * len(
-        EXPERIMENTS
-    )
+def test_only_promises_are_criteria_of_safety(mvp: Resolved) -> None:
+    kinds = {
+        (stage, metric): stated["kind"]
+        for stage, criteria in mvp.data["criteria"].items()
+        for metric, stated in criteria.items()
+        if "kind" in stated
+    }
+    assert {criterion for criterion, kind in kinds.items() if kind == "safety"} == {
+        ("decision", "attempted_overspend"),
+        ("decision", "violations_executed"),
+        ("decision", "over_cap"),
+        ("text_eval", "unsafe"),
+        ("text_eval", "unsafe_judged"),
+    }
 
 
 @pytest.mark.parametrize("name", ["local", "chaos"])

@@ -16,7 +16,8 @@ import pytest
 from engine.errors import DataError
 from retain.dataset import protected_columns
 from retain.decision import Arm, Decision
-from retain.message import Bank, Message, Standing, render
+from retain.message import Bank, Message, Review, render
+from retain.parts import Acceptance
 from retain.policy import PolicyError
 from retain.release import Release, ReleaseError, load, with_part
 from tests.releases import (
@@ -34,6 +35,7 @@ from tests.releases import (
     rows,
     run_stage,
     scores,
+    standing,
 )
 from tests.words import check
 
@@ -123,6 +125,11 @@ def damaged(folder: Path, tmp_path: Path, name: str, change: Callable[[Any], Any
     return found
 
 
+def with_sft(**stated: str) -> Callable[[Any], Any]:
+    """release.json, which states that of the bank of sft."""
+    return lambda content: content | {"parts": content["parts"] | {"sft": content["parts"]["sft"] | stated}}
+
+
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
@@ -164,7 +171,14 @@ def damaged(folder: Path, tmp_path: Path, name: str, change: Callable[[Any], Any
         ("decision.json", lambda content: content | {"threshold": 1.0}, "decision.json: threshold: "),
         ("decision/policy.json", lambda content: {}, "decision/policy.json: wants observed"),
         ("decision/policy.json", lambda content: content | {"price": 7}, "decision/policy.json: a price of 7"),
-        ("release.json", lambda content: content | {"left_out": {}}, "release.json: left_out is no list"),
+        ("release.json", lambda content: content | {"dropped": {}}, "release.json: dropped is no list"),
+        ("release.json", lambda content: content | {"parts": {}}, "release.json: its parts are "),
+        ("release.json", lambda content: content | {"parts": None}, "release.json: parts: Input should be"),
+        ("release.json", with_sft(standing="perhaps"), "release.json: parts.sft.standing: Input should be 'served'"),
+        ("release.json", with_sft(standing="left_out"), "release.json: sft is left_out ("),
+        ("release.json", with_sft(digest="0" * 12), "release.json: sft is served (000000000000), its files are "),
+        ("sft/sft.json", lambda content: content[:-1], "release.json: sft is served ("),
+        ("sft/sft.json", lambda content: None, "its files are None"),
     ],
 )
 def test_a_damaged_release_is_refused_in_one_line(
@@ -296,8 +310,75 @@ def test_a_message_is_sent_once_somebody_approved_it(release: Release) -> None:
     assert said(one, "baseline").source == "template"
     listed = len(release.banks["rlhf"].entries)
     same_text = sum(entry.text == second.text for entry in release.banks["rlhf"].entries)
-    assert one.standings["rlhf"] == Standing(listed, same_text, same_text, listed - 2 * same_text)
-    assert unread.standings["sft"] == Standing(48, 0, 0, 48)
+    assert one.reviews["rlhf"] == Review(listed, same_text, same_text, listed - 2 * same_text)
+    assert unread.reviews["sft"] == Review(48, 0, 0, 48)
+
+
+def accepts(release: Release, name: str, *criteria: str, **changes: str) -> Release:
+    acceptance = {"part": name, "by": "Ann", "reason": "a trial", "digest": release.parts[name].digest}
+    return dataclasses.replace(release, accepted=(Acceptance(**{**acceptance, **changes}, criteria=criteria),))  # type: ignore[arg-type]
+
+
+def test_a_bank_in_the_shadow_speaks_once_a_person_accepted_it_as_it_is(release: Release) -> None:
+    missed = ("text_eval.win_rate_gain", "messages.coverage")
+    in_shadow = standing(release, "rlhf", "shadow_only", *missed)
+    assert said(in_shadow, "learned").source == "sft"
+    assert said(accepts(in_shadow, "rlhf", *missed, "rm.auc"), "learned").source == "rlhf"
+    for lacking in (
+        accepts(in_shadow, "rlhf", missed[0]),
+        accepts(in_shadow, "rlhf", *missed, digest="0" * 12),
+        accepts(in_shadow, "rlhf", *missed, part="sft"),
+        accepts(standing(release, "rlhf", "left_out", *missed), "rlhf", *missed),
+    ):
+        assert said(lacking, "learned").source == "sft"
+    both = standing(in_shadow, "sft", "shadow_only", "sft.training_loss")
+    assert {said(both, arm).source for arm in ("baseline", "learned")} == {"template"}
+
+
+def test_a_policy_in_the_shadow_decides_there_alone(release: Release) -> None:
+    in_shadow = standing(release, "decision", "shadow_only", "decision.lift_gain")
+    row = rows(release.spec, 1, seed=1)[0]
+    assessment, wallet = in_shadow.assess(row), in_shadow.terms.new_wallet()
+    with pytest.raises(PolicyError, match="policy is shadow_only: no customer is shown"):
+        in_shadow.decide(assessment, wallet, 1.0, "learned")
+    assert (wallet.open, wallet.held) == (0, 0)
+    shadow = in_shadow.decide(assessment, wallet, 1.0, "learned", in_shadow=True)
+    assert shadow == decided(release, row, arm="learned")[0]
+    allowed = accepts(in_shadow, "decision", "decision.lift_gain")
+    assert allowed.decide(allowed.assess(row), release.terms.new_wallet(), 1.0, "learned") == shadow
+
+
+def test_the_shadow_reads_a_bank_wherever_it_stands_and_whoever_read_it(release: Release) -> None:
+    unread = standing(dataclasses.replace(release, verdicts={}), "rlhf", "shadow_only", "rm.auc")
+    decision, assessment = next(
+        made for row in rows(release.spec, 60, seed=5) if (made := decided(release, row))[0].action == "contact"
+    )
+    assert unread.message(assessment, decision).source == "template"  # type: ignore[union-attr]
+    sources = [
+        message.source for name in ("sft", "rlhf") if (message := unread.shadow_message(name, assessment, decision))
+    ]
+    assert sources == ["sft", "rlhf"]
+    without = dataclasses.replace(release, banks={**release.banks, "rlhf": Bank([])})
+    assert without.shadow_message("rlhf", assessment, decision) is None
+    assert without.shadow_message("nothing", assessment, decision) is None
+    assert unread.shadow_message("sft", assessment, dataclasses.replace(decision, offer=None)) is None
+
+
+@pytest.mark.parametrize(("stands", "is_there"), [("shadow_only", True), ("left_out", False)])
+def test_the_release_s_own_part_is_not_shown_for_being_named_as_another(
+    release: Release, tmp_path: Path, stands: Any, is_there: bool
+) -> None:
+    (tmp_path / "policy.json").write_bytes(release.policy.to_json())  # type: ignore[union-attr]
+    (tmp_path / "terms.json").write_text(json.dumps(TERMS))
+    missed = standing(release, "decision", stands, "decision.lift_gain")
+    missed = missed if is_there else dataclasses.replace(missed, policy=None)
+    held = with_part(missed, "decision", files(tmp_path))
+    assert (held.held_back, held.replaced, held.versions) == (("decision",), (), missed.versions)
+    assert ((held.policy is not None), "decision" in held.shown) == (is_there, False)
+    (tmp_path / "policy.json").write_bytes(policy(release.spec, eager=99.0, offer=20).to_json())
+    trial = with_part(missed, "decision", files(tmp_path))
+    assert (trial.held_back, trial.replaced, trial.standing("decision")) == ((), ("decision",), "served")
+    assert trial.parts["decision"].digest == trial.versions["policy"]
 
 
 def test_a_bank_and_its_order_are_replaced(release: Release, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from tests.releases import (
     rows,
     run_stage,
     scores,
+    standing,
 )
 from tests.serve.client import Client
 
@@ -98,6 +99,27 @@ def test_the_baseline_is_the_default_and_can_be_forced(release: Release) -> None
     for app in (create_app("v1", release), create_app("v1", release, Router(force_baseline=True, percent=100))):
         assert Client(app).post({"customer": customer}).json()["mode"] == "baseline"
         assert Client(app).get("/readyz").json()["mode"] == "baseline"
+
+
+def test_what_is_in_the_shadow_alone_answers_nobody(release: Release) -> None:
+    """Whatever the environment asks for, and even if the router were asked past its check."""
+    every = standing(release, "decision", "shadow_only", "decision.lift_gain")
+    for name in ("sft", "rlhf"):
+        every = standing(every, name, "shadow_only", "sft.training_loss")
+    service = Service("v1", every, Metrics(), ALL)
+    assert (service.mode, service.ready()["standings"]["decision"]["standing"]) == ("baseline", "shadow_only")
+    assert "FORCE_BASELINE=false, but its learned policy is shadow_only (it missed " in service.warnings[0]
+    past_its_check = Service("v1", every, Metrics())
+    past_its_check.router = ALL
+    sources = set()
+    for row in rows(TELCO, 60, seed=4):
+        for asked in (service, past_its_check):
+            answer = ask(asked, row)
+            assert answer["mode"] == "baseline"
+            sources.add(answer["message"]["source"] if answer["message"] else None)
+    assert sources == {None, "template"}
+    nobody_read = Service("v1", dataclasses.replace(every, verdicts={}), Metrics())
+    assert nobody_read.ready()["warnings"] == []  # there is nothing to gain by reading what is sent to nobody
 
 
 def test_readyz_tells_arms_wallet_and_warnings(release: Release) -> None:

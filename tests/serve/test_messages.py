@@ -23,7 +23,7 @@ from serve import app, messages
 from serve.app import create_app
 from serve.settings import load_release
 from serve.settings import read as settings
-from tests.releases import bank, publish, rows
+from tests.releases import bank, publish, rows, standing
 from tests.serve.client import Client
 
 TEXTS = sorted({entry["text"] for source in ("sft", "rlhf") for entry in bank(source)})
@@ -325,3 +325,10 @@ def test_a_release_without_a_language_model_says_so(release: Release) -> None:
     plain = replace(release, banks={"template": release.banks["template"]})
     said = "\n".join(line.plain for line in messages.lines(messages.Listed("v1", plain, Approvals())))
     assert said.strip() == "this release holds no messages of a language model: templates are sent"
+
+
+def test_a_bank_that_is_shadow_only_says_so(release: Release) -> None:
+    in_shadow = standing(release, "rlhf", "shadow_only", "rm.auc")
+    sft, rlhf = (line.plain for line in messages.summary(in_shadow, Approvals()))
+    assert "sent to nobody" not in sft
+    assert rlhf.endswith("; shadow_only, sent to nobody")

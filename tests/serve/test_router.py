@@ -7,8 +7,10 @@ from itertools import pairwise
 
 import pytest
 
+from retain.parts import Acceptance
 from retain.release import Release
 from serve.router import EVERYBODY_BASELINE, Router, routed
+from tests.releases import standing
 
 IDS = [f"{number:05d}-CUST" for number in range(20_000)]
 
@@ -59,10 +61,12 @@ def test_who_has_no_id_and_everybody_when_forced_gets_the_baseline() -> None:
 def test_what_can_not_be_routed_is_warned_of(release: Release, bank_release: Release) -> None:
     asked = Router(force_baseline=False, percent=100)
     assert routed(asked, release) == (asked, [])
-    left_out = ({"part": "decision", "digest": "0" * 12, "missed": ["decision lift_gain 0.1 (wanted >= 0.12)"]},)
-    lacking = dataclasses.replace(release, policy=None, left_out=left_out)
+    lacking = dataclasses.replace(standing(release, "decision", "left_out", "decision.over_cap"), policy=None)
+    in_shadow = standing(release, "decision", "shadow_only", "decision.lift_gain", "decision.nrr_gain")
+    missed = "decision.lift_gain 0 (wanted >= 1); decision.nrr_gain 0 (wanted >= 1)"
     for other, says in (
-        (lacking, "the release has no learned policy (it missed decision lift_gain 0.1 (wanted >= 0.12))"),
+        (lacking, "the release has no learned policy (it missed decision.over_cap 0 (wanted >= 1))"),
+        (in_shadow, f"its learned policy is shadow_only (it missed {missed})"),
         (dataclasses.replace(release, policy=None), "the release has no learned policy"),
         (bank_release, "bank has no id that an arm could be drawn by"),
     ):
@@ -71,6 +75,16 @@ def test_what_can_not_be_routed_is_warned_of(release: Release, bank_release: Rel
         assert warnings == [f"FORCE_BASELINE=false, but {says}: everybody gets the baseline"]
         for quiet in (Router(), Router(force_baseline=False, percent=0)):
             assert routed(quiet, other) == (quiet, [])
+
+
+def test_a_policy_in_the_shadow_that_somebody_accepted_is_routed_to(release: Release) -> None:
+    in_shadow = standing(release, "decision", "shadow_only", "decision.lift_gain")
+    acceptance = Acceptance(
+        part="decision", by="Ann", reason="a trial", criteria=("decision.lift_gain",), digest=release.versions["policy"]
+    )
+    asked = Router(force_baseline=False, percent=100)
+    assert routed(asked, in_shadow)[0].learned_percent == 0
+    assert routed(asked, dataclasses.replace(in_shadow, accepted=(acceptance,))) == (asked, [])
 
 
 @pytest.mark.parametrize("customer", ["x" * 128, "é", "客户", 2**63, -1, 0])

@@ -384,8 +384,10 @@ def test_health_and_readiness_say_what_answers(client: Client, release: Release)
         "release": "v1",
         "parts": dict(release.versions),
         "messages": {"template": 24, "sft": READ, "rlhf": READ},
-        "left_out": [],
-        "overrides": [],
+        "standings": {
+            name: {"standing": "served", "digest": part.digest, "artifact": part.digest, "missed": []}
+            for name, part in release.parts.items()
+        },
         "history": "comes with the request",
         "wallet": {
             "state": "in this process: a restart forgets it",

@@ -16,7 +16,7 @@ from engine.errors import RetainError
 from serve.router import Router
 from serve.settings import load_release, read, warnings_about
 from tests.engine.processes import message_without_privileges
-from tests.releases import TERMS, bank, dataset, part, policy, publish, scores
+from tests.releases import TERMS, bank, dataset, inputs, measured, part, policy, publish, run_stage, scores
 from tests.words import GUARD
 
 
@@ -157,26 +157,46 @@ def test_a_bank_of_another_artifact_loses_what_the_guard_refuses(artifact: Path,
     assert warnings_about(one) == ["1 message of sft was dropped by the guard: promises something besides the offer"]
 
 
-def test_parts_that_missed_criteria_are_warned_of(artifact: Path, store: Path) -> None:
-    decision = store / "toy" / "decision" / ("f" * 64)
-    _, release = load_release(read({"RELEASE_PATH": str(artifact), "PPO_POLICY_PATH": str(decision)}))
-    missed = {"part": "decision", "digest": release.versions["policy"], "missed": ["decision lift_gain 0"]}
-    assert warnings_about(dataclasses.replace(release, left_out=(missed,))) == [
-        "decision is that of PPO_POLICY_PATH, not the release's own",
-        "the policy of PPO_POLICY_PATH is the one that this release left out",
+@pytest.mark.parametrize(
+    ("setting", "stage", "part", "name"),
+    [("PPO_POLICY_PATH", "decision", "decision", "policy"), ("SFT_PATH", "messages", "sft", "sft")],
+)
+def test_a_part_in_the_shadow_is_not_shown_for_being_named_in_the_environment(
+    tmp_path: Path, setting: str, stage: str, part: str, name: str
+) -> None:
+    given = inputs(tmp_path / "inputs", dataset("telco"), dataset("bank"))
+    measured(given, "decision", lift_gain=0.0)
+    measured(given, "sft", training_loss=9.0)
+    release = publish(tmp_path / "store", "release", run_stage(tmp_path, given))
+    own = publish(tmp_path / "store", stage, given[stage])
+    plain_version, plain = load_release(read({"RELEASE_PATH": str(release)}))
+    version, held = load_release(read({"RELEASE_PATH": str(release), setting: str(own)}))
+    assert (version, held.parts, held.replaced) == (plain_version, plain.parts, ())
+    assert (held.standing(part), part in held.shown) == ("shadow_only", False)
+    assert warnings_about(held) == [
+        f"the {name} of {setting} is the one that is shadow_only in this release: no customer is shown it"
     ]
-    sft = {"part": "sft", "digest": release.versions["sft"], "missed": ["sft training_loss 3"]}
-    assert warnings_about(dataclasses.replace(release, replaced=("sft",), left_out=(sft,))) == [
-        "sft is that of SFT_PATH, not the release's own",
-        "the sft of SFT_PATH is the one that this release left out",
-    ]
-    let_in = missed | {"by": "A. Person", "reason": "a pilot"}
-    assert warnings_about(dataclasses.replace(release, replaced=(), overrides=(let_in,))) == [
-        "decision missed criteria and was let in by A. Person"
-    ]
-    # Another policy answers than the one that was let in.
-    assert warnings_about(dataclasses.replace(release, overrides=(let_in | {"digest": "0" * 12},))) == [
-        "decision is that of PPO_POLICY_PATH, not the release's own"
+    # Another one is a trial of whoever chose it.
+    path = given[stage] / f"{name}.json"
+    if part == "sft":
+        path.write_text(json.dumps(bank("sft", offers=(10,))))
+    else:
+        path.write_bytes(policy(dataset("telco"), eager=99.0, offer=20).to_json())
+    other = publish(tmp_path / "store", stage, given[stage], "e" * 64)
+    version, trial = load_release(read({"RELEASE_PATH": str(release), setting: str(other)}))
+    assert (version, trial.standing(part), trial.replaced) == (f"{plain_version}+{part}", "served", (part,))
+    assert warnings_about(trial) == [f"{part} is that of {setting}, not the release's own"]
+
+
+def test_a_policy_that_was_left_out_is_not_even_loaded_by_its_path(tmp_path: Path) -> None:
+    given = inputs(tmp_path / "inputs", dataset("telco"), dataset("bank"))
+    measured(given, "decision", over_cap=0.5)
+    release = publish(tmp_path / "store", "release", run_stage(tmp_path, given))
+    own = publish(tmp_path / "store", "decision", given["decision"])
+    _, held = load_release(read({"RELEASE_PATH": str(release), "PPO_POLICY_PATH": str(own)}))
+    assert (held.policy, held.standing("decision")) == (None, "left_out")
+    assert warnings_about(held) == [
+        "the policy of PPO_POLICY_PATH is the one that is left_out in this release: no customer is shown it"
     ]
 
 

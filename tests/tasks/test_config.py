@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -98,8 +99,7 @@ NAMED_BY_BLOCK = {"stages.customers.split.test": "stages.customers.split", "cost
         ("stages.release.decision.threshold", 0.5),
         ("stages.release.decision.offers", [0, 10]),
         ("stages.release.decision.reasons", 0),
-        ("stages.release.overrides", {"risk": {}}),
-        ("stages.release.overrides.decision.digest", "c0ffee"),
+        ("stages.release.overrides", {}),
         ("stages.nothing", {}),
         ("criteria.risk.auc", {"at_least": 0.78, "below": 0.9}),
         ("criteria.risk.auc", {"at_leats": 0.78}),
@@ -279,27 +279,23 @@ def test_other_offers_are_taken_once_everything_follows_them(
     assert config.validate(content, Experiment).stages.decision.offers.levels == levels
 
 
-OVERRIDE = {"by": "Ann", "reason": "a pilot", "criteria": ["lift_gain"], "digest": "0123456789ab"}
-
-
-def test_an_override_is_taken(mvp: config.Resolved) -> None:
-    taken = config.validate(put(mvp, ("stages", "release", "overrides"), {"decision": OVERRIDE}), Experiment)
-    assert taken.stages.release.overrides["decision"].model_dump(mode="json") == OVERRIDE
-
-
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("by", ""), ("reason", ""), ("criteria", []), ("digest", "0123456789AB"), ("digest", "0123"), ("until", "now")],
+    ("criterion", "kind"),
+    [("decision.lift_gain", "worth"), ("decision.lift_gain", None), ("text_eval.tokens", None), ("risk.auc", "worth")],
 )
-def test_an_override_says_who_why_what_for_and_which(mvp: config.Resolved, key: str, value: object) -> None:
-    override = {"decision": OVERRIDE | {key: value}}
-    with pytest.raises(ConfigError, match=rf"stages\.release\.overrides\.decision\.{key}"):
-        config.validate(put(mvp, ("stages", "release", "overrides"), override), Experiment)
+def test_a_criterion_of_a_part_says_whether_it_is_of_value_or_of_safety(
+    mvp: config.Resolved, criterion: str, kind: str | None
+) -> None:
+    path = ("criteria", *criterion.split("."), "kind")
+    with pytest.raises(ConfigError, match=rf"criteria\.{re.escape(criterion)}\.kind is .*: wants value or safety"):
+        config.validate(put(mvp, path, kind), Experiment)
 
 
-def test_an_override_lets_in_no_part_that_a_release_can_not_do_without(mvp: config.Resolved) -> None:
-    with pytest.raises(ConfigError, match=r"overrides\.risk.*input should be 'decision'"):
-        config.validate(put(mvp, ("stages", "release", "overrides"), {"risk": OVERRIDE}), Experiment)
+def test_a_criterion_that_decides_about_no_part_has_no_kind(mvp: config.Resolved) -> None:
+    criteria = config.validate(mvp, Experiment).criteria
+    assert {stage for stage in criteria if any(limit.kind is None for limit in criteria[stage].values())} == {
+        "customers", "campaigns", "dialogues", "preferences", "risk", "accept", "backtest"
+    }  # fmt: skip
 
 
 def test_a_time_limit_without_money_is_refused(tmp_path: Path) -> None:
@@ -386,7 +382,6 @@ def test_the_walk_found_the_nested_models() -> None:
         "Split",
         "Component",
         "Assumptions",
-        "Override",
         "Offers",
         "Cap",
     } <= names

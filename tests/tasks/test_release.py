@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,12 +12,26 @@ import pytest
 
 from engine.artifact import WARNINGS, canonical
 from engine.errors import ConfigError, CriteriaMissed, DataError
+from retain.decision import Arm
 from retain.guard import GuardWords
 from retain.message import SITUATIONS
-from retain.release import ReleaseError, load
-from tasks.config import Override
+from retain.policy import PolicyError
+from retain.release import Release, ReleaseError, load
 from tests.engine.processes import message_without_privileges
-from tests.releases import PASSED, RULE, SENDER, TERMS, config, dataset, inputs, policy, run_stage
+from tests.releases import (
+    PASSED,
+    RULE,
+    SENDER,
+    TERMS,
+    approved,
+    config,
+    dataset,
+    inputs,
+    measured,
+    policy,
+    rows,
+    run_stage,
+)
 from tests.words import WORDS
 
 
@@ -26,43 +40,43 @@ def given(tmp_path: Path) -> dict[str, Path]:
     return inputs(tmp_path / "inputs", dataset("telco"), dataset("bank"))
 
 
-def measured(given: dict[str, Path], stage: str, **values: Any) -> None:
-    metrics = {**PASSED[stage], **{name: {"value": value} for name, value in values.items() if value is not None}}
-    for name, value in values.items():
-        if value is None:
-            del metrics[name]
-    (given[stage] / "metrics.json").write_bytes(canonical(metrics))
-
-
 def test_what_passed_is_put_together(tmp_path: Path, given: dict[str, Path]) -> None:
     out = run_stage(tmp_path, given)
     written = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
     release = load(written)
     about = json.loads(written["release.json"].read_bytes())
     assert about["experiment"] == "toy"
-    assert about["left_out"] == []
+    assert {part: stated["standing"] for part, stated in about["parts"].items()} == {
+        "risk": "served",
+        "accept": "served",
+        "decision": "served",
+        "sft": "served",
+        "rlhf": "served",
+    }
     assert [(verdict["stage"], verdict["metric"]) for verdict in about["verdicts"]] == [
         ("risk", "auc"),
         ("risk", "ece"),
         ("accept", "auc"),
         ("decision", "nrr_gain"),
         ("decision", "lift_gain"),
+        ("decision", "over_cap"),
         ("sft", "training_loss"),
         ("rm", "auc"),
         ("text_eval", "win_rate_gain"),
+        ("text_eval", "unsafe"),
         ("messages", "coverage"),
     ]
     assert about["verdicts"][0] == {
         "stage": "risk", "metric": "auc", "value": 0.85, "ci": [0.83, 0.87],
-        "op": ">=", "limit": 0.78, "gating": True, "passed": True,
+        "op": ">=", "limit": 0.78, "gating": True, "kind": None, "passed": True,
     }  # fmt: skip
     assert about["parts"]["risk"]["digest"] == release.versions["risk"]
     assert about["parts"]["decision"]["digest"] == release.versions["policy"]
-    assert about["overrides"] == []
     assert release.policy is not None
+    assert release.shown == {"risk", "accept", "decision", "sft", "rlhf"}
     assert about["decision"] == json.loads(written["decision.json"].read_bytes()) == {**TERMS, "rule": RULE}
     counts = json.loads(written["metrics.json"].read_bytes())
-    assert (counts["criteria"]["value"], counts["criteria_passed"]["value"]) == (9, 8)
+    assert (counts["criteria"]["value"], counts["criteria_passed"]["value"]) == (11, 10)
     assert counts["messages"]["value"] == sum(len(bank.entries) for bank in release.banks.values()) == 24 + 48 + 48
     assert json.loads(written["messages.json"].read_bytes())["sender"] == SENDER
     for name in ("risk/model.json", "accept/bridge.json", "decision/policy.json"):
@@ -163,118 +177,129 @@ def about(out: Path) -> dict[str, Any]:
     return content
 
 
-def test_a_decision_part_that_missed_is_left_out_and_the_release_says_so(
+def decided_and_said(release: Release) -> set[tuple[str, str | None]]:
+    """(arm, source of its message) of the decisions about some customers, by the arms that may answer them."""
+    seen = set()
+    for row in rows(release.spec, 60, seed=5):
+        for arm in get_args(Arm):
+            assessment = release.assess(row)
+            try:
+                decision = release.decide(assessment, release.terms.new_wallet(), 1.0, arm)
+            except PolicyError:
+                continue
+            message = release.message(assessment, decision)
+            seen.add((decision.arm, None if message is None else message.source))
+    return seen
+
+
+def test_a_part_that_missed_value_alone_is_in_the_release_and_shown_to_nobody(
     tmp_path: Path, given: dict[str, Path]
 ) -> None:
-    whole = about(run_stage(tmp_path / "whole", given))
+    whole = run_stage(tmp_path / "whole", given)
     measured(given, "decision", lift_gain=0.05)
     out = run_stage(tmp_path, given)
+    assert (out / "decision" / "policy.json").read_bytes() == (whole / "decision" / "policy.json").read_bytes()
+    digest = about(whole)["parts"]["decision"]["digest"]
+    assert about(out)["parts"]["decision"] == {
+        "standing": "shadow_only",
+        "digest": digest,
+        "artifact": digest,
+        "missed": [
+            {
+                "criterion": "decision.lift_gain",
+                "kind": "value",
+                "verdict": "decision lift_gain 0.05 (wanted >= 0.12)",
+            }
+        ],
+    }
+    release = load(written(out))
+    assert (release.standing("decision"), release.versions["policy"]) == ("shadow_only", digest)
+    assert release.shown == {"risk", "accept", "sft", "rlhf"}
+    assert json.loads((out / "metrics.json").read_bytes())["shadow_only"]["value"] == 1
+    assert {arm for arm, _ in decided_and_said(approved(load(written(whole))))} == {"baseline", "learned"}
+    assert {arm for arm, _ in decided_and_said(approved(release))} == {"baseline"}
+
+
+def test_a_decision_part_that_missed_safety_is_left_out_and_the_release_says_so(
+    tmp_path: Path, given: dict[str, Path]
+) -> None:
+    """Whatever it missed besides."""
+    whole = about(run_stage(tmp_path / "whole", given))
+    measured(given, "decision", over_cap=0.02, lift_gain=0.05)
+    out = run_stage(tmp_path, given)
     assert "decision/policy.json" not in written(out)
-    digest = whole["parts"]["decision"]["digest"]  # what an override has to name
-    left_out = [{"part": "decision", "digest": digest, "missed": ["decision lift_gain 0.05 (wanted >= 0.12)"]}]
-    assert about(out)["left_out"] == left_out
-    assert set(about(out)["parts"]) == {"risk", "accept", "sft", "rlhf"}
-    assert about(out)["overrides"] == []
+    stated = about(out)["parts"]["decision"]
+    assert (stated["standing"], stated["digest"]) == ("left_out", whole["parts"]["decision"]["digest"])
+    assert [(missed["criterion"], missed["kind"]) for missed in stated["missed"]] == [
+        ("decision.lift_gain", "value"),
+        ("decision.over_cap", "safety"),
+    ]
     release = load(written(out))
     assert release.policy is None
-    assert list(release.left_out) == left_out
     assert "policy" not in release.versions
     assert release.terms.threshold == TERMS["threshold"]
     assert json.loads((out / "metrics.json").read_bytes())["left_out"]["value"] == 1
 
 
-def test_what_was_not_measured_has_not_passed(tmp_path: Path, given: dict[str, Path]) -> None:
-    for change in ({"lift_gain": None}, {"lift_gain": float("nan")}):
-        (given["decision"] / "metrics.json").write_text(
-            json.dumps({name: {"value": value} for name, value in change.items() if value is not None})
-        )
-        out = run_stage(tmp_path / str(len(change)) / str(change["lift_gain"]), given)
-        assert about(out)["left_out"][0]["missed"] == ["decision lift_gain missing (wanted >= 0.12)"]
-
-
-def override(digest: str, *criteria: str) -> dict[str, Override]:
-    found = Override(by="A. Person", reason="a pilot of two weeks", criteria=criteria, digest=digest)
-    return {"decision": found}
-
-
-def test_a_recorded_override_lets_the_part_in(tmp_path: Path, given: dict[str, Path]) -> None:
+def test_a_criterion_of_no_kind_is_one_of_safety(tmp_path: Path, given: dict[str, Path]) -> None:
     measured(given, "decision", lift_gain=0.05)
-    digest = about(run_stage(tmp_path / "left_out", given))["left_out"][0]["digest"]
-    out = run_stage(tmp_path, given, config(override(digest, "lift_gain", "offer_cost_change")))
-    assert about(out)["left_out"] == []
-    assert about(out)["overrides"] == [
-        {
-            "part": "decision",
-            "by": "A. Person",
-            "reason": "a pilot of two weeks",
-            "criteria": ["lift_gain", "offer_cost_change"],
-            "digest": digest,
-            "missed": ["decision lift_gain 0.05 (wanted >= 0.12)"],
-        }
-    ]
-    release = load(written(out))
-    assert release.policy is not None
-    assert release.versions["policy"] == digest
-    assert release.overrides[0]["by"] == "A. Person"
+    settings = config()
+    lift_gain = settings.criteria["decision"]["lift_gain"]
+    settings.criteria["decision"]["lift_gain"] = lift_gain.model_copy(update={"kind": None})
+    assert about(run_stage(tmp_path, given, settings))["parts"]["decision"]["standing"] == "left_out"
 
 
-def test_an_override_of_another_artifact_or_of_fewer_criteria_lets_nothing_in(
-    tmp_path: Path, given: dict[str, Path]
+@pytest.mark.parametrize(
+    ("metric", "standing"), [("lift_gain", "shadow_only"), ("over_cap", "left_out"), ("nrr_gain", "served")]
+)
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_what_was_not_measured_has_not_passed(
+    tmp_path: Path, given: dict[str, Path], metric: str, standing: str, value: float | None
 ) -> None:
-    """The rest is released all the same, and the release says what the override lacks."""
-    measured(given, "decision", lift_gain=0.05)
-    digest = about(run_stage(tmp_path / "left_out", given))["left_out"][0]["digest"]
-    other = "0" * 12
-    for allowed, says in (
-        (override(other, "lift_gain"), f"the override names {other}, another artifact"),
-        (override(digest, "nrr_gain"), "the override does not name lift_gain"),
-    ):
-        out = run_stage(tmp_path / allowed["decision"].digest, given, config(allowed))
-        assert about(out)["overrides"] == []
-        (left_out,) = about(out)["left_out"]
-        assert (left_out["part"], left_out["digest"], left_out["override"]) == ("decision", digest, says)
-        assert not (out / "decision" / "policy.json").exists()
-
-
-def test_an_override_that_is_not_needed_is_not_recorded(tmp_path: Path, given: dict[str, Path]) -> None:
-    out = run_stage(tmp_path, given, config(override("0" * 12, "lift_gain")))
-    assert (about(out)["overrides"], about(out)["left_out"]) == ([], [])
-
-
-def test_no_override_lets_risk_in(tmp_path: Path, given: dict[str, Path]) -> None:
-    measured(given, "risk", auc=0.5)
-    with pytest.raises(CriteriaMissed):
-        run_stage(tmp_path, given, config({"risk": override("0" * 12, "auc")["decision"]}))
+    """It counts where it gates: nrr_gain doesn't."""
+    metrics = {name: measure for name, measure in PASSED["decision"].items() if name != metric}
+    content = metrics if value is None else metrics | {metric: {"value": value}}
+    (given["decision"] / "metrics.json").write_text(json.dumps(content))
+    assert about(run_stage(tmp_path, given))["parts"]["decision"]["standing"] == standing
 
 
 # -- messages ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("stage", "values", "parts", "missed"),
+    ("stage", "values", "standing", "parts", "criterion"),
     [
-        ("sft", {"training_loss": 2.5}, ["sft", "rlhf"], "sft training_loss 2.5 (wanted < 2.5)"),
-        ("rm", {"auc": 0.6}, ["rlhf"], "rm auc 0.6 (wanted >= 0.7)"),
-        ("text_eval", {"win_rate_gain": None}, ["rlhf"], "text_eval win_rate_gain missing (wanted >= 0.08)"),
-        ("messages", {"coverage": 0.9}, ["rlhf"], "messages coverage 0.9 (wanted >= 1)"),
+        ("sft", {"training_loss": 2.5}, "shadow_only", ["sft", "rlhf"], "sft.training_loss"),
+        ("rm", {"auc": 0.6}, "shadow_only", ["rlhf"], "rm.auc"),
+        ("text_eval", {"win_rate_gain": None}, "shadow_only", ["rlhf"], "text_eval.win_rate_gain"),
+        ("messages", {"coverage": 0.9}, "shadow_only", ["rlhf"], "messages.coverage"),
+        ("text_eval", {"unsafe": 0.01}, "left_out", ["rlhf"], "text_eval.unsafe"),
     ],
 )
-def test_messages_that_missed_are_left_out_and_an_override_lets_them_in(
-    tmp_path: Path, given: dict[str, Path], stage: str, values: dict[str, Any], parts: list[str], missed: str
+def test_a_bank_that_missed_a_criterion_says_nothing_to_a_customer(
+    tmp_path: Path,
+    given: dict[str, Path],
+    stage: str,
+    values: dict[str, Any],
+    standing: str,
+    parts: list[str],
+    criterion: str,
 ) -> None:
     measured(given, stage, **values)
     out = run_stage(tmp_path, given)
-    left_out = about(out)["left_out"]
-    assert [(one["part"], one["missed"]) for one in left_out] == [(part, [missed]) for part in parts]
-    assert not any((out / part).exists() for part in parts)
-    release = load(written(out))
-    assert set(release.banks) == {"template", "sft", "rlhf"} - set(parts)
-    assert not set(parts) & set(release.versions)
-    allowed = {one["part"]: override(one["digest"], *values)["decision"] for one in left_out}
-    let_in = run_stage(tmp_path / "again", given, config(allowed))
-    assert about(let_in)["left_out"] == []
-    assert [one["part"] for one in about(let_in)["overrides"]] == parts
-    assert set(load(written(let_in)).banks) == {"template", "sft", "rlhf"}
+    stated = about(out)["parts"]
+    assert {part: stated[part]["standing"] for part in ("sft", "rlhf")} == {
+        part: standing if part in parts else "served" for part in ("sft", "rlhf")
+    }
+    assert [[missed["criterion"] for missed in stated[part]["missed"]] for part in parts] == [[criterion]] * len(parts)
+    release = approved(load(written(out)))
+    assert all((part in release.banks) == (standing == "shadow_only") for part in parts)
+    assert all((out / part).exists() == (standing == "shadow_only") for part in parts)
+    sources = {
+        arm: {source for by, source in decided_and_said(release) if by == arm and source} for arm in get_args(Arm)
+    }
+    instead = "template" if "sft" in parts else "sft"
+    assert sources == {"baseline": {instead}, "learned": {instead}}
 
 
 def test_banks_without_a_safe_candidate_are_released_and_the_templates_speak(
@@ -344,21 +369,16 @@ def test_the_banks_lose_what_the_guard_refuses_by_now(tmp_path: Path, given: dic
     assert [verdict["value"] for verdict in about["verdicts"] if verdict["metric"] == "coverage"] == [1.0]
 
 
-def test_an_override_names_the_artifact_of_its_stage_whatever_the_guard_drops(
+def test_a_bank_that_lost_messages_still_knows_the_artifact_that_it_was_made_of(
     tmp_path: Path, given: dict[str, Path]
 ) -> None:
-    measured(given, "sft", training_loss=2.5)
-    (left_out, _) = about(run_stage(tmp_path / "left_out", given))["left_out"]
-    settings = guarded(pressure=["if you like"])
-    settings.overrides = {"sft": override(left_out["digest"], "training_loss")["decision"]}
-    out = run_stage(tmp_path, given, settings)
-    (let_in,) = about(out)["overrides"]
-    assert (let_in["part"], let_in["digest"]) == ("sft", left_out["digest"])
-    assert about(out)["parts"]["sft"]["digest"] == load(files_of(out)).versions["sft"] != left_out["digest"]
+    whole = about(run_stage(tmp_path / "whole", given))["parts"]["sft"]
+    lessened = about(run_stage(tmp_path, given, guarded(pressure=["if you like"])))["parts"]["sft"]
+    assert whole["digest"] == whole["artifact"] == lessened["artifact"] != lessened["digest"]
 
 
 def test_dropped_messages_are_counted_of_released_parts_alone(tmp_path: Path, given: dict[str, Path]) -> None:
-    measured(given, "rm", auc=0.5)  # leaves rlhf out
+    measured(given, "text_eval", unsafe=0.5)  # leaves rlhf out
     out = run_stage(tmp_path, given, guarded(pressure=["if you like"]))
     assert json.loads((out / "metrics.json").read_bytes())["dropped"]["value"] == 24
     assert [entry["part"] for entry in load(files_of(out)).dropped] == ["sft"] * 24
@@ -371,10 +391,12 @@ def test_coverage_is_judged_of_what_is_left(tmp_path: Path, given: dict[str, Pat
     about = json.loads((out / "release.json").read_bytes())
     coverage = next(verdict for verdict in about["verdicts"] if verdict["metric"] == "coverage")
     assert (coverage["value"], coverage["passed"], len(about["dropped"])) == (18 / 24, False, 24)
-    (left_out,) = about["left_out"]
-    assert (left_out["part"], left_out["missed"]) == ("rlhf", ["messages coverage 0.75 (wanted >= 1)"])
+    stated = about["parts"]["rlhf"]
+    assert (stated["standing"], stated["missed"][0]["verdict"]) == (
+        "shadow_only",
+        "messages coverage 0.75 (wanted >= 1)",
+    )
     release = load(files_of(out))
-    assert "rlhf" not in release.banks
     assert {entry.offer for entry in release.banks["sft"].entries} == {5, 10, 20}
 
 
