@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bools = NDArray[np.bool_]
-Bar = Literal["do_not_contact", "running_offer", "contact_cap", "contacted_this_month"]
+Bar = Literal["do_not_contact", "hold_out", "running_offer", "contact_cap", "contacted_this_month"]
 
 
 def allowed(contacts: NDArray[Any], max_contacts: int, window: int) -> Bools:
@@ -45,13 +45,18 @@ def mask(
     return out
 
 
-def barred(contacts: Sequence[int], running: bool, opted_out: bool, max_contacts: int, window: int) -> Bar | None:
+def barred(
+    contacts: Sequence[int], running: bool, opted_out: bool, max_contacts: int, window: int, held_out: bool = False
+) -> Bar | None:
     """`mask` of one customer, with what forbids a contact; the customer's own word first, None when nothing does.
 
-    `contacts` of each month that is known of, oldest first; the last one is the month that ends now.
+    `contacts` of each month that is known of, oldest first; the last one is the month that ends now. `held_out`: she is
+    one of those whom nobody ever contacts, by whom the worth of contacts is measured.
     """
     if opted_out:
         return "do_not_contact"
+    if held_out:
+        return "hold_out"
     if running:
         return "running_offer"
     if sum(contacts[-window:]) >= max_contacts:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +38,15 @@ Why = Literal[
     "risk_below_threshold",
     "policy_contact",
     "policy_no_contact",
+    "exploration",
     "do_not_contact",
+    "hold_out",
     "running_offer",
     "contact_cap",
     "contacted_this_month",
     "offer_limit",
     "offer_budget",
+    "state_unavailable",
 ]
 
 # Months of contacts that a learned policy observes, the last one ending now: those of the simulated year.
@@ -72,6 +75,26 @@ class History:
 
 
 NO_HISTORY = History()
+
+
+def merged(given: History, own: History) -> History:
+    """What a request tells of a customer's history together with what the service has on record.
+
+    Both know of the service's own contacts, and the caller maybe of more, so the larger count of each month holds, and
+    of the answers. An offer that either knows of is running.
+    """
+    if own == NO_HISTORY:
+        return given
+    months = max(len(given.contacts), len(own.contacts))
+    padded = ((0,) * (months - len(contacts)) + contacts for contacts in (given.contacts, own.contacts))
+    running = own if given.running_offer is None and not given.months_left else given
+    return History(
+        contacts=tuple(map(max, *padded)),
+        running_offer=running.running_offer,
+        months_left=running.months_left,
+        accepted=max(given.accepted, own.accepted),
+        declined=max(given.declined, own.declined),
+    )
 
 
 class Bridge:
@@ -328,6 +351,13 @@ class Decision:
     arm: Arm = "baseline"
 
 
+class Wanted(NamedTuple):
+    """What an arm wants to do: an offer in percent, None for no contact, and why."""
+
+    offer: int | None
+    why: Why
+
+
 def decide(
     terms: Terms,
     case: Case,
@@ -342,9 +372,33 @@ def decide(
     that is decided on has been admitted by `wallet` and is open from now on. Raises PolicyError before that if the
     policy can't decide. A risk that is NaN reaches no threshold, so the baseline contacts nobody on one.
     """
-    arm: Arm = "baseline" if policy is None else "learned"
     bar = forbidden(terms, case.history, case.opted_out)
-    offer, why = (None, bar) if bar else _wanted(terms, case, wallet, policy, left)
+    if bar is not None:
+        wanted = Wanted(None, bar)
+    else:
+        wanted = (
+            baseline_wants(terms, case) if policy is None else policy_wants(policy, terms, case, pace(wallet, left))
+        )
+    return granted(terms, case, wanted, wallet, "baseline" if policy is None else "learned", limit)
+
+
+def baseline_wants(terms: Terms, case: Case) -> Wanted:
+    """What the threshold baseline wants."""
+    if case.risk >= terms.threshold:
+        return Wanted(terms.offer, "risk_at_threshold")
+    return Wanted(None, "risk_below_threshold")
+
+
+def policy_wants(policy: Policy, terms: Terms, case: Case, pace: float) -> Wanted:
+    """What a learned policy wants. Raises PolicyError if it can't decide."""
+    action = policy.best(observe(case, pace))
+    return Wanted(terms.offers.levels[action - 1], "policy_contact") if action else Wanted(None, "policy_no_contact")
+
+
+def granted(terms: Terms, case: Case, wanted: Wanted, wallet: Wallet, arm: Arm, limit: float = math.inf) -> Decision:
+    """What becomes of what an arm wants and no rule forbids: an offer is made if it costs at most `limit` and the
+    wallet admits it."""
+    offer, why = wanted
     if offer is not None:
         asked = price(terms, case, offer)
         if asked[1] > limit:
@@ -354,19 +408,21 @@ def decide(
     return Decision(case.risk, case.acceptance, NO_CONTACT if offer is None else CONTACT, offer, why, arm)
 
 
-def _wanted(terms: Terms, case: Case, wallet: Wallet, policy: Policy | None, left: float) -> tuple[int | None, Why]:
-    """The offer that an arm wants to make, None for no contact, and why."""
-    if policy is None:
-        return (terms.offer, "risk_at_threshold") if case.risk >= terms.threshold else (None, "risk_below_threshold")
-    action = policy.best(observe(case, pace(wallet, left)))
-    return (terms.offers.levels[action - 1], "policy_contact") if action else (None, "policy_no_contact")
+def affordable(terms: Terms, case: Case, wallet: Wallet, limit: float = math.inf) -> list[int | None]:
+    """The actions that granted() would carry out now: no contact (None), and offers in percent. Nothing is held for."""
+    actions: list[int | None] = [None]
+    for offer in terms.offers.levels:
+        asked = price(terms, case, offer)
+        if asked[1] <= limit and wallet.would_admit(*asked):
+            actions.append(offer)
+    return actions
 
 
-def forbidden(terms: Terms, history: History, opted_out: bool) -> Bar | None:
+def forbidden(terms: Terms, history: History, opted_out: bool, held_out: bool = False) -> Bar | None:
     """What forbids a contact, whatever any policy wants."""
     # Either alone is a contradiction, and nobody is contacted on one.
     running = bool(history.running_offer or history.months_left)
-    return barred(history.contacts, running, opted_out, terms.cap.max_contacts, terms.cap.window)
+    return barred(history.contacts, running, opted_out, terms.cap.max_contacts, terms.cap.window, held_out)
 
 
 def price(terms: Terms, case: Case, offer: int) -> tuple[float, float, float]:

@@ -43,6 +43,7 @@ from retain.needs import price_faults
 from retain.parts import JUDGED_BY, REQUIRED, Acceptance, Part, Standing, shown
 from retain.plausible import Plausibility, Ranges
 from retain.policy import Policy, PolicyError
+from retain.quiet import QuietHours
 from retain.score import ModelError, Scorer
 from retain.wallet import Wallet
 
@@ -111,11 +112,11 @@ class Release:
 
     `parts` says where each part stands, and `accepted` which of those in the shadow a person lets customers be shown.
     `policy` is None where the learned one is left out. `banks`: the templates, and of `sft` and `rlhf` those that are
-    there. `footer` stands below every message. `plausible` knows what the numbers of a request are like. `dropped`: the
-    messages of those banks that the guard refused, each with its part and what it breaks. `replaced`: the parts that
-    are not the release's own. `held_back`: those that were to be replaced by the very ones that the release itself
-    shows to nobody. `verdicts`: text -> "approved" or "rejected", of what people read; of a language model's messages
-    the approved ones alone are sent, so nothing is before somebody says so.
+    there. `footer` stands below every message, `quiet_hours` say when none is sent. `plausible` knows what the numbers
+    of a request are like. `dropped`: the messages of those banks that the guard refused, each with its part and what it
+    breaks. `replaced`: the parts that are not the release's own. `held_back`: those that were to be replaced by the
+    very ones that the release itself shows to nobody. `verdicts`: text -> "approved" or "rejected", of what people
+    read; of a language model's messages the approved ones alone are sent, so nothing is before somebody says so.
     """
 
     experiment: str
@@ -128,6 +129,7 @@ class Release:
     banks: Mapping[str, Bank]
     guard: Guard
     footer: str
+    quiet_hours: QuietHours
     plausible: Plausibility
     versions: Mapping[str, str]
     has_bank_columns: bool
@@ -255,7 +257,7 @@ def load(files: Mapping[str, Path]) -> Release:
         terms = Terms.from_json(_json(files, "decision.json"))
         guard = Guard(_model(files, "guard.json", GuardInForce, _OLDER))
         plausible = Plausibility(spec, _model(files, "ranges.json", Ranges, _OLDER))
-        templates, below = _messages(_json(files, "messages.json"), terms, guard)
+        templates, below, quiet = _messages(_json(files, "messages.json"), terms, guard)
         banks = {TEMPLATES: templates}
         for part in STAGE_OF:
             if f"{part}/{part}.json" in files:
@@ -289,6 +291,7 @@ def load(files: Mapping[str, Path]) -> Release:
         banks=banks,
         guard=guard,
         footer=below,
+        quiet_hours=quiet,
         plausible=plausible,
         versions=versions,
         has_bank_columns=set(accept.featurizer.columns) <= set(spec.columns),
@@ -361,10 +364,16 @@ def digest(files: Mapping[str, Path], part: str) -> str:
     return total.hexdigest()[:12]
 
 
-def _messages(content: object, terms: Terms, guard: Guard) -> tuple[Bank, str]:
-    """The templates, one for every situation and offer, and what stands below each message."""
-    if not isinstance(content, dict) or set(content) != {"sender", "templates"}:
-        raise ReleaseError(f"messages.json: wants sender and templates{_OLDER}")
+def _messages(content: object, terms: Terms, guard: Guard) -> tuple[Bank, str, QuietHours]:
+    """The templates, one for every situation and offer, what stands below each message, and when none is sent."""
+    if not isinstance(content, dict) or set(content) != {"sender", "quiet_hours", "templates"}:
+        raise ReleaseError(f"messages.json: wants sender, quiet_hours and templates{_OLDER}")
+    try:
+        quiet = QuietHours.model_validate_json(json.dumps(content["quiet_hours"]))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, ("quiet_hours", *problem["loc"])))
+        raise ReleaseError(f"messages.json: {where}: {problem['msg'].removeprefix('Value error, ')}") from None
     sender = content["sender"]
     if not isinstance(sender, dict) or set(sender) != {"name", "address"}:
         raise ReleaseError("messages.json: sender wants name and address")
@@ -377,7 +386,7 @@ def _messages(content: object, terms: Terms, guard: Guard) -> tuple[Bank, str]:
     _keeps_rules(bank, "messages.json", terms, guard)
     if gaps := bank.gaps(terms.offers.levels):
         raise ReleaseError(f"messages.json: {gaps[0]}")
-    return bank, below
+    return bank, below, quiet
 
 
 def _bank(files: Mapping[str, Path], part: str, terms: Terms) -> Bank:

@@ -86,7 +86,7 @@ class Wallet:
     @property
     def held(self) -> float:
         """What the open offers are taken to cost at most."""
-        return float(self._hold(self._psi, self._liability))
+        return float(self._hold(self._psi, self._liability, self.batch))
 
     @property
     def expected(self) -> float:
@@ -119,7 +119,7 @@ class Wallet:
             committed = np.cumsum(np.concatenate(([self.committed], cost[waiting])))[1:]
             prices = np.cumsum(np.concatenate((self._psi[None], psi[waiting])), axis=0)[1:]
             liabilities = np.cumsum(np.concatenate(([self._liability], liability[waiting])))[1:]
-            fits = committed + self._hold(prices, liabilities) <= self.budget
+            fits = committed + self._hold(prices, liabilities, self.batch) <= self.budget
             first = len(fits) if fits.all() else int(fits.argmin())
             if first:
                 made[waiting[:first]] = True
@@ -127,7 +127,7 @@ class Wallet:
                 self._liability, self.open = float(liabilities[first - 1]), self.open + first
             # Holds only grow: whoever would not fit now, alone, will not fit after others either.
             waiting = waiting[first + 1 :]
-            alone = self._hold(self._psi + psi[waiting], self._liability + liability[waiting])
+            alone = self._hold(self._psi + psi[waiting], self._liability + liability[waiting], self.batch)
             waiting = waiting[self.committed + cost[waiting] + alone <= self.budget]
         mean = acceptance[made] * liability[made]
         self._mean = float(np.cumsum(np.concatenate(([self._mean], mean)))[-1])
@@ -148,7 +148,7 @@ class Wallet:
         no, yes, above = _alone(acceptance)
         psi = self._psi + np.logaddexp(no, yes + liability * self._theta)
         total = self._liability + liability
-        if not self.committed + cost + float(self._hold(psi, total)) <= self.budget:
+        if not self.committed + cost + float(self._hold(psi, total, self.batch)) <= self.budget:
             return False
         self.committed += cost
         self._psi, self._liability = psi, total
@@ -156,6 +156,13 @@ class Wallet:
         self.open += 1
         self._above = self._above - above
         return True
+
+    def would_admit(self, cost: float, liability: float, acceptance: float) -> bool:
+        """What admit_one() would answer now; nothing is held for."""
+        no, yes, _ = _alone(acceptance)
+        psi = self._psi + np.logaddexp(no, yes + liability * self._theta)
+        held = float(self._hold(psi, self._liability + liability, self.batch + self._answered))
+        return self.committed + cost + held <= self.budget
 
     def settle(self, liability: Floats, acceptance: Floats, accepted: Bools) -> None:
         """Answers of open offers (expired ones declined), with the liability and acceptance they were admitted with."""
@@ -189,11 +196,11 @@ class Wallet:
             no, yes = np.log1p(-q), np.log(q)
         return np.asarray(np.logaddexp(no[:, None], yes[:, None] + liability[:, None] * self._theta))
 
-    def _hold(self, psi: Floats, liability: Floats | float) -> Floats:
-        """(...,) of summed psi (..., thetas) and summed liability (...,) of the open offers."""
+    def _hold(self, psi: Floats, liability: Floats | float, batch: int) -> Floats:
+        """(...,) of summed psi (..., thetas) and summed liability (...,) of the offers that are open in that batch."""
         if self.mode == "worst_case":
             return np.asarray(liability)
-        rare = np.log(self.batch * (self.batch + 1) / self.overdraw)
+        rare = np.log(batch * (batch + 1) / self.overdraw)
         return np.asarray(np.minimum(((psi + rare) / self._theta).min(axis=-1), liability))
 
 

@@ -1,12 +1,14 @@
 """Which arm decides about a customer: the baseline, or the learned policy for a share of customers.
 
 A keyed hash of the customer's id decides, so a customer stays in her arm, over restarts and releases, and a growing
-share only adds customers. Another key draws other customers.
+share only adds customers. Another key draws other customers. A second hash draws the hold-out: customers whom no arm
+ever contacts, by whom the worth of all contacts is measured in the end. A third one, of a decision's id, draws the
+decisions that explore: a uniform action in place of the baseline's, so that a log can tell what other actions do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 
@@ -17,23 +19,42 @@ from retain.release import Release
 DEFAULT_KEY = "retain"
 MAX_KEY = 64  # bytes, of blake2b
 DEFAULT_PERCENT = 5.0
+DEFAULT_HOLD_OUT = 5.0
+WHOLE = 2**64
 
 
 @dataclass(frozen=True)
 class Router:
-    """`percent` of customers are decided about by the learned policy, none of them if `force_baseline`."""
+    """`percent` of customers are decided about by the learned policy, none of them if `force_baseline`; `hold_out`
+    percent are contacted by nobody. `exploration` is the share of the baseline's decisions that explore."""
 
     force_baseline: bool = True
     percent: float = DEFAULT_PERCENT
     key: str = DEFAULT_KEY
+    hold_out: float = DEFAULT_HOLD_OUT
+    exploration: float = 0.0
 
     def arm(self, customer: str | int | None) -> Arm:
         """The arm of the customer with that id, whether it was written as text or as a number; without one there is
         nothing to be told apart by, so the baseline decides."""
         if customer is None or not self._below:
             return "baseline"
-        place = blake2b(str(customer).encode(), key=self._key, digest_size=8).digest()
-        return "learned" if int.from_bytes(place) < self._below else "baseline"
+        return "learned" if self._place(str(customer)) < self._below else "baseline"
+
+    def held_out(self, customer: str | int | None) -> bool:
+        """Whether nobody ever contacts the customer with that id; without an id nobody could be told apart."""
+        return customer is not None and self._place(str(customer), b"hold-out") < self.hold_out / 100 * WHOLE
+
+    def explored(self, decision: str, actions: int) -> int | None:
+        """Which of so many actions is taken by the decision with that id, if it explores; None if it doesn't."""
+        if not self.exploration or self._place(decision, b"explores") >= self.exploration * WHOLE:
+            return None
+        return self._place(decision, b"action") * actions // WHOLE
+
+    def _place(self, text: str, purpose: bytes = b"") -> int:
+        """A number from 0 to WHOLE - 1, even over texts, and another for each purpose."""
+        digest = blake2b(text.encode(), key=self._key, digest_size=8, person=purpose).digest()
+        return int.from_bytes(digest)
 
     @property
     def learned_percent(self) -> float:
@@ -41,7 +62,7 @@ class Router:
 
     @cached_property
     def _below(self) -> int:
-        return round(self.learned_percent / 100 * 2**64)
+        return round(self.learned_percent / 100 * WHOLE)
 
     @cached_property
     def _key(self) -> bytes:
@@ -65,4 +86,4 @@ def routed(router: Router, release: Release) -> tuple[Router, list[str]]:
         why = f"{release.spec.name} has no id that an arm could be drawn by"
     if why is None:
         return router, []
-    return Router(True, router.percent, router.key), [f"FORCE_BASELINE=false, but {why}: everybody gets the baseline"]
+    return replace(router, force_baseline=True), [f"FORCE_BASELINE=false, but {why}: everybody gets the baseline"]

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NotRequired
+from functools import cache
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
+from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, with_config
 from pydantic.json_schema import GenerateJsonSchema
@@ -97,7 +99,10 @@ def _model(spec: DatasetSpec, terms: Terms) -> Any:
     columns = request_columns(spec)
     customer = _keys("Customer", {column.name: _value(column) for column in columns}, title=spec.title)
     history: Any = Annotated[_history(terms) | None, Field(title="Earlier contacts, if the caller knows of any")]
-    return _keys("Request", {"customer": customer, "history": NotRequired[history]})
+    about = "where the customer lives, as in America/New_York: a message waits for the day there"
+    zone: Any = Annotated[str, Field(min_length=1, max_length=40, description=about), AfterValidator(_zone)]
+    optional = {"history": NotRequired[history], "time_zone": NotRequired[zone | None]}
+    return _keys("Request", {"customer": customer, **optional})
 
 
 def _keys(name: str, values: Mapping[str, Any], **config: Any) -> Any:
@@ -188,6 +193,17 @@ def _id(value: str | int) -> str | int:
     return value
 
 
+def _zone(value: str) -> str:
+    if value not in _zones():
+        raise PydanticCustomError("not_one_of_the_allowed", "no time zone")
+    return value
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
 def _no_bool(value: Any) -> Any:
     if type(value) is bool:  # True is 1 to a Literal
         raise PydanticCustomError("number_type", "bool")
@@ -219,14 +235,23 @@ KINDS = {
     "number_type": "number_type",
     "float_type": "number_type",
     "int_type": "number_type",
+    "not_one_of_the_allowed": "not_one_of_the_allowed",
     "greater_than_equal": "below_minimum",
     "less_than_equal": "above_maximum",
 }
 NUMERIC = ("float_type", "int_type", "greater_than_equal", "less_than_equal")
 
 
+class Asked(NamedTuple):
+    """A request for a decision, as it was read; `time_zone` is None where it isn't stated."""
+
+    values: dict[str, Any]
+    history: History
+    time_zone: str | None
+
+
 class RequestReader:
-    """Body -> (customer's values, history), for one release."""
+    """Body -> Asked, for one release."""
 
     def __init__(self, spec: DatasetSpec, terms: Terms) -> None:
         self._model = TypeAdapter(_model(spec, terms))
@@ -237,7 +262,7 @@ class RequestReader:
         self._free_offers = _free_offers(terms)
         self._total, self._tenure = total_and_tenure(spec) or ("", "")
 
-    def read(self, body: bytes) -> tuple[dict[str, Any], History]:
+    def read(self, body: bytes) -> Asked:
         """Raises Invalid with everything that is wrong, up to MAX_ERRORS faults; rules between several values are
         looked at when each of them is right."""
         content = parse(body)
@@ -248,7 +273,7 @@ class RequestReader:
         values, given = request["customer"], request.get("history")
         if values.get(self._total, 0) is None and values.get(self._tenure, 0) != 0:
             raise Invalid([("blank", ("customer", self._total))])
-        return values, self._history(given) if given else NO_HISTORY
+        return Asked(values, self._history(given) if given else NO_HISTORY, request.get("time_zone"))
 
     def _history(self, given: Mapping[str, Any]) -> History:
         offer, left = given.get("running_offer"), given.get("months_left", 0)

@@ -139,7 +139,7 @@ class Service:
 
     def answer(self, body: bytes) -> bytes:
         """The JSON that answers a request's body. Raises Invalid."""
-        values, history = self.reader.read(body)
+        values, history, _ = self.reader.read(body)
         release = self.release
         if outside := release.plausible.outside(values):
             self._not_plausible(outside)

@@ -17,6 +17,7 @@ from retain.dataset import DatasetSpec, DescriptionError, feature_columns
 from retain.guard import GuardWords, in_force
 from retain.offers import Cap, Decay, Months, NotNegative, Offers, Percent, Positive, Share
 from retain.parts import JUDGED_BY, KINDS, REQUIRED
+from retain.quiet import QuietHours
 from retain.rules import RulesError, RuleWords
 from retain.wallet import Mode
 from tasks.words import CuesConfig, EnglishConfig, PhrasesConfig
@@ -647,6 +648,7 @@ class ReleaseKeys(_Block):
 
     decision: ThresholdConfig
     sender: SenderConfig
+    quiet_hours: QuietHours
 
 
 class ReleaseConfig(ReleaseKeys):

@@ -24,6 +24,7 @@ from retain.features import Featurizer, names_without_gaps
 from retain.message import SITUATIONS
 from retain.parts import Missed, Standing
 from retain.policy import Policy
+from retain.quiet import QuietHours
 from retain.release import Assessment, Release
 from retain.wallet import Wallet
 from tasks.release import release
@@ -71,6 +72,7 @@ PASSED: dict[str, dict[str, Any]] = {
     "text_eval": {"win_rate_gain": {"value": 0.2}, "unsafe": {"value": 0.0}},
     "messages": {"coverage": {"value": 1.0}},
 }
+QUIET_HOURS = QuietHours(start="21:00", end="08:00", zones=("America/New_York", "America/Los_Angeles"))
 SENDER = {"name": "Toy Telecom", "address": "1 Example Street"}
 FOOTER = "Reply STOP to opt out. Toy Telecom, 1 Example Street"
 
@@ -132,6 +134,7 @@ def config(**changes: Any) -> Any:
         templates=WORDS.templates,
         decision=Rule(**{**RULE, **changes}),
         sender=Rule(**SENDER),
+        quiet_hours=QUIET_HOURS,
         criteria=criteria,
     )
 

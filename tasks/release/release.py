@@ -66,7 +66,10 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
     workspace.out.warnings(warnings)
     workspace.out.json("decision.json", decision)
     sender = config.sender.model_dump(mode="json")
-    workspace.out.json("messages.json", {"sender": sender, "templates": templates.to_json()})
+    quiet_hours = config.quiet_hours.model_dump(mode="json")
+    workspace.out.json(
+        "messages.json", {"sender": sender, "quiet_hours": quiet_hours, "templates": templates.to_json()}
+    )
     workspace.out.json("guard.json", guard.model_dump(mode="json"))
     verdicts = [verdict for of_stage in by_stage.values() for verdict in of_stage]
     workspace.out.json(

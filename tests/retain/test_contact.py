@@ -86,3 +86,9 @@ def test_whoever_asks_in_whatever_months_the_cap_is_never_passed(
             assert not wish or sum(made[window + month - window + 1 :]) + 1 > max_contacts
             made.append(0)
         assert sum(made[-window:]) <= max_contacts
+
+
+def test_whoever_is_held_out_is_contacted_by_nobody_but_her_own_word_comes_first() -> None:
+    assert contact.barred((), False, False, 2, 3, held_out=True) == "hold_out"
+    assert contact.barred((2,), True, False, 2, 3, held_out=True) == "hold_out"
+    assert contact.barred((), False, True, 2, 3, held_out=True) == "do_not_contact"

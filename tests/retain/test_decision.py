@@ -20,9 +20,13 @@ from retain.decision import (
     DecisionError,
     History,
     Terms,
+    Wanted,
+    affordable,
     check_policy,
     decide,
     forbidden,
+    granted,
+    merged,
     observe,
     observed,
     opted_out,
@@ -512,3 +516,46 @@ def test_a_blank_opt_out_is_an_opt_out() -> None:
         spec = dataset("telco", roles=roles | {"do_not_contact": name})
         assert opted_out(spec, {name: None})
         assert opted_out(spec, {})
+
+
+# -- history and exploration ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "expected"),
+    [
+        (History(contacts=(1, 0)), History(), History(contacts=(1, 0))),
+        (History(), History(contacts=(0, 1, 0)), History(contacts=(0, 1, 0))),
+        # The last month of both is the one that ends now.
+        (History(contacts=(2, 0)), History(contacts=(1, 1, 1)), History(contacts=(1, 2, 1))),
+        (History(running_offer=5, months_left=2), History(), History(running_offer=5, months_left=2)),
+        (History(), History(running_offer=20, months_left=6), History(running_offer=20, months_left=6)),
+        # The caller knows of the offer that runs; its months are the caller's.
+        (
+            History(running_offer=10, months_left=3),
+            History(running_offer=20, months_left=6),
+            History(running_offer=10, months_left=3),
+        ),
+        (History(accepted=1, declined=4), History(accepted=2, declined=3), History(accepted=2, declined=4)),
+    ],
+)
+def test_whatever_caller_or_service_knows_of_contacts_counts(given: History, own: History, expected: History) -> None:
+    assert merged(given, own) == expected
+
+
+@given(given=HISTORIES, own=HISTORIES)
+def test_more_history_never_allows_what_less_forbids(given: History, own: History) -> None:
+    both = forbidden(RULES, merged(given, own), False)
+    for history in (given, own):
+        if forbidden(RULES, history, False) is not None:
+            assert both is not None
+
+
+@given(budget=st.sampled_from([0.0, 0.5, 5.0, 20.0, 60.0, 1e6]), limit=st.sampled_from([0.0, 20.0, math.inf]))
+def test_affordable_is_what_is_granted(budget: float, limit: float) -> None:
+    terms = replace(RULES, budget=budget)
+    actions = affordable(terms, case(), terms.new_wallet(), limit)
+    assert actions[0] is None
+    for offer in terms.offers.levels:
+        decision = granted(terms, case(), Wanted(offer, "exploration"), terms.new_wallet(), "baseline", limit)
+        assert (decision.offer == offer) == (offer in actions)

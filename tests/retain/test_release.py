@@ -146,10 +146,19 @@ def with_sft(**stated: str) -> Callable[[Any], Any]:
         ("risk/featurizer.json", lambda content: {}, "risk/featurizer.json"),
         ("accept/bridge.json", lambda content: None, "accept/bridge.json: is missing"),
         ("accept/bridge.json", lambda content: {}, "bridge.json: wants"),
-        ("messages.json", lambda content: [], "messages.json: wants sender and templates; an older release"),
+        (
+            "messages.json",
+            lambda content: [],
+            "messages.json: wants sender, quiet_hours and templates; an older release",
+        ),
         ("messages.json", lambda content: content | {"templates": content["templates"][:1]}, "no message for"),
         ("messages.json", lambda content: content | {"templates": {}}, "messages.json: is no list"),
         ("messages.json", lambda content: content | {"sender": {"name": "x"}}, "sender wants name and address"),
+        (
+            "messages.json",
+            lambda content: content | {"quiet_hours": content["quiet_hours"] | {"zones": ["Mars/Base"]}},
+            "messages.json: quiet_hours.zones.0: is no time zone",
+        ),
         (
             "messages.json",
             lambda content: content | {"sender": {"name": "x\ny", "address": "z"}},

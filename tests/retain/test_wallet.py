@@ -319,3 +319,19 @@ def test_an_offer_without_a_price_is_refused(cost: float, liability: float, acce
 def test_more_answers_than_open_offers_are_refused() -> None:
     with pytest.raises(ValueError, match="1 answers to 0 open offers"):
         Wallet(100.0).settle(np.array([1.0]), np.array([0.5]), np.array([True]))
+
+
+@given(
+    offers=st.lists(st.tuples(st.floats(0, 5), st.floats(0, 60), st.floats(0, 1)), min_size=1, max_size=30),
+    answered=st.sets(st.integers(0, 29)),
+)
+def test_what_would_be_admitted_is_what_is_admitted(
+    offers: list[tuple[float, float, float]], answered: set[int]
+) -> None:
+    wallet = Wallet(100.0)
+    for place, offer in enumerate(offers):
+        expected, held = wallet.would_admit(*offer), wallet.held
+        assert (wallet.held, wallet.open) == (held, wallet.open)
+        assert wallet.admit_one(*offer) == expected
+        if expected and place in answered:
+            wallet.settle(np.array([offer[1]]), np.array([offer[2]]), np.array([False]))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from itertools import pairwise
 
 import pytest
 
+from retain.decision import Terms
 from retain.parts import Acceptance
 from retain.release import Release
+from retain.request import examples
 from serve.router import EVERYBODY_BASELINE, Router, routed
-from tests.releases import standing
+from tests.releases import DECISION, dataset, standing
 
 IDS = [f"{number:05d}-CUST" for number in range(20_000)]
 
@@ -90,3 +93,40 @@ def test_a_policy_in_the_shadow_that_somebody_accepted_is_routed_to(release: Rel
 @pytest.mark.parametrize("customer", ["x" * 128, "é", "客户", 2**63, -1, 0])
 def test_every_id_that_a_request_may_state_has_an_arm(customer: str | int) -> None:
     assert Router(force_baseline=False, percent=100).arm(customer) == "learned"
+
+
+def test_the_hold_out_is_its_share_and_no_other_draw_follows_it() -> None:
+    router = Router(False, 50.0, hold_out=10.0)
+    out = [router.held_out(str(i)) for i in range(20_000)]
+    learned = [router.arm(str(i)) == "learned" for i in range(20_000)]
+    assert 0.09 < sum(out) / len(out) < 0.11
+    assert 0.46 < sum(map(bool.__and__, out, learned)) / sum(out) < 0.54
+    assert not Router(hold_out=0.0).held_out("1")
+    assert all(Router(hold_out=100.0).held_out(str(i)) for i in range(100))
+    assert not Router(hold_out=100.0).held_out(None)
+
+
+def test_a_larger_hold_out_only_adds_customers_and_another_key_draws_others() -> None:
+    small, large, other = Router(hold_out=5.0), Router(hold_out=20.0), Router(hold_out=5.0, key="another")
+    out = {i for i in range(5_000) if small.held_out(str(i))}
+    assert out < {i for i in range(5_000) if large.held_out(str(i))}
+    assert out != {i for i in range(5_000) if other.held_out(str(i))}
+    assert small.held_out(7) == small.held_out("7")
+
+
+@pytest.mark.parametrize("name", ["telco", "bank"])
+def test_the_examples_customer_is_not_held_out(name: str) -> None:
+    spec, terms = dataset(name), Terms.from_json(DECISION)
+    for example in examples(spec, terms).values():
+        customer = example["value"]["customer"].get(spec.roles.get("id", ""))
+        assert not Router().held_out(customer)
+
+
+def test_decisions_explore_their_share_with_every_action_alike() -> None:
+    router = Router(exploration=0.2)
+    drawn = [router.explored(str(i), 4) for i in range(40_000)]
+    counts = Counter(drawn)
+    assert 0.19 < 1 - counts[None] / len(drawn) < 0.21
+    assert all(0.23 < counts[action] / (len(drawn) - counts[None]) < 0.27 for action in range(4))
+    assert drawn == [router.explored(str(i), 4) for i in range(40_000)]
+    assert {Router().explored(str(i), 4) for i in range(100)} == {None}

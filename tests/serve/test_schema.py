@@ -40,7 +40,7 @@ def changed(**values: Any) -> dict[str, Any]:
 
 
 def test_a_customer_is_read_as_the_models_take_her() -> None:
-    values, history = READER.read(json.dumps({"customer": CUSTOMER}).encode())
+    values, history, _ = READER.read(json.dumps({"customer": CUSTOMER}).encode())
     assert values == CUSTOMER
     assert history == History()
 
@@ -111,7 +111,7 @@ def test_an_id_is_a_text_or_a_number_of_up_to_128_characters(value: Any) -> None
 
 @pytest.mark.parametrize("blank", [None, "", " ", "  ", "\t"])
 def test_a_blank_total_is_that_of_a_customer_of_tenure_0(blank: str | None) -> None:
-    values, _ = READER.read(json.dumps(changed(tenure=0, TotalCharges=blank)).encode())
+    values, _, _ = READER.read(json.dumps(changed(tenure=0, TotalCharges=blank)).encode())
     assert values["TotalCharges"] is None
     assert faults(changed(tenure=3, TotalCharges=blank)) == [("blank", "customer", "TotalCharges")]
 
@@ -332,7 +332,7 @@ def test_whatever_is_accepted_has_features(spec: DatasetSpec, reader: RequestRea
     number = st.integers() | st.floats() | st.sampled_from([-1, 0, 999, 1e39, -0.0])
     row |= data.draw(st.dictionaries(st.sampled_from(list(row)), number | JSON, max_size=4))
     try:
-        values, _ = reader.read(json.dumps({"customer": row}).encode())
+        values, _, _ = reader.read(json.dumps({"customer": row}).encode())
     except Invalid:
         return
     x = Featurizer.fit(spec).row(values)
@@ -366,3 +366,18 @@ def test_examples_are_what_they_show(spec: Any) -> None:
 def test_no_bytes_break_the_parser(body: bytes) -> None:
     with contextlib.suppress(Invalid):
         json.dumps(parse(body), allow_nan=True)
+
+
+def test_a_time_zone_is_one_of_the_worlds() -> None:
+    body = {"customer": CUSTOMER}
+    assert READER.read(json.dumps(body).encode()).time_zone is None
+    assert READER.read(json.dumps(body | {"time_zone": None}).encode()).time_zone is None
+    assert READER.read(json.dumps(body | {"time_zone": "Europe/Berlin"}).encode()).time_zone == "Europe/Berlin"
+    for zone, kind in [
+        ("Mars/Base", "not_one_of_the_allowed"),
+        ("../etc/passwd", "not_one_of_the_allowed"),
+        ("", "string_length_or_characters"),
+        ("x" * 41, "string_length_or_characters"),
+        (7, "string_type"),
+    ]:
+        assert faults(body | {"time_zone": zone}) == [(kind, "time_zone")]
