@@ -233,9 +233,14 @@ def put_sources(plan: Plan) -> None:
 
 def stage_config(experiment: Experiment, name: str) -> dict[str, Any]:
     """The stage's slice of the experiment: what it states about the stage, and of the rest what the stage's config
-    model has a field for: words, and for `release` the experiment's name and the exit criteria of what it judges."""
+    model has a field for: words, and for `release` the experiment's name, the exit criteria of what it judges, and the
+    limits of what is watched in service."""
     keys = getattr(experiment.stages, name)
-    around = dict(experiment.words) | {"experiment": experiment.tag, "criteria": _judged(experiment)}
+    around = dict(experiment.words) | {
+        "experiment": experiment.tag,
+        "criteria": _judged(experiment),
+        "monitoring": experiment.monitoring,
+    }
     model = load_entry(STAGES[name].config)
     given = {field: around[field] for field in model.model_fields if field in around and field not in dict(keys)}
     content: dict[str, Any] = model(**dict(keys), **given).model_dump(mode="json")

@@ -39,6 +39,7 @@ from retain.decision import (
 from retain.features import Featurizer, names_without_gaps, without_gaps
 from retain.guard import Guard, GuardInForce
 from retain.message import Bank, Message, MessageError, Review, find, footer, scores_of, situation
+from retain.monitoring import Monitoring
 from retain.needs import price_faults
 from retain.parts import JUDGED_BY, REQUIRED, Acceptance, Part, Standing, shown
 from retain.plausible import Plausibility, Ranges
@@ -110,13 +111,14 @@ class Assessment:
 class Release:
     """`versions` holds a digest of each part's content. `has_bank_columns`: a customer has all that `accept` asks.
 
-    `parts` says where each part stands, and `accepted` which of those in the shadow a person lets customers be shown.
-    `policy` is None where the learned one is left out. `banks`: the templates, and of `sft` and `rlhf` those that are
-    there. `footer` stands below every message, `quiet_hours` say when none is sent. `plausible` knows what the numbers
-    of a request are like. `dropped`: the messages of those banks that the guard refused, each with its part and what it
-    breaks. `replaced`: the parts that are not the release's own. `held_back`: those that were to be replaced by the
-    very ones that the release itself shows to nobody. `verdicts`: text -> "approved" or "rejected", of what people
-    read; of a language model's messages the approved ones alone are sent, so nothing is before somebody says so.
+    `parts` says where each part stands, and `accepted` which of those in the shadow a person lets customers be
+    shown. `policy` is None where the learned one is left out. `banks`: the templates, and of `sft` and `rlhf` those
+    that are there. `footer` stands below every message, `quiet_hours` say when none is sent; `monitoring` holds the
+    limits of what is watched. `plausible` knows what the numbers of a request are like. `dropped`: the messages of
+    those banks that the guard refused, each with its part and what it breaks. `replaced`: the parts that are not
+    the release's own. `held_back`: those that were to be replaced by the very ones that the release itself shows to
+    nobody. `verdicts`: text -> "approved" or "rejected", of what people read; of a language model's messages the
+    approved ones alone are sent, so nothing is before somebody says so.
     """
 
     experiment: str
@@ -130,6 +132,7 @@ class Release:
     guard: Guard
     footer: str
     quiet_hours: QuietHours
+    monitoring: Monitoring
     plausible: Plausibility
     versions: Mapping[str, str]
     has_bank_columns: bool
@@ -257,6 +260,7 @@ def load(files: Mapping[str, Path]) -> Release:
         terms = Terms.from_json(_json(files, "decision.json"))
         guard = Guard(_model(files, "guard.json", GuardInForce, _OLDER))
         plausible = Plausibility(spec, _model(files, "ranges.json", Ranges, _OLDER))
+        monitoring = _model(files, "monitoring.json", Monitoring, _OLDER)
         templates, below, quiet = _messages(_json(files, "messages.json"), terms, guard)
         banks = {TEMPLATES: templates}
         for part in STAGE_OF:
@@ -292,6 +296,7 @@ def load(files: Mapping[str, Path]) -> Release:
         guard=guard,
         footer=below,
         quiet_hours=quiet,
+        monitoring=monitoring,
         plausible=plausible,
         versions=versions,
         has_bank_columns=set(accept.featurizer.columns) <= set(spec.columns),

@@ -15,6 +15,7 @@ from engine.criteria import Criterion
 from engine.interval import CheckpointInterval
 from retain.dataset import DatasetSpec, DescriptionError, feature_columns
 from retain.guard import GuardWords, in_force
+from retain.monitoring import Monitoring
 from retain.offers import Cap, Decay, Months, NotNegative, Offers, Percent, Positive, Share
 from retain.parts import JUDGED_BY, KINDS, REQUIRED
 from retain.quiet import QuietHours
@@ -660,6 +661,7 @@ class ReleaseConfig(ReleaseKeys):
     templates: dict[str, TemplateConfig]
     experiment: str
     criteria: dict[str, dict[str, Criterion]]
+    monitoring: Monitoring
 
 
 class Stages(_Block):
@@ -760,34 +762,6 @@ class Execution(_Block):
     # Stages that exist, and the time after which each stops itself: a day is the longest that a budget of $100
     # could mean.
     time_limit_s: dict[StageName, Annotated[float, Field(ge=1, le=86_400)]]
-
-
-class RateAlert(_Block):
-    """Fires above `limit`. With fewer samples or events than stated nothing is concluded, and the rollout waits."""
-
-    limit: Fraction
-    min_samples: Count
-    min_events: Count
-
-
-class LatencyAlert(_Block):
-    limit_ms: Positive
-
-
-class ValueAlert(_Block):
-    """Fires when the learned arm's NRR proxy is more than `limit` below the baseline's, as a share of charges."""
-
-    limit: Fraction
-    min_samples: Count
-
-
-class Monitoring(_Block):
-    """Limits of the signals of each arm, in shadow and in canary. Read by the rollout, which is still to come."""
-
-    error_rate: RateAlert
-    latency_p95: LatencyAlert
-    unsafe_rate: RateAlert
-    nrr_proxy_drop: ValueAlert
 
 
 class Canary(_Block):

@@ -22,6 +22,7 @@ from retain.dataset import DatasetSpec, feature_columns
 from retain.decision import Arm, Decision, observed, seen_columns
 from retain.features import Featurizer, names_without_gaps
 from retain.message import SITUATIONS
+from retain.monitoring import Monitoring
 from retain.parts import Missed, Standing
 from retain.policy import Policy
 from retain.quiet import QuietHours
@@ -72,6 +73,14 @@ PASSED: dict[str, dict[str, Any]] = {
     "text_eval": {"win_rate_gain": {"value": 0.2}, "unsafe": {"value": 0.0}},
     "messages": {"coverage": {"value": 1.0}},
 }
+MONITORING = Monitoring.model_validate(
+    {
+        "error_rate": {"limit": 0.01, "min_samples": 100, "min_events": 4},
+        "latency_p95": {"limit_ms": 500.0},
+        "unsafe_rate": {"limit": 0.005, "min_samples": 500, "min_events": 6},
+        "nrr_proxy_drop": {"limit": 0.03, "min_samples": 1300},
+    }
+)
 QUIET_HOURS = QuietHours(start="21:00", end="08:00", zones=("America/New_York", "America/Los_Angeles"))
 SENDER = {"name": "Toy Telecom", "address": "1 Example Street"}
 FOOTER = "Reply STOP to opt out. Toy Telecom, 1 Example Street"
@@ -135,6 +144,7 @@ def config(**changes: Any) -> Any:
         decision=Rule(**{**RULE, **changes}),
         sender=Rule(**SENDER),
         quiet_hours=QUIET_HOURS,
+        monitoring=MONITORING,
         criteria=criteria,
     )
 

@@ -41,8 +41,8 @@ COVERAGE = {"sft": "coverage_sft", "rlhf": "coverage"}
 
 
 def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
-    """Writes release.json, schema.json, ranges.json, risk/, accept/, decision.json, messages.json, guard.json, and
-    decision/, sft/ and rlhf/ if they are not left out."""
+    """Writes release.json, schema.json, ranges.json, risk/, accept/, decision.json, messages.json, guard.json,
+    monitoring.json, and decision/, sft/ and rlhf/ if they are not left out."""
     refuse([verdict for stage in REQUIRED for verdict in _judged(stage, config, _metrics(inputs, stage))])
     decision = {**_json(inputs["decision"] / TERMS), "rule": config.decision.model_dump(mode="json")}
     terms = _terms(decision)
@@ -71,6 +71,7 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
         "messages.json", {"sender": sender, "quiet_hours": quiet_hours, "templates": templates.to_json()}
     )
     workspace.out.json("guard.json", guard.model_dump(mode="json"))
+    workspace.out.json("monitoring.json", config.monitoring.model_dump(mode="json"))
     verdicts = [verdict for of_stage in by_stage.values() for verdict in of_stage]
     workspace.out.json(
         "release.json",

@@ -378,7 +378,7 @@ def test_the_walk_found_the_nested_models() -> None:
     assert {
         "StoppedBooster",
         "Machine",
-        "RateAlert",
+        "RateLimit",
         "Split",
         "Component",
         "Assumptions",
