@@ -40,8 +40,10 @@ was told it may still pass the budget. alpha is 1e-3: a false alarm costs some r
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from copy import copy
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +64,8 @@ THETAS = np.log(1 / OVERDRAW) * 2.0 ** (np.arange(48) / 2)
 class Wallet:
     """One budget. Amounts in currency units; the arrays of a call are offers in their order of arrival.
 
-    `overdraw`: how likely it may be, in all time, that the budget is passed.
+    `overdraw`: how likely it may be, in all time, that the budget is passed. `budget` may be changed at any time: what
+    is committed and held stays.
     """
 
     def __init__(self, budget: float, mode: Mode = "expected", overdraw: float = OVERDRAW) -> None:
@@ -78,7 +81,8 @@ class Wallet:
         self.open = 0
         self._liability = 0.0  # of the open offers, all accepted
         self._mean = 0.0  # of the open offers, accepted as often as believed
-        self._theta = THETAS / max(self.budget, 1e-6)  # less than a millionth buys nothing, and would overflow
+        self._scale = self.budget  # stays where it is when the budget is changed: any theta gives a bound
+        self._theta = THETAS / max(self._scale, 1e-6)  # less than a millionth buys nothing, and would overflow
         self._psi = np.zeros(len(THETAS))  # of the open offers, summed
         self._answered = False
         self._above = np.zeros(len(ODDS))  # ln of the alarm's supermartingale, for each k
@@ -181,13 +185,67 @@ class Wallet:
             self._psi = np.zeros(len(THETAS))
             self._liability = self._mean = 0.0
         self._answered = True
-        self._above += np.log(ODDS) * accepted.sum()
-        if np.logaddexp.reduce(self._above) >= np.log(len(ODDS) / FALSE_ALARM):
-            self.mode = "worst_case"
+        self._count_accepted(int(accepted.sum()))
+
+    def settle_late(self, liability: float) -> None:
+        """An offer that was settled as declined, since nobody answered in time, and was accepted after all.
+
+        It is committed without a hold, so the bound on P(overdraw) holds only for answers that come in time.
+        """
+        self.committed += liability
+        self._count_accepted(1)
+
+    def withdraw(self, cost: float, liability: float, acceptance: float) -> None:
+        """An open offer that nobody received: as if it had not been made, but for rounding."""
+        self.settle(np.array([liability]), np.array([acceptance]), np.array([False]))
+        self.committed -= cost
+        self._above = self._above + np.log1p(acceptance * (ODDS - 1))
 
     def release(self, amount: float) -> None:
         """Gives back what accepted offers will not cost any more, since their customers left."""
         self.committed -= amount
+
+    def copy(self) -> Wallet:
+        """The wallet as it is now, whatever becomes of this one."""
+        return copy(self)  # no method changes an array in place
+
+    def state(self) -> dict[str, Any]:
+        """All that it consists of, as JSON can hold it: `restored` makes the same wallet of it, to the last bit."""
+        return {
+            "budget": self.budget,
+            "mode": self.mode,
+            "overdraw": self.overdraw,
+            "committed": self.committed,
+            "batch": self.batch,
+            "open": self.open,
+            "scale": self._scale,
+            "liability": self._liability,
+            "mean": self._mean,
+            "psi": self._psi.tolist(),
+            "answered": self._answered,
+            "above": self._above.tolist(),
+        }
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Wallet:
+        """The wallet whose `state` this is. Raises ValueError for what is no wallet's."""
+        try:
+            wallet = cls(state["scale"], state["mode"], state["overdraw"])
+            wallet.budget, wallet.committed = float(state["budget"]), float(state["committed"])
+            wallet.batch, wallet.open = int(state["batch"]), int(state["open"])
+            wallet._liability, wallet._mean = float(state["liability"]), float(state["mean"])
+            wallet._psi, wallet._above = np.array(state["psi"], np.float64), np.array(state["above"], np.float64)
+            wallet._answered = bool(state["answered"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no state of a wallet: {error}") from None
+        if wallet._psi.shape != THETAS.shape or wallet._above.shape != ODDS.shape:
+            raise ValueError("no state of a wallet: of another size")
+        return wallet
+
+    def _count_accepted(self, count: int) -> None:
+        self._above = self._above + np.log(ODDS) * count
+        if np.logaddexp.reduce(self._above) >= np.log(len(ODDS) / FALSE_ALARM):
+            self.mode = "worst_case"
 
     def _prices(self, liability: Floats, acceptance: Floats) -> Floats:
         """(n, thetas) psi of each offer, without overflow."""

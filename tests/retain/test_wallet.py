@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 
@@ -335,3 +336,90 @@ def test_what_would_be_admitted_is_what_is_admitted(
         assert wallet.admit_one(*offer) == expected
         if expected and place in answered:
             wallet.settle(np.array([offer[1]]), np.array([offer[2]]), np.array([False]))
+
+
+event = st.tuples(
+    st.sampled_from(["admit", "one", "accepted", "declined", "late", "withdraw", "release", "budget"]), offer
+)
+
+
+@given(events=st.lists(event, max_size=40), budget=st.floats(0, 400), mode=st.sampled_from(["expected", "worst_case"]))
+def test_a_restored_wallet_goes_on_as_an_undisturbed_one(
+    events: list[tuple[str, tuple[float, float, float]]], budget: float, mode: Mode
+) -> None:
+    """Through JSON before every step, to the last bit."""
+    wallet, undisturbed = Wallet(budget, mode), Wallet(budget, mode)
+    waiting: list[tuple[float, float, float]] = []
+    for kind, asked in events:
+        wallet = Wallet.restored(json.loads(json.dumps(wallet.state(), allow_nan=False)))
+        both = (wallet, undisturbed)
+        if kind == "admit":
+            made, same = (one.admit(*arrays([asked, asked])).tolist() for one in both)
+            waiting += [asked] * sum(made)
+            assert made == same
+        elif kind == "one":
+            made, same = (one.admit_one(*asked) for one in both)
+            waiting += [asked] * made
+            assert made == same
+        elif kind == "budget":
+            for one in both:
+                one.budget = 2 * asked[1]
+        elif kind == "late":
+            for one in both:
+                one.settle_late(asked[1])
+        elif kind == "release":
+            for one in both:
+                one.release(asked[0])
+        elif waiting:
+            settled = waiting.pop(0)
+            for one in both:
+                if kind == "withdraw":
+                    one.withdraw(*settled)
+                else:
+                    one.settle(*arrays([settled])[1:], np.array([kind == "accepted"]))
+        assert state(wallet) == state(undisturbed)
+        assert wallet.budget == undisturbed.budget
+
+
+def test_a_copy_stays_as_it_was() -> None:
+    wallet = Wallet(400.0)
+    wallet.admit_one(1.0, 30.0, 0.2)
+    copied = wallet.copy()
+    before = state(copied)
+    wallet.admit(*arrays([(1.0, 20.0, 0.3)] * 3))
+    wallet.settle(*arrays([(1.0, 20.0, 0.3)])[1:], np.array([True]))
+    wallet.settle_late(3.0)
+    wallet.withdraw(1.0, 30.0, 0.2)
+    assert state(copied) == before != state(wallet)
+
+
+def test_a_withdrawn_offer_was_never_made() -> None:
+    wallet, without = Wallet(400.0), Wallet(400.0)
+    for one in (wallet, without):
+        one.admit_one(1.0, 30.0, 0.2)
+    wallet.admit_one(1.0, 50.0, 0.6)
+    wallet.withdraw(1.0, 50.0, 0.6)
+    assert (wallet.committed, wallet.open) == (without.committed, without.open)
+    assert wallet.expected == pytest.approx(without.expected)
+    np.testing.assert_allclose(wallet._psi, without._psi)
+    np.testing.assert_allclose(wallet._above, without._above)
+
+
+def test_what_is_accepted_late_is_committed_and_counts_as_accepted() -> None:
+    wallet = Wallet(400.0)
+    for _ in range(30):
+        wallet.admit_one(0.0, 1.0, 0.01)
+        wallet.settle(np.array([1.0]), np.array([0.01]), np.array([False]))
+        wallet.settle_late(1.0)
+    assert wallet.committed == 30.0
+    assert wallet.mode == "worst_case"  # by the alarm
+
+
+@pytest.mark.parametrize(
+    "change", [{"psi": [0.0]}, {"above": []}, {"mode": "else"}, {"scale": math.nan}, {"psi": None}, {"budget": "x"}]
+)
+def test_what_is_no_state_of_a_wallet_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"state|wallet|budget|float"):
+        Wallet.restored(Wallet(10.0).state() | change)
+    with pytest.raises(ValueError, match="no state"):
+        Wallet.restored({})
