@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -11,6 +13,7 @@ from retain.release import Release, load
 from serve.app import create_app
 from tests.releases import CHARGED, approved, bank, config, dataset, inputs, publish, run_stage
 from tests.serve.client import Client
+from tests.serve.databases import Server, postgresql
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +50,18 @@ def bank_release(tmp_path_factory: pytest.TempPathFactory) -> Release:
 @pytest.fixture
 def client(release: Release) -> Client:
     return Client(create_app("v1", release))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with postgresql() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a database that nothing is in."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'state' / 'serving.db'}"
+    server: Server = request.getfixturevalue("server")
+    return server.create(f"d{uuid4().hex}")

@@ -1,0 +1,422 @@
+"""The operations of one transaction: what they need is read at once, what they change is kept and written at the end.
+
+Each kind of statement runs once for the whole batch, so a request costs a fraction of a transaction. An operation sees
+what those before it have done.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
+
+from retain.decision import NO_HISTORY, Terms
+from serve.history import MONTH, OPEN_FOR, Answer, Kept, history_of
+from serve.operations import (
+    Answered,
+    Ask,
+    Complete,
+    Find,
+    Forget,
+    KeyConflict,
+    Noted,
+    Operation,
+    Outcome,
+    Past,
+    Record,
+    Status,
+    Suppress,
+    Withdraw,
+)
+from serve.periods import Periods, left
+from serve.tables import decision, outcome, request_key, suppression
+
+KEY_KEPT = 30 * 86_400_000_000  # microseconds: how long an Idempotency-Key is known
+EXPIRE_AT_ONCE = 1000  # offers: after a jump of the clock there may be many, and requests wait
+
+Result = Any  # what the operation's docstring says, or the exception that ended it
+
+
+@dataclass(slots=True)
+class _Key:
+    """An Idempotency-Key on record."""
+
+    body: bytes
+    decision: str
+    at: int
+    repeated: bool
+
+
+class Batch:
+    """`now` in microseconds since 1970. One `carry_out`."""
+
+    def __init__(self, connection: Connection, salt: bytes, periods: Periods, terms: Terms, now: int) -> None:
+        self._connection = connection
+        self._salt = salt
+        self._periods = periods
+        self._terms = terms
+        self._now = now
+        self._kept: dict[str, Kept] = {}
+        self._contacts: defaultdict[bytes, list[Kept]] = defaultdict(list)
+        self._keys: dict[bytes, _Key] = {}
+        self._suppressed: set[bytes] = set()
+        self._outcomes: defaultdict[str, dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
+        # To be written.
+        self._new: list[tuple[Kept, str]] = []  # with its `detail`
+        self._changed: dict[str, Kept] = {}
+        self._new_keys: dict[bytes, _Key] = {}
+        self._old_keys: set[bytes] = set()
+        self._keyless: list[str] = []  # decisions whose keys are to be forgotten
+        self._new_outcomes: list[dict[str, Any]] = []
+        self._given_back: list[dict[str, Any]] = []
+        self._new_suppressed: list[dict[str, Any]] = []
+        self._shadows: list[dict[str, Any]] = []
+
+    def carry_out(self, operations: Sequence[Operation]) -> list[Result]:
+        """Their results, in their order: see serve/operations.py. Customers are forgotten first."""
+        forgotten = {index: self._forget(one) for index, one in enumerate(operations) if isinstance(one, Forget)}
+        self._expire(self._keep(_OVERDUE, {"now": self._now}))
+        self._read(operations)
+        results = [forgotten[i] if i in forgotten else self._one(one) for i, one in enumerate(operations)]
+        self._write()
+        return [self._find(one) if isinstance(one, Find) else result for one, result in zip(operations, results)]
+
+    def _one(self, operation: Operation) -> Result:
+        match operation:
+            case Ask():
+                return self._ask(operation)
+            case Outcome():
+                return self._outcome(operation)
+            case Withdraw():
+                return self._withdraw(operation)
+            case Suppress():
+                return self._suppress(operation)
+            case Complete():
+                self._shadows.append({"of": operation.decision_id, "shadow": operation.shadow.decode()})
+        return None
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def _read(self, operations: Sequence[Operation]) -> None:
+        asked = [one for one in operations if isinstance(one, Ask)]
+        if keys := [self._key(one.key) for one in asked if one.key is not None]:
+            for key, *columns in self._connection.execute(_KEYS, {"keys": keys}):
+                self._keys[key] = _Key(*columns)
+        if customers := {self._customer(one.customer) for one in asked if one.customer is not None}:
+            self._keep(_CONTACTS, {"customers": list(customers)})
+        customers |= {self._customer(one.customer) for one in operations if isinstance(one, Suppress)}
+        if customers:
+            self._suppressed.update(self._connection.scalars(_SUPPRESSED, {"customers": list(customers)}))
+        told = {one.decision_id for one in operations if isinstance(one, Outcome)}
+        ids = told | {one.decision_id for one in operations if isinstance(one, Withdraw)}
+        ids |= {key.decision for key in self._keys.values()}
+        if ids := ids - self._kept.keys():
+            self._keep(_DECISIONS, {"ids": list(ids)})
+        if told:
+            for row in self._connection.execute(_OUTCOMES, {"ids": list(told)}).mappings():
+                self._outcomes[row["decision"]][row["kind"], row["month"]] = dict(row)
+        given = {key.decision for key in self._keys.values()}
+        given |= {contact.id for mine in self._contacts.values() for contact in mine if contact.is_open(self._now)}
+        if given:
+            for name, answer in self._connection.execute(_ANSWERS, {"ids": list(given)}):
+                self._kept[name].answer = answer
+
+    def _keep(self, statement: Any, values: dict[str, Any]) -> list[Kept]:
+        """The decisions that the statement reads; one that was read before is the same object."""
+        kept = []
+        for row in self._connection.execute(statement, values):
+            known = self._kept.get(row[0])
+            if known is None:
+                known = self._kept[row[0]] = Kept(*row)
+                if known.customer is not None and known.offer is not None:
+                    self._contacts[known.customer].append(known)
+            kept.append(known)
+        return kept
+
+    # -- decisions -------------------------------------------------------------------------------------------------
+
+    def _ask(self, ask: Ask) -> Result:
+        customer = None if ask.customer is None else self._customer(ask.customer)
+        suppressed = customer in self._suppressed
+        key, body = None, b""
+        if ask.key is not None:
+            key, body = self._key(ask.key), self._digest(ask.body, b"body")
+            known = self._keys.get(key)
+            if known is not None and self._now - known.at < KEY_KEPT:
+                if known.body != body:
+                    return KeyConflict()
+                return self._again(self._kept[known.decision], known.repeated, True, suppressed)
+        contacts = [] if customer is None else [one for one in self._contacts[customer] if not one.withdrawn]
+        waiting = next((contact for contact in contacts if contact.is_open(self._now)), None)
+        if waiting is not None and not suppressed and not ask.opted_out:
+            answered = self._again(waiting, True, False, False)
+        else:
+            try:
+                kept, answer = self._choose(ask, customer, contacts, suppressed)
+            except Exception as error:  # this request's alone
+                return error
+            answered = Answered(answer, kept.id, False, False, suppressed)
+        if key is not None:
+            if key in self._keys:
+                self._old_keys.add(key)
+            self._keys[key] = self._new_keys[key] = _Key(body, answered.decision_id, self._now, answered.repeated)
+        return answered
+
+    def _again(self, kept: Kept, repeated: bool, replayed: bool, suppressed: bool) -> Answered:
+        """The answer that is on record."""
+        assert kept.answer is not None  # it was read, or has been made in this transaction
+        if not kept.given_again:
+            kept.given_again = True
+            self._changed[kept.id] = kept
+        return Answered(kept.answer.encode(), kept.id, repeated, replayed, suppressed)
+
+    def _choose(
+        self, ask: Ask, customer: bytes | None, contacts: Sequence[Kept], suppressed: bool
+    ) -> tuple[Kept, bytes]:
+        period = self._periods.running(self._now)
+        wallet = period.wallet.copy()
+        history = history_of(contacts, self._now, self._terms) if contacts else NO_HISTORY
+        choice = ask.choose(Past(history, suppressed), wallet, left(period, self._now), self._now)
+        is_offer = choice.offer is not None
+        if is_offer and wallet.open != period.wallet.open + 1:
+            raise ValueError(f"decision {choice.decision_id} makes an offer that the wallet didn't admit")
+        kept = Kept(
+            id=choice.decision_id,
+            customer=customer,
+            at=self._now,
+            period=period.start,
+            arm=choice.arm,
+            offer=choice.offer,
+            cost=choice.cost,
+            liability=choice.liability,
+            acceptance=choice.acceptance,
+            charge=choice.charge,
+            months=choice.months,
+            open_until=self._now + OPEN_FOR if is_offer else None,
+            answered=None,
+            answered_at=None,
+            withdrawn=False,
+            given_again=False,
+            answer=choice.answer.decode(),
+        )
+        self._new.append((kept, choice.detail.decode()))
+        if is_offer:
+            self._periods.replace(period, wallet)
+        self._kept[kept.id] = kept
+        if customer is not None and is_offer:
+            self._contacts[customer].append(kept)
+        return kept, choice.answer
+
+    def _withdraw(self, withdraw: Withdraw) -> bool:
+        kept = self._kept.get(withdraw.decision_id)
+        if kept is None or kept.withdrawn or kept.answered or kept.given_again:
+            return False
+        if kept.offer is not None:
+            self._periods.of(kept).withdraw(kept.cost, kept.liability, kept.acceptance)
+        kept.withdrawn, kept.open_until = True, None
+        self._changed[kept.id] = kept
+        self._keyless.append(kept.id)
+        self._keys = {name: key for name, key in self._keys.items() if key.decision != kept.id}
+        self._new_keys = {name: key for name, key in self._new_keys.items() if key.decision != kept.id}
+        return True
+
+    # -- outcomes --------------------------------------------------------------------------------------------------
+
+    def _outcome(self, told: Outcome) -> Noted:
+        kept = self._kept.get(told.decision_id)
+        if kept is None:
+            return Noted("unknown")
+        at = max(kept.at, self._now if told.at is None else min(told.at, self._now))
+        outcomes = self._outcomes[kept.id]
+        if told.kind in ("accepted", "declined"):
+            status = self._answered(kept, told.kind, at)
+        elif (known := outcomes.get((told.kind, told.month or 0))) is not None:
+            same = told.kind != "revenue" or known["amount"] == told.amount
+            status = "repeated" if same else "contradicts"
+        else:
+            status = "recorded"
+        if status in ("recorded", "late"):
+            row = {
+                "decision": kept.id,
+                "kind": told.kind,
+                "month": told.month or 0,
+                "amount": told.amount,
+                "at": at,
+                "received_at": self._now,
+            }
+            outcomes[told.kind, told.month or 0] = row
+            self._new_outcomes.append(row)
+            if told.kind in ("accepted", "churned"):
+                self._give_back(kept, outcomes.get(("churned", 0)))
+        return Noted(status, kept.arm, kept.offer)
+
+    def _answered(self, kept: Kept, answer: Answer, at: int) -> Status:
+        if kept.offer is None:
+            return "no_offer"
+        if kept.answered in ("accepted", "declined"):
+            return "repeated" if kept.answered == answer else "contradicts"
+        if kept.open_until is not None and not kept.is_open(self._now):
+            self._expire([kept])
+        late = kept.open_until is None
+        if kept.withdrawn:  # somebody received it after all
+            self._periods.of(kept).committed += kept.cost
+            kept.withdrawn = False
+        if not late:
+            self._periods.settle([kept], answer == "accepted")
+        elif answer == "accepted":
+            self._periods.of(kept).settle_late(kept.liability)
+        kept.answered, kept.answered_at, kept.open_until = answer, at, None
+        self._changed[kept.id] = kept
+        return "late" if late else "recorded"
+
+    def _expire(self, kept: Sequence[Kept]) -> None:
+        """Offers that nobody answered in time."""
+        if not kept:
+            return
+        self._periods.settle(kept, False)
+        for one in kept:
+            one.answered, one.answered_at, one.open_until = "expired", one.open_until, None
+            self._changed[one.id] = one
+
+    def _give_back(self, kept: Kept, churned: dict[str, Any] | None) -> None:
+        """What an accepted offer costs no more, since the customer left; the month in which she did is paid."""
+        if churned is None or kept.answered != "accepted":
+            return
+        paid = max(0, churned["at"] - (kept.answered_at or kept.at)) // MONTH + 1
+        churned["amount"] = kept.liability * max(0, kept.months - paid) / max(1, kept.months)
+        self._periods.of(kept).release(churned["amount"])
+        if all(row is not churned for row in self._new_outcomes):
+            self._given_back.append({"of": kept.id, "amount": churned["amount"]})
+
+    def _suppress(self, suppress: Suppress) -> Noted:
+        customer = self._customer(suppress.customer)
+        if customer in self._suppressed:
+            return Noted("repeated")
+        self._suppressed.add(customer)
+        self._new_suppressed.append({"customer": customer, "reason": suppress.reason, "at": self._now})
+        return Noted("recorded")
+
+    def _forget(self, forget: Forget) -> int:
+        customer = self._customer(forget.customer)
+        waiting = [Kept(*row) for row in self._connection.execute(_WAITING, {"of": customer})]
+        self._periods.settle(waiting, False)
+        return self._connection.execute(_FORGET, {"of": customer}).rowcount
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        new = {kept.id for kept, _ in self._new}
+        changed = [_update(kept) for kept in self._changed.values() if kept.id not in new]
+        keys = [
+            {"key": name, "body": key.body, "decision": key.decision, "at": key.at, "repeated": key.repeated}
+            for name, key in self._new_keys.items()
+        ]
+        for statement, rows in (
+            (_NEW, [_insert(kept, detail) for kept, detail in self._new]),
+            (_CHANGED, changed),
+            (_SHADOW, self._shadows),
+            (_NO_KEYS, [{"of": name} for name in self._keyless]),
+            (_NO_KEY, [{"of": name} for name in self._old_keys]),
+            (_NEW_KEY, keys),
+            (_NEW_OUTCOME, self._new_outcomes),
+            (_GIVEN_BACK, self._given_back),
+            (_NEW_SUPPRESSED, self._new_suppressed),
+        ):
+            if rows:
+                self._connection.execute(statement, rows)
+        self._periods.write(self._connection)
+
+    def _find(self, find: Find) -> Record | None:
+        row = self._connection.execute(_RECORD, {"of": find.decision_id}).mappings().one_or_none()
+        if row is None:
+            return None
+        outcomes = self._connection.execute(_OUTCOMES, {"ids": [find.decision_id]}).mappings()
+        texts = {name: row[name] and row[name].encode() for name in ("answer", "detail", "shadow")}
+        return Record(**(dict(row) | texts), outcomes=tuple(dict(one) for one in outcomes))
+
+    # -- digests ---------------------------------------------------------------------------------------------------
+
+    def _customer(self, name: str) -> bytes:
+        return self._digest(name.encode("utf-8", "surrogatepass"), b"customer")
+
+    def _key(self, key: str) -> bytes:
+        return self._digest(key.encode("utf-8", "surrogatepass"), b"key")
+
+    def _digest(self, content: bytes, what: bytes) -> bytes:
+        return blake2b(content, digest_size=16, key=self._salt, person=what).digest()
+
+
+def _insert(kept: Kept, detail: str) -> dict[str, Any]:
+    return {
+        "id": kept.id,
+        "customer": kept.customer,
+        "at": kept.at,
+        "period": kept.period,
+        "arm": kept.arm,
+        "offer": kept.offer,
+        "cost": kept.cost,
+        "liability": kept.liability,
+        "acceptance": kept.acceptance,
+        "charge": kept.charge,
+        "months": kept.months,
+        "answer": kept.answer,
+        "detail": detail,
+        **_state_of(kept),
+    }
+
+
+def _update(kept: Kept) -> dict[str, Any]:
+    return {"of": kept.id, **_state_of(kept)}
+
+
+def _state_of(kept: Kept) -> dict[str, Any]:
+    """What may still change of a decision."""
+    return {
+        "open_until": kept.open_until,
+        "answered": kept.answered,
+        "answered_at": kept.answered_at,
+        "withdrawn": kept.withdrawn,
+        "given_again": kept.given_again,
+    }
+
+
+_COLUMNS = [decision.c[field] for field in Kept.__slots__ if field != "answer"]
+_OF: Any = bindparam("of")
+
+
+def _in(column: Any, name: str) -> Any:
+    return column.in_(bindparam(name, expanding=True))
+
+
+_OVERDUE = select(*_COLUMNS).where(decision.c.open_until <= bindparam("now")).limit(EXPIRE_AT_ONCE)
+_KEYS = select(request_key.c.key, request_key.c.body, request_key.c.decision, request_key.c.at, request_key.c.repeated)
+_KEYS = _KEYS.where(_in(request_key.c.key, "keys"))
+# `offer >= 0` rather than `is not null`: the index on both columns serves it.
+_CONTACTS = select(*_COLUMNS).where(_in(decision.c.customer, "customers"), decision.c.offer >= 0)
+_DECISIONS = select(*_COLUMNS).where(_in(decision.c.id, "ids"))
+_ANSWERS = select(decision.c.id, decision.c.answer).where(_in(decision.c.id, "ids"))
+_OUTCOMES = select(outcome).where(_in(outcome.c.decision, "ids")).order_by(outcome.c.received_at, outcome.c.at)
+_SUPPRESSED = select(suppression.c.customer).where(_in(suppression.c.customer, "customers"))
+_RECORD = select(*(column for column in decision.c if column.name != "given_again")).where(decision.c.id == _OF)
+_WAITING = select(*_COLUMNS).where(
+    decision.c.customer == _OF, decision.c.offer >= 0, decision.c.open_until.is_not(None)
+)
+
+_NEW = insert(decision)
+_CHANGED = update(decision).where(decision.c.id == _OF)
+_CHANGED = _CHANGED.values(
+    {n: bindparam(n) for n in ("open_until", "answered", "answered_at", "withdrawn", "given_again")}
+)
+_SHADOW = update(decision).where(decision.c.id == _OF).values(shadow=bindparam("shadow"))
+_FORGET = delete(decision).where(decision.c.customer == _OF)
+_NEW_KEY = insert(request_key)
+_NO_KEY = delete(request_key).where(request_key.c.key == _OF)
+_NO_KEYS = delete(request_key).where(request_key.c.decision == _OF)
+_NEW_OUTCOME = insert(outcome)
+_GIVEN_BACK = update(outcome).where(outcome.c.decision == _OF, outcome.c.kind == "churned")
+_GIVEN_BACK = _GIVEN_BACK.values(amount=bindparam("amount"))
+_NEW_SUPPRESSED = insert(suppression)

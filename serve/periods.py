@@ -1,0 +1,170 @@
+"""The wallets of the budget's periods, as a process keeps them between transactions.
+
+A row of the database is read again when another process has written it. Nothing here is true outside of a transaction
+that writes (serve/database.py), nor after one that failed: then `clear` it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+from sqlalchemy import Connection, bindparam, insert, select, update
+
+from retain.decision import Terms
+from retain.wallet import Mode, Wallet
+from serve.history import MONTH, Kept
+from serve.tables import meta, wallet
+
+
+@dataclass(slots=True)
+class Period:
+    """Of the budget; `start` and `end` in microseconds since 1970."""
+
+    start: int
+    end: int
+    wallet: Wallet
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The wallet of the running period, as of the last transaction. Amounts in currency units."""
+
+    start: int
+    end: int
+    period_left: float  # share
+    budget: float
+    committed: float
+    held: float
+    expected: float
+    free: float
+    open: int
+    mode: Mode
+
+
+class Periods:
+    """`terms`: budget and months of a new period. A running one takes over the budget; it keeps its end."""
+
+    def __init__(self, terms: Terms, started_at: int) -> None:
+        self._terms = terms
+        self._started_at = started_at
+        self._periods: dict[int, Period] = {}
+        self._version = -1
+        self._new: set[int] = set()
+        self._changed: set[int] = set()
+
+    def clear(self) -> None:
+        self._periods, self._version = {}, -1
+        self._new, self._changed = set(), set()
+
+    def refresh(self, connection: Connection, version: int) -> None:
+        """Reads what others have written since. `version` is that of `meta`."""
+        if version == self._version:
+            return
+        for row in connection.execute(_WRITTEN_SINCE, {"seen": self._version}):
+            self._periods[row.start] = Period(row.start, row.end, Wallet.restored(orjson.loads(row.state)))
+        self._version = version
+
+    def running(self, now: int) -> Period:
+        """The period that `now` lies in; a new one if there is none yet. A clock from before the first start counts as
+        at the first start."""
+        now = max(now, self._started_at)
+        for period in self._periods.values():
+            if period.start <= now < period.end:
+                break
+        else:
+            period = self._begin(now)
+        if period.wallet.budget != self._terms.budget:
+            period.wallet.budget = self._terms.budget
+            self._changed.add(period.start)
+        if self._terms.wallet == "worst_case" != period.wallet.mode:
+            period.wallet.mode = "worst_case"
+            self._changed.add(period.start)
+        return period
+
+    def _begin(self, now: int) -> Period:
+        """One of the periods that follow on the last one before `now`, each as long as the terms say. Clocks jump, so
+        there may be one after it, too."""
+        length = self._terms.months * MONTH
+        earlier = max((period.end for period in self._periods.values() if period.end <= now), default=self._started_at)
+        later = min((period.start for period in self._periods.values() if period.start > now), default=None)
+        start = earlier + (now - earlier) // length * length
+        end = start + length if later is None else min(start + length, later)
+        period = self._periods[start] = Period(start, end, self._terms.new_wallet())
+        self._new.add(start)
+        return period
+
+    def replace(self, period: Period, wallet: Wallet) -> None:
+        """What the period's wallet has become."""
+        period.wallet = wallet
+        self._changed.add(period.start)
+
+    def of(self, decision: Kept) -> Wallet:
+        """The wallet that made the offer, to be changed."""
+        self._changed.add(decision.period)
+        return self._periods[decision.period].wallet
+
+    def settle(self, decisions: Sequence[Kept], accepted: bool) -> None:
+        """Answers of open offers, all the same."""
+        for start in {decision.period for decision in decisions}:
+            those = [decision for decision in decisions if decision.period == start]
+            liability = np.array([decision.liability for decision in those])
+            acceptance = np.array([decision.acceptance for decision in those])
+            self.of(those[0]).settle(liability, acceptance, np.full(len(those), accepted))
+
+    def write(self, connection: Connection) -> None:
+        """Puts what was changed on record."""
+        if not self._new | self._changed:
+            return
+        self._version += 1
+        connection.execute(_COUNT, {"next": self._version})
+        if self._new:
+            connection.execute(insert(wallet), [self._row(start) for start in self._new])
+        if changed := self._changed - self._new:
+            connection.execute(_REWRITE, [self._row(start) | {"of": start} for start in changed])
+        self._new, self._changed = set(), set()
+
+    def _row(self, start: int) -> dict[str, object]:
+        period = self._periods[start]
+        return {
+            "start": period.start,
+            "end": period.end,
+            "budget": period.wallet.budget,
+            "committed": period.wallet.committed,
+            "held": period.wallet.held,
+            "open": period.wallet.open,
+            "state": orjson.dumps(period.wallet.state()).decode(),
+            "version": self._version,
+        }
+
+    def standing(self, now: int) -> Standing:
+        period = self.running(now)
+        held = period.wallet.held
+        return Standing(
+            start=period.start,
+            end=period.end,
+            period_left=left(period, now),
+            budget=period.wallet.budget,
+            committed=period.wallet.committed,
+            held=held,
+            expected=period.wallet.expected,
+            free=period.wallet.budget - period.wallet.committed - held,
+            open=period.wallet.open,
+            mode=period.wallet.mode,
+        )
+
+
+def left(period: Period, now: int) -> float:
+    """The share of the period that is to come."""
+    return min(1.0, max(0.0, (period.end - now) / (period.end - period.start)))
+
+
+_WRITTEN_SINCE = select(wallet.c.start, wallet.c.end, wallet.c.state).where(wallet.c.version > bindparam("seen"))
+_COUNT = update(meta).values(version=bindparam("next"))
+_REWRITE = (
+    update(wallet)
+    .where(wallet.c.start == bindparam("of"))
+    .values({name: bindparam(name) for name in ("budget", "committed", "held", "open", "state", "version")})
+)

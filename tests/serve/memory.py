@@ -1,0 +1,103 @@
+"""A state on a database, whose clock and choices a test decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from sqlalchemy import func, select
+
+from retain import wallet as wallets
+from retain.decision import Terms
+from serve.database import Database
+from serve.operations import Answered, Ask, Choice, Choose, Find, Noted, Outcome, Past, Record
+from serve.state import State
+from serve.tables import decision, outcome, wallet
+from tests.releases import DECISION
+
+DAY = 86_400_000_000
+MONTH = 2_629_746_000_000
+START = 1_780_000_000_000_000
+TERMS = Terms.from_json(DECISION)
+_numbers = count()
+
+
+def terms(budget: float = 1000.0, **others: Any) -> Terms:
+    return replace(TERMS, budget=budget, **others)
+
+
+class Clock:
+    def __init__(self, now: int = START) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def offer(liability: float = 30.0, cost: float = 1.0, level: int = 10, seen: list[Past] | None = None) -> Choose:
+    """Makes this offer if mask and wallet let it."""
+
+    def choose(past: Past, wallet: wallets.Wallet, period_left: float, now: int) -> Choice:
+        if seen is not None:
+            seen.append(past)
+        history = past.history
+        barred = past.suppressed or history.months_left or sum(history.contacts) >= 2 or sum(history.contacts[-1:])
+        made = not barred and wallet.admit_one(cost, liability, 0.25)
+        return choice(level if made else None, cost, liability)
+
+    return choose
+
+
+def choice(level: int | None, cost: float = 1.0, liability: float = 30.0) -> Choice:
+    name = f"decision-{next(_numbers)}"
+    asked = (cost, liability, 0.25) if level is not None else (0.0, 0.0, 0.0)
+    text = f'{{"decision_id":"{name}"}}'.encode()
+    return Choice(name, "baseline", level, *asked, 50.0, 6, text, b'{"risk":0.5}')
+
+
+def nobody(past: Past, wallet: wallets.Wallet, period_left: float, now: int) -> Choice:
+    return choice(None)
+
+
+class Memory:
+    """`State`, one operation at a time; what it raises for one is raised."""
+
+    def __init__(self, url: str, budget: float = 1000.0, clock: Callable[[], int] | None = None, **others: Any) -> None:
+        self.clock = Clock() if clock is None else clock
+        self.database = Database(url, clock=self.clock)
+        self.state = State(self.database, terms(budget, **others), self.clock)
+
+    def do(self, operation: Any) -> Any:
+        (result,) = self.state.carry_out([operation])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def ask(
+        self, customer: str | None = None, choose: Choose | None = None, key: str | None = None, body: bytes = b""
+    ) -> Answered:
+        answered: Answered = self.do(Ask(customer, key, body, choose or offer()))
+        return answered
+
+    def tell(self, decision_id: str, kind: Any, **others: Any) -> str:
+        noted: Noted = self.do(Outcome(decision_id, kind, **others))
+        return noted.status
+
+    def find(self, decision_id: str) -> Record:
+        record: Record = self.do(Find(decision_id))
+        return record
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def balance(database: Database) -> tuple[float, float, int, int]:
+    """What the wallets have committed, what the records say they should have, and the open offers of both."""
+    with database.reading() as connection:
+        wallets = connection.execute(select(func.sum(wallet.c.committed), func.sum(wallet.c.open))).one()
+        rows = connection.execute(select(decision).where(decision.c.offer >= 0, decision.c.withdrawn.is_(False))).all()
+        given_back = connection.execute(select(func.sum(outcome.c.amount)).where(outcome.c.kind == "churned")).scalar()
+    spent = sum(row.cost + row.liability * (row.answered == "accepted") for row in rows) - (given_back or 0.0)
+    return wallets[0] or 0.0, spent, wallets[1] or 0, sum(row.open_until is not None for row in rows)

@@ -1,0 +1,193 @@
+"""Opening a database: its schema, its place, and what is said of one that can't be used."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from engine.errors import RetainError
+from serve.database import Database, StateUnavailable, database_url
+from serve.tables import SCHEMA, SCHEMA_TABLE, metadata
+from tests.serve.memory import Memory, nobody
+
+
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'state' / 'serving.db'}"
+
+
+def test_migrations_make_the_tables_as_they_are_described(url: str) -> None:
+    database = Database(url)
+    with database.reading() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": SCHEMA_TABLE, "compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    database.close()
+
+
+def test_the_first_start_is_remembered(url: str) -> None:
+    first = Database(url, clock=lambda: 5)
+    second = Database(url, clock=lambda: 9)
+    assert (second.started_at, second.salt) == (5, first.salt)
+    assert len(first.salt) == 32
+    first.close()
+    second.close()
+
+
+def test_many_processes_open_it_at_once(url: str) -> None:
+    code = f"from serve.database import Database; print(Database({url!r}).salt.hex())"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, encoding="utf-8")
+        for _ in range(5)
+    ]
+    salts = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 5
+    assert len(set(salts)) == 1
+
+
+def test_a_newer_schema_is_refused(url: str) -> None:
+    database = Database(url)
+    with database.writing() as (connection, _):
+        connection.exec_driver_sql(f"UPDATE {SCHEMA_TABLE} SET version_num = '9999'")
+    database.close()
+    with pytest.raises(
+        RetainError, match=rf"its schema 9999 is newer than this program's, {SCHEMA}: start the program"
+    ):
+        Database(url)
+
+
+def test_an_older_schema_is_migrated_and_a_killed_migration_leaves_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first migration there is nothing; one that fails half-way leaves that."""
+    from alembic.operations import Operations
+
+    def fails(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Operations, "create_index", fails)
+        with pytest.raises(KeyboardInterrupt):
+            Database(url)
+    database = Database(url)
+    with database.reading() as connection:
+        assert connection.exec_driver_sql(f"SELECT version_num FROM {SCHEMA_TABLE}").scalar() == SCHEMA
+    database.close()
+
+
+def test_a_service_with_the_right_schema_does_not_load_alembic(url: str) -> None:
+    Database(url).close()
+    code = f"import sys; from serve.database import Database; Database({url!r}); print('alembic' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True)
+    assert ended.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://x/y",
+        "serving.db",
+        "",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///x.db?mode=ro",
+        "postgresql+asyncpg://x/y",
+    ],
+)
+def test_an_address_that_can_not_be_used_is_refused(url: str) -> None:
+    with pytest.raises(RetainError, match=r"^DATABASE_URL"):
+        Database(url)
+
+
+def test_a_password_is_not_repeated() -> None:
+    with pytest.raises(RetainError) as refused:
+        Database("mysql://retain:hunter2@db/retain")
+    assert "hunter2" not in str(refused.value)
+    with pytest.raises(StateUnavailable) as unavailable:
+        Database("postgresql://retain:hunter2@127.0.0.1:1/retain")
+    assert "hunter2" not in str(unavailable.value)
+    assert "127.0.0.1:1/retain can't be used now" in str(unavailable.value)
+
+
+def test_it_never_lies_in_an_artifact(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(RetainError, match="lies in an artifact"):
+        Database(sqlite_url(tmp_path))
+    assert not (tmp_path / "state").exists()
+
+
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    memory = Memory(sqlite_url(tmp_path))
+    memory.ask("Ann")
+    folder = tmp_path / "state"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    files = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert {"serving.db", "serving.db-wal"} <= files.keys()
+    assert set(files.values()) == {0o600}
+    memory.close()
+
+
+def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "state" / "serving.db"
+    file.parent.mkdir()
+    file.write_bytes(b"hello" * 1000)
+    with pytest.raises(StateUnavailable, match="file is not a database"):
+        Database(sqlite_url(tmp_path))
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(RetainError, match="is no file"):
+        Database(sqlite_url(tmp_path))
+
+
+def test_its_place_by_default_is_beside_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETAIN_STORE", str(tmp_path))
+    assert database_url(None) == f"sqlite:///{tmp_path}/serving/serving.db"
+    assert database_url("postgresql://x/y") == "postgresql://x/y"
+    monkeypatch.setenv("RETAIN_STORE", "gs://bucket")
+    with pytest.raises(RetainError, match=r"^DATABASE_URL"):
+        database_url(None)
+
+
+# -- while it is used ----------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_gone_or_another_is_not_written_to(tmp_path: Path) -> None:
+    memory = Memory(sqlite_url(tmp_path))
+    file = tmp_path / "state" / "serving.db"
+    before = memory.ask("Ann").decision_id
+    memory.state.carry_out([])
+    for name in ("", "-wal", "-shm"):
+        os.rename(f"{file}{name}", f"{file}{name}.aside")
+    for _ in range(2):
+        with pytest.raises(StateUnavailable, match=r"is gone .*restore it from a backup"):
+            memory.ask("Ben")
+    sqlite3.connect(file).close()  # an empty one
+    with pytest.raises(StateUnavailable):
+        memory.ask("Ben")
+    file.unlink()
+    other = Memory(f"sqlite:///{tmp_path / 'other.db'}")
+    other.close()
+    os.rename(tmp_path / "other.db", file)
+    with pytest.raises(StateUnavailable, match="is another database than at the start"):
+        memory.ask("Ben")
+    for name in ("", "-wal", "-shm"):
+        os.rename(f"{file}{name}.aside", f"{file}{name}")
+    assert memory.ask("Ann").decision_id == before
+    memory.close()
+
+
+def test_a_database_that_somebody_locked_is_not_waited_for(tmp_path: Path) -> None:
+    memory = Memory(sqlite_url(tmp_path))
+    with sqlite3.connect(tmp_path / "state" / "serving.db", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StateUnavailable, match="database is locked"):
+            memory.ask("Ann")
+        other.execute("ROLLBACK")
+    other.close()
+    assert memory.ask("Ann", nobody).decision_id
+    memory.close()
