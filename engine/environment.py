@@ -37,11 +37,16 @@ SET = {
 }
 # Never in a job variable, a log, a manifest or an artifact. A test searches all of them for their values.
 SECRETS = (
+    "ASSIGNMENT_KEY",
+    "DATABASE_URL",
     "GOOGLE_APPLICATION_CREDENTIALS",
     "POSTGRES_PASSWORD",
     "PREFECT_API_AUTH_STRING",
     "PREFECT_API_KEY",
     "PREFECT_SERVER_API_AUTH_STRING",
+    "PSEUDONYM_KEY",
+    "RETAIN_ADMIN_TOKEN",
+    "RETAIN_API_KEYS",
 )
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SET_FOR_LIBRARIES = {
@@ -56,9 +61,14 @@ SET_FOR_LIBRARIES = {
 
 
 def taken(caller: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """The variables of `caller` that have one of the names; one that ends in * is the beginning of several."""
+    """The variables of `caller` that have one of the names; one that ends in * is the beginning of several, but of no
+    secret."""
     patterns = tuple(names)
-    return {name: value for name, value in caller.items() if any(fnmatchcase(name, each) for each in patterns)}
+    return {
+        name: value
+        for name, value in caller.items()
+        if name in patterns or (name not in SECRETS and any(fnmatchcase(name, each) for each in patterns))
+    }
 
 
 def of_stage(caller: Mapping[str, str]) -> dict[str, str]:

@@ -10,6 +10,12 @@ def test_a_name_that_ends_in_a_star_is_the_beginning_of_several() -> None:
     assert taken(caller, ("CUDA_*", "PATH")) == {"CUDA_HOME": "a", "PATH": "c"}
 
 
+def test_no_secret_is_taken_unless_it_is_named() -> None:
+    caller = {"RETAIN_API_KEYS": "a", "RETAIN_STORE": "b", "GOOGLE_APPLICATION_CREDENTIALS": "c"}
+    assert taken(caller, ("RETAIN_*", "GOOGLE_*")) == {"RETAIN_STORE": "b"}
+    assert {*of_stage(caller)} & {*caller} == {"RETAIN_STORE", "GOOGLE_APPLICATION_CREDENTIALS"}
+
+
 def test_what_is_set_stands_above_what_the_caller_says() -> None:
     assert of_stage({"PYTHONUTF8": "0", "PYTHONHASHSEED": "7", "RETAIN_STORE": "x"}) == of_stage({}) | {
         "RETAIN_STORE": "x"
