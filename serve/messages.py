@@ -25,7 +25,8 @@ from engine.paths import why_unwritable
 from engine.store import open_store, store_url
 from retain.message import Entry
 from retain.release import TEMPLATES, Release
-from serve.settings import READ_AGAIN_SECONDS, load_release, read
+from serve.loading import load_release
+from serve.settings import READ_AGAIN_SECONDS, read
 
 WIDTH = 160  # where there is no terminal
 ID_DIGITS = 8  # of a text's sha256, which is what EXCEPT names

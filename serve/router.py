@@ -11,9 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
-from retain.decision import Arm
-from retain.release import Release
+if TYPE_CHECKING:  # the settings import this module, and the supervisor needs no more than them
+    from retain.decision import Arm
+    from retain.release import Release
 
 # The default key is public. If customer ids can be guessed and arms must not be, set your own key.
 DEFAULT_KEY = "retain"

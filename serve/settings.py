@@ -1,15 +1,7 @@
-"""Settings of the service, from the environment; each is checked before anything is loaded.
+"""Settings of the service, from the environment: one table of them all, each checked before anything is loaded.
 
-RELEASE_PATH: the folder of a release's artifact; unset: the current release of EXPERIMENT in RETAIN_STORE. There also
-lies which messages people approved (engine.approvals), whatever release they are of.
-RISK_MODEL_PATH, ACCEPT_MODEL_PATH, PPO_POLICY_PATH: artifact folders of `risk`, `accept` and `decision`, in place of
-the release's own part; SFT_PATH, RLHF_PATH, RM_PATH: of `messages`, for one bank, the other, and the scores that order
-both. The version that answers, /readyz and the line at the start say so. A part that missed criteria in this very
-release is not shown to customers for being named here.
-FORCE_BASELINE: true (unless set) lets the baseline decide about everybody, false the learned policy about some.
-CANARY_PERCENT: about how many, 0 to 100; 5 unless set. ASSIGNMENT_KEY: what draws them (router.py).
-RETAIN_KEEP_ALIVE: for how many seconds a connection may be idle after an answer.
-RETAIN_HOST, PORT: where to listen (HOST itself is a name that shells and compilers take for other things).
+docs/SETTINGS.md has the same table for people, and a test compares the two. Every process of the service reads all of
+it, and gets the secrets that it needs itself.
 """
 
 from __future__ import annotations
@@ -17,18 +9,19 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
-from engine.artifact import MANIFEST, current, open_artifact, parse_manifest
+from engine.artifact import current
 from engine.config import experiment_path, is_path, tag_of
-from engine.errors import ArtifactError, RetainError
+from engine.errors import RetainError
 from engine.paths import is_folder, path_of, why_unreadable
 from engine.store import open_store, store_url
-from retain.release import PART_FILES, SCORES, TERMS, Release, ReleaseError, load, with_part
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
+
+Process = Literal["supervisor", "worker", "admin"]
 
 DEFAULT_EXPERIMENT = "local"
 # How often the store is looked at for what people said of messages: an approval, or a rejection, is heard this soon.
@@ -46,103 +39,131 @@ OVERRIDES = {
 # Longer than balancers keep an idle connection, who would otherwise send a request into one that is being closed: AWS
 # 60 s, nginx 60 s, Azure 4 minutes, Google Cloud 600 s.
 KEEP_ALIVE = 620
-VERSIONS = {"decision": "policy"}  # what a part is called among the versions, if by another name
+MIN_SECRET = 16  # characters: nobody guesses as many by asking
+MAX_SECRET = 256
 YES_OR_NO = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True)
 class Settings:
+    """What the settings say. `parts`: artifact folders by what they replace. `keys`: secrets of callers by name.
+
+    `database_url`: None for SQLite's file in the folder `serving` of the store. `budget`: in the release's currency, or
+    None for the release's own. Memory is in bytes, the hold-out in percent, exploration a share.
+    """
+
     release: Path
     parts: Mapping[str, Path]
+    challenger: Path | None
     router: Router
     host: str
     port: int
     keep_alive: int
+    workers: int
+    worker_memory: int
+    arm_memory: int
+    keys: Mapping[str, str] = field(repr=False)
+    admin_host: str
+    admin_port: int
+    admin_token: str | None = field(repr=False)
+    database_url: str | None = field(repr=False)
+    sqlite_synchronous: str
+    pseudonym_key: str | None = field(repr=False)
+    hold_out_percent: float
+    exploration: float
+    budget: float | None
+    keep_days: int
 
 
-def read(environment: Mapping[str, str]) -> Settings:
-    """Raises RetainError for a setting that can't be used."""
-    port = environment.get("PORT") or "8000"
-    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise RetainError(f"PORT={port}: wants a number from 0 to 65535 (0: any free port)")
-    named = environment.get("EXPERIMENT") or DEFAULT_EXPERIMENT
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", named) and not _is_file(named):
+# -- one value -----------------------------------------------------------------------------------------------------
+
+Parser = Callable[[str, str], Any]  # (name of the setting, text) -> value; raises RetainError, which names the setting
+
+
+def _text(name: str, text: str) -> str:
+    return text
+
+
+def _whole(low: int, high: int, of: str = "", remark: str = "", unit: int = 1) -> Parser:
+    """`of`: what is counted. `unit`: what the number is multiplied with."""
+
+    def parse(name: str, text: str) -> int:
+        if not re.fullmatch(rf"[0-9]{{1,{len(str(high))}}}", text) or not low <= int(text) <= high:
+            raise RetainError(f"{name}={text}: wants a number{of} from {low} to {high}{remark}")
+        return int(text) * unit
+
+    return parse
+
+
+def _decimal(high: int, remark: str = "") -> Parser:
+    def parse(name: str, text: str) -> float:
+        if not re.fullmatch(rf"[0-9]{{1,{len(str(high))}}}(\.[0-9]{{1,9}})?", text) or float(text) > high:
+            raise RetainError(f"{name}={text}: wants a number from 0 to {high}{remark}")
+        return float(text)
+
+    return parse
+
+
+def _yes_or_no(name: str, text: str) -> bool:
+    if text.lower() not in YES_OR_NO:
+        raise RetainError(f"{name}={text}: wants true or false (or 1 or 0)")
+    return YES_OR_NO[text.lower()]
+
+
+def _one_of(*values: str) -> Parser:
+    def parse(name: str, text: str) -> str:
+        if text.lower() not in values:
+            raise RetainError(f"{name}={text}: wants {' or '.join(values)}")
+        return text.lower()
+
+    return parse
+
+
+def _hash_key(name: str, text: str) -> str:
+    if len(text.encode("utf-8", "surrogateescape")) > MAX_KEY or not text.isprintable():
+        raise RetainError(f"{name}: wants 1 to {MAX_KEY} bytes of text")  # it may be a secret: not repeated
+    return text
+
+
+def _is_secret(text: str) -> bool:
+    return MIN_SECRET <= len(text) <= MAX_SECRET and re.fullmatch(r"[!-~]+", text) is not None
+
+
+def _token(name: str, text: str) -> str:
+    if not _is_secret(text):
+        raise RetainError(f"{name}: wants {MIN_SECRET} to {MAX_SECRET} letters, digits and signs of ASCII, no space")
+    return text
+
+
+def _keys(name: str, text: str) -> dict[str, str]:
+    """Secrets by the names of those who bear them. No message repeats anything of it."""
+    keys: dict[str, str] = {}
+    for number, entry in enumerate(text.split(","), start=1):
+        who, _, secret = entry.strip().partition(":")
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", who) or not _is_secret(secret):
+            raise RetainError(
+                f"{name}: its entry {number} isn't name:secret, with a name of letters, digits, dots, hyphens and "
+                f"underscores, and a secret of {MIN_SECRET} to {MAX_SECRET} letters, digits and signs of ASCII, "
+                "without comma or space"
+            )
+        if who in keys or secret in keys.values():
+            raise RetainError(f"{name}: its entry {number} has the name or the secret of another one")
+        keys[who] = secret
+    return keys
+
+
+def _database(name: str, text: str) -> str:
+    if not re.match(r"(sqlite:///|postgresql(\+psycopg)?://)", text):  # it may hold a password: not repeated
+        raise RetainError(f"{name}: wants sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE")
+    return text
+
+
+def _experiment(name: str, text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", text) and not _is_file(text):
         raise RetainError(
-            f"EXPERIMENT={named!r}: wants the name of an experiment, such as {DEFAULT_EXPERIMENT}, or the path of its "
-            "file"
+            f"{name}={text!r}: wants the name of an experiment, such as {DEFAULT_EXPERIMENT}, or the path of its file"
         )
-    release = environment.get("RELEASE_PATH")
-    return Settings(
-        release=_folder("RELEASE_PATH", release) if release else _current(named),
-        parts={part: _folder(name, environment[name]) for part, name in OVERRIDES.items() if environment.get(name)},
-        router=_router(environment),
-        host=environment.get("RETAIN_HOST") or "127.0.0.1",
-        port=int(port),
-        keep_alive=_keep_alive(environment),
-    )
-
-
-def _keep_alive(environment: Mapping[str, str]) -> int:
-    seconds = environment.get("RETAIN_KEEP_ALIVE") or str(KEEP_ALIVE)
-    if not re.fullmatch(r"[0-9]{1,4}", seconds) or not 1 <= int(seconds) <= 3600:
-        raise RetainError(f"RETAIN_KEEP_ALIVE={seconds}: wants a number of seconds from 1 to 3600")
-    return int(seconds)
-
-
-def _router(environment: Mapping[str, str]) -> Router:
-    force = environment.get("FORCE_BASELINE") or "true"
-    if force.lower() not in YES_OR_NO:
-        raise RetainError(f"FORCE_BASELINE={force}: wants true or false (or 1 or 0)")
-    percent = environment.get("CANARY_PERCENT") or str(DEFAULT_PERCENT)
-    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", percent) or float(percent) > 100:
-        raise RetainError(f"CANARY_PERCENT={percent}: wants a number from 0 to 100")
-    key = environment.get("ASSIGNMENT_KEY") or DEFAULT_KEY
-    if len(key.encode("utf-8", "surrogateescape")) > MAX_KEY or not key.isprintable():
-        raise RetainError(f"ASSIGNMENT_KEY: wants 1 to {MAX_KEY} bytes of text")  # it may be a secret: not repeated
-    return Router(YES_OR_NO[force.lower()], float(percent), key)
-
-
-def warnings_about(release: Release) -> list[str]:
-    """What the person who runs the service should know about its release, a line each."""
-    lines = [f"{part} is that of {OVERRIDES[part]}, not the release's own" for part in release.replaced]
-    lines += [
-        f"the {VERSIONS.get(part, part)} of {OVERRIDES[part]} is the one that is {release.standing(part)} in this "
-        "release: no customer is shown it"
-        for part in release.held_back
-    ]
-    lines += [_dropped(part, release) for part in dict.fromkeys(entry["part"] for entry in release.dropped)]
-    return lines if release.bridge.warning is None else [*lines, release.bridge.warning]
-
-
-def _dropped(part: str, release: Release) -> str:
-    """How many messages of a bank are not there, and what they break, the commonest first."""
-    broken = [entry["breaks"] for entry in release.dropped if entry["part"] == part]
-    rules = [rule for rule, _ in Counter(rule for rules in broken for rule in rules).most_common()]
-    count = f"{len(broken)} messages of {part} were" if len(broken) > 1 else f"1 message of {part} was"
-    return f"{count} dropped by the guard: {', '.join(rules)}"
-
-
-def load_release(settings: Settings) -> tuple[str, Release]:
-    """The release's own version and the release, every file checked against its hash. Raises RetainError.
-
-    The version is the digest of the content, since a release may be copied into a folder of any name; "+risk" behind
-    it says that this part is another one.
-    """
-    folder, setting = settings.release, "RELEASE_PATH"
-    try:
-        release = load(open_artifact(folder))
-        for part, path in settings.parts.items():
-            folder, setting = path, OVERRIDES[part]
-            files = open_artifact(path)
-            wanted = (*PART_FILES.get(part, (SCORES,)), TERMS)
-            release = with_part(release, part, {name: files[name] for name in wanted if name in files})
-    except (ArtifactError, ReleaseError) as error:
-        raise RetainError(f"{setting}: {folder} can't be served: {error}") from None
-    except OSError as error:  # since it was checked
-        raise RetainError(f"{setting}: {error.filename or folder} {why_unreadable(error)}") from None
-    manifest = settings.release / MANIFEST
-    digest = parse_manifest(manifest.read_bytes(), str(manifest)).digest[:12]
-    return "+".join((digest, *release.replaced)), release
+    return text
 
 
 def _is_file(named: str) -> bool:
@@ -158,6 +179,99 @@ def _folder(name: str, value: str) -> Path:
     if not is_there:
         raise RetainError(f"{name}={value}: is no folder; it wants the folder of an artifact (with manifest.json)")
     return folder.resolve()
+
+
+# -- all of them ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A variable of the environment. `default`: the text that counts where it is unset or empty, if any does.
+
+    `read_by`: the processes that act on it; a secret is handed to no other.
+    """
+
+    name: str
+    default: str | None
+    parse: Parser
+    read_by: tuple[Process, ...]
+    meaning: str
+    secret: bool = False
+
+    def value(self, environment: Mapping[str, str]) -> Any:
+        text = environment.get(self.name) or self.default
+        return None if text is None else self.parse(self.name, text)
+
+
+_MB = 1 << 20
+_PORT = _whole(0, 65535, remark=" (0: any free port)")
+_ALL: tuple[Process, ...] = ("supervisor", "worker", "admin")
+_DATABASE: tuple[Process, ...] = ("supervisor", "worker", "admin")
+
+SETTINGS = (
+    Setting("EXPERIMENT", DEFAULT_EXPERIMENT, _experiment, _ALL, "whose current release answers"),
+    Setting("RELEASE_PATH", None, _folder, _ALL, "the folder of the release that answers"),
+    *(Setting(name, None, _folder, ("worker",), f"an artifact whose {part} replaces the release's own")
+      for part, name in OVERRIDES.items()),
+    Setting("CHALLENGER_PATH", None, _folder, ("worker",), "another release, whose learned arm runs in shadow"),
+    Setting("FORCE_BASELINE", "true", _yes_or_no, ("worker",), "true: the baseline decides about everybody"),
+    Setting("CANARY_PERCENT", f"{DEFAULT_PERCENT:g}", _decimal(100), ("worker",), "customers of the learned arm"),
+    Setting("ASSIGNMENT_KEY", DEFAULT_KEY, _hash_key, ("worker",), "what draws arms and the hold-out", secret=True),
+    Setting("RETAIN_HOLD_OUT_PERCENT", "5", _decimal(100), ("worker",), "customers who are never contacted"),
+    Setting("RETAIN_EXPLORATION", "0", _decimal(1), ("worker",), "share of baseline customers with a drawn action"),
+    Setting("RETAIN_BUDGET_USD", None, _decimal(10**12), ("worker", "admin"), "the offer budget of a period"),
+    Setting("DATABASE_URL", None, _database, _DATABASE, "where decisions are kept", secret=True),
+    Setting("RETAIN_SQLITE_SYNCHRONOUS", "normal", _one_of("normal", "full"), _DATABASE, "what SQLite waits for"),
+    Setting("RETAIN_KEEP_DAYS", "400", _whole(366, 36500, " of days"), ("admin",), "how long decisions are kept"),
+    Setting("PSEUDONYM_KEY", None, _hash_key, ("admin",), "what exports turn ids into pseudonyms by", secret=True),
+    Setting("RETAIN_HOST", "127.0.0.1", _text, ("supervisor",), "the address of the API"),
+    Setting("PORT", "8000", _PORT, ("supervisor",), "the port of the API"),
+    Setting("RETAIN_KEEP_ALIVE", str(KEEP_ALIVE), _whole(1, 3600, " of seconds"), ("worker",),
+            "how long a connection may be idle"),
+    Setting("RETAIN_API_KEYS", None, _keys, ("supervisor", "worker"), "who may call, as name:secret,...", secret=True),
+    Setting("RETAIN_ADMIN_HOST", "127.0.0.1", _text, ("supervisor",), "the address of the admin port"),
+    Setting("RETAIN_ADMIN_PORT", "8001", _PORT, ("supervisor",), "the admin port"),
+    Setting("RETAIN_ADMIN_TOKEN", None, _token, ("supervisor", "admin"), "who may use the admin port", secret=True),
+    Setting("RETAIN_WORKERS", "2", _whole(1, 64), ("supervisor",), "processes that answer"),
+    Setting("RETAIN_WORKER_MEMORY_MB", "512", _whole(128, 1048576, " of MB", unit=_MB), ("supervisor",),
+            "memory from which on a worker is replaced"),
+    Setting("RETAIN_ARM_MEMORY_MB", "512", _whole(128, 1048576, " of MB", unit=_MB), ("worker",),
+            "memory of the learned arm's process"),
+)  # fmt: skip
+
+
+def read(environment: Mapping[str, str]) -> Settings:
+    """Raises RetainError for a setting that can't be used."""
+    values = {setting.name: setting.value(environment) for setting in SETTINGS}
+    return Settings(
+        release=values["RELEASE_PATH"] or _current(values["EXPERIMENT"]),
+        parts={part: values[name] for part, name in OVERRIDES.items() if values[name]},
+        challenger=values["CHALLENGER_PATH"],
+        router=Router(values["FORCE_BASELINE"], values["CANARY_PERCENT"], values["ASSIGNMENT_KEY"]),
+        host=values["RETAIN_HOST"],
+        port=values["PORT"],
+        keep_alive=values["RETAIN_KEEP_ALIVE"],
+        workers=values["RETAIN_WORKERS"],
+        worker_memory=values["RETAIN_WORKER_MEMORY_MB"],
+        arm_memory=values["RETAIN_ARM_MEMORY_MB"],
+        keys=values["RETAIN_API_KEYS"] or {},
+        admin_host=values["RETAIN_ADMIN_HOST"],
+        admin_port=values["RETAIN_ADMIN_PORT"],
+        admin_token=values["RETAIN_ADMIN_TOKEN"],
+        database_url=values["DATABASE_URL"],
+        sqlite_synchronous=values["RETAIN_SQLITE_SYNCHRONOUS"],
+        pseudonym_key=values["PSEUDONYM_KEY"],
+        hold_out_percent=values["RETAIN_HOLD_OUT_PERCENT"],
+        exploration=values["RETAIN_EXPLORATION"],
+        budget=values["RETAIN_BUDGET_USD"],
+        keep_days=values["RETAIN_KEEP_DAYS"],
+    )
+
+
+def environment_of(process: Process, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without the secrets that this process doesn't need."""
+    kept_back = {setting.name for setting in SETTINGS if setting.secret and process not in setting.read_by}
+    return {name: value for name, value in environment.items() if name not in kept_back}
 
 
 def _current(named: str) -> Path:

@@ -10,6 +10,7 @@ import pytest
 
 from engine import environment
 from flows import server
+from serve.settings import SETTINGS
 from tests.docs.documents import named_targets, section
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -59,6 +60,7 @@ def settings_of_code() -> set[str]:
             text = path.read_text()
             used |= set(re.findall(r"environ(?:ment)?(?:\.get\(|\[)\s*\"([A-Z_]+)\"(?!\] *=)", text))
             used |= set(re.findall(r"\"([A-Z_]+_PATH)\"", text))
+    used |= {setting.name for setting in SETTINGS}
     makefile = (PROJECT / "Makefile").read_text()
     given = ("EXPERIMENT", "STAGE", "USD", "PYTHON", "VENV", "BY", "EXCEPT", "ONLY", "PUSH", "SERVER", "ACCELERATOR")
     used |= {name for name in given if f"$({name})" in makefile}

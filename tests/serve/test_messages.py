@@ -21,7 +21,7 @@ from engine.store import FolderStore
 from retain.release import Release
 from serve import app, messages
 from serve.app import create_app
-from serve.settings import load_release
+from serve.loading import load_release
 from serve.settings import read as settings
 from tests.releases import bank, publish, rows, standing
 from tests.serve.client import Client

@@ -13,8 +13,9 @@ import pytest
 
 from engine.artifact import MANIFEST
 from engine.errors import RetainError
+from serve.loading import load_release, warnings_about
 from serve.router import Router
-from serve.settings import load_release, read, warnings_about
+from serve.settings import read
 from tests.engine.processes import message_without_privileges
 from tests.releases import TERMS, bank, dataset, inputs, measured, part, policy, publish, run_stage, scores
 from tests.words import GUARD
