@@ -1,14 +1,20 @@
-"""Log lines that callers can cause, kept few: a caller must not be able to fill a disk, nor hide what else is said."""
+"""Log lines: of which process, and of which request.
+
+Those that callers can cause are kept few: a caller must not be able to fill a disk, nor hide what else is said.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable
 
+from serve import request_id
+
 SECONDS = 60.0  # between two lines of one kind
-LOGGERS = ("retain.serve", "uvicorn.error")
+FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s {process} request=%(request_id)s %(message)s"
 
 
 class Seldom(logging.Filter):
@@ -47,7 +53,25 @@ def _origin(record: logging.LogRecord) -> tuple[object, ...]:
     return record.exc_info[0], trace.tb_frame.f_code.co_filename, trace.tb_lineno
 
 
-def limit() -> None:
-    """For the process that serves: its own log and uvicorn's."""
-    for name in LOGGERS:
-        logging.getLogger(name).addFilter(Seldom())
+class _Request(logging.Filter):
+    """Puts the id of the request that is being answered into a record; "-" where there is none."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = request_id.current.get()
+        return True
+
+
+def configure(process: str, *, seldom: bool = True) -> None:
+    """Sends what this process logs, by whichever library, to standard error.
+
+    `process`: what it is called in each line, such as worker-0. `seldom`: callers can cause lines, so there is at most
+    one of a kind in a minute.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter(FORMAT.format(process=process), "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    handler.addFilter(_Request())
+    if seldom:
+        handler.addFilter(Seldom())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

@@ -1,20 +1,22 @@
-"""The one way in and out of every request: counted, timed, and never answered with a traceback."""
+"""The one way in and out of every request: named by an id, counted, timed, and never answered with a traceback."""
 
 from __future__ import annotations
 
 import logging
 import time
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve import request_id
 from serve.metrics import Metrics
+from serve.refusals import refusal
 
 log = logging.getLogger("retain.serve")
 
 
-class RequestMetrics:
-    """Around every request: counts it, times it, and turns a bug into a clean 500 and a traceback in the log.
+class EveryRequest:
+    """Around every request: gives it an id, counts it, times it, and turns a bug into a clean 500 and a traceback in
+    the log.
 
     HEAD is answered as GET, whose body the server leaves out, and a path as without a slash at its end: health checks
     use both, and a redirect would lead to whatever host the caller named.
@@ -33,12 +35,14 @@ class RequestMetrics:
         if method == "HEAD" or (path[-1:] == "/" and path != "/"):
             path = path.removesuffix("/") or "/"
             scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": path}
-        status = 0
+        status, identifier = 0, request_id.of(scope)
+        token = request_id.current.set(identifier)
 
         async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message["headers"], (request_id.HEADER, identifier.encode())]
             await send(message)
 
         try:
@@ -46,7 +50,7 @@ class RequestMetrics:
         except Exception:
             log.exception("%s %r failed", method, path)
             if status == 0:
-                answer = Response(b'{"detail":"internal error"}', 500, media_type="application/json")
-                await answer(scope, receive, counted)
+                await refusal(500, "internal error")(scope, receive, counted)
         finally:
+            request_id.current.reset(token)
             self.metrics.request(path, status or 500, time.perf_counter() - started)

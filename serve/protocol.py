@@ -16,10 +16,12 @@ import logging
 from typing import ClassVar, Literal
 
 import httptools
-from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serve import request_id
 from serve.metrics import Metrics
+from serve.refusals import refusal, refusal_body
 
 MAX_HEAD = 32 * 1024
 HEAD_SECONDS = 10.0
@@ -27,9 +29,16 @@ MAX_PIPELINE = 16
 PIECE = 4096  # bytes that are parsed before the limits are looked at again: they hold to within one piece
 
 VERSIONS = ("1.1", "1.0")
-TOO_MANY = JSONResponse({"detail": "too many connections; try again later"}, 503, {"connection": "close"})
 
 log = logging.getLogger("retain.serve")
+
+
+async def too_many(scope: Scope, receive: Receive, send: Send) -> None:
+    """The application in whose place everything is refused."""
+    request_id.current.set(request_id.of(scope))  # of this task alone, which ends with the answer
+    response = refusal(503, "too many connections; try again later", close=True)
+    response.headers[request_id.HEADER.decode()] = request_id.current.get()
+    await response(scope, receive, send)
 
 
 def protocol(metrics: Metrics) -> type[LimitedProtocol]:
@@ -118,7 +127,7 @@ class LimitedProtocol(HttpToolsProtocol):
         app, limit = self.app, self.limit_concurrency
         if self._full():
             self._count("too_many_connections")
-            self.app, self.limit_concurrency = TOO_MANY, None  # uvicorn's own 503 is plain text
+            self.app, self.limit_concurrency = too_many, None  # uvicorn's own 503 is plain text
         super().on_headers_complete()
         self.app, self.limit_concurrency = app, limit
         self._part = "body"
@@ -183,7 +192,14 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _refuse(self, reason: str, status: int, detail: str) -> None:
         """Answers what can't be read and closes, but lets the answers to earlier requests go first."""
-        self._count(reason)
+        token = request_id.current.set(request_id.new())
+        try:
+            self._count(reason)
+            self._answer_and_close(status, detail)
+        finally:
+            request_id.current.reset(token)
+
+    def _answer_and_close(self, status: int, detail: str) -> None:
         self._refused = True
         self._stop_timer()
         answer_due = not self._idle()
@@ -195,9 +211,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
             return
         if is_answer:
-            content = b'{"detail":"%s"}' % detail.encode()
-            head = STATUS_LINE[status] + b"content-type: application/json\r\n"
-            self.transport.write(head + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(content) + content)
+            content = refusal_body(detail)
+            head = b"content-type: application/json\r\ncontent-length: %d\r\n%s: %s\r\nconnection: close\r\n\r\n"
+            fields = head % (len(content), request_id.HEADER, request_id.current.get().encode())
+            self.transport.write(STATUS_LINE[status] + fields + content)
         self.transport.close()
 
     def _count(self, reason: str) -> None:

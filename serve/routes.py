@@ -12,11 +12,9 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from serve.metrics import CONTENT_TYPE
+from serve.refusals import Refusal, refusal
 from serve.schema import Invalid
 from serve.service import Answer, Service
 
@@ -27,17 +25,6 @@ MAX_DISCARDED = 64 * 1024 * 1024
 READ_SECONDS = 10.0
 
 
-class Fault(BaseModel):
-    type: str
-    loc: list[str | int]
-
-
-class Refusal(BaseModel):
-    """Why a request was refused: what kind of fault and where; nothing of the request is repeated."""
-
-    detail: list[Fault] | str
-
-
 def routes_of(service: Service) -> APIRouter:
     routes = APIRouter()
 
@@ -45,25 +32,25 @@ def routes_of(service: Service) -> APIRouter:
         "/retain",
         summary="Decide about one customer",
         response_model=Answer,
-        responses={code: {"model": Refusal} for code in (408, 413, 415, 422, 500)},
+        responses={code: {"model": Refusal} for code in (401, 408, 413, 415, 422, 500)},
     )
     async def retain(request: Request) -> Response:
         """Whom to contact, with which offer, in which words; the contact history comes with the request."""
         if why := _unreadable(request.scope["headers"]):
-            return _refuse(415, why)
+            return refusal(415, why)
         try:
             async with asyncio.timeout(READ_SECONDS):
                 body = await _body(request)
         except TimeoutError:
-            return _refuse(408, f"the body took more than {READ_SECONDS:.0f} seconds", close=True)
+            return refusal(408, f"the body took more than {READ_SECONDS:.0f} seconds", close=True)
         except ClientDisconnect:
-            return _refuse(400, "the body ended early", close=True)
+            return refusal(400, "the body ended early", close=True)
         if body is None:
-            return _refuse(413, f"a body may have {MAX_BODY} bytes", close=True)
+            return refusal(413, f"a body may have {MAX_BODY} bytes", close=True)
         try:
             return Response(service.answer(body), media_type="application/json")
         except Invalid as error:
-            return _json({"detail": error.detail}, 422)
+            return refusal(422, error.detail)
 
     @routes.get("/healthz", summary="Alive")
     async def healthz() -> Response:
@@ -72,10 +59,6 @@ def routes_of(service: Service) -> APIRouter:
     @routes.get("/readyz", summary="What answers, and whether it can")
     async def readyz() -> Response:
         return _json(service.ready())
-
-    @routes.get("/metrics", summary="Prometheus metrics")
-    async def metrics() -> Response:
-        return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     return routes
 
@@ -110,22 +93,5 @@ async def _body(request: Request) -> bytes | None:
     return b"".join(chunks) if total <= MAX_BODY else None
 
 
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
-
-
-def _refuse(status: int, why: str, *, close: bool = False) -> Response:
-    response = _json({"detail": why}, status)
-    if close:
-        response.headers["connection"] = "close"
-    return response
-
-
-async def refused(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals (404, 405) in the same shape."""
-    assert isinstance(error, HTTPException)
-    response = _json({"detail": error.detail}, error.status_code)
-    response.headers.update(error.headers or {})
-    if response.headers.get("allow") == "GET":
-        response.headers["allow"] = "GET, HEAD"  # middleware.py
-    return response
+def _json(content: Any) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")

@@ -14,7 +14,8 @@ from retain.decision import Bridge
 from retain.release import Release
 from retain.request import request_columns
 from serve.app import create_app
-from serve.routes import MAX_BODY, Refusal
+from serve.refusals import Refusal
+from serve.routes import MAX_BODY
 from serve.service import Answer, Service
 from tests.releases import FOOTER, dataset, decided, rows
 from tests.serve.client import Client
@@ -57,7 +58,7 @@ def test_a_customer_gets_a_decision_with_its_reasons(client: Client, release: Re
     assert check(body, 10, 6) == []
     assert below == FOOTER
     assert answer["message"]["source"] == "sft"
-    counted = client.get("/metrics").text
+    counted = client.metrics()
     assert 'retain_message_sources_total{source="sft"} 1.0' in counted
     assert 'retain_message_sources_total{source="rlhf"} 0.0' in counted
 
@@ -176,9 +177,9 @@ def test_a_bug_is_a_clean_500(
     monkeypatch.setattr(Service, "answer", bug)
     response = client.post({"customer": customer})
     assert response.status_code == 500
-    assert response.json() == {"detail": "internal error"}
+    assert response.json() == {"detail": "internal error", "request_id": response.headers["x-request-id"]}
     assert "ZeroDivisionError" in caplog.text
-    assert 'retain_requests_total{code="500",path="/retain"} 1.0' in client.get("/metrics").text
+    assert 'retain_requests_total{code="500",path="/retain"} 1.0' in client.metrics()
 
 
 TEXT = st.text(max_size=8)
@@ -229,7 +230,7 @@ def test_a_charge_that_is_not_plausible_is_refused_and_holds_nothing(client: Cli
         "2 requests were refused whose MonthlyCharges is not plausible: the training part makes it 0 to 587.7. "
         "Is it in another unit?"
     ]
-    text = client.get("/metrics").text
+    text = client.metrics()
     assert 'retain_implausible_total{column="MonthlyCharges",outcome="refused"} 2.0' in text
 
 
@@ -243,7 +244,7 @@ def test_any_other_number_that_is_not_plausible_is_counted_and_warned_of(client:
         "1 request was decided about all the same whose tenure is not plausible",
     ]
     assert "and to fit tenure x charge" in warnings[0]
-    text = client.get("/metrics").text
+    text = client.metrics()
     assert 'retain_implausible_total{column="tenure",outcome="decided"} 1.0' in text
 
 
@@ -258,10 +259,7 @@ def test_no_charge_holds_much_of_the_wallet(release: Release) -> None:
     # 5 % of 45,000 EUR, which 10 % off 3,750 EUR for six months cost.
     for charge, why in ((3_750, "risk_at_threshold"), (3_751, "offer_limit")):
         assert client.post({"customer": customer | {"MonthlyCharges": charge}}).json()["why"] == why
-    assert (
-        'retain_decisions_total{action="no_contact",mode="baseline",why="offer_limit"} 2.0'
-        in client.get("/metrics").text
-    )
+    assert 'retain_decisions_total{action="no_contact",mode="baseline",why="offer_limit"} 2.0' in client.metrics()
 
 
 def test_a_small_budget_still_pays_for_plausible_customers(release: Release) -> None:
@@ -273,7 +271,7 @@ def test_a_small_budget_still_pays_for_plausible_customers(release: Release) -> 
     assert answer["action"] == "contact"
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json"])
 def test_head_and_a_slash_at_the_end_are_answered_as_balancers_expect(client: Client, path: str) -> None:
     plain = client.get(path)
     for method, asked in (("HEAD", path), ("GET", f"{path}/?x=1"), ("HEAD", f"{path}/")):
@@ -281,7 +279,7 @@ def test_head_and_a_slash_at_the_end_are_answered_as_balancers_expect(client: Cl
         assert response.status_code == 200
         assert "location" not in response.headers
         assert response.headers["content-type"] == plain.headers["content-type"]
-    assert f'retain_requests_total{{code="200",path="{path}"}} 4.0' in client.get("/metrics").text
+    assert f'retain_requests_total{{code="200",path="{path}"}} 4.0' in client.metrics()
 
 
 def test_a_decision_may_be_asked_for_with_a_slash_at_the_end(client: Client, customer: dict[str, Any]) -> None:
@@ -418,7 +416,7 @@ def test_metrics_count_requests_decisions_and_seconds(client: Client, release: R
     client.post({"customer": customer, "history": {"contacts": [2]}})
     client.post({})
     client.get("/made-up-by-the-caller")
-    text = client.get("/metrics").text
+    text = client.metrics()
     assert "_created" not in text  # a second series for each, which nobody reads
     for line in (
         'retain_requests_total{code="200",path="/retain"} 2.0',
@@ -437,4 +435,4 @@ def test_metrics_count_requests_decisions_and_seconds(client: Client, release: R
 def test_two_applications_count_apart(release: Release, customer: dict[str, Any]) -> None:
     one, other = Client(create_app("v1", release)), Client(create_app("v2", release))
     one.post({"customer": customer})
-    assert 'retain_requests_total{code="200",path="/retain"} 0.0' in other.get("/metrics").text
+    assert 'retain_requests_total{code="200",path="/retain"} 0.0' in other.metrics()
