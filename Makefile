@@ -130,7 +130,7 @@ up: $(DOCKER) ## Start PostgreSQL, Prefect's server, a worker and the witness in
 down: $(DOCKER) ## Stop them, and the stages that run in containers; what they know is kept
 	$(PY) -m flows.platform down
 
-serve: $(RUN) ## Answer POST /retain on port 8000 from the current release (EXPERIMENT=local)
+serve: $(RUN) ## Answer POST /retain on port 8000 from the current release; metrics on 8001 (EXPERIMENT=local)
 	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m serve
 
 messages: $(RUN) ## Show what a language model wrote for customers, and who approved it (EXPERIMENT=local)

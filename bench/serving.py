@@ -242,7 +242,8 @@ def requests_per_second(folder: Path, release: Release, customer: dict[str, Any]
         'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
         f"wrk.body = [==[{json.dumps({'customer': customer})}]==]\n"
     )
-    environment = {**os.environ, "RELEASE_PATH": str(folder), "RETAIN_HOST": "127.0.0.1", "PORT": "0"}
+    environment = os.environ | {"RELEASE_PATH": str(folder), "RETAIN_HOST": "127.0.0.1", "RETAIN_WORKERS": "1"}
+    environment |= {"PORT": "0", "RETAIN_ADMIN_PORT": "0"}
     command = [sys.executable, "-m", "serve"]
     with (
         tempfile.NamedTemporaryFile("w", suffix=".lua") as file,

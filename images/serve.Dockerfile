@@ -29,7 +29,9 @@ COPY code /opt/retain
 WORKDIR /opt/retain
 RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/retain
 # Any other user and group will do as well, such as those of whoever owns the store.
-EXPOSE 8000
+# Reachable from outside, the API wants RETAIN_API_KEYS. The admin port is the container's own, unless RETAIN_ADMIN_HOST
+# and RETAIN_ADMIN_TOKEN say otherwise.
+EXPOSE 8000 8001
 USER 10001:10001
 ENTRYPOINT ["/usr/bin/tini", "--"]
 CMD ["python", "-m", "serve"]

@@ -1,7 +1,5 @@
 import sys
 
-from engine.output import make_decoration
-from serve.app import main
+from serve.supervisor import main
 
-make_decoration()
 sys.exit(main())

@@ -1,9 +1,25 @@
-"""What the service counts, for /metrics. Children are made once: looking one up by label costs more than counting."""
+"""What the service counts, for /metrics. Children are made once: looking one up by label costs more than counting.
+
+Several processes count into files of one folder (folder.py), which the admin process adds up (admin.py).
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from collections.abc import Callable, Iterator
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    disable_created_metrics,
+    generate_latest,
+    values,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.values import MultiProcessValue
 
 from retain.message import SITUATIONS
 from retain.plausible import Outside
@@ -12,7 +28,7 @@ from retain.wallet import Wallet
 
 # 0.5 s is the playbook's limit: p95 above it is more than 5 % of requests outside the 0.5 bucket.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-CODES = (200, 400, 404, 405, 408, 413, 415, 422, 500)
+CODES = (200, 400, 401, 404, 405, 408, 413, 415, 422, 500)
 BARS = ("do_not_contact", "running_offer", "contact_cap", "contacted_this_month", "offer_limit", "offer_budget")
 OUTCOMES = (
     ("baseline", "contact", "risk_at_threshold"),
@@ -26,7 +42,11 @@ DOUBTS = ("error", "not_finite")
 # too many requests behind one another, too many connections.
 REFUSALS = ("malformed", "head_too_large", "too_slow", "too_many_pipelined", "too_many_connections")
 PATHS = ("/retain", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+def share(slot: str) -> None:
+    """What this process counts from now on goes into the files of a slot, in the folder of folder.VARIABLE."""
+    values.ValueClass = MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -75,20 +95,19 @@ class Metrics:
         self.unsent = Counter(
             "retain_messages_missing", "Contacts for which no message kept the rules", registry=self.registry
         )
-        self._info = Gauge("retain_release_info", "The release that answers", ["release"], registry=self.registry)
+        # Gone with its process, so that after a release was replaced no process tells of the old one.
+        self._info = Gauge(
+            "retain_release_info",
+            "The release that answers",
+            ["release"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
 
     def serves(self, release: str, wallet: Wallet, currency: str) -> None:
-        """What answers, and the wallet, which is read whenever the metrics are."""
+        """What answers, and the wallet of this process."""
         self._info.labels(release).set(1)
-        for name, about, read in (
-            ("budget", "Offer budget of the period", lambda: wallet.budget),
-            ("committed", "Contact costs, and what accepted offers still cost", lambda: wallet.committed),
-            ("held", "What open offers are taken to cost at most", lambda: wallet.held),
-        ):
-            gauge = Gauge(f"retain_wallet_{name}", f"{about} ({currency})", registry=self.registry)
-            gauge.set_function(read)
-        mode = Gauge("retain_wallet_worst_case", "1: open offers are held for in full", registry=self.registry)
-        mode.set_function(lambda: wallet.mode == "worst_case")
+        self.registry.register(WalletGauges(lambda: wallet, currency))
 
     def refused(self, reason: str) -> None:
         """Counts one of REFUSALS."""
@@ -99,7 +118,8 @@ class Metrics:
 
     def request(self, path: str, code: int, seconds: float) -> None:
         if path not in PATHS:
-            path = "other"  # a path that the caller made up must not become a time series
+            # A path that the caller made up must not become a time series.
+            path = "/docs" if path.startswith("/docs/") else "other"
         child = self._cached.get((path, code))
         (child or self._requests.labels(path, str(code))).inc()
         if path == "/retain":
@@ -107,3 +127,24 @@ class Metrics:
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
+
+
+class WalletGauges(Collector):
+    """A wallet as gauges, read whenever the metrics are by the process that answers /metrics.
+
+    So several processes with one wallet don't show it several times.
+    """
+
+    def __init__(self, read: Callable[[], Wallet], currency: str) -> None:
+        self._read = read
+        self._currency = currency
+
+    def collect(self) -> Iterator[Metric]:
+        wallet = self._read()
+        for name, about, value in (
+            ("budget", f"Offer budget of the period ({self._currency})", wallet.budget),
+            ("committed", f"Contact costs, and what accepted offers still cost ({self._currency})", wallet.committed),
+            ("held", f"What open offers are taken to cost at most ({self._currency})", wallet.held),
+            ("worst_case", "1: open offers are held for in full", wallet.mode == "worst_case"),
+        ):
+            yield GaugeMetricFamily(f"retain_wallet_{name}", about, float(value))

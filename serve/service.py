@@ -20,10 +20,10 @@ from retain.message import SITUATIONS
 from retain.plausible import when_outside
 from retain.policy import PolicyError
 from retain.release import SOURCES, TEMPLATES, Assessment, Release
+from serve.loading import warnings_about
 from serve.metrics import Metrics
 from serve.router import EVERYBODY_BASELINE, Router, routed
 from serve.schema import Invalid, RequestReader
-from serve.settings import warnings_about
 
 MONTH_SECONDS = 365.2425 / 12 * 86_400
 REFUSALS = 20  # offers refused one after the other from which on the wallet counts as used up

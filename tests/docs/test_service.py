@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from retain import dataset, plausible, release
-from serve import app, metrics, protocol, routes, schema, settings
-from tests.docs.documents import lacks, paragraphs, read, row
+from serve import child, logs, metrics, protocol, request_id, routes, schema, settings, supervisor
+from tests.docs.documents import first_cell, lacks, paragraphs, read, row
 
 TEXT = read("docs/SERVICE.md")
 
@@ -19,9 +21,9 @@ TEXT = read("docs/SERVICE.md")
         ("body", (routes.MAX_BODY / 1024, 413)),
         ("time for it", (routes.READ_SECONDS, 408)),
         ("requests that wait", (protocol.MAX_PIPELINE,)),
-        ("connections", (app.MAX_CONNECTIONS, 503)),
+        ("connections of a worker", (child.MAX_CONNECTIONS, 503)),
         ("idle time", (settings.KEEP_ALIVE,)),
-        ("time to finish", (app.STOP_SECONDS,)),
+        ("time to finish", (child.STOP_SECONDS,)),
     ],
 )
 def test_limits_and_time_outs(begins: str, limits: tuple[float, ...]) -> None:
@@ -35,6 +37,21 @@ def test_rules_of_values() -> None:
     assert f"{plausible.RANK}th largest times {plausible.FACTOR:g}" in numbers
     assert lacks(paragraphs(TEXT, "**The cost of one offer.**"), 100 * release.MAX_SHARE) == set()
     assert lacks(paragraphs(TEXT, "Every refusal"), schema.MAX_ERRORS) == set()
+
+
+def test_rules_of_processes() -> None:
+    assert lacks(first_cell(TEXT, "a worker's event loop"), supervisor.HUNG_SECONDS) == set()
+    delays = (supervisor.FIRST_DELAY, supervisor.LONGEST_DELAY)
+    assert lacks(row(TEXT, "a worker ends again"), *delays) == set()
+    assert lacks(row(TEXT, "SIGTERM"), child.STOP_SECONDS) == set()
+    assert supervisor.LEAVE_SECONDS == child.STOP_SECONDS + child.LATE_SECONDS
+    assert lacks(paragraphs(TEXT, "`X-Request-Id`"), request_id.MAX) == set()
+    assert f"one line {'a minute' if logs.SECONDS == 60 else logs.SECONDS}" in TEXT
+
+
+def test_why_processes_end_is_told(tmp_path: Path) -> None:
+    counted = supervisor.Supervisor(None, {}, {}, tmp_path).ended  # type: ignore[arg-type]
+    assert [why for why in counted if f"`{why}`" not in row(TEXT, "`retain_processes_ended_total`")] == []
 
 
 def test_every_reason_and_every_status_that_is_counted_is_told() -> None:

@@ -35,7 +35,7 @@ LIMITS = {"tabular": 1700, "gpu": 2200, "serve": 300, "orchestrator": 400}
 IMPORTS = {
     "tabular": ["flows.train", "flows.stage", *(stage.entry for stage in STAGES.values() if stage.image == "tabular")],
     "gpu": ["flows.stage", *(stage.entry for stage in STAGES.values() if stage.image == "gpu")],
-    "serve": ["serve.app", "serve.messages"],
+    "serve": ["serve.supervisor", "serve.worker", "serve.admin", "serve.api_page", "serve.messages"],
     "orchestrator": ["flows.witness", "prefect_docker.worker", "asyncpg"],
 }
 # What an image has no use for; that it isn't there at all is more than that nothing imports it.
@@ -164,7 +164,8 @@ def test_stages_are_the_same_in_it_as_here(engine: DockerClient, name: str) -> N
 ASK = """
 import json, sys, urllib.request
 body = sys.argv[1].encode()
-request = urllib.request.Request("http://127.0.0.1:8000/retain", body, {"Content-Type": "application/json"})
+headers = {"Content-Type": "application/json", "Authorization": "Bearer 0123456789abcdef"}
+request = urllib.request.Request("http://127.0.0.1:8000/retain", body, headers)
 print(urllib.request.urlopen(request, timeout=10).read().decode())
 """
 
@@ -180,7 +181,10 @@ def test_the_service_answers_in_a_container(engine: DockerClient, tmp_path: Path
         built("serve"),
         detach=True,
         labels=LABEL,
-        environment={"RELEASE_PATH": f"/store/{release.relative_to(tmp_path / 'store')}"},
+        environment={
+            "RELEASE_PATH": f"/store/{release.relative_to(tmp_path / 'store')}",
+            "RETAIN_API_KEYS": "test:0123456789abcdef",
+        },
         volumes=[f"{tmp_path / 'store'}:/store:ro"],
         read_only=True,
         network_mode="none",

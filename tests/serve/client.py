@@ -26,6 +26,11 @@ class Client:
     def get(self, path: str) -> httpx.Response:
         return self.request("GET", path)
 
+    def metrics(self) -> str:
+        """What the application counted, as /metrics of the admin port would show it."""
+        text: bytes = self.app.state.service.metrics.text()
+        return text.decode()
+
     def post(self, body: Any, **headers: str) -> httpx.Response:
         """To /retain; bytes as they are, anything else as JSON."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -76,7 +76,7 @@ def test_at_100_percent_everybody_gets_the_policys_decision(release: Release) ->
         assert answer["versions"]["policy"] == release.versions["policy"]
         seen.add(answer["why"])
     assert seen == {"policy_contact", "policy_no_contact"}
-    text = client.get("/metrics").text
+    text = client.metrics()
     counted = [line for line in text.splitlines() if line.startswith("retain_decisions_total") and "learned" in line]
     assert sum(float(line.split()[-1]) for line in counted) == 60
 
@@ -155,7 +155,7 @@ def test_readyz_and_metrics_show_what_offers_take_from_the_wallet(release: Relea
     assert (wallet["open_offers"], wallet["committed"]) == (offers, float(offers))
     assert wallet["budget"] == 900
     assert 0 <= wallet["free"] == pytest.approx(900 - wallet["committed"] - wallet["held"])
-    text = client.get("/metrics").text
+    text = client.metrics()
     for line in (
         "retain_wallet_budget 900.0",
         f"retain_wallet_committed {float(offers)}",

@@ -1,0 +1,276 @@
+"""The supervisor and its processes, killed, hung, grown and told to stop."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from retain.release import Release
+from serve.supervisor import FIRST_DELAY, LONGEST_DELAY, Child, Restarts
+from tests.releases import rows
+from tests.serve.services import PLENTY, Address, Served, counted, get, serve, until
+
+# A worker that does what the id of a customer says.
+MISBEHAVE = """
+import os, time
+from serve.service import Service
+answer = Service.answer
+def misbehave(self, body):
+    if b"HANG" in body:
+        while True:
+            pass
+    if b"GROW" in body:
+        self.grown = bytearray(os.urandom(1) * (300 << 20))
+    if b"SLOW" in body:
+        time.sleep(1.0)
+    return answer(self, body)
+Service.answer = misbehave
+"""
+
+
+@pytest.fixture
+def environment(artifact: Path, store: Path) -> dict[str, str]:
+    return {"RELEASE_PATH": str(artifact), "RETAIN_STORE": str(store)}
+
+
+@pytest.fixture
+def service(environment: dict[str, str]) -> Iterator[Served]:
+    with serve(environment, MISBEHAVE) as process:
+        yield process.begun()
+
+
+def body(release: Release, name: str = "7590-VHVEG") -> bytes:
+    customer = rows(release.spec, 1, seed=4)[0] | {release.spec.roles["id"]: name}
+    return json.dumps({"customer": customer}).encode()
+
+
+def ask(address: Address, body: bytes, timeout: float = PLENTY) -> int:
+    """The status of one answer to /retain, on a connection of its own. Raises OSError where the connection breaks."""
+    connection = http.client.HTTPConnection(*address, timeout=timeout)
+    try:
+        connection.request("POST", "/retain", body, {"Content-Type": "application/json"})
+        return connection.getresponse().status
+    except http.client.HTTPException as error:
+        raise ConnectionError(error) from None
+    finally:
+        connection.close()
+
+
+def kill(service: Served, name: str) -> None:
+    """Returns once another process has been started in its place."""
+    victim = service.children("worker")[name]
+    victim.kill()
+    until(lambda: service.children("worker").get(name, victim).pid != victim.pid)
+
+
+def counts(service: Served) -> Path:
+    """The folder that its processes count in."""
+    return Path(service.children("worker")["worker-0"].environ()["PROMETHEUS_MULTIPROC_DIR"])
+
+
+def ended(why: str, service: Served) -> float:
+    return counted(service)[f'retain_processes_ended_total{{why="{why}"}}']
+
+
+def test_a_killed_worker_is_replaced_and_the_other_one_answers_meanwhile(service: Served, release: Release) -> None:
+    before, asked, stop = service.children("worker"), body(release), threading.Event()
+    assert sorted(before) == ["worker-0", "worker-1"]
+
+    def load() -> tuple[int, int]:
+        """Requests that were answered, and those whose connection broke, which were sent again."""
+        answered = broken = 0
+        while not stop.is_set():
+            try:
+                assert ask(service.api, asked) == 200
+                answered += 1
+            except OSError:
+                broken += 1
+                assert ask(service.api, asked) == 200
+                answered += 1
+        return answered, broken
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(load) for _ in range(4)]
+        for name in ("worker-0", "worker-1", "worker-0"):
+            kill(service, name)
+            until(lambda: counted(service)["retain_workers_ready"] == 2)
+        stop.set()
+        results = [caller.result(timeout=PLENTY) for caller in callers]
+    assert sum(broken for _, broken in results) <= 3 * 4  # what was being answered by whom was killed, nothing else
+    assert ended("died", service) == 3
+    # Nothing that a killed worker had counted is lost, but what it was about to count.
+    total = counted(service)['retain_requests_total{code="200",path="/retain"}']
+    assert 0 <= sum(answered for answered, _ in results) - total <= 3 * 4
+    service.terminate()
+    assert service.wait(PLENTY) == 0
+    assert [bool(re.search(r"supervisor .* has ended by signal 9", line)) for line in service.said()].count(True) == 3
+
+
+def test_counts_of_all_workers_are_added_up(service: Served, release: Release) -> None:
+    both = [get(service.api, "/healthz") for _ in range(60)]
+    sent = [ask(service.api, body(release)) for _ in range(60)]
+    assert sent.count(200) == len(both) == 60
+    found = counted(service)
+    assert found['retain_requests_total{code="200",path="/retain"}'] == 60
+    assert found['retain_requests_total{code="200",path="/healthz"}'] == 60
+    assert found["retain_request_seconds_count"] == 60
+    assert found[f'retain_release_info{{release="{service.release}"}}'] == 1
+    assert (found["retain_workers"], found["retain_workers_ready"]) == (2, 2)
+
+
+def test_a_worker_whose_loop_hangs_is_killed_and_the_other_one_answers_meanwhile(
+    service: Served, release: Release
+) -> None:
+    before = {process.pid for process in service.children("worker").values()}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        hung = pool.submit(ask, service.api, body(release, "HANG"))
+        while not hung.done():
+            assert ask(service.api, body(release)) == 200
+        with pytest.raises(OSError):  # noqa: PT011 the connection broke, in one of several ways
+            hung.result()
+    until(lambda: ended("hung", service) == 1)
+    until(lambda: counted(service)["retain_workers_ready"] == 2)
+    assert len(before & {process.pid for process in service.children("worker").values()}) == 1
+
+
+def test_a_worker_that_grows_is_replaced_by_another_one_first(environment: dict[str, str], release: Release) -> None:
+    with serve(environment | {"RETAIN_WORKER_MEMORY_MB": "256", "RETAIN_WORKERS": "1"}, MISBEHAVE) as service:
+        service.begun()
+        (before,) = service.children("worker").values()
+        assert ask(service.api, body(release, "GROW")) == 200
+        while before.is_running() and before.status() != psutil.STATUS_ZOMBIE:
+            assert ask(service.api, body(release)) == 200
+        assert [*service.children("worker")] == ["worker-1"]
+        assert ended("too_large", service) == 1
+        assert ended("died", service) == 0
+
+
+def test_what_is_being_answered_is_finished_when_the_service_stops(service: Served, release: Release) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(ask, service.api, body(release, "SLOW"))
+        time.sleep(0.3)
+        service.terminate()
+        assert slow.result(timeout=PLENTY) == 200
+    assert service.wait(PLENTY) == 0
+    assert service.said() == []
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(service.api, timeout=PLENTY)
+
+
+def test_nothing_outlives_the_supervisor(service: Served) -> None:
+    get(service.admin, "/healthz")
+    processes = [*service.children().values()]
+    assert len(processes) == 3
+    folder = counts(service)
+    service.kill()
+    _, alive = psutil.wait_procs(processes, timeout=PLENTY)
+    assert alive == []
+    assert not folder.exists()
+
+
+def test_a_process_that_hangs_does_not_outlive_the_supervisor(environment: dict[str, str], release: Release) -> None:
+    patch = MISBEHAVE + "import serve.child\nserve.child.STOP_SECONDS = 0"
+    with serve(environment, patch) as service:
+        service.begun()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            hanging = pool.submit(ask, service.api, body(release, "HANG"))
+            time.sleep(0.3)
+            processes = [*service.children().values()]
+            service.kill()
+            _, alive = psutil.wait_procs(processes, timeout=PLENTY)
+            assert alive == []
+            assert isinstance(hanging.exception(timeout=PLENTY), OSError)
+
+
+def test_the_folder_of_counts_is_private_and_goes_with_the_service(service: Served) -> None:
+    folder = counts(service)
+    assert folder.stat().st_mode & 0o077 == 0
+    assert {path.name for path in folder.glob("counter_*")} >= {"counter_worker-0.db", "counter_worker-1.db"}
+    service.terminate()
+    assert service.wait(PLENTY) == 0
+    assert not folder.exists()
+
+
+def test_a_secret_is_handed_only_to_the_process_that_needs_it(environment: dict[str, str]) -> None:
+    secrets = {
+        "RETAIN_API_KEYS": "shop:0123456789abcdef",
+        "RETAIN_ADMIN_TOKEN": "fedcba9876543210",
+        "PSEUDONYM_KEY": "pseudo",
+    }
+    with serve(environment | secrets) as service:
+        service.begun()
+        until(lambda: len(service.children()) == 3)
+        worker, admin = (service.children(name)[f"{name}-0"].environ() for name in ("worker", "admin"))
+        assert {*secrets} & {*worker} == {"RETAIN_API_KEYS"}
+        assert {*secrets} & {*admin} == {"RETAIN_ADMIN_TOKEN", "PSEUDONYM_KEY"}
+
+
+def test_a_worker_that_can_not_begin_ends_the_service(environment: dict[str, str]) -> None:
+    process = serve(environment, "raise SystemExit(7)")
+    out, err = process.communicate(timeout=PLENTY)
+    assert (process.returncode, out) == (1, "")
+    assert re.fullmatch(r"worker-\d ended before it was ready \(exit code 7\)\n", err)
+
+
+def test_a_release_that_can_not_be_loaded_is_one_line(environment: dict[str, str], artifact: Path) -> None:
+    process = serve(environment | {"RISK_MODEL_PATH": str(artifact)})
+    out, err = process.communicate(timeout=PLENTY)
+    assert (process.returncode, out) == (2, "")
+    assert re.fullmatch(r"RISK_MODEL_PATH: .* can't be served: .*\n", err)
+
+
+def test_a_worker_that_can_not_begin_again_is_tried_again_later(environment: dict[str, str], tmp_path: Path) -> None:
+    """The other one goes on answering."""
+    count = tmp_path / "starts"
+    patch = f"""
+import os, pathlib
+starts = pathlib.Path({str(count)!r})
+with starts.open("a") as file:
+    file.write("x")
+if 2 < starts.stat().st_size < 5:
+    raise SystemExit(3)
+"""
+    with serve(environment, patch) as service:
+        service.begun()
+        service.children("worker")["worker-1"].kill()
+        until(lambda: count.stat().st_size == 5)
+        assert get(service.api, "/healthz") == '{"status":"alive"}'
+        until(lambda: counted(service)["retain_workers_ready"] == 2)
+        assert ended("died", service) == 3
+
+
+def test_delays_grow_only_while_processes_end_as_they_begin() -> None:
+    def child(**known: Any) -> Child:
+        return Child("worker", 0, None, None, 0.0, **known)  # type: ignore[arg-type]
+
+    restarts = Restarts()
+    delays = []
+    for number in range(9):
+        now = 100.0 * number
+        restarts.ended(child(), now)
+        delays.append(max(0.0, restarts.not_before - now))
+    assert delays[:4] == [0.0, FIRST_DELAY, 2 * FIRST_DELAY, 4 * FIRST_DELAY]
+    assert delays[-1] == LONGEST_DELAY
+    restarts.ended(child(ready={}, ready_at=900.0), 1_000.0)
+    restarts.ended(child(), 1_001.0)
+    assert restarts.not_before < 1_001.0
+
+
+def test_ctrl_c_on_a_terminal_reaches_the_supervisor_alone(service: Served) -> None:
+    assert os.getpgid(service.pid) not in {os.getpgid(process.pid) for process in service.children().values()}
+    service.send_signal(signal.SIGINT)
+    assert service.wait(PLENTY) == 0
+    assert service.said() == []
