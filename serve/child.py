@@ -14,12 +14,11 @@ import json
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -63,16 +62,10 @@ def begin(arguments: Sequence[str] | None = None) -> Inherited:
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the socket to the supervisor")
     options = parser.parse_args(arguments)
     inherited = Inherited(options.name, socket.socket(fileno=options.listening), socket.socket(fileno=options.channel))
-    signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with_supervisor, args=(inherited.channel,), name="supervisor", daemon=True).start()
     logs.configure(inherited.name)
     share(inherited.name)
     return inherited
-
-
-def _leave(number: int, frame: object) -> NoReturn:
-    """Before the server runs, which takes the signal over, and after it, since uvicorn raises it again."""
-    sys.exit(0)
 
 
 def _end_with_supervisor(channel: socket.socket) -> None:
@@ -102,7 +95,9 @@ def config_of(app: ASGIApp, metrics: Metrics, keep_alive: int) -> uvicorn.Config
 
 def run(inherited: Inherited, config: uvicorn.Config, ready: Mapping[str, Any]) -> None:
     """Serves until the supervisor says to stop, or ends. `ready` is what it is told once requests are answered."""
-    _Server(config, inherited, ready).run(sockets=[inherited.listening])
+    server = _Server(config, inherited, ready)
+    signal.signal(signal.SIGTERM, server.handle_exit)  # from here on it is an orderly end
+    server.run(sockets=[inherited.listening])
 
 
 class _Server(uvicorn.Server):

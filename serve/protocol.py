@@ -26,6 +26,9 @@ from serve.refusals import refusal, refusal_body
 MAX_HEAD = 32 * 1024
 HEAD_SECONDS = 10.0
 MAX_PIPELINE = 16
+# How long a connection without a request is kept when the process is told to stop: one may be on its way already, and
+# is answered as the last. Closed at once, a caller under load would lose it.
+LAST_SECONDS = 1.0
 PIECE = 4096  # bytes that are parsed before the limits are looked at again: they hold to within one piece
 
 VERSIONS = ("1.1", "1.0")
@@ -58,6 +61,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _unbodied = 0
     _part: Literal["head", "body"] | None = None
     _refused = False  # nothing more is read
+    _last = False  # the process stops: the next answer ends the connection
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -131,8 +135,9 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.app, self.limit_concurrency = app, limit
         self._part = "body"
-        if self.expect_100_continue:
-            self.cycle.keep_alive = False  # a caller who is refused before its body may send another request at once
+        # A caller who is refused before its body may send another request at once.
+        if self.expect_100_continue or self._last:
+            self.cycle.keep_alive = False
         if len(self.pipeline) > MAX_PIPELINE:
             self.metrics.refused("too_many_pipelined")
             self.transport.close()
@@ -153,6 +158,17 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._part and self._idle() and not self.transport.is_closing():
             self._unset_keepalive_if_required()  # the next request has begun, or this one's body hasn't ended
             self._expect_head()
+
+    def shutdown(self) -> None:
+        if self._idle():
+            self._last = True
+            self.loop.call_later(LAST_SECONDS, self._end_if_idle)
+        else:
+            super().shutdown()
+
+    def _end_if_idle(self) -> None:
+        if self._idle() and self._part is None:
+            self.transport.close()
 
     def _is_over(self) -> bool:
         return self._refused or self.transport.is_closing()

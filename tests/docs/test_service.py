@@ -43,7 +43,7 @@ def test_rules_of_processes() -> None:
     assert lacks(first_cell(TEXT, "a worker's event loop"), supervisor.HUNG_SECONDS) == set()
     delays = (supervisor.FIRST_DELAY, supervisor.LONGEST_DELAY)
     assert lacks(row(TEXT, "a worker ends again"), *delays) == set()
-    assert lacks(row(TEXT, "SIGTERM"), child.STOP_SECONDS) == set()
+    assert lacks(row(TEXT, "SIGTERM"), child.STOP_SECONDS, protocol.LAST_SECONDS) == set()
     assert supervisor.LEAVE_SECONDS == child.STOP_SECONDS + child.LATE_SECONDS
     assert lacks(paragraphs(TEXT, "`X-Request-Id`"), request_id.MAX) == set()
     assert f"one line {'a minute' if logs.SECONDS == 60 else logs.SECONDS}" in TEXT

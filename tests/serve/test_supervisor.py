@@ -119,6 +119,39 @@ def test_a_killed_worker_is_replaced_and_the_other_one_answers_meanwhile(service
     assert [bool(re.search(r"supervisor .* has ended by signal 9", line)) for line in service.said()].count(True) == 3
 
 
+def test_no_request_is_lost_when_workers_are_told_to_leave(service: Served, release: Release) -> None:
+    """Neither on connections that are kept, nor on new ones."""
+    asked, stop = body(release), threading.Event()
+
+    def kept() -> int:
+        answered = 0
+        connection = http.client.HTTPConnection(*service.api, timeout=PLENTY)
+        while not stop.is_set():
+            connection.request("POST", "/retain", asked, {"Content-Type": "application/json"})
+            with (
+                connection.getresponse() as response
+            ):  # one that ends the connection makes the next request open another
+                answered += response.status == 200 and bool(response.read())
+        connection.close()
+        return answered
+
+    def new() -> int:
+        answered = 0
+        while not stop.is_set():
+            answered += ask(service.api, asked) == 200
+        return answered
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(work) for work in (kept, kept, new, new)]
+        for number, name in enumerate(("worker-0", "worker-1", "worker-0", "worker-1"), start=1):
+            service.children("worker")[name].terminate()
+            until(lambda number=number: ended("died", service) == number)  # type: ignore[misc]
+            until(lambda: counted(service)["retain_workers_ready"] == 2)
+        stop.set()
+        answered = [caller.result(timeout=PLENTY) for caller in callers]
+    assert counted(service)['retain_requests_total{code="200",path="/retain"}'] == sum(answered)
+
+
 def test_counts_of_all_workers_are_added_up(service: Served, release: Release) -> None:
     both = [get(service.api, "/healthz") for _ in range(60)]
     sent = [ask(service.api, body(release)) for _ in range(60)]
