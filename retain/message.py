@@ -1,9 +1,9 @@
 """What a customer is told: situations, and the bank of messages.
 
-A bank is a list of {situation, offer, text, source, score}: templates, or texts of a language model. A text has slots
-({offer}, {months}), so no amount is ever written by hand or by a model. The guard (retain.guard) is asked about a whole
-bank when it is released, and again about each message when it is sent, with the greeting that a known name puts before
-it. Who writes and how to opt out stand below every message (footer): fixed text, no writer's.
+A bank is a list of {situation, offer, text, source, score, tokens}: templates, or texts of a language model. A text has
+slots ({offer}, {months}), so no amount is ever written by hand or by a model. The guard (retain.guard) is asked about a
+whole bank when it is released, and again about each message when it is sent, with the greeting that a known name puts
+before it. Who writes and how to opt out stand below every message (footer): fixed text, no writer's.
 """
 
 from __future__ import annotations
@@ -43,22 +43,37 @@ class MessageError(ValueError):
 
 
 class Message(NamedTuple):
-    """What is said to one customer; `source` is the bank entry's."""
+    """What is said to one customer; source, score and tokens are the bank entry's.
+
+    `characters` counts those of the entry's text, slots filled, as its `tokens` do: without greeting and footer.
+    """
 
     situation: str
     text: str
     source: str
+    score: float | None
+    tokens: int | None
+    characters: int
+
+    def answer(self) -> dict[str, str]:
+        """What a caller is told of it."""
+        return {"situation": self.situation, "text": self.text, "source": self.source}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One message of a bank; `offer` in percent, `score` ranks the entries of one situation and offer."""
+    """One message of a bank; `offer` in percent, `score` ranks the entries of one situation and offer.
+
+    `tokens`: how long the text is, slots filled, in the tokenizer of the model that wrote it, its end counted as
+    everywhere; None for a template.
+    """
 
     situation: str
     offer: int
     text: str
     source: str
     score: float
+    tokens: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -67,6 +82,7 @@ class Entry:
             "text": self.text,
             "source": self.source,
             "score": self.score,
+            "tokens": self.tokens,
         }
 
 
@@ -199,7 +215,8 @@ class Bank:
         for entry in self._cells.get((situation, offer), ()):
             text = render(entry.text, offer, months)
             if not guard.rules.broken_rules(text, offer, months):
-                return Message(situation, _greeted(text, offer, months, name, guard), entry.source)
+                said = _greeted(text, offer, months, name, guard)
+                return Message(situation, said, entry.source, entry.score, entry.tokens, len(text))
         return None
 
     def ranked(self, scores: Mapping[tuple[str, int], Mapping[str, float]]) -> Bank:
@@ -301,8 +318,8 @@ def scores_of(content: object) -> dict[tuple[str, int], dict[str, float]]:
 
 
 def _entry(item: object, where: str) -> Entry:
-    if not isinstance(item, dict) or set(item) != {"situation", "offer", "text", "source", "score"}:
-        raise MessageError(f"{where}: wants situation, offer, text, source, score")
+    if not isinstance(item, dict) or set(item) != {"situation", "offer", "text", "source", "score", "tokens"}:
+        raise MessageError(f"{where}: wants situation, offer, text, source, score, tokens")
     if item["situation"] not in SITUATIONS:
         raise MessageError(f"{where}: situation is none of {', '.join(SITUATIONS)}")
     if type(item["offer"]) is not int or not 0 <= item["offer"] <= MAX_PERCENT:
@@ -311,4 +328,7 @@ def _entry(item: object, where: str) -> Entry:
         raise MessageError(f"{where}: text and source are texts")
     if type(item["score"]) not in (int, float) or item["score"] != item["score"]:
         raise MessageError(f"{where}: score is no number")
-    return Entry(item["situation"], item["offer"], item["text"], item["source"], float(item["score"]))
+    tokens = item["tokens"]
+    if tokens is not None and (type(tokens) is not int or tokens < 1):
+        raise MessageError(f"{where}: tokens is no number from 1, nor null")
+    return Entry(item["situation"], item["offer"], item["text"], item["source"], float(item["score"]), tokens)

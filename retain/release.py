@@ -234,7 +234,10 @@ class Release:
         called = assessment.values.get(self.spec.roles.get("name", ""))
         name = called if isinstance(called, str) else None
         message = find(banks, reason, decision.offer, self.terms.offers.months, self.guard, name)
-        return None if message is None else message._replace(text=f"{message.text}\n{self.footer}")
+        if message is None:
+            return None
+        score = None if message.source == TEMPLATES else message.score  # nobody judged those
+        return message._replace(text=f"{message.text}\n{self.footer}", score=score)
 
     @cached_property
     def _spoken(self) -> Mapping[Arm, tuple[Bank, ...]]:

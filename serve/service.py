@@ -168,7 +168,7 @@ class Service:
                 "action": decision.action,
                 "offer": decision.offer,
                 "why": decision.why,
-                "message": None if message is None else message._asdict(),
+                "message": None if message is None else message.answer(),
                 "reasons": [
                     {"feature": name, "value": values[name], "contribution": contribution}
                     for name, contribution in assessment.reasons[: release.terms.reasons]

@@ -98,10 +98,11 @@ def bank(source: str, offers: Sequence[int] = LEVELS, situations: Sequence[str] 
             "text": f"{opening} {discount if offer else 'Please tell us what we can do better.'} Reply YES{end}",
             "source": source,
             "score": score,
+            "tokens": tokens,
         }
         for situation in situations
         for offer in offers
-        for end, score in ((".", 0.5), (" if you like.", 1.5))
+        for end, score, tokens in ((".", 0.5, 20), (" if you like.", 1.5, 23))
     ]
 
 

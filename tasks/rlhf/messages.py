@@ -131,7 +131,7 @@ def run(config: MessagesConfig, inputs: Mapping[str, Path], workspace: Workspace
     for writer in WRITERS:
         chosen = [candidate for cell in cells for candidate in choose(_of(scored, writer, cell), config.kept)]
         candidates += chosen
-        banks[writer] = bank(chosen, WRITERS[writer])
+        banks[writer] = bank(chosen, WRITERS[writer], months, language.text)
     _write(banks, candidates, cells, about, workspace)
     return {
         name + METRIC_SUFFIX[writer]: value
@@ -247,10 +247,17 @@ def last_words(text: str) -> tuple[str, ...]:
     return tuple(words(sentences[-1])) if sentences else ()
 
 
-def bank(chosen: Sequence[Candidate], source: str) -> Bank:
+def bank(chosen: Sequence[Candidate], source: str, months: int, text: lm.Text) -> Bank:
+    """Those that are kept, each with the tokens of what it says once its slots are filled."""
     return Bank(
         [
-            Entry(*candidate.cell, candidate.text, source, candidate.score)
+            Entry(
+                *candidate.cell,
+                candidate.text,
+                source,
+                candidate.score,
+                len(text.reply(render(candidate.text, candidate.cell[1], months))),
+            )
             for candidate in chosen
             if not candidate.refused and candidate.score is not None
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -15,6 +16,7 @@ from retain.message import (
     SITUATIONS,
     Bank,
     Entry,
+    Message,
     MessageError,
     find,
     render,
@@ -207,28 +209,33 @@ def entry(text: str, score: float = 0.0, situation: str = "price", offer: int = 
     return Entry(situation, offer, text, "test", score)
 
 
+def told(message: Message | None) -> tuple[str, str, str] | None:
+    """Situation, text and source."""
+    return message and (message.situation, message.text, message.source)
+
+
 def test_the_best_message_that_keeps_the_rules_is_sent() -> None:
     better = GOOD.replace("Thank you", "Many thanks to you")
     bad = GOOD.replace("10%", "20%")
     bank = Bank([entry(GOOD, 0.1), entry(bad, 0.9), entry(better, 0.5)])
-    assert bank.best("price", 10, 6, GUARD) == ("price", better, "test")
+    assert told(bank.best("price", 10, 6, GUARD)) == ("price", better, "test")
     assert any("message 1 (price, 10 %): the only percentage" in problem for problem in bank.problems(6, GUARD.rules))
 
 
 def test_a_situation_without_a_good_message_speaks_as_by_default() -> None:
     bank = Bank([entry(GOOD.replace("10%", "20%")), entry(GOOD, situation="default")])
     assert bank.best("price", 10, 6, GUARD) is None
-    assert find([bank], "price", 10, 6, GUARD) == ("default", GOOD, "test")
-    assert find([bank], "support", 10, 6, GUARD) == ("default", GOOD, "test")
+    assert told(find([bank], "price", 10, 6, GUARD)) == ("default", GOOD, "test")
+    assert told(find([bank], "support", 10, 6, GUARD)) == ("default", GOOD, "test")
     assert find([bank], "support", 5, 6, GUARD) is None
 
 
 def test_the_first_bank_that_has_a_message_speaks() -> None:
     first, second = Bank([entry(GOOD)]), Bank([entry(GOOD), entry(GOOD, situation="support")])
     other = Bank([Entry("price", 10, GOOD, "other", 9.0), Entry("new", 10, GOOD, "other", 0.0)])
-    assert find([first, other], "price", 10, 6, GUARD) == ("price", GOOD, "test")
-    assert find([first, second, other], "support", 10, 6, GUARD) == ("support", GOOD, "test")
-    assert find([Bank([]), other], "new", 10, 6, GUARD) == ("new", GOOD, "other")
+    assert told(find([first, other], "price", 10, 6, GUARD)) == ("price", GOOD, "test")
+    assert told(find([first, second, other], "support", 10, 6, GUARD)) == ("support", GOOD, "test")
+    assert told(find([Bank([]), other], "new", 10, 6, GUARD)) == ("new", GOOD, "other")
 
 
 def test_other_scores_order_a_bank_anew() -> None:
@@ -237,7 +244,7 @@ def test_other_scores_order_a_bank_anew() -> None:
     bank = Bank([entry(GOOD, 0.9), entry(better, 0.1), entry(unknown, 50.0)])
     ranked = bank.ranked({("price", 10): {GOOD: -7.0, better: 3.0, "another": 99.0}})
     assert sorted((one.score, one.text) for one in ranked.entries) == [(-8.0, unknown), (-7.0, GOOD), (3.0, better)]
-    assert ranked.best("price", 10, 6, GUARD) == ("price", better, "test")
+    assert told(ranked.best("price", 10, 6, GUARD)) == ("price", better, "test")
 
 
 def test_a_text_of_two_cells_is_ranked_in_each_by_that_cell_s_score() -> None:
@@ -257,7 +264,19 @@ def test_what_a_bank_lacks_is_named() -> None:
 
 def test_a_bank_survives_its_file() -> None:
     bank = template_bank(OFFERS)
-    assert Bank.from_json(bank.to_json()).entries == bank.entries
+    assert {entry.tokens for entry in bank.entries} == {None}
+    written = Bank([*bank.entries, replace(bank.entries[0], source="sft", score=-1.5, tokens=31)])
+    assert Bank.from_json(written.to_json()).entries == written.entries
+
+
+def test_a_message_carries_what_is_recorded_of_it_and_answers_with_the_text() -> None:
+    bank = Bank([Entry("price", 10, GOOD.replace("10%", "{offer}").replace("six", "6"), "sft", 1.5, 31)])
+    message = find([bank], "price", 10, 6, GUARD, "Ann")
+    assert message is not None
+    assert (message.source, message.score, message.tokens) == ("sft", 1.5, 31)
+    assert message.text.startswith("Hello Ann. ")
+    assert message.characters == len(message.text.removeprefix("Hello Ann. "))
+    assert message.answer() == {"situation": "price", "text": message.text, "source": "sft"}
 
 
 @pytest.mark.parametrize(
@@ -271,6 +290,10 @@ def test_a_bank_survives_its_file() -> None:
         ([entry(GOOD).as_dict() | {"offer": True}], "offer"),
         ([entry(GOOD).as_dict() | {"text": None}], "texts"),
         ([entry(GOOD).as_dict() | {"score": float("nan")}], "score"),
+        ([{key: value for key, value in entry(GOOD).as_dict().items() if key != "tokens"}], "source, score, tokens"),
+        ([entry(GOOD).as_dict() | {"tokens": 0}], "tokens is no number from 1, nor null"),
+        ([entry(GOOD).as_dict() | {"tokens": 7.0}], "tokens is no number from 1, nor null"),
+        ([entry(GOOD).as_dict() | {"tokens": True}], "tokens is no number from 1, nor null"),
     ],
 )
 def test_a_broken_bank_is_refused_in_one_line(content: object, says: str) -> None:

@@ -66,11 +66,11 @@ def test_the_rules_see_the_greeting_too(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_message_that_would_be_too_long_goes_out_without_a_greeting() -> None:
     text = f"Take 10% off for six months. {'Thank you. ' * 33}"[: MAX_LENGTH - 12] + "."
-    bank = type(BANK).from_json([{"situation": "price", "offer": 10, "text": text, "source": "template", "score": 0.0}])
-    assert [bank.best("price", 10, 6, GUARD, name) for name in ("Alexandra", "Al")] == [
-        ("price", text, "template"),
-        ("price", f"Hello Al. {text}", "template"),
-    ]
+    bank = type(BANK).from_json(
+        [{"situation": "price", "offer": 10, "text": text, "source": "template", "score": 0.0, "tokens": None}]
+    )
+    messages = [bank.best("price", 10, 6, GUARD, name) for name in ("Alexandra", "Al")]
+    assert [message and message.text for message in messages] == [text, f"Hello Al. {text}"]
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,14 @@ def test_each_arm_speaks_from_its_bank(release: Release) -> None:
     assert check(body, 10, 6) == []
 
 
+def test_of_a_template_there_is_no_score(release: Release) -> None:
+    spoken = said(release, "baseline")
+    assert (spoken.score, spoken.tokens) == (1.5, 23)
+    assert spoken.characters == len(spoken.text.partition("\n")[0])
+    unread = said(dataclasses.replace(release, verdicts={}), "baseline")
+    assert (unread.source, unread.score, unread.tokens) == ("template", None, None)
+
+
 def test_where_a_bank_has_nothing_to_say_the_next_one_speaks(release: Release) -> None:
     some = Bank.from_json(bank("rlhf", offers=(10,), situations=("price",)))
     partial = dataclasses.replace(release, banks={**release.banks, "rlhf": some})

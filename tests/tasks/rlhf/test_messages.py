@@ -168,7 +168,7 @@ def test_the_bank_loads_covers_and_says_only_what_is_safe(
     made_language.writes(monkeypatch, every_text)
     found = messages.run(config(candidates=12), inputs, workspace(tmp_path))
     assert found["coverage"]["value"] == found["coverage_sft"]["value"] == 1.0
-    scores = json.loads((tmp_path / "scores.json").read_bytes())
+    scores, text = json.loads((tmp_path / "scores.json").read_bytes()), lm.load_text(inputs["base"])
     assert set(scores) == {f"{situation}/{offer}" for situation, offer in CELLS}
     for name in ("sft", "rlhf"):
         bank = Bank.from_json(json.loads((tmp_path / f"{name}.json").read_bytes()))
@@ -178,6 +178,7 @@ def test_the_bank_loads_covers_and_says_only_what_is_safe(
         for entry in bank.entries:
             assert scores[f"{entry.situation}/{entry.offer}"][entry.text] == entry.score
             assert not any(letter.isdigit() for letter in entry.text)
+            assert entry.tokens == len(text.reply(render(entry.text, entry.offer, made_language.MONTHS)))
         for cell in CELLS:
             kept = [entry for entry in bank.entries if (entry.situation, entry.offer) == cell]
             assert 1 <= len(kept) <= 2
@@ -191,6 +192,15 @@ def test_the_bank_loads_covers_and_says_only_what_is_safe(
     for reason in messages.REASONS:
         assert found[f"refused_{reason}"]["value"] == sum(row["refused"] == reason for row in of_policy)
     assert 30 < found["reading_ease"]["value"] < 120
+
+
+@pytest.mark.parametrize(("months", "said"), [(1, "one month"), (12, "twelve months")])
+def test_tokens_are_those_of_what_is_said_once_the_slots_are_filled(
+    inputs: dict[str, Path], months: int, said: str
+) -> None:
+    text = lm.load_text(inputs["base"])
+    (entry,) = messages.bank([scored("We take {offer} off for {months}.", 0.5)], "sft", months, text).entries
+    assert entry.tokens == len(text.tokenizer(f" We take 10% off for {said}.")["input_ids"]) + 1  # with its end
 
 
 def test_all_of_a_cell_are_ranked_by_the_validation_model_on_the_same_prompts(
