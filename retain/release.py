@@ -45,6 +45,7 @@ from retain.parts import JUDGED_BY, REQUIRED, Acceptance, Part, Standing, shown
 from retain.plausible import Plausibility, Ranges
 from retain.policy import Policy, PolicyError
 from retain.quiet import QuietHours
+from retain.reference import Reference
 from retain.score import ModelError, Scorer
 from retain.wallet import Wallet
 
@@ -112,7 +113,8 @@ class Release:
     """`versions` holds a digest of each part's content. `has_bank_columns`: a customer has all that `accept` asks.
 
     `parts` says where each part stands, and `accepted` which of those in the shadow a person lets customers be
-    shown. `policy` is None where the learned one is left out. `banks`: the templates, and of `sft` and `rlhf` those
+    shown. `reference`: what its own messages are like for customers of the validation part; None where a part was
+    replaced. `policy` is None where the learned one is left out. `banks`: the templates, and of `sft` and `rlhf` those
     that are there. `footer` stands below every message, `quiet_hours` say when none is sent; `monitoring` holds the
     limits of what is watched. `plausible` knows what the numbers of a request are like. `dropped`: the messages of
     those banks that the guard refused, each with its part and what it breaks. `replaced`: the parts that are not
@@ -137,6 +139,7 @@ class Release:
     versions: Mapping[str, str]
     has_bank_columns: bool
     parts: Mapping[str, Part]
+    reference: Reference | None = None
     accepted: tuple[Acceptance, ...] = ()
     dropped: tuple[Mapping[str, Any], ...] = ()
     replaced: tuple[str, ...] = ()
@@ -304,6 +307,7 @@ def load(files: Mapping[str, Path]) -> Release:
         versions=versions,
         has_bank_columns=set(accept.featurizer.columns) <= set(spec.columns),
         parts=parts,
+        reference=_model(files, "reference.json", Reference) if "reference.json" in files else None,
         dropped=tuple(entry for entry in _dropped(about.get("dropped")) if entry["part"] in banks),
     )
 
@@ -359,7 +363,7 @@ def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release
         versions[part] = _sha(here[f"scores/{SCORES}"])[:12]
     else:
         versions["policy" if part == "decision" else part] = parts[part].digest
-    return replace(changed, versions=versions, parts=parts, replaced=(*release.replaced, part))
+    return replace(changed, versions=versions, parts=parts, reference=None, replaced=(*release.replaced, part))
 
 
 def digest(files: Mapping[str, Path], part: str) -> str:

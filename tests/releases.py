@@ -212,11 +212,12 @@ def measured(given: dict[str, Path], stage: str, **values: Any) -> None:
 
 
 def customers(path: Path, spec: DatasetSpec, times: float = 1) -> None:
-    """The table of `customers`, as much of it as the release reads: numbers, and the part of the split. All that
-    `rows` draws is plausible beside it, if its charges are so many `times` as high."""
+    """The table of `customers`, with the part of the split. All that `rows` draws is plausible beside it, if its
+    charges are so many `times` as high."""
     table = rows(spec, 600, seed=1)
     numbers = [column.name for column in spec.columns if column.kind == "number"]
-    content: dict[str, Any] = {"split": ["train", "test"] * 300}
+    content: dict[str, Any] = {name: [row[name] for row in table] for name in table[0]}
+    content["split"] = ["train", "test", "train", "validation"] * 150
     for name in numbers:
         factor = times if name in (spec.roles.get("monthly_charge"), spec.roles.get("total_charge")) else 1
         content[name] = [0 if i % 20 == 0 else row[name] * factor for i, row in enumerate(table)]

@@ -31,6 +31,7 @@ from retain.parts import JUDGED_BY, REQUIRED, Missed, Part, standing_of
 from retain.plausible import Ranges, ranges, rows_outside, when_outside
 from retain.release import PART_FILES, STAGE_OF, TERMS, Release, ReleaseError, digest, load
 from retain.rules import Rules, RulesError
+from tasks.release.reference import reference
 from tasks.release.templates import template_bank
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ COVERAGE = {"sft": "coverage_sft", "rlhf": "coverage"}
 
 def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes release.json, schema.json, ranges.json, risk/, accept/, decision.json, messages.json, guard.json,
-    monitoring.json, and decision/, sft/ and rlhf/ if they are not left out."""
+    monitoring.json, reference.json, and decision/, sft/ and rlhf/ if they are not left out."""
     refuse([verdict for stage in REQUIRED for verdict in _judged(stage, config, _metrics(inputs, stage))])
     decision = {**_json(inputs["decision"] / TERMS), "rule": config.decision.model_dump(mode="json")}
     terms = _terms(decision)
@@ -83,6 +84,8 @@ def run(config: ReleaseConfig, inputs: Mapping[str, Path], workspace: Workspace)
             "dropped": [entry for bank in banks.values() for entry in bank.dropped],
         },
     )
+    release = _read_back(workspace.out.folder)
+    workspace.out.json("reference.json", reference(release, inputs["customers"]).model_dump(mode="json"))
     release = _read_back(workspace.out.folder)
     return {
         "messages": {"value": float(sum(len(bank.entries) for bank in release.banks.values()))},

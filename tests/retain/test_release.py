@@ -180,6 +180,8 @@ def with_sft(**stated: str) -> Callable[[Any], Any]:
         ("decision.json", lambda content: content | {"threshold": 1.0}, "decision.json: threshold: "),
         ("decision/policy.json", lambda content: {}, "decision/policy.json: wants observed"),
         ("decision/policy.json", lambda content: content | {"price": 7}, "decision/policy.json: a price of 7"),
+        ("reference.json", lambda content: "{", "reference.json: as a whole: Invalid JSON"),
+        ("reference.json", lambda content: content | {"customers": -1}, "reference.json: customers: Input should be"),
         ("release.json", lambda content: content | {"dropped": {}}, "release.json: dropped is no list"),
         ("release.json", lambda content: content | {"parts": {}}, "release.json: its parts are "),
         ("release.json", lambda content: content | {"parts": None}, "release.json: parts: Input should be"),
@@ -232,6 +234,7 @@ def test_the_policy_is_replaced_by_one_of_the_same_offers(release: Release, tmp_
     changed = with_part(release, "decision", files(tmp_path))
     assert changed.versions["policy"] != release.versions["policy"]
     assert changed.replaced == ("decision",)
+    assert (release.reference is None, changed.reference) == (False, None)  # that was of the other policy
     assert changed.terms == release.terms
     assert decided(changed, row, arm="learned")[0].offer == 20
     without = dataclasses.replace(release, policy=None)

@@ -16,6 +16,7 @@ from retain.decision import Arm
 from retain.guard import GuardWords
 from retain.message import SITUATIONS
 from retain.policy import PolicyError
+from retain.reference import Distribution
 from retain.release import Release, ReleaseError, load
 from tests.engine.processes import message_without_privileges
 from tests.releases import (
@@ -26,6 +27,7 @@ from tests.releases import (
     approved,
     config,
     dataset,
+    decided,
     inputs,
     measured,
     policy,
@@ -163,6 +165,65 @@ def test_a_rule_that_can_not_be_served_is_refused(tmp_path: Path, given: dict[st
     (given["decision"] / "terms.json").write_bytes(canonical({**TERMS, "offer": 15}))
     with pytest.raises(DataError, match=r"decision\.json: offer 15 is not one of"):
         run_stage(tmp_path, given)
+
+
+def test_what_its_messages_are_like_is_told_of_validation_customers_by_the_service_s_code(
+    tmp_path: Path, given: dict[str, Path]
+) -> None:
+    release = load(files_of(run_stage(tmp_path, given)))
+    content = pq.read_table(given["customers"] / "data.parquet").to_pylist()
+    customers = [row for row in content if row["split"] == "validation"]
+    reference = release.reference
+    assert reference is not None
+    assert (reference.customers, set(reference.messages)) == (len(customers), {"sft", "rlhf"}) == (150, {"sft", "rlhf"})
+    sent = approved(release)
+    for arm, bank in (("baseline", "sft"), ("learned", "rlhf")):
+        said = []
+        for row in customers:
+            decision, assessment = decided(sent, row, arm=arm)
+            message = sent.message(assessment, decision)
+            said += [] if message is None else [message]
+        told = reference.messages[bank][arm]
+        assert 0 < told.n == len(said) < 150
+        assert {message.source for message in said} == {bank}
+        for values, distribution in (
+            ([message.tokens for message in said], told.tokens),
+            ([message.characters for message in said], told.characters),
+            ([message.score for message in said], told.score),
+        ):
+            assert distribution == Distribution.of(values)  # type: ignore[arg-type]
+
+
+def test_the_reference_knows_the_shadow_and_not_what_is_left_out(tmp_path: Path, given: dict[str, Path]) -> None:
+    whole = load(files_of(run_stage(tmp_path / "whole", given))).reference
+    measured(given, "decision", lift_gain=0.0)
+    measured(given, "text_eval", unsafe=0.5)
+    in_shadow = load(files_of(run_stage(tmp_path / "shadow", given))).reference
+    assert whole is not None
+    assert in_shadow is not None
+    assert in_shadow.messages == {"sft": whole.messages["sft"]}
+    measured(given, "decision", over_cap=0.5)
+    without = load(files_of(run_stage(tmp_path / "without", given))).reference
+    assert without is not None
+    assert without.messages == {"sft": {"baseline": whole.messages["sft"]["baseline"]}}
+
+
+def test_a_table_without_validation_customers_has_an_empty_reference(tmp_path: Path, given: dict[str, Path]) -> None:
+    path = given["customers"] / "data.parquet"
+    pq.write_table(pa.table(pq.read_table(path, filters=[("split", "!=", "validation")]).to_pydict()), path)
+    reference = load(files_of(run_stage(tmp_path, given))).reference
+    assert reference is not None
+    assert (reference.customers, reference.messages["sft"]["baseline"].n) == (0, 0)
+
+
+def test_a_customer_whom_the_release_can_not_read_is_one_line(tmp_path: Path, given: dict[str, Path]) -> None:
+    path = given["customers"] / "data.parquet"
+    content = pq.read_table(path).to_pydict()
+    content["Contract"][content["split"].index("validation")] = "Weekly"
+    pq.write_table(pa.table(content), path)
+    with pytest.raises(DataError, match=r"customers/data\.parquet: the validation part .*column 'Contract'") as error:
+        run_stage(tmp_path, given)
+    assert "\n" not in str(error.value)
 
 
 # -- the decision part ---------------------------------------------------------------------------------------------
