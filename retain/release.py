@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from retain.banks import OLDER, check_rules, read_bank, read_templates
 from retain.dataset import DatasetSpec, number_of, protected_columns
 from retain.decision import (
     NO_HISTORY,
@@ -38,7 +39,7 @@ from retain.decision import (
 )
 from retain.features import Featurizer, names_without_gaps, without_gaps
 from retain.guard import Guard, GuardInForce
-from retain.message import Bank, Message, MessageError, Review, find, footer, scores_of, situation
+from retain.message import Bank, Message, MessageError, Review, find, scores_of, situation
 from retain.monitoring import Monitoring
 from retain.needs import price_faults
 from retain.parts import JUDGED_BY, REQUIRED, Acceptance, Part, Standing, shown
@@ -69,7 +70,6 @@ SOURCES = (TEMPLATES, *STAGE_OF)  # of messages
 SPEAKS: Mapping[Arm, tuple[str, ...]] = {"baseline": ("sft", TEMPLATES), "learned": ("rlhf", "sft", TEMPLATES)}
 SCORES = "scores.json"  # of an artifact of `messages`: {"situation/offer": {text: score}}
 TERMS = "terms.json"
-_OLDER = "; an older release has another one or none, and a new run of its experiment makes a new release"
 _PARTS = TypeAdapter(dict[str, Part])
 # Of the budget: what one offer may cost though the customer's charge is above what is plausible.
 MAX_SHARE = 0.05
@@ -264,15 +264,15 @@ def load(files: Mapping[str, Path]) -> Release:
     policy = None
     try:
         terms = Terms.from_json(_json(files, "decision.json"))
-        guard = Guard(_model(files, "guard.json", GuardInForce, _OLDER))
-        plausible = Plausibility(spec, _model(files, "ranges.json", Ranges, _OLDER))
-        monitoring = _model(files, "monitoring.json", Monitoring, _OLDER)
-        templates, below, quiet = _messages(_json(files, "messages.json"), terms, guard)
+        guard = Guard(_model(files, "guard.json", GuardInForce, OLDER))
+        plausible = Plausibility(spec, _model(files, "ranges.json", Ranges, OLDER))
+        monitoring = _model(files, "monitoring.json", Monitoring, OLDER)
+        templates, below, quiet = read_templates(_json(files, "messages.json"), TEMPLATES, terms, guard)
         banks = {TEMPLATES: templates}
         for part in STAGE_OF:
             if f"{part}/{part}.json" in files:
                 banks[part] = _bank(files, part, terms)
-                _keeps_rules(banks[part], f"{part}/{part}.json", terms, guard)
+                check_rules(banks[part], f"{part}/{part}.json", terms, guard)
         risk, accept = (Scorer.load(files, f"{part}/") for part in REQUIRED)
         bridge = Bridge(_json(files, "accept/bridge.json"), spec)
         if "decision/policy.json" in files:
@@ -376,52 +376,8 @@ def digest(files: Mapping[str, Path], part: str) -> str:
     return total.hexdigest()[:12]
 
 
-def _messages(content: object, terms: Terms, guard: Guard) -> tuple[Bank, str, QuietHours]:
-    """The templates, one for every situation and offer, what stands below each message, and when none is sent."""
-    if not isinstance(content, dict) or set(content) != {"sender", "quiet_hours", "templates"}:
-        raise ReleaseError(f"messages.json: wants sender, quiet_hours and templates{_OLDER}")
-    try:
-        quiet = QuietHours.model_validate_json(json.dumps(content["quiet_hours"]))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, ("quiet_hours", *problem["loc"])))
-        raise ReleaseError(f"messages.json: {where}: {problem['msg'].removeprefix('Value error, ')}") from None
-    sender = content["sender"]
-    if not isinstance(sender, dict) or set(sender) != {"name", "address"}:
-        raise ReleaseError("messages.json: sender wants name and address")
-    try:
-        below = footer(sender["name"], sender["address"])
-    except MessageError as error:
-        raise ReleaseError(f"messages.json: {error}") from None
-    bank = Bank.from_json(content["templates"])
-    _from(bank, TEMPLATES, "messages.json")
-    _keeps_rules(bank, "messages.json", terms, guard)
-    if gaps := bank.gaps(terms.offers.levels):
-        raise ReleaseError(f"messages.json: {gaps[0]}")
-    return bank, below, quiet
-
-
 def _bank(files: Mapping[str, Path], part: str, terms: Terms) -> Bank:
-    """A bank that a language model wrote; it may be empty, or lack situations and offers, but has none besides."""
-    name = f"{part}/{part}.json"
-    bank = Bank.from_json(_json(files, name), name)
-    _from(bank, part, name)
-    levels = terms.offers.levels
-    if unknown := [entry.offer for entry in bank.entries if entry.offer not in levels]:
-        offers = ", ".join(map(str, levels))
-        raise ReleaseError(f"{name}: has a message for an offer of {unknown[0]} %, where the release offers {offers} %")
-    return bank
-
-
-def _from(bank: Bank, source: str, name: str) -> None:
-    others = [entry.source for entry in bank.entries if entry.source != source]
-    if others:
-        raise ReleaseError(f"{name}: a message's source is {others[0][:20]!r}, not {source}")
-
-
-def _keeps_rules(bank: Bank, name: str, terms: Terms, guard: Guard) -> None:
-    if problems := bank.problems(terms.offers.months, guard.rules):
-        raise ReleaseError(f"{name}: {problems[0]}")
+    return read_bank(_json(files, f"{part}/{part}.json"), part, terms)
 
 
 def _policy(files: Mapping[str, Path], name: str, spec: DatasetSpec, terms: Terms) -> Policy:
@@ -459,9 +415,9 @@ def _parts(content: object) -> dict[str, Part]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("parts", *first["loc"])))
-        raise ReleaseError(f"release.json: {where}: {first['msg']}{_OLDER}") from None
+        raise ReleaseError(f"release.json: {where}: {first['msg']}{OLDER}") from None
     if parts.keys() != JUDGED_BY.keys():
-        raise ReleaseError(f"release.json: its parts are {', '.join(parts)}, not {', '.join(JUDGED_BY)}{_OLDER}")
+        raise ReleaseError(f"release.json: its parts are {', '.join(parts)}, not {', '.join(JUDGED_BY)}{OLDER}")
     return parts
 
 
