@@ -236,10 +236,7 @@ def _bank(inputs: Mapping[str, Path], part: str) -> Bank:
 
 def _guarded(part: str, bank: Bank, months: int, rules: Rules) -> _Guarded:
     kept, refused = bank.without_refused(months, rules)
-    dropped = [
-        {"part": part, "situation": entry.situation, "offer": entry.offer, "text": entry.text, "breaks": broken}
-        for entry, broken in refused
-    ]
+    dropped = [{"part": part, **entry.as_dict(), "breaks": broken} for entry, broken in refused]
     return _Guarded(kept, dropped)
 
 
