@@ -217,6 +217,15 @@ class ArtifactStore:
 
 def open_artifact(folder: Path) -> dict[str, Path]:
     """name -> file of the artifact in `folder`, every file checked against its hash. Raises ArtifactError."""
+    files, damaged = open_whole_files(folder)
+    for problem in damaged.values():
+        raise problem
+    return files
+
+
+def open_whole_files(folder: Path) -> tuple[dict[str, Path], dict[str, ArtifactError]]:
+    """name -> file of those files of an artifact that have the bytes of their hash, and name -> what is wrong with the
+    others. Raises ArtifactError for what is no artifact."""
     path = folder / MANIFEST
     try:
         content = path.read_bytes()
@@ -226,12 +235,16 @@ def open_artifact(folder: Path) -> dict[str, Path]:
         ) from None
     except OSError as error:
         raise ArtifactError(f"{path}: {why_unreadable(error)}") from None
-    files = {}
+    files, damaged = {}, {}
     for file in parse_manifest(content, str(path)).files:
         source = folder / "files" / file.sha256
-        _verify(source, file, str(folder))
-        files[file.path] = source
-    return files
+        try:
+            _verify(source, file, str(folder))
+        except ArtifactError as error:
+            damaged[file.path] = error
+        else:
+            files[file.path] = source
+    return files, damaged
 
 
 def current(root: Path, experiment: str) -> dict[str, Path]:

@@ -312,14 +312,19 @@ def observed(features: Sequence[str]) -> tuple[str, ...]:
     return (*features, *columns)
 
 
-def observe(case: Case, pace: float) -> Singles:
-    """(o,) float32: what a learned policy sees of a customer."""
-    history, features = case.history, len(case.features)
+def told(case: Case, pace: float) -> tuple[Any, ...]:
+    """The columns of a customer's observation that follow her features: what is told of scores, history and budget."""
+    history = case.history
     contacts = ((0,) * CONTACTS + history.contacts)[-CONTACTS:]
-    columns = layout(
+    return layout(
         case.risk, case.acceptance, contacts, history.running_offer or 0, history.months_left,
         history.accepted, history.declined, pace,
     )  # fmt: skip
+
+
+def observe(case: Case, pace: float) -> Singles:
+    """(o,) float32: what a learned policy sees of a customer."""
+    columns, features = told(case, pace), len(case.features)
     seen = np.empty(features + len(columns), np.float32)
     seen[:features] = case.features
     seen[features:] = columns

@@ -202,7 +202,7 @@ class Bank:
     def from_json(cls, content: object, where: str = "messages.json") -> Bank:
         if not isinstance(content, list):
             raise MessageError(f"{where}: is no list of messages")
-        return cls([_entry(item, f"{where}: message {i}") for i, item in enumerate(content)])
+        return cls([entry_of(item, f"{where}: message {i}") for i, item in enumerate(content)])
 
     def to_json(self) -> list[dict[str, Any]]:
         return [entry.as_dict() for entry in self.entries]
@@ -212,11 +212,14 @@ class Bank:
 
         What is returned, greeting included, is what was checked.
         """
+        entry = self.first(situation, offer, months, guard.rules)
+        return None if entry is None else said(entry, months, guard, name)
+
+    def first(self, situation: str, offer: int, months: int, rules: Rules) -> Entry | None:
+        """The best entry of exactly that situation and offer that keeps the rules."""
         for entry in self._cells.get((situation, offer), ()):
-            text = render(entry.text, offer, months)
-            if not guard.rules.broken_rules(text, offer, months):
-                said = _greeted(text, offer, months, name, guard)
-                return Message(situation, said, entry.source, entry.score, entry.tokens, len(text))
+            if not rules.broken_rules(render(entry.text, offer, months), offer, months):
+                return entry
         return None
 
     def ranked(self, scores: Mapping[tuple[str, int], Mapping[str, float]]) -> Bank:
@@ -285,11 +288,24 @@ def find(
 
     None only for an offer that no bank covers.
     """
+    entry = find_entry(banks, situation, offer, months, guard.rules)
+    return None if entry is None else said(entry, months, guard, name)
+
+
+def find_entry(banks: Sequence[Bank], situation: str, offer: int, months: int, rules: Rules) -> Entry | None:
+    """The entry that find() renders."""
     for wanted in (situation, "default"):
         for bank in banks:
-            if (message := bank.best(wanted, offer, months, guard, name)) is not None:
-                return message
+            if (entry := bank.first(wanted, offer, months, rules)) is not None:
+                return entry
     return None
+
+
+def said(entry: Entry, months: int, guard: Guard, name: str | None = None) -> Message:
+    """An entry as it is said to somebody of that name: its slots filled, greeted if the whole keeps the rules."""
+    text = render(entry.text, entry.offer, months)
+    greeted = _greeted(text, entry.offer, months, name, guard)
+    return Message(entry.situation, greeted, entry.source, entry.score, entry.tokens, len(text))
 
 
 _SCORES = 'scores.json: wants a number for each text, by "situation/offer"; run the messages stage again'
@@ -317,7 +333,8 @@ def scores_of(content: object) -> dict[tuple[str, int], dict[str, float]]:
     return by_cell
 
 
-def _entry(item: object, where: str) -> Entry:
+def entry_of(item: object, where: str) -> Entry:
+    """Raises MessageError, which begins with `where`, for what is no entry."""
     if not isinstance(item, dict) or set(item) != {"situation", "offer", "text", "source", "score", "tokens"}:
         raise MessageError(f"{where}: wants situation, offer, text, source, score, tokens")
     if item["situation"] not in SITUATIONS:

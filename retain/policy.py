@@ -39,6 +39,12 @@ def price_input(price: float | Floats) -> Any:
     return np.log1p(price) / PRICE_UNIT
 
 
+def softmax(logits: Floats) -> Floats:
+    """The probabilities (n, a) of the actions with those logits; an action of -inf has none."""
+    odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=-1, keepdims=True))
+
+
 @dataclass(frozen=True)
 class Policy:
     """`observed` names the columns of an observation, `actions` what the outputs mean; action 0 is no contact.
@@ -77,9 +83,7 @@ class Policy:
 
     def probabilities(self, observation: Singles, mask: Mask) -> Floats:
         """(n, a), zero where `mask` (n, a) forbids an action."""
-        logits = np.where(mask, self.logits(observation), -np.inf)
-        odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return np.asarray(odds / odds.sum(axis=-1, keepdims=True))
+        return softmax(np.where(mask, self.logits(observation), -np.inf))
 
     def choose(self, observation: Singles, mask: Mask) -> NDArray[np.intp]:
         """The likeliest allowed action (n,) of each row, or of the one row given."""

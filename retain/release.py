@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +39,7 @@ from retain.decision import (
 )
 from retain.features import Featurizer, names_without_gaps, without_gaps
 from retain.guard import Guard, GuardInForce
-from retain.message import Bank, Message, MessageError, Review, find, scores_of, situation
+from retain.message import Bank, Entry, Message, MessageError, Review, find_entry, said, scores_of, situation
 from retain.monitoring import Monitoring
 from retain.needs import price_faults
 from retain.parts import JUDGED_BY, REQUIRED, Acceptance, Part, Standing, shown
@@ -70,6 +70,8 @@ SOURCES = (TEMPLATES, *STAGE_OF)  # of messages
 SPEAKS: Mapping[Arm, tuple[str, ...]] = {"baseline": ("sft", TEMPLATES), "learned": ("rlhf", "sft", TEMPLATES)}
 SCORES = "scores.json"  # of an artifact of `messages`: {"situation/offer": {text: score}}
 TERMS = "terms.json"
+LEARNED = ("decision", "rlhf")  # the parts that none but the learned arm needs
+VERSIONS = {"decision": "policy"}  # what a part is called among the versions, if by another name
 _PARTS = TypeAdapter(dict[str, Part])
 # Of the budget: what one offer may cost though the customer's charge is above what is plausible.
 MAX_SHARE = 0.05
@@ -102,6 +104,12 @@ class Assessment:
         return [reason for reason in self.release.risk.reasons(self.features) if reason[0] not in protected]
 
     @cached_property
+    def situation(self) -> str:
+        """Which of SITUATIONS the customer is in."""
+        spec = self.release.spec
+        return situation(spec.roles, self.reasons, number_of(spec, "tenure", self.values))
+
+    @cached_property
     def full_acceptance(self) -> float | None:
         """The whole acceptance model's score; None for a table without the bank's columns."""
         accept = self.release.accept
@@ -119,8 +127,9 @@ class Release:
     limits of what is watched. `plausible` knows what the numbers of a request are like. `dropped`: the messages of
     those banks that the guard refused, each with its part and what it breaks. `replaced`: the parts that are not
     the release's own. `held_back`: those that were to be replaced by the very ones that the release itself shows to
-    nobody. `verdicts`: text -> "approved" or "rejected", of what people read; of a language model's messages the
-    approved ones alone are sent, so nothing is before somebody says so.
+    nobody. `damaged`: the LEARNED parts that are not loaded, and what is wrong with their files. `verdicts`: text ->
+    "approved" or "rejected", of what people read; of a language model's messages the approved ones alone are sent, so
+    nothing is before somebody says so.
     """
 
     experiment: str
@@ -144,6 +153,7 @@ class Release:
     dropped: tuple[Mapping[str, Any], ...] = ()
     replaced: tuple[str, ...] = ()
     held_back: tuple[str, ...] = ()
+    damaged: Mapping[str, str] = field(default_factory=dict)
     verdicts: Mapping[str, str] = field(default_factory=dict)
 
     def standing(self, part: str) -> Standing:
@@ -221,32 +231,50 @@ class Release:
 
         The table's column of role `name`, if it has one, is greeted with where it is a name that can be said.
         """
-        return self._said(assessment, decision, self._spoken[decision.arm])
+        return self._said(assessment, decision, decision.arm)
 
     def shadow_message(self, bank: str, assessment: Assessment, decision: Decision) -> Message | None:
         """What the bank `sft` or `rlhf` alone has to say in a contact, whoever decided on it, wherever the bank stands
         and whatever people said of its messages: for the record, never for a customer. None without contact, without
         that bank, and where it has nothing."""
-        return self._said(assessment, decision, (self.banks[bank],)) if bank in self.banks else None
+        return self._said(assessment, decision, bank) if bank in STAGE_OF and bank in self.banks else None
 
-    def _said(self, assessment: Assessment, decision: Decision, banks: Sequence[Bank]) -> Message | None:
+    def _said(self, assessment: Assessment, decision: Decision, speaker: str) -> Message | None:
         if decision.offer is None:
             return None
-        months = number_of(self.spec, "tenure", assessment.values)
-        reason = situation(self.spec.roles, assessment.reasons, months)
+        key = speaker, assessment.situation, decision.offer
+        if "name" in self.spec.roles:
+            entry = self.entry(*key)
+            return None if entry is None else self.said(entry, assessment)
+        if key not in self._messages:
+            entry = self.entry(*key)
+            self._messages[key] = None if entry is None else self.said(entry, assessment)
+        return self._messages[key]
+
+    def entry(self, speaker: str, situation: str, offer: int) -> Entry | None:
+        """What an arm, or a bank of a language model alone, says in that situation with that offer; None where it has
+        nothing."""
+        return find_entry(self._spoken[speaker], situation, offer, self.terms.offers.months, self.guard.rules)
+
+    def said(self, entry: Entry, assessment: Assessment) -> Message:
+        """An entry as it is sent to the customer, with the footer."""
         called = assessment.values.get(self.spec.roles.get("name", ""))
-        name = called if isinstance(called, str) else None
-        message = find(banks, reason, decision.offer, self.terms.offers.months, self.guard, name)
-        if message is None:
-            return None
+        message = said(entry, self.terms.offers.months, self.guard, called if isinstance(called, str) else None)
         score = None if message.source == TEMPLATES else message.score  # nobody judged those
         return message._replace(text=f"{message.text}\n{self.footer}", score=score)
 
     @cached_property
-    def _spoken(self) -> Mapping[Arm, tuple[Bank, ...]]:
+    def _messages(self) -> dict[tuple[str, str, int], Message | None]:
+        """What was said before: without names it depends on speaker, situation and offer alone."""
+        return {}
+
+    @cached_property
+    def _spoken(self) -> Mapping[str, tuple[Bank, ...]]:
+        """By arm what it may send; by bank of a language model that bank, whole."""
         approved = {name: self.banks[name].approved(self.verdicts) for name in self.reviews if name in self.shown}
         banks = {TEMPLATES: self.banks[TEMPLATES], **approved}
-        return {arm: tuple(banks[name] for name in names if name in banks) for arm, names in SPEAKS.items()}
+        by_arm = {arm: tuple(banks[name] for name in names if name in banks) for arm, names in SPEAKS.items()}
+        return by_arm | {name: (self.banks[name],) for name in self.reviews}
 
     @property
     def reviews(self) -> Mapping[str, Review]:
@@ -254,8 +282,9 @@ class Release:
         return {name: bank.review(self.verdicts) for name, bank in self.banks.items() if name != TEMPLATES}
 
 
-def load(files: Mapping[str, Path]) -> Release:
-    """Reads a release from its files. Raises ReleaseError."""
+def load(files: Mapping[str, Path], damaged: Collection[str] = ()) -> Release:
+    """Reads a release from its files. `damaged`: LEARNED parts whose files, which can't be used, are not among them.
+    Raises ReleaseError."""
     about = _json(files, "release.json")
     if not isinstance(about, dict) or not isinstance(about.get("experiment"), str):
         raise ReleaseError("release.json: names no experiment")
@@ -287,7 +316,9 @@ def load(files: Mapping[str, Path]) -> Release:
     versions |= {part: digest(files, part) for part in banks if part != TEMPLATES}
     parts = _parts(about.get("parts"))
     for part, stated in parts.items():
-        there = versions.get("policy" if part == "decision" else part)
+        if part in damaged:
+            continue
+        there = versions.get(VERSIONS.get(part, part))
         if there != (None if stated.standing == "left_out" else stated.digest):
             raise ReleaseError(f"release.json: {part} is {stated.standing} ({stated.digest}), its files are {there}")
     return Release(
@@ -362,7 +393,7 @@ def with_part(release: Release, part: str, files: Mapping[str, Path]) -> Release
     if part == "scores":
         versions[part] = _sha(here[f"scores/{SCORES}"])[:12]
     else:
-        versions["policy" if part == "decision" else part] = parts[part].digest
+        versions[VERSIONS.get(part, part)] = parts[part].digest
     return replace(changed, versions=versions, parts=parts, reference=None, replaced=(*release.replaced, part))
 
 
@@ -418,11 +449,11 @@ def _parts(content: object) -> dict[str, Part]:
         raise ReleaseError(f"release.json: {where}: {first['msg']}{OLDER}") from None
     if parts.keys() != JUDGED_BY.keys():
         raise ReleaseError(f"release.json: its parts are {', '.join(parts)}, not {', '.join(JUDGED_BY)}{OLDER}")
-    return {part: parts[part] for part in JUDGED_BY}  # the file has its keys by letter
+    return parts
 
 
 def _dropped(content: object) -> tuple[Mapping[str, Any], ...]:
-    keys = {"part", "breaks"}
+    keys = {"part", "situation", "offer", "text", "source", "score", "tokens", "breaks"}
     if not isinstance(content, list) or not all(isinstance(item, dict) and keys <= set(item) for item in content):
         raise ReleaseError(f"release.json: dropped is no list of objects with {', '.join(sorted(keys))}")
     return tuple(content)

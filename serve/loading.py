@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from engine.artifact import MANIFEST, open_artifact, parse_manifest
+from engine.artifact import MANIFEST, open_whole_files, parse_manifest
 from engine.errors import ArtifactError, RetainError
 from engine.paths import why_unreadable
-from retain.release import PART_FILES, SCORES, TERMS, Release, ReleaseError, load, with_part
+from retain.release import (
+    LEARNED,
+    PART_FILES,
+    SCORES,
+    TERMS,
+    VERSIONS,
+    Release,
+    ReleaseError,
+    load,
+    with_part,
+)
 from serve.settings import OVERRIDES, Settings
-
-VERSIONS = {"decision": "policy"}  # what a part is called among the versions, if by another name
 
 
 def warnings_about(release: Release) -> list[str]:
@@ -22,6 +33,7 @@ def warnings_about(release: Release) -> list[str]:
         for part in release.held_back
     ]
     lines += [_dropped(part, release) for part in dict.fromkeys(entry["part"] for entry in release.dropped)]
+    lines += [f"{problem}; the service goes on without {part}" for part, problem in release.damaged.items()]
     return lines if release.bridge.warning is None else [*lines, release.bridge.warning]
 
 
@@ -33,24 +45,65 @@ def _dropped(part: str, release: Release) -> str:
     return f"{count} dropped by the guard: {', '.join(rules)}"
 
 
-def load_release(settings: Settings) -> tuple[str, Release]:
+@dataclass(frozen=True)
+class Source:
+    """Where a release is loaded from: the folder of its artifact, and those of parts that replace its own."""
+
+    release: Path
+    parts: Mapping[str, Path]
+
+
+def load_release(source: Source | Settings, *, whole: bool = False) -> tuple[str, Release]:
     """The release's own version and the release, every file checked against its hash. Raises RetainError.
 
     The version is the digest of the content, since a release may be copied into a folder of any name; "+risk" behind
-    it says that this part is another one.
+    it says that this part is another one, "-rlhf" that this part is not loaded since its files are damaged. Only the
+    learned arm's own parts may be missing so, since the baseline answers without them; with `whole` none may.
     """
-    folder, setting = settings.release, "RELEASE_PATH"
+    folder, setting = source.release, "RELEASE_PATH"
     try:
-        release = load(open_artifact(folder))
-        for part, path in settings.parts.items():
+        files, broken = open_whole_files(folder)
+        problems = {name.partition("/")[0]: problem for name, problem in broken.items()}
+        _bearable(problems, whole)
+        there = {name: path for name, path in files.items() if name.partition("/")[0] not in problems}
+        damaged = {part: f"{setting}: {problem}" for part, problem in problems.items()}
+        release = load(there, damaged)
+        for part, path in source.parts.items():
             folder, setting = path, OVERRIDES[part]
-            files = open_artifact(path)
+            files, broken = open_whole_files(path)
             wanted = (*PART_FILES.get(part, (SCORES,)), TERMS)
-            release = with_part(release, part, {name: files[name] for name in wanted if name in files})
+            problem = next(iter(broken.values()), None)
+            if problem is not None:
+                _bearable({part: problem}, whole)
+                damaged[part] = f"{setting}: {problem}"
+                release = _without(release, part)
+            else:
+                damaged.pop(part, None)
+                release = with_part(release, part, {name: files[name] for name in wanted if name in files})
     except (ArtifactError, ReleaseError) as error:
         raise RetainError(f"{setting}: {folder} can't be served: {error}") from None
     except OSError as error:  # since it was checked
         raise RetainError(f"{setting}: {error.filename or folder} {why_unreadable(error)}") from None
-    manifest = settings.release / MANIFEST
+    manifest = source.release / MANIFEST
     digest = parse_manifest(manifest.read_bytes(), str(manifest)).digest[:12]
-    return "+".join((digest, *release.replaced)), release
+    version = "+".join((digest, *release.replaced)) + "".join(f"-{part}" for part in damaged)
+    return version, replace(release, damaged=damaged)
+
+
+def _bearable(problems: Mapping[str, ArtifactError], whole: bool) -> None:
+    """Raises the problem of a part that the service can't go on without."""
+    for part, problem in problems.items():
+        if whole or part not in LEARNED:
+            raise problem
+
+
+def _without(release: Release, part: str) -> Release:
+    """The release without one of the LEARNED parts, whose files are damaged."""
+    changed = replace(release, policy=None) if part == "decision" else release
+    return replace(
+        changed,
+        banks={name: bank for name, bank in release.banks.items() if name != part},
+        versions={name: digest for name, digest in release.versions.items() if name != VERSIONS.get(part, part)},
+        dropped=tuple(entry for entry in release.dropped if entry["part"] != part),
+        reference=None,
+    )

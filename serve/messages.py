@@ -66,7 +66,7 @@ class Listed:
 
 def listed(environment: Mapping[str, str]) -> Listed:
     """Raises RetainError for a release that can't be served."""
-    version, release = load_release(read(environment))
+    version, release = load_release(read(environment), whole=True)
     approvals = look()
     return Listed(version, replace(release, verdicts=approvals.verdicts), approvals)
 

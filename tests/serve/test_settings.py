@@ -328,7 +328,6 @@ def test_a_path_that_can_not_be_used_is_one_line(value: str, says: str) -> None:
     [
         ("RISK_MODEL_PATH", "risk"),
         ("ACCEPT_MODEL_PATH", "accept"),
-        ("PPO_POLICY_PATH", "decision"),
         ("SFT_PATH", "messages"),
         ("RM_PATH", "messages"),
     ],
