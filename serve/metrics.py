@@ -6,6 +6,7 @@ Several processes count into files of one folder (folder.py), which the admin pr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -38,6 +39,20 @@ OUTCOMES = (
 )
 # Why the learned policy did not decide about a customer of its arm: it raised an exception, or a number was not finite.
 DOUBTS = ("error", "not_finite")
+# Why the process of the learned arm has given no answer (learned.py).
+ArmFailure = Literal[
+    "error",
+    "not_finite",
+    "unsafe_message",
+    "malformed",
+    "out_of_memory",
+    "deadline",
+    "died",
+    "circuit_open",
+    "not_running",
+    "overloaded",
+]
+ARM_FAILURES: tuple[ArmFailure, ...] = get_args(ArmFailure)
 # Why a connection's bytes reached no route: no HTTP/1, a head or a body's framing that is too large or takes too long,
 # too many requests behind one another, too many connections.
 REFUSALS = ("malformed", "head_too_large", "too_slow", "too_many_pipelined", "too_many_connections")
@@ -79,6 +94,33 @@ class Metrics:
             registry=self.registry,
         )
         self.doubts = {reason: doubts.labels(reason) for reason in DOUBTS}
+        self.arm_seconds = Histogram(
+            "retain_arm_seconds", "Seconds until the learned arm answered", buckets=BUCKETS, registry=self.registry
+        )
+        arm_failures = Counter(
+            "retain_arm_failures", "Questions that the learned arm did not answer, by kind", ["kind"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.arm_failures = {kind: arm_failures.labels(kind) for kind in ARM_FAILURES}
+        arm_chosen = Counter(
+            "retain_arm_chosen",
+            "Messages that the reward model ranked first, by whether the guard finds them safe or unsafe",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.arm_chosen = {outcome: arm_chosen.labels(outcome) for outcome in ("safe", "unsafe")}
+        self.arm_running = Gauge(
+            "retain_arm_running",
+            "Workers whose learned arm has loaded its release",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.arm_circuit_open = Gauge(
+            "retain_arm_circuit_open",
+            "Workers that don't ask their learned arm, since it failed",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self.wallet_refused = Counter(
             "retain_wallet_refused", "Offers that the wallet did not let be made", registry=self.registry
         )

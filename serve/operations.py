@@ -161,4 +161,11 @@ class Record:
     outcomes: tuple[dict[str, Any], ...]
 
 
-Operation = Ask | Outcome | Suppress | Complete | Withdraw | Find
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Deletes a customer's decisions with their outcomes and keys. -> int: how many. Money and opt-out stay."""
+
+    customer: str
+
+
+Operation = Ask | Outcome | Suppress | Complete | Withdraw | Find | Forget

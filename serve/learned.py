@@ -1,0 +1,489 @@
+"""The worker's side of its learned arm: asks the arm's process (arm.py) and judges what comes back.
+
+A question ends in exactly one Wish or Failure, whatever the arm does. It has a deadline, and there is room for so many
+questions without an answer. A process that says nothing for SILENT_SECONDS is killed, and whenever one ends, another is
+started after a pause. Nothing here blocks the event loop, and nothing raises into who asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from retain.decision import CONTACTS, Case, History, told
+from retain.message import SITUATIONS, Message
+from retain.release import Assessment, Release
+from serve.arm_process import ArmProcess, Ended, Ending
+from serve.circuit import Circuit
+from serve.loading import Source
+from serve.metrics import ArmFailure, Metrics
+from serve.spoken import NOTHING, Cell, Chosen, Row, Said, Spoken, judged, without_withdrawn
+from serve.wire import READY, ROWS, Ready, dataset_digest, frame, what_is_offered
+
+SHADOW_SECONDS = 1.0  # for an answer that nobody waits for
+LINGER_SECONDS = 0.005  # for which such questions are gathered: many in one frame cost a fraction
+BATCH = 32
+BACKLOG = 256  # questions without an answer
+SILENT_SECONDS = 2.0
+LOAD_SECONDS = 30.0
+TICK_SECONDS = 0.1
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # before another process is started
+STEADY_SECONDS = 60.0  # of a process after which the pause is the first one again
+MEMORY = 512 << 20
+ROUNDED = 1e-6  # how far probabilities may be off by rounding
+
+REPORTED: dict[str, ArmFailure] = {"error": "error", "not_finite": "not_finite"}  # by the process itself
+
+_TOLD = struct.Struct(f"<{CONTACTS + 7}f")  # the columns of an observation that follow the features
+
+log = logging.getLogger("retain.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the learned arm wants to do about a customer, before mask, limit of one offer and wallet.
+
+    `offer` in percent, None for no contact; `probabilities` of all actions, in the order of Terms.actions; `said` and
+    `chosen` as in spoken.py, None without an offer; `case` is what the offer is priced by. `seconds` the process took
+    for all questions of one batch; `waited` is the time from the question to the answer.
+    """
+
+    offer: int | None
+    why: Literal["policy_contact", "policy_no_contact"]
+    probabilities: tuple[float, ...]
+    said: Said | None
+    chosen: Chosen | None
+    case: Case
+    seconds: float
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no wish; `detail` is for a person and tells nothing of the customer."""
+
+    kind: ArmFailure
+    detail: str = ""
+
+
+Heard = Wish | Failure
+Done = Callable[[Heard], None]
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A question to which the process owes an answer. `done` is None once somebody was told what became of it."""
+
+    permit: int
+    assessment: Assessment
+    case: Case
+    at: float
+    deadline: float
+    done: Done | None
+
+
+class LearnedArm:
+    """The learned arm of one release, as its worker asks it. Everything happens on one event loop.
+
+    `source` is what the process loads. It may be another release than the worker's own (`version`, `release`), if both
+    are for one table and make the same offers.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        version: str,
+        release: Release,
+        metrics: Metrics,
+        memory: int = MEMORY,
+        clock: Callable[[], float] = time.monotonic,
+        command: Sequence[str] = ("-m", "serve.arm"),
+    ) -> None:
+        """`memory`: bytes that the process may have. `command`: what Python runs; tests have another arm."""
+        self._source = source
+        self._version = version
+        self._release = release
+        self._metrics = metrics
+        self._memory = memory
+        self._clock = clock
+        self._command = [*command, str(memory)]
+        self.circuit = Circuit(clock)
+        self.failures: Counter[ArmFailure] = Counter()
+        self.processes = 0  # started so far
+        self.version: str | None = None  # what the process has loaded; None while it has not
+        self.problem = "it has not been started"
+        self._process: ArmProcess | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._stopped = asyncio.Event()
+        self._verdicts, self._number = release.verdicts, 0
+        self._cells: dict[Cell, Spoken] = {}
+        self._same = False  # whether the process has loaded what the worker has
+        self._floats = [float] * len(release.terms.actions)
+        self._private = {column.name for column in release.spec.columns if column.kind in ("id", "text")}
+        self._asked: dict[int, _Asked] = {}
+        self._last = 0
+        # Questions that wait to be sent: their numbers, with what a policy observes of each, or with her values.
+        self._numbers: list[int] = []
+        self._observations: list[bytes] = []
+        self._customers: list[list[Any]] = []
+        self._heard_at = self._ticked_at = 0.0
+        self._flushing: asyncio.TimerHandle | None = None
+        self._ticking: asyncio.TimerHandle | None = None
+
+    # -- what the service calls
+
+    async def start(self) -> None:
+        """Starts the process, which loads its release meanwhile, and keeps one running."""
+        self._loop = asyncio.get_running_loop()
+        self.problem = "it is loading its release"
+        self._keeping = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        """Ends the process; questions without an answer end as if it had died."""
+        self._stopped.set()
+        if self._process is not None:
+            self._process.end(Ending("died", "the service stops"))
+        if self._keeping is not None:
+            await self._keeping
+
+    def take_verdicts(self, verdicts: Mapping[str, str]) -> None:
+        """What people say of messages now: what they took back is not said from here on."""
+        if verdicts == self._verdicts:
+            return
+        self._verdicts, self._number = verdicts, self._number + 1
+        self._cells = without_withdrawn(self._cells, verdicts)
+        if self.running:
+            self._send_verdicts()
+
+    async def ask(self, assessment: Assessment, pace: float, deadline: float, case: Case | None = None) -> Heard:
+        """What the arm wants, after `deadline` seconds at most.
+
+        `pace` is that of retain.decision.pace(), `case` what counts in place of assessment.case.
+        """
+        answer: asyncio.Future[Heard] = self._loop.create_future()
+
+        def done(heard: Heard) -> None:
+            if not answer.done():
+                answer.set_result(heard)
+
+        number = self._ask(assessment, case or assessment.case, pace, done, deadline)
+        if number is None:
+            return answer.result()
+        self._flush()
+        timer = self._loop.call_later(deadline, self._late, number)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+    def ask_later(self, assessment: Assessment, pace: float, done: Done, case: Case | None = None) -> None:
+        """As ask(), but nobody waits: `done` is called within SHADOW_SECONDS, at once if nothing can be asked now."""
+        if self._ask(assessment, case or assessment.case, pace, done, SHADOW_SECONDS) is None:
+            return
+        if len(self._numbers) + len(self._customers) >= BATCH:
+            self._flush()
+        elif self._flushing is None:
+            self._flushing = self._loop.call_later(LINGER_SECONDS, self._flush)
+
+    def message(self, assessment: Assessment, wish: Wish) -> Message | None:
+        """What is sent to the customer with what is wished: greeted if she has a name, and with the worker's footer."""
+        return None if wish.said is None else self._release.said(wish.said.entry, assessment)
+
+    @property
+    def running(self) -> bool:
+        return self.version is not None
+
+    def state(self) -> dict[str, Any]:
+        """What /readyz says."""
+        circuit = self.circuit
+        return {
+            "running": self.running,
+            "version": self.version,
+            "problem": self.problem,
+            "circuit": {"state": circuit.state, "reason": circuit.reason, "retry_in": circuit.retry_in},
+            "failures": dict(self.failures),
+            "processes": self.processes,
+        }
+
+    def warnings(self) -> list[str]:
+        """What the person who runs the service should know, a line each."""
+        warnings = [] if self.running else [f"the learned arm is not running: {self.problem}"]
+        if self.circuit.state != "closed":
+            again = f"it is tried again in {self.circuit.retry_in:.0f} seconds"
+            warnings.append(f"the learned arm is not asked, since it failed ({self.circuit.reason}): {again}")
+        return warnings
+
+    # -- questions
+
+    def _ask(self, assessment: Assessment, case: Case, pace: float, done: Done, seconds: float) -> int | None:
+        """The number of the question; None if it can't be asked, which `done` has been told by then."""
+        if not self.running:
+            self._fail(done, Failure("not_running", self.problem))
+            return None
+        if len(self._asked) >= BACKLOG:
+            self._fail(done, Failure("overloaded", f"{BACKLOG} questions have no answer yet"))
+            return None
+        if (permit := self.circuit.permit()) is None:
+            self._fail(done, Failure("circuit_open", self.circuit.reason))
+            return None
+        now = self._clock()
+        self._last = number = self._last + 1
+        self._asked[number] = _Asked(permit, assessment, case, now, now + seconds, done)
+        if self._same:
+            self._numbers.append(number)
+            self._observations.append(case.features.tobytes() + _TOLD.pack(*told(case, pace)))
+        else:
+            values = {name: value for name, value in assessment.values.items() if name not in self._private}
+            self._customers.append([number, pace, values, _told_of(case.history)])
+        if self._ticking is None:
+            self._ticked_at = now
+            self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+        return number
+
+    def _flush(self) -> None:
+        """Sends the questions that wait."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        if self._numbers:
+            self._send({"ids": self._numbers}, b"".join(self._observations))
+            self._numbers, self._observations = [], []
+        if self._customers:
+            self._send({"customers": self._customers})
+            self._customers = []
+
+    def _send(self, content: dict[str, Any], block: bytes = b"") -> None:
+        if self._process is not None:
+            self._process.send(frame(content, block))
+
+    def _send_verdicts(self) -> None:
+        self._send({"verdicts": dict(self._verdicts), "number": self._number})
+
+    def _fail(self, done: Done, failure: Failure) -> None:
+        """Counts a failure and tells of it."""
+        self.failures[failure.kind] += 1
+        self._metrics.arm_failures[failure.kind].inc()
+        _tell(done, failure)
+
+    def _finish(self, asked: _Asked, heard: Heard) -> None:
+        """Tells what became of a question, the first time that anything does."""
+        done, asked.done = asked.done, None
+        if done is None:
+            return
+        if isinstance(heard, Failure):
+            self.circuit.missed(asked.permit, heard.kind)
+            self._metrics.arm_circuit_open.set(self.circuit.state != "closed")
+            log.warning("the learned arm has failed (%s): %s", heard.kind, heard.detail)
+            self._fail(done, heard)
+            return
+        if self.circuit.succeeded(asked.permit):
+            self._metrics.arm_circuit_open.set(0)
+        self._metrics.arm_seconds.observe(heard.waited)
+        if heard.chosen is not None:
+            self._metrics.arm_chosen["unsafe" if heard.chosen.breaks else "safe"].inc()
+        _tell(done, heard)
+
+    # -- deadlines
+
+    def _late(self, number: int) -> None:
+        # Once more around the loop: if it was late itself, the answer may be there, and is read before this is called.
+        self._loop.call_later(0, self._expire, number)
+
+    def _expire(self, number: int) -> None:
+        if (asked := self._asked.get(number)) is not None:
+            self._finish(asked, _too_late(asked))
+
+    def _tick(self) -> None:
+        """Looks after deadlines and for signs of life, as long as there are questions without an answer."""
+        self._ticking = None
+        if not self._asked:
+            return
+        now = self._clock()
+        self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+        stood_still = now - self._ticked_at > 5 * TICK_SECONDS
+        self._ticked_at = now
+        if stood_still:  # the loop itself, or the whole machine: what has come meanwhile is read first
+            self._heard_at = now
+            return
+        for number in [number for number, asked in self._asked.items() if asked.done and now >= asked.deadline]:
+            self._expire(number)
+        silent = now - max(self._heard_at, next(iter(self._asked.values())).at)
+        if silent >= SILENT_SECONDS and self._process is not None:
+            self._process.end(Ending("deadline", f"it said nothing for {SILENT_SECONDS:g} seconds"))
+
+    # -- answers
+
+    def _hear(self, content: dict[str, Any]) -> None:
+        """Takes a frame of the process. Raises Ended for one that it can't mean, or with which it ends."""
+        self._heard_at = self._clock()
+        if "answers" in content and self.running:
+            self._hear_answers(content["answers"], content.get("seconds"))
+        elif "table" in content and self.running:
+            if content.get("number") == self._number:  # otherwise a later one is on its way
+                self._take_table(_valid(ROWS, content["table"]))
+        elif "ready" in content and not self.running:
+            self._hear_ready(_valid(READY, content["ready"]))
+        elif content.get("out_of_memory") is True:
+            raise Ended("out_of_memory", f"it needs more memory than RETAIN_ARM_MEMORY_MB={self._memory >> 20}")
+        elif isinstance(content.get("problem"), str):
+            raise Ended("died", content["problem"])
+        else:
+            raise Ended("malformed", "it sent what is none of its messages")
+
+    def _hear_ready(self, ready: Ready) -> None:
+        release = self._release
+        if ready.dataset != dataset_digest(release.spec):
+            raise Ended("malformed", f"its release {ready.version} is for another table")
+        if {"offers": ready.offers, "cap": ready.cap} != what_is_offered(release.terms):
+            raise Ended("malformed", f"its release {ready.version} makes other offers, or has another cap")
+        self._take_table(ready.table)
+        self._same = ready.version == self._version and release.policy is not None
+        self.version, self.problem = ready.version, ""
+        self._metrics.arm_running.set(1)
+        if ready.number != self._number:  # people have said something else since it was started
+            self._cells = without_withdrawn(self._cells, self._verdicts)
+            self._send_verdicts()
+
+    def _take_table(self, rows: list[Row]) -> None:
+        try:
+            self._cells = judged(rows, self._release.terms, self._release.guard, self._verdicts)
+        except ValueError as error:
+            raise Ended("malformed", str(error)) from None
+
+    def _hear_answers(self, answers: Any, seconds: Any) -> None:
+        if type(answers) is not list or type(seconds) is not float or not 0 <= seconds < math.inf:
+            raise Ended("malformed", "it sent answers that are none")
+        for answer in answers:
+            asked = None
+            if type(answer) is list and len(answer) in (3, 4) and type(answer[0]) is int:
+                asked = self._asked.pop(answer[0], None)
+            if asked is None:
+                raise Ended("malformed", "it answered what it was not asked")
+            if asked.done is not None:
+                self._finish(asked, self._judged(asked, answer, seconds))
+
+    def _judged(self, asked: _Asked, answer: list[Any], seconds: float) -> Heard:
+        """What an answer says, if it says anything."""
+        _, action, probabilities, *assessed = answer
+        waited = self._heard_at - asked.at
+        if asked.at + waited > asked.deadline:
+            return _too_late(asked)
+        if type(action) is str and action in REPORTED:
+            return Failure(REPORTED[action], probabilities[:200] if type(probabilities) is str else "")
+        if not self._are_probabilities(probabilities) or type(action) is not int:
+            return Failure("malformed", "it sent an action or probabilities that can't be")
+        if not 0 <= action < len(probabilities) or max(probabilities) > probabilities[action] + ROUNDED:
+            return Failure("malformed", "it sent an action that isn't the likeliest")
+        case = asked.case
+        if not self._same:
+            if not assessed or not _is_assessed(assessed[0]):
+                return Failure("malformed", "it sent scores that can't be")
+            situation, risk, acceptance, spread = assessed[0]
+            case = replace(case, risk=risk, acceptance=acceptance, spread=spread)
+        if action == 0:
+            return Wish(None, "policy_no_contact", tuple(probabilities), None, None, case, seconds, waited)
+        if self._same:
+            situation = asked.assessment.situation
+        offer = self._release.terms.offers.levels[action - 1]
+        said, chosen, refused = self._cells.get((situation, offer), NOTHING)
+        if refused:
+            return Failure("unsafe_message", refused)
+        return Wish(offer, "policy_contact", tuple(probabilities), said, chosen, case, seconds, waited)
+
+    def _are_probabilities(self, numbers: Any) -> bool:
+        return (
+            type(numbers) is list
+            and [type(number) for number in numbers] == self._floats
+            and min(numbers) >= 0
+            and abs(sum(numbers) - 1) <= ROUNDED
+        )
+
+    # -- the process
+
+    async def _keep(self) -> None:
+        """Starts a process, and another one after a pause whenever one has ended."""
+        pause = FIRST_PAUSE
+        while not self._stopped.is_set():
+            started = self._clock()
+            process = self._process = ArmProcess(self._command, self._hear)
+            self.processes += 1
+            slow = self._loop.call_later(LOAD_SECONDS, self._too_slow, process)
+            ending = await process.run(frame({"load": self._load()}))
+            slow.cancel()
+            self._lost(ending)
+            how = await process.ended()
+            if self._stopped.is_set():
+                return
+            self.problem = f"{ending.why} ({how})" if how else ending.why
+            log.warning("the process of the learned arm has ended: %s; another one is started", self.problem)
+            if self._clock() - started >= STEADY_SECONDS:
+                pause = FIRST_PAUSE
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _load(self) -> dict[str, Any]:
+        return {
+            "folder": str(self._source.release),
+            "parts": {part: str(folder) for part, folder in self._source.parts.items()},
+            "verdicts": dict(self._verdicts),
+            "number": self._number,
+        }
+
+    def _too_slow(self, process: ArmProcess) -> None:
+        if not self.running:
+            process.end(Ending("deadline", f"it has not loaded its release within {LOAD_SECONDS:g} seconds"))
+
+    def _lost(self, ending: Ending) -> None:
+        """Nobody will answer what was asked."""
+        self._process, self.version, self.problem = None, None, ending.why
+        self._metrics.arm_running.set(0)
+        self._numbers, self._observations, self._customers = [], [], []
+        asked, self._asked = self._asked, {}
+        for question in asked.values():
+            self._finish(question, Failure(ending.kind, ending.why))
+
+
+def _too_late(asked: _Asked) -> Failure:
+    return Failure("deadline", f"it gave no answer within {asked.deadline - asked.at:g} seconds")
+
+
+def _told_of(history: History) -> list[Any]:
+    """A history as History() takes it."""
+    return [history.contacts, history.running_offer, history.months_left, history.accepted, history.declined]
+
+
+def _is_assessed(content: Any) -> bool:
+    """Whether it is a situation with a risk, an acceptance and its spread."""
+    if type(content) is not list or len(content) != 4 or content[0] not in SITUATIONS:
+        return False
+    if not all(type(number) is float for number in content[1:]):
+        return False
+    risk, acceptance, spread = map(float, content[1:])
+    return 0 <= risk <= 1 and 0 < acceptance < 1 and 0 <= spread < math.inf
+
+
+def _valid(wanted: TypeAdapter[Any], content: Any) -> Any:
+    try:
+        return wanted.validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise Ended("malformed", f"it sent what is none of its messages ({where}: {first['msg']})") from None
+
+
+def _tell(done: Done, heard: Heard) -> None:
+    try:
+        done(heard)
+    except Exception:  # of whoever asked: the other questions have their answers all the same
+        log.exception("an answer of the learned arm was not taken")
