@@ -23,8 +23,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.errors import RetainError
-from serve.child import begin, config_of, run
-from serve.folder import VARIABLE, read_processes, remove
+from serve.child import begin, run
+from serve.folder import VARIABLE, read_processes
 from serve.keys import Keys
 from serve.metrics import Metrics
 from serve.middleware import EveryRequest
@@ -122,13 +122,9 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         settings = read(environment)
     except RetainError as error:
         return inherited.fail(error)
-    metrics, folder, supervisor = Metrics(), Path(environment[VARIABLE]), os.getppid()
-    app = create_admin(metrics, folder, settings.admin_token)
-    try:
-        run(inherited, config_of(app, metrics, KEEP_ALIVE), {})
-    finally:
-        if os.getppid() != supervisor:  # it was killed, and could not take it away itself
-            remove(folder)
+    metrics = Metrics()
+    app = create_admin(metrics, Path(environment[VARIABLE]), settings.admin_token)
+    run(inherited, app, metrics, KEEP_ALIVE, {})
     return 0
 
 

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -26,8 +27,9 @@ from starlette.types import ASGIApp
 from engine.errors import RetainError
 from engine.output import make_decoration
 from serve import logs
+from serve.folder import VARIABLE, remove
 from serve.metrics import Metrics, share
-from serve.protocol import protocol
+from serve.protocol import LimitedProtocol, protocol
 
 BEAT_SECONDS = 0.25
 MAX_CONNECTIONS = 512  # at a time, idle ones among them (protocol.py says who has to go)
@@ -71,17 +73,18 @@ def begin(arguments: Sequence[str] | None = None) -> Inherited:
 def _end_with_supervisor(channel: socket.socket) -> None:
     while channel.recv(1):
         pass
+    remove(Path(os.environ[VARIABLE]))  # it was killed, and could not do that itself
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(STOP_SECONDS + LATE_SECONDS)
     os._exit(1)
 
 
-def config_of(app: ASGIApp, metrics: Metrics, keep_alive: int) -> uvicorn.Config:
+def config_of(app: ASGIApp, http: type[LimitedProtocol], keep_alive: int) -> uvicorn.Config:
     """How a process of the service serves: `keep_alive` is for how many seconds a connection may be idle."""
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=protocol(metrics),
+        http=http,
         limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=keep_alive,
         proxy_headers=False,  # nothing here asks who the caller is
@@ -93,9 +96,10 @@ def config_of(app: ASGIApp, metrics: Metrics, keep_alive: int) -> uvicorn.Config
     )
 
 
-def run(inherited: Inherited, config: uvicorn.Config, ready: Mapping[str, Any]) -> None:
+def run(inherited: Inherited, app: ASGIApp, metrics: Metrics, keep_alive: int, ready: Mapping[str, Any]) -> None:
     """Serves until the supervisor says to stop, or ends. `ready` is what it is told once requests are answered."""
-    server = _Server(config, inherited, ready)
+    http = protocol(metrics)
+    server = _Server(config_of(app, http, keep_alive), http, inherited, ready)
     signal.signal(signal.SIGTERM, server.handle_exit)  # from here on it is an orderly end
     server.run(sockets=[inherited.listening])
 
@@ -103,15 +107,26 @@ def run(inherited: Inherited, config: uvicorn.Config, ready: Mapping[str, Any]) 
 class _Server(uvicorn.Server):
     """Tells the supervisor when it answers, and from then on that its event loop moves."""
 
-    def __init__(self, config: uvicorn.Config, inherited: Inherited, ready: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        http: type[LimitedProtocol],
+        inherited: Inherited,
+        ready: Mapping[str, Any],
+    ) -> None:
         super().__init__(config)
         self._inherited = inherited
         self._ready = ready
+        self._http = http
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._inherited.tell(ready=self._ready)
         self._beating = asyncio.create_task(_beat(self._inherited.channel))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._http.stopping = True
+        await super().shutdown(sockets)
 
 
 async def _beat(channel: socket.socket) -> None:

@@ -57,6 +57,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     metrics: ClassVar[Metrics]
+    stopping: ClassVar[bool] = False  # the process does: connections that were accepted meanwhile are told, too
 
     _unbodied = 0
     _part: Literal["head", "body"] | None = None
@@ -69,6 +70,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._full():
             self._make_room()
         self._expect_head()
+        if self.stopping:
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()

@@ -153,8 +153,8 @@ def _keys(name: str, text: str) -> dict[str, str]:
 
 
 def _database(name: str, text: str) -> str:
-    if not re.match(r"(sqlite:///|postgresql(\+psycopg)?://)", text):  # it may hold a password: not repeated
-        raise RetainError(f"{name}: wants sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE")
+    if not re.match(r"sqlite:///|postgres(ql(\+psycopg)?)?://", text):  # it may hold a password: not repeated
+        raise RetainError(f"{name}: wants sqlite:////folder/file.db or postgresql://user:password@host/database")
     return text
 
 

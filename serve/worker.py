@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from engine.approvals import Watch
 from engine.errors import RetainError
 from serve.app import create_app
-from serve.child import begin, config_of, run
+from serve.child import begin, run
 from serve.keys import Keys
 from serve.loading import load_release
 from serve.settings import read
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         "decides": f"{service.arms}; {service.banks}",
         "warnings": service.ready()["warnings"],
     }
-    run(inherited, config_of(app, service.metrics, settings.keep_alive), ready)
+    run(inherited, app, service.metrics, settings.keep_alive, ready)
     return 0
 
 

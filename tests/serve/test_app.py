@@ -22,7 +22,7 @@ from engine.errors import RetainError
 from retain.release import Release
 from serve.child import config_of
 from serve.metrics import REFUSALS
-from serve.protocol import MAX_HEAD, MAX_PIPELINE
+from serve.protocol import MAX_HEAD, MAX_PIPELINE, LimitedProtocol
 from serve.refusals import Refusal
 from serve.settings import KEEP_ALIVE, read
 from serve.sockets import listen
@@ -477,5 +477,5 @@ def test_who_has_been_idle_longest_makes_room(hasty: Address) -> None:
 def test_the_server_is_told_how_long_a_connection_may_be_idle(client: Client) -> None:
     for setting, seconds in (({}, KEEP_ALIVE), ({"RETAIN_KEEP_ALIVE": "75"}, 75)):
         settings = read({"RELEASE_PATH": str(Path(__file__).parent), **setting})
-        config = config_of(client.app, client.app.state.service.metrics, settings.keep_alive)
+        config = config_of(client.app, LimitedProtocol, settings.keep_alive)
         assert config.timeout_keep_alive == seconds

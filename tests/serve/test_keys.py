@@ -127,7 +127,7 @@ def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -
         ("RETAIN_ADMIN_TOKEN", "0123456789abcde", "wants 16 to 256 letters"),
         ("RETAIN_ADMIN_TOKEN", "0123456789abcd\nf", "wants 16 to 256 letters"),
         ("PSEUDONYM_KEY", "0123456789abcdef" * 5, "wants 1 to 64 bytes"),
-        ("DATABASE_URL", "mysql://user:0123456789abcdef@host/db", "wants sqlite:///PATH or postgresql://"),
+        ("DATABASE_URL", "mysql://user:0123456789abcdef@host/db", "wants sqlite:////folder/file.db or postgresql://"),
     ],
 )
 def test_a_secret_that_can_not_be_used_is_named_and_not_repeated(name: str, value: str, says: str) -> None:

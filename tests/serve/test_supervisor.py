@@ -113,7 +113,7 @@ def test_a_killed_worker_is_replaced_and_the_other_one_answers_meanwhile(service
     assert ended("died", service) == 3
     # Nothing that a killed worker had counted is lost, but what it was about to count.
     total = counted(service)['retain_requests_total{code="200",path="/retain"}']
-    assert 0 <= sum(answered for answered, _ in results) - total <= 3 * 4
+    assert abs(sum(answered for answered, _ in results) - total) <= 3 * 4
     service.terminate()
     assert service.wait(PLENTY) == 0
     assert [bool(re.search(r"supervisor .* has ended by signal 9", line)) for line in service.said()].count(True) == 3
@@ -149,7 +149,7 @@ def test_no_request_is_lost_when_workers_are_told_to_leave(service: Served, rele
             until(lambda: counted(service)["retain_workers_ready"] == 2)
         stop.set()
         answered = [caller.result(timeout=PLENTY) for caller in callers]
-    assert counted(service)['retain_requests_total{code="200",path="/retain"}'] == sum(answered)
+    until(lambda: counted(service)['retain_requests_total{code="200",path="/retain"}'] == sum(answered))
 
 
 def test_counts_of_all_workers_are_added_up(service: Served, release: Release) -> None:
@@ -170,8 +170,13 @@ def test_a_worker_whose_loop_hangs_is_killed_and_the_other_one_answers_meanwhile
     before = {process.pid for process in service.children("worker").values()}
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         hung = pool.submit(ask, service.api, body(release, "HANG"))
+        broken = 0
         while not hung.done():
-            assert ask(service.api, body(release)) == 200
+            try:
+                assert ask(service.api, body(release)) == 200
+            except OSError:  # accepted by the same worker, just before
+                broken += 1
+        assert broken <= 1
         with pytest.raises(OSError):  # noqa: PT011 the connection broke, in one of several ways
             hung.result()
     until(lambda: ended("hung", service) == 1)
