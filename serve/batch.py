@@ -21,7 +21,6 @@ from serve.operations import (
     Ask,
     Complete,
     Find,
-    Forget,
     KeyConflict,
     Noted,
     Operation,
@@ -77,11 +76,10 @@ class Batch:
         self._shadows: list[dict[str, Any]] = []
 
     def carry_out(self, operations: Sequence[Operation]) -> list[Result]:
-        """Their results, in their order: see serve/operations.py. Customers are forgotten first."""
-        forgotten = {index: self._forget(one) for index, one in enumerate(operations) if isinstance(one, Forget)}
+        """Their results, in their order: see serve/operations.py."""
         self._expire(self._keep(_OVERDUE, {"now": self._now}))
         self._read(operations)
-        results = [forgotten[i] if i in forgotten else self._one(one) for i, one in enumerate(operations)]
+        results = [self._one(operation) for operation in operations]
         self._write()
         return [self._find(one) if isinstance(one, Find) else result for one, result in zip(operations, results)]
 
@@ -144,7 +142,7 @@ class Batch:
         suppressed = customer in self._suppressed
         key, body = None, b""
         if ask.key is not None:
-            key, body = self._key(ask.key), self._digest(ask.body, b"body")
+            key, body = self._key(ask.key), _digest(ask.body, self._salt, b"body")
             known = self._keys.get(key)
             if known is not None and self._now - known.at < KEY_KEPT:
                 if known.body != body:
@@ -177,7 +175,7 @@ class Batch:
     def _choose(
         self, ask: Ask, customer: bytes | None, contacts: Sequence[Kept], suppressed: bool
     ) -> tuple[Kept, bytes]:
-        period = self._periods.running(self._now)
+        period = self._periods.running(self._now, self._terms)
         wallet = period.wallet.copy()
         history = history_of(contacts, self._now, self._terms) if contacts else NO_HISTORY
         choice = ask.choose(Past(history, suppressed), wallet, left(period, self._now), self._now)
@@ -300,12 +298,6 @@ class Batch:
         self._new_suppressed.append({"customer": customer, "reason": suppress.reason, "at": self._now})
         return Noted("recorded")
 
-    def _forget(self, forget: Forget) -> int:
-        customer = self._customer(forget.customer)
-        waiting = [Kept(*row) for row in self._connection.execute(_WAITING, {"of": customer})]
-        self._periods.settle(waiting, False)
-        return self._connection.execute(_FORGET, {"of": customer}).rowcount
-
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
@@ -336,18 +328,24 @@ class Batch:
             return None
         outcomes = self._connection.execute(_OUTCOMES, {"ids": [find.decision_id]}).mappings()
         texts = {name: row[name] and row[name].encode() for name in ("answer", "detail", "shadow")}
-        return Record(**(dict(row) | texts), outcomes=tuple(dict(one) for one in outcomes))
+        return Record(**(dict(row) | texts), outcomes=tuple({str(name): row[name] for name in row} for row in outcomes))
 
     # -- digests ---------------------------------------------------------------------------------------------------
 
     def _customer(self, name: str) -> bytes:
-        return self._digest(name.encode("utf-8", "surrogatepass"), b"customer")
+        return digest_of(name, self._salt)
 
     def _key(self, key: str) -> bytes:
-        return self._digest(key.encode("utf-8", "surrogatepass"), b"key")
+        return _digest(key.encode("utf-8", "surrogatepass"), self._salt, b"key")
 
-    def _digest(self, content: bytes, what: bytes) -> bytes:
-        return blake2b(content, digest_size=16, key=self._salt, person=what).digest()
+
+def digest_of(customer: str, salt: bytes) -> bytes:
+    """What a customer's id is kept as."""
+    return _digest(customer.encode("utf-8", "surrogatepass"), salt, b"customer")
+
+
+def _digest(content: bytes, salt: bytes, what: bytes) -> bytes:
+    return blake2b(content, digest_size=16, key=salt, person=what).digest()
 
 
 def _insert(kept: Kept, detail: str) -> dict[str, Any]:
@@ -384,7 +382,7 @@ def _state_of(kept: Kept) -> dict[str, Any]:
     }
 
 
-_COLUMNS = [decision.c[field] for field in Kept.__slots__ if field != "answer"]
+COLUMNS = [decision.c[field] for field in Kept.__slots__ if field != "answer"]
 _OF: Any = bindparam("of")
 
 
@@ -392,19 +390,16 @@ def _in(column: Any, name: str) -> Any:
     return column.in_(bindparam(name, expanding=True))
 
 
-_OVERDUE = select(*_COLUMNS).where(decision.c.open_until <= bindparam("now")).limit(EXPIRE_AT_ONCE)
+_OVERDUE = select(*COLUMNS).where(decision.c.open_until <= bindparam("now")).limit(EXPIRE_AT_ONCE)
 _KEYS = select(request_key.c.key, request_key.c.body, request_key.c.decision, request_key.c.at, request_key.c.repeated)
 _KEYS = _KEYS.where(_in(request_key.c.key, "keys"))
 # `offer >= 0` rather than `is not null`: the index on both columns serves it.
-_CONTACTS = select(*_COLUMNS).where(_in(decision.c.customer, "customers"), decision.c.offer >= 0)
-_DECISIONS = select(*_COLUMNS).where(_in(decision.c.id, "ids"))
+_CONTACTS = select(*COLUMNS).where(_in(decision.c.customer, "customers"), decision.c.offer >= 0)
+_DECISIONS = select(*COLUMNS).where(_in(decision.c.id, "ids"))
 _ANSWERS = select(decision.c.id, decision.c.answer).where(_in(decision.c.id, "ids"))
 _OUTCOMES = select(outcome).where(_in(outcome.c.decision, "ids")).order_by(outcome.c.received_at, outcome.c.at)
 _SUPPRESSED = select(suppression.c.customer).where(_in(suppression.c.customer, "customers"))
 _RECORD = select(*(column for column in decision.c if column.name != "given_again")).where(decision.c.id == _OF)
-_WAITING = select(*_COLUMNS).where(
-    decision.c.customer == _OF, decision.c.offer >= 0, decision.c.open_until.is_not(None)
-)
 
 _NEW = insert(decision)
 _CHANGED = update(decision).where(decision.c.id == _OF)
@@ -412,7 +407,6 @@ _CHANGED = _CHANGED.values(
     {n: bindparam(n) for n in ("open_until", "answered", "answered_at", "withdrawn", "given_again")}
 )
 _SHADOW = update(decision).where(decision.c.id == _OF).values(shadow=bindparam("shadow"))
-_FORGET = delete(decision).where(decision.c.customer == _OF)
 _NEW_KEY = insert(request_key)
 _NO_KEY = delete(request_key).where(request_key.c.key == _OF)
 _NO_KEYS = delete(request_key).where(request_key.c.decision == _OF)

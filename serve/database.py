@@ -82,7 +82,7 @@ class Database:
         clock: Callable[[], int] = wall_clock,
     ) -> None:
         parsed = _parsed(url)
-        self.path = _file(parsed) if parsed.get_backend_name() == "sqlite" else None
+        self.path = file_of(url)
         self.name = str(self.path) if self.path else parsed.render_as_string(hide_password=True)
         self._users: Users | None = None
         self._turns: Turns | None = None
@@ -179,12 +179,12 @@ class Database:
             return self._migrated(clock)
 
     def _migrated(self, clock: Callable[[], int]) -> tuple[bytes, int]:
-        with self._engine.connect() as connection, connection.begin():
-            if self._schema(connection) == SCHEMA and (row := connection.execute(_META).one_or_none()):
-                return row.salt, row.started_at
         if self.path:
             with self._engine.connect() as connection:  # outside of a transaction
                 connection.connection.execute("PRAGMA journal_mode=WAL")
+        with self._engine.connect() as connection, connection.begin():
+            if self._schema(connection) == SCHEMA and (row := connection.execute(_META).one_or_none()):
+                return row.salt, row.started_at
         with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
             if not self.path:
                 connection.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_SECONDS}s'"))
@@ -238,7 +238,11 @@ def _parsed(url: str) -> URL:
     return parsed if parsed.drivername == "sqlite" else parsed.set(drivername="postgresql+psycopg")
 
 
-def _file(url: URL) -> Path:
+def file_of(address: str) -> Path | None:
+    """The file of an SQLite database, None for PostgreSQL. Raises RetainError for one that can't be used."""
+    url = _parsed(address)
+    if url.drivername != "sqlite":
+        return None
     if not url.database or url.database == ":memory:" or url.database.startswith("file:") or url.query:
         raise RetainError(
             f"DATABASE_URL={url}: wants the path of a file, such as sqlite:////var/lib/retain/{FILE_NAME}"

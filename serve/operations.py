@@ -161,11 +161,4 @@ class Record:
     outcomes: tuple[dict[str, Any], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Deletes a customer's decisions with their outcomes and keys. -> int: how many. Money and opt-out stay."""
-
-    customer: str
-
-
-Operation = Ask | Outcome | Suppress | Complete | Withdraw | Find | Forget
+Operation = Ask | Outcome | Suppress | Complete | Withdraw | Find

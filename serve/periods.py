@@ -45,10 +45,9 @@ class Standing:
 
 
 class Periods:
-    """`terms`: budget and months of a new period. A running one takes over the budget; it keeps its end."""
+    """`started_at`: when the database was made, and the first period began, in microseconds since 1970."""
 
-    def __init__(self, terms: Terms, started_at: int) -> None:
-        self._terms = terms
+    def __init__(self, started_at: int) -> None:
         self._started_at = started_at
         self._periods: dict[int, Period] = {}
         self._version = -1
@@ -67,32 +66,32 @@ class Periods:
             self._periods[row.start] = Period(row.start, row.end, Wallet.restored(orjson.loads(row.state)))
         self._version = version
 
-    def running(self, now: int) -> Period:
-        """The period that `now` lies in; a new one if there is none yet. A clock from before the first start counts as
-        at the first start."""
+    def running(self, now: int, terms: Terms) -> Period:
+        """The period that `now` lies in; a new one if there is none yet, with the budget and the months of `terms`. One
+        that runs takes over the budget and keeps its end. A time before the first start counts as the first start."""
         now = max(now, self._started_at)
         for period in self._periods.values():
             if period.start <= now < period.end:
                 break
         else:
-            period = self._begin(now)
-        if period.wallet.budget != self._terms.budget:
-            period.wallet.budget = self._terms.budget
+            period = self._begin(now, terms)
+        if period.wallet.budget != terms.budget:
+            period.wallet.budget = terms.budget
             self._changed.add(period.start)
-        if self._terms.wallet == "worst_case" != period.wallet.mode:
+        if terms.wallet == "worst_case" != period.wallet.mode:
             period.wallet.mode = "worst_case"
             self._changed.add(period.start)
         return period
 
-    def _begin(self, now: int) -> Period:
+    def _begin(self, now: int, terms: Terms) -> Period:
         """One of the periods that follow on the last one before `now`, each as long as the terms say. Clocks jump, so
         there may be one after it, too."""
-        length = self._terms.months * MONTH
+        length = terms.months * MONTH
         earlier = max((period.end for period in self._periods.values() if period.end <= now), default=self._started_at)
         later = min((period.start for period in self._periods.values() if period.start > now), default=None)
         start = earlier + (now - earlier) // length * length
         end = start + length if later is None else min(start + length, later)
-        period = self._periods[start] = Period(start, end, self._terms.new_wallet())
+        period = self._periods[start] = Period(start, end, terms.new_wallet())
         self._new.add(start)
         return period
 
@@ -139,8 +138,8 @@ class Periods:
             "version": self._version,
         }
 
-    def standing(self, now: int) -> Standing:
-        period = self.running(now)
+    def standing(self, now: int, terms: Terms) -> Standing:
+        period = self.running(now, terms)
         held = period.wallet.held
         return Standing(
             start=period.start,

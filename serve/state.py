@@ -31,7 +31,7 @@ class State:
         self._database = database
         self._terms = terms
         self._clock = clock
-        self._periods = Periods(terms, database.started_at)
+        self._periods = Periods(database.started_at)
 
     def carry_out(self, operations: Sequence[Operation]) -> list[Result]:
         """Their results, in their order, once all of it is on record. An operation that fails leaves nothing behind:
@@ -58,7 +58,7 @@ class State:
                 now = self._clock()
                 batch = Batch(connection, self._database.salt, self._periods, self._terms, now)
                 results = batch.carry_out(operations)
-                standing = self._periods.standing(now)
+                standing = self._periods.standing(now, self._terms)
         except BaseException:
             self._periods.clear()  # may be ahead of the database
             raise

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     except RetainError as error:
         return inherited.fail(error)
     service = app.state.service
-    sources = ", ".join([str(settings.release), *(f"{part} of {path}" for part, path in settings.parts.items())])
+    sources = ", ".join([str(settings.release), *(f"{part} of {settings.parts[part]}" for part in release.replaced)])
     ready = {
         "release": f"release {version} ({sources})",
         "decides": f"{service.arms}; {service.banks}",

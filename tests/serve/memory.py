@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from retain import wallet as wallets
 from retain.decision import Terms
@@ -15,12 +18,24 @@ from serve.database import Database
 from serve.operations import Answered, Ask, Choice, Choose, Find, Noted, Outcome, Past, Record
 from serve.state import State
 from serve.tables import decision, outcome, wallet
-from tests.releases import DECISION
 
 DAY = 86_400_000_000
 MONTH = 2_629_746_000_000
 START = 1_780_000_000_000_000
-TERMS = Terms.from_json(DECISION)
+# Not those of tests/releases.py, which imports what trains: processes that race begin in a third of the time.
+TERMS = Terms.from_json(
+    {
+        "offers": {"levels": [0, 10], "months": 6, "contact_cost": 1.0, "currency": "EUR"},
+        "cap": {"max_contacts": 2, "window": 3},
+        "acceptance": {"level": -1.3, "shrink": 0.5, "slope": 1.1, "unit": 5.0, "slope_sd": 0.2, "fatigue": 0.4},
+        "decay": 0.6,
+        "wallet": "expected",
+        "budget": {"share": 0.03, "months": 12, "amount": 1000.0},
+        "offer": 10,
+        "threshold": 0.5,
+        "rule": {"rule": "threshold", "reasons": 5},
+    }
+)
 _numbers = count()
 
 
@@ -51,7 +66,7 @@ def offer(liability: float = 30.0, cost: float = 1.0, level: int = 10, seen: lis
 
 
 def choice(level: int | None, cost: float = 1.0, liability: float = 30.0) -> Choice:
-    name = f"decision-{next(_numbers)}"
+    name = f"decision-{os.getpid()}-{time.monotonic_ns()}-{next(_numbers)}"
     asked = (cost, liability, 0.25) if level is not None else (0.0, 0.0, 0.0)
     text = f'{{"decision_id":"{name}"}}'.encode()
     return Choice(name, "baseline", level, *asked, 50.0, 6, text, b'{"risk":0.5}')
@@ -93,11 +108,28 @@ class Memory:
         self.database.close()
 
 
-def balance(database: Database) -> tuple[float, float, int, int]:
-    """What the wallets have committed, what the records say they should have, and the open offers of both."""
+def balance(database: Database) -> tuple[float, int]:
+    """What the wallets have committed and how many offers they hold for; both have to be what the records say."""
     with database.reading() as connection:
-        wallets = connection.execute(select(func.sum(wallet.c.committed), func.sum(wallet.c.open))).one()
         rows = connection.execute(select(decision).where(decision.c.offer >= 0, decision.c.withdrawn.is_(False))).all()
-        given_back = connection.execute(select(func.sum(outcome.c.amount)).where(outcome.c.kind == "churned")).scalar()
-    spent = sum(row.cost + row.liability * (row.answered == "accepted") for row in rows) - (given_back or 0.0)
-    return wallets[0] or 0.0, spent, wallets[1] or 0, sum(row.open_until is not None for row in rows)
+        given_back = dict(
+            connection.execute(select(outcome.c.decision, outcome.c.amount).where(outcome.c.kind == "churned")).all()
+        )
+        kept = connection.execute(select(wallet)).all()
+    for row in kept:
+        made = [one for one in rows if one.period == row.start]
+        opened = [one for one in made if one.open_until is not None]
+        state = json.loads(row.state)
+        spent = sum(
+            one.cost + one.liability * (one.answered == "accepted") - (given_back.get(one.id) or 0.0) for one in made
+        )
+        assert cents(row.committed) == cents(state["committed"]) == cents(spent)
+        assert (row.open, state["open"]) == (len(opened), len(opened))
+        assert cents(state["liability"]) == cents(sum(one.liability for one in opened))
+        assert cents(state["mean"]) == cents(sum(one.liability * one.acceptance for one in opened))
+        assert {one.answered for one in opened} <= {None}
+    return cents(sum(row.committed for row in kept)) / 100, sum(row.open for row in kept)
+
+
+def cents(amount: float) -> int:
+    return round(amount * 100)

@@ -6,16 +6,22 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from engine.errors import RetainError
+from retain.wallet import Wallet
 from serve.database import Database, StateUnavailable, database_url
+from serve.operations import Ask, Choice, Past
 from serve.tables import SCHEMA, SCHEMA_TABLE, metadata
-from tests.serve.memory import Memory, nobody
+from tests.serve.databases import Server
+from tests.serve.memory import Memory, choice, nobody
 
 
 def sqlite_url(tmp_path: Path) -> str:
@@ -190,4 +196,104 @@ def test_a_database_that_somebody_locked_is_not_waited_for(tmp_path: Path) -> No
         other.execute("ROLLBACK")
     other.close()
     assert memory.ask("Ann", nobody).decision_id
+    memory.close()
+
+
+FULL = """
+import resource, signal, sys
+from serve.database import StateUnavailable
+from serve.operations import Complete
+from tests.serve.memory import Memory, nobody, balance
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+memory = Memory(sys.argv[1])
+first = memory.ask("Ann", key="k").decision_id
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+decided = []
+try:
+    for number in range(1000):
+        decided.append(memory.ask(f"c{number}", key=f"k{number}").decision_id)
+        memory.do(Complete(decided[-1], b'"' + b"x" * 3000 + b'"'))
+    print("never full")
+except StateUnavailable as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+for _ in range(3):
+    try:
+        memory.ask("Ben", nobody)
+    except StateUnavailable:
+        print("full")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert memory.ask("Ann", key="k").decision_id == first
+assert memory.ask("c3", key="k3").decision_id == decided[3]
+memory.state.carry_out([])
+assert all(memory.find(name) for name in decided)
+committed, opened = balance(memory.database)
+print("offers", opened - len(decided), committed - opened)
+"""
+
+
+def test_a_full_disk_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL, sqlite_url(tmp_path)],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    first, *others = ended.stdout.splitlines()
+    assert "can't be used now: " in first
+    assert others == ["full"] * 3 + ["offers 1 0.0"]
+
+
+def test_a_server_that_is_gone_is_not_waited_for(server: Server) -> None:
+    """Its connections are cut, then it answers again."""
+    memory = Memory(server.create("gone"))
+    before = memory.ask("Ann").decision_id
+    with server.admin() as admin:
+        admin.execute("ALTER DATABASE gone ALLOW_CONNECTIONS false")
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'gone'")
+        for _ in range(2):
+            with pytest.raises(StateUnavailable, match="can't be used now"):
+                memory.ask("Ben")
+        admin.execute("ALTER DATABASE gone ALLOW_CONNECTIONS true")
+    assert memory.ask("Ann").decision_id == before
+    memory.close()
+
+
+def test_a_row_that_somebody_locked_is_not_waited_for(server: Server) -> None:
+    url = server.create("locked")
+    memory = Memory(url)
+    with psycopg.connect(url) as other:
+        other.execute("SELECT version FROM meta FOR UPDATE")
+        with pytest.raises(StateUnavailable, match="lock timeout"):
+            memory.ask("Ann")
+    assert memory.ask("Ann", nobody).decision_id
+    memory.close()
+
+
+def test_a_writer_that_hangs_is_thrown_out(server: Server) -> None:
+    """It is stopped in the middle of a transaction: two seconds later others may write."""
+    url = server.create("hangs")
+    memory = Memory(url)
+    hanging = Database(url)
+    with pytest.raises(StateUnavailable), hanging.writing() as (connection, _):  # noqa: PT012
+        with psycopg.connect(url, autocommit=True) as watching:
+            own = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+            while watching.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (own,)).fetchone():
+                time.sleep(0.05)
+        assert memory.ask("Ann").decision_id
+        connection.exec_driver_sql("SELECT 1")
+    hanging.close()
+    memory.close()
+
+
+def test_what_a_database_can_not_hold_fails_alone(url: str) -> None:
+    memory = Memory(url)
+
+    def too_long(past: Past, wallet: Wallet, period_left: float, now: int) -> Choice:
+        return replace(choice(None), detail=b'"\x00"', months=10**30)  # PostgreSQL holds neither, SQLite not the number
+
+    broken, fine = memory.state.carry_out([Ask("Ann", None, b"", too_long), Ask("Ben", None, b"", nobody)])
+    assert isinstance(broken, Exception)
+    assert not isinstance(broken, StateUnavailable)
+    assert memory.find(fine.decision_id)
     memory.close()

@@ -76,6 +76,7 @@ def test_what_passed_is_put_together(tmp_path: Path, given: dict[str, Path]) -> 
     assert about["parts"]["decision"]["digest"] == release.versions["policy"]
     assert release.policy is not None
     assert release.shown == {"risk", "accept", "decision", "sft", "rlhf"}
+    assert list(release.parts) == ["risk", "accept", "decision", "sft", "rlhf"]
     assert about["decision"] == json.loads(written["decision.json"].read_bytes()) == {**TERMS, "rule": RULE}
     counts = json.loads(written["metrics.json"].read_bytes())
     assert (counts["criteria"]["value"], counts["criteria_passed"]["value"]) == (11, 10)

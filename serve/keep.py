@@ -1,0 +1,165 @@
+"""What an operator does with the database: `python -m serve.keep backup|restore|forget|prune|export`.
+
+All but `restore` may run beside the service. Which database is DATABASE_URL's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import Row, bindparam, delete, func, select, tuple_
+
+from engine.errors import RetainError
+from serve.backup import backup, restore
+from serve.batch import COLUMNS, KEY_KEPT, digest_of
+from serve.database import Database, database_url, wall_clock
+from serve.history import Kept
+from serve.periods import Periods
+from serve.settings import SETTINGS
+from serve.tables import decision, outcome, request_key
+
+AT_ONCE = 500  # rows in one transaction: others wait for a few milliseconds
+DAY = 86_400_000_000  # microseconds
+
+
+def forget(database: Database, customer: str) -> int:
+    """Deletes a customer's decisions, with their outcomes and keys. How many they were.
+
+    An opt-out stays, as a digest of the id, and so does what the wallet has committed. What is held for an offer that
+    is still open is free again. Raises StateUnavailable.
+    """
+    with database.writing() as (connection, version):
+        hers = decision.c.customer == digest_of(customer, database.salt)
+        waiting = [Kept(*row) for row in connection.execute(select(*COLUMNS).where(hers, decision.c.open_until > 0))]
+        periods = Periods(database.started_at)
+        periods.refresh(connection, version)
+        periods.settle(waiting, False)
+        periods.write(connection)
+        return connection.execute(delete(decision).where(hers)).rowcount
+
+
+def prune(database: Database, days: int, now: int) -> int:
+    """Deletes the decisions that are older than `days`, with their outcomes, and the keys that count no more.
+
+    How many decisions. `now` in microseconds since 1970. Raises StateUnavailable.
+    """
+    _delete_older(database, request_key.c.key, request_key.c.at < now - KEY_KEPT)
+    # An offer is settled first: the wallet holds for it.
+    return _delete_older(database, decision.c.id, decision.c.at < now - days * DAY, decision.c.open_until.is_(None))
+
+
+def _delete_older(database: Database, column: Any, *conditions: Any) -> int:
+    older = select(column).where(*conditions).limit(AT_ONCE)
+    remove = delete(column.table).where(column.in_(bindparam("old", expanding=True)))
+    total = 0
+    while True:
+        with database.writing() as (connection, _):
+            rows = list(connection.scalars(older))
+            if rows:
+                connection.execute(remove, {"old": rows})
+        total += len(rows)
+        if len(rows) < AT_ONCE:
+            return total
+
+
+def exported(database: Database, key: str | None) -> Iterator[bytes]:
+    """Every decision on record with its outcomes, oldest first, as a line of JSON. Raises StateUnavailable.
+
+    Columns as in serve/tables.py, times in microseconds since 1970. In the place of a customer stands a pseudonym by
+    `key`: another key gives other ones. Writers aren't kept waiting; what is decided meanwhile may be among the lines.
+    """
+    columns = [column for column in decision.c if column.name != "given_again"]
+    place = tuple_(decision.c.at, decision.c.id)
+    page = select(*columns).order_by(decision.c.at, decision.c.id).limit(AT_ONCE)
+    outcomes = select(outcome).order_by(outcome.c.received_at, outcome.c.kind, outcome.c.month)
+    with database.reading() as connection:
+        last = connection.execute(select(func.max(decision.c.at))).scalar()
+    after: tuple[int, str] = (-1, "")
+    while last is not None:
+        with database.reading() as connection:
+            rows = [_plain(row) for row in connection.execute(page.where(place > after, decision.c.at <= last))]
+            ids = [row["id"] for row in rows]
+            told: dict[str, list[dict[str, Any]]] = {name: [] for name in ids}
+            for told_of in map(_plain, connection.execute(outcomes.where(outcome.c.decision.in_(ids)))):
+                told[told_of.pop("decision")].append(told_of)
+        for row in rows:
+            yield orjson.dumps(_line(row, told[row["id"]], key), option=orjson.OPT_APPEND_NEWLINE)
+        if len(rows) < AT_ONCE:
+            return
+        after = (rows[-1]["at"], rows[-1]["id"])
+
+
+def _plain(row: Row[Any]) -> dict[str, Any]:
+    return {str(name): value for name, value in row._mapping.items()}  # names are SQLAlchemy's kind of text
+
+
+def _line(row: dict[str, Any], outcomes: list[dict[str, Any]], key: str | None) -> dict[str, Any]:
+    if row["customer"] is not None:
+        row["customer"] = pseudonym(row["customer"], key)
+    for name in ("answer", "detail", "shadow"):
+        row[name] = None if row[name] is None else orjson.Fragment(row[name])
+    return row | {"outcomes": outcomes}
+
+
+def pseudonym(customer: bytes, key: str | None) -> str:
+    """What an export calls the customer, by the digest that her id is kept as."""
+    return blake2b(customer, digest_size=16, key=(key or "").encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m serve.keep", description="Looks after the service's database.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("backup", help="copy SQLite's file, also while the service runs")
+    command.add_argument("path", type=Path, help="a new file")
+    command = commands.add_parser("restore", help="put a backup in the database's place, while the service doesn't run")
+    command.add_argument("path", type=Path, help="what backup wrote")
+    command.add_argument("--replace", action="store_true", help="also in the place of a database that holds decisions")
+    command = commands.add_parser("forget", help="delete a customer's decisions; an opt-out stays")
+    command.add_argument("customer", help="her id, as requests have it")
+    commands.add_parser("prune", help="delete what is older than RETAIN_KEEP_DAYS")
+    commands.add_parser("export", help="write all decisions with their outcomes as lines of JSON to standard output")
+    options = parser.parse_args(arguments)
+    try:
+        _carry_out(options)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read has gone: nothing to say at the end either
+        return 1
+    except RetainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _carry_out(options: argparse.Namespace) -> None:
+    setting = {one.name: one for one in SETTINGS}
+    url = database_url(setting["DATABASE_URL"].value(os.environ))
+    if options.command == "restore":
+        restore(url, options.path, options.replace)
+        print(f"restored {options.path}")
+        return
+    with closing(Database(url, create=False)) as database:
+        match options.command:
+            case "backup":
+                backup(database, options.path)
+                print(f"wrote {options.path}")
+            case "forget":
+                print(f"deleted {forget(database, options.customer)} decisions")
+            case "prune":
+                days = setting["RETAIN_KEEP_DAYS"].value(os.environ)
+                print(f"deleted {prune(database, days, wall_clock())} decisions older than {days} days")
+            case "export":
+                for line in exported(database, setting["PSEUDONYM_KEY"].value(os.environ)):
+                    sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
