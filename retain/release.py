@@ -47,7 +47,7 @@ from retain.plausible import Plausibility, Ranges
 from retain.policy import Policy, PolicyError
 from retain.quiet import QuietHours
 from retain.reference import Reference
-from retain.score import ModelError, Scorer
+from retain.score import ModelError, Nodes, Scorer
 from retain.wallet import Wallet
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -85,13 +85,14 @@ class ReleaseError(ValueError):
 class Assessment:
     """One customer as a release sees her: what its arms decide from (`case`) and its messages follow from.
 
-    `values` are those of her request, validated; `features` (f,) float32 those of the risk model. Reasons and full
-    acceptance are computed when they are first asked for.
+    `values` are those of her request, validated; `features` (f,) float32 those of the risk model, `leaves`
+    where its trees lead them. Reasons and full acceptance are computed when they are first asked for.
     """
 
     release: Release
     values: Mapping[str, object]
     features: Singles
+    leaves: Nodes
     case: Case
 
     @cached_property
@@ -101,7 +102,7 @@ class Assessment:
         The risk follows from those too, but neither a message nor the reader of an answer gets to act on them.
         """
         protected = self.release.protected
-        return [reason for reason in self.release.risk.reasons(self.features) if reason[0] not in protected]
+        return [reason for reason in self.release.risk.reasons_at(self.leaves) if reason[0] not in protected]
 
     @cached_property
     def situation(self) -> str:
@@ -168,17 +169,18 @@ class Release:
     def assess(self, values: Mapping[str, object], history: History = NO_HISTORY) -> Assessment:
         """Scores one customer; `values` are those of a validated request. decide() and message() go on from here."""
         x = self.risk.features(values)
+        leaves = self.risk.trees.leaves(x)
         acceptance, spread = self.bridge.score(values)
         case = Case(
             features=self._seen(values, x),
-            risk=self.risk.score(x),
+            risk=self.risk.score_at(leaves),
             acceptance=acceptance,
             spread=spread,
             charge=float(values[self.spec.roles["monthly_charge"]]),  # type: ignore[arg-type]  # load() saw to it
             history=history,
             opted_out=opted_out(self.spec, values),
         )
-        return Assessment(self, values, x, case)
+        return Assessment(self, values, x, leaves, case)
 
     def decide(
         self, assessment: Assessment, wallet: Wallet, left: float, arm: Arm, *, in_shadow: bool = False
@@ -243,17 +245,16 @@ class Release:
         if decision.offer is None:
             return None
         key = speaker, assessment.situation, decision.offer
-        if "name" in self.spec.roles:
-            entry = self.entry(*key)
-            return None if entry is None else self.said(entry, assessment)
-        if key not in self._messages:
-            entry = self.entry(*key)
-            self._messages[key] = None if entry is None else self.said(entry, assessment)
-        return self._messages[key]
+        if key in self._messages:
+            return self._messages[key]
+        entry = self.entry(*key)
+        message = None if entry is None else self.said(entry, assessment)
+        if "name" not in self.spec.roles:
+            self._messages[key] = message
+        return message
 
     def entry(self, speaker: str, situation: str, offer: int) -> Entry | None:
-        """What an arm, or a bank of a language model alone, says in that situation with that offer; None where it has
-        nothing."""
+        """What an arm, or a bank of a language model alone, says in that situation with that offer, if anything."""
         return find_entry(self._spoken[speaker], situation, offer, self.terms.offers.months, self.guard.rules)
 
     def said(self, entry: Entry, assessment: Assessment) -> Message:

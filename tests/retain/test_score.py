@@ -111,6 +111,27 @@ def test_contributions_are_xgboost_s_path_contributions(depth: int, share_missin
     assert np.abs(found.sum(axis=1) + trees.bias - trees.margins(x)).max() <= 1e-5
 
 
+def test_contributions_are_the_same_bits_whether_paths_are_kept_or_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, x = raw(train(3, 5, 40, 0.1)), rows_like(np.random.default_rng(4), 50, 0.1)
+    kept = [Trees.from_json(data).contributions(row) for row in x]
+    monkeypatch.setattr("retain.score.MAX_PATHS", 0)
+    made = Trees.from_json(data)
+    assert made._paths is None
+    assert np.array_equal([made.contributions(row) for row in x], kept)
+
+
+@pytest.mark.parametrize("nodes", [0, 40, 41, 200, 1 << 20])
+def test_margins_are_the_same_bits_however_many_levels_are_compared_at_once(
+    nodes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, x = raw(train(5, 5, 41, 0.1)), rows_like(np.random.default_rng(6), 50, 0.1)
+    margins = Trees.from_json(data).margins(x)
+    monkeypatch.setattr("retain.score.EARLY_NODES", nodes)
+    trees = Trees.from_json(data)
+    assert len(trees._early) == {0: 0, 40: 0, 41: 1, 200: 2, 1 << 20: 5}[nodes]
+    assert [trees.margin(row) for row in x] == list(margins)
+
+
 def test_a_tree_that_is_only_a_leaf_scores_everybody_alike() -> None:
     x = np.zeros((50, FEATURES), np.float32)
     y = np.arange(50) % 2
