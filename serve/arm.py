@@ -68,7 +68,7 @@ class Mind:
             ids = content["ids"]
             answers = self._answers(ids, np.frombuffer(block, np.float32).reshape(len(ids), -1))
         else:
-            answers = [self._assessed(*question) for question in content["customers"]]
+            answers = self._assessed(content["customers"])
         return {"answers": answers, "seconds": time.perf_counter() - started}
 
     def _answers(self, ids: Sequence[int], observations: NDArray[np.float32]) -> list[Answer]:
@@ -86,20 +86,26 @@ class Mind:
             return [self._answers([number], row[None])[0] for number, row in zip(ids, observations)]
         return list(map(list, zip(ids, actions, probabilities)))
 
-    def _assessed(self, number: int, pace: float, values: dict[str, Any], history: list[Any]) -> Answer:
-        """The answer about a customer of whom nothing but her values is known."""
-        try:
-            contacts, *rest = history
-            assessment = self._release.assess(values, History(tuple(contacts), *rest))
-            case = assessment.case
-            (answer,) = self._answers([number], observe(case, pace)[None])
+    def _assessed(self, questions: Sequence[tuple[int, float, dict[str, Any], list[Any]]]) -> list[Answer]:
+        """The answers about customers of whom nothing but their values is known."""
+        failures, assessments, observations = [], {}, []
+        for number, pace, values, (contacts, *history) in questions:
+            try:
+                assessment = self._release.assess(values, History(tuple(contacts), *history))
+                observations.append(observe(assessment.case, pace))
+                assessments[number] = assessment
+            except MemoryError:
+                raise
+            except Exception as error:  # as above
+                failures.append(failure(number, error))
+        answers = self._answers(list(assessments), np.array(observations)) if assessments else []
+        for answer in answers:
+            assessment = assessments[answer[0]]
             if isinstance(answer[1], int):
-                answer.append([assessment.situation, case.risk, case.acceptance, case.spread])
-            return answer
-        except MemoryError:
-            raise
-        except Exception as error:
-            return failure(number, error)
+                situation = assessment.situation if answer[1] else None  # without an offer nothing is said
+                case = assessment.case
+                answer.append([situation, case.risk, case.acceptance, case.spread])
+        return answers + failures
 
 
 def failure(number: int, error: Exception) -> Answer:

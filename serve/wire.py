@@ -15,7 +15,7 @@ From the arm:
 - {"ready": {"version", "dataset", "offers", "cap", "table", "number"}}: once.
 - {"table": [...], "number"}: what is said (spoken.py), after each change of verdicts, with the number of those.
 - {"answers": [...], "seconds"}: to all questions of one frame: [id, action, probabilities], and behind them, of a
-  customer whom the arm assessed, [situation, risk, acceptance, spread]; or [id, kind of failure, detail].
+  customer whom the arm assessed, [situation or null, risk, acceptance, spread]; or [id, kind of failure, detail].
 """
 
 from __future__ import annotations

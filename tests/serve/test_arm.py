@@ -24,6 +24,7 @@ from serve.learned import BACKLOG, Failure, Heard, LearnedArm, Wish
 from serve.loading import Source, load_release
 from serve.metrics import Metrics
 from tests.releases import approved, dataset, rows
+from tests.serve.arms import InProcessArm, heard
 
 TELCO = dataset("telco")
 PATIENCE = 60.0  # seconds that a machine with much else to do may take
@@ -483,3 +484,23 @@ def copied(artifact: Path, to: Path) -> Path:
 def file_of(artifact: Path, name: str) -> Path:
     manifest = parse_manifest((artifact / MANIFEST).read_bytes(), "")
     return artifact / "files" / next(file.sha256 for file in manifest.files if file.path == name)
+
+
+def test_the_arm_of_other_tests_answers_as_the_process_does(made: Made) -> None:
+    async def test() -> None:
+        arm = made()
+        release = arm._release
+        assessments = [asked(arm, number) for number in range(20)]
+        async with running(arm):
+            real = [await heard(arm, assessment, 0.5) for assessment in assessments]
+        fake = InProcessArm("v1", release, Metrics())
+        async with running(fake):
+            for assessment, wish in zip(assessments, real):
+                same = await heard(fake, assessment, 0.5)
+                assert isinstance(same, Wish)
+                assert isinstance(wish, Wish)
+                assert replace(same, seconds=0.0, waited=0.0) == replace(wish, seconds=0.0, waited=0.0)
+            fake.failure = Failure("error")
+            assert await fake.ask(assessments[0], 0.5, PATIENCE) == Failure("error")
+
+    run(test)

@@ -1,0 +1,59 @@
+"""A learned arm without a process, for tests of what asks it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from retain.decision import Case
+from retain.release import Assessment, Release
+from serve.arm import Mind
+from serve.arm_process import Ending
+from serve.learned import Done, Failure, Heard, LearnedArm
+from serve.loading import Source
+from serve.metrics import Metrics
+from serve.wire import Frames
+
+
+class InProcessArm(LearnedArm):
+    """Asks the same Mind through the same frames, but in this process. While `failure` is set, it is every answer."""
+
+    failure: Failure | None = None
+
+    def __init__(self, version: str, release: Release, metrics: Metrics, **arguments: Any) -> None:
+        super().__init__(Source(Path("nowhere"), {}), version, release, metrics, **arguments)
+        self._mind = Mind(version, release)
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._process = self  # type: ignore[assignment]
+        self.processes += 1
+        self._heard({"ready": self._mind.ready(self._number)})
+
+    async def stop(self) -> None:
+        self.end(Ending("died", "the service stops"))
+
+    def send(self, data: bytes) -> None:
+        for content, block in Frames().feed(data):
+            self._loop.call_soon(self._heard, self._mind.reply(content, block))
+
+    def end(self, ending: Ending) -> None:
+        self._lost(ending)
+
+    def _heard(self, content: Mapping[str, Any]) -> None:
+        self._hear(orjson.loads(orjson.dumps(content)))
+
+    def _ask(self, assessment: Assessment, case: Case, pace: float, done: Done, seconds: float) -> int | None:
+        failure = self.failure
+        return super()._ask(assessment, case, pace, done if failure is None else lambda _: done(failure), seconds)
+
+
+async def heard(arm: LearnedArm, assessment: Assessment, pace: float = 0.0) -> Heard:
+    """What ask_later() tells."""
+    answer: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
+    arm.ask_later(assessment, pace, answer.set_result)
+    return await answer
