@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
@@ -15,7 +16,8 @@ from serve.metrics import ArmFailure
 from serve.wire import FrameError, Frames
 
 LAST_WORDS = 1000  # bytes that are kept of what it prints
-REAP_SECONDS = 0.02  # between two looks whether a killed process is gone
+REAP_SECONDS = 0.02  # between two looks whether a process is gone
+DYING_SECONDS = 0.5  # for a process that ends by itself, after it has closed the connection
 # It gets what it has to know by the socket; no secret of the service's is among its variables.
 VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "TMPDIR", "TZ")
 # More threads would take more memory than the process may have, and no sooner answer.
@@ -49,6 +51,7 @@ class ArmProcess(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._printed = b""
+        self._by_itself = False
 
     async def run(self, first: bytes) -> Ending:
         """Starts the process, sends it the `first` frame, and returns when the connection to it has ended."""
@@ -83,7 +86,7 @@ class ArmProcess(asyncio.Protocol):
             self._transport.write(data)
 
     def end(self, ending: Ending) -> None:
-        """Ends it, though it may hang; nothing that it has sent is heard any more."""
+        """Kills it, since it may hang; nothing that it has sent is heard any more."""
         if not self._ending.done():
             self._ending.set_result(ending)
         if self._process is not None:
@@ -93,19 +96,22 @@ class ArmProcess(asyncio.Protocol):
             self._transport = None
 
     async def ended(self) -> str:
-        """How it ended, in words, once it has."""
+        """Waits until it is gone; in words how it ended, if it did by itself, and what it printed last."""
         process = self._process
         if process is None or process.stdout is None:
             return ""
-        self.end(self._ending.result())
-        while process.poll() is None:  # noqa: ASYNC110  nothing else tells of its end
+        deadline = time.monotonic() + DYING_SECONDS
+        while process.poll() is None:
+            if time.monotonic() >= deadline:
+                process.kill()
             await asyncio.sleep(REAP_SECONDS)
         self._read_printed(process.stdout.fileno())
         asyncio.get_running_loop().remove_reader(process.stdout.fileno())
         process.stdout.close()
-        how = f"exit code {process.returncode}" if process.returncode >= 0 else f"signal {-process.returncode}"
         words = self._printed.decode(errors="replace").strip()
-        return f"{how}; it printed: {words}" if words else how
+        how = f"exit code {process.returncode}" if process.returncode >= 0 else f"signal {-process.returncode}"
+        said = [how] if self._by_itself else []
+        return "; ".join([*said, f"it printed: {words}"] if words else said)
 
     def _read_printed(self, descriptor: int) -> None:
         """Reads what was printed, so that the process never waits for a reader, and keeps the end of it."""
@@ -131,4 +137,7 @@ class ArmProcess(asyncio.Protocol):
             self.end(error.ending)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.end(Ending("died", "its process ended"))
+        self._transport = None
+        if not self._ending.done():
+            self._by_itself = True
+            self._ending.set_result(Ending("died", "its process ended"))

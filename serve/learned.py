@@ -297,8 +297,8 @@ class LearnedArm:
     # -- deadlines
 
     def _late(self, number: int) -> None:
-        # Once more around the loop: if it was late itself, the answer may be there, and is read before this is called.
-        self._loop.call_later(0, self._expire, number)
+        # If the loop itself was late, the answer may be there: it is read before this is called.
+        self._loop.call_later(0.001, self._expire, number)
 
     def _expire(self, number: int) -> None:
         if (asked := self._asked.get(number)) is not None:
@@ -377,8 +377,6 @@ class LearnedArm:
         """What an answer says, if it says anything."""
         _, action, probabilities, *assessed = answer
         waited = self._heard_at - asked.at
-        if asked.at + waited > asked.deadline:
-            return _too_late(asked)
         if type(action) is str and action in REPORTED:
             return Failure(REPORTED[action], probabilities[:200] if type(probabilities) is str else "")
         if not self._are_probabilities(probabilities) or type(action) is not int:

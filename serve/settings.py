@@ -235,7 +235,8 @@ SETTINGS = (
     Setting("RETAIN_WORKERS", "2", _whole(1, 64), ("supervisor",), "processes that answer"),
     Setting("RETAIN_WORKER_MEMORY_MB", "512", _whole(128, 1048576, " of MB", unit=_MB), ("supervisor",),
             "memory from which on a worker is replaced"),
-    Setting("RETAIN_ARM_MEMORY_MB", "512", _whole(128, 1048576, " of MB", unit=_MB), ("worker",),
+    # Of a small release it needs 140 MB: what numpy reserves counts, too.
+    Setting("RETAIN_ARM_MEMORY_MB", "512", _whole(192, 1048576, " of MB", unit=_MB), ("worker",),
             "memory of the learned arm's process"),
 )  # fmt: skip
 

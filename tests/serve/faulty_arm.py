@@ -30,6 +30,8 @@ class Faulty(arm.Mind):
         return replied
 
     def ready(self, number: int) -> dict[str, Any]:
+        if fault() == "stuck at the start":
+            time.sleep(3600)
         ready = super().ready(number)
         for row in ready["table"]:
             if row["said"] and fault() == "unsafe":

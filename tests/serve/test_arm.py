@@ -7,6 +7,7 @@ import gc
 import os
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -316,7 +317,7 @@ def test_an_arm_that_hangs_costs_no_more_than_the_deadline(
             await until(lambda: arm._process is not process and arm.running)
             assert arm.processes == 2
             assert ticks.count >= 20  # of 200 in the two seconds until it was killed; an await of its answer leaves 0
-            assert "it said nothing for 2 seconds (signal 9)" in caplog.text
+            assert "it said nothing for 2 seconds; another one" in caplog.text
             (tmp_path / "fault").write_text("")
             assert isinstance(await arm.ask(asked(arm), 0.0, PATIENCE), Wish)
 
@@ -374,6 +375,7 @@ def test_killed_from_outside_it_comes_back(made: Made) -> None:
             assert isinstance(heard, Failure)
             assert heard.kind == "not_running"
             assert heard.detail.startswith("its process ended")
+            await until(lambda: arm.problem == "its process ended (signal 9)")
             await until(lambda: arm.running)
             assert isinstance(await arm.ask(asked(arm), 0.0, PATIENCE), Wish)
             assert arm.circuit.state == "closed"  # an arm that isn't there has missed nothing
@@ -502,5 +504,42 @@ def test_the_arm_of_other_tests_answers_as_the_process_does(made: Made) -> None:
                 assert replace(same, seconds=0.0, waited=0.0) == replace(wish, seconds=0.0, waited=0.0)
             fake.failure = Failure("error")
             assert await fake.ask(assessments[0], 0.5, PATIENCE) == Failure("error")
+
+    run(test)
+
+
+def test_a_process_that_never_gets_ready_is_replaced(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.learned.LOAD_SECONDS", 1.0)
+
+    async def test() -> None:
+        arm = made("stuck at the start")
+        await arm.start()
+        try:
+            await until(lambda: "it has not loaded its release within 1 seconds" in arm.problem)
+            await until(lambda: arm.processes == 2)
+        finally:
+            await arm.stop()
+
+    run(test)
+
+
+def test_a_loop_that_stood_still_blames_no_arm(made: Made) -> None:
+    """What has come meanwhile is read before a deadline or two seconds of silence count."""
+
+    async def test() -> None:
+        async with running(made()) as arm:
+            process = arm._process
+            heard: list[Heard] = []
+            arm.ask_later(asked(arm), 0.0, heard.append)
+            arm._flush()
+            await asyncio.sleep(0)  # it is sent, and answered while nobody reads
+            time.sleep(2.5)  # noqa: ASYNC251
+            await until(lambda: heard != [])
+            waiting = asyncio.create_task(arm.ask(asked(arm), 0.0, 0.2))
+            await asyncio.sleep(0)
+            time.sleep(0.5)  # noqa: ASYNC251
+            heard.append(await waiting)
+            assert [type(answer) for answer in heard] == [Wish, Wish]
+            assert arm._process is process
 
     run(test)
