@@ -7,12 +7,12 @@ what those before it have done.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, literal_column, select, update
 
 from retain.decision import NO_HISTORY, Terms
 from serve.history import MONTH, OPEN_FOR, Answer, Kept, history_of
@@ -32,6 +32,7 @@ from serve.operations import (
     Withdraw,
 )
 from serve.periods import Periods, left
+from serve.statements import Statement, Transaction, among
 from serve.tables import decision, outcome, request_key, suppression
 
 KEY_KEPT = 30 * 86_400_000_000  # microseconds: how long an Idempotency-Key is known
@@ -53,8 +54,8 @@ class _Key:
 class Batch:
     """`now` in microseconds since 1970. One `carry_out`."""
 
-    def __init__(self, connection: Connection, salt: bytes, periods: Periods, terms: Terms, now: int) -> None:
-        self._connection = connection
+    def __init__(self, transaction: Transaction, salt: bytes, periods: Periods, terms: Terms, now: int) -> None:
+        self._transaction = transaction
         self._salt = salt
         self._periods = periods
         self._terms = terms
@@ -77,7 +78,7 @@ class Batch:
 
     def carry_out(self, operations: Sequence[Operation]) -> list[Result]:
         """Their results, in their order: see serve/operations.py."""
-        self._expire(self._keep(_OVERDUE, {"now": self._now}))
+        self._expire(self._keep(self._transaction.select(_OVERDUE, now=self._now)))
         self._read(operations)
         results = [self._one(operation) for operation in operations]
         self._write()
@@ -100,33 +101,33 @@ class Batch:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def _read(self, operations: Sequence[Operation]) -> None:
-        asked = [one for one in operations if isinstance(one, Ask)]
-        if keys := [self._key(one.key) for one in asked if one.key is not None]:
-            for key, *columns in self._connection.execute(_KEYS, {"keys": keys}):
-                self._keys[key] = _Key(*columns)
-        if customers := {self._customer(one.customer) for one in asked if one.customer is not None}:
-            self._keep(_CONTACTS, {"customers": list(customers)})
-        customers |= {self._customer(one.customer) for one in operations if isinstance(one, Suppress)}
+        select = self._transaction.select_among
+        asked = [operation for operation in operations if isinstance(operation, Ask)]
+        told = {operation.decision_id for operation in operations if isinstance(operation, Outcome)}
+        ids = told | {operation.decision_id for operation in operations if isinstance(operation, Withdraw)}
+        if keys := [self._key(ask.key) for ask in asked if ask.key is not None]:
+            self._keys = {key: _Key(*columns) for key, *columns in select(_KEYS, keys)}
+            ids |= {key.decision for key in self._keys.values()}
+        if customers := {self._customer(ask.customer) for ask in asked if ask.customer is not None}:
+            self._keep(select(_CONTACTS, [*customers]))
+        customers |= {self._customer(operation.customer) for operation in operations if isinstance(operation, Suppress)}
         if customers:
-            self._suppressed.update(self._connection.scalars(_SUPPRESSED, {"customers": list(customers)}))
-        told = {one.decision_id for one in operations if isinstance(one, Outcome)}
-        ids = told | {one.decision_id for one in operations if isinstance(one, Withdraw)}
-        ids |= {key.decision for key in self._keys.values()}
+            self._suppressed = {customer for (customer,) in select(_SUPPRESSED, [*customers])}
         if ids := ids - self._kept.keys():
-            self._keep(_DECISIONS, {"ids": list(ids)})
+            self._keep(select(_DECISIONS, [*ids]))
         if told:
-            for row in self._connection.execute(_OUTCOMES, {"ids": list(told)}).mappings():
-                self._outcomes[row["decision"]][row["kind"], row["month"]] = dict(row)
+            for row in map(_outcome_row, select(_OUTCOMES, [*told])):
+                self._outcomes[row["decision"]][row["kind"], row["month"]] = row
         given = {key.decision for key in self._keys.values()}
         given |= {contact.id for mine in self._contacts.values() for contact in mine if contact.is_open(self._now)}
         if given:
-            for name, answer in self._connection.execute(_ANSWERS, {"ids": list(given)}):
+            for name, answer in select(_ANSWERS, [*given]):
                 self._kept[name].answer = answer
 
-    def _keep(self, statement: Any, values: dict[str, Any]) -> list[Kept]:
-        """The decisions that the statement reads; one that was read before is the same object."""
+    def _keep(self, rows: Iterable[tuple[Any, ...]]) -> list[Kept]:
+        """The decisions of these rows; one that was read before is the same object."""
         kept = []
-        for row in self._connection.execute(statement, values):
+        for row in rows:
             known = self._kept.get(row[0])
             if known is None:
                 known = self._kept[row[0]] = Kept(*row)
@@ -307,28 +308,26 @@ class Batch:
             {"key": name, "body": key.body, "decision": key.decision, "at": key.at, "repeated": key.repeated}
             for name, key in self._new_keys.items()
         ]
-        for statement, rows in (
-            (_NEW, [_insert(kept, detail) for kept, detail in self._new]),
-            (_CHANGED, changed),
-            (_SHADOW, self._shadows),
-            (_NO_KEYS, [{"of": name} for name in self._keyless]),
-            (_NO_KEY, [{"of": name} for name in self._old_keys]),
-            (_NEW_KEY, keys),
-            (_NEW_OUTCOME, self._new_outcomes),
-            (_GIVEN_BACK, self._given_back),
-            (_NEW_SUPPRESSED, self._new_suppressed),
-        ):
-            if rows:
-                self._connection.execute(statement, rows)
-        self._periods.write(self._connection)
+        write = self._transaction.write
+        write(_NEW, [_insert(kept, detail) for kept, detail in self._new])
+        write(_CHANGED, changed)
+        write(_SHADOW, self._shadows)
+        write(_NO_KEYS, [{"of": name} for name in self._keyless])
+        write(_NO_KEY, [{"of": name} for name in self._old_keys])
+        write(_NEW_KEY, keys)
+        write(_NEW_OUTCOME, self._new_outcomes)
+        write(_GIVEN_BACK, self._given_back)
+        write(_NEW_SUPPRESSED, self._new_suppressed)
+        self._periods.write(self._transaction)
 
     def _find(self, find: Find) -> Record | None:
-        row = self._connection.execute(_RECORD, {"of": find.decision_id}).mappings().one_or_none()
-        if row is None:
+        rows = self._transaction.select(_RECORD, of=find.decision_id)
+        if not rows:
             return None
-        outcomes = self._connection.execute(_OUTCOMES, {"ids": [find.decision_id]}).mappings()
-        texts = {name: row[name] and row[name].encode() for name in ("answer", "detail", "shadow")}
-        return Record(**(dict(row) | texts), outcomes=tuple({str(name): row[name] for name in row} for row in outcomes))
+        values = dict(zip(_RECORD_FIELDS, rows[0]))
+        texts = {name: values[name] and values[name].encode() for name in ("answer", "detail", "shadow")}
+        outcomes = tuple(map(_outcome_row, self._transaction.select_among(_OUTCOMES, [find.decision_id])))
+        return Record(**(values | texts | {"withdrawn": bool(values["withdrawn"])}), outcomes=outcomes)
 
     # -- digests ---------------------------------------------------------------------------------------------------
 
@@ -363,6 +362,7 @@ def _insert(kept: Kept, detail: str) -> dict[str, Any]:
         "months": kept.months,
         "answer": kept.answer,
         "detail": detail,
+        "shadow": None,
         **_state_of(kept),
     }
 
@@ -382,35 +382,41 @@ def _state_of(kept: Kept) -> dict[str, Any]:
     }
 
 
-COLUMNS = [decision.c[field] for field in Kept.__slots__ if field != "answer"]
+def _outcome_row(row: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(outcome.c.keys(), row))
+
+
+_CHANGING = ("open_until", "answered", "answered_at", "withdrawn", "given_again")
+_RECORD_FIELDS = [name for name in Record.__slots__ if name != "outcomes"]
 _OF: Any = bindparam("of")
 
-
-def _in(column: Any, name: str) -> Any:
-    return column.in_(bindparam(name, expanding=True))
-
-
-_OVERDUE = select(*COLUMNS).where(decision.c.open_until <= bindparam("now")).limit(EXPIRE_AT_ONCE)
-_KEYS = select(request_key.c.key, request_key.c.body, request_key.c.decision, request_key.c.at, request_key.c.repeated)
-_KEYS = _KEYS.where(_in(request_key.c.key, "keys"))
-# `offer >= 0` rather than `is not null`: the index on both columns serves it.
-_CONTACTS = select(*COLUMNS).where(_in(decision.c.customer, "customers"), decision.c.offer >= 0)
-_DECISIONS = select(*COLUMNS).where(_in(decision.c.id, "ids"))
-_ANSWERS = select(decision.c.id, decision.c.answer).where(_in(decision.c.id, "ids"))
-_OUTCOMES = select(outcome).where(_in(outcome.c.decision, "ids")).order_by(outcome.c.received_at, outcome.c.at)
-_SUPPRESSED = select(suppression.c.customer).where(_in(suppression.c.customer, "customers"))
-_RECORD = select(*(column for column in decision.c if column.name != "given_again")).where(decision.c.id == _OF)
-
-_NEW = insert(decision)
-_CHANGED = update(decision).where(decision.c.id == _OF)
-_CHANGED = _CHANGED.values(
-    {n: bindparam(n) for n in ("open_until", "answered", "answered_at", "withdrawn", "given_again")}
+COLUMNS = [decision.c[field] for field in Kept.__slots__ if field != "answer"]
+_OVERDUE = Statement(
+    select(*COLUMNS).where(decision.c.open_until <= bindparam("now")).limit(literal_column(str(EXPIRE_AT_ONCE)))
 )
-_SHADOW = update(decision).where(decision.c.id == _OF).values(shadow=bindparam("shadow"))
-_NEW_KEY = insert(request_key)
-_NO_KEY = delete(request_key).where(request_key.c.key == _OF)
-_NO_KEYS = delete(request_key).where(request_key.c.decision == _OF)
-_NEW_OUTCOME = insert(outcome)
-_GIVEN_BACK = update(outcome).where(outcome.c.decision == _OF, outcome.c.kind == "churned")
-_GIVEN_BACK = _GIVEN_BACK.values(amount=bindparam("amount"))
-_NEW_SUPPRESSED = insert(suppression)
+_KEYS = Statement(
+    select(request_key.c.key, *(request_key.c[name] for name in _Key.__slots__)).where(among(request_key.c.key))
+)
+# `offer >= 0` rather than `is not null`: the index on both columns serves it.
+_CONTACTS = Statement(select(*COLUMNS).where(among(decision.c.customer), decision.c.offer >= literal_column("0")))
+_DECISIONS = Statement(select(*COLUMNS).where(among(decision.c.id)))
+_ANSWERS = Statement(select(decision.c.id, decision.c.answer).where(among(decision.c.id)))
+_OUTCOMES = Statement(
+    select(outcome).where(among(outcome.c.decision)).order_by(outcome.c.received_at, outcome.c.at, outcome.c.month)
+)
+_SUPPRESSED = Statement(select(suppression.c.customer).where(among(suppression.c.customer)))
+_RECORD = Statement(select(*(decision.c[name] for name in _RECORD_FIELDS)).where(decision.c.id == _OF))
+
+_NEW = Statement(insert(decision))
+_CHANGED = Statement(update(decision).where(decision.c.id == _OF).values({name: bindparam(name) for name in _CHANGING}))
+_SHADOW = Statement(update(decision).where(decision.c.id == _OF).values(shadow=bindparam("shadow")))
+_NEW_KEY = Statement(insert(request_key))
+_NO_KEY = Statement(delete(request_key).where(request_key.c.key == _OF))
+_NO_KEYS = Statement(delete(request_key).where(request_key.c.decision == _OF))
+_NEW_OUTCOME = Statement(insert(outcome))
+_GIVEN_BACK = Statement(
+    update(outcome)
+    .where(outcome.c.decision == _OF, outcome.c.kind == literal_column("'churned'"))
+    .values(amount=bindparam("amount"))
+)
+_NEW_SUPPRESSED = Statement(insert(suppression))

@@ -10,22 +10,21 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
+import psycopg
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, insert, inspect, select, text
+from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
+from sqlalchemy.dialects.sqlite import pysqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    ProgrammingError,
-)
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.pool import QueuePool
 
@@ -33,6 +32,7 @@ from engine.artifact import MANIFEST
 from engine.errors import RetainError
 from engine.paths import why_unwritable
 from engine.store import store_url
+from serve.statements import Statement, Transaction
 from serve.tables import SCHEMA, SCHEMA_TABLE, meta
 from serve.turns import InUse, Turns, Users
 
@@ -97,7 +97,12 @@ class Database:
                 raise RetainError(f"{self.path} is being restored: start again when that is done") from None
             except OSError as error:
                 raise RetainError(f"DATABASE_URL: {self.path.parent} {why_unwritable(error)}") from None
-        self._engine = _sqlite(self.path, synchronous) if self.path else _postgresql(parsed)
+        self._lock = threading.Lock()
+        self._connection: Any = None  # the writing one: the driver's own, see serve/statements.py
+        self._connect: Callable[[], Any]
+        self._connect = partial(_sqlite, self.path, synchronous) if self.path else partial(_postgresql, parsed)
+        self._dialect = _SQLITE if self.path else _POSTGRESQL
+        self._engine = _engine(self._connect, self._dialect.name)
         self._inode: tuple[int, int] | None = None
         try:
             self.salt, self.started_at = self._opened(clock)
@@ -106,27 +111,34 @@ class Database:
             raise
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._close_connections()
         if self._users:
             self._users.close()
         if self._turns:
             self._turns.close()
 
     @contextmanager
-    def writing(self) -> Iterator[tuple[Connection, int]]:
-        """A transaction that no other writer shares, and the number of those before it that changed a wallet.
+    def writing(self) -> Iterator[Transaction]:
+        """A transaction that no other writer shares. Committed at the end unless something is raised.
 
-        Committed at the end unless something is raised. Raises StateUnavailable.
+        Raises StateUnavailable.
         """
-        with self._available():
-            if self.path is None or self._turns is None:
-                with self._engine.begin() as connection:
-                    yield connection, self._version(connection, lock=True)
-                return
-            with self._turns.mine(WAIT_SECONDS):
+        with self._available(), self._alone():
+            if self.path:
                 self._see_file(self.path)
-                with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
-                    yield connection, self._version(connection, lock=False)
+            if self._connection is None:
+                self._connection = self._connect()
+            try:
+                cursor = self._connection.cursor()
+                transaction = Transaction(cursor, self._dialect)
+                if self.path:
+                    cursor.execute("BEGIN IMMEDIATE")
+                self._count(transaction)
+                yield transaction
+                self._connection.commit()
+            except BaseException:
+                self._give_up()
+                raise
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -137,32 +149,61 @@ class Database:
             with self._engine.connect() as connection, connection.begin():
                 yield connection
 
-    def _version(self, connection: Connection, lock: bool) -> int:
-        row = connection.execute(_LOCKED if lock else _UNLOCKED).one_or_none()
-        if row is None or row.salt != self.salt:  # restored from elsewhere, or emptied, while this process was running
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread, and in SQLite no other process, is here meanwhile. Raises InUse."""
+        if not self._lock.acquire(timeout=WAIT_SECONDS):
+            raise InUse
+        try:
+            with self._turns.mine(WAIT_SECONDS) if self._turns else nullcontext():
+                yield
+        finally:
+            self._lock.release()
+
+    def _count(self, transaction: Transaction) -> None:
+        """Reads the transaction's version; in PostgreSQL it waits for its turn by that."""
+        rows = transaction.select(_VERSION if self.path else _VERSION_LOCKED)
+        if not rows or rows[0][1] != self.salt:  # restored from elsewhere, or emptied, while this process was running
             raise StateUnavailable(f"{self.name} is another database than at the start: start again")
-        return int(row.version)
+        transaction.version = rows[0][0]
+
+    def _give_up(self) -> None:
+        """Ends a transaction that failed; the connection, too, if that is what failed."""
+        try:
+            self._connection.rollback()
+        except _ERRORS:
+            self._hang_up()
+
+    def _close_connections(self) -> None:
+        self._hang_up()
+        self._engine.dispose()
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            with suppress(*_ERRORS):
+                self._connection.close()
+            self._connection = None
 
     def _see_file(self, path: Path) -> None:
         """SQLite writes on into a file that was removed, and what it writes is lost."""
         try:
             found = os.stat(path)
         except OSError as error:
-            self._engine.dispose()
+            self._close_connections()
             raise StateUnavailable(f"{path} is gone ({error.strerror}): restore it from a backup") from None
         if (found.st_dev, found.st_ino) != self._inode:
-            self._engine.dispose()  # the next connection opens the file that is there now
+            self._close_connections()  # the next one opens the file that is there now
             self._inode = (found.st_dev, found.st_ino)
 
     @contextmanager
     def _available(self) -> Iterator[None]:
         try:
             yield
-        except (DBAPIError, NoConnection) as error:
-            if isinstance(error, DataError | IntegrityError | ProgrammingError):
-                raise  # something is wrong with what was to be written
-            cause = str(error.orig) if isinstance(error, DBAPIError) else "no connection is free"
-            raise StateUnavailable(f"{self.name} can't be used now: {' '.join(cause.split())}") from None
+        except (*_ERRORS, DBAPIError, NoConnection) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            if isinstance(cause, _AT_FAULT):
+                raise
+            raise StateUnavailable(f"{self.name} can't be used now: {' '.join(str(cause).split())}") from None
         except InUse:
             raise StateUnavailable(f"{self.name} can't be used now: others have written for too long") from None
 
@@ -223,8 +264,18 @@ class Database:
 
 
 _META = select(meta.c.salt, meta.c.started_at)
-_UNLOCKED = select(meta.c.version, meta.c.salt)
-_LOCKED = _UNLOCKED.with_for_update()
+_VERSION = Statement(select(meta.c.version, meta.c.salt))
+_VERSION_LOCKED = Statement(select(meta.c.version, meta.c.salt).with_for_update())
+
+_SQLITE: Dialect = pysqlite.dialect()
+_POSTGRESQL: Dialect = psycopg_dialect.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
+
+_ERRORS = (sqlite3.Error, psycopg.Error)
+# Something is wrong with what was to be written.
+_AT_FAULT = (
+    *(sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError),
+    *(psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError),
+)
 
 
 def _parsed(url: str) -> URL:
@@ -266,45 +317,47 @@ def _make(path: Path) -> None:
         raise RetainError(f"DATABASE_URL: {path.parent} {why_unwritable(error)}") from None
 
 
-def _sqlite(path: Path, synchronous: Synchronous) -> Engine:
-    def connect() -> sqlite3.Connection:
-        # isolation_level None: the driver begins no transaction by itself. mode=rw: it makes no file that is gone.
-        address = f"file:{quote(str(path))}?mode=rw"
-        connection = sqlite3.connect(
-            address, uri=True, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        for pragma in (
-            f"synchronous={synchronous}",
-            "foreign_keys=on",
-            "journal_size_limit=67108864",  # what a long reader made of the write-ahead log isn't kept
-            "cache_size=-16000",  # kB
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-        return connection
+def _sqlite(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
+    # isolation_level None: the driver begins no transaction by itself. mode=rw: it makes no file that is gone.
+    connection = sqlite3.connect(
+        f"file:{quote(str(path))}?mode=rw",
+        uri=True,
+        timeout=WAIT_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+    for pragma in (
+        f"synchronous={synchronous}",
+        "foreign_keys=on",
+        "journal_size_limit=67108864",  # what a long reader made of the write-ahead log isn't kept
+        "cache_size=-16000",  # kB
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
 
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=1, max_overflow=4)
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _postgresql(url: URL) -> psycopg.Connection[Any]:
+    return psycopg.connect(
+        url.set(drivername="postgresql").render_as_string(hide_password=False),
+        connect_timeout=2,
+        tcp_user_timeout=2000,  # ms: a server that is cut off
+        keepalives_idle=5,
+        # A process that is frozen while it writes keeps the others waiting for two seconds.
+        options=f"-c lock_timeout={WAIT_SECONDS * 1000:.0f} -c statement_timeout=2000 "
+        "-c idle_in_transaction_session_timeout=2000 -c default_transaction_isolation=read\\ committed",
+    )
+
+
+def _engine(connect: Callable[[], Any], name: str) -> Engine:
+    """For whatever isn't done often."""
+    address = "sqlite://" if name == "sqlite" else "postgresql+psycopg://"
+    engine = create_engine(address, creator=connect, poolclass=QueuePool, pool_size=1, max_overflow=4, pool_timeout=2)
+    if name == "sqlite":
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            writes = connection.get_execution_options().get("writes")
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
-
-
-def _postgresql(url: URL) -> Engine:
-    arguments: dict[str, Any] = {
-        "connect_timeout": 2,
-        "tcp_user_timeout": 2000,  # ms: a server that is cut off
-        "keepalives_idle": 5,
-        # A process that is frozen while it writes keeps the others waiting for two seconds.
-        "options": f"-c lock_timeout={WAIT_SECONDS * 1000:.0f} -c statement_timeout=2000 "
-        "-c idle_in_transaction_session_timeout=2000 -c default_transaction_isolation=read\\ committed",
-    }
-    return create_engine(
-        url,
-        connect_args=arguments,
-        pool_size=1,
-        max_overflow=4,
-        pool_timeout=2,
-    )

@@ -24,7 +24,19 @@ from serve.database import Database, database_url, wall_clock
 from serve.history import Kept
 from serve.periods import Periods
 from serve.settings import SETTINGS
+from serve.statements import Statement
 from serve.tables import decision, outcome, request_key
+
+_HERS = decision.c.customer == bindparam("customer")
+_WAITING = Statement(select(*COLUMNS).where(_HERS, decision.c.open_until.is_not(None)))
+_FORGET = Statement(delete(decision).where(_HERS))
+_TIME: Any = bindparam("time")
+_MOST: Any = bindparam("most")
+_OLD_KEYS = Statement(select(request_key.c.key).where(request_key.c.at < _TIME).limit(_MOST))
+_REMOVE_KEYS = Statement(delete(request_key).where(request_key.c.key == bindparam("of")))
+# An offer has to be settled first: the wallet holds for it.
+_OLD = Statement(select(decision.c.id).where(decision.c.at < _TIME, decision.c.open_until.is_(None)).limit(_MOST))
+_REMOVE = Statement(delete(decision).where(decision.c.id == bindparam("of")))
 
 AT_ONCE = 500  # rows in one transaction: others wait for a few milliseconds
 DAY = 86_400_000_000  # microseconds
@@ -36,14 +48,14 @@ def forget(database: Database, customer: str) -> int:
     An opt-out stays, as a digest of the id, and so does what the wallet has committed. What is held for an offer that
     is still open is free again. Raises StateUnavailable.
     """
-    with database.writing() as (connection, version):
-        hers = decision.c.customer == digest_of(customer, database.salt)
-        waiting = [Kept(*row) for row in connection.execute(select(*COLUMNS).where(hers, decision.c.open_until > 0))]
+    hers = {"customer": digest_of(customer, database.salt)}
+    with database.writing() as transaction:
+        waiting = [Kept(*row) for row in transaction.select(_WAITING, **hers)]
         periods = Periods(database.started_at)
-        periods.refresh(connection, version)
+        periods.refresh(transaction)
         periods.settle(waiting, False)
-        periods.write(connection)
-        return connection.execute(delete(decision).where(hers)).rowcount
+        periods.write(transaction)
+        return transaction.write(_FORGET, [hers])
 
 
 def prune(database: Database, days: int, now: int) -> int:
@@ -51,20 +63,16 @@ def prune(database: Database, days: int, now: int) -> int:
 
     How many decisions. `now` in microseconds since 1970. Raises StateUnavailable.
     """
-    _delete_older(database, request_key.c.key, request_key.c.at < now - KEY_KEPT)
-    # An offer is settled first: the wallet holds for it.
-    return _delete_older(database, decision.c.id, decision.c.at < now - days * DAY, decision.c.open_until.is_(None))
+    _delete_older(database, _OLD_KEYS, _REMOVE_KEYS, now - KEY_KEPT)
+    return _delete_older(database, _OLD, _REMOVE, now - days * DAY)
 
 
-def _delete_older(database: Database, column: Any, *conditions: Any) -> int:
-    older = select(column).where(*conditions).limit(AT_ONCE)
-    remove = delete(column.table).where(column.in_(bindparam("old", expanding=True)))
+def _delete_older(database: Database, older: Statement, remove: Statement, time: int) -> int:
     total = 0
     while True:
-        with database.writing() as (connection, _):
-            rows = list(connection.scalars(older))
-            if rows:
-                connection.execute(remove, {"old": rows})
+        with database.writing() as transaction:
+            rows = [name for (name,) in transaction.select(older, time=time, most=AT_ONCE)]
+            transaction.write(remove, [{"of": name} for name in rows])
         total += len(rows)
         if len(rows) < AT_ONCE:
             return total

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import orjson
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from retain.decision import Terms
 from retain.wallet import Mode, Wallet
 from serve.history import MONTH, Kept
+from serve.statements import Statement, Transaction
 from serve.tables import meta, wallet
 
 
@@ -58,13 +59,13 @@ class Periods:
         self._periods, self._version = {}, -1
         self._new, self._changed = set(), set()
 
-    def refresh(self, connection: Connection, version: int) -> None:
-        """Reads what others have written since. `version` is that of `meta`."""
-        if version == self._version:
+    def refresh(self, transaction: Transaction) -> None:
+        """Reads what others have written since."""
+        if transaction.version == self._version:
             return
-        for row in connection.execute(_WRITTEN_SINCE, {"seen": self._version}):
-            self._periods[row.start] = Period(row.start, row.end, Wallet.restored(orjson.loads(row.state)))
-        self._version = version
+        for start, end, state in transaction.select(_WRITTEN_SINCE, seen=self._version):
+            self._periods[start] = Period(start, end, Wallet.restored(orjson.loads(state)))
+        self._version = transaction.version
 
     def running(self, now: int, terms: Terms) -> Period:
         """The period that `now` lies in; a new one if there is none yet, with the budget and the months of `terms`. One
@@ -113,22 +114,21 @@ class Periods:
             acceptance = np.array([decision.acceptance for decision in those])
             self.of(those[0]).settle(liability, acceptance, np.full(len(those), accepted))
 
-    def write(self, connection: Connection) -> None:
+    def write(self, transaction: Transaction) -> None:
         """Puts what was changed on record."""
         if not self._new | self._changed:
             return
         self._version += 1
-        connection.execute(_COUNT, {"next": self._version})
-        if self._new:
-            connection.execute(insert(wallet), [self._row(start) for start in self._new])
-        if changed := self._changed - self._new:
-            connection.execute(_REWRITE, [self._row(start) | {"of": start} for start in changed])
+        transaction.write(_COUNT, [{"next": self._version}])
+        transaction.write(_BEGUN, [self._row(start) for start in self._new])
+        transaction.write(_CHANGED, [self._row(start) for start in self._changed - self._new])
         self._new, self._changed = set(), set()
 
     def _row(self, start: int) -> dict[str, object]:
         period = self._periods[start]
         return {
             "start": period.start,
+            "of": period.start,
             "end": period.end,
             "budget": period.wallet.budget,
             "committed": period.wallet.committed,
@@ -160,10 +160,12 @@ def left(period: Period, now: int) -> float:
     return min(1.0, max(0.0, (period.end - now) / (period.end - period.start)))
 
 
-_WRITTEN_SINCE = select(wallet.c.start, wallet.c.end, wallet.c.state).where(wallet.c.version > bindparam("seen"))
-_COUNT = update(meta).values(version=bindparam("next"))
-_REWRITE = (
-    update(wallet)
-    .where(wallet.c.start == bindparam("of"))
-    .values({name: bindparam(name) for name in ("budget", "committed", "held", "open", "state", "version")})
+_CHANGING = ("budget", "committed", "held", "open", "state", "version")
+_WRITTEN_SINCE = Statement(
+    select(wallet.c.start, wallet.c.end, wallet.c.state).where(wallet.c.version > bindparam("seen"))
+)
+_COUNT = Statement(update(meta).values(version=bindparam("next")))
+_BEGUN = Statement(insert(wallet))
+_CHANGED = Statement(
+    update(wallet).where(wallet.c.start == bindparam("of")).values({name: bindparam(name) for name in _CHANGING})
 )

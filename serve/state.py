@@ -41,8 +41,10 @@ class State:
         except StateUnavailable:
             raise
         except Exception as error:  # one of them can't be written: which one?
-            if len(operations) < 2:
-                return [error for _ in operations]
+            if not operations:
+                raise
+            if len(operations) == 1:
+                return [error]
         return [self._alone(operation) for operation in operations]
 
     def _alone(self, operation: Operation) -> Result:
@@ -53,10 +55,10 @@ class State:
 
     def _transaction(self, operations: Sequence[Operation]) -> list[Result]:
         try:
-            with self._database.writing() as (connection, version):
-                self._periods.refresh(connection, version)
+            with self._database.writing() as transaction:
+                self._periods.refresh(transaction)
                 now = self._clock()
-                batch = Batch(connection, self._database.salt, self._periods, self._terms, now)
+                batch = Batch(transaction, self._database.salt, self._periods, self._terms, now)
                 results = batch.carry_out(operations)
                 standing = self._periods.standing(now, self._terms)
         except BaseException:

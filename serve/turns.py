@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,31 +23,26 @@ class InUse(Exception):
 class Turns:
     """Whose turn it is to write, in the order in which they asked, but for two that asked at the same time.
 
-    Two locks: whoever has `next` waits for `turn`, so one that gives `turn` back can't take it again before him.
+    Two locks: whoever has `next` waits for `turn`, so one that gives `turn` back can't take it again before him. They
+    are the process's, not the thread's.
     """
 
     def __init__(self, database: Path) -> None:
-        self._thread = threading.Lock()  # of this process: its threads share the files
         self._next, self._turn = _opened(database, "next"), _opened(database, "turn")
 
     @contextmanager
     def mine(self, seconds: float) -> Iterator[None]:
         """Raises InUse if it wasn't one's turn after that many seconds."""
         deadline = time.monotonic() + seconds
-        if not self._thread.acquire(timeout=seconds):
-            raise InUse
+        _wait(self._next, deadline)
         try:
-            _wait(self._next, deadline)
-            try:
-                _wait(self._turn, deadline)
-            finally:
-                fcntl.flock(self._next, fcntl.LOCK_UN)
-            try:
-                yield
-            finally:
-                fcntl.flock(self._turn, fcntl.LOCK_UN)
+            _wait(self._turn, deadline)
         finally:
-            self._thread.release()
+            fcntl.flock(self._next, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     def close(self) -> None:
         os.close(self._next)

@@ -104,6 +104,10 @@ class Writer:
             self.available, self._retry_at = False, time.monotonic() + RETRY_SECONDS
             self._refuse(batch, error)
             return
+        except Exception as error:  # whatever it is, the thread goes on
+            log.exception("the database could not be written")
+            self._refuse(batch, StateUnavailable(f"the database could not be written: {error}"))
+            return
         if not self.available:
             log.warning("the database answers again")
             self.available = True

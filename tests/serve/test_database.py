@@ -58,8 +58,8 @@ def test_many_processes_open_it_at_once(url: str) -> None:
 
 def test_a_newer_schema_is_refused(url: str) -> None:
     database = Database(url)
-    with database.writing() as (connection, _):
-        connection.exec_driver_sql(f"UPDATE {SCHEMA_TABLE} SET version_num = '9999'")
+    with database.writing() as transaction:
+        transaction._cursor.execute(f"UPDATE {SCHEMA_TABLE} SET version_num = '9999'")
     database.close()
     with pytest.raises(
         RetainError, match=rf"its schema 9999 is newer than this program's, {SCHEMA}: start the program"
@@ -275,13 +275,13 @@ def test_a_writer_that_hangs_is_thrown_out(server: Server) -> None:
     url = server.create("hangs")
     memory = Memory(url)
     hanging = Database(url)
-    with pytest.raises(StateUnavailable), hanging.writing() as (connection, _):  # noqa: PT012
+    with pytest.raises(StateUnavailable), hanging.writing() as transaction:  # noqa: PT012
         with psycopg.connect(url, autocommit=True) as watching:
-            own = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+            (own,) = transaction._cursor.execute("SELECT pg_backend_pid()").fetchone()
             while watching.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (own,)).fetchone():
                 time.sleep(0.05)
         assert memory.ask("Ann").decision_id
-        connection.exec_driver_sql("SELECT 1")
+        transaction._cursor.execute("SELECT 1")
     hanging.close()
     memory.close()
 
