@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,9 @@ def begin(arguments: Sequence[str] | None = None) -> Inherited:
 
 
 def _end_with_supervisor(channel: socket.socket) -> None:
-    while channel.recv(1):
-        pass
+    with suppress(ConnectionError):  # it ended without having read all that was written
+        while channel.recv(1):
+            pass
     remove(Path(os.environ[VARIABLE]))  # it was killed, and could not do that itself
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(STOP_SECONDS + LATE_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -29,8 +30,9 @@ class Address(NamedTuple):
 
 
 class Served(subprocess.Popen[str]):
-    """A supervisor, with its processes. Killed rather than waited for when a test fails."""
+    """A supervisor, with its processes. All that are known are killed, rather than waited for, when a test fails."""
 
+    known: tuple[psutil.Process, ...] = ()
     line = ""
     release = ""
     api = Address("", 0)
@@ -54,6 +56,7 @@ class Served(subprocess.Popen[str]):
             name = next((part for part in _command(process) if part.startswith(f"--name={kind}")), None)
             if name is not None:
                 found[name.removeprefix("--name=")] = process
+        self.known += tuple(found.values())
         return found
 
     def said(self) -> list[str]:
@@ -63,7 +66,11 @@ class Served(subprocess.Popen[str]):
 
     def __exit__(self, *error: Any) -> None:
         if self.poll() is None:
+            self.children()
             self.kill()
+        for process in self.known:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         super().__exit__(*error)
 
 

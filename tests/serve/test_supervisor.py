@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from retain.release import Release
+from serve.child import BEAT_SECONDS
 from serve.supervisor import FIRST_DELAY, LONGEST_DELAY, Child, Restarts
 from tests.releases import rows
 from tests.serve.services import PLENTY, Address, Served, counted, get, serve, until
@@ -208,11 +209,15 @@ def test_what_is_being_answered_is_finished_when_the_service_stops(service: Serv
         socket.create_connection(service.api, timeout=PLENTY)
 
 
-def test_nothing_outlives_the_supervisor(service: Served) -> None:
+@pytest.mark.parametrize("paused", [False, True])
+def test_nothing_outlives_the_supervisor(service: Served, paused: bool) -> None:
     get(service.admin, "/healthz")
     processes = [*service.children().values()]
     assert len(processes) == 3
     folder = counts(service)
+    if paused:  # with words in its ear that it never heard
+        service.send_signal(signal.SIGSTOP)
+        time.sleep(3 * BEAT_SECONDS)
     service.kill()
     _, alive = psutil.wait_procs(processes, timeout=PLENTY)
     assert alive == []
