@@ -211,17 +211,17 @@ _DATABASE: tuple[Process, ...] = ("supervisor", "worker", "admin")
 SETTINGS = (
     Setting("EXPERIMENT", DEFAULT_EXPERIMENT, _experiment, _ALL, "whose current release answers"),
     Setting("RELEASE_PATH", None, _folder, _ALL, "the folder of the release that answers"),
-    *(Setting(name, None, _folder, ("worker",), f"an artifact whose {part} replaces the release's own")
+    *(Setting(name, None, _folder, ("worker",), f"an artifact whose part {part} replaces the release's own")
       for part, name in OVERRIDES.items()),
     Setting("CHALLENGER_PATH", None, _folder, ("worker",), "another release, whose learned arm runs in shadow"),
     Setting("FORCE_BASELINE", "true", _yes_or_no, ("worker",), "true: the baseline decides about everybody"),
-    Setting("CANARY_PERCENT", f"{DEFAULT_PERCENT:g}", _decimal(100), ("worker",), "customers of the learned arm"),
+    Setting("CANARY_PERCENT", f"{DEFAULT_PERCENT:g}", _decimal(100), ("worker",), "percentage of the customers that the learned policy decides about"),
     Setting("ASSIGNMENT_KEY", DEFAULT_KEY, _hash_key, ("worker",), "what draws arms and the hold-out", secret=True),
-    Setting("RETAIN_HOLD_OUT_PERCENT", "5", _decimal(100), ("worker",), "customers who are never contacted"),
+    Setting("RETAIN_HOLD_OUT_PERCENT", "5", _decimal(100), ("worker",), "percentage of the customers who are never contacted"),
     Setting("RETAIN_EXPLORATION", "0", _decimal(1), ("worker",), "share of baseline customers with a drawn action"),
     Setting("RETAIN_BUDGET_USD", None, _decimal(10**12), ("worker", "admin"), "the offer budget of a period"),
     Setting("DATABASE_URL", None, _database, _DATABASE, "where decisions are kept", secret=True),
-    Setting("RETAIN_SQLITE_SYNCHRONOUS", "normal", _one_of("normal", "full"), _DATABASE, "what SQLite waits for"),
+    Setting("RETAIN_SQLITE_SYNCHRONOUS", "normal", _one_of("normal", "full"), _DATABASE, "normal or full: what SQLite waits for"),
     Setting("RETAIN_KEEP_DAYS", "400", _whole(366, 36500, " of days"), ("admin",), "how long decisions are kept"),
     Setting("PSEUDONYM_KEY", None, _hash_key, ("admin",), "what exports turn ids into pseudonyms by", secret=True),
     Setting("RETAIN_HOST", "127.0.0.1", _text, ("supervisor",), "the address of the API"),
@@ -266,6 +266,15 @@ def read(environment: Mapping[str, str]) -> Settings:
         exploration=values["RETAIN_EXPLORATION"],
         budget=values["RETAIN_BUDGET_USD"],
         keep_days=values["RETAIN_KEEP_DAYS"],
+    )
+
+
+def described() -> str:
+    """A line for each setting: what it means, and what counts unless it is set."""
+    width = max(len(setting.name) for setting in SETTINGS)
+    return "\n".join(
+        f"{setting.name:{width}}  {setting.meaning}" + (f" ({setting.default})" if setting.default else "")
+        for setting in SETTINGS
     )
 
 

@@ -30,7 +30,7 @@ class Address(NamedTuple):
 
 
 class Served(subprocess.Popen[str]):
-    """A supervisor, with its processes. All that are known are killed, rather than waited for, when a test fails."""
+    """A supervisor, with its processes. Killed rather than told to stop, after which the others end by themselves."""
 
     known: tuple[psutil.Process, ...] = ()
     line = ""
@@ -68,7 +68,8 @@ class Served(subprocess.Popen[str]):
         if self.poll() is None:
             self.children()
             self.kill()
-        for process in self.known:
+        _, left = psutil.wait_procs(self.known, timeout=PLENTY)
+        for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         super().__exit__(*error)

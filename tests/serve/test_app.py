@@ -24,7 +24,7 @@ from serve.child import config_of
 from serve.metrics import REFUSALS
 from serve.protocol import MAX_HEAD, MAX_PIPELINE, LimitedProtocol
 from serve.refusals import Refusal
-from serve.settings import KEEP_ALIVE, read
+from serve.settings import KEEP_ALIVE, SETTINGS, read
 from serve.sockets import listen
 from tests.releases import decided, rows
 from tests.serve.client import Client
@@ -81,6 +81,14 @@ def test_the_learned_policy_answers_when_it_may(artifact: Path, store: Path, rel
         assert (status, answer["mode"]) == (200, "learned")
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
+
+
+def test_its_help_lists_every_setting() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "serve", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    listed = re.findall(r"^([A-Z_]+)  +\S", done.stdout, flags=re.MULTILINE)
+    assert listed == [setting.name for setting in SETTINGS]
 
 
 def test_a_setting_that_means_nothing_is_one_line(artifact: Path) -> None:

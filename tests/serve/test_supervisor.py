@@ -144,7 +144,7 @@ def test_no_request_is_lost_when_workers_are_told_to_leave(service: Served, rele
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         callers = [pool.submit(work) for work in (kept, kept, new, new)]
-        for number, name in enumerate(("worker-0", "worker-1", "worker-0", "worker-1"), start=1):
+        for number, name in enumerate(("worker-0", "worker-1"), start=1):
             service.children("worker")[name].terminate()
             until(lambda number=number: ended("died", service) == number)  # type: ignore[misc]
             until(lambda: counted(service)["retain_workers_ready"] == 2)
