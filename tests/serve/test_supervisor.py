@@ -79,7 +79,8 @@ def kill(service: Served, name: str) -> None:
 
 def counts(service: Served) -> Path:
     """The folder that its processes count in."""
-    return Path(service.children("worker")["worker-0"].environ()["PROMETHEUS_MULTIPROC_DIR"])
+    worker, *_ = service.children("worker").values()
+    return Path(worker.environ()["PROMETHEUS_MULTIPROC_DIR"])
 
 
 def ended(why: str, service: Served) -> float:
@@ -193,6 +194,9 @@ def test_a_worker_that_grows_is_replaced_by_another_one_first(environment: dict[
         while before.is_running() and before.status() != psutil.STATUS_ZOMBIE:
             assert ask(service.api, body(release)) == 200
         assert [*service.children("worker")] == ["worker-1"]
+        folder = counts(service)
+        until(lambda: not (folder / "gauge_livemax_worker-0.db").exists())  # only the living tell of themselves
+        assert (folder / "counter_worker-0.db").exists()
         assert ended("too_large", service) == 1
         assert ended("died", service) == 0
 
