@@ -12,49 +12,49 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from engine.approvals import Approvals, Watch
-from retain.release import Release
 from retain.request import examples
 from serve.api_page import routes_of_page
+from serve.bodies import schemas
 from serve.keys import NO_KEYS, KeyCheck, Keys, is_open
-from serve.metrics import Metrics
 from serve.middleware import EveryRequest
 from serve.refusals import refused
-from serve.router import EVERYBODY_BASELINE, Router
 from serve.routes import routes_of
 from serve.schema import request_schema
 from serve.service import Service
 from serve.settings import LOOK_SECONDS, READ_AGAIN_SECONDS
 
 TITLE = "Retain"
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "the same request with the same key gets the same answer for 30 days",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
 
 
-def create_app(
-    version: str,
-    release: Release,
-    router: Router = EVERYBODY_BASELINE,
-    watch: Watch | None = None,
-    keys: Keys = NO_KEYS,
-) -> FastAPI:
-    """The API of one release; `version` is what it is called in answers and metrics.
+def create_app(service: Service, watch: Watch | None = None, keys: Keys = NO_KEYS) -> FastAPI:
+    """The API of a service.
 
     `watch` says which of its messages people approved, at the start and while the application runs; without it the
     release's own verdicts count. `keys` says who may call; without any, everybody may.
     """
-    metrics = Metrics()
-    service = Service(version, release, metrics, router)
+    release = service.release
     if watch and (approvals := watch.changed()):
         service.take_approvals(approvals)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
         following = asyncio.create_task(_follow_approvals(service, watch)) if watch else None
         yield
         if following:
             following.cancel()
+        await service.stop()
 
     app = FastAPI(
         title=TITLE,
-        version=version,
+        version=service.bound.versions["release"],
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -66,15 +66,21 @@ def create_app(
     app.include_router(routes_of_page(TITLE))
     app.add_exception_handler(HTTPException, refused)
     app.add_middleware(KeyCheck, keys=keys)
-    app.add_middleware(EveryRequest, metrics=metrics)
-    content = {"schema": request_schema(release.spec, release.terms), "examples": examples(release.spec, release.terms)}
+    app.add_middleware(EveryRequest, metrics=service.metrics)
+    bodies = {path: {"schema": schema} for path, schema in schemas().items()}
+    bodies["/retain"] = {
+        "schema": request_schema(release.spec, release.terms),
+        "examples": examples(release.spec, release.terms),
+    }
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
         # Put in afterwards: FastAPI drops every null of what it is given, also those that an example is about.
         document = describe()
-        body = {"required": True, "content": {"application/json": content}}
-        document["paths"]["/retain"]["post"]["requestBody"] = body
+        for path, content in bodies.items():
+            body = {"required": True, "content": {"application/json": content}}
+            document["paths"][path]["post"]["requestBody"] = body
+        document["paths"]["/retain"]["post"]["parameters"] = [IDEMPOTENCY_KEY]
         if keys:
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path, operations in document["paths"].items():

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, delete, insert, literal_column, select, update
 
-from retain.decision import NO_HISTORY, Terms
+from retain.decision import NO_HISTORY, Terms, pace
 from serve.history import MONTH, OPEN_FOR, Answer, Kept, history_of
 from serve.operations import (
     Answered,
@@ -22,6 +22,8 @@ from serve.operations import (
     Complete,
     Find,
     KeyConflict,
+    Look,
+    Looked,
     Noted,
     Operation,
     Outcome,
@@ -88,6 +90,8 @@ class Batch:
         match operation:
             case Ask():
                 return self._ask(operation)
+            case Look():
+                return self._look(operation)
             case Outcome():
                 return self._outcome(operation)
             case Withdraw():
@@ -103,12 +107,13 @@ class Batch:
     def _read(self, operations: Sequence[Operation]) -> None:
         select = self._transaction.select_among
         asked = [operation for operation in operations if isinstance(operation, Ask)]
+        seen = [operation for operation in operations if isinstance(operation, Ask | Look)]
         told = {operation.decision_id for operation in operations if isinstance(operation, Outcome)}
         ids = told | {operation.decision_id for operation in operations if isinstance(operation, Withdraw)}
         if keys := [self._key(ask.key) for ask in asked if ask.key is not None]:
             self._keys = {key: _Key(*columns) for key, *columns in select(_KEYS, keys)}
             ids |= {key.decision for key in self._keys.values()}
-        if customers := {self._customer(ask.customer) for ask in asked if ask.customer is not None}:
+        if customers := {self._customer(one.customer) for one in seen if one.customer is not None}:
             self._keep(select(_CONTACTS, [*customers]))
         customers |= {self._customer(operation.customer) for operation in operations if isinstance(operation, Suppress)}
         if customers:
@@ -164,6 +169,13 @@ class Batch:
                 self._old_keys.add(key)
             self._keys[key] = self._new_keys[key] = _Key(body, answered.decision_id, self._now, answered.repeated)
         return answered
+
+    def _look(self, look: Look) -> Looked:
+        customer = None if look.customer is None else self._customer(look.customer)
+        contacts = [] if customer is None else [one for one in self._contacts[customer] if not one.withdrawn]
+        period = self._periods.running(self._now)
+        past = Past(history_of(contacts, self._now, self._terms), customer in self._suppressed)
+        return Looked(past, pace(period.wallet, left(period, self._now)))
 
     def _again(self, kept: Kept, repeated: bool, replayed: bool, suppressed: bool) -> Answered:
         """The answer that is on record."""

@@ -25,20 +25,23 @@ from prometheus_client.values import MultiProcessValue
 from retain.message import SITUATIONS
 from retain.plausible import Outside
 from retain.release import SOURCES
-from retain.wallet import Wallet
+from serve.periods import Standing
 
 # 0.5 s is the playbook's limit: p95 above it is more than 5 % of requests outside the 0.5 bucket.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-CODES = (200, 400, 401, 404, 405, 408, 413, 415, 422, 500)
-BARS = ("do_not_contact", "running_offer", "contact_cap", "contacted_this_month", "offer_limit", "offer_budget")
-OUTCOMES = (
+CODES = (200, 400, 401, 404, 405, 408, 409, 413, 415, 422, 500, 503)
+BARS = (
+    "do_not_contact", "hold_out", "running_offer", "contact_cap", "contacted_this_month", "offer_limit", "offer_budget",
+)  # fmt: skip
+DECISIONS = (
     ("baseline", "contact", "risk_at_threshold"),
+    ("baseline", "contact", "exploration"),
+    ("baseline", "no_contact", "exploration"),
+    ("baseline", "no_contact", "state_unavailable"),
     ("learned", "contact", "policy_contact"),
     *(("baseline", "no_contact", why) for why in ("risk_below_threshold", *BARS)),
     *(("learned", "no_contact", why) for why in ("policy_no_contact", *BARS)),
 )
-# Why the learned policy did not decide about a customer of its arm: it raised an exception, or a number was not finite.
-DOUBTS = ("error", "not_finite")
 # Why the process of the learned arm has given no answer (learned.py).
 ArmFailure = Literal[
     "error",
@@ -56,7 +59,8 @@ ARM_FAILURES: tuple[ArmFailure, ...] = get_args(ArmFailure)
 # Why a connection's bytes reached no route: no HTTP/1, a head or a body's framing that is too large or takes too long,
 # too many requests behind one another, too many connections.
 REFUSALS = ("malformed", "head_too_large", "too_slow", "too_many_pipelined", "too_many_connections")
-PATHS = ("/retain", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
+FOLDERS = ("/docs", "/decisions")  # below which every path counts as one
+PATHS = ("/retain", "/outcomes", "/suppress", "/decisions", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
 
 
 def share(slot: str) -> None:
@@ -86,14 +90,14 @@ class Metrics:
         decisions = Counter(
             "retain_decisions", "Decisions by arm, action and why", ["mode", "action", "why"], registry=self.registry
         )
-        self.decisions = {outcome: decisions.labels(*outcome) for outcome in OUTCOMES}
-        doubts = Counter(
-            "retain_learned_doubts",
-            "Decisions of the learned arm that the baseline took, by reason",
-            ["reason"],
+        self.decisions = {decision: decisions.labels(*decision) for decision in DECISIONS}
+        again = Counter(
+            "retain_answers_again",
+            "Requests answered as before: since their Idempotency-Key came again (replayed), or since an offer of the "
+            "customer is open (repeated)",
+            ["why"],
             registry=self.registry,
         )
-        self.doubts = {reason: doubts.labels(reason) for reason in DOUBTS}
         self.arm_seconds = Histogram(
             "retain_arm_seconds", "Seconds until the learned arm answered", buckets=BUCKETS, registry=self.registry
         )
@@ -121,6 +125,11 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
+        self.again = {why: again.labels(why) for why in ("replayed", "repeated")}
+        self.outcomes = Counter(
+            "retain_outcomes", "What became of decisions, and what was done with it", ["kind", "status"],
+            registry=self.registry,
+        )  # fmt: skip
         self.wallet_refused = Counter(
             "retain_wallet_refused", "Offers that the wallet did not let be made", registry=self.registry
         )
@@ -146,10 +155,9 @@ class Metrics:
             multiprocess_mode="livemax",
         )
 
-    def serves(self, release: str, wallet: Wallet, currency: str) -> None:
-        """What answers, and the wallet of this process."""
+    def serves(self, release: str) -> None:
+        """What answers."""
         self._info.labels(release).set(1)
-        self.registry.register(WalletGauges(lambda: wallet, currency))
 
     def refused(self, reason: str) -> None:
         """Counts one of REFUSALS."""
@@ -161,7 +169,7 @@ class Metrics:
     def request(self, path: str, code: int, seconds: float) -> None:
         if path not in PATHS:
             # A path that the caller made up must not become a time series.
-            path = "/docs" if path.startswith("/docs/") else "other"
+            path = next((folder for folder in FOLDERS if path.startswith(f"{folder}/")), "other")
         child = self._cached.get((path, code))
         (child or self._requests.labels(path, str(code))).inc()
         if path == "/retain":
@@ -172,17 +180,22 @@ class Metrics:
 
 
 class WalletGauges(Collector):
-    """A wallet as gauges, read whenever the metrics are by the process that answers /metrics.
+    """The wallet of the running period as gauges, read whenever the metrics are, by the process that answers /metrics.
 
-    So several processes with one wallet don't show it several times.
+    `read` is None's while the database doesn't answer: then `retain_state_available` alone is there, and says so.
     """
 
-    def __init__(self, read: Callable[[], Wallet], currency: str) -> None:
+    def __init__(self, read: Callable[[], Standing | None], currency: str) -> None:
         self._read = read
         self._currency = currency
 
     def collect(self) -> Iterator[Metric]:
         wallet = self._read()
+        yield GaugeMetricFamily(
+            "retain_state_available", "1: decisions can be put on record", float(wallet is not None)
+        )
+        if wallet is None:
+            return
         for name, about, value in (
             ("budget", f"Offer budget of the period ({self._currency})", wallet.budget),
             ("committed", f"Contact costs, and what accepted offers still cost ({self._currency})", wallet.committed),

@@ -82,6 +82,20 @@ class KeyConflict:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """What is on record of a customer, for an arm that is asked before the transaction that decides. -> Looked."""
+
+    customer: str | None
+
+
+class Looked(NamedTuple):
+    """`pace`: of the wallet, as retain.decision.pace has it."""
+
+    past: Past
+    pace: float
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a decision. -> Noted.
 
@@ -161,4 +175,4 @@ class Record:
     outcomes: tuple[dict[str, Any], ...]
 
 
-Operation = Ask | Outcome | Suppress | Complete | Withdraw | Find
+Operation = Ask | Look | Outcome | Suppress | Complete | Withdraw | Find

@@ -7,6 +7,7 @@ surrogate is a 500, and a body is only limited if it is read by the one who limi
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import orjson
@@ -14,15 +15,25 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 
+from retain.record import Record
+from serve.answers import REFUSED, Answer, NotedAnswer
+from serve.bodies import OutcomeBody, SuppressBody, read
+from serve.database import StateUnavailable
+from serve.readiness import ready
 from serve.refusals import Refusal, refusal
 from serve.schema import Invalid
-from serve.service import Answer, Service
+from serve.service import Conflict, Service
+from serve.shown import shown
 
 MAX_BODY = 16 * 1024
 # What is read and thrown away after a body proved too large, so that the caller gets to see the 413 instead of a
 # broken connection; beyond it the connection is closed.
 MAX_DISCARDED = 64 * 1024 * 1024
 READ_SECONDS = 10.0
+MAX_DECISION_ID = 64
+REPLAYED = {"idempotent-replayed": "true"}
+
+_KEY = re.compile(rb"[!-~]{1,255}")
 
 
 def routes_of(service: Service) -> APIRouter:
@@ -32,25 +43,86 @@ def routes_of(service: Service) -> APIRouter:
         "/retain",
         summary="Decide about one customer",
         response_model=Answer,
-        responses={code: {"model": Refusal} for code in (401, 408, 413, 415, 422, 500)},
+        responses={code: {"model": Refusal} for code in (401, 408, 409, 413, 415, 422, 500)},
     )
     async def retain(request: Request) -> Response:
-        """Whom to contact, with which offer, in which words; the contact history comes with the request."""
-        if why := _unreadable(request.scope["headers"]):
-            return refusal(415, why)
+        """Whom to contact, with which offer, in which words. What the service has on record of the customer counts
+        beside the history that comes with the request.
+
+        With an `Idempotency-Key` the same request gets the same answer for 30 days, also after a restart.
+        """
+        body = await _read(request)
+        if isinstance(body, Response):
+            return body
         try:
-            async with asyncio.timeout(READ_SECONDS):
-                body = await _body(request)
-        except TimeoutError:
-            return refusal(408, f"the body took more than {READ_SECONDS:.0f} seconds", close=True)
-        except ClientDisconnect:
-            return refusal(400, "the body ended early", close=True)
-        if body is None:
-            return refusal(413, f"a body may have {MAX_BODY} bytes", close=True)
-        try:
-            return Response(service.answer(body), media_type="application/json")
+            reply = await service.decide(body, _caller(request), _key(request.scope["headers"]))
         except Invalid as error:
             return refusal(422, error.detail)
+        except Conflict:
+            return refusal(409, "this Idempotency-Key came with another body before")
+        headers = REPLAYED if reply.replayed else None
+        return Response(reply.body, headers=headers, media_type="application/json")
+
+    @routes.post(
+        "/outcomes",
+        summary="Say what became of a decision",
+        response_model=NotedAnswer,
+        responses={code: {"model": Refusal} for code in (401, 404, 408, 409, 413, 415, 422, 500, 503)},
+    )
+    async def outcomes(request: Request) -> Response:
+        """Accepted, declined, churned, complained, or the revenue of a month.
+
+        The first answer to an offer stands, and the same one again changes nothing. Who doesn't answer within 14 days
+        has declined; one who accepts later is recorded as `late`, and what it costs is committed all the same.
+        """
+        body = await _read(request)
+        if isinstance(body, Response):
+            return body
+        try:
+            noted = await service.note(read(OutcomeBody, body).operation)
+        except Invalid as error:
+            return refusal(422, error.detail)
+        except StateUnavailable:
+            return _unavailable()
+        if noted.status in REFUSED:
+            return refusal(*REFUSED[noted.status])
+        return _json({"status": noted.status})
+
+    @routes.post(
+        "/suppress",
+        summary="Never contact a customer again",
+        response_model=NotedAnswer,
+        responses={code: {"model": Refusal} for code in (401, 408, 413, 415, 422, 500, 503)},
+    )
+    async def suppress(request: Request) -> Response:
+        """From the answer on nobody contacts her, in any channel, and an offer of hers that is open isn't repeated."""
+        body = await _read(request)
+        if isinstance(body, Response):
+            return body
+        try:
+            asked = read(SuppressBody, body)
+            noted = await service.suppress(str(asked.customer), asked.reason)
+        except Invalid as error:
+            return refusal(422, error.detail)
+        except StateUnavailable:
+            return _unavailable()
+        return _json({"status": noted.status})
+
+    @routes.get(
+        "/decisions/{decision_id}",
+        summary="Look a decision up",
+        response_model=Record,
+        responses={code: {"model": Refusal} for code in (401, 404, 500, 503)},
+    )
+    async def decisions(decision_id: str) -> Response:
+        """What was answered, what the learned arm would have done, and what became of it."""
+        try:
+            record = await service.find(decision_id) if len(decision_id) <= MAX_DECISION_ID else None
+        except StateUnavailable:
+            return _unavailable()
+        if record is None:
+            return refusal(404, "there is no such decision")
+        return _json(shown(record))
 
     @routes.get("/healthz", summary="Alive")
     async def healthz() -> Response:
@@ -58,9 +130,47 @@ def routes_of(service: Service) -> APIRouter:
 
     @routes.get("/readyz", summary="What answers, and whether it can")
     async def readyz() -> Response:
-        return _json(service.ready())
+        return _json(ready(service))
 
     return routes
+
+
+async def _read(request: Request) -> bytes | Response:
+    """The body, or the answer to a request that has none which could be read."""
+    if why := _unreadable(request.scope["headers"]):
+        return refusal(415, why)
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            body = await _body(request)
+    except TimeoutError:
+        return refusal(408, f"the body took more than {READ_SECONDS:.0f} seconds", close=True)
+    except ClientDisconnect:
+        return refusal(400, "the body ended early", close=True)
+    if body is None:
+        return refusal(413, f"a body may have {MAX_BODY} bytes", close=True)
+    return body
+
+
+def _caller(request: Request) -> str:
+    """The name of the API key, by which the keys of requests are told apart."""
+    caller: str = request.scope["state"]["caller"]
+    return caller
+
+
+def _key(headers: list[tuple[bytes, bytes]]) -> str | None:
+    """The Idempotency-Key, None for none. Raises Invalid."""
+    keys = [value for name, value in headers if name == b"idempotency-key"]
+    if not keys:
+        return None
+    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
+        raise Invalid([("string_length_or_characters", ("Idempotency-Key",))], "header")
+    return keys[0].decode("ascii")
+
+
+def _unavailable() -> Response:
+    response = refusal(503, "nothing can be put on record now; try again")
+    response.headers["retry-after"] = "1"
+    return response
 
 
 def _unreadable(headers: list[tuple[bytes, bytes]]) -> str | None:

@@ -44,9 +44,9 @@ Place = tuple[str | int, ...]
 class Invalid(Exception):
     """What is wrong with a request: (type, place) of each fault, ready to be shown."""
 
-    def __init__(self, faults: list[tuple[str, Place]]) -> None:
+    def __init__(self, faults: list[tuple[str, Place]], part: str = "body") -> None:
         super().__init__(f"{len(faults)} faults")
-        self.detail = [{"type": kind, "loc": ["body", *place]} for kind, place in faults[:MAX_ERRORS]]
+        self.detail = [{"type": kind, "loc": [part, *place]} for kind, place in faults[:MAX_ERRORS]]
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from engine.config import experiment_path, is_path, tag_of
 from engine.errors import RetainError
 from engine.paths import is_folder, path_of, why_unreadable
 from engine.store import open_store, store_url
+from serve.database import Synchronous
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
 
 Process = Literal["supervisor", "worker", "admin"]
@@ -67,10 +68,8 @@ class Settings:
     admin_port: int
     admin_token: str | None = field(repr=False)
     database_url: str | None = field(repr=False)
-    sqlite_synchronous: str
+    sqlite_synchronous: Synchronous
     pseudonym_key: str | None = field(repr=False)
-    hold_out_percent: float
-    exploration: float
     budget: float | None
     keep_days: int
 
@@ -250,7 +249,13 @@ def read(environment: Mapping[str, str]) -> Settings:
         release=values["RELEASE_PATH"] or _current(values["EXPERIMENT"]),
         parts={part: values[name] for part, name in OVERRIDES.items() if values[name]},
         challenger=values["CHALLENGER_PATH"],
-        router=Router(values["FORCE_BASELINE"], values["CANARY_PERCENT"], values["ASSIGNMENT_KEY"]),
+        router=Router(
+            values["FORCE_BASELINE"],
+            values["CANARY_PERCENT"],
+            values["ASSIGNMENT_KEY"],
+            values["RETAIN_HOLD_OUT_PERCENT"],
+            values["RETAIN_EXPLORATION"],
+        ),
         host=values["RETAIN_HOST"],
         port=values["PORT"],
         keep_alive=values["RETAIN_KEEP_ALIVE"],
@@ -264,8 +269,6 @@ def read(environment: Mapping[str, str]) -> Settings:
         database_url=values["DATABASE_URL"],
         sqlite_synchronous=values["RETAIN_SQLITE_SYNCHRONOUS"],
         pseudonym_key=values["PSEUDONYM_KEY"],
-        hold_out_percent=values["RETAIN_HOLD_OUT_PERCENT"],
-        exploration=values["RETAIN_EXPLORATION"],
         budget=values["RETAIN_BUDGET_USD"],
         keep_days=values["RETAIN_KEEP_DAYS"],
     )

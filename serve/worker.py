@@ -5,30 +5,68 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from engine.approvals import Watch
 from engine.errors import RetainError
+from retain.decision import Terms
+from retain.release import Release
 from serve.app import create_app
 from serve.child import begin, run
+from serve.database import Database, database_url
 from serve.keys import Keys
+from serve.learned import LearnedArm, Source
 from serve.loading import load_release
-from serve.settings import read
+from serve.metrics import Metrics
+from serve.readiness import arms, banks, warnings
+from serve.service import Service
+from serve.settings import Settings, read
+from serve.state import State
+from serve.writer import Writer
+
+
+def terms_of(release: Release, settings: Settings) -> Terms:
+    """The release's terms, with the budget that the settings state instead of it."""
+    return release.terms if settings.budget is None else replace(release.terms, budget=settings.budget)
+
+
+def service_of(settings: Settings) -> Service:
+    """The service that the settings describe, on its database. Raises RetainError."""
+    version, release = load_release(settings)
+    release = replace(release, terms=terms_of(release, settings))
+    database = Database(database_url(settings.database_url), settings.sqlite_synchronous)
+    metrics = Metrics()
+    state = State(database, release.terms)
+    state.carry_out([])  # so that its standing is known from the start
+    learned = _learned(settings, version, release, metrics)
+    return Service(version, release, metrics, Writer(state), settings.router, learned)
+
+
+def _learned(settings: Settings, version: str, release: Release, metrics: Metrics) -> LearnedArm | None:
+    """The learned arm of the release, or of another one that is tried in the shadow; None if there is none."""
+    if settings.challenger is not None:
+        source = Source(settings.challenger, {})
+    elif release.policy is not None:
+        source = Source(settings.release, settings.parts)
+    else:
+        return None
+    return LearnedArm(source, version, release, metrics, settings.arm_memory)
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     inherited = begin(arguments)
     try:
         settings = read(environment)
-        version, release = load_release(settings)
-        app = create_app(version, release, settings.router, Watch(), Keys(settings.keys))
+        service = service_of(settings)
+        app = create_app(service, Watch(), Keys(settings.keys))
     except RetainError as error:
         return inherited.fail(error)
-    service = app.state.service
-    sources = ", ".join([str(settings.release), *(f"{part} of {settings.parts[part]}" for part in release.replaced)])
+    replaced = service.release.replaced
+    sources = ", ".join([str(settings.release), *(f"{part} of {settings.parts[part]}" for part in replaced)])
     ready = {
-        "release": f"release {version} ({sources})",
-        "decides": f"{service.arms}; {service.banks}",
-        "warnings": service.ready()["warnings"],
+        "release": f"release {service.bound.versions['release']} ({sources})",
+        "decides": f"{arms(service)}; {banks(service)}",
+        "warnings": warnings(service),
     }
     run(inherited, app, service.metrics, settings.keep_alive, ready)
     return 0

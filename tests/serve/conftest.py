@@ -10,9 +10,9 @@ from engine import approvals
 from engine.artifact import open_artifact
 from engine.store import FolderStore
 from retain.release import Release, load
-from serve.app import create_app
 from tests.releases import CHARGED, approved, bank, config, dataset, inputs, publish, run_stage
-from tests.serve.client import Client
+from tests.serve.apps import app_of
+from tests.serve.client import Client, stop_all
 from tests.serve.databases import Server, postgresql
 
 
@@ -47,9 +47,17 @@ def bank_release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     return approved(load(open_artifact(artifact)))
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test depends on how fast a busy machine puts a decision on record, and no application stays after it."""
+    monkeypatch.setattr("serve.service.STATE_SECONDS", 60.0)
+    yield
+    stop_all()
+
+
 @pytest.fixture
 def client(release: Release) -> Client:
-    return Client(create_app("v1", release))
+    return Client(app_of("v1", release))
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,12 @@ import pytest
 from engine.errors import RetainError
 from retain.release import Release
 from serve import keys as module
-from serve.app import create_app
 from serve.keys import KeyCheck, Keys
 from serve.refusals import Refusal
 from serve.settings import SETTINGS, environment_of, read
 from serve.sockets import listen
 from tests.releases import rows
+from tests.serve.apps import app_of
 from tests.serve.client import Client
 
 SECRETS = {"shop": "0123456789abcdef", "app": "fedcba9876543210"}
@@ -23,7 +23,7 @@ SECRETS = {"shop": "0123456789abcdef", "app": "fedcba9876543210"}
 
 @pytest.fixture
 def guarded(release: Release) -> Client:
-    return Client(create_app("v1", release, keys=Keys(SECRETS)))
+    return Client(app_of("v1", release, keys=Keys(SECRETS)))
 
 
 def ask(client: Client, release: Release, *authorization: str, path: str = "/retain") -> Any:

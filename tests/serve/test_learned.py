@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import inspect
 import json
-import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retain.policy import Policy
+from retain.record import Intent, Record
 from retain.release import Release, load
-from serve.app import create_app
-from serve.metrics import Metrics
+from serve.answers import Answer
+from serve.operations import Ask, Outcome
+from serve.readiness import REFUSALS
 from serve.router import Router
-from serve.service import DOUBT_SECONDS, MONTH_SECONDS, REFUSALS, Answer, Service
 from tests.releases import (
     TERMS,
     bank,
@@ -35,10 +34,13 @@ from tests.releases import (
     scores,
     standing,
 )
+from tests.serve.apps import InProcess, app_of
 from tests.serve.client import Client
+from tests.serve.memory import MONTH, Clock, offer
 
 TELCO = dataset("telco")
-ALL = Router(force_baseline=False, percent=100)
+ALL = Router(force_baseline=False, percent=100, hold_out=0.0)
+EVERYBODY = Router(hold_out=0.0)
 
 
 def with_policy(release: Release, chosen: Policy | None = None, **terms: Any) -> Release:
@@ -49,21 +51,29 @@ def with_policy(release: Release, chosen: Policy | None = None, **terms: Any) ->
     )
 
 
-def ask(service: Service, customer: dict[str, Any], history: Any = None) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(service.answer(json.dumps({"customer": customer, "history": history}).encode()))
+def served(release: Release, router: Router = EVERYBODY, **service: Any) -> Client:
+    """Without a hold-out, so that what an arm wants is what is done."""
+    return Client(app_of("v1", release, dataclasses.replace(router, hold_out=0.0), **service))
+
+
+def ask(client: Client, customer: dict[str, Any], history: Any = None) -> dict[str, Any]:
+    answer: dict[str, Any] = client.post({"customer": customer, "history": history}).json()
     Answer.model_validate(answer, strict=True)
     return answer
 
 
-class Clock:
-    now = 1000.0
+def wallet_of(client: Client) -> dict[str, Any]:
+    wallet: dict[str, Any] = client.get("/readyz").json()["wallet"]
+    return wallet
 
-    def __call__(self) -> float:
-        return self.now
+
+def warnings_of(client: Client) -> list[str]:
+    warnings: list[str] = client.get("/readyz").json()["warnings"]
+    return warnings
 
 
 def test_at_100_percent_everybody_gets_the_policys_decision(release: Release) -> None:
-    client = Client(create_app("v1", release, ALL))
+    client = served(release, ALL)
     wallet = release.terms.new_wallet()
     seen = set()
     for row in rows(TELCO, 60, seed=7):
@@ -83,11 +93,11 @@ def test_at_100_percent_everybody_gets_the_policys_decision(release: Release) ->
 
 def test_at_5_percent_mode_is_the_customers_arm(release: Release) -> None:
     router = Router(force_baseline=False, percent=5)
-    service = Service("v1", release, Metrics(), router)
+    client = served(release, router)
     customer = rows(TELCO, 1, seed=4)[0]
     modes = {}
     for number in range(400):
-        answer = ask(service, customer | {"customerID": f"C-{number}"})
+        answer = ask(client, customer | {"customerID": f"C-{number}"})
         assert answer["mode"] == router.arm(f"C-{number}")
         assert answer["why"].startswith("risk_" if answer["mode"] == "baseline" else "policy_")
         modes[number] = answer["mode"]
@@ -96,7 +106,7 @@ def test_at_5_percent_mode_is_the_customers_arm(release: Release) -> None:
 
 def test_the_baseline_is_the_default_and_can_be_forced(release: Release) -> None:
     customer = rows(TELCO, 1, seed=4)[0]
-    for app in (create_app("v1", release), create_app("v1", release, Router(force_baseline=True, percent=100))):
+    for app in (app_of("v1", release), app_of("v1", release, Router(force_baseline=True, percent=100))):
         assert Client(app).post({"customer": customer}).json()["mode"] == "baseline"
         assert Client(app).get("/readyz").json()["mode"] == "baseline"
 
@@ -106,80 +116,73 @@ def test_what_is_in_the_shadow_alone_answers_nobody(release: Release) -> None:
     every = standing(release, "decision", "shadow_only", "decision.lift_gain")
     for name in ("sft", "rlhf"):
         every = standing(every, name, "shadow_only", "sft.training_loss")
-    service = Service("v1", every, Metrics(), ALL)
-    assert (service.mode, service.ready()["standings"]["decision"]["standing"]) == ("baseline", "shadow_only")
-    assert "FORCE_BASELINE=false, but its learned policy is shadow_only (it missed " in service.warnings[0]
-    past_its_check = Service("v1", every, Metrics())
-    past_its_check.router = ALL
+    client = served(every, ALL)
+    ready = client.get("/readyz").json()
+    assert (ready["mode"], ready["standings"]["decision"]["standing"]) == ("baseline", "shadow_only")
+    assert "FORCE_BASELINE=false, but its learned policy is shadow_only (it missed " in ready["warnings"][0]
     sources = set()
     for row in rows(TELCO, 60, seed=4):
-        for asked in (service, past_its_check):
-            answer = ask(asked, row)
-            assert answer["mode"] == "baseline"
-            sources.add(answer["message"]["source"] if answer["message"] else None)
+        answer = ask(client, row)
+        assert answer["mode"] == "baseline"
+        sources.add(answer["message"]["source"] if answer["message"] else None)
     assert sources == {None, "template"}
-    nobody_read = Service("v1", dataclasses.replace(every, verdicts={}), Metrics())
-    assert nobody_read.ready()["warnings"] == []  # there is nothing to gain by reading what is sent to nobody
+    # There is nothing to gain by reading what is sent to nobody.
+    assert warnings_of(served(dataclasses.replace(every, verdicts={}))) == []
 
 
 def test_readyz_tells_arms_wallet_and_warnings(release: Release) -> None:
     clock = Clock()
-    service = Service("v1", release, Metrics(), ALL, clock)
-    ready = service.ready()
+    client = served(release, ALL, clock=clock)
+    ready = client.get("/readyz").json()
     assert (ready["mode"], ready["learned_percent"], ready["warnings"]) == ("learned", 100, [])
-    assert Service("v1", release, Metrics(), Router(False, 5)).ready()["mode"] == "canary"
-    assert ready["wallet"]["state"] == "in this process: a restart forgets it"
+    assert served(release, Router(False, 5)).get("/readyz").json()["mode"] == "canary"
     assert ready["wallet"]["period_left"] == 1.0
-    clock.now += 3 * MONTH_SECONDS
-    assert service.ready()["wallet"]["period_left"] == pytest.approx(0.75)
-    clock.now += 100 * MONTH_SECONDS
-    assert service.ready()["wallet"]["period_left"] == 0.0
-    assert "the period of the offer budget is over: a restart begins a new one" in service.ready()["warnings"]
-    ask(Service("v1", with_policy(release, policy(TELCO, 99.0, 10)), Metrics(), ALL), rows(TELCO, 1, seed=4)[0])
+    for months, left in ((3, 0.75), (12, 0.75)):  # a new period has begun
+        clock.now += months * MONTH
+        ask(client, rows(TELCO, 1, seed=4)[0] | {"customerID": str(months)})
+        assert wallet_of(client)["period_left"] == pytest.approx(left)
 
 
 def test_readyz_says_that_nothing_more_can_be_offered(release: Release) -> None:
     for budget, full in ((0.5, True), (900.0, False)):
-        client = Client(create_app("v1", with_policy(release, policy(TELCO, 99.0, 20), budget=budget), ALL))
-        assert any("no room" in text for text in client.get("/readyz").json()["warnings"]) == full
+        client = served(with_policy(release, policy(TELCO, 99.0, 20), budget=budget), ALL)
+        assert any("no room" in text for text in warnings_of(client)) == full
 
 
 def test_readyz_and_metrics_show_what_offers_take_from_the_wallet(release: Release) -> None:
-    client = Client(create_app("v1", with_policy(release, policy(TELCO, 99.0, 20), budget=900.0), ALL))
+    client = served(with_policy(release, policy(TELCO, 99.0, 20), budget=900.0), ALL)
     customer = rows(TELCO, 1, seed=4)[0] | {"MonthlyCharges": 100.0}
     offers = 0
-    while client.post({"customer": customer}).json()["action"] == "contact":
+    while ask(client, customer | {"customerID": offers})["action"] == "contact":
         offers += 1
     assert offers >= 5
-    wallet = client.get("/readyz").json()["wallet"]
+    wallet = wallet_of(client)
     assert (wallet["open_offers"], wallet["committed"]) == (offers, float(offers))
     assert wallet["budget"] == 900
     assert 0 <= wallet["free"] == pytest.approx(900 - wallet["committed"] - wallet["held"])
     text = client.metrics()
     for line in (
-        "retain_wallet_budget 900.0",
-        f"retain_wallet_committed {float(offers)}",
-        f"retain_wallet_held {wallet['held']}",
         "retain_wallet_refused_total 1.0",
-        "retain_wallet_worst_case 0.0",
         'retain_decisions_total{action="no_contact",mode="learned",why="offer_budget"} 1.0',
         f'retain_decisions_total{{action="contact",mode="learned",why="policy_contact"}} {float(offers)}',
-        'retain_learned_doubts_total{reason="error"} 0.0',
     ):
         assert line in text
 
 
 def test_readyz_says_that_no_offer_fits_any_more_though_money_is_left(release: Release) -> None:
     """The baseline makes no offer as cheap as what is left."""
-    service = Service("v1", with_policy(release, budget=300.0, threshold=1e-9), Metrics())
+    client = served(with_policy(release, budget=300.0, threshold=1e-9))
     customer = rows(TELCO, 1, seed=4)[0] | {"MonthlyCharges": 90.0}
-    while ask(service, customer)["action"] == "contact":
-        assert service.ready()["warnings"] == []
-    assert service.wallet.free > release.terms.offers.contact_cost
+    number = 0
+    while ask(client, customer | {"customerID": number})["action"] == "contact":
+        assert warnings_of(client) == []
+        number += 1
+    assert wallet_of(client)["free"] > release.terms.offers.contact_cost
     for _ in range(REFUSALS - 1):
-        assert service.ready()["warnings"] == []
-        ask(service, customer)
-    assert service.ready()["warnings"] == ["the wallet has no room for the last 20 offers that were wanted"]
+        assert warnings_of(client) == []
+        number += 1
+        ask(client, customer | {"customerID": number})
+    assert warnings_of(client) == ["the wallet has no room for the last 20 offers that were wanted"]
 
 
 class Notes(Policy):
@@ -192,46 +195,52 @@ class Notes(Policy):
         return 0
 
 
-def test_the_policy_observes_wallet_and_clock(release: Release) -> None:
+def test_the_policy_observes_wallet_clock_and_history(release: Release) -> None:
     clock = Clock()
-    service = Service("v1", with_policy(release, like(Notes, release), budget=1_000.0), Metrics(), ALL, clock)
+    client = served(with_policy(release, like(Notes, release), budget=1_000.0), ALL, clock=clock)
+    state = client.app.state.service.writer.state
     customer = rows(TELCO, 1, seed=4)[0]
-    clock.now += 3 * MONTH_SECONDS
-    assert service.wallet.admit_one(100.0, 150.0, 0.5)
+    clock.now += 3 * MONTH
+    state.carry_out([Ask(None, None, b"", offer(liability=150.0, cost=100.0))])  # accepted with 25 %
+    Notes.seen.clear()
     history = {"contacts": [1, 0], "answers": {"accepted": 1, "declined": 2}}
-    assert ask(service, customer, history)["why"] == "policy_no_contact"
-    expected = [0, 1, 0, 0, 0, 1, 2, np.float32(1 - 0.175 - 0.75)]
+    assert ask(client, customer, history)["why"] == "policy_no_contact"
+    expected = [0, 1, 0, 0, 0, 1, 2, np.float32(1 - (100 + 0.25 * 150) / 1_000 - 0.75)]
     assert Notes.seen[-1][-8:].tolist() == expected
-    assert ask(service, customer, {"running_offer": 10, "months_left": 2})["why"] == "running_offer"
-    assert len(Notes.seen) == 1  # nor is it asked about whom nobody may contact
+    # An offer on record that she accepted is observed as well, whatever the caller says.
+    (made,) = state.carry_out([Ask("Ben", None, b"", offer(level=20))])
+    state.carry_out([Outcome(made.decision_id, "declined")])
+    clock.now += MONTH
+    assert ask(client, customer | {"customerID": "Ben"})["why"] == "policy_no_contact"
+    assert Notes.seen[-1][-8:-1].tolist() == [0, 1, 0, 0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("mode", ["expected", "worst_case"])
 @pytest.mark.parametrize("percent", [0.0, 50.0, 100.0])
 def test_a_storm_of_requests_never_overdraws(release: Release, mode: str, percent: float) -> None:
     """All at once, both arms, one wallet: it fills, then nobody is contacted."""
-    router = Router(force_baseline=False, percent=percent)
+    router = Router(force_baseline=False, percent=percent, hold_out=0.0)
     spent = with_policy(release, policy(TELCO, 99.0, 20), budget=3_000.0, wallet=mode, threshold=0.01)
-    app = create_app("v1", spent, router)
-    assert not inspect.iscoroutinefunction(Service.answer)  # nothing can come between the wallet and the answer
-    wallet = app.state.service.wallet
+    client = served(spent, router)
     customers = [row | {"customerID": f"S-{i}"} for i, row in enumerate(rows(TELCO, 300, seed=9))]
 
     async def storm() -> list[dict[str, Any]]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        transport = httpx.ASGITransport(client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as caller:
 
             async def one(customer: dict[str, Any]) -> dict[str, Any]:
-                response = await client.post("/retain", json={"customer": customer})
-                assert wallet.committed + wallet.held <= wallet.budget
+                response = await caller.post("/retain", json={"customer": customer})
                 found: dict[str, Any] = response.json()
                 return found
 
             return await asyncio.gather(*(one(customer) for customer in customers))
 
-    answers = asyncio.run(storm())
+    answers = client.run(storm())
+    wallet = wallet_of(client)
+    assert wallet["committed"] + wallet["held"] <= wallet["budget"]
     contacts = [answer for answer in answers if answer["action"] == "contact"]
-    assert 5 <= len(contacts) == wallet.open < 300
-    assert wallet.committed == len(contacts)
+    assert 5 <= len(contacts) == wallet["open_offers"] < 300
+    assert wallet["committed"] == len(contacts)
     assert {answer["mode"] for answer in answers} == (
         {"baseline"} if percent == 0 else {"learned"} if percent == 100 else {"baseline", "learned"}
     )
@@ -247,8 +256,8 @@ def test_a_storm_of_requests_never_overdraws(release: Release, mode: str, percen
             for customer, answer in by_id
             if answer["action"] == "contact"
         )
-        assert worst + wallet.committed <= wallet.budget
-        assert wallet.held == pytest.approx(worst)
+        assert worst + wallet["committed"] <= wallet["budget"]
+        assert wallet["held"] == pytest.approx(worst)
 
 
 class Raises(Policy):
@@ -272,29 +281,67 @@ def broken(kind: str, release: Release) -> Policy:
 
 
 @pytest.mark.parametrize("kind", ["error", "not_finite"])
-def test_in_doubt_the_baseline_decides(release: Release, kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    clock, metrics = Clock(), Metrics()
-    service = Service("v1", with_policy(release, broken(kind, release)), metrics, ALL, clock)
-    plain = Service("v1", release, Metrics())
-    with caplog.at_level(logging.WARNING, "retain.serve"):
-        for row in rows(TELCO, 20, seed=7):
-            answer, expected = ask(service, row), ask(plain, row)
-            assert answer["mode"] == "baseline"
-            for key in ("action", "offer", "why", "risk", "message", "reasons"):
-                assert answer[key] == expected[key]
-        assert len(caplog.records) == 1
-        clock.now += DOUBT_SECONDS
-        ask(service, row)
-    assert [record.getMessage() for record in caplog.records] == [
-        "the learned policy could not decide (1 times so far): the baseline did",
-        "the learned policy could not decide (21 times so far): the baseline did",
-    ]
-    assert f'retain_learned_doubts_total{{reason="{kind}"}} 21.0' in metrics.text().decode()
-    assert service.wallet.committed == plain.wallet.committed + (service.wallet.open - plain.wallet.open)
+def test_in_doubt_the_baseline_decides(release: Release, kind: str) -> None:
+    client = served(with_policy(release, broken(kind, release)), ALL)
+    plain = served(release)
+    for row in rows(TELCO, 20, seed=7):
+        answer, expected = ask(client, row), ask(plain, row)
+        assert answer["mode"] == "baseline"
+        for key in ("action", "offer", "why", "risk", "message", "reasons"):
+            assert answer[key] == expected[key]
+        record = client.get(f"/decisions/{answer['decision_id']}").json()
+        assert (record["detail"]["unasked"], record["shadow"]) == (kind, None)
+    assert wallet_of(client)["committed"] == wallet_of(plain)["committed"]
+
+
+# -- in shadow -----------------------------------------------------------------------------------------------------
+
+
+def test_in_its_shadow_the_learned_arm_changes_nothing_and_completes_the_record(release: Release) -> None:
+    arm = InProcess(with_policy(release, policy(TELCO, 99.0, 20)))
+    client, alone = served(release, learned=arm), served(release, learned=None)
+    made = 0
+    for row in rows(TELCO, 40, seed=7):
+        answer, expected = ask(client, row), ask(alone, row)
+        assert {key: answer[key] for key in answer if key != "decision_id"} == {
+            key: expected[key] for key in expected if key != "decision_id"
+        }
+        record = Record.model_validate_json(client.get(f"/decisions/{answer['decision_id']}").content)
+        assert record.shadow is not None
+        assert record.shadow.wanted == Intent(offer=20, why="policy_contact")
+        assert (record.detail.unasked, record.shadow.missing, record.shadow.waited) == (None, None, 0.002)
+        without = Record.model_validate_json(alone.get(f"/decisions/{expected['decision_id']}").content)
+        assert (without.detail.unasked, without.shadow) == ("left_out", None)
+        made += answer["action"] == "contact"
+    assert wallet_of(client)["committed"] == wallet_of(alone)["committed"] == made
+
+
+def test_the_shadow_is_asked_with_the_history_and_the_pace_of_the_decision(release: Release) -> None:
+    arm, clock = InProcess(release), Clock()
+    client = served(with_policy(release, threshold=1e-9), learned=arm, clock=clock)
+    customer = rows(TELCO, 1, seed=4)[0]
+    answer = ask(client, customer)
+    client.post({"decision_id": answer["decision_id"], "outcome": "declined"}, "/outcomes")
+    clock.now += 2 * MONTH
+    ask(client, customer)
+    (first, at_first), (second, later) = arm.asked
+    assert (first.case.history.contacts, at_first) == ((), 0.0)
+    assert (second.case.history.contacts, second.case.history.declined) == ((1, 0, 0), 1)
+    assert later == pytest.approx(2 / 12, abs=0.001)
+    ask(client, customer)  # her offer is open
+    ask(client, customer | {"customerID": "Ben"}, {"contacts": [2]})  # nobody may contact him
+    assert len(arm.asked) == 2
+
+
+def test_a_failure_in_the_shadow_is_on_record_with_its_reason(release: Release) -> None:
+    client = served(release, learned=InProcess(with_policy(release, broken("not_finite", release))))
+    answer = ask(client, rows(TELCO, 1, seed=4)[0])
+    shadow = client.get(f"/decisions/{answer['decision_id']}").json()["shadow"]
+    assert (shadow["missing"], shadow["wanted"]) == ("not_finite", None)
 
 
 def test_a_release_without_a_policy_answers_by_the_baseline_and_warns(release: Release) -> None:
-    client = Client(create_app("v1", dataclasses.replace(release, policy=None), ALL))
+    client = served(dataclasses.replace(release, policy=None), ALL)
     assert client.post({"customer": rows(TELCO, 1, seed=4)[0]}).json()["mode"] == "baseline"
     ready = client.get("/readyz").json()
     assert (ready["mode"], ready["learned_percent"]) == ("baseline", 0)
@@ -304,7 +351,7 @@ def test_a_release_without_a_policy_answers_by_the_baseline_and_warns(release: R
 
 
 def test_a_table_without_an_id_is_the_baselines(bank_release: Release) -> None:
-    client = Client(create_app("v1", bank_release, ALL))
+    client = served(bank_release, ALL)
     row = rows(bank_release.spec, 1, seed=4)[0]
     del row["duration"]
     assert client.post({"customer": row}).json()["mode"] == "baseline"
@@ -336,23 +383,23 @@ def test_nobody_is_contacted_who_may_not_be_whoever_decides(
     spec = release.spec.model_copy(update={"roles": roles})
     chosen = policy(TELCO) if offer is None else policy(TELCO, 99.0, offer)
     here = dataclasses.replace(with_policy(release, chosen, threshold=1e-9), spec=spec)
-    service = Service("v1", here, Metrics(), Router(False, percent))
+    client = served(here, Router(False, percent))
     customer = rows(TELCO, 1, seed=4)[0] | {"customerID": number, "Partner": "Yes" if out else "No"}
     history: dict[str, Any] = {"contacts": contacts}
     if running:
         history |= {"running_offer": running[0], "months_left": running[1]}
-    answer = ask(service, customer, history)
+    answer = ask(client, customer, history)
     forbidden = out or bool(running) or sum(contacts) >= 2 or contacts[-1:] > [0]
     if forbidden:
         assert answer["action"] == "no_contact"
         assert answer["why"] in ("do_not_contact", "running_offer", "contact_cap", "contacted_this_month")
-        assert service.wallet.open == 0
+        assert wallet_of(client)["open_offers"] == 0
     elif offer is not None or answer["mode"] == "baseline":
         assert answer["action"] == "contact"
 
 
 def test_openapi_says_what_is_answered(release: Release) -> None:
-    document = Client(create_app("v1", release, ALL)).get("/openapi.json").json()
+    document = Client(app_of("v1", release, ALL)).get("/openapi.json").json()
     answer = document["components"]["schemas"]["Answer"]["properties"]
     assert answer["mode"]["enum"] == ["baseline", "learned"]
     assert {"policy_contact", "policy_no_contact", "offer_budget", "contacted_this_month"} <= set(answer["why"]["enum"])
@@ -372,12 +419,12 @@ def test_other_offers_months_and_currency_are_other_data_alone(tmp_path: Path) -
     out = run_stage(tmp_path, given)
     release = load({path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()})
     customer = rows(TELCO, 1, seed=4)[0] | {"MonthlyCharges": 9_000.0, "tenure": 40}
-    for router, offer in ((ALL, 33), (Router(), 7)):
-        app = create_app("v1", with_policy(release, threshold=1e-9), router)
-        answer = Client(app).post({"customer": customer}).json()
-        assert (answer["action"], answer["offer"]) == ("contact", offer)
-        assert f"{offer}%" in answer["message"]["text"]
+    for router, level in ((ALL, 33), (EVERYBODY, 7)):
+        client = served(with_policy(release, threshold=1e-9), router)
+        answer = ask(client, customer)
+        assert (answer["action"], answer["offer"]) == ("contact", level)
+        assert f"{level}%" in answer["message"]["text"]
         assert "two months" in answer["message"]["text"]
-        wallet = Client(app).get("/readyz").json()["wallet"]
+        wallet = wallet_of(client)
         assert (wallet["currency"], wallet["months"], wallet["committed"]) == ("JPY", 6, 150.0)
-        assert wallet["held"] == pytest.approx(offer / 100 * 9_000 * 2)
+        assert wallet["held"] == pytest.approx(level / 100 * 9_000 * 2)

@@ -20,10 +20,10 @@ from engine.approvals import Approvals, Watch, identifier, read, record
 from engine.store import FolderStore
 from retain.release import Release
 from serve import app, messages
-from serve.app import create_app
 from serve.loading import load_release
 from serve.settings import read as settings
 from tests.releases import bank, publish, rows, standing
+from tests.serve.apps import app_of
 from tests.serve.client import Client
 
 TEXTS = sorted({entry["text"] for source in ("sft", "rlhf") for entry in bank(source)})
@@ -140,7 +140,7 @@ def test_a_message_is_sent_when_it_was_approved_and_not_after_it_was_rejected(
     if override:
         environment[override] = str(unread.root / "toy" / "messages" / ("f" * 64))
     version, release = load_release(settings(environment))
-    served = create_app(version, release, watch=Watch())
+    served = app_of(version, release, watch=Watch())
     client, service = Client(served), served.state.service
     customer = next(
         row for row in rows(release.spec, 100, 6)
@@ -180,7 +180,7 @@ def test_without_its_store_nothing_counts_as_read(
     """A release that was copied elsewhere, whose approvals were not."""
     monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "none"))
     version, release = load_release(settings({"RELEASE_PATH": str(artifact)}))
-    served = create_app(version, release, watch=Watch())
+    served = app_of(version, release, watch=Watch())
     warnings = Client(served).get("/readyz").json()["warnings"]
     assert f"{tmp_path / 'none'}: can't be read (No such file or directory): no message counts as read" in warnings
     assert served.state.service.banks == "messages: 24 of template, sft 0 of 48 approved, rlhf 0 of 48 approved"
@@ -192,7 +192,7 @@ def test_a_look_that_fails_leaves_nothing_approved(
     release: Release, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = Watch(str(store))
-    served = create_app("v1", release, watch=watch)
+    served = app_of("v1", release, watch=watch)
     service, failed = served.state.service, asyncio.Event()
     assert service.release.verdicts == dict.fromkeys(TEXTS, "approved")
     take = service.take_approvals
@@ -214,7 +214,7 @@ def test_a_look_that_hangs_leaves_nothing_approved_until_the_store_answers(
 ) -> None:
     monkeypatch.setattr(approvals, "SETTLED_NS", 0)  # so that a look that is not told to forget sees no change
     watch = Watch(str(store))
-    service = (served := create_app("v1", release, watch=watch)).state.service
+    service = (served := app_of("v1", release, watch=watch)).state.service
     take, changed = service.take_approvals, watch.changed
     answers, warnings, back = threading.Event(), [], asyncio.Event()
     assert changed() is None
@@ -250,7 +250,7 @@ def test_a_look_that_hangs_does_not_keep_the_service_from_stopping(
     release: Release, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = Watch(str(store))
-    served = create_app("v1", release, watch=watch)
+    served = app_of("v1", release, watch=watch)
     answers = threading.Event()
     monkeypatch.setattr(app, "READ_AGAIN_SECONDS", 0.001)
     before = set(threading.enumerate())
@@ -269,7 +269,7 @@ def test_a_look_that_hangs_does_not_keep_the_service_from_stopping(
 
 
 def test_what_a_release_has_computed_is_kept_where_no_verdict_changed(release: Release) -> None:
-    service = create_app("v1", release).state.service
+    service = app_of("v1", release).state.service
     service.take_approvals(Approvals())  # of a store without records: none of the release's own verdicts counts
     assert service.release.verdicts == {}
     before = service.release
@@ -283,7 +283,7 @@ def test_a_record_that_may_not_be_read_is_named_with_its_cause(release: Release)
     said = "store/approvals/1.json: can't be read (Permission denied)"
     lines = [line.plain for line in messages.summary(release, Approvals(unreadable=(said,)))]
     assert lines[-1] == f"{said}; its text counts as unread"
-    service = create_app("v1", release).state.service
+    service = app_of("v1", release).state.service
     service.take_approvals(Approvals(unreadable=(said,)))
     assert f"{said}; its text counts as unread" in service.ready()["warnings"]
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 
 from retain.release import Release, load
-from serve.app import create_app
 from serve.schema import request_schema
 from tests.names import BAD_NAMES, names
 from tests.releases import FOOTER, approved, dataset, decided, inputs, rows, run_stage
+from tests.serve.apps import app_of
 from tests.serve.client import Client
 from tests.words import check, clean_name
 
@@ -35,13 +35,13 @@ def months(named: Release) -> int:
 
 @pytest.fixture(scope="module")
 def client(named: Release) -> Client:
-    return Client(create_app("v1", named))
+    return Client(app_of("v1", named))
 
 
 @pytest.fixture(scope="module")
 def templates(named: Release) -> Client:
     """The release that speaks in templates alone; the others' banks greet by themselves."""
-    return Client(create_app("v1", dataclasses.replace(named, banks={"template": named.banks["template"]})))
+    return Client(app_of("v1", dataclasses.replace(named, banks={"template": named.banks["template"]})))
 
 
 @pytest.fixture(scope="module")

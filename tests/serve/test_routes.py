@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from retain.decision import Bridge
 from retain.release import Release
 from retain.request import request_columns
-from serve.app import create_app
+from serve.answers import Answer
 from serve.refusals import Refusal
 from serve.routes import MAX_BODY
-from serve.service import Answer, Service
+from serve.service import Service
 from tests.releases import FOOTER, dataset, decided, rows
+from tests.serve.apps import app_of
 from tests.serve.client import Client
 from tests.words import check
 
@@ -65,7 +66,7 @@ def test_a_customer_gets_a_decision_with_its_reasons(client: Client, release: Re
 
 def test_no_protected_column_is_shown_as_a_reason(bank_release: Release) -> None:
     def shown(release: Release) -> list[str]:
-        answer = Client(create_app("v1", release)).post({"customer": stated(bank_release)}).json()
+        answer = Client(app_of("v1", release)).post({"customer": stated(bank_release)}).json()
         return [reason["feature"] for reason in answer["reasons"]]
 
     first, *others = shown(bank_release)
@@ -171,10 +172,10 @@ def test_unknown_paths_and_methods_are_refused_in_the_same_shape(client: Client)
 def test_a_bug_is_a_clean_500(
     client: Client, customer: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def bug(self: Service, body: bytes) -> bytes:
+    async def bug(self: Service, *request: Any) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(Service, "answer", bug)
+    monkeypatch.setattr(Service, "decide", bug)
     response = client.post({"customer": customer})
     assert response.status_code == 500
     assert response.json() == {"detail": "internal error", "request_id": response.headers["x-request-id"]}
@@ -193,7 +194,7 @@ JSON = st.recursive(
 @pytest.mark.parametrize("table", ["release", "bank_release"])
 def test_no_body_gets_a_500(request: pytest.FixtureRequest, table: str) -> None:
     release = request.getfixturevalue(table)
-    no_body_gets_a_500(Client(create_app("v1", release)), stated(release))
+    no_body_gets_a_500(Client(app_of("v1", release)), stated(release))
 
 
 @settings(max_examples=300)
@@ -250,14 +251,14 @@ def test_any_other_number_that_is_not_plausible_is_counted_and_warned_of(client:
 
 def test_no_charge_holds_much_of_the_wallet(release: Release) -> None:
     """Even where the table says that a charge of any size is decided about."""
-    client, customer = Client(create_app("v1", charge_of_any_size(release))), risky(release)
+    client, customer = Client(app_of("v1", charge_of_any_size(release))), risky(release)
     answer = client.post({"customer": customer | {"MonthlyCharges": 100_000}}).json()
     assert (answer["action"], answer["offer"], answer["why"]) == ("no_contact", None, "offer_limit")
     ready = client.get("/readyz").json()
     assert ready["wallet"]["held"] == 0
     assert "1 offer was not made, since one offer may cost at most 2,250 EUR" in ready["warnings"]
     # 5 % of 45,000 EUR, which 10 % off 3,750 EUR for six months cost.
-    for charge, why in ((3_750, "risk_at_threshold"), (3_751, "offer_limit")):
+    for charge, why in ((3_751, "offer_limit"), (3_750, "risk_at_threshold")):
         assert client.post({"customer": customer | {"MonthlyCharges": charge}}).json()["why"] == why
     assert 'retain_decisions_total{action="no_contact",mode="baseline",why="offer_limit"} 2.0' in client.metrics()
 
@@ -267,7 +268,7 @@ def test_a_small_budget_still_pays_for_plausible_customers(release: Release) -> 
     assert poor.offer_limit == pytest.approx(
         0.20 * 587.7 * 6, rel=1e-3
     )  # the deepest offer on the highest plausible charge
-    answer = Client(create_app("v1", poor)).post({"customer": risky(release) | {"MonthlyCharges": 100}}).json()
+    answer = Client(app_of("v1", poor)).post({"customer": risky(release) | {"MonthlyCharges": 100}}).json()
     assert answer["action"] == "contact"
 
 
@@ -334,7 +335,7 @@ def charge_of_any_size(release: Release) -> Release:
 
 
 def test_a_number_without_bounds_is_answered_or_refused(bank_release: Release) -> None:
-    client, customer = Client(create_app("v1", charge_of_any_size(bank_release))), stated(bank_release)
+    client, customer = Client(app_of("v1", charge_of_any_size(bank_release))), stated(bank_release)
     for number, status in ((10**30, 200), (-(2**70), 200), (10**39, 422)):
         assert client.post({"customer": customer | {"nr.employed": number}}).status_code == status
     for number, status in ((2**53 - 1, 200), (2**64, 422), (10**30, 422)):
@@ -377,6 +378,8 @@ def test_health_and_readiness_say_what_answers(client: Client, release: Release)
         "status": "ready",
         "mode": "baseline",
         "learned_percent": 0.0,
+        "hold_out_percent": 5.0,
+        "exploration": 0.0,
         "experiment": "toy",
         "dataset": "telco",
         "release": "v1",
@@ -386,10 +389,8 @@ def test_health_and_readiness_say_what_answers(client: Client, release: Release)
             name: {"standing": "served", "digest": part.digest, "artifact": part.digest, "missed": []}
             for name, part in release.parts.items()
         },
-        "history": "comes with the request",
+        "learned_arm": None,
         "wallet": {
-            "state": "in this process: a restart forgets it",
-            "answers": "not received yet: what each offer made may cost stays held until a restart",
             "mode": "expected",
             "currency": "EUR",
             "budget": 45_000.0,
@@ -406,26 +407,28 @@ def test_health_and_readiness_say_what_answers(client: Client, release: Release)
 def test_a_replaced_part_and_a_table_without_the_bridge_are_warned_of(release: Release) -> None:
     bridge = Bridge({"roles": ["senior"], "cells": {}, "overall": 0.1}, dataset("telco", bridge=[]))
     other = dataclasses.replace(release, replaced=("risk",), bridge=bridge)
-    warnings = Client(create_app("v1+risk", other)).get("/readyz").json()["warnings"]
+    warnings = Client(app_of("v1+risk", other)).get("/readyz").json()["warnings"]
     assert warnings == ["risk is that of RISK_MODEL_PATH, not the release's own", bridge.warning]
 
 
 def test_metrics_count_requests_decisions_and_seconds(client: Client, release: Release) -> None:
     customer = risky(release)
     client.post({"customer": customer})
-    client.post({"customer": customer, "history": {"contacts": [2]}})
+    client.post({"customer": customer | {"customerID": "Ben"}, "history": {"contacts": [2]}})
+    client.post({"customer": customer})
     client.post({})
     client.get("/made-up-by-the-caller")
     text = client.metrics()
     assert "_created" not in text  # a second series for each, which nobody reads
     for line in (
-        'retain_requests_total{code="200",path="/retain"} 2.0',
+        'retain_requests_total{code="200",path="/retain"} 3.0',
+        'retain_answers_again_total{why="repeated"} 1.0',
         'retain_requests_total{code="422",path="/retain"} 1.0',
         'retain_requests_total{code="404",path="other"} 1.0',
         'retain_decisions_total{action="contact",mode="baseline",why="risk_at_threshold"} 1.0',
         'retain_decisions_total{action="no_contact",mode="baseline",why="contact_cap"} 1.0',
-        'retain_request_seconds_bucket{le="0.5"} 3.0',
-        "retain_request_seconds_count 3.0",
+        'retain_request_seconds_bucket{le="0.5"} 4.0',
+        "retain_request_seconds_count 4.0",
         'retain_release_info{release="v1"} 1.0',
     ):
         assert line in text
@@ -433,6 +436,6 @@ def test_metrics_count_requests_decisions_and_seconds(client: Client, release: R
 
 
 def test_two_applications_count_apart(release: Release, customer: dict[str, Any]) -> None:
-    one, other = Client(create_app("v1", release)), Client(create_app("v2", release))
+    one, other = Client(app_of("v1", release)), Client(app_of("v2", release))
     one.post({"customer": customer})
     assert 'retain_requests_total{code="200",path="/retain"} 0.0' in other.metrics()

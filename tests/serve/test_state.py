@@ -9,9 +9,9 @@ from itertools import pairwise
 import psycopg
 import pytest
 
-from retain.decision import History
+from retain.decision import NO_HISTORY, History
 from retain.wallet import Wallet
-from serve.operations import Ask, Choice, Complete, KeyConflict, Outcome, Past, Suppress, Withdraw
+from serve.operations import Ask, Choice, Complete, KeyConflict, Look, Outcome, Past, Suppress, Withdraw
 from tests.serve.memory import DAY, MONTH, START, Memory, balance, choice, nobody, offer
 
 ONE = 500_000  # microseconds
@@ -385,3 +385,23 @@ def test_no_name_is_in_the_database(memory: Memory) -> None:
         for table in ("meta", "wallet", "decision", "request_key", "outcome", "suppression"):
             for row in connection.exec_driver_sql(f"SELECT * FROM {table}"):
                 assert not any("Sophie" in repr(value) for value in row)
+
+
+def test_a_look_tells_what_a_decision_would_be_told(memory: Memory) -> None:
+    seen: list[Past] = []
+
+    def watch(past: Past, wallet: Wallet, period_left: float, now: int) -> Choice:
+        seen.append(past)
+        return nobody(past, wallet, period_left, now)
+
+    assert memory.do(Look(None)) == (Past(NO_HISTORY, False), 0.0)
+    for _ in range(3):
+        memory.ask("Ann")
+        memory.clock.now += 15 * DAY
+        looked = memory.do(Look("Ann"))
+        memory.ask("Ann", watch)
+        assert looked.past == seen[-1]
+    assert sum(looked.past.history.contacts) == 2  # the cap let no third one be made
+    assert -1 <= looked.pace < 0.1
+    memory.do(Suppress("Ann", ""))
+    assert memory.do(Look("Ann")).past.suppressed

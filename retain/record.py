@@ -1,0 +1,135 @@
+"""The decision record: what is kept of a decision, and the same as a line of an export.
+
+One line holds what was answered, what the record adds to it, what the learned arm would have done (its shadow), and
+what became of it. Who the customer is it doesn't say: a pseudonym stands for her.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from retain.decision import Arm
+
+OutcomeKind = Literal["accepted", "declined", "churned", "complained", "revenue"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Said(_Part):
+    """Of a message: who wrote it, how long it is, and what the reward model gave it; None where nothing did."""
+
+    source: str
+    characters: int
+    tokens: int | None
+    score: float | None
+
+
+class Intent(_Part):
+    """What an arm wants before offer limit and wallet: an offer in percent, None for no contact, and why."""
+
+    offer: int | None
+    why: str
+
+
+class Detail(_Part):
+    """What a record adds to the answer. `seconds`: from the request's arrival to the decision. `wanted`: what the arm
+    wanted; None where a rule forbade all contact. `usual`: the offer that the arm would have made without exploration,
+    as the wallet lets it. `pscore`: the chance with which the action was taken; None where a rule forbade
+    all contact. `unasked`: why the learned arm wasn't asked in its shadow: "forbidden" (a rule forbids all contact),
+    "left_out" (the release has none), "served" (it decided itself), or what kept it from deciding about a customer of
+    its own."""
+
+    release: str
+    seconds: float
+    wanted: Intent | None
+    usual: int | None
+    pscore: float | None
+    explored: bool
+    unasked: str | None
+    history: dict[str, Any]
+    pace: float
+    said: Said | None
+
+
+class Shadow(_Part):
+    """What the learned arm would have done: `wanted`, or `missing`, the reason why nobody knows.
+
+    `said`: the message that it would send with its offer, `chosen`: what the reward model ranked first before the guard
+    was asked, `breaks` the rules that this breaks. `seconds` are its own, `waited` those until it was heard.
+    """
+
+    wanted: Intent | None
+    missing: str | None
+    risk: float | None
+    probabilities: tuple[float, ...]
+    said: Said | None
+    chosen: Said | None
+    breaks: tuple[str, ...]
+    seconds: float | None
+    waited: float | None
+
+
+class RecordedOutcome(_Part):
+    kind: OutcomeKind
+    month: int | None
+    amount: float | None
+    at: str
+
+
+class Record(_Part):
+    """A decision on record. Times are UTC; `period` is when that of the wallet began. `answer` is what /retain said.
+
+    `answered` is "expired" where nobody answered an offer within 14 days. `withdrawn`: nobody received the answer, so
+    its hold and contact were taken back. `customer` is a pseudonym, None for a table without ids.
+    """
+
+    decision_id: str
+    at: str
+    customer: str | None
+    period: str
+    arm: Arm
+    offer: int | None
+    cost: float
+    liability: float
+    charge: float
+    answer: dict[str, Any]
+    detail: Detail
+    shadow: Shadow | None
+    answered: Literal["accepted", "declined", "expired"] | None
+    answered_at: str | None
+    withdrawn: bool
+    outcomes: tuple[RecordedOutcome, ...]
+
+    @property
+    def risk(self) -> float:
+        return float(self.answer["risk"])
+
+    @property
+    def acceptance(self) -> float:
+        return float(self.answer["acceptance"])
+
+    @property
+    def why(self) -> str:
+        return str(self.answer["why"])
+
+    @property
+    def nrr_proxy(self) -> float:
+        """What is left of a month's charge after discount, churn and the contact's cost, as a share of that charge.
+
+        [charge x (1 - discount, if accepted) x (1 - p_churn) - contact cost] / charge. An unanswered offer counts as
+        declined, and p_churn is 1 where she was reported to have left.
+        """
+        discount = (self.offer or 0) / 100 if self.answered == "accepted" else 0.0
+        left = any(outcome.kind == "churned" for outcome in self.outcomes)
+        stays = 0.0 if left else 1 - self.risk
+        return (1 - discount) * stays - (self.cost / self.charge if self.charge else 0.0)
+
+
+def propensity(exploration: float, actions: int, usual: bool) -> float:
+    """The chance of an action where the share `exploration` of decisions takes one of so many `actions` at random:
+    that of the arm's `usual` one is what is left, too."""
+    return exploration / actions + (1 - exploration) * usual

@@ -1,0 +1,224 @@
+"""What the shadow has shown: whether the learned arm may be tried on customers, told from decision records alone.
+
+The playbook's four figures stand first: latency, unsafe messages, and whether the lengths of messages and the reward
+model's scores are still what they were in training. Then whether the arm answers at all, and what it would be worth.
+Each is passed, failed, or can't be told yet: too few records are no reason to go on, and none to give up.
+
+**Drift** is the population stability index, sum over bins of (p - q) ln(p / q), p the share of a bin among records and
+q that in training. Below .1 nothing has moved, from .25 on it has (Siddiqi, Credit Risk Scorecards, 2006).
+
+**Value** is estimated where some of the baseline's decisions were taken at random (exploration), by self-normalised
+inverse propensity scores (Swaminathan and Joachims, NIPS 2015): the mean of the NRR proxy over decisions whose action
+is what an arm wants, weighted by 1 / pscore. Without exploration the baseline's actions are all that was ever seen, and
+nothing can be told of others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from retain.monitoring import Monitoring
+from retain.record import Record
+from retain.reference import Distribution, Reference
+
+Verdict = Literal["pass", "fail", "hold"]
+
+DRIFT = 0.25  # of the stability index
+MIN_MESSAGES = 500  # of an index: by chance alone it is about bins / messages
+MAX_MISSED = 0.01  # of the questions to the learned arm
+MIN_EFFECTIVE = 300.0  # decisions that an estimate of value has to be worth
+FLOOR = 1e-4  # of a share, since an empty bin would make the index infinite
+
+# Why nothing was heard that says nothing of the arm's answers: nobody was there to ask, or too much was asked at once.
+# What opened a circuit is counted by itself.
+NOT_ASKED = ("not_running", "overloaded", "circuit_open")
+
+Weighted = Sequence[tuple[float, float]]  # (value, weight)
+
+
+class Figure(NamedTuple):
+    """One figure with its verdict. `samples`: what it was told from; `says` why, in a sentence."""
+
+    name: str
+    verdict: Verdict
+    value: float | None
+    limit: float | None
+    samples: int
+    says: str
+
+
+@dataclass
+class Tally:
+    """What the figures are told from, gathered record by record."""
+
+    asked: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    chosen: int = 0
+    unsafe: int = 0
+    # By who wrote them, of the messages that the reward model ranked first.
+    characters: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    scores: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    matured: int = 0
+    explored: int = 0
+    # NRR proxies of the decisions that did what the arm wants.
+    learned: list[tuple[float, float]] = field(default_factory=list)
+    baseline: list[tuple[float, float]] = field(default_factory=list)
+
+    def add(self, record: Record) -> None:
+        shadow = record.shadow
+        if shadow is None or record.withdrawn:
+            return
+        self.asked += 1
+        if shadow.wanted is None:
+            self.missing[shadow.missing or "unknown"] += 1
+            return
+        self.seconds.append(record.detail.seconds + (shadow.waited or 0.0))
+        if shadow.chosen is not None:
+            self.chosen += 1
+            self.unsafe += bool(shadow.breaks)
+            self.characters[shadow.chosen.source].append(shadow.chosen.characters)
+            if shadow.chosen.score is not None:
+                self.scores[shadow.chosen.source].append(shadow.chosen.score)
+        self._value(record, shadow.wanted.offer)
+
+    def _value(self, record: Record, wanted: int | None) -> None:
+        chance = record.detail.pscore
+        if not chance or (record.offer is not None and record.answered is None):
+            return  # a rule left no choice, or the offer is still open
+        self.matured += 1
+        self.explored += record.detail.explored
+        weighted = (record.nrr_proxy, 1 / chance)
+        if record.offer == wanted:
+            self.learned.append(weighted)
+        if record.offer == record.detail.usual:
+            self.baseline.append(weighted)
+
+
+def figures(tally: Tally, limits: Monitoring, reference: Reference | None) -> list[Figure]:
+    """The figures of a shadow, the playbook's four first. `reference`: the release's; None if it has none."""
+    return [
+        _latency(tally, limits),
+        _unsafe(tally, limits),
+        *_drifts(tally, reference),
+        _answers(tally, limits),
+        _value(tally, limits),
+    ]
+
+
+def verdict(found: Sequence[Figure]) -> Verdict:
+    """Of all figures: failed if one is; passed if all are, but for the value, which may stay unknown."""
+    if any(figure.verdict == "fail" for figure in found):
+        return "fail"
+    return "hold" if any(figure.verdict == "hold" and figure.name != "value" for figure in found) else "pass"
+
+
+def stability_index(values: Sequence[float], training: Distribution) -> float:
+    """How far values (n,), of which there are some, have moved from training: 0 where each bin has its share."""
+    known, total = sum(training.counts), 0.0
+    for here, there in zip(training.count(values), training.counts):
+        p, q = max(here / len(values), FLOOR), max(there / known, FLOOR)
+        total += (p - q) * math.log(p / q)
+    return total
+
+
+def _latency(tally: Tally, limits: Monitoring) -> Figure:
+    samples, limit, wanted = len(tally.seconds), limits.latency_p95.limit_ms / 1000, limits.error_rate.min_samples
+    if samples < wanted:
+        return Figure("latency_p95", "hold", None, limit, samples, _few(samples, wanted, "decisions"))
+    value = sorted(tally.seconds)[math.ceil(0.95 * samples) - 1]
+    says = f"95 % of decisions took at most {value * 1000:.0f} ms, waiting for the learned arm included"
+    return Figure("latency_p95", "pass" if value < limit else "fail", value, limit, samples, says)
+
+
+def _unsafe(tally: Tally, limits: Monitoring) -> Figure:
+    samples, events = tally.chosen, tally.unsafe
+    limit, wanted = limits.unsafe_rate.limit, limits.unsafe_rate.min_samples
+    rate = events / samples if samples else None
+    says = f"{events} of {samples} messages that the reward model ranked first break a rule"
+    if rate is None or samples < wanted:
+        return Figure("unsafe", "hold", rate, limit, samples, _few(samples, wanted, "messages"))
+    if rate < limit:
+        return Figure("unsafe", "pass", rate, limit, samples, says)
+    if events < limits.unsafe_rate.min_events:
+        return Figure("unsafe", "hold", rate, limit, samples, f"{says}: too few to tell from chance")
+    return Figure("unsafe", "fail", rate, limit, samples, says)
+
+
+def _drifts(tally: Tally, reference: Reference | None) -> Iterator[Figure]:
+    """Of each bank that the learned arm speaks from: of lengths, then of scores."""
+    known = {} if reference is None else reference.messages
+    banks = {bank: arms["learned"] for bank, arms in known.items() if "learned" in arms}
+    for name, what in (("message_length", "lengths"), ("reward_score", "the reward model's scores")):
+        for bank, messages in banks.items():
+            if name == "message_length":
+                training, values = messages.characters, tally.characters.get(bank, [])
+            else:
+                training, values = messages.score, tally.scores.get(bank, [])
+            yield _drift(f"{name} ({bank})", f"{what} of {bank}'s messages", values, training)
+        if not banks:
+            says = "the release has no messages of a language model that the learned arm could send"
+            yield Figure(name, "hold", None, DRIFT, 0, says)
+
+
+def _drift(name: str, what: str, values: Sequence[float], training: Distribution) -> Figure:
+    samples = len(values)
+    if not sum(training.counts):
+        return Figure(name, "hold", None, DRIFT, samples, f"{what} are not known from training")
+    if samples < MIN_MESSAGES:
+        return Figure(name, "hold", None, DRIFT, samples, _few(samples, MIN_MESSAGES, "messages"))
+    value = stability_index(values, training)
+    says = f"{what} have {'moved' if value >= DRIFT else 'not moved'} from those in training"
+    return Figure(name, "pass" if value < DRIFT else "fail", value, DRIFT, samples, says)
+
+
+def _answers(tally: Tally, limits: Monitoring) -> Figure:
+    unasked = sum(tally.missing[reason] for reason in NOT_ASKED)
+    samples, failures, wanted = tally.asked - unasked, tally.missing.total() - unasked, limits.error_rate.min_samples
+    reasons = ", ".join(f"{count} {reason}" for reason, count in tally.missing.most_common()) or "nothing was missed"
+    if samples < wanted:
+        says = f"{_few(samples, wanted, 'questions')}; {reasons}"
+        return Figure("answers_missed", "hold", None, MAX_MISSED, samples, says)
+    rate = failures / samples
+    return Figure("answers_missed", "pass" if rate < MAX_MISSED else "fail", rate, MAX_MISSED, samples, reasons)
+
+
+def _value(tally: Tally, limits: Monitoring) -> Figure:
+    if not tally.explored:
+        says = "no decision was taken at random, so nothing can be told of actions other than the baseline's"
+        return Figure("value", "hold", None, 0.0, 0, says)
+    if tally.matured < (wanted := limits.nrr_proxy_drop.min_samples):
+        return Figure("value", "hold", None, 0.0, tally.matured, _few(tally.matured, wanted, "decisions"))
+    effective = min(_effective(tally.learned), _effective(tally.baseline))
+    if effective < MIN_EFFECTIVE:
+        says = f"decisions that did what both arms want are worth {effective:.0f}, where {MIN_EFFECTIVE:.0f} are wanted"
+        return Figure("value", "hold", None, 0.0, int(effective), says)
+    gain = _mean(tally.learned) - _mean(tally.baseline)
+    error = 1.96 * math.hypot(_standard_error(tally.learned), _standard_error(tally.baseline))
+    says = f"NRR proxy of the learned arm less the baseline's, with 95 %: {gain - error:+.4f} to {gain + error:+.4f}"
+    told: Verdict = "pass" if gain > error else "fail" if gain < -error else "hold"
+    return Figure("value", told, gain, 0.0, int(effective), says)
+
+
+def _few(samples: int, wanted: int, what: str) -> str:
+    return f"{samples} {what} so far, where {wanted} are wanted"
+
+
+def _effective(weighted: Weighted) -> float:
+    """Kish's effective sample size."""
+    total = sum(weight for _, weight in weighted)
+    return total**2 / sum(weight**2 for _, weight in weighted) if weighted else 0.0
+
+
+def _mean(weighted: Weighted) -> float:
+    return sum(value * weight for value, weight in weighted) / sum(weight for _, weight in weighted)
+
+
+def _standard_error(weighted: Weighted) -> float:
+    """Of a self-normalised mean (Owen, Monte Carlo theory, 2013, 9.2)."""
+    mean, total = _mean(weighted), sum(weight for _, weight in weighted)
+    return math.sqrt(sum((weight * (value - mean)) ** 2 for value, weight in weighted)) / total

@@ -1,0 +1,111 @@
+"""Services and applications of a release for tests, each with a database of its own that nobody else has."""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from engine.approvals import Watch
+from retain.decision import Decision, policy_wants
+from retain.message import Message
+from retain.policy import PolicyError
+from retain.release import Assessment, Release
+from serve.app import create_app
+from serve.database import Database, wall_clock
+from serve.keys import NO_KEYS, Keys
+from serve.learned import Failure, Wish
+from serve.metrics import Metrics
+from serve.router import EVERYBODY_BASELINE, Router
+from serve.service import Service
+from serve.state import State
+from serve.writer import Writer
+
+
+class InProcess:
+    """The learned arm of a release in this process, with what a service asks of serve.learned.LearnedArm."""
+
+    def __init__(self, release: Release) -> None:
+        self.release = release
+        self.asked: list[tuple[Assessment, float]] = []  # with the wallet's pace
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def state(self) -> dict[str, Any]:
+        return {"running": True}
+
+    def warnings(self) -> list[str]:
+        return []
+
+    def take_verdicts(self, verdicts: Mapping[str, str]) -> None:
+        self.release = replace(self.release, verdicts=verdicts)
+
+    async def ask(self, assessment: Assessment, pace: float, deadline: float) -> Wish | Failure:
+        return self._heard(assessment, pace)
+
+    def ask_later(self, assessment: Assessment, pace: float, done: Callable[[Wish | Failure], None]) -> None:
+        done(self._heard(assessment, pace))
+
+    def message(self, assessment: Assessment, wish: Wish) -> Message | None:
+        case = assessment.case
+        decision = Decision(case.risk, case.acceptance, "contact", wish.offer, wish.why, "learned")
+        return self.release.message(assessment, decision)
+
+    def _heard(self, assessment: Assessment, pace: float) -> Wish | Failure:
+        self.asked.append((assessment, pace))
+        try:
+            assert self.release.policy is not None
+            wanted = policy_wants(self.release.policy, self.release.terms, assessment.case, pace)
+        except PolicyError:
+            return Failure("not_finite")
+        except Exception:
+            return Failure("error")
+        return Wish(wanted.offer, wanted.why, (), None, None, assessment.case, 0.001, 0.002)  # type: ignore[arg-type]
+
+
+def service_of(
+    release: Release,
+    version: str = "v1",
+    router: Router = EVERYBODY_BASELINE,
+    url: str | None = None,
+    learned: Any = "in process",
+    clock: Callable[[], int] = wall_clock,
+) -> Service:
+    """On the database at `url`, or on a file of its own; with the release's learned arm, if it has one, in this
+    process, or with the arm given."""
+    folder = None
+    if url is None:
+        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        url = f"sqlite:///{Path(folder.name).resolve() / 'serving.db'}"
+    if learned == "in process":
+        learned = None if release.policy is None else InProcess(release)
+    database = Database(url, clock=clock)
+    state = State(database, release.terms, clock)
+    state.carry_out([])
+    service = Service(version, release, Metrics(), Writer(state), router, learned)
+    weakref.finalize(service, _close, database, folder)
+    return service
+
+
+def _close(database: Database, folder: tempfile.TemporaryDirectory[str] | None) -> None:
+    database.close()
+    if folder is not None:
+        folder.cleanup()
+
+
+def app_of(
+    version: str,
+    release: Release,
+    router: Router = EVERYBODY_BASELINE,
+    watch: Watch | None = None,
+    keys: Keys = NO_KEYS,
+    **service: Any,
+) -> FastAPI:
+    return create_app(service_of(release, version, router, **service), watch, keys)
