@@ -173,7 +173,7 @@ class Batch:
     def _look(self, look: Look) -> Looked:
         customer = None if look.customer is None else self._customer(look.customer)
         contacts = [] if customer is None else [one for one in self._contacts[customer] if not one.withdrawn]
-        period = self._periods.running(self._now)
+        period = self._periods.running(self._now, self._terms)
         past = Past(history_of(contacts, self._now, self._terms), customer in self._suppressed)
         return Looked(past, pace(period.wallet, left(period, self._now)))
 

@@ -43,6 +43,8 @@ STEADY_SECONDS = 60.0  # of a process after which the pause is the first one aga
 MEMORY = 512 << 20
 ROUNDED = 1e-6  # how far probabilities may be off by rounding
 
+LOADING = "it is loading its release"
+
 REPORTED: dict[str, ArmFailure] = {"error": "error", "not_finite": "not_finite"}  # by the process itself
 
 _TOLD = struct.Struct(f"<{CONTACTS + 7}f")  # the columns of an observation that follow the features
@@ -146,7 +148,7 @@ class LearnedArm:
     async def start(self) -> None:
         """Starts the process, which loads its release meanwhile, and keeps one running."""
         self._loop = asyncio.get_running_loop()
-        self.problem = "it is loading its release"
+        self.problem = LOADING
         self._keeping = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
@@ -218,7 +220,8 @@ class LearnedArm:
 
     def warnings(self) -> list[str]:
         """What the person who runs the service should know, a line each."""
-        warnings = [] if self.running else [f"the learned arm is not running: {self.problem}"]
+        fine = self.running or self.problem == LOADING
+        warnings = [] if fine else [f"the learned arm is not running: {self.problem}"]
         if self.circuit.state != "closed":
             again = f"it is tried again in {self.circuit.retry_in:.0f} seconds"
             warnings.append(f"the learned arm is not asked, since it failed ({self.circuit.reason}): {again}")

@@ -48,19 +48,14 @@ def ready(service: Service) -> dict[str, Any]:
         "standings": {name: part.model_dump(mode="json") for name, part in release.parts.items()},
         "learned_arm": None if learned is None else learned.state(),
         "wallet": _wallet(service),
-        "warnings": warnings(service),
+        "warnings": [*warnings(service), *([] if learned is None else learned.warnings())],
     }
 
 
 def warnings(service: Service) -> list[str]:
-    learned = service.bound.learned
-    return [
-        *service.warnings,
-        *_unread(service),
-        *_not_like_training(service),
-        *_money(service),
-        *([] if learned is None else learned.warnings()),
-    ]
+    """What the person who runs the service should know, a line each; beside it, once it runs, stands what its learned
+    arm says."""
+    return [*service.warnings, *_unread(service), *_not_like_training(service), *_money(service)]
 
 
 def _wallet(service: Service) -> Mapping[str, Any] | None:

@@ -15,8 +15,8 @@ from serve.app import create_app
 from serve.child import begin, run
 from serve.database import Database, database_url
 from serve.keys import Keys
-from serve.learned import LearnedArm, Source
-from serve.loading import load_release
+from serve.learned import LearnedArm
+from serve.loading import Source, load_release
 from serve.metrics import Metrics
 from serve.readiness import arms, banks, warnings
 from serve.service import Service

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from engine.store import FolderStore
 from retain.release import Release
 from serve import app, messages
 from serve.loading import load_release
+from serve.readiness import banks, ready
+from serve.router import Router
 from serve.settings import read as settings
 from tests.releases import bank, publish, rows, standing
 from tests.serve.apps import app_of
@@ -35,6 +38,9 @@ def unread(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fold
     shutil.copytree(store, tmp_path / "store", ignore=shutil.ignore_patterns("approvals*"))
     monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
     return FolderStore(tmp_path / "store")
+
+
+_numbers = count()
 
 
 def run(*arguments: str, **environment: str) -> int:
@@ -126,7 +132,8 @@ def test_messages_that_can_not_be_printed_move_no_cursor(unread: FolderStore) ->
 
 
 def sources(client: Client, customer: dict[str, Any]) -> str:
-    answer = client.post({"customer": customer}).json()
+    """Who wrote what is sent to somebody like that customer, whom nobody has asked about yet."""
+    answer = client.post({"customer": customer | {"customerID": f"M-{next(_numbers)}"}}).json()
     assert answer["action"] == "contact"
     return str(answer["message"]["source"])
 
@@ -140,7 +147,8 @@ def test_a_message_is_sent_when_it_was_approved_and_not_after_it_was_rejected(
     if override:
         environment[override] = str(unread.root / "toy" / "messages" / ("f" * 64))
     version, release = load_release(settings(environment))
-    served = app_of(version, release, watch=Watch())
+    monkeypatch.setattr(app, "READ_AGAIN_SECONDS", 0.001)
+    served = app_of(version, release, Router(hold_out=0.0), Watch())
     client, service = Client(served), served.state.service
     customer = next(
         row for row in rows(release.spec, 100, 6)
@@ -153,7 +161,6 @@ def test_a_message_is_sent_when_it_was_approved_and_not_after_it_was_rejected(
         "48 of 48 messages of sft wait for a person to read them (make messages): others, or templates, are sent"
         in ready["warnings"]
     )
-    monkeypatch.setattr(app, "READ_AGAIN_SECONDS", 0.001)
 
     async def until(wanted: str) -> None:
         heard, take = asyncio.Event(), service.take_approvals
@@ -164,13 +171,12 @@ def test_a_message_is_sent_when_it_was_approved_and_not_after_it_was_rejected(
                 heard.set()
 
         monkeypatch.setattr(service, "take_approvals", listen)
-        async with served.router.lifespan_context(served):
-            await heard.wait()
+        await heard.wait()
 
     for verdict, source in (("approved", "sft"), ("rejected", "template")):
         for text in TEXTS:
             record(unread, text, verdict, "Ann")  # type: ignore[arg-type]
-        asyncio.run(asyncio.wait_for(until(verdict), 60))
+        client.run(asyncio.wait_for(until(verdict), 60))
         assert sources(client, customer) == source
 
 
@@ -183,7 +189,7 @@ def test_without_its_store_nothing_counts_as_read(
     served = app_of(version, release, watch=Watch())
     warnings = Client(served).get("/readyz").json()["warnings"]
     assert f"{tmp_path / 'none'}: can't be read (No such file or directory): no message counts as read" in warnings
-    assert served.state.service.banks == "messages: 24 of template, sft 0 of 48 approved, rlhf 0 of 48 approved"
+    assert banks(served.state.service) == "messages: 24 of template, sft 0 of 48 approved, rlhf 0 of 48 approved"
     served.state.service.take_approvals(Watch(str(store)).changed())
     assert Client(served).get("/readyz").json()["warnings"] == []
 
@@ -206,7 +212,7 @@ def test_a_look_that_fails_leaves_nothing_approved(
 
     asyncio.run(asyncio.wait_for(until(), 60))
     assert service.release.verdicts == {}
-    assert "ZeroDivisionError" in service.ready()["warnings"][0]
+    assert "ZeroDivisionError" in ready(service)["warnings"][0]
 
 
 def test_a_look_that_hangs_leaves_nothing_approved_until_the_store_answers(
@@ -226,7 +232,7 @@ def test_a_look_that_hangs_leaves_nothing_approved_until_the_store_answers(
     def listen(heard: Approvals) -> None:
         take(heard)
         if heard.problem:
-            warnings.append((service.ready()["warnings"][0], service.release.verdicts))
+            warnings.append((ready(service)["warnings"][0], service.release.verdicts))
             monkeypatch.setattr(app, "LOOK_SECONDS", 60)
             answers.set()
         else:
@@ -285,7 +291,7 @@ def test_a_record_that_may_not_be_read_is_named_with_its_cause(release: Release)
     assert lines[-1] == f"{said}; its text counts as unread"
     service = app_of("v1", release).state.service
     service.take_approvals(Approvals(unreadable=(said,)))
-    assert f"{said}; its text counts as unread" in service.ready()["warnings"]
+    assert f"{said}; its text counts as unread" in ready(service)["warnings"]
 
 
 def test_what_somebody_rejects_meanwhile_is_not_approved(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 
 from retain.release import Release, load
+from serve.router import Router
 from serve.schema import request_schema
 from tests.names import BAD_NAMES, names
 from tests.releases import FOOTER, approved, dataset, decided, inputs, rows, run_stage
@@ -18,6 +20,8 @@ from tests.serve.client import Client
 from tests.words import check, clean_name
 
 NAME = "FirstName"
+NOBODY_HELD_OUT = Router(hold_out=0.0)
+_numbers = count()
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +37,17 @@ def months(named: Release) -> int:
     return named.terms.offers.months
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(named: Release) -> Client:
-    return Client(app_of("v1", named))
+    return Client(app_of("v1", named, NOBODY_HELD_OUT))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def templates(named: Release) -> Client:
     """The release that speaks in templates alone; the others' banks greet by themselves."""
-    return Client(app_of("v1", dataclasses.replace(named, banks={"template": named.banks["template"]})))
+    return Client(
+        app_of("v1", dataclasses.replace(named, banks={"template": named.banks["template"]}), NOBODY_HELD_OUT)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +55,15 @@ def risky(named: Release) -> dict[str, Any]:
     return max(rows(named.spec, 100, seed=6), key=lambda row: decided(named, row)[0].risk)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def bare(templates: Client, risky: dict[str, Any]) -> Any:
     """The answer without a name."""
     return answer(templates, risky, "")
 
 
 def answer(client: Client, customer: dict[str, Any], name: object) -> Any:
-    return client.post({"customer": customer | {NAME: name}}).json()
+    """To a customer whom nobody has asked about yet."""
+    return client.post({"customer": customer | {NAME: name, "customerID": f"N-{next(_numbers)}"}}).json()
 
 
 def test_a_name_is_greeted_and_changes_nothing_else(templates: Client, risky: dict[str, Any]) -> None:
@@ -73,7 +80,7 @@ def test_a_message_that_greets_by_itself_is_not_greeted_twice(client: Client, ri
     assert found["text"].startswith("Hello, and thank you")
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=names())
 def test_whatever_the_name_what_is_sent_keeps_the_rules(
     templates: Client, risky: dict[str, Any], bare: Any, months: int, name: str

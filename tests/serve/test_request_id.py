@@ -12,7 +12,7 @@ import pytest
 
 from retain.release import Release
 from serve import logs, request_id
-from serve.service import Service
+from serve.service import Reply, Service
 from tests.releases import rows
 from tests.serve.client import Client
 
@@ -52,10 +52,10 @@ def test_a_refusal_tells_it(client: Client, release: Release) -> None:
 
 
 def test_a_log_line_tells_it(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bug(self: Service, body: bytes) -> bytes:
+    async def bug(self: Service, *request: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Service, "answer", bug)
+    monkeypatch.setattr(Service, "decide", bug)
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
     root = logging.getLogger()
@@ -75,7 +75,12 @@ def test_a_log_line_tells_it(client: Client, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_ids_of_requests_do_not_mix(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(Service, "answer", lambda self, body: seen.append(request_id.current.get()) or b"{}")
+
+    async def note(self: Service, *request: Any) -> Reply:
+        seen.append(request_id.current.get())
+        return Reply(b"{}")
+
+    monkeypatch.setattr(Service, "decide", note)
     for name in ("one", "two"):
         client.post({}, **{"x-request-id": name})
     assert seen == ["one", "two"]

@@ -28,8 +28,8 @@ from tests.serve.services import PLENTY, Address, Served, counted, get, serve, u
 MISBEHAVE = """
 import os, time
 from serve.service import Service
-answer = Service.answer
-def misbehave(self, body):
+decide = Service.decide
+async def misbehave(self, body, *more):
     if b"HANG" in body:
         while True:
             pass
@@ -37,8 +37,8 @@ def misbehave(self, body):
         self.grown = bytearray(os.urandom(1) * (300 << 20))
     if b"SLOW" in body:
         time.sleep(1.0)
-    return answer(self, body)
-Service.answer = misbehave
+    return await decide(self, body, *more)
+Service.decide = misbehave
 """
 
 
