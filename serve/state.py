@@ -58,6 +58,7 @@ class State:
             with self._database.writing() as transaction:
                 self._periods.refresh(transaction)
                 now = self._clock()
+                self._periods.running(now, self._terms)  # begun in this transaction, if it is new, and written by it
                 batch = Batch(transaction, self._database.salt, self._periods, self._terms, now)
                 results = batch.carry_out(operations)
                 standing = self._periods.standing(now, self._terms)

@@ -405,3 +405,13 @@ def test_a_look_tells_what_a_decision_would_be_told(memory: Memory) -> None:
     assert 0.1 < looked.pace < 2 / 12  # two months have gone, and little was spent
     memory.do(Suppress("Ann", ""))
     assert memory.do(Look("Ann")).past.suppressed
+
+
+def test_two_processes_that_have_done_nothing_begin_one_period(memory: Memory, url: str) -> None:
+    other = Memory(url, clock=memory.clock)
+    for state in (memory.state, other.state):
+        assert state.carry_out([]) == []
+    for state in (other.state, memory.state):
+        (answered,) = state.carry_out([Ask(None, None, b"", offer())])
+        assert not isinstance(answered, Exception)
+    other.close()
