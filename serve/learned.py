@@ -183,7 +183,7 @@ class LearnedArm:
         if number is None:
             return answer.result()
         self._flush()
-        timer = self._loop.call_later(deadline, self._late, number)
+        timer = self._loop.call_later(deadline, self._expire, number)
         try:
             return await answer
         finally:
@@ -299,10 +299,6 @@ class LearnedArm:
 
     # -- deadlines
 
-    def _late(self, number: int) -> None:
-        # If the loop itself was late, the answer may be there: it is read before this is called.
-        self._loop.call_later(0.001, self._expire, number)
-
     def _expire(self, number: int) -> None:
         if (asked := self._asked.get(number)) is not None:
             self._finish(asked, _too_late(asked))
@@ -316,7 +312,7 @@ class LearnedArm:
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
         stood_still = now - self._ticked_at > 5 * TICK_SECONDS
         self._ticked_at = now
-        if stood_still:  # the loop itself, or the whole machine: what has come meanwhile is read first
+        if stood_still:  # this process, or the whole machine with the arm's: that was no silence of the arm
             self._heard_at = now
             return
         for number in [number for number, asked in self._asked.items() if asked.done and now >= asked.deadline]:

@@ -14,12 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import uvloop
 
 from engine.artifact import MANIFEST, parse_manifest
 from retain.decision import History, observe
 from retain.policy import softmax
+from retain.release import Release
+from serve.arm import Mind
 from serve.circuit import Circuit
 from serve.learned import BACKLOG, Failure, Heard, LearnedArm, Wish
 from serve.loading import Source, load_release
@@ -523,23 +526,68 @@ def test_a_process_that_never_gets_ready_is_replaced(made: Made, monkeypatch: py
     run(test)
 
 
-def test_a_loop_that_stood_still_blames_no_arm(made: Made) -> None:
-    """What has come meanwhile is read before a deadline or two seconds of silence count."""
+@pytest.mark.parametrize("together", [True, False])
+def test_a_loop_that_stood_still_blames_no_arm(made: Made, together: bool) -> None:
+    """Alone, while the answer came; or `together` with the arm, as when a machine sleeps."""
 
     async def test() -> None:
         async with running(made()) as arm:
             process = arm._process
-            heard: list[Heard] = []
-            arm.ask_later(asked(arm), 0.0, heard.append)
-            arm._flush()
-            await asyncio.sleep(0)  # it is sent, and answered while nobody reads
+            os.kill(pid(arm), signal.SIGSTOP)
+            answer = asyncio.create_task(arm.ask(asked(arm), 0.0, PATIENCE if together else 0.2))
+            await asyncio.sleep(0.05)
+            if not together:
+                os.kill(pid(arm), signal.SIGCONT)
             time.sleep(2.5)  # noqa: ASYNC251
-            await until(lambda: heard != [])
-            waiting = asyncio.create_task(arm.ask(asked(arm), 0.0, 0.2))
-            await asyncio.sleep(0)
-            time.sleep(0.5)  # noqa: ASYNC251
-            heard.append(await waiting)
-            assert [type(answer) for answer in heard] == [Wish, Wish]
+            if together:
+                await asyncio.sleep(0.2)  # the time to look at the clock comes first
+                os.kill(pid(arm), signal.SIGCONT)
+            assert isinstance(await answer, Wish)
             assert arm._process is process
+
+    run(test)
+
+
+# -- the process's own part
+
+
+def test_one_bad_question_spoils_no_other_s_answer(release: Release) -> None:
+    mind = Mind("v1", release)
+    cases = [release.assess(row).case for row in rows(TELCO, 5, seed=7)]
+    seen = np.array([observe(case, 0.0) for case in cases])
+    alone = [mind.reply({"ids": [number]}, row.tobytes())["answers"][0] for number, row in enumerate(seen)]
+    seen[2, 3] = np.inf
+    answers = mind.reply({"ids": [0, 1, 2, 3, 4]}, seen.tobytes())["answers"]
+    assert [answer[0] for answer in answers] == [0, 1, 2, 3, 4]
+    assert answers[2][1] == "not_finite"
+    assert "the observation is not finite in" in answers[2][2]
+    for number in (0, 1, 3, 4):
+        assert answers[number][1] == alone[number][1]
+        assert answers[number][2] == pytest.approx(alone[number][2], abs=1e-12)
+
+
+def test_a_customer_whom_the_release_does_not_take_spoils_no_other_s_answer(release: Release) -> None:
+    people = rows(TELCO, 3, seed=7)
+    people[1]["Contract"] = "SECRET"
+    questions = [[number, 0.0, row, [[], None, 0, 0, 0]] for number, row in enumerate(people)]
+    answers = {answer[0]: answer for answer in Mind("v1", release).reply({"customers": questions}, b"")["answers"]}
+    assert answers[1][1] == "error"
+    assert answers[1][2].startswith("ValueError at features.py:")
+    assert "SECRET" not in answers[1][2]
+    for number in (0, 2):
+        case = release.assess(people[number]).case
+        assert answers[number][3][1:] == [case.risk, case.acceptance, case.spread]
+
+
+def test_a_table_made_by_earlier_verdicts_is_not_taken(release: Release) -> None:
+    async def test() -> None:
+        arm = InProcessArm("v1", release, Metrics())
+        await arm.start()
+        earlier = arm._mind.reply({"verdicts": dict(release.verdicts), "number": 0}, b"")
+        arm.take_verdicts({})
+        await asyncio.sleep(0.01)
+        arm._heard(earlier)
+        assert {spoken.said.source for spoken in arm._cells.values() if spoken.said} == {"template"}
+        await arm.stop()
 
     run(test)

@@ -1,0 +1,151 @@
+"""What the learned arm says with each offer: which texts the worker takes over, and which it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import uvloop
+
+from retain.message import SITUATIONS, Bank
+from retain.release import Release, load
+from serve.learned import Wish
+from serve.metrics import Metrics
+from serve.spoken import Row, Spoken, judged, ranked_first, table, without_withdrawn
+from serve.wire import ROWS
+from tests.releases import approved, bank, dataset, inputs, rows, run_stage
+from tests.serve.arms import InProcessArm
+
+CELL = ("price", 10)
+UNSAFE = "We predict you will leave us. Take {offer} off for {months}, or your contract ends today. Reply YES."
+
+
+def received(release: Release, **changes: Any) -> list[Row]:
+    """The table as it comes over, with changes of what is said in CELL."""
+    content = orjson.loads(orjson.dumps(table(release)))
+    for row in content:
+        if (row["situation"], row["offer"]) == CELL:
+            row["said"] |= changes
+    rows: list[Row] = ROWS.validate_python(content)
+    return rows
+
+
+def of_cell(release: Release, **changes: Any) -> Spoken:
+    return judged(received(release, **changes), release.terms, release.guard, release.verdicts)[CELL]
+
+
+def test_it_is_what_the_release_says_with_its_amounts(release: Release) -> None:
+    cells = judged(received(release), release.terms, release.guard, release.verdicts)
+    assert set(cells) == {(situation, offer) for situation in SITUATIONS for offer in release.terms.offers.levels}
+    for (situation, offer), spoken in cells.items():
+        entry = release.entry("learned", situation, offer)
+        assert entry is not None
+        assert spoken.said is not None
+        assert spoken.said.entry == entry
+        assert "{" not in spoken.said.text
+        assert (f"{offer}%" in spoken.said.text) == (offer > 0)
+        assert spoken.said.tokens == entry.tokens
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"text": UNSAFE, "source": "template"}, "a message that the guard refuses: "),
+        ({"text": "Take {offer} off for {years} if you stay with us. Reply YES.", "source": "template"}, "slot"),
+        ({"offer": 20}, "a message for an offer of 20 % with one of 10 %"),
+        ({"text": "Take {offer} off your charge for {months} if you like. Reply YES."}, "that nobody approved"),
+    ],
+)
+def test_a_text_that_may_not_be_sent_is_refused_with_the_reason(
+    release: Release, changes: dict[str, Any], says: str
+) -> None:
+    spoken = of_cell(release, **changes)
+    assert spoken.said is None
+    assert says in spoken.refused
+
+
+def test_a_rejected_text_is_refused_and_one_that_is_rejected_later_is_dropped(release: Release) -> None:
+    entry = release.entry("learned", *CELL)
+    assert entry is not None
+    rejected = dict(release.verdicts) | {entry.text: "rejected"}
+    assert judged(received(release), release.terms, release.guard, rejected)[CELL].refused != ""
+    cells = judged(received(release), release.terms, release.guard, release.verdicts)
+    left = without_withdrawn(cells, rejected)
+    assert (left[CELL].said, left[CELL].refused, left[CELL].chosen) == (None, "", cells[CELL].chosen)
+    for cell, spoken in cells.items():
+        if spoken.said is not None and spoken.said.entry.text != entry.text:
+            assert left[cell] == spoken
+
+
+def test_a_table_has_each_cell_once(release: Release) -> None:
+    rows = received(release)
+    for wrong in (rows[1:], [*rows, rows[0]], [*rows[1:], rows[1]]):
+        with pytest.raises(ValueError, match="one row for each situation and offer"):
+            judged(wrong, release.terms, release.guard, release.verdicts)
+
+
+@pytest.mark.parametrize("approved_too", [True, False])
+def test_what_was_ranked_first_counts_though_the_guard_dropped_it(tmp_path: Path, approved_too: bool) -> None:
+    given = inputs(tmp_path / "inputs", dataset("telco"), dataset("bank"))
+    entry = next(entry for entry in bank("rlhf") if (entry["situation"], entry["offer"]) == CELL)
+    best = {**entry, "text": UNSAFE, "score": 9.0}
+    (given["messages"] / "rlhf.json").write_text(json.dumps([best, *bank("rlhf")]))
+    out = run_stage(tmp_path, given)
+    release = load({path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()})
+    if approved_too:
+        release = approved(release)
+    first = ranked_first(release, *CELL)
+    assert first is not None
+    assert (first.text, first.score) == (UNSAFE, 9.0)
+    spoken = of_cell(release)
+    assert spoken.refused == ""
+    assert spoken.said is not None
+    assert spoken.said.source == ("rlhf" if approved_too else "template")
+    assert spoken.chosen is not None
+    assert "predict you will leave" in spoken.chosen.text
+    assert spoken.chosen.breaks != ()
+    assert not spoken.chosen.approved
+
+
+def test_a_bank_that_lacks_the_situation_speaks_by_the_default_one(release: Release) -> None:
+    default = [entry for entry in release.banks["rlhf"].entries if entry.situation == "default"]
+    first = ranked_first(replace(release, banks={**release.banks, "rlhf": Bank(default)}), *CELL)
+    assert first is not None
+    assert (first.situation, first.source) == (
+        "price",
+        "sft",
+    )  # as find_entry() does: every bank before the default one
+    banks = {name: found for name, found in release.banks.items() if name != "sft"}
+    first = ranked_first(replace(release, banks={**banks, "rlhf": Bank(default)}), *CELL)
+    assert first is not None
+    assert (first.situation, first.source) == ("default", "rlhf")
+    assert ranked_first(replace(release, banks={"template": release.banks["template"]}), *CELL) is None
+
+
+def test_she_is_greeted_by_the_worker(tmp_path: Path) -> None:
+    named = dataset("telco", named="first_name")
+    out = run_stage(tmp_path, inputs(tmp_path / "inputs", named, dataset("bank")))
+    release = approved(load({path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}))
+
+    async def test() -> None:
+        arm = InProcessArm("v1", release, Metrics())
+        await arm.start()
+        greeted = 0
+        for row in rows(named, 20, seed=7):
+            assessment = release.assess(row)
+            wish = await arm.ask(assessment, 0.0, 60.0)
+            assert isinstance(wish, Wish)
+            decision = release.decide(assessment, release.terms.new_wallet(), 1.0, "learned")
+            message = arm.message(assessment, wish)
+            assert message == release.message(assessment, decision)
+            if wish.said is not None and message is not None:
+                assert "Ann" not in wish.said.text
+                greeted += "Hello Ann" in message.text
+        assert greeted
+        await arm.stop()
+
+    uvloop.run(test())
