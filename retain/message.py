@@ -207,15 +207,7 @@ class Bank:
     def to_json(self) -> list[dict[str, Any]]:
         return [entry.as_dict() for entry in self.entries]
 
-    def best(self, situation: str, offer: int, months: int, guard: Guard, name: str | None = None) -> Message | None:
-        """The best message of exactly that situation and offer that keeps the rules, to somebody of that name.
-
-        What is returned, greeting included, is what was checked.
-        """
-        entry = self.first(situation, offer, months, guard.rules)
-        return None if entry is None else said(entry, months, guard, name)
-
-    def first(self, situation: str, offer: int, months: int, rules: Rules) -> Entry | None:
+    def best(self, situation: str, offer: int, months: int, rules: Rules) -> Entry | None:
         """The best entry of exactly that situation and offer that keeps the rules."""
         for entry in self._cells.get((situation, offer), ()):
             if not rules.broken_rules(render(entry.text, offer, months), offer, months):
@@ -281,28 +273,23 @@ def _broken(entry: Entry, months: int, rules: Rules) -> tuple[str, ...]:
         return (str(error),)
 
 
-def find(
-    banks: Sequence[Bank], situation: str, offer: int, months: int, guard: Guard, name: str | None = None
-) -> Message | None:
-    """The best message of the first bank that has one for the situation, or else for the default one.
+def find(banks: Sequence[Bank], situation: str, offer: int, months: int, rules: Rules) -> Entry | None:
+    """The best entry of the first bank that has one for the situation, or else for the default one.
 
     None only for an offer that no bank covers.
     """
-    entry = find_entry(banks, situation, offer, months, guard.rules)
-    return None if entry is None else said(entry, months, guard, name)
-
-
-def find_entry(banks: Sequence[Bank], situation: str, offer: int, months: int, rules: Rules) -> Entry | None:
-    """The entry that find() renders."""
     for wanted in (situation, "default"):
         for bank in banks:
-            if (entry := bank.first(wanted, offer, months, rules)) is not None:
+            if (entry := bank.best(wanted, offer, months, rules)) is not None:
                 return entry
     return None
 
 
 def said(entry: Entry, months: int, guard: Guard, name: str | None = None) -> Message:
-    """An entry as it is said to somebody of that name: its slots filled, greeted if the whole keeps the rules."""
+    """An entry as it is said to somebody of that name: its slots filled, greeted if the whole keeps the rules.
+
+    What is returned, greeting included, is what was checked if the entry is one of best() or find().
+    """
     text = render(entry.text, entry.offer, months)
     greeted = _greeted(text, entry.offer, months, name, guard)
     return Message(entry.situation, greeted, entry.source, entry.score, entry.tokens, len(text))

@@ -39,7 +39,7 @@ from retain.decision import (
 )
 from retain.features import Featurizer, names_without_gaps, without_gaps
 from retain.guard import Guard, GuardInForce
-from retain.message import Bank, Entry, Message, MessageError, Review, find_entry, said, scores_of, situation
+from retain.message import Bank, Entry, Message, MessageError, Review, find, said, scores_of, situation
 from retain.monitoring import Monitoring
 from retain.needs import price_faults
 from retain.parts import JUDGED_BY, REQUIRED, Acceptance, Part, Standing, shown
@@ -255,7 +255,7 @@ class Release:
 
     def entry(self, speaker: str, situation: str, offer: int) -> Entry | None:
         """What an arm, or a bank of a language model alone, says in that situation with that offer, if anything."""
-        return find_entry(self._spoken[speaker], situation, offer, self.terms.offers.months, self.guard.rules)
+        return find(self._spoken[speaker], situation, offer, self.terms.offers.months, self.guard.rules)
 
     def said(self, entry: Entry, assessment: Assessment) -> Message:
         """An entry as it is sent to the customer, with the footer."""

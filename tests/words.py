@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.config import experiment_path, load, validate
 from retain.guard import Guard, in_force
-from retain.message import Bank
+from retain.message import Bank, Message, find, said
 from retain.rules import Rules
 from tasks.config import Experiment
 from tasks.release import templates
@@ -26,3 +26,19 @@ check, unsafe, clean_name = GUARD.rules.check, RULES.unsafe, GUARD.names.clean
 
 def template_bank(offers: Sequence[int], months: int = 6) -> Bank:
     return templates.template_bank(WORDS.templates, offers, months, GUARD.rules)
+
+
+def best_message(
+    bank: Bank, situation: str, offer: int, months: int, guard: Guard, name: str | None = None
+) -> Message | None:
+    """What the bank says in exactly that situation with that offer."""
+    entry = bank.best(situation, offer, months, guard.rules)
+    return None if entry is None else said(entry, months, guard, name)
+
+
+def found_message(
+    banks: Sequence[Bank], situation: str, offer: int, months: int, guard: Guard, name: str | None = None
+) -> Message | None:
+    """What the first bank that has anything says, in that situation or the default one."""
+    entry = find(banks, situation, offer, months, guard.rules)
+    return None if entry is None else said(entry, months, guard, name)

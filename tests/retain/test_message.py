@@ -18,11 +18,10 @@ from retain.message import (
     Entry,
     Message,
     MessageError,
-    find,
     render,
     situation,
 )
-from tests.words import GUARD, RULES, WORDS, check, template_bank, unsafe
+from tests.words import GUARD, RULES, WORDS, best_message, check, found_message, template_bank, unsafe
 
 OFFERS = (0, 5, 10, 20)
 GOOD = "Thank you for being with us. We would like to take 10% off your monthly charge for six months. Reply YES."
@@ -35,7 +34,7 @@ def test_every_situation_has_a_good_template_for_every_offer() -> None:
     assert {(entry.situation, entry.offer) for entry in bank.entries} == {(s, o) for s in SITUATIONS for o in OFFERS}
     for name in SITUATIONS:
         for offer in OFFERS:
-            found = bank.best(name, offer, 6, GUARD)
+            found = best_message(bank, name, offer, 6, GUARD)
             assert found is not None
             assert (found.situation, found.source) == (name, "template")
             assert (f"{offer}%" in found.text) == (offer > 0)
@@ -218,24 +217,24 @@ def test_the_best_message_that_keeps_the_rules_is_sent() -> None:
     better = GOOD.replace("Thank you", "Many thanks to you")
     bad = GOOD.replace("10%", "20%")
     bank = Bank([entry(GOOD, 0.1), entry(bad, 0.9), entry(better, 0.5)])
-    assert told(bank.best("price", 10, 6, GUARD)) == ("price", better, "test")
+    assert told(best_message(bank, "price", 10, 6, GUARD)) == ("price", better, "test")
     assert any("message 1 (price, 10 %): the only percentage" in problem for problem in bank.problems(6, GUARD.rules))
 
 
 def test_a_situation_without_a_good_message_speaks_as_by_default() -> None:
     bank = Bank([entry(GOOD.replace("10%", "20%")), entry(GOOD, situation="default")])
-    assert bank.best("price", 10, 6, GUARD) is None
-    assert told(find([bank], "price", 10, 6, GUARD)) == ("default", GOOD, "test")
-    assert told(find([bank], "support", 10, 6, GUARD)) == ("default", GOOD, "test")
-    assert find([bank], "support", 5, 6, GUARD) is None
+    assert best_message(bank, "price", 10, 6, GUARD) is None
+    assert told(found_message([bank], "price", 10, 6, GUARD)) == ("default", GOOD, "test")
+    assert told(found_message([bank], "support", 10, 6, GUARD)) == ("default", GOOD, "test")
+    assert found_message([bank], "support", 5, 6, GUARD) is None
 
 
 def test_the_first_bank_that_has_a_message_speaks() -> None:
     first, second = Bank([entry(GOOD)]), Bank([entry(GOOD), entry(GOOD, situation="support")])
     other = Bank([Entry("price", 10, GOOD, "other", 9.0), Entry("new", 10, GOOD, "other", 0.0)])
-    assert told(find([first, other], "price", 10, 6, GUARD)) == ("price", GOOD, "test")
-    assert told(find([first, second, other], "support", 10, 6, GUARD)) == ("support", GOOD, "test")
-    assert told(find([Bank([]), other], "new", 10, 6, GUARD)) == ("new", GOOD, "other")
+    assert told(found_message([first, other], "price", 10, 6, GUARD)) == ("price", GOOD, "test")
+    assert told(found_message([first, second, other], "support", 10, 6, GUARD)) == ("support", GOOD, "test")
+    assert told(found_message([Bank([]), other], "new", 10, 6, GUARD)) == ("new", GOOD, "other")
 
 
 def test_other_scores_order_a_bank_anew() -> None:
@@ -244,7 +243,7 @@ def test_other_scores_order_a_bank_anew() -> None:
     bank = Bank([entry(GOOD, 0.9), entry(better, 0.1), entry(unknown, 50.0)])
     ranked = bank.ranked({("price", 10): {GOOD: -7.0, better: 3.0, "another": 99.0}})
     assert sorted((one.score, one.text) for one in ranked.entries) == [(-8.0, unknown), (-7.0, GOOD), (3.0, better)]
-    assert told(ranked.best("price", 10, 6, GUARD)) == ("price", better, "test")
+    assert told(best_message(ranked, "price", 10, 6, GUARD)) == ("price", better, "test")
 
 
 def test_a_text_of_two_cells_is_ranked_in_each_by_that_cell_s_score() -> None:
@@ -252,7 +251,7 @@ def test_a_text_of_two_cells_is_ranked_in_each_by_that_cell_s_score() -> None:
     cells = ("price", "support")
     bank = Bank([entry(text, situation=name) for name in cells for text in (GOOD, other)])
     scores = {("price", 10): {GOOD: 2.0, other: 1.0}, ("support", 10): {GOOD: 2.0, other: 3.0}}
-    best = [bank.ranked(scores).best(name, 10, 6, GUARD) for name in cells]
+    best = [best_message(bank.ranked(scores), name, 10, 6, GUARD) for name in cells]
     assert [found.text for found in best if found] == [GOOD, other]
 
 
@@ -271,7 +270,7 @@ def test_a_bank_survives_its_file() -> None:
 
 def test_a_message_carries_what_is_recorded_of_it_and_answers_with_the_text() -> None:
     bank = Bank([Entry("price", 10, GOOD.replace("10%", "{offer}").replace("six", "6"), "sft", 1.5, 31)])
-    message = find([bank], "price", 10, 6, GUARD, "Ann")
+    message = found_message([bank], "price", 10, 6, GUARD, "Ann")
     assert message is not None
     assert (message.source, message.score, message.tokens) == ("sft", 1.5, 31)
     assert message.text.startswith("Hello Ann. ")

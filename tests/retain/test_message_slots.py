@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from retain.message import SITUATIONS, MessageError, footer, render, slots
 from retain.rules import MAX_LENGTH
 from tests.names import BAD_NAMES, names
-from tests.words import GUARD, RULES, check, clean_name, template_bank
+from tests.words import GUARD, RULES, best_message, check, clean_name, template_bank
 
 BANK = template_bank((0, 5, 10, 20))
 
 
 def said(situation: str, offer: int, months: int, name: str | None) -> str:
     """What goes out."""
-    found = BANK.best(situation, offer, months, GUARD, name)
+    found = best_message(BANK, situation, offer, months, GUARD, name)
     assert found is not None
     return found.text
 
@@ -69,7 +69,7 @@ def test_a_message_that_would_be_too_long_goes_out_without_a_greeting() -> None:
     bank = type(BANK).from_json(
         [{"situation": "price", "offer": 10, "text": text, "source": "template", "score": 0.0, "tokens": None}]
     )
-    messages = [bank.best("price", 10, 6, GUARD, name) for name in ("Alexandra", "Al")]
+    messages = [best_message(bank, "price", 10, 6, GUARD, name) for name in ("Alexandra", "Al")]
     assert [message and message.text for message in messages] == [text, f"Hello Al. {text}"]
 
 

@@ -18,7 +18,7 @@ from serve.router import Router
 from serve.settings import read
 from tests.engine.processes import message_without_privileges
 from tests.releases import TERMS, bank, dataset, inputs, measured, part, policy, publish, run_stage, scores
-from tests.words import GUARD
+from tests.words import GUARD, best_message
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +137,7 @@ def test_banks_of_messages_are_replaced_by_another_messages_artifact(artifact: P
     assert "rlhf is that of RLHF_PATH, not the release's own" in warnings_about(release)
     changed, ranked = load_release(read(both | {"RM_PATH": other}))
     assert changed == f"{version}+sft+rlhf+scores"
-    best = [found.banks["sft"].best("price", 10, 6, GUARD) for found in (plain, release, ranked)]
+    best = [best_message(found.banks["sft"], "price", 10, 6, GUARD) for found in (plain, release, ranked)]
     assert [text.text.endswith("if you like.") for text in best if text] == [True, True, False]
     assert ranked.banks["template"].entries == plain.banks["template"].entries
 

@@ -118,7 +118,7 @@ def test_a_bank_that_lacks_the_situation_speaks_by_the_default_one(release: Rele
     assert (first.situation, first.source) == (
         "price",
         "sft",
-    )  # as find_entry() does: every bank before the default one
+    )  # as find() does: every bank before the default one
     banks = {name: found for name, found in release.banks.items() if name != "sft"}
     first = ranked_first(replace(release, banks={**banks, "rlhf": Bank(default)}), *CELL)
     assert first is not None
