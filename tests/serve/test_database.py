@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from alembic.migration import MigrationContext
 
 from engine.errors import RetainError
 from retain.wallet import Wallet
+from serve import database as databases
 from serve.database import Database, StateUnavailable, database_url
 from serve.operations import Ask, Choice, Past
 from serve.tables import SCHEMA, SCHEMA_TABLE, metadata
@@ -84,6 +86,29 @@ def test_an_older_schema_is_migrated_and_a_killed_migration_leaves_it(
     with database.reading() as connection:
         assert connection.exec_driver_sql(f"SELECT version_num FROM {SCHEMA_TABLE}").scalar() == SCHEMA
     database.close()
+
+
+def test_an_older_schema_keeps_what_is_in_it(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were a second migration; without it the database is refused afterwards."""
+    memory = Memory(url)
+    before = memory.ask("Ann").decision_id
+    memory.close()
+    shutil.copytree(databases.MIGRATIONS, tmp_path / "migrations")
+    (tmp_path / "migrations" / "versions" / "s0002_second.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\n\nrevision = '0002'\ndown_revision = '0001'\n\n"
+        "def upgrade() -> None:\n    op.add_column('decision', sa.Column('mood', sa.Text))\n",
+        encoding="utf-8",
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(databases, "MIGRATIONS", tmp_path / "migrations")
+        patch.setattr(databases, "SCHEMA", "0002")
+        memory = Memory(url, clock=memory.clock)
+        assert memory.ask("Ann").decision_id == before
+        with memory.database.reading() as connection:
+            assert connection.exec_driver_sql("SELECT mood FROM decision").all() == [(None,)]
+        memory.close()
+    with pytest.raises(RetainError, match="its schema 0002 is newer"):
+        Database(url)
 
 
 def test_a_service_with_the_right_schema_does_not_load_alembic(url: str) -> None:
