@@ -82,11 +82,15 @@ class Batch:
         """Their results, in their order: see serve/operations.py."""
         self._expire(self._keep(self._transaction.select(_OVERDUE, now=self._now)))
         self._read(operations)
-        results = [self._one(operation) for operation in operations]
+        results = [self._result(operation) for operation in operations]
         self._write()
-        return [self._find(one) if isinstance(one, Find) else result for one, result in zip(operations, results)]
+        # What is found is as the whole batch leaves it.
+        return [
+            self._find(operation) if isinstance(operation, Find) else result
+            for operation, result in zip(operations, results)
+        ]
 
-    def _one(self, operation: Operation) -> Result:
+    def _result(self, operation: Operation) -> Result:
         match operation:
             case Ask():
                 return self._ask(operation)
@@ -154,7 +158,7 @@ class Batch:
                 if known.body != body:
                     return KeyConflict()
                 return self._again(self._kept[known.decision], known.repeated, True, suppressed)
-        contacts = [] if customer is None else [one for one in self._contacts[customer] if not one.withdrawn]
+        contacts = [] if customer is None else [mine for mine in self._contacts[customer] if not mine.withdrawn]
         waiting = next((contact for contact in contacts if contact.is_open(self._now)), None)
         if waiting is not None and not suppressed and not ask.opted_out:
             answered = self._again(waiting, True, False, False)
@@ -284,14 +288,14 @@ class Batch:
         self._changed[kept.id] = kept
         return "late" if late else "recorded"
 
-    def _expire(self, kept: Sequence[Kept]) -> None:
+    def _expire(self, offers: Sequence[Kept]) -> None:
         """Offers that nobody answered in time."""
-        if not kept:
+        if not offers:
             return
-        self._periods.settle(kept, False)
-        for one in kept:
-            one.answered, one.answered_at, one.open_until = "expired", one.open_until, None
-            self._changed[one.id] = one
+        self._periods.settle(offers, False)
+        for offer in offers:
+            offer.answered, offer.answered_at, offer.open_until = "expired", offer.open_until, None
+            self._changed[offer.id] = offer
 
     def _give_back(self, kept: Kept, churned: dict[str, Any] | None) -> None:
         """What an accepted offer costs no more, since the customer left; the month in which she did is paid."""

@@ -187,13 +187,13 @@ class Database:
     def _see_file(self, path: Path) -> None:
         """SQLite writes on into a file that was removed, and what it writes is lost."""
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError as error:
             self._close_connections()
             raise StateUnavailable(f"{path} is gone ({error.strerror}): restore it from a backup") from None
-        if (found.st_dev, found.st_ino) != self._inode:
+        if (status.st_dev, status.st_ino) != self._inode:
             self._close_connections()  # the next one opens the file that is there now
-            self._inode = (found.st_dev, found.st_ino)
+            self._inode = (status.st_dev, status.st_ino)
 
     @contextmanager
     def _available(self) -> Iterator[None]:

@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(options: argparse.Namespace) -> None:
-    setting = {one.name: one for one in SETTINGS}
+    setting = {known.name: known for known in SETTINGS}
     url = database_url(setting["DATABASE_URL"].value(os.environ))
     if options.command == "restore":
         restore(url, options.path, options.replace)
