@@ -27,6 +27,9 @@ from serve.settings import SETTINGS
 from serve.statements import Statement
 from serve.tables import decision, outcome, request_key
 
+AT_ONCE = 500  # rows in one transaction: others wait for a few milliseconds
+DAY = 86_400_000_000  # microseconds
+
 _HERS = decision.c.customer == bindparam("customer")
 _WAITING = Statement(select(*COLUMNS).where(_HERS, decision.c.open_until.is_not(None)))
 _FORGET = Statement(delete(decision).where(_HERS))
@@ -37,9 +40,6 @@ _REMOVE_KEYS = Statement(delete(request_key).where(request_key.c.key == bindpara
 # An offer has to be settled first: the wallet holds for it.
 _OLD = Statement(select(decision.c.id).where(decision.c.at < _TIME, decision.c.open_until.is_(None)).limit(_MOST))
 _REMOVE = Statement(delete(decision).where(decision.c.id == bindparam("of")))
-
-AT_ONCE = 500  # rows in one transaction: others wait for a few milliseconds
-DAY = 86_400_000_000  # microseconds
 
 
 def forget(database: Database, customer: str) -> int:

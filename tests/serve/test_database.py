@@ -18,9 +18,11 @@ from alembic.migration import MigrationContext
 
 from engine.errors import RetainError
 from retain.wallet import Wallet
+from serve import batch, keep
 from serve import database as databases
 from serve.database import Database, StateUnavailable, database_url
 from serve.operations import Ask, Choice, Past
+from serve.statements import Statement
 from serve.tables import SCHEMA, SCHEMA_TABLE, metadata
 from tests.serve.databases import Server
 from tests.serve.memory import Memory, choice, nobody
@@ -182,6 +184,24 @@ def test_its_place_by_default_is_beside_the_store(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("RETAIN_STORE", "gs://bucket")
     with pytest.raises(RetainError, match=r"^DATABASE_URL"):
         database_url(None)
+
+
+def test_every_statement_finds_its_rows_by_an_index(tmp_path: Path) -> None:
+    """A scan would cost more with every day that the service runs."""
+    database = Database(sqlite_url(tmp_path))
+    statements = {
+        name: statement
+        for module in (batch, keep)
+        for name, statement in vars(module).items()
+        if isinstance(statement, Statement)
+    }
+    assert len(statements) > 15
+    with database.writing() as transaction:
+        for name, statement in statements.items():
+            sql, names, _ = statement.text(database._dialect, 4 if "among" in str(statement._clause) else 0)
+            plan = transaction._cursor.execute(f"EXPLAIN QUERY PLAN {sql}", [1] * len(names)).fetchall()
+            assert not [step for *_, step in plan if step.startswith("SCAN")], name
+    database.close()
 
 
 # -- while it is used ----------------------------------------------------------------------------------------------
