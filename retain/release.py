@@ -450,7 +450,7 @@ def _parts(content: object) -> dict[str, Part]:
         raise ReleaseError(f"release.json: {where}: {first['msg']}{OLDER}") from None
     if parts.keys() != JUDGED_BY.keys():
         raise ReleaseError(f"release.json: its parts are {', '.join(parts)}, not {', '.join(JUDGED_BY)}{OLDER}")
-    return parts
+    return {part: parts[part] for part in JUDGED_BY}  # the file has its keys by letter
 
 
 def _dropped(content: object) -> tuple[Mapping[str, Any], ...]:
