@@ -12,15 +12,17 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.artifact import current
 from engine.config import experiment_path, is_path, tag_of
 from engine.errors import RetainError
 from engine.paths import is_folder, path_of, why_unreadable
 from engine.store import open_store, store_url
-from serve.database import Synchronous
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
+
+if TYPE_CHECKING:  # the database's libraries are no affair of the arm's process, which reads a setting's name here
+    from serve.database import Synchronous
 
 Process = Literal["supervisor", "worker", "admin"]
 

@@ -7,6 +7,8 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -549,6 +551,16 @@ def test_a_loop_that_stood_still_blames_no_arm(made: Made, together: bool) -> No
 
 
 # -- the process's own part
+
+
+def test_the_process_loads_none_of_the_service_s_libraries() -> None:
+    """They would double its memory, and the time until it answers."""
+    code = "import sys, serve.arm; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert "numpy" in loaded
+    assert not loaded & {"fastapi", "starlette", "uvicorn", "uvloop", "sqlalchemy", "psycopg", "prometheus_client"}
 
 
 def test_one_bad_question_spoils_no_other_s_answer(release: Release) -> None:
