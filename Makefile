@@ -36,7 +36,7 @@ quoted = '$(subst ','\'',$1)'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
-        up down deploy run.docker images images.lock serve messages messages.approve verdict compare words why debug costs \
+        up down deploy run.docker images images.lock serve shadow decisions.export messages messages.approve verdict compare words why debug costs \
         budget lock figures docs test test.docker test-slow bench lint types imports
 
 help: ## List every command
@@ -132,6 +132,16 @@ down: $(DOCKER) ## Stop them, and the stages that run in containers; what they k
 
 serve: $(RUN) ## Answer POST /retain on port 8000 from the current release; metrics on 8001 (EXPERIMENT=local)
 	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m serve
+
+shadow: $(RUN) ## Say whether the learned arm's shadow has shown enough; exit code 1 if not (EXPERIMENT=local)
+	mkdir -p eval/results
+	$(PY) -m serve.keep export > eval/results/records.jsonl
+	$(PY) -m eval.shadow eval/results/records.jsonl --experiment $(call quoted,$(LOCAL))
+
+decisions.export: $(RUN) ## Write the service's randomised decisions with their outcomes to eval/results/decisions.parquet
+	mkdir -p eval/results
+	$(PY) -m serve.keep export > eval/results/records.jsonl
+	$(PY) -m eval.decisions eval/results/records.jsonl --out eval/results/decisions.parquet
 
 messages: $(RUN) ## Show what a language model wrote for customers, and who approved it (EXPERIMENT=local)
 	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m serve.messages

@@ -20,9 +20,11 @@ class _Part(BaseModel):
 
 
 class Said(_Part):
-    """Of a message: who wrote it, how long it is, and what the reward model gave it; None where nothing did."""
+    """Of a message: who wrote it, how long it is, and what the reward model gave it; None where nothing did. `text` has
+    neither greeting nor footer; None where the answer has the message."""
 
     source: str
+    text: str | None
     characters: int
     tokens: int | None
     score: float | None
@@ -58,8 +60,10 @@ class Detail(_Part):
 class Shadow(_Part):
     """What the learned arm would have done: `wanted`, or `missing`, the reason why nobody knows.
 
-    `said`: the message that it would send with its offer, `chosen`: what the reward model ranked first before the guard
-    was asked, `breaks` the rules that this breaks. `seconds` are its own, `waited` those until it was heard.
+    `said`: the message that it would send with its offer, and `rlhf_missing` why that isn't one of RLHF's: its bank
+    is "left_out", nobody approved the text ("unread"), or there is "no_message" for the case. `chosen`: what the
+    reward model ranked first before the guard was asked, `breaks` the rules that this breaks. `seconds` are its
+    own, `waited` those until it was heard.
     """
 
     wanted: Intent | None
@@ -67,6 +71,7 @@ class Shadow(_Part):
     risk: float | None
     probabilities: tuple[float, ...]
     said: Said | None
+    rlhf_missing: str | None
     chosen: Said | None
     breaks: tuple[str, ...]
     seconds: float | None

@@ -7,9 +7,11 @@ made to lead here (DNS rebinding), gets 403.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
@@ -24,10 +26,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.errors import RetainError
 from serve.child import begin, run
+from serve.database import StateUnavailable
 from serve.folder import VARIABLE, read_processes
 from serve.keys import Keys
-from serve.metrics import Metrics
+from serve.metrics import Metrics, WalletGauges
 from serve.middleware import EveryRequest
+from serve.oversight import Oversight, oversight_of
 from serve.refusals import refusal, refused
 from serve.settings import read
 
@@ -83,26 +87,35 @@ class ProcessGauges(Collector):
         yield ended
 
 
-def create_admin(metrics: Metrics, folder: Path, token: str | None, collectors: Iterable[Collector] = ()) -> FastAPI:
-    """`metrics` are this process's own, `folder` has those of all. `collectors` add what no process counts, such as the
-    wallet in the database."""
+def create_admin(metrics: Metrics, folder: Path, token: str | None, oversight: Oversight) -> FastAPI:
+    """`metrics` are this process's own, `folder` has those of all; of the database tells `oversight`."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
     registry.register(ProcessGauges(folder))
-    for collector in collectors:
-        registry.register(collector)
+    registry.register(WalletGauges(oversight.wallet, oversight.currency))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        pruning = asyncio.create_task(oversight.prune_daily())
+        yield
+        pruning.cancel()
 
     app = FastAPI(
-        title="Retain, for operators", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+        title="Retain, for operators",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
     )
-    app.include_router(_routes(registry))
+    app.include_router(_routes(registry, oversight))
     app.add_exception_handler(HTTPException, refused)
     app.add_middleware(TokenCheck, token=token)
     app.add_middleware(EveryRequest, metrics=metrics)
     return app
 
 
-def _routes(registry: CollectorRegistry) -> APIRouter:
+def _routes(registry: CollectorRegistry, oversight: Oversight) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/healthz")
@@ -111,7 +124,24 @@ def _routes(registry: CollectorRegistry) -> APIRouter:
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        text = await asyncio.to_thread(generate_latest, registry)
+        return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
+
+    @routes.get("/shadow")
+    async def shadow() -> Response:
+        """What the learned arm's shadow has shown, and whether that is enough to try it on customers."""
+        try:
+            return JSONResponse(await asyncio.to_thread(oversight.shadow))
+        except StateUnavailable as error:
+            return refusal(503, str(error))
+
+    @routes.delete("/customers/{customer:path}")
+    async def forget(customer: str) -> Response:
+        """Deletes all decisions about a customer; her opt-out stays."""
+        try:
+            return JSONResponse({"decisions": await asyncio.to_thread(oversight.forget, customer)})
+        except StateUnavailable as error:
+            return refusal(503, str(error))
 
     return routes
 
@@ -120,10 +150,11 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     inherited = begin(arguments)
     try:
         settings = read(environment)
+        oversight = oversight_of(settings)
     except RetainError as error:
         return inherited.fail(error)
     metrics = Metrics()
-    app = create_admin(metrics, Path(environment[VARIABLE]), settings.admin_token)
+    app = create_admin(metrics, Path(environment[VARIABLE]), settings.admin_token, oversight)
     run(inherited, app, metrics, KEEP_ALIVE, {})
     return 0
 

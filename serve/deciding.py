@@ -190,6 +190,7 @@ def said(message: Message) -> dict[str, Any]:
     """Of a message, what is compared with training."""
     return {
         "source": message.source,
+        "text": None,  # the answer has it
         "characters": message.characters,
         "tokens": message.tokens,
         "score": message.score,

@@ -22,8 +22,10 @@ from serve.backup import backup, restore
 from serve.batch import COLUMNS, KEY_KEPT, digest_of
 from serve.database import Database, database_url, wall_clock
 from serve.history import Kept
+from serve.operations import Record
 from serve.periods import Periods
 from serve.settings import SETTINGS
+from serve.shown import shown
 from serve.statements import Statement
 from serve.tables import decision, outcome, request_key
 
@@ -79,10 +81,11 @@ def _delete_older(database: Database, older: Statement, remove: Statement, time:
 
 
 def exported(database: Database, key: str | None) -> Iterator[bytes]:
-    """Every decision on record with its outcomes, oldest first, as a line of JSON. Raises StateUnavailable.
+    """Every decision on record with its outcomes, oldest first, as a line of JSON: retain.record.Record. Raises
+    StateUnavailable.
 
-    Columns as in serve/tables.py, times in microseconds since 1970. In the place of a customer stands a pseudonym by
-    `key`: another key gives other ones. Writers aren't kept waiting; what is decided meanwhile may be among the lines.
+    In the place of a customer stands a pseudonym by `key`: another key gives other ones. Writers aren't kept waiting;
+    what is decided meanwhile may be among the lines.
     """
     columns = [column for column in decision.c if column.name != "given_again"]
     place = tuple_(decision.c.at, decision.c.id)
@@ -99,7 +102,9 @@ def exported(database: Database, key: str | None) -> Iterator[bytes]:
             for told_of in map(_plain, connection.execute(outcomes.where(outcome.c.decision.in_(ids)))):
                 told[told_of.pop("decision")].append(told_of)
         for row in rows:
-            yield orjson.dumps(_line(row, told[row["id"]], key), option=orjson.OPT_APPEND_NEWLINE)
+            record = Record(**row, outcomes=tuple(told[row["id"]]))
+            customer = None if record.customer is None else pseudonym(record.customer, key)
+            yield orjson.dumps(shown(record, customer), option=orjson.OPT_APPEND_NEWLINE)
         if len(rows) < AT_ONCE:
             return
         after = (rows[-1]["at"], rows[-1]["id"])
@@ -107,14 +112,6 @@ def exported(database: Database, key: str | None) -> Iterator[bytes]:
 
 def _plain(row: Row[Any]) -> dict[str, Any]:
     return {str(name): value for name, value in row._mapping.items()}  # names are SQLAlchemy's kind of text
-
-
-def _line(row: dict[str, Any], outcomes: list[dict[str, Any]], key: str | None) -> dict[str, Any]:
-    if row["customer"] is not None:
-        row["customer"] = pseudonym(row["customer"], key)
-    for name in ("answer", "detail", "shadow"):
-        row[name] = None if row[name] is None else orjson.Fragment(row[name])
-    return row | {"outcomes": outcomes}
 
 
 def pseudonym(customer: bytes, key: str | None) -> str:

@@ -37,6 +37,11 @@ def warnings_about(release: Release) -> list[str]:
     return lines if release.bridge.warning is None else [*lines, release.bridge.warning]
 
 
+def with_budget(release: Release, budget: float | None) -> Release:
+    """The release with the budget of a period that the settings state; its own where they state none."""
+    return release if budget is None else replace(release, terms=replace(release.terms, budget=budget))
+
+
 def _dropped(part: str, release: Release) -> str:
     """How many messages of a bank are not there, and what they break, the commonest first."""
     broken = [entry["breaks"] for entry in release.dropped if entry["part"] == part]

@@ -192,7 +192,9 @@ class Service:
 
         def complete(wish: Wish | Failure) -> None:
             with suppress(StateUnavailable):  # then the record says nothing of its shadow
-                self.writer.submit(Complete(decision_id, shadow.heard(wish))).add_done_callback(_forget)
+                self.writer.submit(Complete(decision_id, shadow.heard(wish, deciding.bound.release))).add_done_callback(
+                    _forget
+                )
 
         learned.ask_later(deciding.assessment, deciding.pace, complete)
 

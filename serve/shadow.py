@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from retain.release import Release
 from serve.learned import Failure, Wish
 from serve.spoken import Chosen, Said
 
@@ -15,6 +16,7 @@ _NOTHING: dict[str, Any] = {
     "risk": None,
     "probabilities": (),
     "said": None,
+    "rlhf_missing": None,
     "chosen": None,
     "breaks": (),
     "seconds": None,
@@ -22,7 +24,7 @@ _NOTHING: dict[str, Any] = {
 }
 
 
-def heard(answer: Wish | Failure) -> bytes:
+def heard(answer: Wish | Failure, release: Release) -> bytes:
     """What the arm said, or that it failed."""
     if isinstance(answer, Failure):
         return orjson.dumps(_NOTHING | {"missing": answer.kind})
@@ -33,6 +35,7 @@ def heard(answer: Wish | Failure) -> bytes:
             "risk": answer.case.risk,
             "probabilities": answer.probabilities,
             "said": _said(answer.said),
+            "rlhf_missing": None if answer.offer is None else _rlhf_missing(answer, release),
             "chosen": _said(answer.chosen),
             "breaks": () if answer.chosen is None else answer.chosen.breaks,
             "seconds": answer.seconds,
@@ -41,8 +44,22 @@ def heard(answer: Wish | Failure) -> bytes:
     )
 
 
+def _rlhf_missing(wish: Wish, release: Release) -> str | None:
+    """Why what would be said isn't a text that PPO trained; None: it is."""
+    if wish.said is not None and wish.said.source == "rlhf":
+        return None
+    if "rlhf" not in release.banks:
+        return "left_out"
+    return "unread" if wish.chosen is not None and wish.chosen.source == "rlhf" else "no_message"
+
+
 def _said(text: Said | Chosen | None) -> dict[str, Any] | None:
     if text is None:
         return None
-    tokens = text.tokens if isinstance(text, Said) else None
-    return {"source": text.source, "characters": len(text.text), "tokens": tokens, "score": text.score}
+    return {
+        "source": text.source,
+        "text": text.text,
+        "characters": len(text.text),
+        "tokens": text.tokens,
+        "score": text.score,
+    }

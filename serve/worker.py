@@ -9,14 +9,13 @@ from dataclasses import replace
 
 from engine.approvals import Watch
 from engine.errors import RetainError
-from retain.decision import Terms
 from retain.release import Release
 from serve.app import create_app
 from serve.child import begin, run
 from serve.database import Database, database_url
 from serve.keys import Keys
 from serve.learned import LearnedArm
-from serve.loading import Source, load_release
+from serve.loading import Source, load_release, with_budget
 from serve.metrics import Metrics
 from serve.readiness import arms, banks, warnings
 from serve.service import Service
@@ -25,21 +24,22 @@ from serve.state import State
 from serve.writer import Writer
 
 
-def terms_of(release: Release, settings: Settings) -> Terms:
-    """The release's terms, with the budget that the settings state instead of it."""
-    return release.terms if settings.budget is None else replace(release.terms, budget=settings.budget)
-
-
 def service_of(settings: Settings) -> Service:
     """The service that the settings describe, on its database. Raises RetainError."""
     version, release = load_release(settings)
-    release = replace(release, terms=terms_of(release, settings))
+    release = with_budget(release, settings.budget)
     database = Database(database_url(settings.database_url), settings.sqlite_synchronous)
     metrics = Metrics()
     state = State(database, release.terms)
     state.carry_out([])  # so that its standing is known from the start
     learned = _learned(settings, version, release, metrics)
-    return Service(version, release, metrics, Writer(state), settings.router, learned)
+    router = settings.router if settings.challenger is None else replace(settings.router, force_baseline=True)
+    service = Service(version, release, metrics, Writer(state), router, learned)
+    if router.learned_percent != settings.router.learned_percent:
+        service.warnings.append(
+            "FORCE_BASELINE=false, but CHALLENGER_PATH is tried in the shadow alone: everybody gets the baseline"
+        )
+    return service
 
 
 def _learned(settings: Settings, version: str, release: Release, metrics: Metrics) -> LearnedArm | None:

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
+from pydantic import TypeAdapter
 
 from engine.approvals import Watch
 from retain.decision import Decision, policy_wants
@@ -23,6 +25,7 @@ from serve.learned import Failure, Wish
 from serve.metrics import Metrics
 from serve.router import EVERYBODY_BASELINE, Router
 from serve.service import Service
+from serve.spoken import NOTHING, Cell, Row, Spoken, judged, table
 from serve.state import State
 from serve.writer import Writer
 
@@ -67,7 +70,16 @@ class InProcess:
             return Failure("not_finite")
         except Exception:
             return Failure("error")
-        return Wish(wanted.offer, wanted.why, (), None, None, assessment.case, 0.001, 0.002)  # type: ignore[arg-type]
+        said, chosen, _ = self._cells.get((assessment.situation, wanted.offer or 0), NOTHING)
+        if wanted.offer is None:
+            said = chosen = None
+        return Wish(wanted.offer, wanted.why, (), said, chosen, assessment.case, 0.001, 0.002)  # type: ignore[arg-type]
+
+    @property
+    def _cells(self) -> Mapping[Cell, Spoken]:
+        release = self.release
+        rows = TypeAdapter(list[Row]).validate_json(orjson.dumps(table(release)))
+        return judged(rows, release.terms, release.guard, release.verdicts)
 
 
 def service_of(

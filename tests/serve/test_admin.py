@@ -8,22 +8,33 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
-from retain.wallet import Wallet
 from serve.admin import create_admin
 from serve.folder import write_processes
-from serve.metrics import Metrics, WalletGauges
+from serve.metrics import Metrics
+from serve.oversight import Oversight
+from serve.periods import Standing
 from tests.serve.client import Client
 from tests.serve.services import Served, get, serve
 
 TOKEN = "0123456789abcdef"
 
 
-def admin(folder: Path, token: str | None = None, *collectors: Collector) -> Client:
-    return Client(create_admin(Metrics(), folder, token, collectors))
+class Overseen(Oversight):
+    """No database: the wallet that is given, and nothing else."""
+
+    def __init__(self, standing: Standing | None = None) -> None:
+        self.currency = "EUR"
+        self._standing = standing
+
+    def wallet(self) -> Standing | None:
+        return self._standing
+
+    async def prune_daily(self) -> None: ...
+
+
+def admin(folder: Path, token: str | None = None, oversight: Oversight | None = None) -> Client:
+    return Client(create_admin(Metrics(), folder, token, oversight or Overseen()))
 
 
 def ask(client: Client, path: str, **headers: str) -> int:
@@ -72,15 +83,18 @@ def test_how_the_processes_are_is_shown(tmp_path: Path) -> None:
         assert line in lines
 
 
-def test_others_add_what_no_process_counts(tmp_path: Path) -> None:
-    class Answer(Collector):
-        def collect(self) -> Iterator[Metric]:
-            yield GaugeMetricFamily("retain_answer", "Of everything", 42)
-
-    wallet = WalletGauges(lambda: Wallet(1_000.0), "EUR")
-    text = admin(tmp_path, None, Answer(), wallet).request("GET", "/metrics", headers={"host": "localhost"}).text
-    assert "retain_answer 42.0" in text
-    assert "retain_wallet_budget 1000.0" in text
+def test_the_wallet_is_shown_while_the_database_answers(tmp_path: Path) -> None:
+    standing = Standing(0, 1, 0.5, 1_000.0, 10.0, 20.0, 15.0, 970.0, 3, "expected")
+    lines = (
+        admin(tmp_path, oversight=Overseen(standing))
+        .request("GET", "/metrics", headers={"host": "localhost"})
+        .text.splitlines()
+    )
+    for line in ("retain_state_available 1.0", "retain_wallet_budget 1000.0", "retain_wallet_held 20.0"):
+        assert line in lines
+    text = admin(tmp_path, oversight=Overseen(None)).request("GET", "/metrics", headers={"host": "localhost"}).text
+    assert "retain_state_available 0.0" in text
+    assert "retain_wallet" not in text
 
 
 @pytest.fixture(scope="module")

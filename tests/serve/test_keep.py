@@ -102,11 +102,14 @@ def test_an_export_has_every_decision_once_with_its_outcomes(memory: Memory, mon
     memory.tell(names[4], "revenue", month=2, amount=19.5)
     memory.do(Complete(names[5], b'{"offer":20}'))
     lines = [json.loads(line) for line in exported(memory.database, "key")]
-    assert sorted(line["id"] for line in lines) == sorted(names)
+    assert sorted(line["decision_id"] for line in lines) == sorted(names)
     assert [line["at"] for line in lines] == sorted(line["at"] for line in lines)
-    by_name = {line["id"]: line for line in lines}
+    by_name = {line["decision_id"]: line for line in lines}
     told = by_name[names[4]]["outcomes"]
-    assert [(one["kind"], one["month"], one["amount"]) for one in told] == [("churned", 0, None), ("revenue", 2, 19.5)]
+    assert [(one["kind"], one["month"], one["amount"]) for one in told] == [
+        ("churned", None, None),
+        ("revenue", 2, 19.5),
+    ]
     assert by_name[names[5]]["shadow"] == {"offer": 20}
     assert by_name[names[0]]["answer"] == {"decision_id": names[0]}
     assert by_name[names[0]]["detail"] == {"risk": 0.5}

@@ -333,6 +333,29 @@ def test_the_shadow_is_asked_with_the_history_and_the_pace_of_the_decision(relea
     assert len(arm.asked) == 2
 
 
+def test_the_shadow_logs_what_sft_says_and_what_rlhf_would_say(release: Release) -> None:
+    eager = with_policy(release, policy(TELCO, 99.0, 20), threshold=1e-9)
+    unread = dataclasses.replace(eager, verdicts={})
+    alone = dataclasses.replace(eager, banks={name: eager.banks[name] for name in ("template", "sft")})
+    for arm, source, missing in (
+        (eager, "rlhf", None),
+        (unread, "template", "unread"),
+        (alone, "sft", "left_out"),
+    ):
+        client = served(arm, learned=InProcess(arm))
+        answer = ask(client, rows(TELCO, 1, seed=4)[0])
+        record = Record.model_validate_json(client.get(f"/decisions/{answer['decision_id']}").content)
+        shadow, said = record.shadow, record.detail.said
+        assert said is not None
+        assert said.source == answer["message"]["source"] == ("template" if missing == "unread" else "sft")
+        assert shadow is not None
+        assert shadow.said is not None
+        assert (shadow.said.source, shadow.rlhf_missing) == (source, missing)
+        assert shadow.said.text is not None
+        assert "20%" in shadow.said.text
+        assert shadow.said.characters == len(shadow.said.text)
+
+
 def test_a_failure_in_the_shadow_is_on_record_with_its_reason(release: Release) -> None:
     client = served(release, learned=InProcess(with_policy(release, broken("not_finite", release))))
     answer = ask(client, rows(TELCO, 1, seed=4)[0])

@@ -1,0 +1,90 @@
+"""What the admin process looks after in the database: wallet, shadow, deletion, and that old records go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from typing import Any
+
+from retain.record import Record
+from retain.release import Release
+from retain.shadow import Tally, figures, verdict
+from serve.database import Database, StateUnavailable, database_url, wall_clock
+from serve.keep import exported, forget, prune
+from serve.loading import load_release, with_budget
+from serve.periods import Standing
+from serve.settings import Settings
+from serve.state import State
+
+SHADOW_SECONDS = 30.0  # for which a look at all records is good
+PRUNE_SECONDS = 86_400.0
+
+log = logging.getLogger("retain.serve")
+
+
+class Oversight:
+    """Of one database, for the release that answers. `keep_days`: how long records stay."""
+
+    def __init__(self, database: Database, version: str, release: Release, keep_days: int) -> None:
+        self.currency = release.terms.offers.currency
+        self._database = database
+        self._version = version
+        self._release = release
+        self._keep_days = keep_days
+        self._state = State(database, release.terms)
+        self._lock = threading.Lock()  # of the state, and of the shadow's last look
+        self._shadow: tuple[float, dict[str, Any]] | None = None
+
+    def wallet(self) -> Standing | None:
+        """Of the running period; None while the database doesn't answer."""
+        with self._lock:
+            try:
+                self._state.carry_out([])
+            except StateUnavailable:
+                return None
+            return self._state.standing
+
+    def shadow(self) -> dict[str, Any]:
+        """What the learned arm of this release has shown. Raises StateUnavailable."""
+        with self._lock:
+            if self._shadow is None or time.monotonic() - self._shadow[0] > SHADOW_SECONDS:
+                self._shadow = time.monotonic(), self._look()
+            return self._shadow[1]
+
+    def _look(self) -> dict[str, Any]:
+        tally, decisions = Tally(), 0
+        for line in exported(self._database, None):
+            record = Record.model_validate_json(line)
+            if record.detail.release == self._version:
+                tally.add(record)
+                decisions += 1
+        found = figures(tally, self._release.monitoring, self._release.reference)
+        return {
+            "release": self._version,
+            "verdict": verdict(found),
+            "decisions": decisions,
+            "figures": [figure._asdict() for figure in found],
+        }
+
+    def forget(self, customer: str) -> int:
+        """How many decisions about the customer were deleted. Raises StateUnavailable."""
+        return forget(self._database, customer)
+
+    async def prune_daily(self) -> None:
+        """Deletes what is older than it may be, at the start and once a day."""
+        while True:
+            try:
+                await asyncio.to_thread(prune, self._database, self._keep_days, wall_clock())
+            except StateUnavailable as error:
+                log.warning("old records could not be deleted: %s", error)
+            await asyncio.sleep(PRUNE_SECONDS)
+
+
+def oversight_of(settings: Settings) -> Oversight:
+    """Raises RetainError."""
+    version, release = load_release(settings)
+    release = with_budget(release, settings.budget)
+    database = Database(database_url(settings.database_url), settings.sqlite_synchronous)
+    return Oversight(database, version, release, settings.keep_days)

@@ -1,0 +1,183 @@
+"""What a shadow has shown: counted from records, and judged."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retain.record import Record, propensity
+from retain.reference import Distribution, Messages, Reference
+from retain.shadow import Figure, Tally, figures, stability_index, verdict
+from tests.releases import MONITORING
+
+SAID = {"source": "rlhf", "text": "x", "characters": 100, "tokens": 30, "score": 0.5}
+CHURNED = {"kind": "churned", "month": None, "amount": None, "at": "2026-02-01T00:00:00+00:00"}
+
+
+def record(asked: bool = True, **changes: Any) -> Record:
+    """With a shadow if the learned arm was asked."""
+    shadow: dict[str, Any] = {
+        "wanted": {"offer": 20, "why": "policy_contact"}, "missing": None, "risk": 0.4, "probabilities": [],
+        "said": SAID, "rlhf_missing": None, "chosen": SAID, "breaks": [], "seconds": 0.001, "waited": 0.004,
+    }  # fmt: skip
+    detail: dict[str, Any] = {
+        "release": "v1", "seconds": 0.002, "wanted": {"offer": 10, "why": "risk_at_threshold"}, "usual": 10,
+        "pscore": 1.0, "explored": False, "unasked": None, "history": {}, "pace": 0.0, "said": None,
+    }  # fmt: skip
+    content: dict[str, Any] = {
+        "decision_id": "d", "at": "2026-01-01T00:00:00+00:00", "customer": "c", "period": "2026-01-01T00:00:00+00:00",
+        "arm": "baseline", "offer": 10, "cost": 1.0, "liability": 30.0, "charge": 50.0,
+        "answer": {"risk": 0.4, "acceptance": 0.1, "why": "risk_at_threshold"}, "answered": "declined",
+        "answered_at": None, "withdrawn": False, "outcomes": (),
+    }  # fmt: skip
+    for name, value in changes.items():
+        if name in content:
+            content[name] = value
+        elif name in shadow:
+            shadow[name] = value
+        else:
+            detail[name] = value
+    whole = content | {"detail": detail, "shadow": shadow if asked else None}
+    return Record.model_validate_json(json.dumps(whole))
+
+
+def figure(name: str, tally: Tally, reference: Reference | None = None) -> Figure:
+    (found,) = [each for each in figures(tally, MONITORING, reference) if each.name.startswith(name)]
+    return found
+
+
+def tallied(*records: Record) -> Tally:
+    tally = Tally()
+    for each in records:
+        tally.add(each)
+    return tally
+
+
+def test_what_is_counted_of_a_record() -> None:
+    tally = tallied(
+        record(),
+        record(breaks=["link"]),
+        record(wanted=None, missing="deadline", chosen=None),
+        record(withdrawn=True),
+        record(asked=False),
+    )
+    assert (tally.asked, tally.missing, tally.chosen, tally.unsafe) == (3, {"deadline": 1}, 2, 1)
+    assert tally.seconds == pytest.approx([0.006, 0.006])
+    assert (tally.characters, tally.scores) == ({"rlhf": [100, 100]}, {"rlhf": [0.5, 0.5]})
+
+
+def test_latency_passes_below_its_limit() -> None:
+    assert figure("latency", tallied(*[record()] * 99)).verdict == "hold"
+    fast = [record()] * 95
+    assert figure("latency", tallied(*fast, *[record(waited=2.0)] * 5)).verdict == "pass"
+    assert figure("latency", tallied(*fast, *[record(waited=2.0)] * 6)).verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("safe", "unsafe", "expected"),
+    [(499, 0, "hold"), (500, 0, "pass"), (498, 2, "pass"), (495, 5, "hold"), (494, 6, "fail"), (0, 0, "hold")],
+)
+def test_unsafe_messages_fail_once_they_are_no_chance(safe: int, unsafe: int, expected: str) -> None:
+    tally = tallied(*[record()] * safe, *[record(breaks=["guarantee"])] * unsafe)
+    assert figure("unsafe", tally).verdict == expected
+
+
+def test_lengths_and_scores_pass_while_they_are_those_of_training() -> None:
+    rng = np.random.default_rng(5)
+    lengths, scores = rng.normal(120, 20, 2_000).round(), rng.normal(0, 1, 2_000)
+    known = Messages(
+        n=2_000,
+        tokens=Distribution.of([]),
+        characters=Distribution.of(lengths.tolist()),
+        score=Distribution.of(scores.tolist()),
+    )
+    reference = Reference(customers=2_000, messages={"rlhf": {"learned": known}})
+    for shift, expected in ((0.0, "pass"), (1.0, "fail")):
+        tally = Tally()
+        for length, score in zip(rng.normal(120, 20, 600) + 20 * shift, rng.normal(shift, 1, 600)):
+            tally.add(record(chosen=SAID | {"characters": round(length), "score": float(score)}))
+        assert figure("message_length (rlhf)", tally, reference).verdict == expected
+        assert figure("reward_score (rlhf)", tally, reference).verdict == expected
+    few = tallied(*[record()] * 10)
+    assert figure("message_length", few, reference).verdict == "hold"
+    assert figure("message_length", few, None).verdict == "hold"
+
+
+def test_the_index_is_zero_where_nothing_has_moved_and_the_known_value_where_it_has() -> None:
+    training = Distribution(edges=(1.0,), counts=(50, 50))
+    assert stability_index([0.0, 2.0], training) == 0
+    # (.8 - .5) ln(.8 / .5) + (.2 - .5) ln(.2 / .5)
+    assert stability_index([0.0] * 8 + [2.0] * 2, training) == pytest.approx(0.3 * np.log(1.6) - 0.3 * np.log(0.4))
+
+
+def test_an_arm_that_does_not_answer_fails_but_not_for_what_nobody_asked_it() -> None:
+    fine = [record()] * 990
+    missed = record(wanted=None, missing="deadline")
+    unasked = record(wanted=None, missing="not_running")
+    assert figure("answers", tallied(*fine, *[missed] * 9, *[unasked] * 500)).verdict == "pass"
+    assert figure("answers", tallied(*fine, *[missed] * 10)).verdict == "fail"
+    assert figure("answers", tallied(*[unasked] * 500)).verdict == "hold"
+
+
+def explored(learned_better: bool, decisions: int) -> Tally:
+    """Half of the decisions explore five actions; whoever is offered 20 % stays more often, or leaves more often."""
+    rng = np.random.default_rng(7)
+    tally = Tally()
+    for _ in range(decisions):
+        drawn = bool(rng.random() < 0.5)
+        offer = [None, 0, 5, 10, 20][rng.integers(5)] if drawn else 10
+        helps = (offer == 20) == learned_better
+        left = rng.random() < (0.1 if helps else 0.5)
+        outcomes = [CHURNED] if left else []
+        tally.add(record(offer=offer, explored=drawn, pscore=propensity(0.5, 5, offer == 10), outcomes=outcomes))
+    return tally
+
+
+def test_value_is_told_where_decisions_were_drawn() -> None:
+    assert figure("value", tallied(*[record()] * 2_000)).says.startswith("no decision was taken at random")
+    assert figure("value", explored(True, 1_000)).verdict == "hold"
+    assert figure("value", explored(True, 8_000)).verdict == "pass"
+    assert figure("value", explored(False, 8_000)).verdict == "fail"
+
+
+def test_the_estimate_of_value_is_near_the_truth() -> None:
+    """Of those with risk .4 who are offered 20 % a tenth leaves, of the others half; nobody accepted, a contact costs
+    1 of 50."""
+    expected = 0.6 * (0.9 - 0.5)
+    found = figure("value", explored(True, 20_000))
+    assert found.value == pytest.approx(expected, abs=0.03)
+
+
+def test_the_chances_of_all_actions_add_up_to_one() -> None:
+    assert sum(propensity(0.3, 5, usual) for usual in (True, False, False, False, False)) == pytest.approx(1)
+    assert propensity(0.0, 5, True) == 1
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ({"unsafe": "pass", "value": "hold"}, "pass"),
+        ({"unsafe": "hold", "value": "pass"}, "hold"),
+        ({"unsafe": "pass", "value": "fail"}, "fail"),
+        ({"unsafe": "fail", "latency_p95": "hold"}, "fail"),
+    ],
+)
+def test_value_may_stay_unknown_but_nothing_else(verdicts: dict[str, Any], expected: str) -> None:
+    assert verdict([Figure(name, told, None, None, 0, "") for name, told in verdicts.items()]) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"answered": "declined"}, 0.6 - 0.02),
+        ({"answered": "expired"}, 0.6 - 0.02),
+        ({"answered": "accepted"}, 0.9 * 0.6 - 0.02),
+        ({"offer": None, "cost": 0.0, "answered": None}, 0.6),
+        ({"outcomes": [CHURNED]}, -0.02),
+    ],
+)
+def test_the_nrr_proxy_of_a_decision(changes: dict[str, Any], expected: float) -> None:
+    assert record(**changes).nrr_proxy == pytest.approx(expected)

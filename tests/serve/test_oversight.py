@@ -1,0 +1,174 @@
+"""What the admin port tells of the database: shadow, deletion, old records; and what exports are made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from engine.artifact import canonical
+from eval import decisions as decisions_export
+from eval import shadow as shadow_report
+from retain.record import Record
+from retain.release import Release
+from serve.admin import create_admin
+from serve.database import Database
+from serve.keep import exported
+from serve.metrics import Metrics
+from serve.oversight import Oversight
+from serve.router import Router
+from tests.releases import dataset, policy, rows
+from tests.serve.apps import InProcess, app_of
+from tests.serve.client import Client
+from tests.serve.memory import DAY, MONTH, Clock
+
+TELCO = dataset("telco")
+HOST = {"host": "localhost"}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'serving.db'}"
+
+
+def month_of_decisions(
+    release: Release, url: str, customers: int, router: Router, clock: Clock
+) -> list[dict[str, Any]]:
+    """All through a month customers are asked about. Of the offers a third is accepted, a third declined, and the rest
+    expires."""
+    arm = InProcess(dataclasses.replace(release, policy=policy(TELCO, 99.0, 20)))
+    client = Client(app_of("v1", release, router, url=url, learned=arm, clock=clock))
+    answers = []
+    for number, row in enumerate(rows(TELCO, customers, seed=11)):
+        answer = client.post({"customer": row | {"customerID": f"Y-{number}"}}).json()
+        answers.append(answer)
+        if answer["offer"] is not None and number % 3 < 2:
+            outcome = ("accepted", "declined")[number % 3]
+            told = client.post({"decision_id": answer["decision_id"], "outcome": outcome}, "/outcomes")
+            assert told.json() == {"status": "recorded"}
+        if number % 10 == 0:
+            body = {"decision_id": answer["decision_id"], "outcome": "revenue", "month": 1, "amount": 50.0}
+            client.post(body, "/outcomes")
+        if number % 17 == 0:
+            client.post({"decision_id": answer["decision_id"], "outcome": "churned"}, "/outcomes")
+        clock.now += MONTH // customers
+    clock.now += 15 * DAY
+    client.post({"customer": rows(TELCO, 1, seed=12)[0]})  # the open offers expire
+    return answers
+
+
+def test_a_month_of_decisions_is_told_exported_and_read_back(
+    release: Release, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    answers = month_of_decisions(release, url, 200, Router(hold_out=5.0, exploration=0.5), clock)
+    database = Database(url, clock=clock)
+    lines = [*exported(database, "a key")]
+    records = [Record.model_validate_json(line) for line in lines]
+    assert [record.decision_id for record in records][:-1] == [answer["decision_id"] for answer in answers]
+    assert len({record.customer for record in records}) == len(records)
+
+    # The wallet's spend is the records' sum.
+    spent = sum(record.cost + record.liability * (record.answered == "accepted") for record in records)
+    given_back = sum(
+        record.liability * 5 / 6
+        for record in records
+        if record.answered == "accepted" and any(outcome.kind == "churned" for outcome in record.outcomes)
+    )
+    overseen = Oversight(database, "v1", release, 400)
+    overseen._state._clock = clock
+    wallet = overseen.wallet()
+    assert wallet is not None
+    assert wallet.committed == pytest.approx(spent - given_back)
+
+    admin = Client(create_admin(Metrics(), tmp_path, None, overseen))
+    told = admin.request("GET", "/shadow", headers=HOST).json()
+    assert told["decisions"] == len(records)
+    assert [figure["name"] for figure in told["figures"]][:2] == ["latency_p95", "unsafe"]
+    assert told["verdict"] == "hold"
+    assert told["figures"][0]["verdict"] == "pass"
+    assert "where 500 are wanted" in told["figures"][1]["says"]
+    value = told["figures"][-1]
+    assert (value["name"], value["verdict"]) == ("value", "hold")
+
+    # The same by the command, which leaves the records as Parquet.
+    (tmp_path / "records.jsonl").write_bytes(b"".join(lines))
+    folder = tmp_path / "release"
+    folder.mkdir()
+    monkeypatch.setattr(shadow_report, "_trained", lambda environment, named: (release.monitoring, release.reference))
+    out = tmp_path / "shadow.parquet"
+    arguments = [str(tmp_path / "records.jsonl"), "--experiment", "toy", "--out", str(out)]
+    assert shadow_report.main(arguments, {}) == 1
+    assert "can't tell yet: unsafe" in capsys.readouterr().out
+    table = pq.read_table(out).to_pylist()
+    assert [row["decision_id"] for row in table] == [record.decision_id for record in records]
+    assert {row["learned_offer"] for row in table if row["learned_missing"] is None} == {20}
+
+    out = tmp_path / "decisions.parquet"
+    assert decisions_export.main([str(tmp_path / "records.jsonl"), "--out", str(out)]) == 0
+    drawn = pq.read_table(out).to_pylist()
+    assert len(drawn) == sum(record.detail.pscore is not None for record in records) > 150
+    by_id = {record.decision_id: record for record in records}
+    for row in drawn:
+        record = by_id[row["decision_id"]]
+        assert (row["offer"], row["charge"], row["pscore"]) == (record.offer, record.charge, record.detail.pscore)
+        assert row["accepted"] == (None if record.offer is None else record.answered == "accepted")
+        kinds = {outcome.kind for outcome in record.outcomes}
+        if kinds & {"churned", "revenue"}:
+            assert row["stays"][0] == ("churned" not in kinds)
+        else:
+            assert row["stays"] == []
+    database.close()
+
+
+def test_a_customer_is_forgotten_but_not_that_she_opted_out(release: Release, url: str, tmp_path: Path) -> None:
+    client = Client(app_of("v1", release, Router(hold_out=0.0), url=url))
+    customer = rows(TELCO, 1, seed=4)[0] | {"customerID": "a/b c"}
+    made = client.post({"customer": customer}).json()["decision_id"]
+    client.post({"customer": "a/b c"}, "/suppress")
+    database = Database(url)
+    admin = Client(create_admin(Metrics(), tmp_path, None, Oversight(database, "v1", release, 400)))
+    deleted = admin.request("DELETE", "/customers/a%2Fb%20c", headers=HOST)
+    assert (deleted.status_code, deleted.json()) == (200, {"decisions": 1})
+    assert client.get(f"/decisions/{made}").status_code == 404
+    assert client.post({"customer": customer}).json()["why"] == "do_not_contact"
+    database.close()
+
+
+def test_decisions_of_another_release_count_for_its_own_shadow_alone(
+    release: Release, url: str, tmp_path: Path
+) -> None:
+    month_of_decisions(release, url, 5, Router(), Clock())
+    database = Database(url)
+    assert Oversight(database, "v2", release, 400).shadow()["decisions"] == 0
+    assert Oversight(database, "v1", release, 400).shadow()["decisions"] == 6
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b"{}", "line 1 is no decision record: decision_id: Field required"),
+        (b"not json", "line 1 is no decision record"),
+    ],
+)
+def test_what_is_no_record_is_named(
+    tmp_path: Path, line: bytes, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "records.jsonl").write_bytes(line + b"\n")
+    out = tmp_path / "out.parquet"
+    assert decisions_export.main([str(tmp_path / "records.jsonl"), "--out", str(out)]) == 2
+    assert problem in capsys.readouterr().err
+    assert not out.exists()
+    assert decisions_export.main([str(tmp_path / "nothing.jsonl"), "--out", str(out)]) == 2
+
+
+def test_nothing_drawn_says_how_to_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "records.jsonl").write_bytes(b"")
+    assert decisions_export.main([str(tmp_path / "records.jsonl"), "--out", str(tmp_path / "out.parquet")]) == 0
+    assert "0 randomised decisions; the service draws actions where RETAIN_EXPLORATION" in capsys.readouterr().out
+    assert json.loads(canonical(pq.read_table(tmp_path / "out.parquet").to_pylist())) == []
