@@ -8,6 +8,7 @@ started after a pause. Nothing here blocks the event loop, and nothing raises in
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import math
 import struct
@@ -148,6 +149,7 @@ class LearnedArm:
     async def start(self) -> None:
         """Starts the process, which loads its release meanwhile, and keeps one running."""
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # of no request: what the clock brings to light is nobody's
         self.problem = LOADING
         self._keeping = asyncio.create_task(self._keep())
 
@@ -251,7 +253,7 @@ class LearnedArm:
             self._customers.append([number, pace, values, _told_of(case.history)])
         if self._ticking is None:
             self._ticked_at = now
-            self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+            self._ticking = self._loop.call_later(TICK_SECONDS, self._tick, context=self._context)
         return number
 
     def _flush(self) -> None:
@@ -309,7 +311,7 @@ class LearnedArm:
         if not self._asked:
             return
         now = self._clock()
-        self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+        self._ticking = self._loop.call_later(TICK_SECONDS, self._tick, context=self._context)
         stood_still = now - self._ticked_at > 5 * TICK_SECONDS
         self._ticked_at = now
         if stood_still:  # this process, or the whole machine with the arm's: that was no silence of the arm

@@ -32,7 +32,7 @@ def service_of(settings: Settings) -> Service:
     metrics = Metrics()
     state = State(database, release.terms)
     state.carry_out([])  # so that its standing is known from the start
-    learned = _learned(settings, version, release, metrics)
+    learned = learned_arm(settings, version, release, metrics)
     router = settings.router if settings.challenger is None else replace(settings.router, force_baseline=True)
     service = Service(version, release, metrics, Writer(state), router, learned)
     if router.learned_percent != settings.router.learned_percent:
@@ -42,11 +42,11 @@ def service_of(settings: Settings) -> Service:
     return service
 
 
-def _learned(settings: Settings, version: str, release: Release, metrics: Metrics) -> LearnedArm | None:
+def learned_arm(settings: Settings, version: str, release: Release, metrics: Metrics) -> LearnedArm | None:
     """The learned arm of the release, or of another one that is tried in the shadow; None if there is none."""
     if settings.challenger is not None:
         source = Source(settings.challenger, {})
-    elif release.policy is not None:
+    elif release.policy is not None or "decision" in release.damaged:  # the process waits for whole files
         source = Source(settings.release, settings.parts)
     else:
         return None

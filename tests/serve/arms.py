@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class InProcessArm(LearnedArm):
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
         self._process = self  # type: ignore[assignment]
         self.processes += 1
         self._heard({"ready": self._mind.ready(self._number)})

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from engine.artifact import MANIFEST, parse_manifest
 from engine.errors import RetainError
 from serve.loading import Source, load_release, warnings_about
+from serve.metrics import Metrics
+from serve.worker import learned_arm
 from tests.releases import decided, rows
 
 
@@ -79,3 +84,11 @@ def test_a_sound_replacement_makes_good_for_damaged_files(artifact: Path, copy: 
     assert version == load_release(Source(artifact, {}))[0] + "+decision"
     assert release.policy is not None
     assert release.damaged == {}
+
+
+def test_the_arm_s_process_is_started_all_the_same_and_waits_for_whole_files(copy: Path) -> None:
+    damage(copy, "decision/policy.json")
+    version, release = load_release(Source(copy, {}))
+    settings: Any = SimpleNamespace(challenger=None, release=copy, parts={}, arm_memory=1 << 29)
+    assert learned_arm(settings, version, release, Metrics()) is not None
+    assert learned_arm(settings, version, replace(release, damaged={}), Metrics()) is None  # left out, and not damaged
