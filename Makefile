@@ -135,12 +135,12 @@ serve: $(RUN) ## Answer POST /retain on port 8000 from the current release; metr
 
 shadow: $(RUN) ## Say whether the learned arm's shadow has shown enough; exit code 1 if not (EXPERIMENT=local)
 	mkdir -p eval/results
-	$(PY) -m serve.keep export > eval/results/records.jsonl
+	$(PY) -m serve export > eval/results/records.jsonl
 	$(PY) -m eval.shadow eval/results/records.jsonl --experiment $(call quoted,$(LOCAL))
 
 decisions.export: $(RUN) ## Write the service's randomised decisions with their outcomes to eval/results/decisions.parquet
 	mkdir -p eval/results
-	$(PY) -m serve.keep export > eval/results/records.jsonl
+	$(PY) -m serve export > eval/results/records.jsonl
 	$(PY) -m eval.decisions eval/results/records.jsonl --out eval/results/decisions.parquet
 
 messages: $(RUN) ## Show what a language model wrote for customers, and who approved it (EXPERIMENT=local)

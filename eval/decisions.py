@@ -1,6 +1,6 @@
 """Randomised decisions with what became of them: the log from which a later pilot learns, as Parquet.
 
-    python -m serve.keep export | python -m eval.decisions --out decisions.parquet
+    python -m serve export | python -m eval.decisions --out decisions.parquet
 
 Of the service's decisions those are written whose action was drawn, so that another one could have been taken
 (RETAIN_EXPLORATION): of any other the log can't say what a different action would have brought. One row a decision:

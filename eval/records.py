@@ -43,7 +43,7 @@ def records(of: Iterable[bytes], path: str) -> Iterator[Record]:
             where = ".".join(map(str, fault["loc"])) or "as a whole"
             raise DataError(
                 f"{path}: line {number} is no decision record: {where}: {fault['msg']}. It wants what "
-                "`python -m serve.keep export` writes"
+                "`python -m serve export` writes"
             ) from None
 
 

@@ -1,6 +1,6 @@
 """What the learned arm's shadow has shown: the playbook's figures with their verdicts, and the records as Parquet.
 
-    python -m serve.keep export | python -m eval.shadow --experiment local
+    python -m serve export | python -m eval.shadow --experiment local
 
 The limits and the distributions of training are those of the release that is current, or of RELEASE_PATH. Exit code: 0
 where every figure passes, 1 where one fails or can't be told yet, 2 for bad input.

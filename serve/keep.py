@@ -1,4 +1,4 @@
-"""What an operator does with the database: `python -m serve.keep backup|restore|forget|prune|export`.
+"""What an operator does with the database: `python -m serve backup|restore|forget|prune|export`.
 
 All but `restore` may run beside the service. Which database is DATABASE_URL's.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
@@ -119,9 +119,8 @@ def pseudonym(customer: bytes, key: str | None) -> str:
     return blake2b(customer, digest_size=16, key=(key or "").encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m serve.keep", description="Looks after the service's database.")
-    commands = parser.add_subparsers(dest="command", required=True)
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="")
     command = commands.add_parser("backup", help="copy SQLite's file, also while the service runs")
     command.add_argument("path", type=Path, help="a new file")
     command = commands.add_parser("restore", help="put a backup in the database's place, while the service doesn't run")
@@ -131,7 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("customer", help="her id, as requests have it")
     commands.add_parser("prune", help="delete what is older than RETAIN_KEEP_DAYS")
     commands.add_parser("export", help="write all decisions with their outcomes as lines of JSON to standard output")
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carries out the command that was asked for, and returns the exit code."""
     try:
         _carry_out(options)
     except BrokenPipeError:
@@ -164,7 +166,3 @@ def _carry_out(options: argparse.Namespace) -> None:
                 for line in exported(database, setting["PSEUDONYM_KEY"].value(os.environ)):
                     sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -14,10 +15,17 @@ import pytest
 from retain.decision import History
 from serve import keep
 from serve.database import Database, wall_clock
-from serve.keep import exported, forget, main, prune
+from serve.keep import add_commands, exported, forget, prune, run
 from serve.operations import Ask, Complete, Past, Suppress
 from tests.serve.databases import Server
 from tests.serve.memory import DAY, MONTH, START, Clock, Memory, balance, nobody, offer
+
+
+def main(arguments: list[str]) -> int:
+    """As `python -m serve` does."""
+    parser = argparse.ArgumentParser()
+    add_commands(parser)
+    return run(parser.parse_args(arguments))
 
 
 @pytest.fixture
