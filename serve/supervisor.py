@@ -39,6 +39,10 @@ PROGRAMS: dict[Process, tuple[str, ...]] = {"worker": ("-m", "serve.worker"), "a
 
 ROUND_SECONDS = 0.25  # at most, between two looks at every process
 HUNG_SECONDS = 2.0
+# Where more wants to run than there are cores, a worker may be silent for longer without hanging. It hangs if it has had
+# this much time on a core since, or doesn't wait for one.
+HUNG_CPU_SECONDS = 1.0
+STARVED_SECONDS = 10.0  # at most
 START_SECONDS = 60.0  # for a release to be loaded, from a slow disk too
 LEAVE_SECONDS = 12.0  # for a process that was told to leave: child.STOP_SECONDS and what it takes to end
 MEMORY_SECONDS = 1.0  # between two looks at memory
@@ -67,6 +71,7 @@ class Child:
     ready: dict[str, Any] | None = None
     ready_at: float = 0.0
     silent: float = 0.0
+    used: float = 0.0  # seconds on a core when its event loop moved last
     too_large: bool = False
     leave_by: float | None = None  # it was told to leave
     killed: bool = False
@@ -90,14 +95,26 @@ class Child:
         """Takes what it has written. Returns False once there is nothing more to come."""
         data = self.channel.recv(65536)
         *lines, self.unread = (self.unread + data).split(b"\n")
+        if lines:
+            self.silent, self.used = 0.0, _cpu_seconds(self.process.pid)
         for line in lines:
-            self.silent = 0.0
             content = json.loads(line)
             if "ready" in content:
                 self.ready, self.ready_at = content["ready"], now
             elif "failed" in content:
                 self.failed = content
         return bool(data)
+
+    @property
+    def hangs(self) -> bool:
+        if self.silent <= HUNG_SECONDS:
+            return False
+        if self.silent > STARVED_SECONDS or _cpu_seconds(self.process.pid) - self.used > HUNG_CPU_SECONDS:
+            return True
+        try:
+            return bool(psutil.Process(self.process.pid).status() != psutil.STATUS_RUNNING)
+        except psutil.NoSuchProcess:
+            return False  # it has ended, which is noticed otherwise
 
     def leave(self, now: float) -> None:
         if self.leave_by is None:
@@ -107,6 +124,14 @@ class Child:
     def kill(self, why: str) -> None:
         self.killed, self.why = True, why
         self.process.kill()
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 @dataclass
@@ -252,8 +277,8 @@ class Supervisor:
             child.silent += elapsed
             if child.leave_by is not None and now > child.leave_by:
                 child.kill("hung")
-            elif child.ready is not None and child.silent > HUNG_SECONDS:
-                log.error("the event loop of %s hasn't moved for %g s: it is killed", child.name, HUNG_SECONDS)
+            elif child.ready is not None and child.hangs:
+                log.error("the event loop of %s hasn't moved for %.0f s: it is killed", child.name, child.silent)
                 child.kill("hung")
             elif child.ready is None and now - child.started > START_SECONDS:
                 child.kill("too_slow_to_start")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import concurrent.futures
 import http.client
 import json
+import math
 import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +23,15 @@ import pytest
 
 from retain.release import Release
 from serve.child import BEAT_SECONDS
-from serve.supervisor import FIRST_DELAY, LONGEST_DELAY, Child, Restarts
+from serve.supervisor import (
+    FIRST_DELAY,
+    HUNG_CPU_SECONDS,
+    HUNG_SECONDS,
+    LONGEST_DELAY,
+    STARVED_SECONDS,
+    Child,
+    Restarts,
+)
 from tests.releases import rows
 from tests.serve.services import PLENTY, Address, Served, counted, get, serve, until
 
@@ -321,3 +332,38 @@ def test_ctrl_c_on_a_terminal_reaches_the_supervisor_alone(service: Served) -> N
     service.send_signal(signal.SIGINT)
     assert service.wait(PLENTY) == 0
     assert service.said() == []
+
+
+def silent_child(program: str, silent: float) -> tuple[Child, subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    mine, other = socket.socketpair()
+    other.close()
+    child = Child("worker", 0, process, mine, 0.0, ready={}, silent=silent)
+    child.used = sum(psutil.Process(process.pid).cpu_times()[:2])
+    return child, process
+
+
+@pytest.mark.parametrize(
+    ("program", "hangs"),
+    [
+        ("import time; print(1, flush=True); time.sleep(60)", True),
+        # Until it has had a second on a core it may be one that others keep from running.
+        ("print(1, flush=True)\nwhile True: pass", False),
+    ],
+)
+def test_a_silent_worker_hangs_unless_it_waits_for_a_core(program: str, hangs: bool) -> None:
+    child, process = silent_child(program, HUNG_SECONDS + 0.1)
+    try:
+        until(lambda: child.hangs == hangs)
+        child.used -= HUNG_CPU_SECONDS + 0.1
+        assert child.hangs
+        child.used, child.silent = math.inf, STARVED_SECONDS + 0.1
+        assert child.hangs
+        child.silent = HUNG_SECONDS
+        assert not child.hangs
+    finally:
+        process.kill()
+        process.communicate()
+        child.channel.close()
