@@ -239,6 +239,9 @@ def test_a_database_that_somebody_locked_is_not_waited_for(tmp_path: Path) -> No
         with pytest.raises(StateUnavailable, match="database is locked"):
             memory.ask("Ann")
         other.execute("ROLLBACK")
+        other.execute("PRAGMA busy_timeout = 0")
+        with memory.database.writing(), pytest.raises(sqlite3.OperationalError, match="database is locked"):
+            other.execute("BEGIN IMMEDIATE")
     other.close()
     assert memory.ask("Ann", nobody).decision_id
     memory.close()

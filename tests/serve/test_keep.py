@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from retain.decision import History
+from serve import backup as backups
 from serve import keep
 from serve.database import Database, wall_clock
 from serve.keep import add_commands, exported, forget, prune, run
@@ -185,7 +186,10 @@ def test_a_backup_of_a_running_service_is_put_back(
     }
 
 
-def test_a_backup_takes_the_place_of_a_damaged_database(file: Path, tmp_path: Path) -> None:
+def test_a_backup_takes_the_place_of_a_damaged_database(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a log beside it that SQLite would write into the restored file."""
     memory = Memory(f"sqlite:///{file}")
     before = memory.ask("Ann").decision_id
     assert main(["backup", str(tmp_path / "copy.db")]) == 0
@@ -195,6 +199,8 @@ def test_a_backup_takes_the_place_of_a_damaged_database(file: Path, tmp_path: Pa
     file.write_bytes(b"x" * 10_000)
     shutil.copy(tmp_path / "wal", f"{file}-wal")
     assert main(["restore", str(tmp_path / "copy.db")]) == 2
+    monkeypatch.setattr(backups, "_holds_decisions", lambda path: True)  # which looks, and so writes the log
+    shutil.copy(tmp_path / "wal", f"{file}-wal")
     assert main(["restore", str(tmp_path / "copy.db"), "--replace"]) == 0
     restored = Memory(f"sqlite:///{file}", clock=memory.clock)
     assert restored.ask("Ann").decision_id == before
