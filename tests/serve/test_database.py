@@ -256,7 +256,7 @@ from tests.serve.memory import Memory, nobody, balance
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 memory = Memory(sys.argv[1])
 first = memory.ask("Ann", key="k").decision_id
-resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.RLIM_INFINITY))
 decided = []
 try:
     for number in range(1000):
