@@ -39,8 +39,8 @@ PROGRAMS: dict[Process, tuple[str, ...]] = {"worker": ("-m", "serve.worker"), "a
 
 ROUND_SECONDS = 0.25  # at most, between two looks at every process
 HUNG_SECONDS = 2.0
-# Where more wants to run than there are cores, a worker may be silent for longer without hanging. It hangs if it has had
-# this much time on a core since, or doesn't wait for one.
+# Where more wants to run than there are cores, a worker may be silent for longer without hanging. It hangs if it has
+# had this much time on a core since, or doesn't wait for one.
 HUNG_CPU_SECONDS = 1.0
 STARVED_SECONDS = 10.0  # at most
 START_SECONDS = 60.0  # for a release to be loaded, from a slow disk too

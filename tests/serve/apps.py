@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,8 @@ from serve.service import Service
 from serve.spoken import NOTHING, Cell, Row, Spoken, judged, table
 from serve.state import State
 from serve.writer import Writer
+
+_opened: list[tuple[Database, tempfile.TemporaryDirectory[str] | None]] = []
 
 
 class InProcess:
@@ -99,17 +100,19 @@ def service_of(
     if learned == "in process":
         learned = None if release.policy is None else InProcess(release)
     database = Database(url, clock=clock)
+    _opened.append((database, folder))
     state = State(database, release.terms, clock)
     state.carry_out([])
-    service = Service(version, release, Metrics(), Writer(state), router, learned)
-    weakref.finalize(service, _close, database, folder)
-    return service
+    return Service(version, release, Metrics(), Writer(state), router, learned)
 
 
-def _close(database: Database, folder: tempfile.TemporaryDirectory[str] | None) -> None:
-    database.close()
-    if folder is not None:
-        folder.cleanup()
+def close_databases() -> None:
+    """Of services that have stopped: a server of PostgreSQL has room for so many connections."""
+    while _opened:
+        database, folder = _opened.pop()
+        database.close()
+        if folder is not None:
+            folder.cleanup()
 
 
 def app_of(

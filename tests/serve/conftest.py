@@ -11,7 +11,7 @@ from engine.artifact import open_artifact
 from engine.store import FolderStore
 from retain.release import Release, load
 from tests.releases import CHARGED, approved, bank, config, dataset, inputs, publish, run_stage
-from tests.serve.apps import app_of
+from tests.serve.apps import app_of, close_databases
 from tests.serve.client import Client, stop_all
 from tests.serve.databases import Server, postgresql
 
@@ -53,6 +53,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("serve.service.STATE_SECONDS", 60.0)
     yield
     stop_all()
+    close_databases()
 
 
 @pytest.fixture
