@@ -46,6 +46,7 @@ STARVED_SECONDS = 10.0  # at most
 START_SECONDS = 60.0  # for a release to be loaded, from a slow disk too
 LEAVE_SECONDS = 12.0  # for a process that was told to leave: child.STOP_SECONDS and what it takes to end
 MEMORY_SECONDS = 1.0  # between two looks at memory
+REPLACED_SECONDS = 5.0  # between a worker's start and another one's end for its size
 # A process that ends before it was ready, or this soon after, is started again later each time.
 STEADY_SECONDS = 1.0
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0
@@ -144,7 +145,10 @@ class Restarts:
     def ended(self, child: Child, now: float) -> None:
         if child.ready is not None and now - child.ready_at >= STEADY_SECONDS:
             self.failures = 0
-            return
+        else:
+            self.failed(now)
+
+    def failed(self, now: float) -> None:
         self.failures += 1
         if self.failures > 1:
             self.not_before = now + min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** (self.failures - 2))
@@ -218,26 +222,43 @@ class Supervisor:
     def _start(self, kind: Process, now: float) -> None:
         taken = {child.slot for child in self.children if child.kind == kind}
         slot = next(number for number in range(len(taken) + 1) if number not in taken)
+        try:
+            process, channel = self._popen(kind, f"{kind}-{slot}")
+        except OSError as error:  # no memory, or no descriptors: it may be over in a moment
+            if not self.announced:
+                raise StartFailed(f"{kind}-{slot} can't be started ({error.strerror})") from None
+            log.error("%s-%d can't be started (%s)", kind, slot, error.strerror)
+            self._restarts[kind].failed(now)
+            return
+        child = Child(kind, slot, process, channel, now)
+        self.children.append(child)
+        self._selector.register(channel, selectors.EVENT_READ, child)
+
+    def _popen(self, kind: Process, name: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """The process, and this side of the channel to it."""
+        listening = self.sockets[kind]
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        listening = self.sockets[kind]
         with theirs:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    *PROGRAMS[kind],
-                    f"--name={kind}-{slot}",
-                    f"--listening={listening.fileno()}",
-                    f"--channel={theirs.fileno()}",
-                ],
-                env={**environment_of(kind, self.environment), VARIABLE: str(self.folder)},
-                stdin=subprocess.DEVNULL,
-                pass_fds=(listening.fileno(), theirs.fileno()),
-                start_new_session=True,  # Ctrl-C is told to this process alone, which lets the others finish
-            )
-        child = Child(kind, slot, process, ours, now)
-        self.children.append(child)
-        self._selector.register(ours, selectors.EVENT_READ, child)
+            descriptors = (listening.fileno(), theirs.fileno())
+            try:
+                process = subprocess.Popen(
+                    [
+                        sys.executable,
+                        *PROGRAMS[kind],
+                        f"--name={name}",
+                        f"--listening={descriptors[0]}",
+                        f"--channel={descriptors[1]}",
+                    ],
+                    env={**environment_of(kind, self.environment), VARIABLE: str(self.folder)},
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=descriptors,
+                    start_new_session=True,  # Ctrl-C is told to this process alone, which lets the others finish
+                )
+            except OSError:
+                ours.close()
+                raise
+        return process, ours
 
     # -- looking after them ----------------------------------------------------------------------------------------
 
@@ -262,7 +283,7 @@ class Supervisor:
                     other.leave(time.monotonic())
         if not self.announced and len(workers) == self.settings.workers:
             self._announce()
-        elif self.ended[child.kind]:
+        elif self.announced and child.kind == "worker":
             log.warning("%s answers", child.name)
         self._write_down()
 
@@ -284,7 +305,7 @@ class Supervisor:
                 child.kill("too_slow_to_start")
         if now - self._memory_at >= MEMORY_SECONDS:
             self._memory_at = now
-            self._look_at_memory()
+            self._look_at_memory(now)
 
     def _bury(self, child: Child, now: float) -> None:
         """Of a process that has ended."""
@@ -316,10 +337,12 @@ class Supervisor:
             return error
         return StartFailed(f"{child.name} ended before it was ready (exit code {child.process.returncode})")
 
-    def _look_at_memory(self) -> None:
+    def _look_at_memory(self, now: float) -> None:
         workers = [child for child in self.children if child.kind == "worker"]
-        if not self.announced or any(not child.stays or child.ready is None for child in workers):
+        if not self.announced or any(not child.answers for child in workers):
             return  # one at a time
+        if min(now - child.ready_at for child in workers) < REPLACED_SECONDS:
+            return  # a limit below what every worker needs must not keep both cores busy with starts
         for child in workers:
             try:
                 used = psutil.Process(child.process.pid).memory_info().rss
@@ -350,7 +373,11 @@ class Supervisor:
         ready = sum(
             child.ready is not None and child.leave_by is None for child in self.children if child.kind == "worker"
         )
-        write_processes(self.folder, {"wanted": self.settings.workers, "ready": ready, "ended": self.ended})
+        state = {"wanted": self.settings.workers, "ready": ready, "ended": self.ended}
+        try:
+            write_processes(self.folder, state)
+        except OSError as error:
+            log.warning("%s can't be written (%s): the metrics of processes are old", self.folder, error.strerror)
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import http.client
 import json
 import math
@@ -21,8 +22,10 @@ from typing import Any
 import psutil
 import pytest
 
+from engine.errors import RetainError
 from retain.release import Release
 from serve.child import BEAT_SECONDS
+from serve.settings import read
 from serve.supervisor import (
     FIRST_DELAY,
     HUNG_CPU_SECONDS,
@@ -31,6 +34,7 @@ from serve.supervisor import (
     STARVED_SECONDS,
     Child,
     Restarts,
+    Supervisor,
 )
 from tests.releases import rows
 from tests.serve.services import PLENTY, Address, Served, counted, get, serve, until
@@ -202,8 +206,7 @@ def test_a_worker_that_grows_is_replaced_by_another_one_first(environment: dict[
         service.begun()
         (before,) = service.children("worker").values()
         assert ask(service.api, body(release, "GROW")) == 200
-        while before.is_running() and before.status() != psutil.STATUS_ZOMBIE:
-            assert ask(service.api, body(release)) == 200
+        until(lambda: ask(service.api, body(release)) == 200 and before not in service.children("worker").values())
         assert [*service.children("worker")] == ["worker-1"]
         folder = counts(service)
         until(lambda: not (folder / "gauge_livemax_worker-0.db").exists())  # only the living tell of themselves
@@ -308,6 +311,23 @@ if 2 < starts.stat().st_size < 5:
         assert get(service.api, "/healthz") == '{"status":"alive"}'
         until(lambda: counted(service)["retain_workers_ready"] == 2)
         assert ended("died", service) == 3
+
+
+def test_a_process_that_can_not_be_started_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the service begins it is one line; later it is tried again."""
+
+    def fails(self: Supervisor, kind: str, name: str) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(Supervisor, "_popen", fails)
+    supervisor = Supervisor(read({"RELEASE_PATH": str(tmp_path)}), {}, {}, tmp_path)
+    with pytest.raises(RetainError, match=r"^worker-0 can't be started \(Cannot allocate memory\)$"):
+        supervisor._start("worker", 0.0)
+    supervisor.announced = True
+    for _ in range(3):
+        supervisor._start("worker", 0.0)
+    assert supervisor.children == []
+    assert supervisor._restarts["worker"].not_before == 2 * FIRST_DELAY
 
 
 def test_delays_grow_only_while_processes_end_as_they_begin() -> None:
