@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import struct
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -36,6 +37,7 @@ from serve.refusals import refusal, refused
 from serve.settings import read
 
 KEEP_ALIVE = 75
+TRIES, TRY_AGAIN_SECONDS = 10, 0.02
 OPEN_PATHS = frozenset({"/healthz"})
 OWN_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -124,7 +126,15 @@ def _routes(registry: CollectorRegistry, oversight: Oversight) -> APIRouter:
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        text = await asyncio.to_thread(generate_latest, registry)
+        for left in reversed(range(TRIES)):
+            try:
+                text = await asyncio.to_thread(generate_latest, registry)
+            except (struct.error, RuntimeError, ValueError, OSError):
+                if not left:
+                    raise
+                await asyncio.sleep(TRY_AGAIN_SECONDS)  # a process that has just been started is making its files
+            else:
+                break
         return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
     @routes.get("/shadow")

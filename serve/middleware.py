@@ -36,7 +36,7 @@ class EveryRequest:
             path = path.removesuffix("/") or "/"
             scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": path}
         status, identifier = 0, request_id.of(scope)
-        token = request_id.current.set(identifier)
+        request_id.current.set(identifier)  # of this request's task alone, which ends with it
 
         async def counted(message: Message) -> None:
             nonlocal status
@@ -52,5 +52,4 @@ class EveryRequest:
             if status == 0:
                 await refusal(500, "internal error")(scope, receive, counted)
         finally:
-            request_id.current.reset(token)
             self.metrics.request(path, status or 500, time.perf_counter() - started)

@@ -339,9 +339,9 @@ class Supervisor:
 
     def _look_at_memory(self, now: float) -> None:
         workers = [child for child in self.children if child.kind == "worker"]
-        if not self.announced or any(not child.answers for child in workers):
+        if not self.announced or self._signals or any(not child.answers for child in workers):
             return  # one at a time
-        if min(now - child.ready_at for child in workers) < REPLACED_SECONDS:
+        if min((now - child.ready_at for child in workers), default=0.0) < REPLACED_SECONDS:
             return  # a limit below what every worker needs must not keep both cores busy with starts
         for child in workers:
             try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import struct
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from serve.admin import create_admin
+from serve.admin import TRIES, create_admin
 from serve.folder import write_processes
 from serve.metrics import Metrics
 from serve.oversight import Oversight
@@ -95,6 +97,25 @@ def test_the_wallet_is_shown_while_the_database_answers(tmp_path: Path) -> None:
     text = admin(tmp_path, oversight=Overseen(None)).request("GET", "/metrics", headers={"host": "localhost"}).text
     assert "retain_state_available 0.0" in text
     assert "retain_wallet" not in text
+
+
+@pytest.mark.parametrize("content", [b"", struct.pack("i4xi", 100, 5_000)])
+@pytest.mark.parametrize(("tries", "status"), [(1, 200), (TRIES - 1, 200), (TRIES, 500)])
+def test_a_file_that_is_only_just_being_made_is_read_again(
+    tmp_path: Path, content: bytes, tries: int, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "counter_worker-0.db"
+    file.write_bytes(content)
+    waits = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == tries:
+            file.unlink()
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    assert ask(admin(tmp_path), "/metrics") == status
+    assert len(waits) == min(tries, TRIES - 1)
 
 
 @pytest.fixture(scope="module")
