@@ -3,17 +3,25 @@
 import argparse
 import sys
 
-from serve import keep
 from serve.settings import described
 from serve.supervisor import main
 
-parser = argparse.ArgumentParser(
-    prog="python -m serve",
-    description="Answers POST /retain; with a command, looks after the database of the service. Both are set by "
-    "variables of the environment (docs/SETTINGS.md):",
-    epilog=described(),
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-)
-keep.add_commands(parser)
-options = parser.parse_args()
-sys.exit(main() if options.command is None else keep.run(options))
+
+def run() -> int:
+    if len(sys.argv) == 1:
+        return main()
+    from serve import keep  # its libraries would stay with the supervisor: 50 MB, and a third of a second of its start
+
+    parser = argparse.ArgumentParser(
+        prog="python -m serve",
+        description="Answers POST /retain; with a command, looks after the database of the service. Both are set by "
+        "variables of the environment (docs/SETTINGS.md):",
+        epilog=described(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    keep.add_commands(parser)
+    options = parser.parse_args()
+    return main() if options.command is None else keep.run(options)
+
+
+sys.exit(run())

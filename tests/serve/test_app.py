@@ -206,6 +206,16 @@ def test_the_service_imports_no_training_library(module: str) -> None:
     assert done.stdout.strip() == ""
 
 
+def test_the_supervisor_loads_nothing_that_only_others_need() -> None:
+    code = (
+        "import runpy, sys, serve.supervisor as s\n"
+        "s.main = lambda: print(*sorted({'fastapi', 'numpy', 'sqlalchemy', 'uvicorn'} & set(sys.modules)))\n"
+        "sys.argv = ['serve']; runpy.run_module('serve')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 @pytest.fixture(scope="module")
 def hasty_service(artifact: Path) -> Iterator[Served]:
     """A service whose one worker waits one second for a head and serves four connections."""
