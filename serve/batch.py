@@ -115,7 +115,10 @@ class Batch:
         told = {operation.decision_id for operation in operations if isinstance(operation, Outcome)}
         ids = told | {operation.decision_id for operation in operations if isinstance(operation, Withdraw)}
         if keys := [self._key(ask.key) for ask in asked if ask.key is not None]:
-            self._keys = {key: _Key(*columns) for key, *columns in select(_KEYS, keys)}
+            self._keys = {
+                key: _Key(body, decision, at, bool(repeated))  # SQLite keeps a number
+                for key, body, decision, at, repeated in select(_KEYS, keys)
+            }
             ids |= {key.decision for key in self._keys.values()}
         if customers := {self._customer(one.customer) for one in seen if one.customer is not None}:
             self._keep(select(_CONTACTS, [*customers]))

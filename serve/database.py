@@ -111,11 +111,12 @@ class Database:
             raise
 
     def close(self) -> None:
+        """May be called again."""
         self._close_connections()
-        if self._users:
-            self._users.close()
-        if self._turns:
-            self._turns.close()
+        for lock in (self._users, self._turns):
+            if lock:
+                lock.close()
+        self._users = self._turns = None
 
     @contextmanager
     def writing(self) -> Iterator[Transaction]:

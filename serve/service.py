@@ -120,7 +120,8 @@ class Service:
         """Puts on record what waits for it."""
         if self.bound.learned is not None:
             await self.bound.learned.stop()
-        await asyncio.to_thread(self.writer.close)
+        if await asyncio.to_thread(self.writer.close):
+            self.writer.state.close()
 
     # -- decisions -------------------------------------------------------------------------------------------------
 

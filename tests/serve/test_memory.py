@@ -126,6 +126,7 @@ def test_an_opt_out_holds_at_once_and_in_every_process(
     response = client.post({"customer": "Ann", "reason": "by telephone"}, "/suppress")
     assert (response.status_code, response.json()) == (200, {"status": "recorded"})
     assert client.post({"customer": "Ann"}, "/suppress").json() == {"status": "repeated"}
+    assert ask(client, release, key="k")["repeated"] is False
     other = Client(app_of("v1", release, url=url, clock=clock))
     for where in (client, other):
         answer = ask(where, release)
