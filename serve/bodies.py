@@ -20,6 +20,7 @@ MAX_MONTH = 120
 MAX_AMOUNT = 1e9  # in units of the currency
 MAX_REASON = 200
 MICROSECOND = 1_000_000
+DECISION_ID = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 
 Body = TypeVar("Body", bound="_Body")
 
@@ -66,7 +67,7 @@ class OutcomeBody(_Body):
     """What became of a decision. `month` counts from the decision, `amount` is what was paid in it, in the currency of
     the offers; both belong to `revenue` alone. `at`: when it happened, in ISO 8601 with its zone; now unless stated."""
 
-    decision_id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    decision_id: Annotated[str, Field(pattern=DECISION_ID)]
     outcome: OutcomeKind
     month: Annotated[int, Field(ge=1, le=MAX_MONTH)] | None = None
     amount: Annotated[float, Field(ge=0, le=MAX_AMOUNT)] | None = None
@@ -102,7 +103,8 @@ def read(model: type[Body], body: bytes) -> Body:
     except ValidationError as error:
         faults: dict[Place, tuple[str, Place]] = {}
         for fault in error.errors(include_url=False, include_context=False):
-            place = fault["loc"][:1]
+            # A key that the caller made up isn't repeated: it is told of the object that it is in.
+            place = tuple(name for name in fault["loc"][:1] if name in model.model_fields)
             kind = _KINDS.get(fault["type"], "invalid")
             if fault["type"] == "int_type" and type(fault["input"]) is float:
                 kind = "integer_type"

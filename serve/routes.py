@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from retain.record import Record
 from serve.answers import REFUSED, Answer, NotedAnswer
-from serve.bodies import OutcomeBody, SuppressBody, read
+from serve.bodies import DECISION_ID, OutcomeBody, SuppressBody, read
 from serve.database import StateUnavailable
 from serve.readiness import ready
 from serve.refusals import Refusal, refusal
@@ -30,7 +30,6 @@ MAX_BODY = 16 * 1024
 # broken connection; beyond it the connection is closed.
 MAX_DISCARDED = 64 * 1024 * 1024
 READ_SECONDS = 10.0
-MAX_DECISION_ID = 64
 REPLAYED = {"idempotent-replayed": "true"}
 
 _KEY = re.compile(rb"[!-~]{1,255}")
@@ -117,7 +116,8 @@ def routes_of(service: Service) -> APIRouter:
     async def decisions(decision_id: str) -> Response:
         """What was answered, what the learned arm would have done, and what became of it."""
         try:
-            record = await service.find(decision_id) if len(decision_id) <= MAX_DECISION_ID else None
+            # What is no id isn't looked for: PostgreSQL takes no text with a NUL in it.
+            record = await service.find(decision_id) if re.fullmatch(DECISION_ID, decision_id) else None
         except StateUnavailable:
             return _unavailable()
         if record is None:

@@ -93,6 +93,14 @@ def test_an_open_offer_is_given_again_with_its_message_and_hold(client: Client, 
     assert client.get("/readyz").json()["wallet"]["held"] == 0
 
 
+def test_an_answer_that_is_replayed_without_its_contact_is_of_the_same_types(client: Client, release: Release) -> None:
+    first = ask(client, release, key="k")
+    client.post({"customer": "Ann"}, "/suppress")
+    again = ask(client, release, key="k")
+    assert (first["offer"] is None, again["offer"]) == (False, None)
+    assert again["repeated"] is False
+
+
 # -- cap, opt-out and hold-out -------------------------------------------------------------------------------------
 
 
@@ -229,7 +237,7 @@ def test_outcomes_are_recorded_repeated_contradicted_or_late(client: Client, rel
         ({"decision_id": UNKNOWN, "outcome": "revenue", "month": 1.5, "amount": 1}, ("integer_type", "month")),
         ({"decision_id": UNKNOWN, "outcome": "churned", "at": "yesterday"}, ("no_time", "at")),
         ({"decision_id": UNKNOWN, "outcome": "churned", "at": "2026-01-01T00:00:00"}, ("no_time", "at")),
-        ({"decision_id": UNKNOWN, "outcome": "churned", "who": "me"}, ("unknown_key", "who")),
+        ({"decision_id": UNKNOWN, "outcome": "churned", "who": "me"}, ("unknown_key",)),
         ([], ("not_an_object",)),
         (b'{"decision_id": NaN}', ("not_finite",)),
         (b"\xff", ("not_utf8",)),
