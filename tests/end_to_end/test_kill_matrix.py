@@ -24,6 +24,7 @@ from tests.end_to_end.containers import Platform, check_money, digests, evidence
 from tests.end_to_end.events import EVENTS, Strikes, Struck, assert_nothing_is_left
 from tests.end_to_end.project import Project
 from tests.end_to_end.shown import check_shown
+from tests.reliability import write_block
 
 pytestmark = pytest.mark.slow
 
@@ -31,8 +32,6 @@ EVENTS_WANTED, RUNS_AT_MOST, SEED = 40, 8, 16
 RUN_S = 3000.0
 STORE_MB = 700  # so that filling the store's disk fills no other's
 USER = 10_321  # of the containers: not root, to whom a store is never unreachable
-REPORT = ROOT / "docs" / "RELIABILITY.md"
-BEGIN, END = "<!-- written by tests/end_to_end/test_kill_matrix.py -->", "<!-- /written -->"
 # What strikes an attempt comes more often than what strikes everything.
 DEALT = (*EVENTS, "sigterm", "sigkill", "docker_kill", "worker_and_container_killed", "paused_until_lost")
 
@@ -166,7 +165,4 @@ def write_report(runs: Sequence[RunUnderFire]) -> None:
         "",
         f"Not counted, since nothing was left to strike: {', '.join(missed) or 'none'}.",
     ]
-    text = REPORT.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    REPORT.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
+    write_block("the kill matrix", lines)
