@@ -28,7 +28,26 @@ class Server:
     """PostgreSQL behind a Unix socket in `folder`, where nobody else looks."""
 
     folder: Path
-    process: subprocess.Popen[bytes]
+    command: list[str]
+    options: dict[str, Any]  # of the process
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.command, **self.options)
+        for _ in range(600):
+            try:
+                with self.admin():
+                    return
+            except psycopg.OperationalError:
+                assert self.process.poll() is None, "PostgreSQL didn't start"
+                time.sleep(0.1)
+        raise AssertionError("PostgreSQL doesn't answer")
+
+    def stop(self) -> None:
+        """Without waiting for its clients."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(30)
 
     def url(self, database: str) -> str:
         return f"postgresql://retain@/{database}?host={self.folder}"
@@ -70,24 +89,11 @@ def postgresql() -> Iterator[Server]:
         subprocess.run([initdb, f"--pgdata={folder}/data", *options], check=True, **quiet)
         settings = {"unix_socket_directories": folder, "listen_addresses": "", "max_connections": 50, "fsync": "off"}
         arguments = [f"-c{name}={value}" for name, value in settings.items()]
-        process = subprocess.Popen([postgres, "-D", f"{folder}/data", *arguments], **quiet)
+        server = Server(folder, [postgres, "-D", f"{folder}/data", *arguments], quiet)
+        server.start()
         try:
-            server = Server(folder, process)
-            _wait_for(server)
             yield server
         finally:
-            process.send_signal(signal.SIGINT)  # without waiting for its clients
-            process.wait(30)
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_for(server: Server) -> None:
-    for _ in range(600):
-        try:
-            with server.admin():
-                return
-        except psycopg.OperationalError:
-            assert server.process.poll() is None, "PostgreSQL didn't start"
-            time.sleep(0.1)
-    raise AssertionError("PostgreSQL doesn't answer")
