@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from engine.approvals import Approvals, Watch
@@ -18,12 +19,14 @@ from serve.bodies import schemas
 from serve.keys import NO_KEYS, KeyCheck, Keys, is_open
 from serve.middleware import EveryRequest
 from serve.refusals import refused
-from serve.routes import routes_of
+from serve.routes import RETAIN, Straight, routes_of
 from serve.schema import request_schema
 from serve.service import Service
 from serve.settings import LOOK_SECONDS, READ_AGAIN_SECONDS
 
 TITLE = "Retain"
+# What is measured is in metrics.py; FastAPI would look at each request whether a library of traces wants it.
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -58,6 +61,7 @@ def create_app(service: Service, watch: Watch | None = None, keys: Keys = NO_KEY
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
         lifespan=lifespan,
         summary=f"Whom to contact, with which offer, in which words ({release.spec.title})",
     )
@@ -65,10 +69,11 @@ def create_app(service: Service, watch: Watch | None = None, keys: Keys = NO_KEY
     app.include_router(routes_of(service))
     app.include_router(routes_of_page(TITLE))
     app.add_exception_handler(HTTPException, refused)
+    app.add_middleware(Straight, service=service)
     app.add_middleware(KeyCheck, keys=keys)
     app.add_middleware(EveryRequest, metrics=service.metrics)
     bodies = {path: {"schema": schema} for path, schema in schemas().items()}
-    bodies["/retain"] = {
+    bodies[RETAIN] = {
         "schema": request_schema(release.spec, release.terms),
         "examples": examples(release.spec, release.terms),
     }
@@ -80,7 +85,7 @@ def create_app(service: Service, watch: Watch | None = None, keys: Keys = NO_KEY
         for path, content in bodies.items():
             body = {"required": True, "content": {"application/json": content}}
             document["paths"][path]["post"]["requestBody"] = body
-        document["paths"]["/retain"]["post"]["parameters"] = [IDEMPOTENCY_KEY]
+        document["paths"][RETAIN]["post"]["parameters"] = [IDEMPOTENCY_KEY]
         if keys:
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path, operations in document["paths"].items():

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from retain.record import Record
 from serve.answers import REFUSED, Answer, NotedAnswer
@@ -25,6 +27,7 @@ from serve.schema import Invalid
 from serve.service import Conflict, Service
 from serve.shown import shown
 
+RETAIN = "/retain"
 MAX_BODY = 16 * 1024
 # What is read and thrown away after a body proved too large, so that the caller gets to see the 413 instead of a
 # broken connection; beyond it the connection is closed.
@@ -35,15 +38,9 @@ REPLAYED = {"idempotent-replayed": "true"}
 _KEY = re.compile(rb"[!-~]{1,255}")
 
 
-def routes_of(service: Service) -> APIRouter:
-    routes = APIRouter()
+def retain_of(service: Service) -> Callable[[Request], Awaitable[Response]]:
+    """What answers POST /retain."""
 
-    @routes.post(
-        "/retain",
-        summary="Decide about one customer",
-        response_model=Answer,
-        responses={code: {"model": Refusal} for code in (401, 408, 409, 413, 415, 422, 500)},
-    )
     async def retain(request: Request) -> Response:
         """Whom to contact, with which offer, in which words. What the service has on record of the customer counts
         beside the history that comes with the request.
@@ -61,6 +58,34 @@ def routes_of(service: Service) -> APIRouter:
             return refusal(409, "this Idempotency-Key came with another body before")
         headers = REPLAYED if reply.replayed else None
         return Response(reply.body, headers=headers, media_type="application/json")
+
+    return retain
+
+
+class Straight:
+    """Takes POST /retain past the router of FastAPI, which costs 120 us a request, almost as much as all the rest."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app = app
+        self.retain = retain_of(service)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == RETAIN:
+            response = await self.retain(Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def routes_of(service: Service) -> APIRouter:
+    routes = APIRouter()
+
+    routes.post(
+        RETAIN,
+        summary="Decide about one customer",
+        response_model=Answer,
+        responses={code: {"model": Refusal} for code in (401, 408, 409, 413, 415, 422, 500)},
+    )(retain_of(service))
 
     @routes.post(
         "/outcomes",
