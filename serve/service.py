@@ -235,11 +235,7 @@ class Service:
 
     async def _do(self, operation: Operation) -> Any:
         """What the operation's docstring says. Raises StateUnavailable."""
-        try:
-            async with asyncio.timeout(STATE_SECONDS):
-                return await self.writer.submit(operation)
-        except TimeoutError:
-            raise StateUnavailable("the database takes too long") from None
+        return await self.writer.submit(operation, STATE_SECONDS)
 
     def _not_plausible(self, columns: list[str]) -> None:
         """Counts the columns of a request that are not plausible. Raises Invalid if one of them is refused for it."""

@@ -11,6 +11,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -21,6 +22,7 @@ from serve.state import State
 
 LARGEST_BATCH = 64  # operations: some 6 ms
 LARGEST_QUEUE = 1024
+TICK_SECONDS = 0.02  # between two looks at whose time is over
 RETRY_SECONDS = 1.0  # between two looks at a database that doesn't answer
 IDLE_SECONDS = 10.0  # after which offers expire and the wallet is read again, though nobody asked
 
@@ -36,8 +38,13 @@ class Writer:
         self.state = state
         self.available = True
         self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+        self._looks: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each time that the thread is to look at it
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        # Of the event loop alone.
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._gathering = False
+        self._gathered = 0
+        self._limited: deque[tuple[float, asyncio.Future[Any]]] = deque()  # with when the time of each is over
         # Of the thread alone.
         self._owed: list[Waiting] = []  # to be carried out once the database answers
         self._retry_at = 0.0
@@ -47,23 +54,31 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    def submit(self, operation: Operation) -> asyncio.Future[Any]:
-        """The operation's result, once it is on record, or its exception. Called on the event loop.
+    def submit(self, operation: Operation, seconds: float | None = None) -> asyncio.Future[Any]:
+        """The operation's result, once it is on record, or its exception; StateUnavailable if that takes longer than
+        `seconds`, or TICK_SECONDS more. Called on the event loop.
 
-        Whoever cancels it gives up: an operation whose transaction has not begun isn't carried out, and an answer of
-        one that has is withdrawn. Raises StateUnavailable while the database doesn't answer, or too many wait.
+        Whoever cancels it, or ran out of time, has given up: an operation whose transaction has not begun isn't carried
+        out, and an answer of one that has is withdrawn. Raises StateUnavailable while the database doesn't answer, or
+        too many wait.
         """
         if not self.available:
             raise StateUnavailable("the database doesn't answer: it is tried again once a second")
         if self._queue.qsize() >= LARGEST_QUEUE:
             raise StateUnavailable(f"{LARGEST_QUEUE} requests wait for the database already")
-        future = asyncio.get_running_loop().create_future()
-        self._queue.put((operation, future))
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        if seconds is not None:
+            if not self._limited:
+                loop.call_later(TICK_SECONDS, self._tick)
+            self._limited.append((loop.time() + seconds, future))
+        self._put((operation, future))
         return future
 
     def close(self, seconds: float = 5.0) -> bool:
         """Carries out what waits, and ends. False if it didn't within `seconds`."""
         self._queue.put(None)
+        self._looks.put(None)
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
@@ -73,7 +88,7 @@ class Writer:
         last = False
         while not last:
             batch, last = self._next()
-            batch = [(operation, future) for operation, future in batch if future is None or not future.cancelled()]
+            batch = [(operation, future) for operation, future in batch if future is None or not future.done()]
             if self.available or last or time.monotonic() >= self._retry_at:
                 self._carry_out(batch)
             else:
@@ -81,18 +96,29 @@ class Writer:
 
     def _next(self) -> tuple[list[Waiting], bool]:
         """What waits, and whether it is the last; nothing if nobody asked for a while."""
-        batch: list[Waiting] = []
         pause = IDLE_SECONDS if self.available else max(0.0, self._retry_at - time.monotonic())
-        try:
-            waiting = self._queue.get(timeout=pause)
-            while waiting is not None:
+        asked = True
+        while asked:
+            try:
+                self._looks.get(timeout=pause)
+            except queue.Empty:
+                asked = False
+            batch, last = self._taken()
+            if batch or last:
+                return batch, last
+        return [], False
+
+    def _taken(self) -> tuple[list[Waiting], bool]:
+        """From the queue; and whether it is the last."""
+        batch: list[Waiting] = []
+        with suppress(queue.Empty):
+            while (waiting := self._queue.get_nowait()) is not None:
                 batch.append(waiting)
                 if len(batch) == LARGEST_BATCH:
+                    self._looks.put(None)
                     return batch, False
-                waiting = self._queue.get_nowait()
-        except queue.Empty:
-            return batch, False
-        return batch, True
+            return batch, True
+        return batch, False
 
     def _carry_out(self, batch: list[Waiting]) -> None:
         batch, self._owed = self._owed + batch, []
@@ -125,13 +151,41 @@ class Writer:
 
     # -- on the event loop -----------------------------------------------------------------------------------------
 
+    def _put(self, waiting: Waiting) -> None:
+        self._queue.put(waiting)
+        if not self._gathering and self._loop is not None:
+            self._gathering, self._gathered = True, 0
+            self._loop.call_soon(self._gather)
+
+    def _gather(self) -> None:
+        """Calls the thread once no more requests came in with a turn of the loop. It would begin with the first one,
+        and the two would take the interpreter from each other at every step."""
+        waiting = self._queue.qsize()
+        if self._gathered < waiting < LARGEST_BATCH and self._loop is not None:
+            self._gathered = waiting
+            self._loop.call_soon(self._gather)
+        else:
+            self._gathering = False
+            self._looks.put(None)
+
+    def _tick(self) -> None:
+        """Tells those whose time is over."""
+        assert self._loop is not None
+        now = self._loop.time()
+        while self._limited and (self._limited[0][1].done() or self._limited[0][0] <= now):
+            _, future = self._limited.popleft()
+            if not future.done():
+                future.set_exception(StateUnavailable("the database takes too long"))
+        if self._limited:
+            self._loop.call_later(TICK_SECONDS, self._tick)
+
     def _deliver(self, batch: list[Waiting], results: Sequence[Any]) -> None:
         for (_, future), result in zip(batch, results):
             if future is None:
                 continue
-            if future.cancelled():
+            if future.done():  # given up
                 if isinstance(result, Answered) and not result.repeated and not result.replayed:
-                    self._queue.put((Withdraw(result.decision_id), None))
+                    self._put((Withdraw(result.decision_id), None))
             elif isinstance(result, Exception):
                 future.set_exception(result)
             else:

@@ -99,6 +99,49 @@ def test_whoever_gave_up_before_is_skipped_and_after_is_withdrawn(memory: Memory
     run(test())
 
 
+def test_requests_of_successive_turns_of_the_loop_share_a_transaction(memory: Memory) -> None:
+    async def test() -> None:
+        gate = Gate(memory)
+        gate.go.release()
+        writer = Writer(gate)
+        writer.start()
+        futures = []
+        for number in range(5):
+            futures.append(writer.submit(ask(f"c{number}")))
+            await asyncio.sleep(0)
+        await asyncio.gather(*futures)
+        assert [len(batch) for batch in gate.batches] == [5]
+        gate.go.release()
+        assert writer.close()
+
+    run(test())
+
+
+def test_whose_time_is_over_is_told_so_and_what_was_decided_is_withdrawn(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writers, "TICK_SECONDS", 3600.0)
+
+    async def test() -> None:
+        gate = Gate(memory)
+        writer = Writer(gate)
+        writer.start()
+        late, patient = writer.submit(ask("Ann"), 0.0), writer.submit(ask("Ben"), 60.0)
+        await asyncio.to_thread(gate.begun.acquire)
+        writer._tick()  # once its transaction has begun: before that it would not be carried out
+        with pytest.raises(StateUnavailable, match="takes too long"):
+            await late
+        for _ in range(3):
+            gate.go.release()
+        answered: Answered = await patient
+        await until(lambda: any(isinstance(operation, Withdraw) for batch in gate.batches for operation in batch))
+        assert writer.close()
+        assert memory.find(answered.decision_id).offer == 10
+        assert balance(memory.database) == (1.0, 1)
+
+    run(test())
+
+
 def test_what_one_raises_is_its_own(memory: Memory) -> None:
     def breaks(*_: object) -> Choice:
         raise ZeroDivisionError
