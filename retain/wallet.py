@@ -41,7 +41,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from copy import copy
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -207,7 +206,9 @@ class Wallet:
 
     def copy(self) -> Wallet:
         """The wallet as it is now, whatever becomes of this one."""
-        return copy(self)  # no method changes an array in place
+        same = Wallet.__new__(Wallet)
+        vars(same).update(vars(self))  # no method changes an array in place
+        return same
 
     def state(self) -> dict[str, Any]:
         """All that it consists of, as JSON can hold it: `restored` makes the same wallet of it, to the last bit."""

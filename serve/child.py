@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -103,6 +104,8 @@ def run(inherited: Inherited, app: ASGIApp, metrics: Metrics, keep_alive: int, r
     http = protocol(metrics)
     server = _Server(config_of(app, http, keep_alive), http, inherited, ready)
     signal.signal(signal.SIGTERM, server.handle_exit)  # from here on it is an orderly end
+    gc.collect()
+    gc.freeze()  # what was loaded stays: the collector need not go over it again while requests wait
     server.run(sockets=[inherited.listening])
 
 

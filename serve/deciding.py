@@ -6,12 +6,12 @@ and replica. Nothing here waits: the learned arm was asked before (canary), or i
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 import orjson
 
@@ -78,7 +78,7 @@ class Deciding:
 
     def __call__(self, past: Past, wallet: Wallet, period_left: float, now: int) -> Choice:
         release, terms = self.bound.release, self.bound.release.terms
-        decision_id = str(uuid4())
+        decision_id = new_id(now)
         case = self.merge(past)
         self.pace = pace(wallet, period_left)
         self.bar = self.forbidden()
@@ -180,10 +180,18 @@ class Deciding:
             "pscore": chance,
             "explored": wanted.why == "exploration",
             "unasked": self._unasked,
-            "history": asdict(self.assessment.case.history),
+            "history": self.assessment.case.history,
             "pace": self.pace,
             "said": None if message is None else said(message),
         }
+
+
+def new_id(now: int) -> str:
+    """A UUID of version 7 (RFC 9562): it begins with the time, so that in the database's index new decisions lie beside
+    one another. `now` in microseconds since 1970."""
+    digits = f"{max(0, now) // 1000:012x}7{os.urandom(10).hex()[1:]}"
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def said(message: Message) -> dict[str, Any]:

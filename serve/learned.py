@@ -33,7 +33,7 @@ from serve.wire import READY, ROWS, Ready, dataset_digest, frame, what_is_offere
 
 SHADOW_SECONDS = 1.0  # for an answer that nobody waits for
 # For which such questions are gathered: one alone costs worker and process 60 us each, of 32 in one frame 9 and 4.
-LINGER_SECONDS = 0.01
+LINGER_SECONDS = 0.03
 BATCH = 32
 BACKLOG = 256  # questions without an answer
 SILENT_SECONDS = 2.0
