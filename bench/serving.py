@@ -1,12 +1,14 @@
 """What a customer costs the service, and whether served scores are training's.
 
-    python bench/serving.py [--experiment local]
+    python bench/serving.py [--experiment local] [--requests N]
 
 Reads the experiment's current release, risk and accept from the store (RETAIN_STORE), so `make run` comes first.
 Prints CPU microseconds per customer (features, risk, bridge and decision against their limit, for the baseline's arm
 and the learned one; the policy and the wallet against limits of their own; the rest apart), the largest difference to
-XGBoost's own margins and calibrated scores over every row of both tables, and requests per second of a real server
-where `wrk` is installed. Writes bench/results/serving.json.
+XGBoost's own margins and calibrated scores over every row of both tables, and, where `wrk` is installed, what the
+service does under load beside a bare FastAPI echo (bench/load). Writes bench/results/serving.json.
+
+With `--requests 200000` it gets so many requests besides, to see whether it grows; that takes minutes.
 """
 
 from __future__ import annotations
@@ -15,11 +17,8 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,10 +27,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import uvloop
 import xgboost
 from rich.console import Console
 from rich.table import Table
 
+from bench.load.measure import load_test, tables
+from bench.load.requests import CONNECTIONS
+from bench.load.worker import MemoryState
 from engine.artifact import current, open_artifact
 from engine.store import store_url
 from retain.dataset import DatasetSpec
@@ -42,9 +45,9 @@ from retain.request import request_columns
 from retain.score import Scorer
 from serve.app import create_app
 from serve.metrics import Metrics
-from serve.router import Router
-from serve.schema import parse
+from serve.schema import RequestReader, parse
 from serve.service import Service
+from serve.writer import Writer
 
 ROOT = Path(__file__).resolve().parent.parent
 # CPU microseconds: what a customer may cost (features, risk, bridge, decision), and of it the policy and the wallet.
@@ -57,7 +60,9 @@ CUSTOMERS, REPEATS = 2_000, 7
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--experiment", default=os.environ.get("EXPERIMENT") or "local")
-    experiment = parser.parse_args().experiment
+    parser.add_argument("--requests", type=int, default=0, help="of a long load besides, to see whether it grows")
+    options = parser.parse_args()
+    experiment = options.experiment
     store = Path(store_url())
     folders = current(store, experiment)
     lacking = [stage for stage in ("customers", "campaigns", "risk", "accept", "release") if stage not in folders]
@@ -68,17 +73,25 @@ def main() -> int:
     release = replace(release, parts=_served(release))
     if release.policy is None and "decision" in folders:  # left out of the release: it costs as much all the same
         release = with_part(release, "decision", open_artifact(folders["decision"]))
-    tables = {"risk": _rows(folders["customers"]), "accept": _rows(folders["campaigns"])}
-    costs = cpu_per_customer(release, tables)
-    parity = {part: parity_of(part, folders[part], *tables[part]) for part in tables}
-    load_test = requests_per_second(folders["release"], release, tables["risk"][1][0])
-    results = {"experiment": experiment, "cpu_us": costs, "parity": parity, "requests": load_test}
+    data = {"risk": _rows(folders["customers"]), "accept": _rows(folders["campaigns"])}
+    costs = cpu_per_customer(release, data)
+    parity = {part: parity_of(part, folders[part], *data[part]) for part in data}
+    loaded = under_load(folders["release"], *data["risk"], options.requests)
+    results = {"experiment": experiment, "cpu_us": costs, "parity": parity, "load": loaded}
     show(results)
     out = ROOT / "bench" / "results" / "serving.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     met = all(costs[name] <= limit for name, limit in LIMITS.items() if name in costs)
+    met = met and all(check["met"] for check in (loaded or {"checks": ()})["checks"])
     return 0 if met and all(part["met"] for part in parity.values()) else 1
+
+
+def under_load(release: Path, spec: DatasetSpec, rows: list[dict[str, Any]], long: int) -> dict[str, Any] | None:
+    """None where wrk isn't installed, or customers have no id to be told apart by."""
+    if shutil.which("wrk") is None or "id" not in spec.roles:
+        return None
+    return load_test(release, rows, spec.roles["id"], long)
 
 
 def _served(release: Release) -> dict[str, Part]:
@@ -108,13 +121,13 @@ def cpu_us(work: Callable[[int], object], n: int) -> float:
     return best * 1e6
 
 
-def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list[dict[str, Any]]]]) -> dict[str, float]:
+def cpu_per_customer(release: Release, data: dict[str, tuple[DatasetSpec, list[dict[str, Any]]]]) -> dict[str, float]:
     """Of both arms, if the release has a policy; its own terms, but a wallet that is never empty, and every message
     approved."""
     approved = {entry.text: "approved" for bank in release.banks.values() for entry in bank.entries}
     release = replace(release, terms=replace(release.terms, budget=PLENTY), verdicts=approved)
-    rows = tables["risk"][1][:CUSTOMERS]
-    campaigns = tables["accept"][1][:CUSTOMERS]
+    rows = data["risk"][1][:CUSTOMERS]
+    campaigns = data["accept"][1][:CUSTOMERS]
     n = min(len(rows), len(campaigns))
     terms, wallet = release.terms, release.terms.new_wallet()
     assessments = [release.assess(row) for row in rows]
@@ -146,14 +159,12 @@ def cpu_per_customer(release: Release, tables: dict[str, tuple[DatasetSpec, list
         "full acceptance model": cpu_us(lambda i: release.accept.score(release.accept.features(campaigns[i])), n),
         "reasons": cpu_us(lambda i: release.risk.reasons(x[i]), n),
     }
-    for arm in arms:
-        service = Service("bench", release, Metrics(), _router(arm))
-        costs |= {
-            "request's JSON": cpu_us(lambda i: parse(bodies[i]), n),
-            "request read and checked": cpu_us(lambda i: service.reader.read(bodies[i]), n),  # noqa: B023 called at once
-            f"body to answer, {arm}": cpu_us(lambda i: service.answer(bodies[i]), n),  # noqa: B023
-            f"whole handler, {arm}": asyncio.run(_handler_us(release, bodies[:n], arm)),
-        }
+    reader = RequestReader(release.spec, terms)
+    costs |= {
+        "request's JSON": cpu_us(lambda i: parse(bodies[i]), n),
+        "request read and checked": cpu_us(lambda i: reader.read(bodies[i]), n),
+        "whole handler, without a database": uvloop.run(_handler_us(release, bodies[:n])),
+    }
     if contacts:
         costs["message"] = cpu_us(
             lambda k: release.message(assessments[contacts[k]], decisions[contacts[k]]), len(contacts)
@@ -168,13 +179,13 @@ def _one_call(release: Release, rows: list[dict[str, Any]], n: int, arm: Arm) ->
     return cpu_us(lambda i: release.decide(release.assess(rows[i]), wallet, 1.0, arm), n)
 
 
-def _router(arm: Arm) -> Router:
-    return Router(force_baseline=arm == "baseline", percent=100.0)
-
-
-async def _handler_us(release: Release, bodies: list[bytes], arm: Arm) -> float:
-    """The application from a request's scope to its last byte sent, without a server around it."""
-    app = create_app("bench", release, _router(arm))
+async def _handler_us(release: Release, bodies: list[bytes]) -> float:
+    """The application from a request's scope to its last byte sent, without a server around it, nor a learned arm
+    beside it: as many requests at once as the load test has connections."""
+    state: Any = MemoryState(release.terms)
+    service = Service("bench", release, Metrics(), Writer(state))
+    app = create_app(service)
+    await service.start()
     headers = [(b"content-type", b"application/json"), (b"host", b"bench")]
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
@@ -187,16 +198,19 @@ async def _handler_us(release: Release, bodies: list[bytes], arm: Arm) -> float:
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
+    async def answer(body: bytes) -> None:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await app(dict(scope), receive, send)
+
     best = float("inf")
     for _ in range(REPEATS):
         started = time.process_time()
-        for body in bodies:
-
-            async def receive(body: bytes = body) -> dict[str, Any]:
-                return {"type": "http.request", "body": body, "more_body": False}
-
-            await app(dict(scope), receive, send)
+        for first in range(0, len(bodies), CONNECTIONS):
+            await asyncio.gather(*map(answer, bodies[first : first + CONNECTIONS]))
         best = min(best, (time.process_time() - started) / len(bodies))
+    await service.stop()
     assert set(statuses) == {200}
     return best * 1e6
 
@@ -230,47 +244,6 @@ def parity_of(part: str, folder: Path, spec: DatasetSpec, rows: list[dict[str, A
     return {"table": spec.name, **measured, "met": bool(met)}
 
 
-# -- load ----------------------------------------------------------------------------------------------------------
-
-
-def requests_per_second(folder: Path, release: Release, customer: dict[str, Any]) -> dict[str, Any] | None:
-    """wrk with 16 connections for 8 s on a real server, where wrk is installed."""
-    wrk = shutil.which("wrk")
-    if wrk is None:
-        return None
-    script = (
-        'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
-        f"wrk.body = [==[{json.dumps({'customer': customer})}]==]\n"
-    )
-    environment = os.environ | {"RELEASE_PATH": str(folder), "RETAIN_HOST": "127.0.0.1", "RETAIN_WORKERS": "1"}
-    environment |= {"PORT": "0", "RETAIN_ADMIN_PORT": "0"}
-    command = [sys.executable, "-m", "serve"]
-    with (
-        tempfile.NamedTemporaryFile("w", suffix=".lua") as file,
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, encoding="utf-8") as server,
-    ):
-        file.write(script)
-        file.flush()
-        try:
-            assert server.stdout is not None
-            url = re.search(r"http://[\d.:]+\d", server.stdout.readline())
-            assert url, "the server did not start"
-            load = [wrk, "-t1", "-c16", "-d8s", "--latency", "-s", file.name, f"{url[0]}/retain"]
-            out = subprocess.run(load, capture_output=True, encoding="utf-8", check=True).stdout
-        finally:
-            server.terminate()
-    latencies = dict(re.findall(r"(50|90|99)% +([\d.]+[mu]?s)", out))
-    rate = re.search(r"Requests/sec: +([\d.]+)", out)
-    return {
-        "connections": 16,
-        "per second": float(rate[1]) if rate else None,
-        "p50": latencies.get("50"),
-        "p90": latencies.get("90"),
-        "p99": latencies.get("99"),
-        "refused": int(m[1]) if (m := re.search(r"Non-2xx or 3xx responses: (\d+)", out)) else 0,
-    }
-
-
 # -- tables --------------------------------------------------------------------------------------------------------
 
 
@@ -286,11 +259,11 @@ def show(results: dict[str, Any]) -> None:
         values = [part[key] for part in results["parity"].values()]
         table.add_row(key, *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values))
     console.print(table)
-    load_test = results["requests"]
-    if load_test is None:
-        console.print("requests per second: not measured, wrk is not installed")
+    if results["load"] is None:
+        console.print("under load: not measured, wrk is not installed, or customers have no id")
     else:
-        console.print(", ".join(f"{name} {value}" for name, value in load_test.items()), highlight=False)
+        for table in tables(results["load"]):
+            console.print(table)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def parse(body: bytes) -> Any:
 # -- the model -----------------------------------------------------------------------------------------------------
 
 
-def _model(spec: DatasetSpec, terms: Terms) -> Any:
+def request_type(spec: DatasetSpec, terms: Terms) -> Any:
     """The type of a request. Objects are TypedDicts, since any text may be the name of a column."""
     columns = request_columns(spec)
     customer = _keys("Customer", {column.name: _value(column) for column in columns}, title=spec.title)
@@ -254,7 +254,7 @@ class RequestReader:
     """Body -> Asked, for one release."""
 
     def __init__(self, spec: DatasetSpec, terms: Terms) -> None:
-        self._model = TypeAdapter(_model(spec, terms))
+        self._model = TypeAdapter(request_type(spec, terms))
         self._values: dict[Place, tuple[Any, ...]] = {
             ("customer", column.name): column.values for column in spec.columns if column.values
         }
@@ -330,7 +330,7 @@ class _Untitled(GenerateJsonSchema):
 
 def request_schema(spec: DatasetSpec, terms: Terms) -> dict[str, Any]:
     """JSON schema of a request, of the model that RequestReader reads by, in one piece."""
-    schema = TypeAdapter(_model(spec, terms)).json_schema(schema_generator=_Untitled)
+    schema = TypeAdapter(request_type(spec, terms)).json_schema(schema_generator=_Untitled)
     definitions = schema.pop("$defs")
     whole: dict[str, Any] = _in_one_piece(schema, definitions)
     return whole

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from engine.approvals import Watch
 from engine.errors import RetainError
+from retain.decision import Terms
 from retain.release import Release
 from serve.app import create_app
 from serve.child import begin, run
@@ -24,14 +25,19 @@ from serve.state import State
 from serve.writer import Writer
 
 
-def service_of(settings: Settings) -> Service:
-    """The service that the settings describe, on its database. Raises RetainError."""
+def state_of(settings: Settings, terms: Terms) -> State:
+    """The memory of the service, on its database. Raises RetainError."""
+    state = State(Database(database_url(settings.database_url), settings.sqlite_synchronous), terms)
+    state.carry_out([])  # so that its standing is known from the start
+    return state
+
+
+def service_of(settings: Settings, state_of: Callable[[Settings, Terms], State] = state_of) -> Service:
+    """The service that the settings describe; a benchmark gives it another memory. Raises RetainError."""
     version, release = load_release(settings)
     release = with_budget(release, settings.budget)
-    database = Database(database_url(settings.database_url), settings.sqlite_synchronous)
     metrics = Metrics()
-    state = State(database, release.terms)
-    state.carry_out([])  # so that its standing is known from the start
+    state = state_of(settings, release.terms)
     learned = learned_arm(settings, version, release, metrics)
     router = settings.router if settings.challenger is None else replace(settings.router, force_baseline=True)
     service = Service(version, release, metrics, Writer(state), router, learned)
