@@ -123,13 +123,16 @@ def balance(database: Database) -> tuple[float, int]:
         spent = sum(
             one.cost + one.liability * (one.answered == "accepted") - (given_back.get(one.id) or 0.0) for one in made
         )
-        assert cents(row.committed) == cents(state["committed"]) == cents(spent)
+        assert same(row.committed, state["committed"])
+        assert same(row.committed, spent)
         assert (row.open, state["open"]) == (len(opened), len(opened))
-        assert cents(state["liability"]) == cents(sum(one.liability for one in opened))
-        assert cents(state["mean"]) == cents(sum(one.liability * one.acceptance for one in opened))
+        assert same(state["liability"], sum(one.liability for one in opened))
+        assert same(state["mean"], sum(one.liability * one.acceptance for one in opened))
         assert {one.answered for one in opened} <= {None}
-    return cents(sum(row.committed for row in kept)) / 100, sum(row.open for row in kept)
+    return round(sum(row.committed for row in kept), 2), sum(row.open for row in kept)
 
 
-def cents(amount: float) -> int:
-    return round(amount * 100)
+def same(amount: float, other: float) -> bool:
+    """To a tenth of a cent. Rounded to cents, sums of other orders differ where they end in half a cent: what is given
+    back for a customer who left may, and then one in sixty runs took two equal sums for others."""
+    return abs(amount - other) < 0.001
