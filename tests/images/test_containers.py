@@ -184,8 +184,10 @@ def test_the_service_answers_in_a_container(engine: DockerClient, tmp_path: Path
         environment={
             "RELEASE_PATH": f"/store/{release.relative_to(tmp_path / 'store')}",
             "RETAIN_API_KEYS": "test:0123456789abcdef",
+            "DATABASE_URL": "sqlite:////state/serving.db",
         },
         volumes=[f"{tmp_path / 'store'}:/store:ro"],
+        tmpfs={"/state": "mode=1777"},
         read_only=True,
         network_mode="none",
     )
