@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Generator
 
 import pytest
@@ -20,6 +21,10 @@ os.environ |= {"PREFECT_API_URL": "", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "fa
 # For the processes that pytest starts. As flows/launch.py says of an attempt: memory that is given back at once and
 # asked for again costs page faults, a third of the time of the slowest test of the decision's bound.
 os.environ |= {"MALLOC_TRIM_THRESHOLD_": str(512 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+
+# A shell makes what it starts in the background deaf to Ctrl-C, and all that starts from there, which tests send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No example has a time limit, nor does drawing one: beside other processes any of them may be slow.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
