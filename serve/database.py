@@ -332,7 +332,7 @@ def _sqlite(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
         "page_size=8192",  # of a new file: three records of 2 kB fit, of 4096 bytes only one; a third less in all
         f"synchronous={synchronous}",
         "foreign_keys=on",
-        # Pages: 16 MB. A page that many transactions change goes into the database once: a tenth of a decision's CPU.
+        # Pages: 16 MB. A page that many transactions change goes into the database once.
         "wal_autocheckpoint=2000",
         "journal_size_limit=67108864",  # what a long reader made of the write-ahead log isn't kept
         "cache_size=-16000",  # kB
