@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, delete, insert, literal_column, select, update
 
-from retain.decision import NO_HISTORY, Terms, pace
+from retain.decision import Terms, pace
 from serve.history import MONTH, OPEN_FOR, Answer, Kept, history_of
 from serve.operations import (
     Answered,
@@ -161,7 +161,7 @@ class Batch:
                 if known.body != body:
                     return KeyConflict()
                 return self._again(self._kept[known.decision], known.repeated, True, suppressed)
-        contacts = [] if customer is None else [mine for mine in self._contacts[customer] if not mine.withdrawn]
+        contacts = self._contacts_of(customer)
         waiting = next((contact for contact in contacts if contact.is_open(self._now)), None)
         if waiting is not None and not suppressed and not ask.opted_out:
             answered = self._again(waiting, True, False, False)
@@ -177,11 +177,15 @@ class Batch:
             self._keys[key] = self._new_keys[key] = _Key(body, answered.decision_id, self._now, answered.repeated)
         return answered
 
+    def _contacts_of(self, customer: bytes | None) -> list[Kept]:
+        """The offers made to a customer that were not taken back; none where the table has no ids."""
+        return [] if customer is None else [kept for kept in self._contacts[customer] if not kept.withdrawn]
+
     def _look(self, look: Look) -> Looked:
         customer = None if look.customer is None else self._customer(look.customer)
-        contacts = [] if customer is None else [one for one in self._contacts[customer] if not one.withdrawn]
         period = self._periods.running(self._now, self._terms)
-        past = Past(history_of(contacts, self._now, self._terms), customer in self._suppressed)
+        history = history_of(self._contacts_of(customer), self._now, self._terms)
+        past = Past(history, customer in self._suppressed)
         return Looked(past, pace(period.wallet, left(period, self._now)))
 
     def _again(self, kept: Kept, repeated: bool, replayed: bool, suppressed: bool) -> Answered:
@@ -197,7 +201,7 @@ class Batch:
     ) -> tuple[Kept, bytes]:
         period = self._periods.running(self._now, self._terms)
         wallet = period.wallet.copy()
-        history = history_of(contacts, self._now, self._terms) if contacts else NO_HISTORY
+        history = history_of(contacts, self._now, self._terms)
         choice = ask.choose(Past(history, suppressed), wallet, left(period, self._now), self._now)
         is_offer = choice.offer is not None
         if is_offer and wallet.open != period.wallet.open + 1:
