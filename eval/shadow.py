@@ -2,8 +2,9 @@
 
     python -m serve export | python -m eval.shadow --experiment local
 
-The limits and the distributions of training are those of the release that is current, or of RELEASE_PATH. Exit code: 0
-where every figure passes, 1 where one fails or can't be told yet, 2 for bad input.
+The figures are of the decisions made under the release that is current, or under that of RELEASE_PATH; limits and the
+distributions of training are its own. The Parquet file has all records. Exit code: 0 where every figure passes, 1 where
+one fails or can't be told yet, 2 for bad input.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from engine.artifact import current, open_artifact
-from engine.config import EXPERIMENT_HELP, experiment_path, is_path, tag_of
+from engine.artifact import open_artifact
+from engine.config import EXPERIMENT_HELP
 from engine.errors import DataError, RetainError
 from engine.output import make_decoration
 from engine.paths import path_of
-from engine.store import open_store, store_url
+from engine.releases import current_release, version_of
 from eval.console import make_console
 from eval.records import lines, records, write
 from retain.monitoring import Monitoring
@@ -104,10 +105,11 @@ def _said(prefix: str, said: Said | None) -> dict[str, Any]:
     return {f"{prefix}{name}": None if said is None else getattr(said, name) for name, _ in _SAID}
 
 
-def tallied(of: Iterable[Record], tally: Tally) -> Iterator[Mapping[str, Any]]:
-    """The rows of the records, which are counted in `tally` on the way."""
+def tallied(of: Iterable[Record], release: str, tally: Tally) -> Iterator[Mapping[str, Any]]:
+    """The rows of the records; those made under this version of a release are counted in `tally` on the way."""
     for record in of:
-        tally.add(record)
+        if record.detail.release == release:
+            tally.add(record)
         yield row(record)
 
 
@@ -133,10 +135,8 @@ def _number(value: float | None) -> str:
     return "—" if value is None else f"{value:.4g}"
 
 
-def _trained(environment: Mapping[str, str], named: str) -> tuple[Monitoring, Reference | None]:
-    """The limits and distributions of the release that is served. Raises RetainError."""
-    stated = environment.get("RELEASE_PATH")
-    folder = path_of("RELEASE_PATH", stated) if stated else _current(named)
+def _trained(folder: Path) -> tuple[Monitoring, Reference | None]:
+    """The limits and distributions of a release. Raises RetainError."""
     files = open_artifact(folder)
     try:
         limits = Monitoring.model_validate_json(files["monitoring.json"].read_bytes())
@@ -146,14 +146,6 @@ def _trained(environment: Mapping[str, str], named: str) -> tuple[Monitoring, Re
         raise DataError(
             f"{folder}: is a release of an older format; a new run of its experiment makes a new one"
         ) from None
-
-
-def _current(named: str) -> Path:
-    experiment = tag_of(experiment_path(named)) if is_path(named) else named
-    folder = current(Path(open_store(store_url()).url), experiment).get("release")
-    if folder is None:
-        raise DataError(f"experiment {experiment} has no release: `make run EXPERIMENT={named}` makes one")
-    return folder
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
@@ -166,19 +158,22 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     options = parser.parse_args(arguments)
     tally = Tally()
     try:
-        limits, reference = _trained(environment, options.experiment)
+        stated = environment.get("RELEASE_PATH")
+        folder = path_of("RELEASE_PATH", stated) if stated else current_release(options.experiment)
+        limits, reference = _trained(folder)
+        release = version_of(folder)
         out = options.out or RESULTS / Path(options.experiment).stem / "shadow.parquet"
         read = records(lines(options.records), options.records)
-        count = write(tallied(read, tally), SCHEMA, out)
+        count = write(tallied(read, release, tally), SCHEMA, out)
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     found = figures(tally, limits, reference)
     whole = verdict(found)
     console = make_console()
-    console.print(
-        table(found, f"Shadow of the learned arm: {count:,} decisions, {tally.asked:,} with its answer awaited")
-    )
+    others = f"; {count - tally.decisions:,} of other releases are not counted" if count > tally.decisions else ""
+    title = f"Shadow of the learned arm of release {release}: {tally.decisions:,} decisions, {tally.asked:,} with its "
+    console.print(table(found, f"{title}answer awaited{others}"))
     lacking = ", ".join(figure.name for figure in found if figure.verdict == whole)
     says = {"pass": "pass", "fail": f"fail: {lacking}", "hold": f"can't tell yet: {lacking}"}[whole]
     console.print(Text.assemble("shadow: ", (says, STYLES[whole]), f"; records in {out}"))

@@ -55,6 +55,7 @@ class Figure(NamedTuple):
 class Tally:
     """What the figures are told from, gathered record by record."""
 
+    decisions: int = 0
     asked: int = 0
     missing: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -70,6 +71,7 @@ class Tally:
     baseline: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
+        self.decisions += 1
         shadow = record.shadow
         if shadow is None or record.withdrawn:
             return

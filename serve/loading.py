@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.artifact import MANIFEST, open_whole_files, parse_manifest
+from engine.artifact import open_whole_files
 from engine.errors import ArtifactError, RetainError
 from engine.paths import why_unreadable
+from engine.releases import version_of
 from retain.release import (
     LEARNED,
     PART_FILES,
@@ -89,9 +90,7 @@ def load_release(source: Source | Settings, *, whole: bool = False) -> tuple[str
         raise RetainError(f"{setting}: {folder} can't be served: {error}") from None
     except OSError as error:  # since it was checked
         raise RetainError(f"{setting}: {error.filename or folder} {why_unreadable(error)}") from None
-    manifest = source.release / MANIFEST
-    digest = parse_manifest(manifest.read_bytes(), str(manifest)).digest[:12]
-    version = "+".join((digest, *release.replaced)) + "".join(f"-{part}" for part in damaged)
+    version = "+".join((version_of(source.release), *release.replaced)) + "".join(f"-{part}" for part in damaged)
     return version, replace(release, damaged=damaged)
 
 

@@ -54,17 +54,16 @@ class Oversight:
             return self._shadow[1]
 
     def _look(self) -> dict[str, Any]:
-        tally, decisions = Tally(), 0
+        tally = Tally()
         for line in exported(self._database, None):
             record = Record.model_validate_json(line)
             if record.detail.release == self._version:
                 tally.add(record)
-                decisions += 1
         found = figures(tally, self._release.monitoring, self._release.reference)
         return {
             "release": self._version,
             "verdict": verdict(found),
-            "decisions": decisions,
+            "decisions": tally.decisions,
             "figures": [figure._asdict() for figure in found],
         }
 

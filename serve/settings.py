@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.artifact import current
-from engine.config import experiment_path, is_path, tag_of
+from engine.config import is_path
 from engine.errors import RetainError
 from engine.paths import is_folder, path_of, why_unreadable
-from engine.store import open_store, store_url
+from engine.releases import DEFAULT_EXPERIMENT, current_release
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
 
 if TYPE_CHECKING:  # the database's libraries are no affair of the arm's process, which reads a setting's name here
@@ -26,7 +24,6 @@ if TYPE_CHECKING:  # the database's libraries are no affair of the arm's process
 
 Process = Literal["supervisor", "worker", "admin"]
 
-DEFAULT_EXPERIMENT = "local"
 # How often the store is looked at for what people said of messages: an approval, or a rejection, is heard this soon.
 READ_AGAIN_SECONDS = 5.0
 LOOK_SECONDS = 30.0  # how long a look may take: then no message counts as read until the store answers
@@ -248,7 +245,7 @@ def read(environment: Mapping[str, str]) -> Settings:
     """Raises RetainError for a setting that can't be used."""
     values = {setting.name: setting.value(environment) for setting in SETTINGS}
     return Settings(
-        release=values["RELEASE_PATH"] or _current(values["EXPERIMENT"]),
+        release=values["RELEASE_PATH"] or current_release(values["EXPERIMENT"]),
         parts={part: values[name] for part, name in OVERRIDES.items() if values[name]},
         challenger=values["CHALLENGER_PATH"],
         router=Router(
@@ -289,15 +286,3 @@ def environment_of(process: Process, environment: Mapping[str, str]) -> dict[str
     """The environment without the secrets that this process doesn't need."""
     kept_back = {setting.name for setting in SETTINGS if setting.secret and process not in setting.read_by}
     return {name: value for name, value in environment.items() if name not in kept_back}
-
-
-def _current(named: str) -> Path:
-    experiment = tag_of(experiment_path(named)) if is_path(named) else named  # a release needs no file of its name
-    store = open_store(store_url())
-    folder = current(Path(store.url), experiment).get("release")
-    if folder is None:
-        run = "make run" if named == DEFAULT_EXPERIMENT else f"make run EXPERIMENT={shlex.quote(named)}"
-        raise RetainError(
-            f"experiment {experiment} has no release in {store.url}: run `{run}` first, or set RELEASE_PATH"
-        )
-    return folder

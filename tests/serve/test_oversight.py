@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.artifact import canonical
+from engine.releases import version_of
 from eval import decisions as decisions_export
 from eval import shadow as shadow_report
 from retain.record import Record
@@ -36,12 +37,12 @@ def url(tmp_path: Path) -> str:
 
 
 def month_of_decisions(
-    release: Release, url: str, customers: int, router: Router, clock: Clock
+    release: Release, url: str, customers: int, router: Router, clock: Clock, version: str = "v1"
 ) -> list[dict[str, Any]]:
     """All through a month customers are asked about. Of the offers a third is accepted, a third declined, and the rest
     expires."""
     arm = InProcess(dataclasses.replace(release, policy=policy(TELCO, 99.0, 20)))
-    client = Client(app_of("v1", release, router, url=url, learned=arm, clock=clock))
+    client = Client(app_of(version, release, router, url=url, learned=arm, clock=clock))
     answers = []
     for number, row in enumerate(rows(TELCO, customers, seed=11)):
         answer = client.post({"customer": row | {"customerID": f"Y-{number}"}}).json()
@@ -62,10 +63,10 @@ def month_of_decisions(
 
 
 def test_a_month_of_decisions_is_told_exported_and_read_back(
-    release: Release, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    release: Release, artifact: Path, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = Clock()
-    answers = month_of_decisions(release, url, 200, Router(hold_out=5.0, exploration=0.5), clock)
+    clock, version = Clock(), version_of(artifact)
+    answers = month_of_decisions(release, url, 200, Router(hold_out=5.0, exploration=0.5), clock, version)
     database = Database(url, clock=clock)
     lines = [*exported(database, "a key")]
     records = [Record.model_validate_json(line) for line in lines]
@@ -79,7 +80,7 @@ def test_a_month_of_decisions_is_told_exported_and_read_back(
         for record in records
         if record.answered == "accepted" and any(outcome.kind == "churned" for outcome in record.outcomes)
     )
-    overseen = Oversight(database, "v1", release, 400)
+    overseen = Oversight(database, version, release, 400)
     overseen._state._clock = clock
     wallet = overseen.wallet()
     assert wallet is not None
@@ -95,17 +96,20 @@ def test_a_month_of_decisions_is_told_exported_and_read_back(
     value = told["figures"][-1]
     assert (value["name"], value["verdict"]) == ("value", "hold")
 
-    # The same by the command, which leaves the records as Parquet.
-    (tmp_path / "records.jsonl").write_bytes(b"".join(lines))
-    folder = tmp_path / "release"
-    folder.mkdir()
-    monkeypatch.setattr(shadow_report, "_trained", lambda environment, named: (release.monitoring, release.reference))
+    # The same by the command, which leaves the records as Parquet, those of another release among them.
+    other = json.loads(lines[-1])
+    other["detail"]["release"] = "another"
+    (tmp_path / "records.jsonl").write_bytes(b"".join(lines) + json.dumps(other).encode())
     out = tmp_path / "shadow.parquet"
     arguments = [str(tmp_path / "records.jsonl"), "--experiment", "toy", "--out", str(out)]
-    assert shadow_report.main(arguments, {}) == 1
-    assert "can't tell yet: unsafe" in capsys.readouterr().out
+    assert shadow_report.main(arguments, {"RELEASE_PATH": str(artifact)}) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"of release {version}: {len(records)} decisions" in printed
+    assert "1 of other releases are not counted" in printed
+    assert "can't tell yet: unsafe" in printed
     table = pq.read_table(out).to_pylist()
-    assert [row["decision_id"] for row in table] == [record.decision_id for record in records]
+    assert [row["decision_id"] for row in table[:-1]] == [record.decision_id for record in records]
+    assert [row["release"] for row in table] == [version] * len(records) + ["another"]
     assert {row["learned_offer"] for row in table if row["learned_missing"] is None} == {20}
 
     out = tmp_path / "decisions.parquet"

@@ -1,0 +1,34 @@
+"""Which release of an experiment is current, and by which version people know it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from engine.artifact import MANIFEST, current, parse_manifest
+from engine.config import experiment_path, is_path, tag_of
+from engine.errors import RetainError
+from engine.store import open_store, store_url
+
+DEFAULT_EXPERIMENT = "local"
+
+
+def current_release(named: str) -> Path:
+    """The folder of the release that completed last in the experiment that EXPERIMENT names. Raises RetainError where
+    none did."""
+    experiment = tag_of(experiment_path(named)) if is_path(named) else named  # a release needs no file of its name
+    store = open_store(store_url())
+    folder = current(Path(store.url), experiment).get("release")
+    if folder is None:
+        run = "make run" if named == DEFAULT_EXPERIMENT else f"make run EXPERIMENT={shlex.quote(named)}"
+        raise RetainError(
+            f"experiment {experiment} has no release in {store.url}: run `{run}` first, or set RELEASE_PATH"
+        )
+    return folder
+
+
+def version_of(release: Path) -> str:
+    """The start of the digest of its content, since a release may be copied into a folder of any name. Raises
+    ArtifactError, and OSError."""
+    manifest = release / MANIFEST
+    return parse_manifest(manifest.read_bytes(), str(manifest)).digest[:12]
