@@ -24,7 +24,7 @@ from serve.learned import Failure, Wish
 from serve.metrics import Metrics
 from serve.router import EVERYBODY_BASELINE, Router
 from serve.service import Service
-from serve.spoken import NOTHING, Cell, Row, Spoken, judged, table
+from serve.spoken import NOTHING, Row, judged, table
 from serve.state import State
 from serve.writer import Writer
 
@@ -35,8 +35,8 @@ class InProcess:
     """The learned arm of a release in this process, with what a service asks of serve.learned.LearnedArm."""
 
     def __init__(self, release: Release) -> None:
-        self.release = release
         self.asked: list[tuple[Assessment, float]] = []  # with the wallet's pace
+        self._take(release)
 
     async def start(self) -> None: ...
 
@@ -49,7 +49,12 @@ class InProcess:
         return []
 
     def take_verdicts(self, verdicts: Mapping[str, str]) -> None:
-        self.release = replace(self.release, verdicts=verdicts)
+        if verdicts != self.release.verdicts:
+            self._take(replace(self.release, verdicts=verdicts))
+
+    def _take(self, release: Release) -> None:
+        rows = TypeAdapter(list[Row]).validate_json(orjson.dumps(table(release)))
+        self.release, self._cells = release, judged(rows, release.terms, release.guard, release.verdicts)
 
     async def ask(self, assessment: Assessment, pace: float, deadline: float) -> Wish | Failure:
         return self._heard(assessment, pace)
@@ -75,12 +80,6 @@ class InProcess:
         if wanted.offer is None:
             said = chosen = None
         return Wish(wanted.offer, wanted.why, (), said, chosen, assessment.case, 0.001, 0.002)  # type: ignore[arg-type]
-
-    @property
-    def _cells(self) -> Mapping[Cell, Spoken]:
-        release = self.release
-        rows = TypeAdapter(list[Row]).validate_json(orjson.dumps(table(release)))
-        return judged(rows, release.terms, release.guard, release.verdicts)
 
 
 def service_of(
