@@ -81,13 +81,13 @@ def merged(given: History, own: History) -> History:
     """What a request tells of a customer's history together with what the service has on record.
 
     Both know of the service's own contacts, and the caller maybe of more, so the larger count of each month holds, and
-    of the answers. An offer that either knows of is running.
+    of the answers. An offer that either knows of is running, and the caller's word on it holds if both do.
     """
     if own == NO_HISTORY:
         return given
     months = max(len(given.contacts), len(own.contacts))
     padded = ((0,) * (months - len(contacts)) + contacts for contacts in (given.contacts, own.contacts))
-    running = own if given.running_offer is None and not given.months_left else given
+    running = given if given.running_offer or given.months_left else own
     return History(
         contacts=tuple(map(max, *padded)),
         running_offer=running.running_offer,

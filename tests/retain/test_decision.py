@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from retain.decision import (
@@ -536,6 +536,15 @@ def test_a_blank_opt_out_is_an_opt_out() -> None:
             History(running_offer=20, months_left=6),
             History(running_offer=10, months_left=3),
         ),
+        # 0 without months says that none runs, as far as the caller knows.
+        (History(running_offer=0), History(running_offer=20, months_left=6), History(running_offer=20, months_left=6)),
+        (History(running_offer=0), History(running_offer=0, months_left=6), History(running_offer=0, months_left=6)),
+        # With months it is an accepted contact without a discount.
+        (
+            History(running_offer=0, months_left=2),
+            History(running_offer=20, months_left=6),
+            History(running_offer=0, months_left=2),
+        ),
         (History(accepted=1, declined=4), History(accepted=2, declined=3), History(accepted=2, declined=4)),
     ],
 )
@@ -544,6 +553,7 @@ def test_whatever_caller_or_service_knows_of_contacts_counts(given: History, own
 
 
 @given(given=HISTORIES, own=HISTORIES)
+@example(given=History(running_offer=0), own=History(running_offer=10, months_left=5))
 def test_more_history_never_allows_what_less_forbids(given: History, own: History) -> None:
     both = forbidden(RULES, merged(given, own), False)
     for history in (given, own):
