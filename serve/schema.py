@@ -261,6 +261,7 @@ class RequestReader:
         self._refused = {spec.target.column, *(column.name for column in spec.columns if column.leak)}
         self._free_offers = _free_offers(terms)
         self._total, self._tenure = total_and_tenure(spec) or ("", "")
+        self._id = spec.roles.get("id")
 
     def read(self, body: bytes) -> Asked:
         """Raises Invalid with everything that is wrong, up to MAX_ERRORS faults; rules between several values are
@@ -274,6 +275,14 @@ class RequestReader:
         if values.get(self._total, 0) is None and values.get(self._tenure, 0) != 0:
             raise Invalid([("blank", ("customer", self._total))])
         return Asked(values, self._history(given) if given else NO_HISTORY, request.get("time_zone"))
+
+    def canonical(self, asked: Asked) -> bytes:
+        """The same for requests that say the same, however they are written: as a text, an id has all of its digits."""
+        values = {
+            name: str(value) if name == self._id else _whole(value)  # under another release 5 may be read as 5.0
+            for name, value in asked.values.items()
+        }
+        return json.dumps([values, vars(asked.history), asked.time_zone], sort_keys=True).encode()
 
     def _history(self, given: Mapping[str, Any]) -> History:
         offer, left = given.get("running_offer"), given.get("months_left", 0)

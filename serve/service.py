@@ -141,7 +141,9 @@ class Service:
             if bound.learned is not None and bound.router.arm(customer) == "learned":
                 deciding.arm = "learned"
                 await self._hear(deciding, bound.learned)
-            ask = Ask(customer, scoped, _canonical(body) if key else b"", deciding, deciding.opted_out)
+            ask = Ask(
+                customer, scoped, b"" if key is None else self.reader.canonical(asked), deciding, deciding.opted_out
+            )
             result: Answered | KeyConflict = await self._do(ask)
         except StateUnavailable:
             return Reply(self._unavailable(deciding))
@@ -250,11 +252,6 @@ class Service:
 def _text(identifier: str | int | None) -> str | None:
     """7 and "7" are the same customer."""
     return None if identifier is None else str(identifier)
-
-
-def _canonical(body: bytes) -> bytes:
-    """The same for bodies that say the same."""
-    return orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
 
 
 def _forget(done: asyncio.Future[Any]) -> None:

@@ -66,6 +66,45 @@ def test_a_key_brings_the_same_bytes_also_from_another_process(
     assert other.json()["detail"] == "this Idempotency-Key came with another body before"
 
 
+def outcome_of(client: Client, release: Release, **values: Any) -> tuple[int, bool]:
+    """The status of a request with the key "k", and whether it was a replay."""
+    response = client.post({"customer": risky(release) | values}, **{"Idempotency-Key": "k"})
+    return response.status_code, "idempotent-replayed" in response.headers
+
+
+@pytest.mark.parametrize(("who", "other"), [(10**22 + 1, 10**22 + 2), ("7", 8), (2**53, 2**53 + 1)])
+def test_a_key_of_one_customer_brings_no_other_ones_decision(
+    client: Client, release: Release, who: Any, other: Any
+) -> None:
+    assert outcome_of(client, release, customerID=who) == (200, False)
+    assert outcome_of(client, release, customerID=other) == (409, False)
+
+
+@pytest.mark.parametrize(
+    ("values", "same"),
+    [
+        ({"tenure": 5}, {"tenure": 5.0}),
+        ({"MonthlyCharges": 70}, {"MonthlyCharges": 70.0}),
+        ({"SeniorCitizen": 1}, {"SeniorCitizen": 1.0}),
+        ({"customerID": 7}, {"customerID": "7"}),
+        ({"tenure": 0, "TotalCharges": None}, {"tenure": -0.0, "TotalCharges": " "}),
+    ],
+)
+def test_how_a_value_is_written_makes_no_other_request(
+    client: Client, release: Release, values: Any, same: Any
+) -> None:
+    assert outcome_of(client, release, **values) == (200, False)
+    assert outcome_of(client, release, **same) == (200, True)
+
+
+@pytest.mark.parametrize("more", [{"history": {"contacts": [0, 1]}}, {"time_zone": "Europe/Berlin"}])
+def test_another_history_or_zone_is_another_request(client: Client, release: Release, more: Any) -> None:
+    body = {"customer": risky(release)}
+    for same in (body, body | {"history": None}, body | {"history": {}, "time_zone": None}):
+        assert client.post(same, **{"Idempotency-Key": "k"}).status_code == 200
+    assert client.post(body | more, **{"Idempotency-Key": "k"}).status_code == 409
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256, "two words", "é"])
 def test_a_key_that_is_none_is_refused(client: Client, release: Release, key: str) -> None:
     headers = {"content-type": "application/json", "Idempotency-Key": key.encode()}
