@@ -282,6 +282,19 @@ def described() -> str:
     )
 
 
+def folders_of(settings: Settings) -> dict[str, str]:
+    """The variables that name the folders of the settings, as they were read; the experiment's name counts no more.
+
+    A process that begins later with them serves what the others do, though a run has finished since, or a link leads
+    elsewhere.
+    """
+    folders = {OVERRIDES[part]: folder for part, folder in settings.parts.items()}
+    folders["RELEASE_PATH"] = settings.release
+    if settings.challenger is not None:
+        folders["CHALLENGER_PATH"] = settings.challenger
+    return {"EXPERIMENT": ""} | {name: str(folder.resolve()) for name, folder in folders.items()}
+
+
 def environment_of(process: Process, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment without the secrets that this process doesn't need."""
     kept_back = {setting.name for setting in SETTINGS if setting.secret and process not in setting.read_by}

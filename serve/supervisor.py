@@ -31,7 +31,7 @@ from engine.errors import RetainError
 from engine.output import make_decoration
 from serve import logs
 from serve.folder import VARIABLE, drop_gauges, make, remove, write_processes
-from serve.settings import Process, Settings, environment_of, read
+from serve.settings import Process, Settings, environment_of, folders_of, read
 from serve.sockets import listen, url
 
 # How each process is started; tests put others in.
@@ -161,7 +161,7 @@ class Supervisor:
         self, settings: Settings, environment: Mapping[str, str], sockets: Mapping[Process, socket.socket], folder: Path
     ) -> None:
         self.settings = settings
-        self.environment = environment
+        self.environment = {**environment, **folders_of(settings)}
         self.sockets = sockets
         self.folder = folder
         self.children: list[Child] = []

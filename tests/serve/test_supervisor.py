@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,7 +37,7 @@ from serve.supervisor import (
     Restarts,
     Supervisor,
 )
-from tests.releases import rows
+from tests.releases import publish, rows
 from tests.serve.services import PLENTY, Address, Served, counted, get, serve, until
 
 # A worker that does what the id of a customer says.
@@ -328,6 +329,36 @@ def test_a_process_that_can_not_be_started_ends_nobody(tmp_path: Path, monkeypat
         supervisor._start("worker", 0.0)
     assert supervisor.children == []
     assert supervisor._restarts["worker"].not_before == 2 * FIRST_DELAY
+
+
+def test_a_process_that_is_started_later_serves_what_the_others_do(
+    store: Path, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though another release has become the current one meanwhile, and a link leads to another folder."""
+    copied = shutil.copytree(store / "toy", tmp_path / "store" / "toy").parent
+    monkeypatch.setenv("RETAIN_STORE", str(copied))
+    link, there = tmp_path / "link", {"RELEASE_PATH": "", "RETAIN_STORE": str(copied), "EXPERIMENT": "toy"}
+    link.symlink_to(artifact)
+    there |= {"CHALLENGER_PATH": str(link), "RISK_MODEL_PATH": str(link)}
+    started = []
+
+    def popen(command: list[str], env: dict[str, str], **_: object) -> None:
+        started.append(read(env))
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with socket.socket() as listening:
+        supervisor = Supervisor(read(there), there, {"worker": listening, "admin": listening}, tmp_path)
+        for kind in ("worker", "admin"):
+            supervisor._popen(kind, f"{kind}-0")[1].close()
+        publish(copied, "release", artifact / "files", "e" * 64)
+        link.unlink()
+        link.symlink_to(tmp_path)
+        assert read(there).release.name == "e" * 64
+        for kind in ("worker", "admin"):
+            supervisor._popen(kind, f"{kind}-0")[1].close()
+    assert [settings.release for settings in started] == [copied / "toy" / "release" / ("f" * 64)] * 4
+    assert {settings.challenger for settings in started} == {artifact}
+    assert {settings.parts["risk"] for settings in started} == {artifact}
 
 
 def test_delays_grow_only_while_processes_end_as_they_begin() -> None:
