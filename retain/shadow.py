@@ -36,6 +36,7 @@ FLOOR = 1e-4  # of a share, since an empty bin would make the index infinite
 # Why nothing was heard that says nothing of the arm's answers: nobody was there to ask, or too much was asked at once.
 # What opened a circuit is counted by itself.
 NOT_ASKED = ("not_running", "overloaded", "circuit_open")
+UNSAFE = "unsafe_message"  # that what it would have sent may not be sent: an answer, and an unsafe one
 
 Weighted = Sequence[tuple[float, float]]  # (value, weight)
 
@@ -76,6 +77,10 @@ class Tally:
         if shadow is None or record.withdrawn:
             return
         self.asked += 1
+        if shadow.missing == UNSAFE:
+            self.chosen += 1
+            self.unsafe += 1
+            return
         if shadow.wanted is None:
             self.missing[shadow.missing or "unknown"] += 1
             return
@@ -141,7 +146,7 @@ def _unsafe(tally: Tally, limits: Monitoring) -> Figure:
     samples, events = tally.chosen, tally.unsafe
     limit, wanted = limits.unsafe_rate.limit, limits.unsafe_rate.min_samples
     rate = events / samples if samples else None
-    says = f"{events} of {samples} messages that the reward model ranked first break a rule"
+    says = f"{events} of {samples} messages that it chose break a rule, or were approved by nobody"
     if rate is None or samples < wanted:
         return Figure("unsafe", "hold", rate, limit, samples, _few(samples, wanted, "messages"))
     if rate < limit:

@@ -289,6 +289,8 @@ class LearnedArm:
         if isinstance(heard, Failure):
             self.circuit.missed(asked.permit, heard.kind)
             self._metrics.arm_circuit_open.set(self.circuit.state != "closed")
+            if heard.kind == "unsafe_message":
+                self._metrics.arm_chosen["unsafe"].inc()
             log.warning("the learned arm has failed (%s): %s", heard.kind, heard.detail)
             self._fail(done, heard)
             return

@@ -108,7 +108,7 @@ class Metrics:
         self.arm_failures = {kind: arm_failures.labels(kind) for kind in ARM_FAILURES}
         arm_chosen = Counter(
             "retain_arm_chosen",
-            "Messages that the reward model ranked first, by whether the guard finds them safe or unsafe",
+            "Messages that the learned arm chose, before guard and approvals, by whether they are safe or unsafe",
             ["outcome"],
             registry=self.registry,
         )

@@ -61,10 +61,11 @@ def test_what_is_counted_of_a_record() -> None:
         record(),
         record(breaks=["link"]),
         record(wanted=None, missing="deadline", chosen=None),
+        record(wanted=None, missing="unsafe_message", chosen=None),
         record(withdrawn=True),
         record(asked=False),
     )
-    assert (tally.asked, tally.missing, tally.chosen, tally.unsafe) == (3, {"deadline": 1}, 2, 1)
+    assert (tally.asked, tally.missing, tally.chosen, tally.unsafe) == (4, {"deadline": 1}, 3, 2)
     assert tally.seconds == pytest.approx([0.006, 0.006])
     assert (tally.characters, tally.scores) == ({"rlhf": [100, 100]}, {"rlhf": [0.5, 0.5]})
 
@@ -83,6 +84,13 @@ def test_latency_passes_below_its_limit() -> None:
 def test_unsafe_messages_fail_once_they_are_no_chance(safe: int, unsafe: int, expected: str) -> None:
     tally = tallied(*[record()] * safe, *[record(breaks=["guarantee"])] * unsafe)
     assert figure("unsafe", tally).verdict == expected
+
+
+def test_a_message_that_the_worker_refused_is_an_unsafe_one_and_no_answer_missed() -> None:
+    refused = record(wanted=None, missing="unsafe_message", chosen=None)
+    tally = tallied(*[record()] * 494, *[refused] * 6)
+    assert (figure("unsafe", tally).verdict, figure("unsafe", tally).value) == ("fail", 6 / 500)
+    assert (figure("answers", tally).verdict, figure("answers", tally).value) == ("pass", 0)
 
 
 def test_lengths_and_scores_pass_while_they_are_those_of_training() -> None:

@@ -278,6 +278,8 @@ def test_each_fault_has_its_own_signal(made: Made, fault: str, kind: str, detail
             assert "TOY" not in heard.detail
             assert arm.failures == {kind: 1}
             assert counted(arm, kind) == 1
+            unsafe = arm._metrics.registry.get_sample_value("retain_arm_chosen_total", {"outcome": "unsafe"})
+            assert unsafe == (kind == "unsafe_message")
 
     run(test)
 
