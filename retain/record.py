@@ -41,9 +41,11 @@ class Detail(_Part):
     """What a record adds to the answer. `seconds`: from the request's arrival to the decision. `wanted`: what the arm
     wanted; None where a rule forbade all contact. `usual`: the offer that the arm would have made without exploration,
     as the wallet lets it. `pscore`: the chance with which the action was taken; None where a rule forbade
-    all contact. `unasked`: why the learned arm wasn't asked in its shadow: "forbidden" (a rule forbids all contact),
-    "left_out" (the release has none), "served" (it decided itself), or what kept it from deciding about a customer of
-    its own."""
+    all contact. `actions`: those that could have been drawn, as offers; None where nothing is explored.
+    `risk_if_accepted`: what the risk model says of her at the charge that she pays once she has accepted the offer;
+    None without an offer, and where nothing is compared, since nobody is treated by chance. `unasked`: why the learned
+    arm wasn't asked in its shadow: "forbidden" (a rule forbids all contact), "left_out" (the release has none),
+    "served" (it decided itself), or what kept it from deciding about a customer of its own."""
 
     release: str
     seconds: float
@@ -51,6 +53,8 @@ class Detail(_Part):
     usual: int | None
     pscore: float | None
     explored: bool
+    actions: tuple[int | None, ...] | None
+    risk_if_accepted: float | None
     unasked: str | None
     history: dict[str, Any]
     pace: float
@@ -122,16 +126,22 @@ class Record(_Part):
         return str(self.answer["why"])
 
     @property
-    def nrr_proxy(self) -> float:
+    def nrr_proxy(self) -> float | None:
         """What is left of a month's charge after discount, churn and the contact's cost, as a share of that charge.
 
-        [charge x (1 - discount, if accepted) x (1 - p_churn) - contact cost] / charge. An unanswered offer counts as
-        declined, and p_churn is 1 where she was reported to have left.
+        [charge x (1 - discount, if accepted) x (1 - p_churn) - contact cost] / charge. p_churn is what the risk model
+        says of her, at the lower charge if she accepted, and 1 once she was reported to have left. An unanswered offer
+        counts as declined, so decisions are compared once no offer of their age is open. None for one that was
+        accepted where nothing is compared.
         """
-        discount = (self.offer or 0) / 100 if self.answered == "accepted" else 0.0
-        left = any(outcome.kind == "churned" for outcome in self.outcomes)
-        stays = 0.0 if left else 1 - self.risk
-        return (1 - discount) * stays - (self.cost / self.charge if self.charge else 0.0)
+        accepted = self.answered == "accepted"
+        risk = self.detail.risk_if_accepted if accepted else self.risk
+        if any(outcome.kind == "churned" for outcome in self.outcomes):
+            risk = 1.0
+        if risk is None:
+            return None
+        discount = (self.offer or 0) / 100 if accepted else 0.0
+        return (1 - discount) * (1 - risk) - (self.cost / self.charge if self.charge else 0.0)
 
 
 def propensity(exploration: float, actions: int, usual: bool) -> float:

@@ -110,6 +110,14 @@ class Assessment:
         spec = self.release.spec
         return situation(spec.roles, self.reasons, number_of(spec, "tenure", self.values))
 
+    def risk_if_accepted(self, offer: int) -> float:
+        """What the risk model says of her at the charge that she pays once she has accepted an offer, in percent."""
+        if offer == 0:
+            return self.case.risk
+        release = self.release
+        lower = {release.spec.roles["monthly_charge"]: self.case.charge * (1 - offer / 100)}
+        return release.risk.score(release.risk.features({**self.values, **lower}))
+
     @cached_property
     def full_acceptance(self) -> float | None:
         """The whole acceptance model's score; None for a table without the bank's columns."""

@@ -9,7 +9,9 @@ q that in training. Below .1 nothing has moved, from .25 on it has (Siddiqi, Cre
 
 **Value** is estimated where some of the baseline's decisions were taken at random (exploration), by self-normalised
 inverse propensity scores (Swaminathan and Joachims, NIPS 2015): the mean of the NRR proxy over decisions whose action
-is what an arm wants, weighted by 1 / pscore. Without exploration the baseline's actions are all that was ever seen, and
+is what an arm wants, as far as the wallet lets it, weighted by 1 / pscore. Decisions count once they are as old as an
+offer can be open, whatever was done: if those were left out whose offer is open, of the contacts only the answered ones
+would be there, who are like nobody else. Without exploration the baseline's actions are all that was ever seen, and
 nothing can be told of others.
 """
 
@@ -19,6 +21,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, NamedTuple
 
 from retain.monitoring import Monitoring
@@ -31,6 +34,7 @@ DRIFT = 0.25  # of the stability index
 MIN_MESSAGES = 500  # of an index: by chance alone it is about bins / messages
 MAX_MISSED = 0.01  # of the questions to the learned arm
 MIN_EFFECTIVE = 300.0  # decisions that an estimate of value has to be worth
+MATURE = 14 * 86_400.0  # seconds, after which an offer nobody answered counts as declined
 FLOOR = 1e-4  # of a share, since an empty bin would make the index infinite
 
 # Why nothing was heard that says nothing of the arm's answers: nobody was there to ask, or too much was asked at once.
@@ -52,6 +56,17 @@ class Figure(NamedTuple):
     says: str
 
 
+class Drawn(NamedTuple):
+    """A decision whose action was drawn, made `at` (seconds since 1970). `weight` is 1 / pscore; `learned` and
+    `baseline`: whether that is what they would have done."""
+
+    at: float
+    proxy: float
+    weight: float
+    learned: bool
+    baseline: bool
+
+
 @dataclass
 class Tally:
     """What the figures are told from, gathered record by record."""
@@ -65,14 +80,13 @@ class Tally:
     # By who wrote them, of the messages that the reward model ranked first.
     characters: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     scores: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    matured: int = 0
-    explored: int = 0
-    # NRR proxies of the decisions that did what the arm wants.
-    learned: list[tuple[float, float]] = field(default_factory=list)
-    baseline: list[tuple[float, float]] = field(default_factory=list)
+    drawn: list[Drawn] = field(default_factory=list)
+    newest: float = -math.inf  # when the last decision was made
 
     def add(self, record: Record) -> None:
         self.decisions += 1
+        at = datetime.fromisoformat(record.at).timestamp()
+        self.newest = max(self.newest, at)
         shadow = record.shadow
         if shadow is None or record.withdrawn:
             return
@@ -91,19 +105,21 @@ class Tally:
             self.characters[shadow.chosen.source].append(shadow.chosen.characters)
             if shadow.chosen.score is not None:
                 self.scores[shadow.chosen.source].append(shadow.chosen.score)
-        self._value(record, shadow.wanted.offer)
+        chance, actions, proxy = record.detail.pscore, record.detail.actions, record.nrr_proxy
+        if chance is None or chance >= 1 or actions is None or proxy is None:
+            return  # nothing else could have been done
+        wanted = shadow.wanted.offer if shadow.wanted.offer in actions else None
+        as_wanted = record.offer == wanted, record.offer == record.detail.usual
+        self.drawn.append(Drawn(at, proxy, 1 / chance, *as_wanted))
 
-    def _value(self, record: Record, wanted: int | None) -> None:
-        chance = record.detail.pscore
-        if not chance or (record.offer is not None and record.answered is None):
-            return  # a rule left no choice, or the offer is still open
-        self.matured += 1
-        self.explored += record.detail.explored
-        weighted = (record.nrr_proxy, 1 / chance)
-        if record.offer == wanted:
-            self.learned.append(weighted)
-        if record.offer == record.detail.usual:
-            self.baseline.append(weighted)
+    def matured(self) -> tuple[Weighted, Weighted]:
+        """The NRR proxies of the decisions, old enough to be compared, that did what the learned arm wants; and of
+        those that did what the baseline wants."""
+        old = [decision for decision in self.drawn if self.newest - decision.at >= MATURE]
+        return (
+            [(decision.proxy, decision.weight) for decision in old if decision.learned],
+            [(decision.proxy, decision.weight) for decision in old if decision.baseline],
+        )
 
 
 def figures(tally: Tally, limits: Monitoring, reference: Reference | None) -> list[Figure]:
@@ -195,17 +211,20 @@ def _answers(tally: Tally, limits: Monitoring) -> Figure:
 
 
 def _value(tally: Tally, limits: Monitoring) -> Figure:
-    if not tally.explored:
+    if not tally.drawn:
         says = "no decision was taken at random, so nothing can be told of actions other than the baseline's"
         return Figure("value", "hold", None, 0.0, 0, says)
-    if tally.matured < (wanted := limits.nrr_proxy_drop.min_samples):
-        return Figure("value", "hold", None, 0.0, tally.matured, _few(tally.matured, wanted, "decisions"))
-    effective = min(_effective(tally.learned), _effective(tally.baseline))
+    learned, baseline = tally.matured()
+    samples = min(len(learned), len(baseline))
+    if samples < (wanted := limits.nrr_proxy_drop.min_samples):
+        says = _few(samples, wanted, "decisions of 14 days and more that did what an arm wants")
+        return Figure("value", "hold", None, 0.0, samples, says)
+    effective = min(_effective(learned), _effective(baseline))
     if effective < MIN_EFFECTIVE:
         says = f"decisions that did what both arms want are worth {effective:.0f}, where {MIN_EFFECTIVE:.0f} are wanted"
         return Figure("value", "hold", None, 0.0, int(effective), says)
-    gain = _mean(tally.learned) - _mean(tally.baseline)
-    error = 1.96 * math.hypot(_standard_error(tally.learned), _standard_error(tally.baseline))
+    gain = _mean(learned) - _mean(baseline)
+    error = 1.96 * math.hypot(_standard_error(learned), _standard_error(baseline))
     says = f"NRR proxy of the learned arm less the baseline's, with 95 %: {gain - error:+.4f} to {gain + error:+.4f}"
     told: Verdict = "pass" if gain > error else "fail" if gain < -error else "hold"
     return Figure("value", told, gain, 0.0, int(effective), says)

@@ -75,6 +75,7 @@ class Deciding:
     message: Message | None = None
     pace: float = 0.0
     bar: Bar | None = None
+    actions: list[int | None] | None = None  # among which exploration draws
 
     def __call__(self, past: Past, wallet: Wallet, period_left: float, now: int) -> Choice:
         release, terms = self.bound.release, self.bound.release.terms
@@ -82,7 +83,7 @@ class Deciding:
         case = self.merge(past)
         self.pace = pace(wallet, period_left)
         self.bar = self.forbidden()
-        chance, usual = None, None
+        chance, usual, self.actions = None, None, None
         priced = case if self.heard is None else replace(self.heard.case, history=case.history)
         if self.bar is not None:
             wanted = Wanted(None, self.bar)
@@ -106,7 +107,7 @@ class Deciding:
             charge=case.charge,
             months=terms.offers.months,
             answer=orjson.dumps(self._answer(decision_id, decision, message, now)),
-            detail=orjson.dumps(self._detail(wanted, usual, chance, message)),
+            detail=orjson.dumps(self._detail(wanted, usual, chance, decision.offer, message)),
         )
 
     def merge(self, past: Past) -> Case:
@@ -142,7 +143,7 @@ class Deciding:
         own = baseline_wants(release.terms, case)
         if not router.exploration:
             return own, own.offer, 1.0
-        actions = affordable(release.terms, case, wallet, release.offer_limit)
+        actions = self.actions = affordable(release.terms, case, wallet, release.offer_limit)
         place = router.explored(decision_id, len(actions))
         usual = own.offer if own.offer in actions else None
         if place is None:
@@ -168,8 +169,12 @@ class Deciding:
         seconds = self.bound.release.quiet_hours.send_after(now / SECOND, self.asked.time_zone)
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
+    def _risk_if_accepted(self, offer: int | None) -> float | None:
+        # 12 us, which nobody has to spend where nothing is compared.
+        return None if offer is None or not self.bound.router.compares else self.assessment.risk_if_accepted(offer)
+
     def _detail(
-        self, wanted: Wanted, usual: int | None, chance: float | None, message: Message | None
+        self, wanted: Wanted, usual: int | None, chance: float | None, offer: int | None, message: Message | None
     ) -> dict[str, Any]:
         """What the record holds besides the answer (retain.record)."""
         return {
@@ -179,6 +184,8 @@ class Deciding:
             "usual": usual,
             "pscore": chance,
             "explored": wanted.why == "exploration",
+            "actions": self.actions,
+            "risk_if_accepted": self._risk_if_accepted(offer),
             "unasked": self._unasked,
             "history": self.assessment.case.history,
             "pace": self.pace,

@@ -59,6 +59,11 @@ class Router:
         return int.from_bytes(digest)
 
     @property
+    def compares(self) -> bool:
+        """Whether chance decides what is done about some customers, so that what becomes of them can be compared."""
+        return bool(self.exploration or self.learned_percent)
+
+    @property
     def learned_percent(self) -> float:
         return 0.0 if self.force_baseline else self.percent
 

@@ -368,6 +368,17 @@ def test_a_policy_in_the_shadow_decides_there_alone(release: Release) -> None:
     assert allowed.decide(allowed.assess(row), release.terms.new_wallet(), 1.0, "learned") == shadow
 
 
+def test_the_risk_of_who_accepted_is_that_of_her_lower_charge(release: Release) -> None:
+    changed = 0
+    for row in rows(release.spec, 40, seed=5):
+        assessment = release.assess(row)
+        lower = release.assess(row | {"MonthlyCharges": row["MonthlyCharges"] * (1 - 20 / 100)}).case.risk
+        assert assessment.risk_if_accepted(20) == lower
+        assert assessment.risk_if_accepted(0) == assessment.case.risk
+        changed += lower != assessment.case.risk
+    assert changed
+
+
 def test_the_shadow_reads_a_bank_wherever_it_stands_and_whoever_read_it(release: Release) -> None:
     unread = standing(dataclasses.replace(release, verdicts={}), "rlhf", "shadow_only", "rm.auc")
     decision, assessment = next(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 
-from retain.record import Record, propensity
+from retain.record import Intent, Record, RecordedOutcome, propensity
 from retain.reference import Distribution, Messages, Reference
 from retain.shadow import Figure, Tally, figures, stability_index, verdict
 from tests.releases import MONITORING
@@ -25,7 +26,8 @@ def record(asked: bool = True, **changes: Any) -> Record:
     }  # fmt: skip
     detail: dict[str, Any] = {
         "release": "v1", "seconds": 0.002, "wanted": {"offer": 10, "why": "risk_at_threshold"}, "usual": 10,
-        "pscore": 1.0, "explored": False, "unasked": None, "history": {}, "pace": 0.0, "said": None,
+        "pscore": 1.0, "explored": False, "actions": None, "risk_if_accepted": 0.3, "unasked": None, "history": {},
+        "pace": 0.0, "said": None,
     }  # fmt: skip
     content: dict[str, Any] = {
         "decision_id": "d", "at": "2026-01-01T00:00:00+00:00", "customer": "c", "period": "2026-01-01T00:00:00+00:00",
@@ -130,25 +132,42 @@ def test_an_arm_that_does_not_answer_fails_but_not_for_what_nobody_asked_it() ->
     assert figure("answers", tallied(*[unasked] * 500)).verdict == "hold"
 
 
+ACTIONS = (None, 0, 5, 10, 20)
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def drawn(day: float, offer: int | None, pscore: float, left: bool = False, **changes: Any) -> Record:
+    """A decision whose action was drawn, `day` days after START, as a copy of one that was read: 10,000 are made."""
+    detail = DRAWN.detail.model_copy(update={"pscore": pscore})
+    outcomes = (RecordedOutcome.model_validate(CHURNED),) if left else ()
+    at = (START + timedelta(days=day)).isoformat()
+    return DRAWN.model_copy(update={"at": at, "offer": offer, "detail": detail, "outcomes": outcomes, **changes})
+
+
+DRAWN = record(explored=True, actions=ACTIONS, risk_if_accepted=0.4)
+LATER = record(at="2026-01-15T00:00:00+00:00")
+
+
 def explored(learned_better: bool, decisions: int) -> Tally:
     """Half of the decisions explore five actions; whoever is offered 20 % stays more often, or leaves more often."""
     rng = np.random.default_rng(7)
     tally = Tally()
     for _ in range(decisions):
-        drawn = bool(rng.random() < 0.5)
-        offer = [None, 0, 5, 10, 20][rng.integers(5)] if drawn else 10
+        offer = ACTIONS[rng.integers(5)] if rng.random() < 0.5 else 10
         helps = (offer == 20) == learned_better
-        left = rng.random() < (0.1 if helps else 0.5)
-        outcomes = [CHURNED] if left else []
-        tally.add(record(offer=offer, explored=drawn, pscore=propensity(0.5, 5, offer == 10), outcomes=outcomes))
+        left = bool(rng.random() < (0.1 if helps else 0.5))
+        tally.add(drawn(0, offer, propensity(0.5, 5, offer == 10), left))
+    tally.add(LATER)
     return tally
 
 
 def test_value_is_told_where_decisions_were_drawn() -> None:
     assert figure("value", tallied(*[record()] * 2_000)).says.startswith("no decision was taken at random")
-    assert figure("value", explored(True, 1_000)).verdict == "hold"
-    assert figure("value", explored(True, 8_000)).verdict == "pass"
-    assert figure("value", explored(False, 8_000)).verdict == "fail"
+    few = figure("value", explored(True, 8_000))
+    assert (few.verdict, few.value) == ("hold", None)
+    assert few.samples < 1300
+    assert figure("value", explored(True, 15_000)).verdict == "pass"
+    assert figure("value", explored(False, 15_000)).verdict == "fail"
 
 
 def test_the_estimate_of_value_is_near_the_truth() -> None:
@@ -157,6 +176,55 @@ def test_the_estimate_of_value_is_near_the_truth() -> None:
     expected = 0.6 * (0.9 - 0.5)
     found = figure("value", explored(True, 20_000))
     assert found.value == pytest.approx(expected, abs=0.03)
+
+
+def test_a_decision_counts_once_it_is_as_old_as_an_offer_can_be_open_whatever_was_done() -> None:
+    made = [drawn(day, offer, 0.5, answered=None) for day in (0, 1) for offer in (None, 20)]
+    for newest, expected in ((13.9, 0), (14, 1), (15, 2)):
+        tally = tallied(*made, drawn(newest, None, 0.5))
+        assert len(tally.matured()[0]) == expected
+    assert tallied(*made, drawn(14, None, 0.5)).matured()[0] == [(0.6 - 0.02, 2.0)]  # unanswered is declined
+
+
+def test_what_the_wallet_would_not_let_the_learned_arm_do_is_no_contact() -> None:
+    """It wants to offer 20 %."""
+    detail = DRAWN.detail.model_copy(update={"actions": (None, 5), "usual": 5, "pscore": 0.5})
+    nobody, five = (drawn(0, offer, 0.5, detail=detail) for offer in (None, 5))
+    learned, baseline = tallied(nobody, five, LATER).matured()
+    assert learned == [(nobody.nrr_proxy, 2.0)]
+    assert baseline == [(five.nrr_proxy, 2.0)]
+
+
+def test_where_nothing_else_could_have_been_done_nothing_is_compared() -> None:
+    alone = DRAWN.detail.model_copy(update={"actions": (None,)})
+    tally = tallied(drawn(0, None, 1.0, detail=alone), record(pscore=None), record(pscore=1.0), LATER)
+    assert tally.drawn == []
+
+
+def test_a_world_without_effect_never_fails() -> None:
+    """The learned arm wants to call everybody, the baseline nobody. A call costs nothing and changes nothing. Those who
+    leave hang up at once; the others don't answer. So as long as calls are open, of those who were called the leavers
+    alone have answered."""
+    rng = np.random.default_rng(3)
+    people = []  # (day, offer, whether she leaves, on which day that is reported)
+    for day in np.repeat(np.arange(40), 300):
+        leaves = bool(rng.random() < 0.4)
+        people.append((int(day), 0 if rng.random() < 0.5 else None, leaves, day + rng.uniform(0, 30)))
+    told = {}
+    for today in (10, 20, 40):
+        tally = Tally()
+        for day, offer, leaves, reported in people:
+            if day < today:
+                answered = "declined" if leaves else "expired" if today - day >= 14 else None
+                detail = DRAWN.detail.model_copy(update={"pscore": 0.5, "actions": (None, 0), "usual": None})
+                shadow = DRAWN.shadow and DRAWN.shadow.model_copy(update={"wanted": Intent(offer=0, why="")})
+                answer = {"answered": None if offer is None else answered}
+                changes = {"detail": detail, "shadow": shadow, "cost": 0.0, **answer}
+                tally.add(drawn(day, offer, 0.5, leaves and reported < today, **changes))
+        told[today] = figure("value", tally)
+    assert {today: found.verdict for today, found in told.items()} == dict.fromkeys(told, "hold")
+    assert told[10].value is None
+    assert told[40].value == pytest.approx(0, abs=0.02)
 
 
 def test_the_chances_of_all_actions_add_up_to_one() -> None:
@@ -182,10 +250,16 @@ def test_value_may_stay_unknown_but_nothing_else(verdicts: dict[str, Any], expec
     [
         ({"answered": "declined"}, 0.6 - 0.02),
         ({"answered": "expired"}, 0.6 - 0.02),
-        ({"answered": "accepted"}, 0.9 * 0.6 - 0.02),
+        ({"answered": "accepted"}, 0.9 * 0.7 - 0.02),
+        ({"answered": "accepted", "outcomes": [CHURNED]}, -0.02),
+        ({"answered": "accepted", "risk_if_accepted": None, "outcomes": [CHURNED]}, -0.02),
         ({"offer": None, "cost": 0.0, "answered": None}, 0.6),
         ({"outcomes": [CHURNED]}, -0.02),
     ],
 )
 def test_the_nrr_proxy_of_a_decision(changes: dict[str, Any], expected: float) -> None:
     assert record(**changes).nrr_proxy == pytest.approx(expected)
+
+
+def test_the_proxy_of_an_accepted_offer_wants_the_risk_at_the_lower_charge() -> None:
+    assert record(answered="accepted", risk_if_accepted=None).nrr_proxy is None

@@ -235,6 +235,11 @@ def test_exploration_draws_actions_alike_and_says_with_which_chance(release: Rel
         assert detail["pscore"] == pytest.approx(0.4 / (1 + len(levels)) + 0.6 * usual)
         assert (record["answer"]["why"] == "exploration") == detail["explored"]
         assert detail["explored"] or usual
+        assert detail["actions"] == [None, *levels]
+        accepted, risk = detail["risk_if_accepted"], record["answer"]["risk"]
+        assert (accepted is None) == (record["offer"] is None)
+        if record["offer"] == 0:
+            assert accepted == risk
     assert app.state.service.writer.state.standing.open == sum(record["offer"] is not None for record in records)
 
 
@@ -309,7 +314,7 @@ def test_a_decision_is_looked_up_as_it_was_answered(client: Client, release: Rel
     assert (record.arm, record.offer, record.answered, record.customer) == ("baseline", 10, "accepted", None)
     assert (record.at, record.answered_at) == ("2026-05-28T20:26:40.000+00:00", "2026-05-29T20:26:40.000+00:00")
     assert record.detail.history["contacts"] == [1, 0]
-    assert record.detail.pscore == 1.0
+    assert (record.detail.pscore, record.detail.actions, record.detail.risk_if_accepted) == (1.0, None, None)
     assert record.detail.unasked == "left_out"
     assert [outcome.kind for outcome in record.outcomes] == ["accepted"]
     assert client.get(f"/decisions/{UNKNOWN}").status_code == 404
