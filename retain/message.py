@@ -43,9 +43,10 @@ class MessageError(ValueError):
 
 
 class Message(NamedTuple):
-    """What is said to one customer; source, score and tokens are the bank entry's.
+    """What is said in a contact, not greeted yet; source, score and tokens are the bank entry's.
 
-    `characters` counts those of the entry's text, slots filled, as its `tokens` do: without greeting and footer.
+    `characters` counts those of the entry's text, slots filled, as its `tokens` do: without the footer. `wording`: that
+    text with its slots, which is what people approve.
     """
 
     situation: str
@@ -54,6 +55,7 @@ class Message(NamedTuple):
     score: float | None
     tokens: int | None
     characters: int
+    wording: str
 
     def answer(self) -> dict[str, str]:
         """What a caller is told of it."""
@@ -128,9 +130,9 @@ def render(text: str, offer: int, months: int) -> str:
     return _SLOT.sub(fill, text)
 
 
-def _greeted(text: str, offer: int, months: int, name: str | None, guard: Guard) -> str:
+def greeted(text: str, offer: int, months: int, name: str, guard: Guard) -> str:
     """A rendered message to somebody of that name: with a greeting, if the whole keeps the rules; else as it is."""
-    clean = None if name is None else guard.names.clean(name)
+    clean = guard.names.clean(name)
     if clean is None or _GREETS.match(text):
         return text
     whole = f"Hello {clean}. {text}"
@@ -285,14 +287,10 @@ def find(banks: Sequence[Bank], situation: str, offer: int, months: int, rules: 
     return None
 
 
-def said(entry: Entry, months: int, guard: Guard, name: str | None = None) -> Message:
-    """An entry as it is said to somebody of that name: its slots filled, greeted if the whole keeps the rules.
-
-    What is returned, greeting included, is what was checked if the entry is one of best() or find().
-    """
+def said(entry: Entry, months: int) -> Message:
+    """An entry as it is said: its slots filled. That is what was checked if the entry is one of best() or find()."""
     text = render(entry.text, entry.offer, months)
-    greeted = _greeted(text, entry.offer, months, name, guard)
-    return Message(entry.situation, greeted, entry.source, entry.score, entry.tokens, len(text))
+    return Message(entry.situation, text, entry.source, entry.score, entry.tokens, len(text), entry.text)
 
 
 _SCORES = 'scores.json: wants a number for each text, by "situation/offer"; run the messages stage again'

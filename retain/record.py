@@ -90,7 +90,8 @@ class RecordedOutcome(_Part):
 
 
 class Record(_Part):
-    """A decision on record. Times are UTC; `period` is when that of the wallet began. `answer` is what /retain said.
+    """A decision on record. Times are UTC; `period` is when that of the wallet began. `answer` is what /retain said,
+    before its message was greeted by name.
 
     `answered` is "expired" where nobody answered an offer within 14 days. `withdrawn`: nobody received the answer, so
     its hold and contact were taken back. `customer` is a pseudonym, None for a table without ids.

@@ -39,7 +39,7 @@ from retain.decision import (
 )
 from retain.features import Featurizer, names_without_gaps, without_gaps
 from retain.guard import Guard, GuardInForce
-from retain.message import Bank, Entry, Message, MessageError, Review, find, said, scores_of, situation
+from retain.message import Bank, Entry, Message, MessageError, Review, find, greeted, said, scores_of, situation
 from retain.monitoring import Monitoring
 from retain.needs import price_faults
 from retain.parts import JUDGED_BY, REQUIRED, Acceptance, Part, Standing, shown
@@ -237,9 +237,7 @@ class Release:
 
     def message(self, assessment: Assessment, decision: Decision) -> Message | None:
         """What is said in a contact, with the footer, from the banks of the arm that decided which customers may be
-        shown; None without contact.
-
-        The table's column of role `name`, if it has one, is greeted with where it is a name that can be said.
+        shown; None without contact. It is greeted() when it is sent.
         """
         return self._said(assessment, decision, decision.arm)
 
@@ -253,28 +251,33 @@ class Release:
         if decision.offer is None:
             return None
         key = speaker, assessment.situation, decision.offer
-        if key in self._messages:
-            return self._messages[key]
-        entry = self.entry(*key)
-        message = None if entry is None else self.said(entry, assessment)
-        if "name" not in self.spec.roles:
-            self._messages[key] = message
-        return message
+        if key not in self._messages:
+            entry = self.entry(*key)
+            self._messages[key] = None if entry is None else self.said(entry)
+        return self._messages[key]
 
     def entry(self, speaker: str, situation: str, offer: int) -> Entry | None:
         """What an arm, or a bank of a language model alone, says in that situation with that offer, if anything."""
         return find(self._spoken[speaker], situation, offer, self.terms.offers.months, self.guard.rules)
 
-    def said(self, entry: Entry, assessment: Assessment) -> Message:
-        """An entry as it is sent to the customer, with the footer."""
-        called = assessment.values.get(self.spec.roles.get("name", ""))
-        message = said(entry, self.terms.offers.months, self.guard, called if isinstance(called, str) else None)
+    def said(self, entry: Entry) -> Message:
+        """An entry as it is sent, with the footer."""
+        message = said(entry, self.terms.offers.months)
         score = None if message.source == TEMPLATES else message.score  # nobody judged those
         return message._replace(text=f"{message.text}\n{self.footer}", score=score)
 
+    def greeted(self, text: str, offer: int, values: Mapping[str, object]) -> str:
+        """The text of a message with a greeting before it, if the table has a column of role `name`, these `values` of
+        the customer hold a name that can be said, and the whole keeps the rules."""
+        name = values.get(self.spec.roles.get("name", ""))
+        if not isinstance(name, str):
+            return text
+        body, _, below = text.rpartition("\n")  # the rules are about what stands above the footer
+        return f"{greeted(body, offer, self.terms.offers.months, name, self.guard)}\n{below}"
+
     @cached_property
     def _messages(self) -> dict[tuple[str, str, int], Message | None]:
-        """What was said before: without names it depends on speaker, situation and offer alone."""
+        """What was said before: it depends on speaker, situation and offer alone."""
         return {}
 
     @cached_property

@@ -33,8 +33,8 @@ class Answer(BaseModel):
     """`mode` is the arm that decided: in any doubt about the learned policy's decision it is the baseline.
 
     `decision_id` is what /outcomes wants; null where nothing could be put on record (`why`: state_unavailable), and
-    then nobody is contacted. `repeated`: an offer of hers is still open, and this is what was answered when it was
-    made. `send_after`: from when on (UTC) the message may be sent, by the quiet hours where she lives.
+    then nobody is contacted. `repeated`: an offer of hers is still open, and this is the decision that made it.
+    `send_after`: from when on (UTC) the message may be sent, by the quiet hours where she lives.
     """
 
     decision_id: str | None

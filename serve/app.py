@@ -31,7 +31,7 @@ IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "the same request with the same key gets the same answer for 30 days",
+    "description": "the same request with the same key gets the same decision for 30 days",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
 

@@ -133,8 +133,8 @@ class Batch:
         given = {key.decision for key in self._keys.values()}
         given |= {contact.id for mine in self._contacts.values() for contact in mine if contact.is_open(self._now)}
         if given:
-            for name, answer in select(_ANSWERS, [*given]):
-                self._kept[name].answer = answer
+            for name, answer, wording in select(_ANSWERS, [*given]):
+                self._kept[name].answer, self._kept[name].wording = answer, wording
 
     def _keep(self, rows: Iterable[tuple[Any, ...]]) -> list[Kept]:
         """The decisions of these rows; one that was read before is the same object."""
@@ -170,7 +170,7 @@ class Batch:
                 kept, answer = self._choose(ask, customer, contacts, suppressed)
             except Exception as error:  # this request's alone
                 return error
-            answered = Answered(answer, kept.id, False, False, suppressed)
+            answered = Answered(answer, kept.id, False, False, suppressed, kept.wording, self._now)
         if key is not None:
             if key in self._keys:
                 self._old_keys.add(key)
@@ -194,7 +194,7 @@ class Batch:
         if not kept.given_again:
             kept.given_again = True
             self._changed[kept.id] = kept
-        return Answered(kept.answer.encode(), kept.id, repeated, replayed, suppressed)
+        return Answered(kept.answer.encode(), kept.id, repeated, replayed, suppressed, kept.wording, self._now)
 
     def _choose(
         self, ask: Ask, customer: bytes | None, contacts: Sequence[Kept], suppressed: bool
@@ -224,6 +224,7 @@ class Batch:
             withdrawn=False,
             given_again=False,
             answer=choice.answer.decode(),
+            wording=choice.wording,
         )
         self._new.append((kept, choice.detail.decode()))
         if is_offer:
@@ -384,6 +385,7 @@ def _insert(kept: Kept, detail: str) -> dict[str, Any]:
         "charge": kept.charge,
         "months": kept.months,
         "answer": kept.answer,
+        "wording": kept.wording,
         "detail": detail,
         "shadow": None,
         **_state_of(kept),
@@ -413,7 +415,7 @@ _CHANGING = ("open_until", "answered", "answered_at", "withdrawn", "given_again"
 _RECORD_FIELDS = [name for name in Record.__slots__ if name != "outcomes"]
 _OF: Any = bindparam("of")
 
-COLUMNS = [decision.c[field] for field in Kept.__slots__ if field != "answer"]
+COLUMNS = [decision.c[field] for field in Kept.__slots__ if field not in ("answer", "wording")]
 _OVERDUE = Statement(
     select(*COLUMNS).where(decision.c.open_until <= bindparam("now")).limit(literal_column(str(EXPIRE_AT_ONCE)))
 )
@@ -423,7 +425,7 @@ _KEYS = Statement(
 # `offer >= 0` rather than `is not null`: the index on both columns serves it.
 _CONTACTS = Statement(select(*COLUMNS).where(among(decision.c.customer), decision.c.offer >= literal_column("0")))
 _DECISIONS = Statement(select(*COLUMNS).where(among(decision.c.id)))
-_ANSWERS = Statement(select(decision.c.id, decision.c.answer).where(among(decision.c.id)))
+_ANSWERS = Statement(select(decision.c.id, decision.c.answer, decision.c.wording).where(among(decision.c.id)))
 _OUTCOMES = Statement(
     select(outcome).where(among(outcome.c.decision)).order_by(outcome.c.received_at, outcome.c.at, outcome.c.month)
 )

@@ -108,6 +108,7 @@ class Deciding:
             months=terms.offers.months,
             answer=orjson.dumps(self._answer(decision_id, decision, message, now)),
             detail=orjson.dumps(self._detail(wanted, usual, chance, decision.offer, message)),
+            wording=None if message is None else message.wording,
         )
 
     def merge(self, past: Past) -> Case:
@@ -156,16 +157,17 @@ class Deciding:
         if decision.offer is None:
             return None
         if self.heard is not None and learned is not None:
-            return learned.message(self.assessment, self.heard)
+            return learned.message(self.heard)
         return self.bound.release.message(self.assessment, decision)
 
     def _answer(self, decision_id: str, decision: Decision, message: Message | None, now: int) -> dict[str, Any]:
         return answer(self.bound, self.asked, self.assessment, decision, message) | {
             "decision_id": decision_id,
-            "send_after": None if message is None else self._send_after(now),
+            "send_after": None if message is None else self.send_after(now),
         }
 
-    def _send_after(self, now: int) -> str:
+    def send_after(self, now: int) -> str:
+        """From when on her message may be sent. `now` in microseconds since 1970."""
         seconds = self.bound.release.quiet_hours.send_after(now / SECOND, self.asked.time_zone)
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

@@ -34,7 +34,9 @@ class Kept:
     answered_at: int | None
     withdrawn: bool
     given_again: bool
-    answer: str | None = None  # read where it is given again
+    # Read where it is given again.
+    answer: str | None = None
+    wording: str | None = None
 
     def is_open(self, now: int) -> bool:
         return self.open_until is not None and self.open_until > now

@@ -87,7 +87,7 @@ def exported(database: Database, key: str | None) -> Iterator[bytes]:
     In the place of a customer stands a pseudonym by `key`: another key gives other ones. Writers aren't kept waiting;
     what is decided meanwhile may be among the lines.
     """
-    columns = [column for column in decision.c if column.name != "given_again"]
+    columns = [column for column in decision.c if column.name not in ("given_again", "wording")]
     place = tuple_(decision.c.at, decision.c.id)
     page = select(*columns).order_by(decision.c.at, decision.c.id).limit(AT_ONCE)
     outcomes = select(outcome).order_by(outcome.c.received_at, outcome.c.kind, outcome.c.month)

@@ -200,9 +200,9 @@ class LearnedArm:
         elif self._flushing is None:
             self._flushing = self._loop.call_later(LINGER_SECONDS, self._flush)
 
-    def message(self, assessment: Assessment, wish: Wish) -> Message | None:
-        """What is sent to the customer with what is wished: greeted if she has a name, and with the worker's footer."""
-        return None if wish.said is None else self._release.said(wish.said.entry, assessment)
+    def message(self, wish: Wish) -> Message | None:
+        """What is sent to the customer with what is wished, with the worker's footer."""
+        return None if wish.said is None else self._release.said(wish.said.entry)
 
     @property
     def running(self) -> bool:

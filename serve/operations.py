@@ -26,7 +26,8 @@ class Choice:
 
     `offer` in percent, None without contact; then `cost`, `liability` and `acceptance`, which the wallet was asked
     with, are 0. `charge` is the customer's for a month, `months` how long the discount lasts. `answer` and `detail` are
-    JSON, UTF-8; `answer` is what is sent.
+    JSON, UTF-8; `answer` is what is sent, before its message is greeted by name, and `wording` the text of that message
+    as people approve it; None without one.
     """
 
     decision_id: str
@@ -39,6 +40,7 @@ class Choice:
     months: int
     answer: bytes
     detail: bytes
+    wording: str | None = None
 
 
 # (what is on record, wallet, share of the wallet's period that is to come, now in microseconds) -> decision.
@@ -66,14 +68,19 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """`answer` is that of the Choice, as stored. `repeated`: asked again while the offer was open. `replayed`: the
-    request's key was known, and `repeated` is what it was the first time. `suppressed`: the customer has opted out."""
+    """`answer` and `wording` are those of the Choice, as stored; `at` is now, in microseconds since 1970.
+
+    `repeated`: asked again while the offer was open. `replayed`: the request's key was known, and `repeated` is what it
+    was the first time. `suppressed`: the customer has opted out.
+    """
 
     answer: bytes
     decision_id: str
     repeated: bool
     replayed: bool
     suppressed: bool
+    wording: str | None
+    at: int
 
 
 @dataclass(frozen=True, slots=True)

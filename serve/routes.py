@@ -45,7 +45,7 @@ def retain_of(service: Service) -> Callable[[Request], Awaitable[Response]]:
         """Whom to contact, with which offer, in which words. What the service has on record of the customer counts
         beside the history that comes with the request.
 
-        With an `Idempotency-Key` the same request gets the same answer for 30 days, also after a restart.
+        With an `Idempotency-Key` the same request gets the same decision for 30 days, also after a restart.
         """
         body = await _read(request)
         if isinstance(body, Response):

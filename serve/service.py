@@ -24,6 +24,7 @@ from retain.release import Release
 from serve import shadow
 from serve.database import StateUnavailable
 from serve.deciding import Bound, Deciding, answer
+from serve.giving import again, first
 from serve.learned import Failure, LearnedArm, Wish
 from serve.loading import warnings_about
 from serve.metrics import Metrics
@@ -48,10 +49,6 @@ from serve.writer import Writer
 STATE_SECONDS = (
     0.4  # for a transaction, waiting for its turn included: far below the 0.5 s in which callers are answered
 )
-# Of an answer that is given again to somebody who has opted out since.
-NO_MORE = {
-    "action": NO_CONTACT, "offer": None, "why": "do_not_contact", "message": None, "send_after": None,
-}  # fmt: skip
 CANARY_SECONDS = 0.05  # for the learned arm, where it is asked before the answer
 
 log = logging.getLogger("retain.serve")
@@ -151,10 +148,10 @@ class Service:
             raise Conflict
         if result.replayed or result.repeated:
             self.metrics.again["replayed" if result.replayed else "repeated"].inc()
-            return Reply(self._again(result), result.replayed)
+            return Reply(again(result, deciding), result.replayed)
         self._made(deciding)
         self._in_shadow(result.decision_id, deciding)
-        return Reply(result.answer)
+        return Reply(first(result, deciding))
 
     async def _hear(self, deciding: Deciding, learned: LearnedArm) -> None:
         """Asks the learned arm about a customer of its own, with the history on record, unless nobody may contact her
@@ -200,15 +197,6 @@ class Service:
                 )
 
         learned.ask_later(deciding.assessment, deciding.pace, complete)
-
-    def _again(self, answered: Answered) -> bytes:
-        """An answer that was given before; without its contact if the customer has opted out since."""
-        if not (answered.suppressed or answered.repeated):
-            return answered.answer
-        content = orjson.loads(answered.answer) | {"repeated": answered.repeated}
-        if answered.suppressed:
-            content |= NO_MORE
-        return orjson.dumps(content)
 
     def _unavailable(self, deciding: Deciding) -> bytes:
         """Nobody is contacted where nothing can be put on record: there would be an offer that nothing is held for."""

@@ -56,7 +56,8 @@ wallet = Table(
 
 # `period` is the start of the wallet that made the offer. `open_until` is there while an offer waits for its answer;
 # `answered` is accepted, declined or expired. `given_again`: the same answer went out a second time, so it can't be
-# withdrawn any more. `answer` (as sent), `detail` and `shadow` are JSON.
+# withdrawn any more. `answer` (as sent, but not greeted by name), `detail` and `shadow` are JSON. `wording`: the text
+# of the answer's message as people approve it.
 decision = Table(
     "decision",
     metadata,
@@ -77,6 +78,7 @@ decision = Table(
     Column("withdrawn", Boolean, nullable=False),
     Column("given_again", Boolean, nullable=False),
     Column("answer", Text, nullable=False),
+    Column("wording", Text),
     Column("detail", Text, nullable=False),
     Column("shadow", Text),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.config import experiment_path, load, validate
 from retain.guard import Guard, in_force
-from retain.message import Bank, Message, find, said
+from retain.message import Bank, Entry, Message, find, greeted, said
 from retain.rules import Rules
 from tasks.config import Experiment
 from tasks.release import templates
@@ -33,7 +33,7 @@ def best_message(
 ) -> Message | None:
     """What the bank says in exactly that situation with that offer."""
     entry = bank.best(situation, offer, months, guard.rules)
-    return None if entry is None else said(entry, months, guard, name)
+    return None if entry is None else _to(name, entry, months, guard)
 
 
 def found_message(
@@ -41,4 +41,10 @@ def found_message(
 ) -> Message | None:
     """What the first bank that has anything says, in that situation or the default one."""
     entry = find(banks, situation, offer, months, guard.rules)
-    return None if entry is None else said(entry, months, guard, name)
+    return None if entry is None else _to(name, entry, months, guard)
+
+
+def _to(name: str | None, entry: Entry, months: int, guard: Guard) -> Message:
+    """What somebody of that name is told."""
+    message = said(entry, months)
+    return message if name is None else message._replace(text=greeted(message.text, entry.offer, months, name, guard))

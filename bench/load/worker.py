@@ -41,7 +41,7 @@ class MemoryState:
         wallet = self._wallet.copy()
         choice = ask.choose(Past(NO_HISTORY, False), wallet, 1.0, now)
         self._wallet = wallet
-        return Answered(choice.answer, choice.decision_id, False, False, False)
+        return Answered(choice.answer, choice.decision_id, False, False, False, choice.wording, now)
 
 
 def state_of(settings: Settings, terms: Terms) -> Any:

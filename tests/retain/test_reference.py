@@ -56,7 +56,7 @@ def test_counts_that_fit_no_edges_are_refused(content: dict[str, Any]) -> None:
 
 
 def test_a_reference_survives_its_file() -> None:
-    said = [Message("price", "text", "sft", score, tokens, 40) for score, tokens in ((1.5, 20), (None, None))]
+    said = [Message("price", "text", "sft", score, tokens, 40, "text") for score, tokens in ((1.5, 20), (None, None))]
     messages = Messages.of(said)
     assert (messages.n, messages.tokens.counts, messages.score.counts, messages.characters.counts) == (
         2,

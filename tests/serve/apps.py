@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter
 
 from engine.approvals import Watch
-from retain.decision import Decision, policy_wants
+from retain.decision import policy_wants
 from retain.message import Message
 from retain.policy import PolicyError
 from retain.release import Assessment, Release
@@ -62,10 +62,8 @@ class InProcess:
     def ask_later(self, assessment: Assessment, pace: float, done: Callable[[Wish | Failure], None]) -> None:
         done(self._heard(assessment, pace))
 
-    def message(self, assessment: Assessment, wish: Wish) -> Message | None:
-        case = assessment.case
-        decision = Decision(case.risk, case.acceptance, "contact", wish.offer, wish.why, "learned")
-        return self.release.message(assessment, decision)
+    def message(self, wish: Wish) -> Message | None:
+        return None if wish.said is None else self.release.said(wish.said.entry)
 
     def _heard(self, assessment: Assessment, pace: float) -> Wish | Failure:
         self.asked.append((assessment, pace))

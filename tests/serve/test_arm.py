@@ -129,7 +129,7 @@ def test_what_it_says_is_what_the_release_says(made: Made) -> None:
                 decision = release.decide(assessment, release.terms.new_wallet(), 1.0, "learned")
                 assert wish.offer == decision.offer
                 message = release.message(assessment, decision)
-                assert arm.message(assessment, wish) == message
+                assert arm.message(wish) == message
                 if message is not None:
                     assert wish.said is not None
                     assert message.text == f"{wish.said.text}\n{release.footer}"
@@ -164,7 +164,7 @@ def test_another_release_is_told_her_values_and_assesses_her_itself(made: Made, 
                 )  # fmt: skip
                 if wish.offer is not None:
                     assert wish.said is not None
-                    assert arm.message(assessment, wish) is not None
+                    assert arm.message(wish) is not None
 
     run(test)
 

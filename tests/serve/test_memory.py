@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from engine.approvals import Approvals, Reading
 from retain.record import Record
 from retain.release import Release
 from serve.database import Database
@@ -121,7 +122,7 @@ def test_an_open_offer_is_given_again_with_its_message_and_hold(client: Client, 
     assert held > 0
     clock.now += 13 * DAY
     again = ask(client, release, key="new", history={"contacts": [2]})
-    assert again == first | {"repeated": True}
+    assert again == first | {"repeated": True, "send_after": "2026-06-10T20:26:40Z"}
     assert client.get("/readyz").json()["wallet"] | {"period_left": 0} == client.get("/readyz").json()["wallet"] | {
         "period_left": 0
     }
@@ -130,6 +131,33 @@ def test_an_open_offer_is_given_again_with_its_message_and_hold(client: Client, 
     later = ask(client, release)
     assert (later["repeated"], later["why"]) == (False, "contacted_this_month")
     assert client.get("/readyz").json()["wallet"]["held"] == 0
+
+
+def test_an_answer_that_is_given_again_is_sent_by_the_quiet_hours_of_its_own_time(
+    client: Client, release: Release, clock: Clock
+) -> None:
+    first = ask(client, release, key="k", time_zone="America/New_York")
+    assert first["send_after"] == "2026-05-28T20:26:40Z"  # 16:26
+    clock.now += 11 * 3_600_000_000  # 03:26
+    day = {"send_after": "2026-05-29T12:00:00Z"}
+    assert ask(client, release, key="k", time_zone="America/New_York") == first | day
+    assert ask(client, release, time_zone="America/New_York") == first | day | {"repeated": True}
+    assert ask(client, release, time_zone="Europe/Berlin")["send_after"] == "2026-05-29T07:26:40Z"
+    assert ask(client, release)["send_after"] > "2026-05-29T12:00:00Z"  # nobody knows where she lives
+
+
+def test_a_text_that_people_took_back_is_not_given_again(client: Client, release: Release) -> None:
+    first = ask(client, release, key="k")
+    assert first["message"]["source"] == "sft"
+    client.app.state.service.take_approvals(Approvals(problem="the store is away"))  # so no text counts as read
+    fresh = ask(client, release, "Ben")["message"]
+    assert fresh["source"] == "template"
+    for again, repeated in ((ask(client, release, key="k"), False), (ask(client, release), True)):
+        assert again == first | {"message": fresh, "repeated": repeated}
+    assert client.get(f"/decisions/{first['decision_id']}").json()["answer"] == first
+    readings = {text: (Reading(verdict="approved", by="Ann", at="2026-01-01"),) for text in release.verdicts}
+    client.app.state.service.take_approvals(Approvals(readings))
+    assert ask(client, release, key="k") == first
 
 
 def test_an_answer_that_is_replayed_without_its_contact_is_of_the_same_types(client: Client, release: Release) -> None:

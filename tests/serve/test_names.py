@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from retain.release import Release, load
+from serve.database import Database
+from serve.keep import exported
 from serve.router import Router
 from serve.schema import request_schema
 from tests.names import BAD_NAMES, names
 from tests.releases import FOOTER, approved, dataset, decided, inputs, rows, run_stage
 from tests.serve.apps import app_of
 from tests.serve.client import Client
+from tests.serve.memory import Clock
 from tests.words import check, clean_name
 
 NAME = "FirstName"
@@ -72,6 +76,26 @@ def test_a_name_is_greeted_and_changes_nothing_else(templates: Client, risky: di
     for found in (plain, greeted):
         del found["message"]["text"], found["decision_id"]
     assert plain == greeted
+
+
+def test_no_name_is_on_record(named: Release, risky: dict[str, Any], tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'serving.db'}"
+    templates = dataclasses.replace(named, banks={"template": named.banks["template"]})
+    client = Client(app_of("v1", templates, NOBODY_HELD_OUT, url=url, clock=Clock()))
+    key = {"Idempotency-Key": "k"}
+    customer = risky | {NAME: "Unmistakable", "customerID": "N"}
+    first = client.post({"customer": customer}, **key)
+    assert "Hello Unmistakable. " in first.text
+    repeated = client.post({"customer": customer}).json()
+    assert client.post({"customer": customer}, **key).json() == first.json() == repeated | {"repeated": False}
+    assert client.post({"customer": customer | {NAME: "Ann"}}).json()["message"]["text"].startswith("Hello Ann. ")
+    database = Database(url)
+    (line,) = exported(database, "key")
+    database.close()
+    for text in (client.get(f"/decisions/{first.json()['decision_id']}").text, line.decode()):
+        assert "Unmistakable" not in text
+        said = first.json()["message"]["text"].removeprefix("Hello Unmistakable. ")
+        assert json.loads(text)["answer"]["message"]["text"] == said
 
 
 def test_a_message_that_greets_by_itself_is_not_greeted_twice(client: Client, risky: dict[str, Any]) -> None:

@@ -140,11 +140,13 @@ def test_she_is_greeted_by_the_worker(tmp_path: Path) -> None:
             wish = await arm.ask(assessment, 0.0, 60.0)
             assert isinstance(wish, Wish)
             decision = release.decide(assessment, release.terms.new_wallet(), 1.0, "learned")
-            message = arm.message(assessment, wish)
+            message = arm.message(wish)
             assert message == release.message(assessment, decision)
             if wish.said is not None and message is not None:
-                assert "Ann" not in wish.said.text
-                greeted += "Hello Ann" in message.text
+                assert "Ann" not in message.text
+                assert wish.offer is not None
+                text = release.greeted(message.text, wish.offer, row)
+                greeted += text == f"Hello Ann. {message.text}"
         assert greeted
         await arm.stop()
 

@@ -45,6 +45,7 @@ def upgrade() -> None:
         sa.Column("withdrawn", sa.Boolean, nullable=False),
         sa.Column("given_again", sa.Boolean, nullable=False),
         sa.Column("answer", sa.Text, nullable=False),
+        sa.Column("wording", sa.Text),
         sa.Column("detail", sa.Text, nullable=False),
         sa.Column("shadow", sa.Text),
     )
