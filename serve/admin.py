@@ -158,13 +158,14 @@ def _routes(registry: CollectorRegistry, oversight: Oversight) -> APIRouter:
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     inherited = begin(arguments)
+    folder = Path(environment[VARIABLE])
     try:
         settings = read(environment)
-        oversight = oversight_of(settings)
+        oversight = oversight_of(settings, folder)
     except RetainError as error:
         return inherited.fail(error)
     metrics = Metrics()
-    app = create_admin(metrics, Path(environment[VARIABLE]), settings.admin_token, oversight)
+    app = create_admin(metrics, folder, settings.admin_token, oversight)
     run(inherited, app, metrics, KEEP_ALIVE, {})
     return 0
 

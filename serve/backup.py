@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from engine.errors import RetainError
 from engine.paths import why_unreadable, why_unwritable
-from serve.database import Database, file_of
+from serve.database import Database
+from serve.place import file_of
 from serve.tables import SCHEMA, SCHEMA_TABLE
 from serve.turns import InUse, Users
 

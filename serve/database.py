@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, insert, inspect, select, text
 from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.dialects.sqlite import pysqlite
@@ -28,10 +30,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.pool import QueuePool
 
-from engine.artifact import MANIFEST
 from engine.errors import RetainError
 from engine.paths import why_unwritable
-from engine.store import store_url
+from serve.folder import is_in_use, use
+from serve.place import file_of, make_file
 from serve.statements import Statement, Transaction
 from serve.tables import SCHEMA, SCHEMA_TABLE, meta
 from serve.turns import InUse, Turns, Users
@@ -40,7 +42,6 @@ Synchronous = Literal["normal", "full"]
 
 WAIT_SECONDS = 0.25  # for other writers
 MIGRATION_SECONDS = 60  # for another process that migrates
-FILE_NAME = "serving.db"
 MIGRATIONS = Path(__file__).with_name("migrations")
 MIGRATION_LOCK = 0x52657461696E  # any number that no other program takes for a lock in the same database
 
@@ -51,27 +52,32 @@ class StateUnavailable(RetainError):
     exit_code = 74
 
 
-def database_url(given: str | None) -> str:
-    """What DATABASE_URL says, or a file beside the artifacts of the store. Raises RetainError."""
-    if given:
-        return given
-    store = store_url()
-    if "://" in store:
-        raise RetainError("DATABASE_URL: wants a database's address, since the store is no folder to put a file beside")
-    return f"sqlite:///{Path(store).resolve() / 'serving' / FILE_NAME}"
-
-
 def wall_clock() -> int:
     """Microseconds since 1970, UTC."""
     return time.time_ns() // 1000
 
 
+class Identity(NamedTuple):
+    """Of a database: the key of its digests, and when it was made, in microseconds since 1970."""
+
+    salt: bytes
+    started_at: int
+
+
+class NewerSchema(RetainError):
+    """A later version of this program has written the database."""
+
+
 class Database:
-    """Opens the database at `url`, makes it if there is none, and migrates it if its schema is older.
+    """The database at `url`, opened: made if there is none, and migrated if its schema is older.
 
     `synchronous` is for SQLite: with `full` a loss of power loses nothing that was answered, with `normal` it may lose
     the last seconds; neither loses anything when a process is killed. With `create` off a file that isn't there isn't
     made. Raises RetainError for what can't be opened, StateUnavailable if it may be there in a moment.
+
+    A process of a service names the `folder` that it shares with the others (serve/folder.py). Then the database is
+    opened by `open`, or by whoever uses it first once it is there; no file is made, since one that is gone has to be
+    brought back; and none but the one that the first of these processes has opened is used.
     """
 
     def __init__(
@@ -80,35 +86,52 @@ class Database:
         synchronous: Synchronous = "normal",
         create: bool = True,
         clock: Callable[[], int] = wall_clock,
+        folder: Path | None = None,
     ) -> None:
-        parsed = _parsed(url)
         self.path = file_of(url)
-        self.name = str(self.path) if self.path else parsed.render_as_string(hide_password=True)
+        self._connect: Callable[[], Any]
+        if self.path:
+            self.name, self._dialect = str(self.path), _SQLITE
+            self._connect = partial(_sqlite, self.path, synchronous)
+        else:
+            parsed = _parsed(url)
+            self.name, self._dialect = parsed.render_as_string(hide_password=True), _POSTGRESQL
+            self._connect = partial(_postgresql, parsed)
+        self._clock = clock
+        self._folder = folder
         self._users: Users | None = None
         self._turns: Turns | None = None
-        if self.path:
-            if create:
-                _make(self.path)
-            elif not self.path.exists():
-                raise RetainError(f"DATABASE_URL: there is no database {self.path}")
-            try:
-                self._users, self._turns = Users(self.path), Turns(self.path)
-            except InUse:
-                raise RetainError(f"{self.path} is being restored: start again when that is done") from None
-            except OSError as error:
-                raise RetainError(f"DATABASE_URL: {self.path.parent} {why_unwritable(error)}") from None
         self._lock = threading.Lock()
         self._connection: Any = None  # the writing one: the driver's own, see serve/statements.py
-        self._connect: Callable[[], Any]
-        self._connect = partial(_sqlite, self.path, synchronous) if self.path else partial(_postgresql, parsed)
-        self._dialect = _SQLITE if self.path else _POSTGRESQL
         self._engine = _engine(self._connect, self._dialect.name)
         self._inode: tuple[int, int] | None = None
+        self._identity: Identity | None = None
+        if folder is None:
+            if self.path and create:
+                make_file(self.path)
+            self.open()
+
+    @property
+    def salt(self) -> bytes:
+        """Raises StateUnavailable."""
+        return self._known().salt
+
+    @property
+    def started_at(self) -> int:
+        """When it was made, in microseconds since 1970. Raises StateUnavailable."""
+        return self._known().started_at
+
+    def open(self) -> None:
+        """Raises RetainError for what can't be opened, StateUnavailable if it may be there in a moment."""
+        if not self._lock.acquire(timeout=WAIT_SECONDS):
+            raise StateUnavailable(f"{self.name} is being opened")
         try:
-            self.salt, self.started_at = self._opened(clock)
+            self._identity = self._identity or self._opened()
         except BaseException:
             self.close()
             raise
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """May be called again."""
@@ -124,6 +147,7 @@ class Database:
 
         Raises StateUnavailable.
         """
+        salt = self._known().salt
         with self._available(), self._alone():
             if self.path:
                 self._see_file(self.path)
@@ -134,7 +158,7 @@ class Database:
                 transaction = Transaction(cursor, self._dialect)
                 if self.path:
                     cursor.execute("BEGIN IMMEDIATE")
-                self._count(transaction)
+                self._count(transaction, salt)
                 yield transaction
                 self._connection.commit()
             except BaseException:
@@ -144,6 +168,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that keeps no writer waiting. Raises StateUnavailable."""
+        self._known()
         with self._available():
             if self.path:
                 self._see_file(self.path)
@@ -161,11 +186,11 @@ class Database:
         finally:
             self._lock.release()
 
-    def _count(self, transaction: Transaction) -> None:
+    def _count(self, transaction: Transaction, salt: bytes) -> None:
         """Reads the transaction's version; in PostgreSQL it waits for its turn by that."""
         rows = transaction.select(_VERSION if self.path else _VERSION_LOCKED)
-        if not rows or rows[0][1] != self.salt:  # restored from elsewhere, or emptied, while this process was running
-            raise StateUnavailable(f"{self.name} is another database than at the start: start again")
+        if not rows or rows[0][1] != salt:  # restored from elsewhere, or emptied, while this process was running
+            raise self._is_another()
         transaction.version = rows[0][0]
 
     def _give_up(self) -> None:
@@ -210,36 +235,77 @@ class Database:
 
     # -- schema ----------------------------------------------------------------------------------------------------
 
-    def _opened(self, clock: Callable[[], int]) -> tuple[bytes, int]:
-        """The database's salt and its first start, once its schema is this program's."""
+    def _known(self) -> Identity:
+        """What is known of it since it was opened, which is tried now if it wasn't. Raises StateUnavailable."""
+        if self._identity is None:
+            try:
+                self.open()
+            except NewerSchema as error:  # than that of the program that was started before it was there
+                raise StateUnavailable(str(error)) from None
+        assert self._identity is not None
+        return self._identity
+
+    def _opened(self) -> Identity:
+        """Once its schema is this program's."""
         with self._available():
-            if self.path and self._turns:
+            if self.path:
+                self._take_locks(self.path)
                 status = os.stat(self.path)
                 self._inode = (status.st_dev, status.st_ino)
-                with self._turns.mine(MIGRATION_SECONDS):
-                    return self._migrated(clock)
-            return self._migrated(clock)
+            identity = self._current()
+            if identity is None:
+                with self._turns.mine(MIGRATION_SECONDS) if self._turns else nullcontext():
+                    identity = self._migrated()
+        if self._folder and not use(self._folder, sha256(identity.salt).hexdigest()):
+            raise self._is_another()
+        return identity
 
-    def _migrated(self, clock: Callable[[], int]) -> tuple[bytes, int]:
+    def _take_locks(self, path: Path) -> None:
+        """Those of turns.py, until it is closed."""
+        if not os.path.exists(path):
+            if self._folder is None:
+                raise RetainError(f"DATABASE_URL: there is no database {path}")
+            raise StateUnavailable(f"{path} is gone: restore it from a backup")
+        try:
+            self._users = Users(path)
+            self._turns = Turns(path)
+        except InUse:
+            raise StateUnavailable(f"{path} is being restored") from None
+        except OSError as error:
+            raise StateUnavailable(f"{path.parent} {why_unwritable(error)}") from None
+
+    def _is_another(self) -> StateUnavailable:
+        return StateUnavailable(f"{self.name} is another database than at the start: start again")
+
+    def _current(self) -> Identity | None:
+        """None for a database that has to be migrated, or made."""
+        with self._engine.connect() as connection, connection.begin():
+            if self.path and connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
+                return None
+            return self._read(connection) if self._schema(connection) == SCHEMA else None
+
+    def _read(self, connection: Connection) -> Identity | None:
+        row = connection.execute(_META).one_or_none()
+        return None if row is None else Identity(row.salt, row.started_at)
+
+    def _migrated(self) -> Identity:
         if self.path:
             with self._engine.connect() as connection:  # outside of a transaction
                 connection.connection.execute("PRAGMA journal_mode=WAL")
-        with self._engine.connect() as connection, connection.begin():
-            if self._schema(connection) == SCHEMA and (row := connection.execute(_META).one_or_none()):
-                return row.salt, row.started_at
         with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
             if not self.path:
                 connection.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_SECONDS}s'"))
                 connection.execute(text(f"SET LOCAL statement_timeout = '{10 * MIGRATION_SECONDS}s'"))
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
             if (schema := self._schema(connection)) != SCHEMA:
+                if schema is None and self._folder and is_in_use(self._folder):
+                    raise self._is_another()  # an empty one
                 self._migrate(connection, schema)
-            row = connection.execute(_META).one_or_none()
-            if row is not None:
-                return row.salt, row.started_at
-            salt, now = secrets.token_bytes(32), clock()
-            connection.execute(insert(meta).values(id=1, salt=salt, started_at=now, version=0))
-            return salt, now
+            identity = self._read(connection)
+            if identity is None:
+                identity = Identity(secrets.token_bytes(32), self._clock())
+                connection.execute(insert(meta).values(id=1, version=0, **identity._asdict()))
+            return identity
 
     def _schema(self, connection: Connection) -> str | None:
         if not inspect(connection).has_table(SCHEMA_TABLE):
@@ -257,7 +323,7 @@ class Database:
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
         if schema is not None and schema not in known:
-            raise RetainError(
+            raise NewerSchema(
                 f"{self.name}: its schema {schema} is newer than this program's, {SCHEMA}: start the program that "
                 "wrote it, or restore a backup from before"
             )
@@ -280,42 +346,16 @@ _AT_FAULT = (
 
 
 def _parsed(url: str) -> URL:
+    """Of PostgreSQL. Raises RetainError."""
     try:
         parsed = make_url(url.replace("postgres://", "postgresql://", 1))
-    except (ArgumentError, ValueError):
-        parsed = None
-    if parsed is None or parsed.drivername not in ("sqlite", "postgresql", "postgresql+psycopg"):
-        # It may hold a password: not repeated.
-        raise RetainError("DATABASE_URL: wants sqlite:////folder/file.db or postgresql://user:password@host/database")
-    return parsed if parsed.drivername == "sqlite" else parsed.set(drivername="postgresql+psycopg")
-
-
-def file_of(address: str) -> Path | None:
-    """The file of an SQLite database, None for PostgreSQL. Raises RetainError for one that can't be used."""
-    url = _parsed(address)
-    if url.drivername != "sqlite":
-        return None
-    if not url.database or url.database == ":memory:" or url.database.startswith("file:") or url.query:
-        raise RetainError(
-            f"DATABASE_URL={url}: wants the path of a file, such as sqlite:////var/lib/retain/{FILE_NAME}"
-        )
-    path = Path(url.database).expanduser().absolute()
-    for folder in path.resolve().parents:
-        if (folder / MANIFEST).exists():
-            raise RetainError(f"DATABASE_URL: {path} lies in an artifact ({folder}), which never changes: name another")
-    return path
-
-
-def _make(path: Path) -> None:
-    """The file, which nobody else may read, and its folder. SQLite gives the files beside it the same permissions."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        if not path.is_file():
-            raise RetainError(f"DATABASE_URL: {path} is no file") from None
-    except OSError as error:
-        raise RetainError(f"DATABASE_URL: {path.parent} {why_unwritable(error)}") from None
+        if parsed.drivername in ("postgresql", "postgresql+psycopg"):
+            conninfo_to_dict(parsed.set(drivername="postgresql").render_as_string(hide_password=False))
+            return parsed.set(drivername="postgresql+psycopg")
+    except (ArgumentError, ValueError, psycopg.ProgrammingError):
+        pass
+    # It may hold a password: not repeated.
+    raise RetainError("DATABASE_URL: wants sqlite:////folder/file.db or postgresql://user:password@host/database")
 
 
 def _sqlite(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
@@ -328,16 +368,20 @@ def _sqlite(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
         check_same_thread=False,
         cached_statements=256,
     )
-    for pragma in (
-        "page_size=8192",  # of a new file: three records of 2 kB fit, of 4096 bytes only one; a third less in all
-        f"synchronous={synchronous}",
-        "foreign_keys=on",
-        # Pages: 16 MB. A page that many transactions change goes into the database once.
-        "wal_autocheckpoint=2000",
-        "journal_size_limit=67108864",  # what a long reader made of the write-ahead log isn't kept
-        "cache_size=-16000",  # kB
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in (
+            "page_size=8192",  # of a new file: three records of 2 kB fit, of 4096 bytes only one; a third less in all
+            f"synchronous={synchronous}",
+            "foreign_keys=on",
+            # Pages: 16 MB. A page that many transactions change goes into the database once.
+            "wal_autocheckpoint=2000",
+            "journal_size_limit=67108864",  # what a long reader made of the write-ahead log isn't kept
+            "cache_size=-16000",  # kB
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from engine.errors import RetainError
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # by which prometheus_client is told the folder
 _MEMORY = "/dev/shm"
 _PROCESSES = "processes.json"
+_DATABASE = "database"
 
 
 def make() -> Path:
@@ -59,3 +61,16 @@ def read_processes(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return state
+
+
+def use(folder: Path, database: str) -> bool:
+    """Whether the processes use that database, by whatever tells it from others: the one that the first of them
+    named."""
+    with suppress(FileExistsError):
+        os.symlink(database, folder / _DATABASE)  # at once whole, and once
+    return os.readlink(folder / _DATABASE) == database
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether one of the processes has named a database."""
+    return os.path.lexists(folder / _DATABASE)

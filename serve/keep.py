@@ -20,10 +20,11 @@ from sqlalchemy import Row, bindparam, delete, func, select, tuple_
 from engine.errors import RetainError
 from serve.backup import backup, restore
 from serve.batch import COLUMNS, KEY_KEPT, digest_of
-from serve.database import Database, database_url, wall_clock
+from serve.database import Database, wall_clock
 from serve.history import Kept
 from serve.operations import Record
 from serve.periods import Periods
+from serve.place import database_url
 from serve.settings import SETTINGS
 from serve.shown import shown
 from serve.statements import Statement

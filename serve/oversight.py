@@ -6,15 +6,18 @@ import asyncio
 import logging
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from retain.record import Record
 from retain.release import Release
 from retain.shadow import Tally, figures, verdict
-from serve.database import Database, StateUnavailable, database_url, wall_clock
+from serve.database import Database, StateUnavailable, wall_clock
 from serve.keep import exported, forget, prune
 from serve.loading import load_release, with_budget
 from serve.periods import Standing
+from serve.place import database_url
 from serve.settings import Settings
 from serve.state import State
 
@@ -71,6 +74,10 @@ class Oversight:
         """How many decisions about the customer were deleted. Raises StateUnavailable."""
         return forget(self._database, customer)
 
+    def close(self) -> None:
+        """Closes the database."""
+        self._database.close()
+
     async def prune_daily(self) -> None:
         """Deletes what is older than it may be, at the start and once a day."""
         while True:
@@ -81,9 +88,11 @@ class Oversight:
             await asyncio.sleep(PRUNE_SECONDS)
 
 
-def oversight_of(settings: Settings) -> Oversight:
-    """Raises RetainError."""
+def oversight_of(settings: Settings, folder: Path) -> Oversight:
+    """Of the database, which need not be there yet. `folder`: of the service's processes. Raises RetainError."""
     version, release = load_release(settings)
     release = with_budget(release, settings.budget)
-    database = Database(database_url(settings.database_url), settings.sqlite_synchronous)
+    database = Database(database_url(settings.database_url), settings.sqlite_synchronous, folder=folder)
+    with suppress(StateUnavailable):
+        database.open()
     return Oversight(database, version, release, settings.keep_days)

@@ -1,7 +1,7 @@
 """The wallets of the budget's periods, as a process keeps them between transactions.
 
 A row of the database is read again when another process has written it. Nothing here is true outside of a transaction
-that writes (serve/database.py), nor after one that failed: then `clear` it.
+that writes (serve/database.py), nor after one that failed: others take its place then.
 """
 
 from __future__ import annotations
@@ -54,10 +54,6 @@ class Periods:
         self._version = -1
         self._new: set[int] = set()
         self._changed: set[int] = set()
-
-    def clear(self) -> None:
-        self._periods, self._version = {}, -1
-        self._new, self._changed = set(), set()
 
     def refresh(self, transaction: Transaction) -> None:
         """Reads what others have written since."""

@@ -91,9 +91,9 @@ def _unread(service: Service) -> list[str]:
 
 def _money(service: Service) -> list[str]:
     """What keeps everybody from being contacted."""
-    standing = service.writer.state.standing
+    standing, problem = service.writer.state.standing, service.writer.state.problem
     if standing is None:
-        return ["the database doesn't answer: nobody is contacted, and nothing is put on record"]
+        return [f"nobody is contacted, and nothing is put on record: {problem}"]
     if standing.free < service.release.terms.offers.contact_cost:
         return ["the wallet has no room for another offer: nobody is contacted until offers are answered or expire"]
     if service.refusals >= REFUSALS:  # cheap offers may still fit where no arm wants to make one

@@ -14,6 +14,7 @@ begins where one before it ended, so wherever a clock jumps, no time has two bud
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from retain.decision import Terms
 from serve.batch import Batch, Result
@@ -27,18 +28,31 @@ class State:
     one takes over the budget). `clock` gives microseconds since 1970. Not for two threads at once."""
 
     def __init__(self, database: Database, terms: Terms, clock: Callable[[], int] = wall_clock) -> None:
-        self.standing: Standing | None = None
+        self.standing: Standing | None = None  # of the wallet, while the database answers
+        self.problem: str | None = None  # why it doesn't
         self._database = database
         self._terms = terms
         self._clock = clock
-        self._periods = Periods(database.started_at)
+        self._periods: Periods | None = None  # until the database answers
+
+    def begin(self) -> None:
+        """Opens the database, if it is there, so that standing or problem is known. Raises RetainError if it is there
+        and can't be used."""
+        try:
+            self._database.open()
+        except StateUnavailable as error:
+            self.problem = str(error)
+        else:
+            with suppress(StateUnavailable):
+                self.carry_out([])
 
     def carry_out(self, operations: Sequence[Operation]) -> list[Result]:
         """Their results, in their order, once all of it is on record. An operation that fails leaves nothing behind:
         its result is the exception. Raises StateUnavailable if nothing could be carried out."""
         try:
             return self._transaction(operations)
-        except StateUnavailable:
+        except StateUnavailable as error:
+            self.standing, self.problem = None, str(error)
             raise
         except Exception as error:  # one of them can't be written: which one?
             if not operations:
@@ -60,14 +74,15 @@ class State:
     def _transaction(self, operations: Sequence[Operation]) -> list[Result]:
         try:
             with self._database.writing() as transaction:
-                self._periods.refresh(transaction)
+                periods = self._periods = self._periods or Periods(self._database.started_at)
+                periods.refresh(transaction)
                 now = self._clock()
-                self._periods.running(now, self._terms)  # begun in this transaction, if it is new, and written by it
-                batch = Batch(transaction, self._database.salt, self._periods, self._terms, now)
+                periods.running(now, self._terms)  # begun in this transaction, if it is new, and written by it
+                batch = Batch(transaction, self._database.salt, periods, self._terms, now)
                 results = batch.carry_out(operations)
-                standing = self._periods.standing(now, self._terms)
+                standing = periods.standing(now, self._terms)
         except BaseException:
-            self._periods.clear()  # may be ahead of the database
+            self._periods = None  # they may be ahead of the database
             raise
-        self.standing = standing
+        self.standing, self.problem = standing, None
         return results

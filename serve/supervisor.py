@@ -31,6 +31,7 @@ from engine.errors import RetainError
 from engine.output import make_decoration
 from serve import logs
 from serve.folder import VARIABLE, drop_gauges, make, remove, write_processes
+from serve.place import database_url, file_of, make_file
 from serve.settings import Process, Settings, environment_of, folders_of, read
 from serve.sockets import listen, url
 
@@ -395,6 +396,8 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
             settings.admin_port,
             None if settings.admin_token else "RETAIN_ADMIN_TOKEN",
         )
+        if file := file_of(database_url(settings.database_url)):
+            make_file(file)  # here alone: one that is gone later has to be brought back, and not made anew
         folder = make()
         try:
             return Supervisor(settings, environment, {"worker": api, "admin": admin}, folder).run()

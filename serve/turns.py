@@ -24,11 +24,16 @@ class Turns:
     """Whose turn it is to write, in the order in which they asked, but for two that asked at the same time.
 
     Two locks: whoever has `next` waits for `turn`, so one that gives `turn` back can't take it again before him. They
-    are the process's, not the thread's.
+    are the process's, not the thread's. Raises OSError where their files can't be opened.
     """
 
     def __init__(self, database: Path) -> None:
-        self._next, self._turn = _opened(database, "next"), _opened(database, "turn")
+        self._next = _opened(database, "next")
+        try:
+            self._turn = _opened(database, "turn")
+        except OSError:
+            os.close(self._next)
+            raise
 
     @contextmanager
     def mine(self, seconds: float) -> Iterator[None]:
@@ -50,7 +55,10 @@ class Turns:
 
 
 class Users:
-    """Says that this process uses the database, until `close`. `alone` is for one that replaces it."""
+    """Says that this process uses the database, until `close`. `alone` is for one that replaces it.
+
+    Raises InUse, and OSError as Turns does.
+    """
 
     def __init__(self, database: Path, alone: bool = False) -> None:
         self._file = _opened(database, "users")

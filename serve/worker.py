@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from engine.approvals import Watch
 from engine.errors import RetainError
@@ -13,27 +16,35 @@ from retain.decision import Terms
 from retain.release import Release
 from serve.app import create_app
 from serve.child import begin, run
-from serve.database import Database, database_url
+from serve.database import Database
+from serve.folder import VARIABLE
 from serve.keys import Keys
 from serve.learned import LearnedArm
 from serve.loading import Source, load_release, with_budget
 from serve.metrics import Metrics
+from serve.place import database_url
 from serve.readiness import arms, banks, warnings
 from serve.service import Service
 from serve.settings import Settings, read
 from serve.state import State
 from serve.writer import Writer
 
+log = logging.getLogger("retain.serve")
 
-def state_of(settings: Settings, terms: Terms) -> State:
-    """The memory of the service, on its database. Raises RetainError."""
-    state = State(Database(database_url(settings.database_url), settings.sqlite_synchronous), terms)
-    state.carry_out([])  # so that its standing is known from the start
+
+def state_of(settings: Settings, terms: Terms, folder: Path) -> State:
+    """The memory of the service, on its database, which need not be there yet. `folder`: of its processes. Raises
+    RetainError."""
+    database = Database(database_url(settings.database_url), settings.sqlite_synchronous, folder=folder)
+    state = State(database, terms)
+    state.begin()
+    if state.problem:
+        log.error("nobody is contacted: %s", state.problem)
     return state
 
 
-def service_of(settings: Settings, state_of: Callable[[Settings, Terms], State] = state_of) -> Service:
-    """The service that the settings describe; a benchmark gives it another memory. Raises RetainError."""
+def service_of(settings: Settings, state_of: Callable[[Settings, Terms], State]) -> Service:
+    """The service that the settings describe, with that memory; a benchmark has another one. Raises RetainError."""
     version, release = load_release(settings)
     release = with_budget(release, settings.budget)
     metrics = Metrics()
@@ -63,7 +74,7 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     inherited = begin(arguments)
     try:
         settings = read(environment)
-        service = service_of(settings)
+        service = service_of(settings, partial(state_of, folder=Path(environment[VARIABLE])))
         app = create_app(service, Watch(), Keys(settings.keys))
     except RetainError as error:
         return inherited.fail(error)

@@ -36,7 +36,7 @@ class Writer:
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self.available = True
+        self.available = state.problem is None
         self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._looks: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each time that the thread is to look at it
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)

@@ -25,7 +25,7 @@ class MemoryState:
     """What serve.state.State is to the writer, for decisions alone, each about another customer: it remembers the
     wallet of one period, and nothing of anybody."""
 
-    standing = None
+    standing = problem = None
 
     def __init__(self, terms: Terms) -> None:
         self._wallet = terms.new_wallet()

@@ -20,8 +20,9 @@ from engine.errors import RetainError
 from retain.wallet import Wallet
 from serve import batch, keep
 from serve import database as databases
-from serve.database import Database, StateUnavailable, database_url
+from serve.database import Database, StateUnavailable
 from serve.operations import Ask, Choice, Past
+from serve.place import database_url
 from serve.statements import Statement
 from serve.tables import SCHEMA, SCHEMA_TABLE, metadata
 from tests.serve.databases import Server

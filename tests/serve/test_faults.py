@@ -24,7 +24,8 @@ from sqlalchemy import select
 
 from engine.artifact import MANIFEST, parse_manifest
 from retain.release import Release
-from serve.database import Database, file_of
+from serve.database import Database
+from serve.place import file_of
 from serve.tables import decision
 from tests.reliability import write_block
 from tests.serve.callers import Callers, compare
