@@ -227,7 +227,7 @@ class Database:
             yield
         except (*_ERRORS, DBAPIError, NoConnection) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
-            if isinstance(cause, _AT_FAULT):
+            if _is_at_fault(cause):
                 raise
             raise StateUnavailable(f"{self.name} can't be used now: {' '.join(str(cause).split())}") from None
         except InUse:
@@ -338,11 +338,14 @@ _SQLITE: Dialect = pysqlite.dialect()
 _POSTGRESQL: Dialect = psycopg_dialect.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
 
 _ERRORS = (sqlite3.Error, psycopg.Error)
-# Something is wrong with what was to be written.
-_AT_FAULT = (
-    *(sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError),
-    *(psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError),
-)
+_BAD_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, psycopg.DataError, psycopg.IntegrityError)
+_MISUSE = (sqlite3.ProgrammingError, psycopg.ProgrammingError)
+
+
+def _is_at_fault(error: BaseException | None) -> bool:
+    """Whether something is wrong with what was to be written, and nothing with the database."""
+    # PostgreSQL reports a table that is missing, or a right, as misuse as well. Then it states a code.
+    return isinstance(error, _BAD_VALUES) or (isinstance(error, _MISUSE) and not getattr(error, "sqlstate", None))
 
 
 def _parsed(url: str) -> URL:

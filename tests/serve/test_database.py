@@ -335,6 +335,37 @@ def test_a_writer_that_hangs_is_thrown_out(server: Server) -> None:
     memory.close()
 
 
+def test_without_one_of_its_tables_it_can_not_be_used(url: str) -> None:
+    memory = Memory(url)
+    before = memory.ask("Ann").decision_id
+    for name, other in (("suppression", "aside"), ("aside", "suppression")):
+        with memory.database.writing() as transaction:
+            transaction._cursor.execute(f"ALTER TABLE {name} RENAME TO {other}")
+        if name == "suppression":
+            with pytest.raises(StateUnavailable, match=r"can't be used now: .*suppression"):
+                memory.ask("Ann")
+    assert memory.ask("Ann").decision_id == before
+    memory.close()
+
+
+def test_a_server_that_takes_a_right_away_can_not_be_used(server: Server) -> None:
+    Database(server.create("rights")).close()
+    url = server.url("rights").replace("retain@", "guest@")
+    with psycopg.connect(server.url("rights"), autocommit=True) as owner:
+        owner.execute("CREATE ROLE guest LOGIN")
+        with pytest.raises(StateUnavailable, match="permission denied"):
+            Database(url)
+        owner.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO guest")
+        memory = Memory(url)
+        memory.ask("Ann")
+        owner.execute("REVOKE INSERT ON decision FROM guest")
+        with pytest.raises(StateUnavailable, match="can't be used now: permission denied for table decision"):
+            memory.ask("Ben")
+        owner.execute("GRANT INSERT ON decision TO guest")
+    assert memory.ask("Ben").decision_id
+    memory.close()
+
+
 def test_what_a_database_can_not_hold_fails_alone(url: str) -> None:
     memory = Memory(url)
 
