@@ -95,7 +95,8 @@ class Database:
             self._connect = partial(_sqlite, self.path, synchronous)
         else:
             parsed = _parsed(url)
-            self.name, self._dialect = parsed.render_as_string(hide_password=True), _POSTGRESQL
+            # Its query may hold a password as well.
+            self.name, self._dialect = parsed.set(query={}).render_as_string(hide_password=True), _POSTGRESQL
             self._connect = partial(_postgresql, parsed)
         self._clock = clock
         self._folder = folder

@@ -31,9 +31,7 @@ def file_of(address: str) -> Path | None:
         return None
     name = address.removeprefix(SQLITE)
     if name in (address, "", ":memory:") or name.startswith("file:") or "?" in name:
-        raise RetainError(
-            f"DATABASE_URL={address}: wants the path of a file, such as sqlite:////var/lib/retain/{FILE_NAME}"
-        )
+        raise RetainError(f"DATABASE_URL: wants the path of a file, such as sqlite:////var/lib/retain/{FILE_NAME}")
     path = path_of("DATABASE_URL", name).absolute()
     for folder in path.resolve().parents:
         if os.path.exists(folder / MANIFEST):

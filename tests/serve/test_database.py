@@ -142,10 +142,17 @@ def test_a_password_is_not_repeated() -> None:
     with pytest.raises(RetainError) as refused:
         Database("mysql://retain:hunter2@db/retain")
     assert "hunter2" not in str(refused.value)
-    with pytest.raises(StateUnavailable) as unavailable:
-        Database("postgresql://retain:hunter2@127.0.0.1:1/retain")
-    assert "hunter2" not in str(unavailable.value)
-    assert "127.0.0.1:1/retain can't be used now" in str(unavailable.value)
+    with pytest.raises(RetainError) as refused:
+        Database("sqlite://retain:hunter2@/serving.db?password=hunter2")
+    assert "hunter2" not in str(refused.value)
+    for url in (
+        "postgresql://retain:hunter2@127.0.0.1:1/retain",
+        "postgresql://127.0.0.1:1/retain?user=retain&password=hunter2",
+    ):
+        with pytest.raises(StateUnavailable) as unavailable:
+            Database(url)
+        assert "hunter2" not in str(unavailable.value)
+        assert "127.0.0.1:1/retain can't be used now" in str(unavailable.value)
 
 
 def test_it_never_lies_in_an_artifact(tmp_path: Path) -> None:
