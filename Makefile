@@ -31,6 +31,10 @@ LOCKED = $(or $(EXPERIMENT),exp_001_mvp)
 unexport $(filter-out PYTHONBREAKPOINT,$(filter PYTHON% GIT_%,$(.VARIABLES))) \
   PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_DRY_RUN PIP_NO_DEPS
 
+# The service's records as a file for the command that follows, and no longer.
+RECORDS := eval/results/records.jsonl
+with_records = trap 'rm -f $(RECORDS)' EXIT INT TERM; $(PY) -m serve export > $(RECORDS) &&
+
 # As one word of the shell.
 quoted = '$(subst ','\'',$1)'
 
@@ -135,13 +139,11 @@ serve: $(RUN) ## Answer POST /retain on port 8000 from the current release; metr
 
 shadow: $(RUN) ## Say whether the learned arm's shadow has shown enough; exit code 1 if not (EXPERIMENT=local)
 	mkdir -p eval/results
-	$(PY) -m serve export > eval/results/records.jsonl
-	$(PY) -m eval.shadow eval/results/records.jsonl --experiment $(call quoted,$(LOCAL))
+	$(with_records) $(PY) -m eval.shadow $(RECORDS) --experiment $(call quoted,$(LOCAL))
 
 decisions.export: $(RUN) ## Write the service's randomised decisions with their outcomes to eval/results/decisions.parquet
 	mkdir -p eval/results
-	$(PY) -m serve export > eval/results/records.jsonl
-	$(PY) -m eval.decisions eval/results/records.jsonl --out eval/results/decisions.parquet
+	$(with_records) $(PY) -m eval.decisions $(RECORDS) --out eval/results/decisions.parquet
 
 messages: $(RUN) ## Show what a language model wrote for customers, and who approved it (EXPERIMENT=local)
 	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m serve.messages

@@ -105,6 +105,21 @@ def test_the_path_of_an_experiment_may_hold_any_character(target: str) -> None:
     assert [word for word in shlex.split(command) if word.removeprefix("EXPERIMENT=") == path]
 
 
+@pytest.mark.parametrize("target", ["shadow", "decisions.export"])
+@pytest.mark.parametrize(("exported", "status"), [("echo record", 1), ("echo record", 0), ("echo re; exit 5", 0)])
+def test_the_exported_records_do_not_outlast_their_use(tmp_path: Path, target: str, exported: str, status: int) -> None:
+    python = tmp_path / "python"
+    others = f"cp eval/results/records.jsonl read; exit {status}"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *"serve export") {exported};; *) {others};; esac\n')
+    python.chmod(0o755)
+    ended = make("-C", str(tmp_path), "-f", str(PROJECT / "Makefile"), target, "RUN=", f"PY={python}")
+    fails = "exit" in exported
+    assert (ended.returncode == 0) == (status == 0 and not fails)
+    assert (tmp_path / "read").exists() == (not fails)
+    assert fails or (tmp_path / "read").read_text() == "record\n"
+    assert list((tmp_path / "eval" / "results").iterdir()) == []
+
+
 def test_targets_in_one_call_all_run() -> None:
     targets = ["train.risk", "train.accept", "train.sft", "train.rm", "train.ppo.text", "train.ppo.decision"]
     stages = [line.rpartition("--stage ")[2] for line in commands(*targets)]
