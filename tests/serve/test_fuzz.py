@@ -6,6 +6,7 @@ of those reaches the learned arm, and which arm decides is drawn by the customer
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi import checks
 
 from retain.release import Release
+from serve.bodies import DECISION_ID
 from serve.router import Router
 from tests.reliability import write_block
 from tests.serve.services import Served, counted, serve, until
@@ -47,6 +49,7 @@ class Fuzz:
         self.url = f"http://{service.api.host}:{service.api.port}"
         self.service, self.release = service, release
         self.codes: Counter[tuple[str, int]] = Counter()
+        self.decisions: list[str] = []  # ids that were answered
         self.session = requests.Session()
         self.words = self.session.get(f"{self.url}/openapi.json").text
         schema = schemathesis.openapi.from_url(f"{self.url}/openapi.json")
@@ -70,8 +73,10 @@ class Fuzz:
             deadline=None,
             suppress_health_check=list(HealthCheck),
         )
-        @given(case=st.one_of(strategies))
-        def each(case: Any) -> None:
+        @given(case=st.one_of(strategies), place=st.integers(0, 1 << 20))
+        def each(case: Any, place: int) -> None:
+            if self.decisions and place % 4:
+                name_decision(case, self.decisions[place // 4 % len(self.decisions)])
             response = case.call(base_url=self.url, session=self.session)
             case.validate_response(response, checks=CHECKS)
             self.look_at(case.operation.path, case.body, response)
@@ -86,9 +91,18 @@ class Fuzz:
             assert repeated == [], (repeated, text)
         elif path == "/retain":
             answer = response.json()
+            self.decisions += [answer["decision_id"]] if answer["decision_id"] else []
             if answer["mode"] == "learned":
                 identifier = body["customer"][self.release.spec.roles["id"]]
                 assert ROUTER.arm(identifier) == "learned"
+
+
+def name_decision(case: Any, decision: str) -> None:
+    """Has the case be about a decision that there is: an id that is made up never is that of one."""
+    if case.path_parameters:
+        case.path_parameters["decision_id"] = decision
+    if isinstance(case.body, dict) and re.fullmatch(DECISION_ID, str(case.body.get("decision_id"))):
+        case.body["decision_id"] = decision
 
 
 def texts_of(content: Any) -> Iterator[str]:
@@ -152,6 +166,8 @@ def test_twenty_thousand_requests_neither_break_the_service_nor_make_it_grow(fuz
 
 
 def check(fuzz: Fuzz) -> None:
+    for path in ("/retain", "/outcomes", "/suppress", "/decisions/{decision_id}"):
+        assert fuzz.codes[path, 200] > 10, sorted(fuzz.codes.items())
     accepted = fuzz.codes["/retain", 200]
     asked, bad = asked_of_arm(fuzz.service)
     assert 0 < asked <= accepted
