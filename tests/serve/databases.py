@@ -52,10 +52,17 @@ class Server:
     def url(self, database: str) -> str:
         return f"postgresql://retain@/{database}?host={self.folder}"
 
-    def create(self, database: str) -> str:
-        """An empty database; its address."""
+    def create(self, database: str, folder: Path | None = None) -> str:
+        """An empty database, whose tables lie below `folder`, if one is given; its address."""
         with self.admin() as connection:
-            connection.execute(f'CREATE DATABASE "{database}"')
+            if folder is None:
+                connection.execute(f'CREATE DATABASE "{database}"')
+            else:
+                tables = folder / "tables"
+                tables.mkdir()
+                os.chown(tables, self.options.get("user", -1), self.options.get("group", -1))
+                connection.execute(f"CREATE TABLESPACE \"{database}\" LOCATION '{tables}'")
+                connection.execute(f'CREATE DATABASE "{database}" TABLESPACE "{database}"')
         return self.url(database)
 
     @contextmanager

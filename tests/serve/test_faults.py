@@ -11,6 +11,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -69,13 +70,16 @@ DAY = 86_400_000_000
 class Scene:
     """A service with two workers on a release of its own, whose faults a test turns on and off.
 
-    `path` is the database's file, or else `server` is its server.
+    `path` is the database's file, or else `server` is its server. `disk`: the small file system that it lies on; None
+    where none could be made.
     """
 
     service: Served | None
 
-    def __init__(self, folder: Path, artifact: Path, mode: str, url: str, server: Server | None = None) -> None:
-        self.server, self.path, self.service = server, file_of(url), None
+    def __init__(
+        self, folder: Path, artifact: Path, mode: str, url: str, disk: Path | None, server: Server | None = None
+    ) -> None:
+        self.server, self.path, self.service, self.disk = server, file_of(url), None, disk
         self.fault, self.shift = folder / "fault", folder / "shift"
         self.mode, self.url = mode, url
         self.artifact = folder / "release"
@@ -129,8 +133,8 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path, artifact: Path) -> Callable[[str, str], Scene]:
-    def make(mode: str, url: str | None = None) -> Scene:
-        return Scene(tmp_path, artifact, mode, url or f"sqlite:///{tmp_path / 'state' / 'serving.db'}")
+    def make(mode: str, url: str | None = None, disk: Path | None = None) -> Scene:
+        return Scene(tmp_path, artifact, mode, url or f"sqlite:///{tmp_path / 'state' / 'serving.db'}", disk)
 
     return make  # type: ignore[return-value]
 
@@ -164,7 +168,7 @@ def test_no_fault_of_the_arm_costs_any_caller_anything(
     lines = ["| the learned arm | in | answers | 5xx | unsafe | counted as |", "|---|---|---|---|---|---|"]
     for mode in MODES:
         (tmp_path / mode).mkdir()
-        scene = Scene(tmp_path / mode, artifact, mode, f"sqlite:///{tmp_path / mode / 'serving.db'}")
+        scene = Scene(tmp_path / mode, artifact, mode, f"sqlite:///{tmp_path / mode / 'serving.db'}", None)
         lines += break_the_arm(scene, tuple(ARM_FAULTS), store, release)
     write_block("faults of the learned arm", lines)
 
@@ -243,9 +247,10 @@ def gone(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def full(scene: Scene) -> Iterator[None]:
-    """Its file system has no room for another page."""
-    assert scene.path is not None
-    ballast = scene.path.parent / "ballast"
+    """Its file system has no room for another page. PostgreSQL has its log elsewhere: without room for that it would be
+    gone."""
+    assert scene.disk is not None
+    ballast = scene.disk / "ballast"
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
@@ -293,16 +298,17 @@ FAULTS: tuple[Fault, ...] = (locked, gone, frozen, *CLOCKS)
 
 
 def test_a_database_that_fails_costs_no_caller_more_than_a_contact(
-    scene: Callable[..., Scene], small_disk: Path, store: Path, release: Release
+    scene: Callable[..., Scene], tmp_path: Path, store: Path, release: Release
 ) -> None:
-    faults: list[Fault] = [locked, gone, ahead, *([full] if small_disk.is_mount() else [])]
-    url = f"sqlite:///{small_disk / 'state' / 'serving.db'}"
-    break_the_database(scene("shadow", url), faults, 0.5, store, release)
+    with small_disk() as disk:
+        faults: list[Fault] = [locked, gone, ahead, *([full] if disk else [])]
+        url = f"sqlite:///{(disk or tmp_path) / 'state' / 'serving.db'}"
+        break_the_database(scene("shadow", url, disk), faults, 0.5, store, release)
 
 
 @pytest.mark.slow
 def test_no_fault_of_a_database_costs_any_caller_more_than_a_contact(
-    tmp_path: Path, small_disk: Path, artifact: Path, store: Path, release: Release
+    tmp_path: Path, artifact: Path, store: Path, release: Release
 ) -> None:
     title = (
         "| database | fault | mode | answers | 5xx | unsafe | without contact, since nothing could be put on record |"
@@ -312,27 +318,30 @@ def test_no_fault_of_a_database_costs_any_caller_more_than_a_contact(
         for name in ("sqlite", "postgresql"):
             folder = tmp_path / f"{mode}-{name}"
             folder.mkdir()
-            if name == "sqlite":
-                scene = Scene(folder, artifact, mode, f"sqlite:///{small_disk / mode / 'serving.db'}")
-                faults = (*FAULTS, full) if small_disk.is_mount() else FAULTS
-                lines += break_the_database(scene, faults, 2.0, store, release)
-                continue
-            with postgresql() as server:
-                scene = Scene(folder, artifact, mode, server.create("faults"), server)
-                lines += break_the_database(scene, FAULTS, 2.0, store, release)
+            with small_disk() as disk:
+                faults = (*FAULTS, full) if disk else FAULTS
+                if name == "sqlite":
+                    scene = Scene(folder, artifact, mode, f"sqlite:///{(disk or folder) / 'serving.db'}", disk)
+                    lines += break_the_database(scene, faults, 2.0, store, release)
+                else:
+                    with postgresql() as server:
+                        scene = Scene(folder, artifact, mode, server.create("faults", disk), disk, server)
+                        lines += break_the_database(scene, faults, 2.0, store, release)
     write_block("faults of the database", lines)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, with little room; a plain folder where only root could mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24M", "tmpfs", str(folder)]
+@contextmanager
+def small_disk() -> Iterator[Path | None]:
+    """A file system of its own, with little room; None where only root could mount one."""
+    folder = Path(tempfile.mkdtemp(prefix="retain-disk-"))  # which a server that isn't root's gets into, too
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24M,mode=755", "tmpfs", str(folder)]
     is_mounted = os.getuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
-    yield folder
-    if is_mounted:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    try:
+        yield folder if is_mounted else None
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()
 
 
 def break_the_database(
