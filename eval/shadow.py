@@ -2,9 +2,10 @@
 
     python -m serve export | python -m eval.shadow --experiment local
 
-The figures are of the decisions made under the release that is current, or under that of RELEASE_PATH; limits and the
-distributions of training are its own. The Parquet file has all records. Exit code: 0 where every figure passes, 1 where
-one fails or can't be told yet, 2 for bad input.
+The figures are of the decisions made under the release that is current, or under that of RELEASE_PATH, whose limits
+they are held to. What is told of the learned arm is of that release, too, or of CHALLENGER_PATH's, as are the
+distributions of training. The Parquet file has all records. Exit code: 0 where every figure passes, 1 where one fails
+or can't be told yet, 2 for bad input.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from eval.console import make_console
 from eval.records import lines, records, write
 from retain.monitoring import Monitoring
 from retain.record import Record, Said
-from retain.reference import Reference
+from retain.reference import Reference, read_reference
 from retain.shadow import Figure, Tally, figures, verdict
 
 RESULTS = Path("eval") / "results"
@@ -62,6 +63,7 @@ SCHEMA = pa.schema(
         ("learned_offer", pa.int64()),
         ("learned_why", pa.string()),
         ("learned_missing", pa.string()),
+        ("learned_release", pa.string()),
         ("learned_seconds", pa.float64()),
         ("learned_waited", pa.float64()),
         ("learned_unsafe", pa.bool_()),
@@ -94,6 +96,7 @@ def row(record: Record) -> dict[str, Any]:
         "learned_offer": wanted.offer if wanted else None,
         "learned_why": wanted.why if wanted else None,
         "learned_missing": shadow.missing if shadow else record.detail.unasked or "not_completed",
+        "learned_release": shadow.version if shadow else None,
         "learned_seconds": shadow.seconds if shadow else None,
         "learned_waited": shadow.waited if shadow else None,
         "learned_unsafe": bool(shadow.breaks) if shadow and shadow.chosen else None,
@@ -105,11 +108,10 @@ def _said(prefix: str, said: Said | None) -> dict[str, Any]:
     return {f"{prefix}{name}": None if said is None else getattr(said, name) for name, _ in _SAID}
 
 
-def tallied(of: Iterable[Record], release: str, tally: Tally) -> Iterator[Mapping[str, Any]]:
-    """The rows of the records; those made under this version of a release are counted in `tally` on the way."""
+def tallied(of: Iterable[Record], tally: Tally) -> Iterator[Mapping[str, Any]]:
+    """The rows of the records, which are counted in `tally` on the way."""
     for record in of:
-        if record.detail.release == release:
-            tally.add(record)
+        tally.add(record)
         yield row(record)
 
 
@@ -139,13 +141,16 @@ def _trained(folder: Path) -> tuple[Monitoring, Reference | None]:
     """The limits and distributions of a release. Raises RetainError."""
     files = open_artifact(folder)
     try:
-        limits = Monitoring.model_validate_json(files["monitoring.json"].read_bytes())
-        known = files.get("reference.json")
-        return limits, None if known is None else Reference.model_validate_json(known.read_bytes())
+        return Monitoring.model_validate_json(files["monitoring.json"].read_bytes()), read_reference(files)
     except (KeyError, ValidationError):
         raise DataError(
             f"{folder}: is a release of an older format; a new run of its experiment makes a new one"
         ) from None
+
+
+def _stated(name: str, environment: Mapping[str, str]) -> Path | None:
+    stated = environment.get(name)
+    return path_of(name, stated) if stated else None
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
@@ -156,15 +161,16 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         "--out", type=Path, help="the Parquet file that is written (eval/results/EXPERIMENT/shadow.parquet)"
     )
     options = parser.parse_args(arguments)
-    tally = Tally()
     try:
-        stated = environment.get("RELEASE_PATH")
-        folder = path_of("RELEASE_PATH", stated) if stated else current_release(options.experiment)
+        folder = _stated("RELEASE_PATH", environment) or current_release(options.experiment)
         limits, reference = _trained(folder)
-        release = version_of(folder)
+        tally = Tally(version_of(folder), version_of(folder))
+        if challenger := _stated("CHALLENGER_PATH", environment):
+            _, reference = _trained(challenger)
+            tally.arm = version_of(challenger)
         out = options.out or RESULTS / Path(options.experiment).stem / "shadow.parquet"
         read = records(lines(options.records), options.records)
-        count = write(tallied(read, release, tally), SCHEMA, out)
+        count = write(tallied(read, tally), SCHEMA, out)
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -172,8 +178,9 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     whole = verdict(found)
     console = make_console()
     others = f"; {count - tally.decisions:,} of other releases are not counted" if count > tally.decisions else ""
-    title = f"Shadow of the learned arm of release {release}: {tally.decisions:,} decisions, {tally.asked:,} with its "
-    console.print(table(found, f"{title}answer awaited{others}"))
+    beside = "" if tally.arm == tally.release else f" under release {tally.release}"
+    title = f"Shadow of the learned arm of release {tally.arm}: {tally.decisions:,} decisions{beside}, "
+    console.print(table(found, f"{title}{tally.asked:,} with its answer awaited{others}"))
     lacking = ", ".join(figure.name for figure in found if figure.verdict == whole)
     says = {"pass": "pass", "fail": f"fail: {lacking}", "hold": f"can't tell yet: {lacking}"}[whole]
     console.print(Text.assemble("shadow: ", (says, STYLES[whole]), f"; records in {out}"))

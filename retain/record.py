@@ -62,7 +62,8 @@ class Detail(_Part):
 
 
 class Shadow(_Part):
-    """What the learned arm would have done: `wanted`, or `missing`, the reason why nobody knows.
+    """What the learned arm would have done: `wanted`, or `missing`, the reason why nobody knows. `version` is that of
+    its release, which may be another one than answers; None where its files don't say.
 
     `said`: the message that it would send with its offer, and `rlhf_missing` why that isn't one of RLHF's: its bank
     is "left_out", nobody approved the text ("unread"), or there is "no_message" for the case. `chosen`: what the
@@ -70,6 +71,7 @@ class Shadow(_Part):
     own, `waited` those until it was heard.
     """
 
+    version: str | None
     wanted: Intent | None
     missing: str | None
     risk: float | None

@@ -6,7 +6,8 @@ the same edges later can be told from it, by a population stability index for ex
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -85,3 +86,9 @@ class Reference(_Frozen):
 
     customers: Count
     messages: dict[str, dict[Arm, Messages]]
+
+
+def read_reference(files: Mapping[str, Path]) -> Reference | None:
+    """Of a release's files; None if it has none. Raises ValueError, and OSError."""
+    path = files.get("reference.json")
+    return None if path is None else Reference.model_validate_json(path.read_bytes())

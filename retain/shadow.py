@@ -69,8 +69,11 @@ class Drawn(NamedTuple):
 
 @dataclass
 class Tally:
-    """What the figures are told from, gathered record by record."""
+    """What the figures are told from, gathered record by record: of decisions made under one `release`, and of what the
+    learned arm of the release `arm` wanted, which may be another one. Both are versions."""
 
+    release: str
+    arm: str | None
     decisions: int = 0
     asked: int = 0
     missing: Counter[str] = field(default_factory=Counter)
@@ -84,11 +87,13 @@ class Tally:
     newest: float = -math.inf  # when the last decision was made
 
     def add(self, record: Record) -> None:
-        self.decisions += 1
         at = datetime.fromisoformat(record.at).timestamp()
         self.newest = max(self.newest, at)
+        if record.detail.release != self.release:
+            return
+        self.decisions += 1
         shadow = record.shadow
-        if shadow is None or record.withdrawn:
+        if shadow is None or record.withdrawn or shadow.version != self.arm:
             return
         self.asked += 1
         if shadow.missing == UNSAFE:
@@ -123,7 +128,8 @@ class Tally:
 
 
 def figures(tally: Tally, limits: Monitoring, reference: Reference | None) -> list[Figure]:
-    """The figures of a shadow, the playbook's four first. `reference`: the release's; None if it has none."""
+    """The figures of a shadow, the playbook's four first. `reference`: that of the learned arm's release, if it has
+    one."""
     return [
         _latency(tally, limits),
         _unsafe(tally, limits),

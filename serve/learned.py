@@ -125,6 +125,7 @@ class LearnedArm:
         self.failures: Counter[ArmFailure] = Counter()
         self.processes = 0  # started so far
         self.version: str | None = None  # what the process has loaded; None while it has not
+        self.release_version: str | None = version  # what it is to load, or has loaded last
         self.problem = "it has not been started"
         self._process: ArmProcess | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -352,7 +353,8 @@ class LearnedArm:
             raise Ended("malformed", f"its release {ready.version} makes other offers, or has another cap")
         self._take_table(ready.table)
         self._same = ready.version == self._version and release.policy is not None
-        self.version, self.problem = ready.version, ""
+        self.version = self.release_version = ready.version
+        self.problem = ""
         self._metrics.arm_running.set(1)
         if ready.number != self._number:  # people have said something else since it was started
             self._cells = without_withdrawn(self._cells, self._verdicts)

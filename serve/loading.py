@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from engine.artifact import open_whole_files
+from engine.artifact import open_artifact, open_whole_files
 from engine.errors import ArtifactError, RetainError
 from engine.paths import why_unreadable
 from engine.releases import version_of
+from retain.reference import Reference, read_reference
 from retain.release import (
     LEARNED,
     PART_FILES,
@@ -62,9 +64,10 @@ class Source:
 def load_release(source: Source | Settings, *, whole: bool = False) -> tuple[str, Release]:
     """The release's own version and the release, every file checked against its hash. Raises RetainError.
 
-    The version is the digest of the content, since a release may be copied into a folder of any name; "+risk" behind
-    it says that this part is another one, "-rlhf" that this part is not loaded since its files are damaged. Only the
-    learned arm's own parts may be missing so, since the baseline answers without them; with `whole` none may.
+    The version is the digest of the content, since a release may be copied into a folder of any name; "+risk:" behind
+    it says that this part is another one, with its digest, and "-rlhf" that this part is not loaded since its files are
+    damaged. Only the learned arm's own parts may be missing so, since the baseline answers without them; with `whole`
+    none may.
     """
     folder, setting = source.release, "RELEASE_PATH"
     try:
@@ -90,8 +93,25 @@ def load_release(source: Source | Settings, *, whole: bool = False) -> tuple[str
         raise RetainError(f"{setting}: {folder} can't be served: {error}") from None
     except OSError as error:  # since it was checked
         raise RetainError(f"{setting}: {error.filename or folder} {why_unreadable(error)}") from None
-    version = "+".join((version_of(source.release), *release.replaced)) + "".join(f"-{part}" for part in damaged)
+    replaced = [f"+{part}:{release.versions[VERSIONS.get(part, part)]}" for part in release.replaced]
+    version = "".join([version_of(source.release), *replaced, *(f"-{part}" for part in damaged)])
     return version, replace(release, damaged=damaged)
+
+
+class Challenger(NamedTuple):
+    """The release whose learned arm is tried in the shadow: its version, and what its messages are like for customers
+    that it knows; None where its files don't say."""
+
+    version: str | None
+    reference: Reference | None
+
+
+def challenger(folder: Path) -> Challenger:
+    """Of a release that may be damaged, which is its arm's affair."""
+    try:
+        return Challenger(version_of(folder), read_reference(open_artifact(folder)))
+    except (ArtifactError, OSError, ValueError):
+        return Challenger(None, None)
 
 
 def _bearable(problems: Mapping[str, ArtifactError], whole: bool) -> None:

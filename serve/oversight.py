@@ -15,7 +15,7 @@ from retain.release import Release
 from retain.shadow import Tally, figures, verdict
 from serve.database import Database, StateUnavailable, wall_clock
 from serve.keep import exported, forget, prune
-from serve.loading import load_release, with_budget
+from serve.loading import Challenger, challenger, load_release, with_budget
 from serve.periods import Standing
 from serve.place import database_url
 from serve.settings import Settings
@@ -28,13 +28,17 @@ log = logging.getLogger("retain.serve")
 
 
 class Oversight:
-    """Of one database, for the release that answers. `keep_days`: how long records stay."""
+    """Of one database, for the release that answers. `keep_days`: how long records stay. `challenger`: whose learned
+    arm is in the shadow, where it isn't the release's own."""
 
-    def __init__(self, database: Database, version: str, release: Release, keep_days: int) -> None:
+    def __init__(
+        self, database: Database, version: str, release: Release, keep_days: int, challenger: Challenger | None = None
+    ) -> None:
         self.currency = release.terms.offers.currency
         self._database = database
         self._version = version
         self._release = release
+        self._learned = challenger or Challenger(version, release.reference)
         self._keep_days = keep_days
         self._state = State(database, release.terms)
         self._lock = threading.Lock()  # of the state, and of the shadow's last look
@@ -50,21 +54,20 @@ class Oversight:
             return self._state.standing
 
     def shadow(self) -> dict[str, Any]:
-        """What the learned arm of this release has shown. Raises StateUnavailable."""
+        """What the learned arm has shown. Raises StateUnavailable."""
         with self._lock:
             if self._shadow is None or time.monotonic() - self._shadow[0] > SHADOW_SECONDS:
                 self._shadow = time.monotonic(), self._look()
             return self._shadow[1]
 
     def _look(self) -> dict[str, Any]:
-        tally = Tally()
+        tally = Tally(self._version, self._learned.version)
         for line in exported(self._database, None):
-            record = Record.model_validate_json(line)
-            if record.detail.release == self._version:
-                tally.add(record)
-        found = figures(tally, self._release.monitoring, self._release.reference)
+            tally.add(Record.model_validate_json(line))
+        found = figures(tally, self._release.monitoring, self._learned.reference)
         return {
             "release": self._version,
+            "learned": self._learned.version,
             "verdict": verdict(found),
             "decisions": tally.decisions,
             "figures": [figure._asdict() for figure in found],
@@ -95,4 +98,5 @@ def oversight_of(settings: Settings, folder: Path) -> Oversight:
     database = Database(database_url(settings.database_url), settings.sqlite_synchronous, folder=folder)
     with suppress(StateUnavailable):
         database.open()
-    return Oversight(database, version, release, settings.keep_days)
+    tried = None if settings.challenger is None else challenger(settings.challenger)
+    return Oversight(database, version, release, settings.keep_days, tried)

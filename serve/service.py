@@ -191,10 +191,9 @@ class Service:
             return
 
         def complete(wish: Wish | Failure) -> None:
+            record = shadow.heard(wish, learned.release_version, deciding.bound.release)
             with suppress(StateUnavailable):  # then the record says nothing of its shadow
-                self.writer.submit(Complete(decision_id, shadow.heard(wish, deciding.bound.release))).add_done_callback(
-                    _forget
-                )
+                self.writer.submit(Complete(decision_id, record)).add_done_callback(_forget)
 
         learned.ask_later(deciding.assessment, deciding.pace, complete)
 

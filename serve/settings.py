@@ -211,7 +211,7 @@ SETTINGS = (
     Setting("RELEASE_PATH", None, _folder, _ALL, "the folder of the release that answers"),
     *(Setting(name, None, _folder, ("worker",), f"an artifact whose part {part} replaces the release's own")
       for part, name in OVERRIDES.items()),
-    Setting("CHALLENGER_PATH", None, _folder, ("worker",), "another release, whose learned arm runs in shadow"),
+    Setting("CHALLENGER_PATH", None, _folder, ("worker", "admin"), "another release, whose learned arm runs in shadow"),
     Setting("FORCE_BASELINE", "true", _yes_or_no, ("worker",), "true: the baseline decides about everybody"),
     Setting("CANARY_PERCENT", f"{DEFAULT_PERCENT:g}", _decimal(100), ("worker",),
             "% of customers of the learned policy"),

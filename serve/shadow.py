@@ -11,6 +11,7 @@ from serve.learned import Failure, Wish
 from serve.spoken import Chosen, Said
 
 _NOTHING: dict[str, Any] = {
+    "version": None,
     "wanted": None,
     "missing": None,
     "risk": None,
@@ -24,12 +25,13 @@ _NOTHING: dict[str, Any] = {
 }
 
 
-def heard(answer: Wish | Failure, release: Release) -> bytes:
-    """What the arm said, or that it failed."""
+def heard(answer: Wish | Failure, version: str | None, release: Release) -> bytes:
+    """What the arm of the release with this `version` said, or that it failed."""
     if isinstance(answer, Failure):
-        return orjson.dumps(_NOTHING | {"missing": answer.kind})
+        return orjson.dumps(_NOTHING | {"version": version, "missing": answer.kind})
     return orjson.dumps(
         {
+            "version": version,
             "wanted": {"offer": answer.offer, "why": answer.why},
             "missing": None,
             "risk": answer.case.risk,

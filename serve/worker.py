@@ -20,7 +20,7 @@ from serve.database import Database
 from serve.folder import VARIABLE
 from serve.keys import Keys
 from serve.learned import LearnedArm
-from serve.loading import Source, load_release, with_budget
+from serve.loading import Source, challenger, load_release, with_budget
 from serve.metrics import Metrics
 from serve.place import database_url
 from serve.readiness import arms, banks, warnings
@@ -62,12 +62,13 @@ def service_of(settings: Settings, state_of: Callable[[Settings, Terms], State])
 def learned_arm(settings: Settings, version: str, release: Release, metrics: Metrics) -> LearnedArm | None:
     """The learned arm of the release, or of another one that is tried in the shadow; None if there is none."""
     if settings.challenger is not None:
-        source = Source(settings.challenger, {})
-    elif release.policy is not None or "decision" in release.damaged:  # the process waits for whole files
-        source = Source(settings.release, settings.parts)
-    else:
-        return None
-    return LearnedArm(source, version, release, metrics, settings.arm_memory)
+        arm = LearnedArm(Source(settings.challenger, {}), version, release, metrics, settings.arm_memory)
+        arm.release_version = challenger(settings.challenger).version
+        return arm
+    if release.policy is not None or "decision" in release.damaged:  # the process waits for whole files
+        own = Source(settings.release, settings.parts)
+        return LearnedArm(own, version, release, metrics, settings.arm_memory)
+    return None
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:

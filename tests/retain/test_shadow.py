@@ -21,8 +21,9 @@ CHURNED = {"kind": "churned", "month": None, "amount": None, "at": "2026-02-01T0
 def record(asked: bool = True, **changes: Any) -> Record:
     """With a shadow if the learned arm was asked."""
     shadow: dict[str, Any] = {
-        "wanted": {"offer": 20, "why": "policy_contact"}, "missing": None, "risk": 0.4, "probabilities": [],
-        "said": SAID, "rlhf_missing": None, "chosen": SAID, "breaks": [], "seconds": 0.001, "waited": 0.004,
+        "version": "v1", "wanted": {"offer": 20, "why": "policy_contact"}, "missing": None, "risk": 0.4,
+        "probabilities": [], "said": SAID, "rlhf_missing": None, "chosen": SAID, "breaks": [], "seconds": 0.001,
+        "waited": 0.004,
     }  # fmt: skip
     detail: dict[str, Any] = {
         "release": "v1", "seconds": 0.002, "wanted": {"offer": 10, "why": "risk_at_threshold"}, "usual": 10,
@@ -52,7 +53,7 @@ def figure(name: str, tally: Tally, reference: Reference | None = None) -> Figur
 
 
 def tallied(*records: Record) -> Tally:
-    tally = Tally()
+    tally = Tally("v1", "v1")
     for each in records:
         tally.add(each)
     return tally
@@ -106,7 +107,7 @@ def test_lengths_and_scores_pass_while_they_are_those_of_training() -> None:
     )
     reference = Reference(customers=2_000, messages={"rlhf": {"learned": known}})
     for shift, expected in ((0.0, "pass"), (1.0, "fail")):
-        tally = Tally()
+        tally = Tally("v1", "v1")
         for length, score in zip(rng.normal(120, 20, 600) + 20 * shift, rng.normal(shift, 1, 600)):
             tally.add(record(chosen=SAID | {"characters": round(length), "score": float(score)}))
         assert figure("message_length (rlhf)", tally, reference).verdict == expected
@@ -151,7 +152,7 @@ LATER = record(at="2026-01-15T00:00:00+00:00")
 def explored(learned_better: bool, decisions: int) -> Tally:
     """Half of the decisions explore five actions; whoever is offered 20 % stays more often, or leaves more often."""
     rng = np.random.default_rng(7)
-    tally = Tally()
+    tally = Tally("v1", "v1")
     for _ in range(decisions):
         offer = ACTIONS[rng.integers(5)] if rng.random() < 0.5 else 10
         helps = (offer == 20) == learned_better
@@ -212,7 +213,7 @@ def test_a_world_without_effect_never_fails() -> None:
         people.append((int(day), 0 if rng.random() < 0.5 else None, leaves, day + rng.uniform(0, 30)))
     told = {}
     for today in (10, 20, 40):
-        tally = Tally()
+        tally = Tally("v1", "v1")
         for day, offer, leaves, reported in people:
             if day < today:
                 answered = "declined" if leaves else "expired" if today - day >= 14 else None

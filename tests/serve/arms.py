@@ -21,13 +21,17 @@ from serve.wire import Frames
 
 
 class InProcessArm(LearnedArm):
-    """Asks the same Mind through the same frames, but in this process. While `failure` is set, it is every answer."""
+    """Asks the same Mind through the same frames, but in this process: who asks has the answer at once. While `failure`
+    is set, it is every answer. `asked` has what it was asked, with the wallet's pace."""
 
     failure: Failure | None = None
 
-    def __init__(self, version: str, release: Release, metrics: Metrics, **arguments: Any) -> None:
-        super().__init__(Source(Path("nowhere"), {}), version, release, metrics, **arguments)
-        self._mind = Mind(version, release)
+    def __init__(self, version: str, release: Release, own: Release | None = None, loads: str | None = None) -> None:
+        """`own`: the worker's release, where the arm loads another one, of the version `loads`."""
+        super().__init__(Source(Path("nowhere"), {}), version, own or release, Metrics())
+        self.release_version = loads or version
+        self.asked: list[tuple[Assessment, float]] = []
+        self._mind = Mind(loads or version, release)
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -41,7 +45,7 @@ class InProcessArm(LearnedArm):
 
     def send(self, data: bytes) -> None:
         for content, block in Frames().feed(data):
-            self._loop.call_soon(self._heard, self._mind.reply(content, block))
+            self._heard(self._mind.reply(content, block))
 
     def end(self, ending: Ending) -> None:
         self._lost(ending)
@@ -49,7 +53,12 @@ class InProcessArm(LearnedArm):
     def _heard(self, content: Mapping[str, Any]) -> None:
         self._hear(orjson.loads(orjson.dumps(content)))
 
+    def ask_later(self, assessment: Assessment, pace: float, done: Done, case: Case | None = None) -> None:
+        super().ask_later(assessment, pace, done, case)
+        self._flush()
+
     def _ask(self, assessment: Assessment, case: Case, pace: float, done: Done, seconds: float) -> int | None:
+        self.asked.append((assessment, pace))
         failure = self.failure
         return super()._ask(assessment, case, pace, done if failure is None else lambda _: done(failure), seconds)
 

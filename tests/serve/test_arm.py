@@ -502,7 +502,7 @@ def test_the_arm_of_other_tests_answers_as_the_process_does(made: Made) -> None:
         assessments = [asked(arm, number) for number in range(20)]
         async with running(arm):
             real = [await heard(arm, assessment, 0.5) for assessment in assessments]
-        fake = InProcessArm("v1", release, Metrics())
+        fake = InProcessArm("v1", release)
         async with running(fake):
             for assessment, wish in zip(assessments, real):
                 same = await heard(fake, assessment, 0.5)
@@ -595,7 +595,7 @@ def test_a_customer_whom_the_release_does_not_take_spoils_no_other_s_answer(rele
 
 def test_a_table_made_by_earlier_verdicts_is_not_taken(release: Release) -> None:
     async def test() -> None:
-        arm = InProcessArm("v1", release, Metrics())
+        arm = InProcessArm("v1", release)
         await arm.start()
         earlier = arm._mind.reply({"verdicts": dict(release.verdicts), "number": 0}, b"")
         arm.take_verdicts({})

@@ -12,7 +12,7 @@ import pytest
 
 from engine.artifact import MANIFEST, parse_manifest
 from engine.errors import RetainError
-from serve.loading import Source, load_release, warnings_about
+from serve.loading import Source, challenger, load_release, warnings_about
 from serve.metrics import Metrics
 from serve.worker import learned_arm
 from tests.releases import decided, rows
@@ -81,7 +81,7 @@ def test_a_damaged_replacement_leaves_no_part_and_not_the_release_s_own(
 def test_a_sound_replacement_makes_good_for_damaged_files(artifact: Path, copy: Path, store: Path) -> None:
     damage(copy, "decision/policy.json")
     version, release = load_release(Source(copy, {"decision": store / "toy" / "decision" / ("f" * 64)}))
-    assert version == load_release(Source(artifact, {}))[0] + "+decision"
+    assert version == load_release(Source(artifact, {}))[0] + f"+decision:{release.versions['policy']}"
     assert release.policy is not None
     assert release.damaged == {}
 
@@ -92,3 +92,13 @@ def test_the_arm_s_process_is_started_all_the_same_and_waits_for_whole_files(cop
     settings: Any = SimpleNamespace(challenger=None, release=copy, parts={}, arm_memory=1 << 29)
     assert learned_arm(settings, version, release, Metrics()) is not None
     assert learned_arm(settings, version, replace(release, damaged={}), Metrics()) is None  # left out, and not damaged
+
+
+def test_what_a_challenger_does_not_answer_counts_as_its_own(artifact: Path, copy: Path, tmp_path: Path) -> None:
+    version, release = load_release(Source(artifact, {}))
+    for folder, expected in ((copy, version), (tmp_path / "gone", None)):
+        settings: Any = SimpleNamespace(challenger=folder, release=artifact, parts={}, arm_memory=1 << 29)
+        arm = learned_arm(settings, "own", release, Metrics())
+        assert arm is not None
+        assert (arm.release_version, challenger(folder).version) == (expected, expected)
+    assert challenger(copy).reference == release.reference

@@ -34,7 +34,8 @@ from tests.releases import (
     scores,
     standing,
 )
-from tests.serve.apps import InProcess, app_of
+from tests.serve.apps import app_of
+from tests.serve.arms import InProcessArm
 from tests.serve.client import Client
 from tests.serve.memory import MONTH, Clock, offer
 
@@ -190,9 +191,9 @@ class Notes(Policy):
 
     seen: ClassVar[list[Any]] = []
 
-    def best(self, observation: Any) -> int:
-        self.seen.append(observation)
-        return 0
+    def logits(self, observations: Any) -> Any:
+        self.seen.extend(observations)
+        return np.tile([1.0] + [0.0] * (len(self.actions) - 1), (len(observations), 1))
 
 
 def test_the_policy_observes_wallet_clock_and_history(release: Release) -> None:
@@ -261,7 +262,7 @@ def test_a_storm_of_requests_never_overdraws(release: Release, mode: str, percen
 
 
 class Raises(Policy):
-    def best(self, observation: Any) -> int:
+    def logits(self, observations: Any) -> Any:
         raise ZeroDivisionError("secret")
 
 
@@ -281,7 +282,8 @@ def broken(kind: str, release: Release) -> Policy:
 
 
 @pytest.mark.parametrize("kind", ["error", "not_finite"])
-def test_in_doubt_the_baseline_decides(release: Release, kind: str) -> None:
+def test_in_doubt_the_baseline_decides(release: Release, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.circuit.MISSES", 99)  # it is asked again and again
     client = served(with_policy(release, broken(kind, release)), ALL)
     plain = served(release)
     for row in rows(TELCO, 20, seed=7):
@@ -298,7 +300,7 @@ def test_in_doubt_the_baseline_decides(release: Release, kind: str) -> None:
 
 
 def test_in_its_shadow_the_learned_arm_changes_nothing_and_completes_the_record(release: Release) -> None:
-    arm = InProcess(with_policy(release, policy(TELCO, 99.0, 20)))
+    arm = InProcessArm("v1", with_policy(release, policy(TELCO, 99.0, 20)))
     client, alone = served(release, learned=arm), served(release, learned=None)
     made = 0
     for row in rows(TELCO, 40, seed=7):
@@ -309,7 +311,7 @@ def test_in_its_shadow_the_learned_arm_changes_nothing_and_completes_the_record(
         record = Record.model_validate_json(client.get(f"/decisions/{answer['decision_id']}").content)
         assert record.shadow is not None
         assert record.shadow.wanted == Intent(offer=20, why="policy_contact")
-        assert (record.detail.unasked, record.shadow.missing, record.shadow.waited) == (None, None, 0.002)
+        assert (record.detail.unasked, record.shadow.missing, record.shadow.version) == (None, None, "v1")
         without = Record.model_validate_json(alone.get(f"/decisions/{expected['decision_id']}").content)
         assert (without.detail.unasked, without.shadow) == ("left_out", None)
         made += answer["action"] == "contact"
@@ -317,7 +319,7 @@ def test_in_its_shadow_the_learned_arm_changes_nothing_and_completes_the_record(
 
 
 def test_the_shadow_is_asked_with_the_history_and_the_pace_of_the_decision(release: Release) -> None:
-    arm, clock = InProcess(release), Clock()
+    arm, clock = InProcessArm("v1", release), Clock()
     client = served(with_policy(release, threshold=1e-9), learned=arm, clock=clock)
     customer = rows(TELCO, 1, seed=4)[0]
     answer = ask(client, customer)
@@ -342,7 +344,7 @@ def test_the_shadow_logs_what_sft_says_and_what_rlhf_would_say(release: Release)
         (unread, "template", "unread"),
         (alone, "sft", "left_out"),
     ):
-        client = served(arm, learned=InProcess(arm))
+        client = served(arm, learned=InProcessArm("v1", arm))
         answer = ask(client, rows(TELCO, 1, seed=4)[0])
         record = Record.model_validate_json(client.get(f"/decisions/{answer['decision_id']}").content)
         shadow, said = record.shadow, record.detail.said
@@ -356,8 +358,19 @@ def test_the_shadow_logs_what_sft_says_and_what_rlhf_would_say(release: Release)
         assert shadow.said.characters == len(shadow.said.text)
 
 
+def test_whose_learned_arm_was_asked_is_on_record_also_where_it_did_not_answer(release: Release) -> None:
+    for changes in ({}, {"policy": broken("not_finite", release)}):
+        arm = InProcessArm("v1", dataclasses.replace(release, **changes), release, loads="v2")  # type: ignore[arg-type]
+        client = served(release, learned=arm)
+        answer = ask(client, rows(TELCO, 1, seed=4)[0])
+        record = Record.model_validate_json(client.get(f"/decisions/{answer['decision_id']}").content)
+        assert record.shadow is not None
+        assert (record.shadow.version, record.shadow.missing) == ("v2", "not_finite" if changes else None)
+        assert (record.detail.release, answer["versions"]["release"]) == ("v1", "v1")
+
+
 def test_a_failure_in_the_shadow_is_on_record_with_its_reason(release: Release) -> None:
-    client = served(release, learned=InProcess(with_policy(release, broken("not_finite", release))))
+    client = served(release, learned=InProcessArm("v1", with_policy(release, broken("not_finite", release))))
     answer = ask(client, rows(TELCO, 1, seed=4)[0])
     shadow = client.get(f"/decisions/{answer['decision_id']}").json()["shadow"]
     assert (shadow["missing"], shadow["wanted"]) == ("not_finite", None)

@@ -19,16 +19,19 @@ from retain.release import Release
 from serve.admin import create_admin
 from serve.database import Database
 from serve.keep import exported
+from serve.loading import Challenger
 from serve.metrics import Metrics
 from serve.oversight import Oversight
 from serve.router import Router
 from tests.releases import dataset, policy, rows
-from tests.serve.apps import InProcess, app_of
+from tests.serve.apps import app_of
+from tests.serve.arms import InProcessArm
 from tests.serve.client import Client
 from tests.serve.memory import DAY, MONTH, Clock
 
 TELCO = dataset("telco")
 HOST = {"host": "localhost"}
+EVERYBODY = Router(hold_out=0.0)
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def month_of_decisions(
 ) -> list[dict[str, Any]]:
     """All through a month customers are asked about. Of the offers a third is accepted, a third declined, and the rest
     expires."""
-    arm = InProcess(dataclasses.replace(release, policy=policy(TELCO, 99.0, 20)))
+    arm = InProcessArm(version, dataclasses.replace(release, policy=policy(TELCO, 99.0, 20)))
     client = Client(app_of(version, release, router, url=url, learned=arm, clock=clock))
     answers = []
     for number, row in enumerate(rows(TELCO, customers, seed=11)):
@@ -151,6 +154,39 @@ def test_decisions_of_another_release_count_for_its_own_shadow_alone(
     assert Oversight(database, "v2", release, 400).shadow()["decisions"] == 0
     assert Oversight(database, "v1", release, 400).shadow()["decisions"] == 6
     database.close()
+
+
+def test_each_challenger_s_shadow_is_told_by_itself_beside_its_own_training(
+    release: Release, artifact: Path, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version, own = version_of(artifact), release.reference
+    assert own is not None
+    lacking = own.model_copy(update={"messages": {}})
+    for loads, customers in (("challenger a", 5), ("challenger b", 7)):
+        arm = InProcessArm(version, release, loads=loads)
+        client = Client(app_of(version, release, EVERYBODY, url=url, learned=arm))
+        for number, row in enumerate(rows(TELCO, customers, seed=11)):
+            answer = client.post({"customer": row | {"customerID": f"{loads} {number}"}}).json()
+        client.get(f"/decisions/{answer['decision_id']}")  # behind which its shadow is on record, too
+    database = Database(url)
+    told = {}
+    for loads, reference in (("challenger a", own), ("challenger b", lacking), (version, own)):
+        overseen = Oversight(database, version, release, 400, Challenger(loads, reference)).shadow()
+        assert (overseen["release"], overseen["learned"], overseen["decisions"]) == (version, loads, 12)
+        told[loads] = {figure["name"]: figure for figure in overseen["figures"]}
+    asked = {loads: figures["answers_missed"]["samples"] for loads, figures in told.items()}
+    assert asked == {"challenger a": 5, "challenger b": 7, version: 0}
+    assert "message_length (rlhf)" in told["challenger a"]
+    assert "no messages of a language model" in told["challenger b"]["message_length"]["says"]
+
+    (tmp_path / "records.jsonl").write_bytes(b"".join(exported(database, None)))
+    database.close()
+    arguments = [str(tmp_path / "records.jsonl"), "--experiment", "toy", "--out", str(tmp_path / "shadow.parquet")]
+    paths = {"RELEASE_PATH": str(artifact), "CHALLENGER_PATH": str(artifact)}
+    assert shadow_report.main(arguments, paths) == 1
+    assert f"Shadow of the learned arm of release {version}: 12 decisions, 0 with its" in capsys.readouterr().out
+    named = [row["learned_release"] for row in pq.read_table(tmp_path / "shadow.parquet").to_pylist()]
+    assert named == ["challenger a"] * 5 + ["challenger b"] * 7
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_a_part_is_overridden_by_the_playbook_s_names(artifact: Path, store: Pat
     accept = store / "toy" / "accept" / ("f" * 64)
     settings = read({"RELEASE_PATH": str(artifact), "RISK_MODEL_PATH": str(other), "ACCEPT_MODEL_PATH": str(accept)})
     changed, release = load_release(settings)
-    assert changed == f"{version}+risk+accept"
+    assert changed == f"{version}+risk:{release.versions['risk']}+accept:{release.versions['accept']}"
     assert release.replaced == ("risk", "accept")
     assert release.versions["risk"] != plain.versions["risk"]
     assert release.versions["accept"] == plain.versions["accept"]
@@ -112,7 +112,7 @@ def test_a_policy_is_replaced_by_another_decision_artifact(artifact: Path, tmp_p
     other = publish(tmp_path / "store", "decision", tmp_path / "decision")
     version, plain = load_release(read({"RELEASE_PATH": str(artifact)}))
     changed, release = load_release(read({"RELEASE_PATH": str(artifact), "PPO_POLICY_PATH": str(other)}))
-    assert changed == f"{version}+decision"
+    assert changed == f"{version}+decision:{release.versions['policy']}"
     assert release.replaced == ("decision",)
     assert release.versions["policy"] != plain.versions["policy"]
     assert warnings_about(release) == ["decision is that of PPO_POLICY_PATH, not the release's own"]
@@ -128,15 +128,15 @@ def test_banks_of_messages_are_replaced_by_another_messages_artifact(artifact: P
     version, plain = load_release(read({"RELEASE_PATH": str(artifact)}))
     both = {"RELEASE_PATH": str(artifact), "SFT_PATH": other, "RLHF_PATH": other}
     changed, release = load_release(read(both))
-    assert changed == f"{version}+sft+rlhf"
+    assert changed == f"{version}+sft:{release.versions['sft']}+rlhf:{release.versions['rlhf']}"
     assert {name: len(found.entries) for name, found in release.banks.items()} == {
         "template": 24,
         "sft": 12,
         "rlhf": 12,
     }
     assert "rlhf is that of RLHF_PATH, not the release's own" in warnings_about(release)
-    changed, ranked = load_release(read(both | {"RM_PATH": other}))
-    assert changed == f"{version}+sft+rlhf+scores"
+    with_scores, ranked = load_release(read(both | {"RM_PATH": other}))
+    assert with_scores == f"{changed}+scores:{ranked.versions['scores']}"
     best = [best_message(found.banks["sft"], "price", 10, 6, GUARD) for found in (plain, release, ranked)]
     assert [text.text.endswith("if you like.") for text in best if text] == [True, True, False]
     assert ranked.banks["template"].entries == plain.banks["template"].entries
@@ -185,7 +185,8 @@ def test_a_part_in_the_shadow_is_not_shown_for_being_named_in_the_environment(
         path.write_bytes(policy(dataset("telco"), eager=99.0, offer=20).to_json())
     other = publish(tmp_path / "store", stage, given[stage], "e" * 64)
     version, trial = load_release(read({"RELEASE_PATH": str(release), setting: str(other)}))
-    assert (version, trial.standing(part), trial.replaced) == (f"{plain_version}+{part}", "served", (part,))
+    assert version == f"{plain_version}+{part}:{trial.versions[name]}"
+    assert (trial.standing(part), trial.replaced) == ("served", (part,))
     assert warnings_about(trial) == [f"{part} is that of {setting}, not the release's own"]
 
 

@@ -14,7 +14,6 @@ import uvloop
 from retain.message import SITUATIONS, Bank
 from retain.release import Release, load
 from serve.learned import Wish
-from serve.metrics import Metrics
 from serve.spoken import Row, Spoken, judged, ranked_first, table, without_withdrawn
 from serve.wire import ROWS
 from tests.releases import approved, bank, dataset, inputs, rows, run_stage
@@ -132,7 +131,7 @@ def test_she_is_greeted_by_the_worker(tmp_path: Path) -> None:
     release = approved(load({path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}))
 
     async def test() -> None:
-        arm = InProcessArm("v1", release, Metrics())
+        arm = InProcessArm("v1", release)
         await arm.start()
         greeted = 0
         for row in rows(named, 20, seed=7):
