@@ -45,7 +45,8 @@ class Detail(_Part):
     `risk_if_accepted`: what the risk model says of her at the charge that she pays once she has accepted the offer;
     None without an offer, and where nothing is compared, since nobody is treated by chance. `unasked`: why the learned
     arm wasn't asked in its shadow: "forbidden" (a rule forbids all contact), "left_out" (the release has none),
-    "served" (it decided itself), or what kept it from deciding about a customer of its own."""
+    "served" (it decided itself), or what kept it from deciding about a customer of its own: "other_release" (it has
+    loaded another one than answers), or a kind of failure."""
 
     release: str
     seconds: float

@@ -131,8 +131,10 @@ class LearnedArm:
         self._keeping: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
         self._verdicts, self._number = release.verdicts, 0
+        self._loaded = self._verdicts  # those that the process was started with
         self._cells: dict[Cell, Spoken] = {}
-        self._same = False  # whether the process has loaded what the worker has
+        # Whether the process has loaded the worker's release; and its policy, so that it wants no customer's values.
+        self.own = self._same = False
         self._floats = [float] * len(release.terms.actions)
         self._private = {column.name for column in release.spec.columns if column.kind in ("id", "text")}
         self._asked: dict[int, _Asked] = {}
@@ -335,7 +337,7 @@ class LearnedArm:
             self._hear_answers(content["answers"], content.get("seconds"))
         elif "table" in content and self.running:
             if content.get("number") == self._number:  # otherwise a later one is on its way
-                self._take_table(_valid(ROWS, content["table"]))
+                self._take_table(_valid(ROWS, content["table"]), self._verdicts)
         elif "ready" in content and not self.running:
             self._hear_ready(_valid(READY, content["ready"]))
         elif content.get("out_of_memory") is True:
@@ -351,8 +353,9 @@ class LearnedArm:
             raise Ended("malformed", f"its release {ready.version} is for another table")
         if {"offers": ready.offers, "cap": ready.cap} != what_is_offered(release.terms):
             raise Ended("malformed", f"its release {ready.version} makes other offers, or has another cap")
-        self._take_table(ready.table)
-        self._same = ready.version == self._version and release.policy is not None
+        self.own = ready.version == self._version
+        self._same = self.own and release.policy is not None
+        self._take_table(ready.table, self._loaded)
         self.version = self.release_version = ready.version
         self.problem = ""
         self._metrics.arm_running.set(1)
@@ -360,9 +363,9 @@ class LearnedArm:
             self._cells = without_withdrawn(self._cells, self._verdicts)
             self._send_verdicts()
 
-    def _take_table(self, rows: list[Row]) -> None:
+    def _take_table(self, rows: list[Row], verdicts: Mapping[str, str]) -> None:
         try:
-            self._cells = judged(rows, self._release.terms, self._release.guard, self._verdicts)
+            self._cells = judged(rows, self._release, verdicts, self.own)
         except ValueError as error:
             raise Ended("malformed", str(error)) from None
 
@@ -437,6 +440,7 @@ class LearnedArm:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _load(self) -> dict[str, Any]:
+        self._loaded = self._verdicts
         return {
             "folder": str(self._source.release),
             "parts": {part: str(folder) for part, folder in self._source.parts.items()},

@@ -160,6 +160,9 @@ class Service:
         deciding.merge(looked.past)
         if deciding.forbidden() is not None:
             return
+        if learned.running and not learned.own:  # what it says nobody has seen to here
+            deciding.failure, deciding.arm = "other_release", "baseline"
+            return
         wish = await learned.ask(deciding.assessment, looked.pace, CANARY_SECONDS)
         if isinstance(wish, Failure):
             deciding.failure, deciding.arm = wish.kind, "baseline"

@@ -2,12 +2,14 @@
 
 The arm's process sends the table when it has loaded its release, and after each change of what people said of
 messages. An answer names no text, so none can come that wasn't judged here, by the worker's own guard, verdicts and
-terms: texts have slots, and the amounts in them are filled in by the worker.
+terms: texts have slots, and the amounts in them are filled in by the worker. Of the worker's own release they have to
+be what the worker finds there itself; those of another one, which is in the shadow alone, are put on record at most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -126,18 +128,21 @@ class Spoken(NamedTuple):
 NOTHING = Spoken(None, None)
 
 
-def judged(rows: list[Row], terms: Terms, guard: Guard, verdicts: Mapping[str, str]) -> dict[Cell, Spoken]:
-    """The table as the worker uses it. Raises ValueError if it isn't one of these terms.
+def judged(rows: list[Row], release: Release, verdicts: Mapping[str, str], own: bool) -> dict[Cell, Spoken]:
+    """The table as the worker of a release uses it. Raises ValueError if it isn't one of these terms.
 
-    `verdicts` are those by which the arm made it: with them it knows what nobody approved.
+    `verdicts` are those by which the arm made it: with them it knows what nobody approved. `own`: the arm has loaded
+    the same release, by which customers may be shown what it says.
     """
-    wanted = {(situation, offer) for situation in SITUATIONS for offer in terms.offers.levels}
+    known = replace(release, verdicts=verdicts)
+    wanted = {(situation, offer) for situation in SITUATIONS for offer in release.terms.offers.levels}
     if {(row.situation, row.offer) for row in rows} != wanted or len(rows) != len(wanted):
         raise ValueError("its table of messages has not one row for each situation and offer")
-    return {(row.situation, row.offer): _judged(row, terms, guard, verdicts) for row in rows}
+    return {(row.situation, row.offer): _judged(row, known, own) for row in rows}
 
 
-def _judged(row: Row, terms: Terms, guard: Guard, verdicts: Mapping[str, str]) -> Spoken:
+def _judged(row: Row, release: Release, own: bool) -> Spoken:
+    terms, guard, verdicts = release.terms, release.guard, release.verdicts
     chosen = None if row.chosen is None else _chosen(row.chosen.entry, terms, guard, verdicts)
     if row.said is None:
         return Spoken(None, chosen)
@@ -154,6 +159,10 @@ def _judged(row: Row, terms: Terms, guard: Guard, verdicts: Mapping[str, str]) -
         text, broken = "", (str(error),)
     if broken:
         return Spoken(None, chosen, f"a message that the guard refuses: {'; '.join(broken)}")
+    if own:
+        entry = release.entry("learned", row.situation, row.offer)
+        if entry is None or _identity(entry) != _identity(row.said.entry):
+            return Spoken(None, chosen, "a message that the release doesn't say there")
     score = None if entry.source == TEMPLATES else entry.score
     return Spoken(Said(entry.situation, text, entry.source, score, entry.tokens, entry), chosen)
 
@@ -166,6 +175,10 @@ def _chosen(entry: Entry, terms: Terms, guard: Guard, verdicts: Mapping[str, str
     except MessageError as error:
         text, breaks = entry.text, (str(error),)
     return Chosen(entry.situation, text, entry.source, entry.score, entry.tokens, approved, breaks)
+
+
+def _identity(entry: Entry) -> tuple[str, str, str]:
+    return entry.situation, entry.text, entry.source
 
 
 def may_be_sent(entry: Entry, verdicts: Mapping[str, str]) -> bool:

@@ -369,6 +369,15 @@ def test_whose_learned_arm_was_asked_is_on_record_also_where_it_did_not_answer(r
         assert (record.detail.release, answer["versions"]["release"]) == ("v1", "v1")
 
 
+def test_an_arm_of_another_release_decides_about_nobody(release: Release) -> None:
+    arm = InProcessArm("v1", with_policy(release, policy(TELCO, 99.0, 20)), release, loads="v2")
+    client = served(release, ALL, learned=arm)
+    answer = ask(client, rows(TELCO, 1, seed=4)[0])
+    record = client.get(f"/decisions/{answer['decision_id']}").json()
+    assert (answer["mode"], record["detail"]["unasked"], record["shadow"]) == ("baseline", "other_release", None)
+    assert arm.asked == []
+
+
 def test_a_failure_in_the_shadow_is_on_record_with_its_reason(release: Release) -> None:
     client = served(release, learned=InProcessArm("v1", with_policy(release, broken("not_finite", release))))
     answer = ask(client, rows(TELCO, 1, seed=4)[0])

@@ -16,7 +16,7 @@ from retain.release import Release, load
 from serve.learned import Wish
 from serve.spoken import Row, Spoken, judged, ranked_first, table, without_withdrawn
 from serve.wire import ROWS
-from tests.releases import approved, bank, dataset, inputs, rows, run_stage
+from tests.releases import approved, bank, dataset, inputs, rows, run_stage, standing
 from tests.serve.arms import InProcessArm
 
 CELL = ("price", 10)
@@ -33,12 +33,12 @@ def received(release: Release, **changes: Any) -> list[Row]:
     return rows
 
 
-def of_cell(release: Release, **changes: Any) -> Spoken:
-    return judged(received(release, **changes), release.terms, release.guard, release.verdicts)[CELL]
+def of_cell(release: Release, own: bool = True, **changes: Any) -> Spoken:
+    return judged(received(release, **changes), release, release.verdicts, own)[CELL]
 
 
 def test_it_is_what_the_release_says_with_its_amounts(release: Release) -> None:
-    cells = judged(received(release), release.terms, release.guard, release.verdicts)
+    cells = judged(received(release), release, release.verdicts, True)
     assert set(cells) == {(situation, offer) for situation in SITUATIONS for offer in release.terms.offers.levels}
     for (situation, offer), spoken in cells.items():
         entry = release.entry("learned", situation, offer)
@@ -67,12 +67,34 @@ def test_a_text_that_may_not_be_sent_is_refused_with_the_reason(
     assert says in spoken.refused
 
 
+def test_the_worker_s_own_release_says_nothing_that_the_worker_does_not_find_there(release: Release) -> None:
+    """Neither a sentence that calls itself a template, nor a text of another place, of a bank that isn't shown, or of
+    another source. What another release says is put on record."""
+    shadow_only = standing(release, "sft", "shadow_only", "sft.training_loss")
+    elsewhere, sft = release.entry("learned", "support", 10), release.entry("sft", *CELL)
+    assert elsewhere is not None
+    assert sft is not None
+    invented = {"text": "Take {offer} off your charge for {months} if you like. Reply YES.", "source": "template"}
+    for here, changes in (
+        (release, invented),
+        (release, elsewhere.as_dict()),
+        (release, {"source": "sft"}),
+        (shadow_only, sft.as_dict()),
+    ):
+        spoken = of_cell(here, **changes)
+        assert spoken.said is None
+        assert spoken.refused == "a message that the release doesn't say there"
+        said = of_cell(here, own=False, **changes).said
+        assert said is not None
+        assert said.source == changes.get("source", "rlhf")
+
+
 def test_a_rejected_text_is_refused_and_one_that_is_rejected_later_is_dropped(release: Release) -> None:
     entry = release.entry("learned", *CELL)
     assert entry is not None
     rejected = dict(release.verdicts) | {entry.text: "rejected"}
-    assert judged(received(release), release.terms, release.guard, rejected)[CELL].refused != ""
-    cells = judged(received(release), release.terms, release.guard, release.verdicts)
+    assert judged(received(release), release, rejected, True)[CELL].refused != ""
+    cells = judged(received(release), release, release.verdicts, True)
     left = without_withdrawn(cells, rejected)
     assert (left[CELL].said, left[CELL].refused, left[CELL].chosen) == (None, "", cells[CELL].chosen)
     for cell, spoken in cells.items():
@@ -84,7 +106,7 @@ def test_a_table_has_each_cell_once(release: Release) -> None:
     rows = received(release)
     for wrong in (rows[1:], [*rows, rows[0]], [*rows[1:], rows[1]]):
         with pytest.raises(ValueError, match="one row for each situation and offer"):
-            judged(wrong, release.terms, release.guard, release.verdicts)
+            judged(wrong, release, release.verdicts, True)
 
 
 @pytest.mark.parametrize("approved_too", [True, False])
