@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -38,28 +37,20 @@ REPLAYED = {"idempotent-replayed": "true"}
 _KEY = re.compile(rb"[!-~]{1,255}")
 
 
-def retain_of(service: Service) -> Callable[[Request], Awaitable[Response]]:
-    """What answers POST /retain."""
-
-    async def retain(request: Request) -> Response:
-        """Whom to contact, with which offer, in which words. What the service has on record of the customer counts
-        beside the history that comes with the request.
-
-        With an `Idempotency-Key` the same request gets the same decision for 30 days, also after a restart.
-        """
-        body = await _read(request)
-        if isinstance(body, Response):
-            return body
-        try:
-            reply = await service.decide(body, _caller(request), _key(request.scope["headers"]))
-        except Invalid as error:
-            return refusal(422, error.detail)
-        except Conflict:
-            return refusal(409, "this Idempotency-Key came with another body before")
-        headers = REPLAYED if reply.replayed else None
-        return Response(reply.body, headers=headers, media_type="application/json")
-
-    return retain
+async def retain(service: Service, scope: Scope, receive: Receive) -> Response:
+    """Answers POST /retain."""
+    body = await _read(scope, receive)
+    if isinstance(body, Response):
+        return body
+    try:
+        # Keys of requests are told apart by the name of the API key.
+        reply = await service.decide(body, scope["state"]["caller"], _key(scope["headers"]))
+    except Invalid as error:
+        return refusal(422, error.detail)
+    except Conflict:
+        return refusal(409, "this Idempotency-Key came with another body before")
+    headers = REPLAYED if reply.replayed else None
+    return Response(reply.body, headers=headers, media_type="application/json")
 
 
 class Straight:
@@ -67,11 +58,11 @@ class Straight:
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
-        self.retain = retain_of(service)
+        self.service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == RETAIN:
-            response = await self.retain(Request(scope, receive))
+            response = await retain(self.service, scope, receive)
             await response(scope, receive, send)
         else:
             await self.app(scope, receive, send)
@@ -80,12 +71,19 @@ class Straight:
 def routes_of(service: Service) -> APIRouter:
     routes = APIRouter()
 
-    routes.post(
+    @routes.post(
         RETAIN,
         summary="Decide about one customer",
         response_model=Answer,
         responses={code: {"model": Refusal} for code in (401, 408, 409, 413, 415, 422, 500)},
-    )(retain_of(service))
+    )
+    async def decide(request: Request) -> Response:
+        """Whom to contact, with which offer, in which words. What the service has on record of the customer counts
+        beside the history that comes with the request.
+
+        With an `Idempotency-Key` the same request gets the same decision for 30 days, also after a restart.
+        """
+        return await retain(service, request.scope, request.receive)
 
     @routes.post(
         "/outcomes",
@@ -99,7 +97,7 @@ def routes_of(service: Service) -> APIRouter:
         The first answer to an offer stands, and the same one again changes nothing. Who doesn't answer within 14 days
         has declined; one who accepts later is recorded as `late`, and what it costs is committed all the same.
         """
-        body = await _read(request)
+        body = await _read(request.scope, request.receive)
         if isinstance(body, Response):
             return body
         try:
@@ -120,7 +118,7 @@ def routes_of(service: Service) -> APIRouter:
     )
     async def suppress(request: Request) -> Response:
         """From the answer on nobody contacts her, in any channel, and an offer of hers that is open isn't repeated."""
-        body = await _read(request)
+        body = await _read(request.scope, request.receive)
         if isinstance(body, Response):
             return body
         try:
@@ -160,26 +158,25 @@ def routes_of(service: Service) -> APIRouter:
     return routes
 
 
-async def _read(request: Request) -> bytes | Response:
+async def _read(scope: Scope, receive: Receive) -> bytes | Response:
     """The body, or the answer to a request that has none which could be read."""
-    if why := _unreadable(request.scope["headers"]):
+    headers = scope["headers"]
+    if why := _unreadable(headers):
         return refusal(415, why)
+    if _waits(headers):
+        return _too_large()
     try:
         async with asyncio.timeout(READ_SECONDS):
-            body = await _body(request)
+            body = await _body(receive)
     except TimeoutError:
         return refusal(408, f"the body took more than {READ_SECONDS:.0f} seconds", close=True)
     except ClientDisconnect:
         return refusal(400, "the body ended early", close=True)
-    if body is None:
-        return refusal(413, f"a body may have {MAX_BODY} bytes", close=True)
-    return body
+    return _too_large() if body is None else body
 
 
-def _caller(request: Request) -> str:
-    """The name of the API key, by which the keys of requests are told apart."""
-    caller: str = request.scope["state"]["caller"]
-    return caller
+def _too_large() -> Response:
+    return refusal(413, f"a body may have {MAX_BODY} bytes", close=True)
 
 
 def _key(headers: list[tuple[bytes, bytes]]) -> str | None:
@@ -213,18 +210,25 @@ def _unreadable(headers: list[tuple[bytes, bytes]]) -> str | None:
     return None
 
 
-async def _body(request: Request) -> bytes | None:
-    """The body, or None for one beyond MAX_BODY."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > MAX_BODY and "expect" in request.headers:
-        return None  # the caller waits for a word before it sends anything
-    chunks, total = [], 0
-    async for chunk in request.stream():
+def _waits(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether the caller waits for a word before it sends a body, which it says is beyond MAX_BODY."""
+    named = dict(headers)
+    announced = named.get(b"content-length", b"")
+    return b"expect" in named and announced.isdigit() and int(announced) > MAX_BODY
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The body, or None for one beyond MAX_BODY. Raises ClientDisconnect."""
+    chunks, total, more = [], 0, True
+    while more and total <= MAX_DISCARDED:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        more = message.get("more_body", False)
+        chunk = message.get("body", b"")
         total += len(chunk)
         if total <= MAX_BODY:
             chunks.append(chunk)
-        elif total > MAX_DISCARDED:
-            break
     return b"".join(chunks) if total <= MAX_BODY else None
 
 
