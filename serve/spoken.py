@@ -160,8 +160,8 @@ def _judged(row: Row, release: Release, own: bool) -> Spoken:
     if broken:
         return Spoken(None, chosen, f"a message that the guard refuses: {'; '.join(broken)}")
     if own:
-        entry = release.entry("learned", row.situation, row.offer)
-        if entry is None or _identity(entry) != _identity(row.said.entry):
+        expected = release.entry("learned", row.situation, row.offer)
+        if expected is None or _identity(expected) != _identity(entry):
             return Spoken(None, chosen, "a message that the release doesn't say there")
     score = None if entry.source == TEMPLATES else entry.score
     return Spoken(Said(entry.situation, text, entry.source, score, entry.tokens, entry), chosen)
