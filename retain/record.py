@@ -86,9 +86,13 @@ class Shadow(_Part):
 
 
 class RecordedOutcome(_Part):
+    """`amount`: the revenue of a `month`. `given_back`: what the accepted offer of a customer who left won't cost any
+    more."""
+
     kind: OutcomeKind
     month: int | None
     amount: float | None
+    given_back: float | None
     at: str
 
 
@@ -98,6 +102,10 @@ class Record(_Part):
 
     `answered` is "expired" where nobody answered an offer within 14 days. `withdrawn`: nobody received the answer, so
     its hold and contact were taken back. `customer` is a pseudonym, None for a table without ids.
+
+    `cost` is that of the contact, `liability` what the discount costs in all its `months` if it is accepted. So the
+    wallet has committed the one, the other once it was accepted, and not what was `given_back`; nothing of an answer
+    that was withdrawn.
     """
 
     decision_id: str
@@ -109,6 +117,7 @@ class Record(_Part):
     cost: float
     liability: float
     charge: float
+    months: int
     answer: dict[str, Any]
     detail: Detail
     shadow: Shadow | None

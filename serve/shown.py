@@ -25,6 +25,7 @@ def shown(record: Record, customer: str | None = None) -> dict[str, Any]:
         "cost": record.cost,
         "liability": record.liability,
         "charge": record.charge,
+        "months": record.months,
         "answer": orjson.Fragment(record.answer),
         "detail": orjson.Fragment(record.detail),
         "shadow": None if record.shadow is None else orjson.Fragment(record.shadow),
@@ -37,11 +38,12 @@ def shown(record: Record, customer: str | None = None) -> dict[str, Any]:
 
 def _outcomes(rows: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
     for row in rows:
-        revenue = row["kind"] == "revenue"  # what else has an amount is what the wallet was given back
+        revenue = row["kind"] == "revenue"
         yield {
             "kind": row["kind"],
             "month": row["month"] if revenue else None,
             "amount": row["amount"] if revenue else None,
+            "given_back": None if revenue else row["amount"],
             "at": utc(row["at"]),
         }
 

@@ -15,7 +15,7 @@ from retain.shadow import Figure, Tally, figures, stability_index, verdict
 from tests.releases import MONITORING
 
 SAID = {"source": "rlhf", "text": "x", "characters": 100, "tokens": 30, "score": 0.5}
-CHURNED = {"kind": "churned", "month": None, "amount": None, "at": "2026-02-01T00:00:00+00:00"}
+CHURNED = {"kind": "churned", "month": None, "amount": None, "given_back": None, "at": "2026-02-01T00:00:00+00:00"}
 
 
 def record(asked: bool = True, **changes: Any) -> Record:
@@ -32,7 +32,7 @@ def record(asked: bool = True, **changes: Any) -> Record:
     }  # fmt: skip
     content: dict[str, Any] = {
         "decision_id": "d", "at": "2026-01-01T00:00:00+00:00", "customer": "c", "period": "2026-01-01T00:00:00+00:00",
-        "arm": "baseline", "offer": 10, "cost": 1.0, "liability": 30.0, "charge": 50.0,
+        "arm": "baseline", "offer": 10, "cost": 1.0, "liability": 30.0, "charge": 50.0, "months": 6,
         "answer": {"risk": 0.4, "acceptance": 0.1, "why": "risk_at_threshold"}, "answered": "declined",
         "answered_at": None, "withdrawn": False, "outcomes": (),
     }  # fmt: skip

@@ -78,16 +78,20 @@ def test_a_month_of_decisions_is_told_exported_and_read_back(
 
     # The wallet's spend is the records' sum.
     spent = sum(record.cost + record.liability * (record.answered == "accepted") for record in records)
-    given_back = sum(
-        record.liability * 5 / 6
+    given_back = [
+        (outcome.given_back, record)
         for record in records
-        if record.answered == "accepted" and any(outcome.kind == "churned" for outcome in record.outcomes)
-    )
+        for outcome in record.outcomes
+        if outcome.given_back is not None
+    ]
+    assert given_back
+    for amount, record in given_back:  # she left within the first month
+        assert amount == pytest.approx(record.liability * (record.months - 1) / record.months)
     overseen = Oversight(database, version, release, 400)
     overseen._state._clock = clock
     wallet = overseen.wallet()
     assert wallet is not None
-    assert wallet.committed == pytest.approx(spent - given_back)
+    assert wallet.committed == pytest.approx(spent - sum(amount for amount, _ in given_back), abs=0.001)
 
     admin = Client(create_admin(Metrics(), tmp_path, None, overseen))
     told = admin.request("GET", "/shadow", headers=HOST).json()
