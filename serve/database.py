@@ -72,8 +72,9 @@ class Database:
     """The database at `url`, opened: made if there is none, and migrated if its schema is older.
 
     `synchronous` is for SQLite: with `full` a loss of power loses nothing that was answered, with `normal` it may lose
-    the last seconds; neither loses anything when a process is killed. With `create` off a file that isn't there isn't
-    made. Raises RetainError for what can't be opened, StateUnavailable if it may be there in a moment.
+    the last seconds; neither loses anything when a process is killed. With `create` off nothing is made or migrated,
+    under a service of another version for example. Raises RetainError for what can't be opened, StateUnavailable if it
+    may be there in a moment.
 
     A process of a service names the `folder` that it shares with the others (serve/folder.py). Then the database is
     opened by `open`, or by whoever uses it first once it is there; no file is made, since one that is gone has to be
@@ -100,6 +101,7 @@ class Database:
             self._connect = partial(_postgresql, parsed)
         self._clock = clock
         self._folder = folder
+        self._create = create
         self._users: Users | None = None
         self._turns: Turns | None = None
         self._lock = threading.Lock()
@@ -328,6 +330,9 @@ class Database:
                 f"{self.name}: its schema {schema} is newer than this program's, {SCHEMA}: start the program that "
                 "wrote it, or restore a backup from before"
             )
+        if not self._create:
+            problem = f"its schema {schema} is older than this program's, {SCHEMA}" if schema else "it holds no records"
+            raise RetainError(f"{self.name}: {problem}; the service changes that at its start, a command doesn't")
         command.upgrade(config, SCHEMA)
 
 

@@ -105,13 +105,25 @@ def test_an_older_schema_keeps_what_is_in_it(url: str, tmp_path: Path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(databases, "MIGRATIONS", tmp_path / "migrations")
         patch.setattr(databases, "SCHEMA", "0002")
+        with pytest.raises(
+            RetainError, match=r"its schema 0001 is older than this program's, 0002; the service changes"
+        ):
+            Database(url, create=False)
         memory = Memory(url, clock=memory.clock)
         assert memory.ask("Ann").decision_id == before
         with memory.database.reading() as connection:
             assert connection.exec_driver_sql("SELECT mood FROM decision").all() == [(None,)]
         memory.close()
-    with pytest.raises(RetainError, match="its schema 0002 is newer"):
-        Database(url)
+    for create in (True, False):
+        with pytest.raises(RetainError, match="its schema 0002 is newer"):
+            Database(url, create=create)
+
+
+def test_where_nothing_is_made_an_empty_database_is_refused(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "serving.db").touch()
+    for url in (server.create("empty"), f"sqlite:///{tmp_path / 'serving.db'}"):
+        with pytest.raises(RetainError, match="it holds no records"):
+            Database(url, create=False)
 
 
 def test_a_service_with_the_right_schema_does_not_load_alembic(url: str) -> None:
