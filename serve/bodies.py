@@ -11,10 +11,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from retain.dataset import MAX_ID, is_id
 from retain.record import OutcomeKind
 from serve.operations import Outcome
-from serve.schema import KINDS, MAX_ERRORS, Invalid, Place, parse
+from serve.schema import KINDS, MAX_ERRORS, Invalid, Place, identifier, parse, printable
 
 MAX_MONTH = 120
 MAX_AMOUNT = 1e9  # in units of the currency
@@ -38,19 +37,6 @@ _KINDS = KINDS | {
 
 class _Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-def _identifier(value: str | int) -> str | int:
-    text = value if isinstance(value, str) else "" if abs(value) >= 10**MAX_ID else str(value)
-    if not is_id(text):
-        raise PydanticCustomError("string_length_or_characters", "no id")
-    return value
-
-
-def _printable(value: str) -> str:
-    if not value.isprintable():
-        raise PydanticCustomError("string_length_or_characters", "unprintable")
-    return value
 
 
 def _time(value: str) -> str:
@@ -91,8 +77,8 @@ class OutcomeBody(_Body):
 class SuppressBody(_Body):
     """Somebody whom nobody may contact from now on, in any channel; `reason` is kept beside it."""
 
-    customer: Annotated[str | int, AfterValidator(_identifier)]
-    reason: Annotated[str, Field(max_length=MAX_REASON), AfterValidator(_printable)] = ""
+    customer: Annotated[str | int, AfterValidator(identifier)]
+    reason: Annotated[str, Field(max_length=MAX_REASON), AfterValidator(printable)] = ""
 
 
 def read(model: type[Body], body: bytes) -> Body:

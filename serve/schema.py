@@ -116,9 +116,9 @@ def _value(column: Column) -> Any:
     about = Field(description=column.about or None)
     if column.kind == "id":
         text = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
-        return Annotated[text | int, AfterValidator(_id), about]
+        return Annotated[text | int, AfterValidator(identifier), about]
     if column.kind == "text":
-        return Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_printable), about]
+        return Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(printable), about]
     if column.kind == "number":
         return Annotated[_number(column), about]
     literal: Any = Literal
@@ -178,14 +178,14 @@ def _free_offers(terms: Terms) -> bool:
 # Before and after pydantic's own checks. Their errors bear the names that callers see.
 
 
-def _printable(value: str) -> str:
+def printable(value: str) -> str:
     # isprintable() is false for control characters.
     if not value.isprintable():
         raise PydanticCustomError("string_length_or_characters", "unprintable")
     return value
 
 
-def _id(value: str | int) -> str | int:
+def identifier(value: str | int) -> str | int:
     # Another spelling would draw another arm for the same customer. A number of 4,000 digits takes long to write out.
     text = value if isinstance(value, str) else "" if abs(value) >= 10**MAX_ID else str(value)
     if not is_id(text):
