@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,7 +51,8 @@ def test_rules_of_processes() -> None:
 
 
 def test_why_processes_end_is_told(tmp_path: Path) -> None:
-    counted = supervisor.Supervisor(None, {}, {}, tmp_path).ended  # type: ignore[arg-type]
+    settings = SimpleNamespace(release=tmp_path, parts={}, challenger=None)
+    counted = supervisor.Supervisor(settings, {}, {}, tmp_path).ended  # type: ignore[arg-type]
     assert [why for why in counted if f"`{why}`" not in row(TEXT, "`retain_processes_ended_total`")] == []
 
 
