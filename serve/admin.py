@@ -98,9 +98,10 @@ def create_admin(metrics: Metrics, folder: Path, token: str | None, oversight: O
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        pruning = asyncio.create_task(oversight.prune_daily())
+        tasks = [asyncio.create_task(each) for each in (oversight.prune_daily(), oversight.checkpoint_often())]
         yield
-        pruning.cancel()
+        for task in tasks:
+            task.cancel()
 
     app = FastAPI(
         title="Retain, for operators",

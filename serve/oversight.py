@@ -23,6 +23,7 @@ from serve.state import State
 
 SHADOW_SECONDS = 30.0  # for which a look at all records is good
 PRUNE_SECONDS = 86_400.0
+CHECKPOINT_SECONDS = 0.25
 
 log = logging.getLogger("retain.serve")
 
@@ -80,6 +81,13 @@ class Oversight:
     def close(self) -> None:
         """Closes the database."""
         self._database.close()
+
+    async def checkpoint_often(self) -> None:
+        """Keeps SQLite's write-ahead log short, so that no request waits for that."""
+        while True:
+            with suppress(StateUnavailable):  # the workers say so
+                await asyncio.to_thread(self._database.checkpoint)
+            await asyncio.sleep(CHECKPOINT_SECONDS)
 
     async def prune_daily(self) -> None:
         """Deletes what is older than it may be, at the start and once a day."""

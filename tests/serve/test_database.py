@@ -8,13 +8,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import select
 
 from engine.errors import RetainError
 from retain.wallet import Wallet
@@ -310,6 +313,52 @@ def test_a_full_disk_loses_nothing_that_was_answered(tmp_path: Path) -> None:
     first, *others = ended.stdout.splitlines()
     assert "can't be used now: " in first
     assert others == ["full"] * 3 + ["offers 1 0.0"]
+
+
+def test_a_checkpoint_brings_what_was_written_into_the_file_beside_a_writer(tmp_path: Path) -> None:
+    memory = Memory(sqlite_url(tmp_path))
+    file = tmp_path / "state" / "serving.db"
+    asked = [memory.ask(f"customer-{number}").decision_id for number in range(20)]
+    with memory.database.writing() as transaction:
+        memory.database.checkpoint()
+        transaction.select(Statement(select(1)))
+    shutil.copy(file, tmp_path / "alone.db")
+    with closing(sqlite3.connect(tmp_path / "alone.db")) as alone:
+        assert {name for (name,) in alone.execute("SELECT id FROM decision")} == set(asked)
+    memory.close()
+
+
+def test_a_long_log_begins_anew_though_somebody_always_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint beside a writer never catches up with it."""
+    monkeypatch.setattr(databases, "LONG_LOG", 100)
+    memory, others = Memory(sqlite_url(tmp_path)), Memory(sqlite_url(tmp_path))
+    connect = others.database._connect
+
+    class Busy:
+        """The connection of the checkpoint, during which somebody writes: it copies what was there when it began."""
+
+        def __init__(self) -> None:
+            self.connection, self.reader = connect(), connect()
+            self.reader.execute("BEGIN")
+            self.reader.execute("SELECT count(*) FROM decision").fetchone()
+            memory.ask()
+
+        def execute(self, statement: str) -> Any:
+            done = self.connection.execute(statement)
+            self.reader.close()
+            return done
+
+        def close(self) -> None:
+            self.connection.close()
+
+    monkeypatch.setattr(others.database, "_connect", Busy)
+    for _ in range(20):
+        for _ in range(30):
+            memory.ask()
+        others.database.checkpoint()
+    assert (tmp_path / "state" / "serving.db-wal").stat().st_size < 400 * 8192
+    memory.close()
+    others.close()
 
 
 def test_a_server_that_is_gone_is_not_waited_for(server: Server) -> None:
