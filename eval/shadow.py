@@ -32,7 +32,7 @@ from engine.releases import current_release, version_of
 from eval.console import make_console
 from eval.records import lines, records, write
 from retain.monitoring import Monitoring
-from retain.record import Record, Said
+from retain.record import Banks, Record, Said
 from retain.reference import Reference, read_reference
 from retain.shadow import Figure, Tally, figures, verdict
 
@@ -40,6 +40,8 @@ RESULTS = Path("eval") / "results"
 STYLES = {"pass": "green", "fail": "bold red", "hold": "yellow"}
 
 _SAID = (("source", pa.string()), ("characters", pa.int64()), ("tokens", pa.int64()), ("score", pa.float64()))
+# Of what each bank has for the offer that the learned arm wants to make, or else for the one that was made.
+_OF_BANK = (*_SAID[1:], ("withheld", pa.string()))
 SCHEMA = pa.schema(
     [
         ("decision_id", pa.string()),
@@ -68,6 +70,7 @@ SCHEMA = pa.schema(
         ("learned_waited", pa.float64()),
         ("learned_unsafe", pa.bool_()),
         *((f"learned_{name}", kind) for name, kind in _SAID),
+        *((f"{bank}_{name}", kind) for bank in ("sft", "rlhf") for name, kind in _OF_BANK),
     ]
 )
 
@@ -101,11 +104,25 @@ def row(record: Record) -> dict[str, Any]:
         "learned_waited": shadow.waited if shadow else None,
         "learned_unsafe": bool(shadow.breaks) if shadow and shadow.chosen else None,
         **_said("learned_", shadow.said if shadow else None),
+        **_of_banks(shadow.banks if shadow and shadow.banks else record.detail.banks),
     }
 
 
 def _said(prefix: str, said: Said | None) -> dict[str, Any]:
     return {f"{prefix}{name}": None if said is None else getattr(said, name) for name, _ in _SAID}
+
+
+def _of_banks(banks: Banks | None) -> dict[str, Any]:
+    names = [name for name, _ in _OF_BANK]
+    return (
+        {}
+        if banks is None
+        else {
+            f"{bank}_{name}": getattr(found, name)
+            for bank, found in (("sft", banks.sft), ("rlhf", banks.rlhf))
+            for name in names
+        }
+    )
 
 
 def tallied(of: Iterable[Record], tally: Tally) -> Iterator[Mapping[str, Any]]:

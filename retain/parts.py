@@ -26,6 +26,8 @@ JUDGED_BY = {
 REQUIRED = ("risk", "accept")
 
 Standing = Literal["served", "shadow_only", "left_out"]
+# Why no customer is shown what a part that writes messages has: where the part stands, what people said of the text.
+Withheld = Literal["left_out", "damaged", "shadow_only", "unread", "rejected", "no_message"]
 VALUE, SAFETY = KINDS = ("value", "safety")  # of the criteria that decide about parts
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from retain.decision import Arm
+from retain.parts import Withheld
 
 OutcomeKind = Literal["accepted", "declined", "churned", "complained", "revenue"]
 
@@ -21,13 +22,32 @@ class _Part(BaseModel):
 
 class Said(_Part):
     """Of a message: who wrote it, how long it is, and what the reward model gave it; None where nothing did. `text` has
-    neither greeting nor footer; None where the answer has the message."""
+    neither greeting nor footer; None where the answer has the message, or its bank's beside it is the same."""
 
     source: str
     text: str | None
     characters: int
     tokens: int | None
     score: float | None
+
+
+class BankMessage(_Part):
+    """The best message that the bank of a language model has for an offer; None where it has none. `withheld`: why no
+    customer is shown it, since its bank is "left_out" of the release, "damaged" or "shadow_only", somebody "rejected"
+    the text or nobody read it ("unread"); or why there is none ("no_message" for the case)."""
+
+    text: str | None
+    characters: int | None
+    tokens: int | None
+    score: float | None
+    withheld: Withheld | None
+
+
+class Banks(_Part):
+    """What SFT says with an offer, and what RLHF says, whoever speaks to the customer."""
+
+    sft: BankMessage
+    rlhf: BankMessage
 
 
 class Intent(_Part):
@@ -43,7 +63,8 @@ class Detail(_Part):
     as the wallet lets it. `pscore`: the chance with which the action was taken; None where a rule forbade
     all contact. `actions`: those that could have been drawn, as offers; None where nothing is explored.
     `risk_if_accepted`: what the risk model says of her at the charge that she pays once she has accepted the offer;
-    None without an offer, and where nothing is compared, since nobody is treated by chance. `unasked`: why the learned
+    None without an offer, and where nothing is compared, since nobody is treated by chance. `banks`: what the release
+    has for the offer that was made. `unasked`: why the learned
     arm wasn't asked in its shadow: "forbidden" (a rule forbids all contact), "left_out" (the release has none),
     "served" (it decided itself), or what kept it from deciding about a customer of its own: "other_release" (it has
     loaded another one than answers), or a kind of failure."""
@@ -60,15 +81,15 @@ class Detail(_Part):
     history: dict[str, Any]
     pace: float
     said: Said | None
+    banks: Banks | None
 
 
 class Shadow(_Part):
     """What the learned arm would have done: `wanted`, or `missing`, the reason why nobody knows. `version` is that of
     its release, which may be another one than answers; None where its files don't say.
 
-    `said`: the message that it would send with its offer, and `rlhf_missing` why that isn't one of RLHF's: its bank
-    is "left_out", nobody approved the text ("unread"), or there is "no_message" for the case. `chosen`: what the
-    reward model ranked first before the guard was asked, `breaks` the rules that this breaks. `seconds` are its
+    `said`: the message that it would send with its offer, `banks` what its release has for that offer. `chosen`: what
+    the reward model ranked first before the guard was asked, `breaks` the rules that this breaks. `seconds` are its
     own, `waited` those until it was heard.
     """
 
@@ -78,7 +99,7 @@ class Shadow(_Part):
     risk: float | None
     probabilities: tuple[float, ...]
     said: Said | None
-    rlhf_missing: str | None
+    banks: Banks | None
     chosen: Said | None
     breaks: tuple[str, ...]
     seconds: float | None

@@ -42,7 +42,7 @@ from retain.guard import Guard, GuardInForce
 from retain.message import Bank, Entry, Message, MessageError, Review, find, greeted, said, scores_of, situation
 from retain.monitoring import Monitoring
 from retain.needs import price_faults
-from retain.parts import JUDGED_BY, REQUIRED, Acceptance, Part, Standing, shown
+from retain.parts import JUDGED_BY, REQUIRED, Acceptance, Part, Standing, Withheld, shown
 from retain.plausible import Plausibility, Ranges
 from retain.policy import Policy, PolicyError
 from retain.quiet import QuietHours
@@ -260,6 +260,21 @@ class Release:
         """What an arm, or a bank of a language model alone, says in that situation with that offer, if anything."""
         return find(self._spoken[speaker], situation, offer, self.terms.offers.months, self.guard.rules)
 
+    def of_bank(self, bank: str, situation: str, offer: int) -> tuple[Entry | None, Withheld | None]:
+        """For the record: what the bank `sft` or `rlhf` says in that situation with that offer, if anything, and why no
+        customer is shown it."""
+        if bank not in self.banks:
+            return None, "damaged" if bank in self.damaged else "left_out"
+        if bank in self._approved:
+            months, rules = self.terms.offers.months, self.guard.rules
+            if entry := find((self._approved[bank],), situation, offer, months, rules):
+                return entry, None
+        if (entry := self.entry(bank, situation, offer)) is None:
+            return None, "no_message"
+        if bank not in self.shown:
+            return entry, "shadow_only"
+        return entry, "rejected" if self.verdicts.get(entry.text) == "rejected" else "unread"
+
     def said(self, entry: Entry) -> Message:
         """An entry as it is sent, with the footer."""
         message = said(entry, self.terms.offers.months)
@@ -283,10 +298,14 @@ class Release:
     @cached_property
     def _spoken(self) -> Mapping[str, tuple[Bank, ...]]:
         """By arm what it may send; by bank of a language model that bank, whole."""
-        approved = {name: self.banks[name].approved(self.verdicts) for name in self.reviews if name in self.shown}
-        banks = {TEMPLATES: self.banks[TEMPLATES], **approved}
+        banks = {TEMPLATES: self.banks[TEMPLATES], **self._approved}
         by_arm = {arm: tuple(banks[name] for name in names if name in banks) for arm, names in SPEAKS.items()}
         return by_arm | {name: (self.banks[name],) for name in self.reviews}
+
+    @cached_property
+    def _approved(self) -> Mapping[str, Bank]:
+        """Of each bank of a language model that customers may be shown, what people approved."""
+        return {name: self.banks[name].approved(self.verdicts) for name in self.reviews if name in self.shown}
 
     @property
     def reviews(self) -> Mapping[str, Review]:

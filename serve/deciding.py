@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +38,7 @@ from serve.learned import LearnedArm, Wish
 from serve.operations import Choice, Past
 from serve.router import Router
 from serve.schema import Asked
+from serve.spoken import of_banks
 
 SECOND = 1_000_000  # in the microseconds that the state counts in
 
@@ -51,6 +52,13 @@ class Bound:
     versions: Mapping[str, str]
     router: Router
     learned: LearnedArm | None
+    _banks: dict[tuple[str, int], bytes] = field(default_factory=dict, init=False)
+
+    def banks(self, situation: str, offer: int) -> bytes:
+        """What the release's language models say there, as JSON: it is made once for each of some twenty cases."""
+        if (situation, offer) not in self._banks:
+            self._banks[situation, offer] = of_banks(self.release, situation, offer).record
+        return self._banks[situation, offer]
 
 
 @dataclass(slots=True)
@@ -192,6 +200,7 @@ class Deciding:
             "history": self.assessment.case.history,
             "pace": self.pace,
             "said": None if message is None else said(message),
+            "banks": None if offer is None else orjson.Fragment(self.bound.banks(self.assessment.situation, offer)),
         }
 
 

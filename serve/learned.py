@@ -28,7 +28,7 @@ from serve.arm_process import ArmProcess, Ended, Ending
 from serve.circuit import Circuit
 from serve.loading import Source
 from serve.metrics import ArmFailure, Metrics
-from serve.spoken import NOTHING, Cell, Chosen, Row, Said, Spoken, judged, without_withdrawn
+from serve.spoken import NO_BANKS, NOTHING, Banks, Cell, Chosen, Row, Said, Spoken, judged, without_withdrawn
 from serve.wire import READY, ROWS, Ready, dataset_digest, frame, what_is_offered
 
 SHADOW_SECONDS = 1.0  # for an answer that nobody waits for
@@ -57,9 +57,9 @@ log = logging.getLogger("retain.serve")
 class Wish:
     """What the learned arm wants to do about a customer, before mask, limit of one offer and wallet.
 
-    `offer` in percent, None for no contact; `probabilities` of all actions, in the order of Terms.actions; `said` and
-    `chosen` as in spoken.py, None without an offer; `case` is what the offer is priced by. `seconds` the process took
-    for all questions of one batch; `waited` is the time from the question to the answer.
+    `offer` in percent, None for no contact; `probabilities` of all actions, in the order of Terms.actions; `said`,
+    `chosen` and `banks` as in spoken.py, nothing without an offer; `case` is what the offer is priced by. `seconds` the
+    process took for all questions of one batch; `waited` is the time from the question to the answer.
     """
 
     offer: int | None
@@ -67,6 +67,7 @@ class Wish:
     probabilities: tuple[float, ...]
     said: Said | None
     chosen: Chosen | None
+    banks: Banks
     case: Case
     seconds: float
     waited: float
@@ -398,14 +399,14 @@ class LearnedArm:
             situation, risk, acceptance, spread = assessed[0]
             case = replace(case, risk=risk, acceptance=acceptance, spread=spread)
         if action == 0:
-            return Wish(None, "policy_no_contact", tuple(probabilities), None, None, case, seconds, waited)
+            return Wish(None, "policy_no_contact", tuple(probabilities), None, None, NO_BANKS, case, seconds, waited)
         if self._same:
             situation = asked.assessment.situation
         offer = self._release.terms.offers.levels[action - 1]
-        said, chosen, refused = self._cells.get((situation, offer), NOTHING)
+        said, chosen, banks, refused = self._cells.get((situation, offer), NOTHING)
         if refused:
             return Failure("unsafe_message", refused)
-        return Wish(offer, "policy_contact", tuple(probabilities), said, chosen, case, seconds, waited)
+        return Wish(offer, "policy_contact", tuple(probabilities), said, chosen, banks, case, seconds, waited)
 
     def _are_probabilities(self, numbers: Any) -> bool:
         return (

@@ -194,7 +194,7 @@ class Service:
             return
 
         def complete(wish: Wish | Failure) -> None:
-            record = shadow.heard(wish, learned.release_version, deciding.bound.release)
+            record = shadow.heard(wish, learned.release_version)
             with suppress(StateUnavailable):  # then the record says nothing of its shadow
                 self.writer.submit(Complete(decision_id, record)).add_done_callback(_forget)
 

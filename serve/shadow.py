@@ -6,9 +6,8 @@ from typing import Any
 
 import orjson
 
-from retain.release import Release
 from serve.learned import Failure, Wish
-from serve.spoken import Chosen, Said
+from serve.spoken import Banks, Chosen, Said
 
 _NOTHING: dict[str, Any] = {
     "version": None,
@@ -17,7 +16,7 @@ _NOTHING: dict[str, Any] = {
     "risk": None,
     "probabilities": (),
     "said": None,
-    "rlhf_missing": None,
+    "banks": None,
     "chosen": None,
     "breaks": (),
     "seconds": None,
@@ -25,7 +24,7 @@ _NOTHING: dict[str, Any] = {
 }
 
 
-def heard(answer: Wish | Failure, version: str | None, release: Release) -> bytes:
+def heard(answer: Wish | Failure, version: str | None) -> bytes:
     """What the arm of the release with this `version` said, or that it failed."""
     if isinstance(answer, Failure):
         return orjson.dumps(_NOTHING | {"version": version, "missing": answer.kind})
@@ -36,9 +35,9 @@ def heard(answer: Wish | Failure, version: str | None, release: Release) -> byte
             "missing": None,
             "risk": answer.case.risk,
             "probabilities": answer.probabilities,
-            "said": _said(answer.said),
-            "rlhf_missing": None if answer.offer is None else _rlhf_missing(answer, release),
-            "chosen": _said(answer.chosen),
+            "said": _said(answer.said, answer.banks),
+            "banks": orjson.Fragment(answer.banks.record),
+            "chosen": _said(answer.chosen, answer.banks),
             "breaks": () if answer.chosen is None else answer.chosen.breaks,
             "seconds": answer.seconds,
             "waited": answer.waited,
@@ -46,21 +45,12 @@ def heard(answer: Wish | Failure, version: str | None, release: Release) -> byte
     )
 
 
-def _rlhf_missing(wish: Wish, release: Release) -> str | None:
-    """Why what would be said isn't a text that PPO trained; None: it is."""
-    if wish.said is not None and wish.said.source == "rlhf":
-        return None
-    if "rlhf" not in release.banks:
-        return "left_out"
-    return "unread" if wish.chosen is not None and wish.chosen.source == "rlhf" else "no_message"
-
-
-def _said(text: Said | Chosen | None) -> dict[str, Any] | None:
+def _said(text: Said | Chosen | None, banks: Banks) -> dict[str, Any] | None:
     if text is None:
         return None
     return {
         "source": text.source,
-        "text": text.text,
+        "text": None if banks.texts.get(text.source) == text.text else text.text,
         "characters": len(text.text),
         "tokens": text.tokens,
         "score": text.score,

@@ -12,15 +12,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from retain.decision import Terms
 from retain.guard import Guard
 from retain.message import SITUATIONS, Entry, MessageError, entry_of, render
-from retain.release import SOURCES, SPEAKS, TEMPLATES, Release
+from retain.parts import Withheld
+from retain.release import SOURCES, SPEAKS, STAGE_OF, TEMPLATES, Release
 
 MAX_TEXT = 2000  # characters; the guard lets pass a fifth of it
 
+BANKS = tuple(STAGE_OF)  # of language models
 Cell = tuple[str, int]  # a situation, and an offer in percent
 
 
@@ -33,9 +36,15 @@ def table(release: Release) -> list[dict[str, Any]]:
             "offer": offer,
             "said": _sent(release.entry("learned", situation, offer)),
             "chosen": _sent(ranked_first(release, situation, offer)),
+            **{bank: _of_bank(release, bank, situation, offer) for bank in BANKS},
         }
         for situation, offer in cells
     ]
+
+
+def _of_bank(release: Release, bank: str, situation: str, offer: int) -> dict[str, Any]:
+    entry, withheld = release.of_bank(bank, situation, offer)
+    return {"entry": _sent(entry), "withheld": withheld}
 
 
 def _sent(entry: Entry | None) -> dict[str, Any] | None:
@@ -83,6 +92,13 @@ class _Text(BaseModel):
         return Entry(self.situation, self.offer, self.text, self.source, score, self.tokens)
 
 
+class _OfBank(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    entry: _Text | None
+    withheld: Withheld | None
+
+
 class Row(BaseModel):
     """A row of the table, as it is received."""
 
@@ -92,6 +108,8 @@ class Row(BaseModel):
     offer: int
     said: _Text | None
     chosen: _Text | None
+    sft: _OfBank
+    rlhf: _OfBank
 
 
 class Said(NamedTuple):
@@ -117,15 +135,24 @@ class Chosen(NamedTuple):
     breaks: tuple[str, ...]
 
 
+class Banks(NamedTuple):
+    """What the banks of language models have: JSON of retain.record.Banks, and the texts by bank."""
+
+    record: bytes
+    texts: Mapping[str, str | None]
+
+
 class Spoken(NamedTuple):
     """Of one situation and offer. `refused` says why what the arm would have sent may not be: it is no arm to ask."""
 
     said: Said | None
     chosen: Chosen | None
+    banks: Banks
     refused: str = ""
 
 
-NOTHING = Spoken(None, None)
+NO_BANKS = Banks(b"null", {})
+NOTHING = Spoken(None, None, NO_BANKS)
 
 
 def judged(rows: list[Row], release: Release, verdicts: Mapping[str, str], own: bool) -> dict[Cell, Spoken]:
@@ -144,13 +171,18 @@ def judged(rows: list[Row], release: Release, verdicts: Mapping[str, str], own: 
 def _judged(row: Row, release: Release, own: bool) -> Spoken:
     terms, guard, verdicts = release.terms, release.guard, release.verdicts
     chosen = None if row.chosen is None else _chosen(row.chosen.entry, terms, guard, verdicts)
+    has = {"sft": row.sft, "rlhf": row.rlhf}
+    banks = _recorded(
+        {bank: (None if of.entry is None else of.entry.entry, of.withheld) for bank, of in has.items()}, terms
+    )
+    nothing = Spoken(None, chosen, banks)
     if row.said is None:
-        return Spoken(None, chosen)
+        return nothing
     entry = row.said.entry
     if entry.offer != row.offer:
-        return Spoken(None, chosen, f"a message for an offer of {entry.offer} % with one of {row.offer} %")
+        return nothing._replace(refused=f"a message for an offer of {entry.offer} % with one of {row.offer} %")
     if not may_be_sent(entry, verdicts):
-        return Spoken(None, chosen, "a message that nobody approved")
+        return nothing._replace(refused="a message that nobody approved")
     months = terms.offers.months
     try:
         text = render(entry.text, entry.offer, months)
@@ -158,13 +190,37 @@ def _judged(row: Row, release: Release, own: bool) -> Spoken:
     except MessageError as error:
         text, broken = "", (str(error),)
     if broken:
-        return Spoken(None, chosen, f"a message that the guard refuses: {'; '.join(broken)}")
+        return nothing._replace(refused=f"a message that the guard refuses: {'; '.join(broken)}")
     if own:
         expected = release.entry("learned", row.situation, row.offer)
         if expected is None or _identity(expected) != _identity(entry):
-            return Spoken(None, chosen, "a message that the release doesn't say there")
+            return nothing._replace(refused="a message that the release doesn't say there")
     score = None if entry.source == TEMPLATES else entry.score
-    return Spoken(Said(entry.situation, text, entry.source, score, entry.tokens, entry), chosen)
+    return nothing._replace(said=Said(entry.situation, text, entry.source, score, entry.tokens, entry))
+
+
+def of_banks(release: Release, situation: str, offer: int) -> Banks:
+    """What the banks of the worker's own release have."""
+    return _recorded({bank: release.of_bank(bank, situation, offer) for bank in BANKS}, release.terms)
+
+
+def _recorded(banks: Mapping[str, tuple[Entry | None, Withheld | None]], terms: Terms) -> Banks:
+    record: dict[str, dict[str, Any]] = {}
+    for bank, (entry, withheld) in banks.items():
+        text = None
+        if entry is not None:
+            try:
+                text = render(entry.text, entry.offer, terms.offers.months)
+            except MessageError:  # of another release, which has other slots
+                text = entry.text
+        record[bank] = {
+            "text": text,
+            "characters": None if text is None else len(text),
+            "tokens": None if entry is None else entry.tokens,
+            "score": None if entry is None else entry.score,
+            "withheld": withheld,
+        }
+    return Banks(orjson.dumps(record), {bank: said["text"] for bank, said in record.items()})
 
 
 def _chosen(entry: Entry, terms: Terms, guard: Guard, verdicts: Mapping[str, str]) -> Chosen:

@@ -22,13 +22,13 @@ def record(asked: bool = True, **changes: Any) -> Record:
     """With a shadow if the learned arm was asked."""
     shadow: dict[str, Any] = {
         "version": "v1", "wanted": {"offer": 20, "why": "policy_contact"}, "missing": None, "risk": 0.4,
-        "probabilities": [], "said": SAID, "rlhf_missing": None, "chosen": SAID, "breaks": [], "seconds": 0.001,
+        "probabilities": [], "said": SAID, "banks": None, "chosen": SAID, "breaks": [], "seconds": 0.001,
         "waited": 0.004,
     }  # fmt: skip
     detail: dict[str, Any] = {
         "release": "v1", "seconds": 0.002, "wanted": {"offer": 10, "why": "risk_at_threshold"}, "usual": 10,
         "pscore": 1.0, "explored": False, "actions": None, "risk_if_accepted": 0.3, "unasked": None, "history": {},
-        "pace": 0.0, "said": None,
+        "pace": 0.0, "said": None, "banks": None,
     }  # fmt: skip
     content: dict[str, Any] = {
         "decision_id": "d", "at": "2026-01-01T00:00:00+00:00", "customer": "c", "period": "2026-01-01T00:00:00+00:00",

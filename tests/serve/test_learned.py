@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retain.message import Bank
 from retain.policy import Policy
 from retain.record import Intent, Record
 from retain.release import Release, load
@@ -335,27 +336,94 @@ def test_the_shadow_is_asked_with_the_history_and_the_pace_of_the_decision(relea
     assert len(arm.asked) == 2
 
 
-def test_the_shadow_logs_what_sft_says_and_what_rlhf_would_say(release: Release) -> None:
-    eager = with_policy(release, policy(TELCO, 99.0, 20), threshold=1e-9)
-    unread = dataclasses.replace(eager, verdicts={})
-    alone = dataclasses.replace(eager, banks={name: eager.banks[name] for name in ("template", "sft")})
-    for arm, source, missing in (
-        (eager, "rlhf", None),
-        (unread, "template", "unread"),
-        (alone, "sft", "left_out"),
-    ):
-        client = served(arm, learned=InProcessArm("v1", arm))
-        answer = ask(client, rows(TELCO, 1, seed=4)[0])
-        record = Record.model_validate_json(client.get(f"/decisions/{answer['decision_id']}").content)
-        shadow, said = record.shadow, record.detail.said
-        assert said is not None
-        assert said.source == answer["message"]["source"] == ("template" if missing == "unread" else "sft")
-        assert shadow is not None
-        assert shadow.said is not None
-        assert (shadow.said.source, shadow.rlhf_missing) == (source, missing)
-        assert shadow.said.text is not None
-        assert "20%" in shadow.said.text
-        assert shadow.said.characters == len(shadow.said.text)
+def recorded(client: Client, customer: dict[str, Any]) -> tuple[dict[str, Any], Record]:
+    answer = ask(client, customer)
+    return answer, Record.model_validate_json(client.get(f"/decisions/{answer['decision_id']}").content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "speaks", "would_speak", "sft", "rlhf"),
+    [
+        ({}, "sft", "rlhf", None, None),
+        ({"verdicts": {}}, "template", "template", "unread", "unread"),
+        ({"rlhf": "rejected"}, "sft", "sft", None, "rejected"),
+        ({"rlhf": "shadow_only"}, "sft", "sft", None, "shadow_only"),
+        ({"sft": "shadow_only", "verdicts": {}}, "template", "template", "shadow_only", "unread"),
+        ({"rlhf": "left_out"}, "sft", "sft", None, "left_out"),
+        ({"rlhf": "damaged"}, "sft", "sft", None, "damaged"),
+        ({"rlhf": "no_message"}, "sft", "sft", None, "no_message"),
+    ],
+)
+def test_the_shadow_logs_what_sft_says_and_what_rlhf_would_say(
+    release: Release, changes: dict[str, Any], speaks: str, would_speak: str, sft: str | None, rlhf: str | None
+) -> None:
+    """Wherever the banks stand and whatever people said of their texts, which alone decides about what is sent."""
+    arm = changed(with_policy(release, policy(TELCO, 99.0, 20), threshold=1e-9), changes)
+    answer, record = recorded(served(arm), rows(TELCO, 1, seed=4)[0])
+    assert (answer["offer"], answer["message"]["source"]) == (10, speaks)
+    assert record.detail.said is not None
+    assert (record.detail.said.source, record.detail.said.text) == (speaks, None)
+    assert record.shadow is not None
+    said = record.shadow.said
+    assert said is not None
+    assert said.source == would_speak
+    for banks, percent in ((record.detail.banks, "10%"), (record.shadow.banks, "20%")):
+        assert banks is not None
+        assert (banks.sft.withheld, banks.rlhf.withheld) == (sft, rlhf)
+        for has in (banks.sft, banks.rlhf):
+            if has.withheld in ("left_out", "damaged", "no_message"):
+                assert (has.text, has.characters, has.tokens, has.score) == (None, None, None, None)
+            else:
+                assert percent in (has.text or "")
+                assert (has.characters, has.tokens, has.score) == (len(has.text or ""), 23, 1.5)
+    if would_speak == "template":
+        assert "20%" in (said.text or "")
+        assert said.characters == len(said.text or "")
+    else:
+        assert (said.text, said.characters) == (None, getattr(record.shadow.banks, would_speak).characters)
+
+
+def changed(release: Release, changes: dict[str, Any]) -> Release:
+    """The release with other verdicts, or with a bank that stands, is or is judged in another way."""
+    for part, how in changes.items():
+        others = {name: found for name, found in release.banks.items() if name != part}
+        if part == "verdicts":
+            release = dataclasses.replace(release, verdicts=how)
+        elif how == "shadow_only":
+            release = standing(release, part, "shadow_only", "rm.auc")
+        elif how == "rejected":
+            texts = dict.fromkeys((entry.text for entry in release.banks[part].entries), "rejected")
+            release = dataclasses.replace(release, verdicts={**release.verdicts, **texts})
+        elif how == "no_message":
+            release = dataclasses.replace(release, banks={**others, part: Bank([])})
+        else:
+            damaged = {part: "is damaged"} if how == "damaged" else {}
+            release = dataclasses.replace(release, banks=others, damaged=damaged)
+    return release
+
+
+def test_both_banks_are_on_record_whichever_arm_makes_an_offer(release: Release) -> None:
+    customer = rows(TELCO, 1, seed=4)[0]
+    nobody = like(Notes, release)
+    for offers, chosen, threshold in (("baseline", nobody, 1e-9), ("learned", policy(TELCO, 99.0, 20), 0.999)):
+        _, record = recorded(served(with_policy(release, chosen, threshold=threshold)), customer)
+        assert record.shadow is not None
+        assert (record.detail.banks is not None, record.shadow.banks is not None) == (
+            offers == "baseline", offers == "learned",
+        )  # fmt: skip
+    _, record = recorded(served(with_policy(release, policy(TELCO, 99.0, 20)), ALL), customer)
+    assert record.detail.banks is not None
+    assert "20%" in (record.detail.banks.rlhf.text or "")
+
+
+def test_what_a_challenger_s_bank_lacks_is_told_of_its_own(release: Release) -> None:
+    other = changed(with_policy(release, policy(TELCO, 99.0, 20)), {"rlhf": "left_out"})
+    client = served(with_policy(release, threshold=1e-9), learned=InProcessArm("v1", other, release, loads="v2"))
+    _, record = recorded(client, rows(TELCO, 1, seed=4)[0])
+    assert record.detail.banks is not None
+    assert record.shadow is not None
+    assert record.shadow.banks is not None
+    assert (record.detail.banks.rlhf.withheld, record.shadow.banks.rlhf.withheld) == (None, "left_out")
 
 
 def test_whose_learned_arm_was_asked_is_on_record_also_where_it_did_not_answer(release: Release) -> None:
