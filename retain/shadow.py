@@ -1,8 +1,9 @@
 """What the shadow has shown: whether the learned arm may be tried on customers, told from decision records alone.
 
 The playbook's four figures stand first: latency, unsafe messages, and whether the lengths of messages and the reward
-model's scores are still what they were in training. Then whether the arm answers at all, and what it would be worth.
-Each is passed, failed, or can't be told yet: too few records are no reason to go on, and none to give up.
+model's scores are still what they were in training. Then whether the arm answers what it is asked, whether it is there
+to be asked, and what it would be worth. Each is passed, failed, or can't be told yet: too few records are no reason to
+go on, and none to give up.
 
 **Drift** is the population stability index, sum over bins of (p - q) ln(p / q), p the share of a bin among records and
 q that in training. Below .1 nothing has moved, from .25 on it has (Siddiqi, Credit Risk Scorecards, 2006).
@@ -32,13 +33,15 @@ Verdict = Literal["pass", "fail", "hold"]
 
 DRIFT = 0.25  # of the stability index
 MIN_MESSAGES = 500  # of an index: by chance alone it is about bins / messages
-MAX_MISSED = 0.01  # of the questions to the learned arm
+MAX_MISSED = 0.01  # of the questions that the learned arm was asked
+MAX_UNASKED = 0.05  # of all questions; half a minute in ten, for which two misses open the circuit
+MIN_QUESTIONS = 500  # of which those are a share: a process that starts leaves some unasked
 MIN_EFFECTIVE = 300.0  # decisions that an estimate of value has to be worth
 MATURE = 14 * 86_400.0  # seconds, after which an offer nobody answered counts as declined
 FLOOR = 1e-4  # of a share, since an empty bin would make the index infinite
 
-# Why nothing was heard that says nothing of the arm's answers: nobody was there to ask, or too much was asked at once.
-# What opened a circuit is counted by itself.
+# Why the arm wasn't asked: it wasn't there, too much was asked at once, or it had just failed. That says nothing of its
+# answers, but how available it is.
 NOT_ASKED = ("not_running", "overloaded", "circuit_open")
 UNSAFE = "unsafe_message"  # that what it would have sent may not be sent: an answer, and an unsafe one
 
@@ -135,6 +138,7 @@ def figures(tally: Tally, limits: Monitoring, reference: Reference | None) -> li
         _unsafe(tally, limits),
         *_drifts(tally, reference),
         _answers(tally, limits),
+        _availability(tally),
         _value(tally, limits),
     ]
 
@@ -206,14 +210,32 @@ def _drift(name: str, what: str, values: Sequence[float], training: Distribution
 
 
 def _answers(tally: Tally, limits: Monitoring) -> Figure:
-    unasked = sum(tally.missing[reason] for reason in NOT_ASKED)
-    samples, failures, wanted = tally.asked - unasked, tally.missing.total() - unasked, limits.error_rate.min_samples
-    reasons = ", ".join(f"{count} {reason}" for reason, count in tally.missing.most_common()) or "nothing was missed"
+    missed = Counter({reason: count for reason, count in tally.missing.items() if reason not in NOT_ASKED})
+    samples, failures = tally.asked - _unasked(tally).total(), missed.total()
+    wanted, reasons = limits.error_rate.min_samples, _counted(missed) or "nothing was missed"
     if samples < wanted:
         says = f"{_few(samples, wanted, 'questions')}; {reasons}"
         return Figure("answers_missed", "hold", None, MAX_MISSED, samples, says)
     rate = failures / samples
     return Figure("answers_missed", "pass" if rate < MAX_MISSED else "fail", rate, MAX_MISSED, samples, reasons)
+
+
+def _availability(tally: Tally) -> Figure:
+    unasked, samples = _unasked(tally), tally.asked
+    reasons = _counted(unasked) or "it was there to be asked"
+    if samples < MIN_QUESTIONS:
+        says = f"{_few(samples, MIN_QUESTIONS, 'questions')}; {reasons}"
+        return Figure("unavailable", "hold", None, MAX_UNASKED, samples, says)
+    rate = unasked.total() / samples
+    return Figure("unavailable", "pass" if rate < MAX_UNASKED else "fail", rate, MAX_UNASKED, samples, reasons)
+
+
+def _unasked(tally: Tally) -> Counter[str]:
+    return Counter({reason: count for reason, count in tally.missing.items() if reason in NOT_ASKED})
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 
 def _value(tally: Tally, limits: Monitoring) -> Figure:

@@ -133,6 +133,17 @@ def test_an_arm_that_does_not_answer_fails_but_not_for_what_nobody_asked_it() ->
     assert figure("answers", tallied(*[unasked] * 500)).verdict == "hold"
 
 
+@pytest.mark.parametrize("reason", ["circuit_open", "not_running", "overloaded"])
+def test_an_arm_that_is_not_there_to_be_asked_fails_for_that(reason: str) -> None:
+    unasked = record(wanted=None, missing=reason)
+    for fine, missing, expected in ((480, 19, "hold"), (480, 20, "pass"), (476, 24, "pass"), (475, 25, "fail")):
+        tally = tallied(*[record()] * fine, *[unasked] * missing)
+        assert figure("unavailable", tally).verdict == expected
+    half = tallied(*[record()] * 500, *[unasked] * 500)
+    assert (figure("answers", half).verdict, figure("unavailable", half).verdict) == ("pass", "fail")
+    assert figure("unavailable", half).says == f"500 {reason}"
+
+
 ACTIONS = (None, 0, 5, 10, 20)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
