@@ -90,7 +90,8 @@ class Shadow(_Part):
 
     `said`: the message that it would send with its offer, `banks` what its release has for that offer. `chosen`: what
     the reward model ranked first before the guard was asked, `breaks` the rules that this breaks. `seconds` are its
-    own, `waited` those until it was heard.
+    own, `waited` those from the question until it was heard, or until nobody waited any more. `replied`: seconds from
+    the request's arrival until its answer was on record and on its way.
     """
 
     version: str | None
@@ -103,7 +104,8 @@ class Shadow(_Part):
     chosen: Said | None
     breaks: tuple[str, ...]
     seconds: float | None
-    waited: float | None
+    waited: float
+    replied: float
 
 
 class RecordedOutcome(_Part):

@@ -99,6 +99,8 @@ class Tally:
         if shadow is None or record.withdrawn or shadow.version != self.arm:
             return
         self.asked += 1
+        if shadow.missing not in NOT_ASKED:
+            self.seconds.append(shadow.replied + shadow.waited)
         if shadow.missing == UNSAFE:
             self.chosen += 1
             self.unsafe += 1
@@ -106,7 +108,6 @@ class Tally:
         if shadow.wanted is None:
             self.missing[shadow.missing or "unknown"] += 1
             return
-        self.seconds.append(record.detail.seconds + (shadow.waited or 0.0))
         if shadow.chosen is not None:
             self.chosen += 1
             self.unsafe += bool(shadow.breaks)
@@ -164,7 +165,7 @@ def _latency(tally: Tally, limits: Monitoring) -> Figure:
     if samples < wanted:
         return Figure("latency_p95", "hold", None, limit, samples, _few(samples, wanted, "decisions"))
     value = sorted(tally.seconds)[math.ceil(0.95 * samples) - 1]
-    says = f"95 % of decisions took at most {value * 1000:.0f} ms, waiting for the learned arm included"
+    says = f"95 % of requests took at most {value * 1000:.0f} ms, waiting for the learned arm included"
     return Figure("latency_p95", "pass" if value < limit else "fail", value, limit, samples, says)
 
 

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -75,10 +75,12 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why there is no wish; `detail` is for a person and tells nothing of the customer."""
+    """Why there is no wish; `detail` is for a person and tells nothing of the customer. `waited`: seconds from the
+    question until that was known; 0 where nothing was asked."""
 
     kind: ArmFailure
     detail: str = ""
+    waited: float = field(default=0.0, compare=False)
 
 
 Heard = Wish | Failure
@@ -296,7 +298,7 @@ class LearnedArm:
             if heard.kind == "unsafe_message":
                 self._metrics.arm_chosen["unsafe"].inc()
             log.warning("the learned arm has failed (%s): %s", heard.kind, heard.detail)
-            self._fail(done, heard)
+            self._fail(done, replace(heard, waited=self._clock() - asked.at))
             return
         if self.circuit.succeeded(asked.permit):
             self._metrics.arm_circuit_open.set(0)

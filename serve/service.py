@@ -192,9 +192,10 @@ class Service:
         learned = deciding.bound.learned
         if learned is None or not deciding.in_shadow:
             return
+        replied = time.perf_counter() - deciding.arrived
 
         def complete(wish: Wish | Failure) -> None:
-            record = shadow.heard(wish, learned.release_version)
+            record = shadow.heard(wish, learned.release_version, replied)
             with suppress(StateUnavailable):  # then the record says nothing of its shadow
                 self.writer.submit(Complete(decision_id, record)).add_done_callback(_forget)
 

@@ -20,17 +20,18 @@ _NOTHING: dict[str, Any] = {
     "chosen": None,
     "breaks": (),
     "seconds": None,
-    "waited": None,
 }
 
 
-def heard(answer: Wish | Failure, version: str | None) -> bytes:
-    """What the arm of the release with this `version` said, or that it failed."""
+def heard(answer: Wish | Failure, version: str | None, replied: float) -> bytes:
+    """What the arm of the release with this `version` said, or that it failed. `replied`: seconds until the
+    request was answered."""
+    measured = {"version": version, "waited": answer.waited, "replied": replied}
     if isinstance(answer, Failure):
-        return orjson.dumps(_NOTHING | {"version": version, "missing": answer.kind})
+        return orjson.dumps(_NOTHING | measured | {"missing": answer.kind})
     return orjson.dumps(
         {
-            "version": version,
+            **measured,
             "wanted": {"offer": answer.offer, "why": answer.why},
             "missing": None,
             "risk": answer.case.risk,
@@ -40,7 +41,6 @@ def heard(answer: Wish | Failure, version: str | None) -> bytes:
             "chosen": _said(answer.chosen, answer.banks),
             "breaks": () if answer.chosen is None else answer.chosen.breaks,
             "seconds": answer.seconds,
-            "waited": answer.waited,
         }
     )
 

@@ -23,7 +23,7 @@ def record(asked: bool = True, **changes: Any) -> Record:
     shadow: dict[str, Any] = {
         "version": "v1", "wanted": {"offer": 20, "why": "policy_contact"}, "missing": None, "risk": 0.4,
         "probabilities": [], "said": SAID, "banks": None, "chosen": SAID, "breaks": [], "seconds": 0.001,
-        "waited": 0.004,
+        "waited": 0.004, "replied": 0.002,
     }  # fmt: skip
     detail: dict[str, Any] = {
         "release": "v1", "seconds": 0.002, "wanted": {"offer": 10, "why": "risk_at_threshold"}, "usual": 10,
@@ -63,13 +63,16 @@ def test_what_is_counted_of_a_record() -> None:
     tally = tallied(
         record(),
         record(breaks=["link"]),
-        record(wanted=None, missing="deadline", chosen=None),
+        record(wanted=None, missing="deadline", chosen=None, waited=1.0),
+        record(wanted=None, missing="not_running", chosen=None, waited=0.0),
         record(wanted=None, missing="unsafe_message", chosen=None),
         record(withdrawn=True),
         record(asked=False),
     )
-    assert (tally.asked, tally.missing, tally.chosen, tally.unsafe) == (4, {"deadline": 1}, 3, 2)
-    assert tally.seconds == pytest.approx([0.006, 0.006])
+    assert (tally.asked, tally.missing, tally.chosen, tally.unsafe) == (
+        5, {"deadline": 1, "not_running": 1}, 3, 2,
+    )  # fmt: skip
+    assert tally.seconds == pytest.approx([0.006, 0.006, 1.002, 0.006])  # not that of a question nobody asked
     assert (tally.characters, tally.scores) == ({"rlhf": [100, 100]}, {"rlhf": [0.5, 0.5]})
 
 

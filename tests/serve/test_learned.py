@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import httpx
@@ -19,6 +21,7 @@ from retain.policy import Policy
 from retain.record import Intent, Record
 from retain.release import Release, load
 from serve.answers import Answer
+from serve.learned import Failure
 from serve.operations import Ask, Outcome
 from serve.readiness import REFUSALS
 from serve.router import Router
@@ -302,7 +305,7 @@ def test_in_doubt_the_baseline_decides(release: Release, kind: str, monkeypatch:
 
 def test_in_its_shadow_the_learned_arm_changes_nothing_and_completes_the_record(release: Release) -> None:
     arm = InProcessArm("v1", with_policy(release, policy(TELCO, 99.0, 20)))
-    client, alone = served(release, learned=arm), served(release, learned=None)
+    client, alone = served(release, learned=arm, clock=Clock()), served(release, learned=None, clock=Clock())
     made = 0
     for row in rows(TELCO, 40, seed=7):
         answer, expected = ask(client, row), ask(alone, row)
@@ -435,6 +438,28 @@ def test_whose_learned_arm_was_asked_is_on_record_also_where_it_did_not_answer(r
         assert record.shadow is not None
         assert (record.shadow.version, record.shadow.missing) == ("v2", "not_finite" if changes else None)
         assert (record.detail.release, answer["versions"]["release"]) == ("v1", "v1")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_record_has_the_time_until_the_answer_was_on_its_way(
+    release: Release, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """The transaction's end included."""
+    arm = InProcessArm("v1", release)
+    arm.failure = Failure("deadline", waited=1.0) if fails else None
+    client = served(release, learned=arm)
+    committed = client.app.state.service.writer.state.carry_out
+
+    def slow(operations: Any) -> Any:
+        results = committed(operations)
+        monkeypatch.setattr("serve.service.time", SimpleNamespace(perf_counter=lambda: time.perf_counter() + 7))
+        return results
+
+    monkeypatch.setattr(client.app.state.service.writer.state, "carry_out", slow)
+    _, record = recorded(client, rows(TELCO, 1, seed=4)[0])
+    assert record.shadow is not None
+    assert record.detail.seconds < 7 <= record.shadow.replied < 7 + record.detail.seconds + 60
+    assert (record.shadow.missing, record.shadow.waited == 1.0) == ("deadline" if fails else None, fails)
 
 
 def test_an_arm_of_another_release_decides_about_nobody(release: Release) -> None:
