@@ -85,7 +85,10 @@ class Metrics:
         )
         self._refusals = {reason: refusals.labels(reason) for reason in REFUSALS}
         self.seconds = Histogram(
-            "retain_request_seconds", "Seconds per request to /retain", buckets=BUCKETS, registry=self.registry
+            "retain_request_seconds",
+            "Seconds from the last byte of a request to /retain until it is answered; refused ones don't count",
+            buckets=BUCKETS,
+            registry=self.registry,
         )
         decisions = Counter(
             "retain_decisions", "Decisions by arm, action and why", ["mode", "action", "why"], registry=self.registry
@@ -166,14 +169,12 @@ class Metrics:
     def implausible(self, column: str, outcome: Outside) -> None:
         self._implausible.labels(column, {"refuse": "refused", "warn": "decided"}[outcome]).inc()
 
-    def request(self, path: str, code: int, seconds: float) -> None:
+    def request(self, path: str, code: int) -> None:
         if path not in PATHS:
             # A path that the caller made up must not become a time series.
             path = next((folder for folder in FOLDERS if path.startswith(f"{folder}/")), "other")
         child = self._cached.get((path, code))
         (child or self._requests.labels(path, str(code))).inc()
-        if path == "/retain":
-            self.seconds.observe(seconds)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -1,9 +1,8 @@
-"""The one way in and out of every request: named by an id, counted, timed, and never answered with a traceback."""
+"""The one way in and out of every request: named by an id, counted, and never answered with a traceback."""
 
 from __future__ import annotations
 
 import logging
-import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,7 +14,7 @@ log = logging.getLogger("retain.serve")
 
 
 class EveryRequest:
-    """Around every request: gives it an id, counts it, times it, and turns a bug into a clean 500 and a traceback in
+    """Around every request: gives it an id, counts it, and turns a bug into a clean 500 and a traceback in
     the log.
 
     HEAD is answered as GET, whose body the server leaves out, and a path as without a slash at its end: health checks
@@ -30,7 +29,6 @@ class EveryRequest:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.perf_counter()
         method, path = scope["method"], scope["path"]
         if method == "HEAD" or (path[-1:] == "/" and path != "/"):
             path = path.removesuffix("/") or "/"
@@ -52,4 +50,4 @@ class EveryRequest:
             if status == 0:
                 await refusal(500, "internal error")(scope, receive, counted)
         finally:
-            self.metrics.request(path, status or 500, time.perf_counter() - started)
+            self.metrics.request(path, status or 500)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -428,12 +430,35 @@ def test_metrics_count_requests_decisions_and_seconds(client: Client, release: R
         'retain_requests_total{code="404",path="other"} 1.0',
         'retain_decisions_total{action="contact",mode="baseline",why="risk_at_threshold"} 1.0',
         'retain_decisions_total{action="no_contact",mode="baseline",why="contact_cap"} 1.0',
-        'retain_request_seconds_bucket{le="0.5"} 4.0',
-        "retain_request_seconds_count 4.0",
+        "retain_request_seconds_count 3.0",
         'retain_release_info{release="v1"} 1.0',
     ):
         assert line in text
     assert "made-up" not in text
+
+
+def test_answers_alone_are_timed_and_from_the_end_of_the_body_on(
+    client: Client, customer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller who sends slowly, or what is refused at once, moves no percentile."""
+    now = 0.0
+    monkeypatch.setattr("serve.routes.time", SimpleNamespace(perf_counter=lambda: now))
+    body = json.dumps({"customer": customer}).encode()
+
+    async def dripping() -> AsyncIterator[bytes]:
+        nonlocal now
+        for part in (body[:9], body[9:]):
+            now += 9.0
+            yield part
+
+    headers = {"content-type": "application/json"}
+    assert client.request("POST", "/retain", content=dripping(), headers=headers).status_code == 200
+    assert client.request("GET", "/retain").status_code == 405
+    assert client.post({}).status_code == 422
+    assert client.request("POST", "/retain", content=body).status_code == 415
+    text = client.metrics()
+    assert "retain_request_seconds_count 1.0" in text
+    assert "retain_request_seconds_sum 0.0" in text
 
 
 def test_two_applications_count_apart(release: Release, customer: dict[str, Any]) -> None:
