@@ -217,7 +217,7 @@ SETTINGS = (
             "% of customers of the learned policy"),
     Setting("ASSIGNMENT_KEY", DEFAULT_KEY, _hash_key, ("worker",), "what draws arms and the hold-out", secret=True),
     Setting("RETAIN_HOLD_OUT_PERCENT", "5", _decimal(100), ("worker",), "% of customers who are never contacted"),
-    Setting("RETAIN_EXPLORATION", "0", _decimal(1), ("worker",), "share of baseline customers with a drawn action"),
+    Setting("RETAIN_EXPLORATION", "0", _decimal(1), ("worker",), "share of baseline decisions with a drawn action"),
     Setting("RETAIN_BUDGET_USD", None, _decimal(10**12), ("worker", "admin"), "the offer budget of a period"),
     Setting("DATABASE_URL", None, _database, _DATABASE, "where decisions are kept", secret=True),
     Setting("RETAIN_SQLITE_SYNCHRONOUS", "normal", _one_of("normal", "full"), _DATABASE,
