@@ -27,6 +27,8 @@ from serve.router import Router
 from tests.reliability import write_block
 from tests.serve.services import Served, counted, serve, until
 
+pytestmark = pytest.mark.service
+
 CHECKS = [
     not_a_server_error,
     checks.status_code_conformance,
@@ -142,7 +144,7 @@ def asked_of_arm(service: Served) -> tuple[float, float]:
 
 
 def test_nothing_that_openapi_allows_or_forbids_breaks_the_service(fuzz: Fuzz) -> None:
-    fuzz.run(1_000)
+    fuzz.run(2_000)
     check(fuzz)
 
 
