@@ -10,6 +10,9 @@ from serve import request_id
 from serve.metrics import Metrics
 from serve.refusals import refusal
 
+# Below it an id follows, which may end in a slash: it is another customer's without it.
+CUSTOMERS = "/customers/"
+
 log = logging.getLogger("retain.serve")
 
 
@@ -31,7 +34,7 @@ class EveryRequest:
             return
         method, path = scope["method"], scope["path"]
         if method == "HEAD" or (path[-1:] == "/" and path != "/"):
-            path = path.removesuffix("/") or "/"
+            path = _without_slash(path)
             scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": path}
         status, identifier = 0, request_id.of(scope)
         request_id.current.set(identifier)  # of this request's task alone, which ends with it
@@ -51,3 +54,9 @@ class EveryRequest:
                 await refusal(500, "internal error")(scope, receive, counted)
         finally:
             self.metrics.request(path, status or 500)
+
+
+def _without_slash(path: str) -> str:
+    """The path that is meant, where it ends in a slash."""
+    is_of_id = path.startswith(CUSTOMERS) and path != CUSTOMERS
+    return path if is_of_id else path.removesuffix("/") or "/"

@@ -150,6 +150,22 @@ def test_a_customer_is_forgotten_but_not_that_she_opted_out(release: Release, ur
     database.close()
 
 
+@pytest.mark.parametrize("path", ["abc%2F", "abc/", "%2Fabc", "/abc", "abc%252F"])
+def test_a_customer_of_almost_the_same_id_is_not_forgotten(
+    release: Release, url: str, tmp_path: Path, path: str
+) -> None:
+    client = Client(app_of("v1", release, url=url))
+    for name in ("abc", "abc/"):
+        client.post({"customer": rows(TELCO, 1, seed=4)[0] | {"customerID": name}})
+    database = Database(url)
+    admin = Client(create_admin(Metrics(), tmp_path, None, Oversight(database, "v1", release, 400)))
+    deleted = admin.request("DELETE", f"/customers/{path}", headers=HOST).json()
+    assert deleted == {"decisions": int(path in ("abc%2F", "abc/"))}
+    assert admin.request("DELETE", "/customers/abc", headers=HOST).json() == {"decisions": 1}
+    assert admin.request("DELETE", "/customers/", headers=HOST).status_code == 404
+    database.close()
+
+
 def test_decisions_of_another_release_count_for_its_own_shadow_alone(
     release: Release, url: str, tmp_path: Path
 ) -> None:
