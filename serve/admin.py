@@ -142,7 +142,7 @@ def _routes(registry: CollectorRegistry, oversight: Oversight) -> APIRouter:
     async def shadow() -> Response:
         """What the learned arm's shadow has shown, and whether that is enough to try it on customers."""
         try:
-            return JSONResponse(await asyncio.to_thread(oversight.shadow))
+            return JSONResponse(await oversight.shadow())
         except StateUnavailable as error:
             return refusal(503, str(error))
 

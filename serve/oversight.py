@@ -42,8 +42,9 @@ class Oversight:
         self._learned = challenger or Challenger(version, release.reference)
         self._keep_days = keep_days
         self._state = State(database, release.terms)
-        self._lock = threading.Lock()  # of the state, and of the shadow's last look
-        self._shadow: tuple[float, dict[str, Any]] | None = None
+        self._lock = threading.Lock()  # of the state
+        self._looking = asyncio.Lock()  # at the shadow
+        self._shadow: tuple[float, dict[str, Any]] | None = None  # when it was looked at, and what was seen
 
     def wallet(self) -> Standing | None:
         """Of the running period; None while the database doesn't answer."""
@@ -54,11 +55,15 @@ class Oversight:
                 return None
             return self._state.standing
 
-    def shadow(self) -> dict[str, Any]:
-        """What the learned arm has shown. Raises StateUnavailable."""
-        with self._lock:
+    async def shadow(self) -> dict[str, Any]:
+        """What the learned arm has shown. Raises StateUnavailable.
+
+        A look takes a minute for some 300,000 records. One thread at most looks, so that others are left for /metrics.
+        """
+        async with self._looking:
             if self._shadow is None or time.monotonic() - self._shadow[0] > SHADOW_SECONDS:
-                self._shadow = time.monotonic(), self._look()
+                seen = await asyncio.to_thread(self._look)
+                self._shadow = time.monotonic(), seen
             return self._shadow[1]
 
     def _look(self) -> dict[str, Any]:

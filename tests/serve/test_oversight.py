@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 
@@ -28,6 +31,7 @@ from tests.serve.apps import app_of
 from tests.serve.arms import InProcessArm
 from tests.serve.client import Client
 from tests.serve.memory import DAY, MONTH, Clock
+from tests.serve.services import PLENTY
 
 TELCO = dataset("telco")
 HOST = {"host": "localhost"}
@@ -171,8 +175,46 @@ def test_decisions_of_another_release_count_for_its_own_shadow_alone(
 ) -> None:
     month_of_decisions(release, url, 5, Router(), Clock())
     database = Database(url)
-    assert Oversight(database, "v2", release, 400).shadow()["decisions"] == 0
-    assert Oversight(database, "v1", release, 400).shadow()["decisions"] == 6
+    assert asyncio.run(Oversight(database, "v2", release, 400).shadow())["decisions"] == 0
+    assert asyncio.run(Oversight(database, "v1", release, 400).shadow())["decisions"] == 6
+    database.close()
+
+
+def test_metrics_are_told_while_the_shadow_is_looked_at(
+    release: Release, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many ask for the shadow, and however long that takes."""
+    database = Database(url)
+    oversight = Oversight(database, "v1", release, 400)
+    begun, over, looks = threading.Event(), threading.Event(), []
+
+    def look() -> dict[str, Any]:
+        begun.set()
+        assert over.wait(PLENTY)
+        looks.append(1)
+        return {"verdict": "hold"}
+
+    monkeypatch.setattr(oversight, "_look", look)
+    (tmp_path / "counts").mkdir()
+    app = create_admin(Metrics(), tmp_path / "counts", None, oversight)
+
+    async def ask(path: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as caller:
+            return await caller.get(path)
+
+    async def test() -> None:
+        asked = [asyncio.create_task(ask("/shadow")) for _ in range(50)]
+        try:
+            await asyncio.to_thread(begun.wait, PLENTY)
+            told = await asyncio.wait_for(ask("/metrics"), PLENTY / 2)
+            assert "retain_state_available 1.0" in told.text
+            assert not looks
+        finally:
+            over.set()
+        assert {(await answer).text for answer in asked} == {'{"verdict":"hold"}'}
+        assert looks == [1]
+
+    asyncio.run(test())
     database.close()
 
 
