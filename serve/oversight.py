@@ -24,6 +24,7 @@ from serve.state import State
 SHADOW_SECONDS = 30.0  # for which a look at all records is good
 PRUNE_SECONDS = 86_400.0
 CHECKPOINT_SECONDS = 0.25
+PRUNE_AGAIN_SECONDS = 600.0  # after a failure
 
 log = logging.getLogger("retain.serve")
 
@@ -95,13 +96,18 @@ class Oversight:
             await asyncio.sleep(CHECKPOINT_SECONDS)
 
     async def prune_daily(self) -> None:
-        """Deletes what is older than it may be, at the start and once a day."""
+        """Deletes what is older than it may be, at the start and once a day; if that fails, it is tried again sooner,
+        whatever the reason."""
         while True:
+            pause = PRUNE_AGAIN_SECONDS
             try:
                 await asyncio.to_thread(prune, self._database, self._keep_days, wall_clock())
+                pause = PRUNE_SECONDS
             except StateUnavailable as error:
                 log.warning("old records could not be deleted: %s", error)
-            await asyncio.sleep(PRUNE_SECONDS)
+            except Exception:
+                log.exception("old records could not be deleted")
+            await asyncio.sleep(pause)
 
 
 def oversight_of(settings: Settings, folder: Path) -> Oversight:

@@ -20,11 +20,11 @@ from eval import shadow as shadow_report
 from retain.record import Record
 from retain.release import Release
 from serve.admin import create_admin
-from serve.database import Database
+from serve.database import Database, StateUnavailable
 from serve.keep import exported
 from serve.loading import Challenger
 from serve.metrics import Metrics
-from serve.oversight import Oversight
+from serve.oversight import PRUNE_AGAIN_SECONDS, PRUNE_SECONDS, Oversight
 from serve.router import Router
 from tests.releases import dataset, policy, rows
 from tests.serve.apps import app_of
@@ -177,6 +177,34 @@ def test_decisions_of_another_release_count_for_its_own_shadow_alone(
     database = Database(url)
     assert asyncio.run(Oversight(database, "v2", release, 400).shadow())["decisions"] == 0
     assert asyncio.run(Oversight(database, "v1", release, 400).shadow())["decisions"] == 6
+    database.close()
+
+
+def test_old_records_are_deleted_daily_and_soon_again_after_a_failure(
+    release: Release, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcomes: list[Exception | int] = [3, StateUnavailable("the disk is full"), RuntimeError("a bug"), 0]
+    waits: list[float] = []
+
+    def prune(*_: object) -> int:
+        outcome = outcomes[len(waits)]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == len(outcomes):
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr("serve.oversight.prune", prune)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    database = Database(url)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Oversight(database, "v1", release, 400).prune_daily())
+    assert waits == [PRUNE_SECONDS, PRUNE_AGAIN_SECONDS, PRUNE_AGAIN_SECONDS, PRUNE_SECONDS]
+    assert "the disk is full" in caplog.text
+    assert "a bug" in caplog.text
     database.close()
 
 
