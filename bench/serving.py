@@ -186,7 +186,7 @@ async def _handler_us(release: Release, bodies: list[bytes]) -> float:
     service = Service("bench", release, Metrics(), Writer(state))
     app = create_app(service)
     await service.start()
-    headers = [(b"content-type", b"application/json"), (b"host", b"bench")]
+    headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
         "path": "/retain", "raw_path": b"/retain", "query_string": b"", "headers": headers,

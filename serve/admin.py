@@ -1,8 +1,7 @@
 """What operators and Prometheus ask for, on a port of its own: `python -m serve.admin`, which the supervisor starts.
 
 With RETAIN_ADMIN_TOKEN set, everything but /healthz wants it as `Authorization: Bearer TOKEN`. Without it the port is
-bound on this machine only, and is answered under this machine's own names only: a page of another site, whose name was
-made to lead here (DNS rebinding), gets 403.
+bound on this machine only, and called by this machine's own names only (keys.py).
 """
 
 from __future__ import annotations
@@ -23,13 +22,12 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.errors import RetainError
 from serve.child import begin, run
 from serve.database import StateUnavailable
 from serve.folder import VARIABLE, read_processes
-from serve.keys import Keys
+from serve.keys import NO_KEYS, KeyCheck, Keys
 from serve.metrics import Metrics, WalletGauges
 from serve.middleware import EveryRequest
 from serve.oversight import Oversight, oversight_of
@@ -39,34 +37,6 @@ from serve.settings import read
 KEEP_ALIVE = 75
 TRIES, TRY_AGAIN_SECONDS = 10, 0.02
 OPEN_PATHS = frozenset({"/healthz"})
-OWN_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
-
-class TokenCheck:
-    """Around the application: lets through whoever bears the token, or, without one, calls this machine by its name."""
-
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
-        self.app = app
-        self.keys = Keys({} if token is None else {"admin": token})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and (response := self._refused(scope)):
-            await response(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    def _refused(self, scope: Scope) -> Response | None:
-        if self.keys.caller(scope) is None:
-            return refusal(401, "wants Authorization: Bearer, with RETAIN_ADMIN_TOKEN", challenge=True)
-        if not self.keys and _host(scope) not in OWN_NAMES:
-            return refusal(403, "without RETAIN_ADMIN_TOKEN this port answers as localhost and 127.0.0.1 only")
-        return None
-
-
-def _host(scope: Scope) -> str:
-    """The name that the caller knows this machine by, without the port."""
-    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-    return host.lower() if host.endswith("]") else host.lower().rpartition(":")[0] or host.lower()
 
 
 class ProcessGauges(Collector):
@@ -113,7 +83,8 @@ def create_admin(metrics: Metrics, folder: Path, token: str | None, oversight: O
     )
     app.include_router(_routes(registry, oversight))
     app.add_exception_handler(HTTPException, refused)
-    app.add_middleware(TokenCheck, token=token)
+    keys = NO_KEYS if token is None else Keys({"admin": token})
+    app.add_middleware(KeyCheck, keys=keys, setting="RETAIN_ADMIN_TOKEN", is_open=OPEN_PATHS.__contains__)
     app.add_middleware(EveryRequest, metrics=metrics)
     return app
 

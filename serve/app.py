@@ -19,7 +19,7 @@ from serve.bodies import schemas
 from serve.keys import NO_KEYS, KeyCheck, Keys, is_open
 from serve.middleware import EveryRequest
 from serve.refusals import refused
-from serve.routes import RETAIN, Straight, routes_of
+from serve.routes import READY, RETAIN, Straight, routes_of
 from serve.schema import request_schema
 from serve.service import Service
 from serve.settings import LOOK_SECONDS, READ_AGAIN_SECONDS
@@ -90,7 +90,9 @@ def create_app(service: Service, watch: Watch | None = None, keys: Keys = NO_KEY
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path, operations in document["paths"].items():
                 for operation in operations.values():
-                    operation["security"] = [] if is_open(path) else [{"key": []}]
+                    operation["security"] = [{"key": []}]
+                    if is_open(path):
+                        operation["security"] = [{}, *operation["security"]] if path == READY else []
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -28,6 +28,7 @@ from serve.service import Conflict, Service
 from serve.shown import shown
 
 RETAIN = "/retain"
+READY = "/readyz"
 MAX_BODY = 16 * 1024
 # What is read and thrown away after a body proved too large, so that the caller gets to see the 413 instead of a
 # broken connection; beyond it the connection is closed.
@@ -79,7 +80,7 @@ def routes_of(service: Service) -> APIRouter:
         RETAIN,
         summary="Decide about one customer",
         response_model=Answer,
-        responses={code: {"model": Refusal} for code in (401, 408, 409, 413, 415, 422, 500)},
+        responses={code: {"model": Refusal} for code in (401, 403, 408, 409, 413, 415, 422, 500)},
     )
     async def decide(request: Request) -> Response:
         """Whom to contact, with which offer, in which words. What the service has on record of the customer counts
@@ -93,7 +94,7 @@ def routes_of(service: Service) -> APIRouter:
         "/outcomes",
         summary="Say what became of a decision",
         response_model=NotedAnswer,
-        responses={code: {"model": Refusal} for code in (401, 404, 408, 409, 413, 415, 422, 500, 503)},
+        responses={code: {"model": Refusal} for code in (401, 403, 404, 408, 409, 413, 415, 422, 500, 503)},
     )
     async def outcomes(request: Request) -> Response:
         """Accepted, declined, churned, complained, or the revenue of a month.
@@ -118,7 +119,7 @@ def routes_of(service: Service) -> APIRouter:
         "/suppress",
         summary="Never contact a customer again",
         response_model=NotedAnswer,
-        responses={code: {"model": Refusal} for code in (401, 408, 413, 415, 422, 500, 503)},
+        responses={code: {"model": Refusal} for code in (401, 403, 408, 413, 415, 422, 500, 503)},
     )
     async def suppress(request: Request) -> Response:
         """From the answer on nobody contacts her, in any channel, and an offer of hers that is open isn't repeated."""
@@ -138,7 +139,7 @@ def routes_of(service: Service) -> APIRouter:
         "/decisions/{decision_id}",
         summary="Look a decision up",
         response_model=Record,
-        responses={code: {"model": Refusal} for code in (401, 404, 500, 503)},
+        responses={code: {"model": Refusal} for code in (401, 403, 404, 500, 503)},
     )
     async def decisions(decision_id: str) -> Response:
         """What was answered, what the learned arm would have done, and what became of it."""
@@ -155,8 +156,11 @@ def routes_of(service: Service) -> APIRouter:
     async def healthz() -> Response:
         return _json({"status": "alive"})
 
-    @routes.get("/readyz", summary="What answers, and whether it can")
-    async def readyz() -> Response:
+    @routes.get(READY, summary="What answers, and whether it can")
+    async def readyz(request: Request) -> Response:
+        """Who bears no key is told no more than that it can; the money and the warnings are for the others."""
+        if request.scope["state"]["caller"] is None:
+            return _json({"status": "ready"})
         return _json(ready(service))
 
     return routes

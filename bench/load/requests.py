@@ -21,7 +21,7 @@ MARK = "0" * 16  # as long as an id
 # than all the rest.
 SCRIPT = """
 local rows = {%s}
-local head = "POST /retain HTTP/1.1\\r\\nHost: bench\\r\\nContent-Type: application/json\\r\\nContent-Length: "
+local head = "POST /retain HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Type: application/json\\r\\nContent-Length: "
 local number = 0
 function init(args) number = tonumber(args[1]) end
 function request()
@@ -101,7 +101,7 @@ async def paced(url: str, requests: Sequence[Body], rate: float, seconds: float,
             number, moment = await due.get()
             before, behind = requests[number % len(requests)]
             body = (before + ID % (after + number) + behind).encode()
-            head = "POST /retain HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: "
+            head = "POST /retain HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
             writer.write(f"{head}{len(body)}\r\n\r\n".encode() + body)
             said = await reader.readuntil(b"\r\n\r\n")
             length = next(line for line in said.lower().split(b"\r\n") if line.startswith(b"content-length:"))

@@ -43,7 +43,9 @@ class Client:
 
     def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         async def send() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test") as client:
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(self.app), base_url="http://localhost"
+            ) as client:
                 return await client.request(method, path, **arguments)
 
         response: httpx.Response = self.run(send())

@@ -110,7 +110,7 @@ def talk(address: Address, *pieces: bytes) -> tuple[int, Any]:
 
 def head(*headers: str) -> bytes:
     return "\r\n".join(
-        ["POST /retain HTTP/1.1", "Host: test", "Content-Type: application/json", *headers, "", ""]
+        ["POST /retain HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers, "", ""]
     ).encode()
 
 

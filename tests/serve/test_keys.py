@@ -73,12 +73,53 @@ def test_health_and_the_description_want_no_key(guarded: Client) -> None:
         assert not any(secret in response.text for secret in SECRETS.values())
 
 
+def test_without_a_key_nothing_is_told_but_that_it_answers(guarded: Client) -> None:
+    key = {"authorization": "Bearer 0123456789abcdef"}
+    for headers in ({}, {"authorization": "Bearer wrong"}):
+        assert guarded.request("GET", "/readyz", headers=headers).json() == {"status": "ready"}
+    said = guarded.request("GET", "/readyz", headers=key).json()
+    assert said["status"] == "ready"
+    assert {"wallet", "standings", "warnings", "learned_arm"} <= said.keys()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LocalHost:8000", 200),
+        ("127.0.0.1:8000", 200),
+        ("127.8.9.10", 200),
+        ("[::1]:8000", 200),
+        ("evil.example", 403),
+        ("evil.example:8000", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("evil.example:localhost", 403),
+        ("", 403),
+    ],
+)
+def test_without_keys_a_page_of_another_site_is_refused(
+    client: Client, guarded: Client, release: Release, host: str, status: int
+) -> None:
+    """Its name was made to lead to this machine, and the browser calls it by that."""
+    asked = {"customer": rows(release.spec, 1, seed=4)[0]}
+    answer = client.post(asked, host=host)
+    assert answer.status_code == status
+    assert status == 200 or "RETAIN_API_KEYS" in Refusal.model_validate(answer.json(), strict=True).detail
+    assert client.request("GET", "/healthz", headers={"host": host}).status_code == 200
+    assert ("wallet" in client.request("GET", "/readyz", headers={"host": host}).json()) == (status == 200)
+    assert guarded.post(asked, host=host, authorization="Bearer 0123456789abcdef").status_code == 200
+
+
 def test_the_description_says_what_wants_a_key(guarded: Client, client: Client) -> None:
     document = guarded.get("/openapi.json").json()
     assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
     wanted = {path: operation["security"] for path, item in document["paths"].items() for operation in item.values()}
     guarded_paths = ("/retain", "/outcomes", "/suppress", "/decisions/{decision_id}")
-    assert wanted == {path: [{"key": []}] for path in guarded_paths} | {"/healthz": [], "/readyz": []}
+    assert wanted == {path: [{"key": []}] for path in guarded_paths} | {
+        "/healthz": [],
+        "/readyz": [{}, {"key": []}],  # more of it with one
+    }
     assert "security" not in client.get("/openapi.json").text
 
 

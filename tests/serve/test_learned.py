@@ -231,7 +231,7 @@ def test_a_storm_of_requests_never_overdraws(release: Release, mode: str, percen
 
     async def storm() -> list[dict[str, Any]]:
         transport = httpx.ASGITransport(client.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as caller:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as caller:
 
             async def one(customer: dict[str, Any]) -> dict[str, Any]:
                 response = await caller.post("/retain", json={"customer": customer})
