@@ -7,13 +7,14 @@ event loop never waits for a database.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 from serve.database import StateUnavailable
@@ -44,7 +45,9 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gathering = False
         self._gathered = 0
-        self._limited: deque[tuple[float, asyncio.Future[Any]]] = deque()  # with when the time of each is over
+        # With when the time of each is over, the earliest first. The number only tells two of one time apart.
+        self._limited: list[tuple[float, int, asyncio.Future[Any]]] = []
+        self._numbers = count()
         # Of the thread alone.
         self._owed: list[Waiting] = []  # to be carried out once the database answers
         self._retry_at = 0.0
@@ -71,7 +74,7 @@ class Writer:
         if seconds is not None:
             if not self._limited:
                 loop.call_later(TICK_SECONDS, self._tick)
-            self._limited.append((loop.time() + seconds, future))
+            heapq.heappush(self._limited, (loop.time() + seconds, next(self._numbers), future))
         self._put((operation, future))
         return future
 
@@ -172,8 +175,8 @@ class Writer:
         """Tells those whose time is over."""
         assert self._loop is not None
         now = self._loop.time()
-        while self._limited and (self._limited[0][1].done() or self._limited[0][0] <= now):
-            _, future = self._limited.popleft()
+        while self._limited and (self._limited[0][2].done() or self._limited[0][0] <= now):
+            _, _, future = heapq.heappop(self._limited)
             if not future.done():
                 future.set_exception(StateUnavailable("the database takes too long"))
         if self._limited:

@@ -44,6 +44,7 @@ from tests.serve.client import Client
 from tests.serve.memory import MONTH, Clock, offer
 
 TELCO = dataset("telco")
+STATE_SECONDS = 60.0  # of every test, see conftest.py
 ALL = Router(force_baseline=False, percent=100, hold_out=0.0)
 EVERYBODY = Router(hold_out=0.0)
 
@@ -75,6 +76,25 @@ def wallet_of(client: Client) -> dict[str, Any]:
 def warnings_of(client: Client) -> list[str]:
     warnings: list[str] = client.get("/readyz").json()["warnings"]
     return warnings
+
+
+def test_a_request_has_one_deadline_however_often_it_asks_the_database(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = served(release, ALL)
+    service = client.app.state.service
+    submit, spent, seconds = service.writer.submit, 0.0, {}
+
+    def slow(operation: Any, limit: float | None = None) -> Any:
+        nonlocal spent
+        seconds[type(operation).__name__] = limit
+        spent += 20.0
+        return submit(operation, limit)
+
+    monkeypatch.setattr(service.writer, "submit", slow)
+    monkeypatch.setattr("serve.service.time", SimpleNamespace(perf_counter=lambda: time.perf_counter() + spent))
+    assert ask(client, rows(TELCO, 1, seed=7)[0])["mode"] == "learned"
+    assert seconds == {"Look": pytest.approx(STATE_SECONDS, abs=5), "Ask": pytest.approx(STATE_SECONDS - 20, abs=5)}
 
 
 def test_at_100_percent_everybody_gets_the_policys_decision(release: Release) -> None:

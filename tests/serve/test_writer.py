@@ -142,6 +142,27 @@ def test_whose_time_is_over_is_told_so_and_what_was_decided_is_withdrawn(
     run(test())
 
 
+def test_the_first_whose_time_is_over_is_told_first(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has spent some of it elsewhere comes later, with less."""
+    monkeypatch.setattr(writers, "TICK_SECONDS", 3600.0)
+
+    async def test() -> None:
+        gate = Gate(memory)
+        writer = Writer(gate)
+        writer.start()
+        patient, late = writer.submit(ask("Ann"), 60.0), writer.submit(ask("Ben"), -0.1)
+        writer._tick()
+        with pytest.raises(StateUnavailable, match="takes too long"):
+            await late
+        gate.go.release()
+        assert (await patient).decision_id
+        assert [len(batch) for batch in gate.batches] == [1]
+        gate.go.release()
+        assert writer.close()
+
+    run(test())
+
+
 def test_what_one_raises_is_its_own(memory: Memory) -> None:
     def breaks(*_: object) -> Choice:
         raise ZeroDivisionError
