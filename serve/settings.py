@@ -209,7 +209,7 @@ _DATABASE: tuple[Process, ...] = ("supervisor", "worker", "admin")
 SETTINGS = (
     Setting("EXPERIMENT", DEFAULT_EXPERIMENT, _experiment, _ALL, "whose current release answers"),
     Setting("RELEASE_PATH", None, _folder, _ALL, "the folder of the release that answers"),
-    *(Setting(name, None, _folder, ("worker",), f"an artifact whose part {part} replaces the release's own")
+    *(Setting(name, None, _folder, ("worker", "admin"), f"an artifact whose part {part} replaces the release's own")
       for part, name in OVERRIDES.items()),
     Setting("CHALLENGER_PATH", None, _folder, ("worker", "admin"), "another release, whose learned arm runs in shadow"),
     Setting("FORCE_BASELINE", "true", _yes_or_no, ("worker",), "true: the baseline decides about everybody"),

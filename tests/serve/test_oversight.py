@@ -261,7 +261,7 @@ def test_each_challenger_s_shadow_is_told_by_itself_beside_its_own_training(
     database = Database(url)
     told = {}
     for loads, reference in (("challenger a", own), ("challenger b", lacking), (version, own)):
-        overseen = Oversight(database, version, release, 400, Challenger(loads, reference)).shadow()
+        overseen = asyncio.run(Oversight(database, version, release, 400, Challenger(loads, reference)).shadow())
         assert (overseen["release"], overseen["learned"], overseen["decisions"]) == (version, loads, 12)
         told[loads] = {figure["name"]: figure for figure in overseen["figures"]}
     asked = {loads: figures["answers_missed"]["samples"] for loads, figures in told.items()}
