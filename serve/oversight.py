@@ -91,8 +91,11 @@ class Oversight:
     async def checkpoint_often(self) -> None:
         """Keeps SQLite's write-ahead log short, so that no request waits for that."""
         while True:
-            with suppress(StateUnavailable):  # the workers say so
-                await asyncio.to_thread(self._database.checkpoint)
+            try:
+                with suppress(StateUnavailable):  # the workers say so
+                    await asyncio.to_thread(self._database.checkpoint)
+            except Exception:
+                log.exception("SQLite's write-ahead log could not be shortened")
             await asyncio.sleep(CHECKPOINT_SECONDS)
 
     async def prune_daily(self) -> None:

@@ -34,6 +34,8 @@ class Overseen(Oversight):
 
     async def prune_daily(self) -> None: ...
 
+    async def checkpoint_often(self) -> None: ...
+
 
 def admin(folder: Path, token: str | None = None, oversight: Oversight | None = None) -> Client:
     return Client(create_admin(Metrics(), folder, token, oversight or Overseen()))
