@@ -121,9 +121,10 @@ class Deciding:
 
     def merge(self, past: Past) -> Case:
         """The customer with what is on record of her."""
-        history = merged(self.asked.history, past.history)
-        case = replace(self.assessment.case, history=history, opted_out=self.opted_out or past.suppressed)
-        self.assessment.case = case
+        history, opted_out = merged(self.asked.history, past.history), self.opted_out or past.suppressed
+        case = self.assessment.case
+        if history is not case.history or opted_out != case.opted_out:
+            case = self.assessment.case = replace(case, history=history, opted_out=opted_out)
         return case
 
     def forbidden(self) -> Bar | None:
