@@ -336,7 +336,7 @@ def test_no_fault_of_a_database_costs_any_caller_more_than_a_contact(
 def small_disk() -> Iterator[Path | None]:
     """A file system of its own, with little room; None where only root could mount one."""
     folder = Path(tempfile.mkdtemp(prefix="retain-disk-"))  # which a server that isn't root's gets into, too
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24M,mode=755", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128M,mode=755", "tmpfs", str(folder)]
     is_mounted = os.getuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
     try:
         yield folder if is_mounted else None
