@@ -41,7 +41,7 @@ from serve.turns import InUse, Turns, Users
 Synchronous = Literal["normal", "full"]
 
 WAIT_SECONDS = 0.25  # for other writers
-LONG_LOG = 2000  # pages of SQLite's write-ahead log
+LONG_LOG = 1000  # pages of SQLite's write-ahead log
 MIGRATION_SECONDS = 60  # for another process that migrates
 MIGRATIONS = Path(__file__).with_name("migrations")
 MIGRATION_LOCK = 0x52657461696E  # any number that no other program takes for a lock in the same database
@@ -396,9 +396,9 @@ def _sqlite(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
             "page_size=8192",  # of a new file: three records of 2 kB fit, of 4096 bytes only one; a third less in all
             f"synchronous={synchronous}",
             "foreign_keys=on",
-            # Pages: 128 MB. The admin process looks after it long before; a transaction that has to takes 20 ms for
-            # each 2,000 pages, and more than a hundredth of the requests waited for one.
-            "wal_autocheckpoint=16000",
+            # Pages: 32 MB. The admin process looks after it before; a transaction that has to takes 20 ms for each 2,000
+            # pages, and more than a hundredth of the requests waited for one.
+            "wal_autocheckpoint=4000",
             "journal_size_limit=67108864",  # what a long reader made of the write-ahead log isn't kept
             "cache_size=-16000",  # kB
         ):
