@@ -396,9 +396,9 @@ def _sqlite(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
             "page_size=8192",  # of a new file: three records of 2 kB fit, of 4096 bytes only one; a third less in all
             f"synchronous={synchronous}",
             "foreign_keys=on",
-            # Pages: 32 MB. The admin process looks after it before that; a transaction that has to takes 20 ms for each
+            # Pages: 64 MB. The admin process looks after it before that; a transaction that has to takes 20 ms for each
             # 2,000 pages, and more than a hundredth of the requests waited for one.
-            "wal_autocheckpoint=4000",
+            "wal_autocheckpoint=8000",
             "journal_size_limit=67108864",  # what a long reader made of the write-ahead log isn't kept
             "cache_size=-16000",  # kB
         ):

@@ -23,7 +23,7 @@ from serve.state import State
 
 SHADOW_SECONDS = 30.0  # for which a look at all records is good
 PRUNE_SECONDS = 86_400.0
-CHECKPOINT_SECONDS = 0.1
+CHECKPOINT_SECONDS = 0.3  # each takes the disk for 10 ms, in which writers may wait for it
 PRUNE_AGAIN_SECONDS = 600.0  # after a failure
 
 log = logging.getLogger("retain.serve")
