@@ -41,7 +41,7 @@ quoted = '$(subst ','\'',$1)'
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
         up down deploy run.docker images images.lock serve shadow decisions.export messages messages.approve verdict compare words why debug costs \
-        budget lock figures docs test test.service test.docker test-slow bench lint types imports
+        budget lock figures docs test test.kills test.docker test-slow bench lint types imports
 
 help: ## List every command
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -184,10 +184,10 @@ docs: $(RUN) ## Write the figures of docs/figures/ into the documentation
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(DEV) ## Run the tests, except those that take minutes
-	$(PY) -m pytest -m "not slow and not docker and not service" $(SPREAD)
+	$(PY) -m pytest -m "not slow and not docker and not kills" $(SPREAD)
 
-test.service: $(DEV) ## Have the service's real processes answer while they are broken and killed: minutes
-	$(PY) -m pytest -m "service and not slow" $(SPREAD)
+test.kills: $(DEV) ## Break and kill the processes of runs and of the service while they work: minutes
+	$(PY) -m pytest -m "kills and not slow" $(SPREAD)
 
 test.docker: $(DEV) ## Build images, run stages in them and kill them: minutes, and a Docker engine
 	$(PY) -m pytest -m "docker and not slow"

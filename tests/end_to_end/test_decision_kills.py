@@ -14,6 +14,8 @@ from flows.plan import load_experiment
 from tests.end_to_end.project import Project, Stopwatch, run_to_the_end
 from tests.end_to_end.shots import Target
 
+pytestmark = pytest.mark.kills
+
 SHOTS = 3
 CHAOS = load_experiment("chaos")
 CONFIG = CHAOS.stages.decision

@@ -14,6 +14,8 @@ import pytest
 from engine import faults
 from tests.end_to_end.project import Project, Stopwatch, check_unharmed, run_to_the_end, states
 
+pytestmark = pytest.mark.kills
+
 KILLS = 5
 
 

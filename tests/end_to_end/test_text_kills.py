@@ -19,6 +19,8 @@ from flows.plan import load_experiment
 from tests.end_to_end.project import Project, Stopwatch, run_to_the_end
 from tests.end_to_end.shots import Target
 
+pytestmark = pytest.mark.kills
+
 CHAOS = load_experiment("chaos")
 INTERVAL, STAGES = CHAOS.execution.checkpoint.every_steps, CHAOS.stages
 assert INTERVAL is not None

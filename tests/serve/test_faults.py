@@ -33,7 +33,7 @@ from tests.serve.callers import Callers, compare
 from tests.serve.databases import Server, postgresql
 from tests.serve.services import PLENTY, Served, counted, serve, until
 
-pytestmark = pytest.mark.service
+pytestmark = pytest.mark.kills
 
 # What a test needs beside the fault itself: pauses that end while it waits, and a clock that it can set.
 PATCH = """

@@ -27,7 +27,7 @@ from serve.router import Router
 from tests.reliability import write_block
 from tests.serve.services import Served, counted, serve, until
 
-pytestmark = pytest.mark.service
+pytestmark = pytest.mark.kills
 
 CHECKS = [
     not_a_server_error,

@@ -24,7 +24,7 @@ from tests.serve.callers import Callers, compare
 from tests.serve.databases import postgresql
 from tests.serve.services import Served, counted, serve, until
 
-pytestmark = pytest.mark.service
+pytestmark = pytest.mark.kills
 
 VICTIMS = ("worker", "both workers", "the arm's process", "admin", "supervisor", "all of one service")
 WEIGHTS = (6, 6, 2, 1, 2, 4)  # those that write come first

@@ -193,7 +193,7 @@ def test_a_database_that_is_opened_by_another_thread_is_not_waited_for(
         database.open()
 
 
-@pytest.mark.service
+@pytest.mark.kills
 def test_processes_begin_and_begin_again_without_their_database(
     artifact: Path, store: Path, tmp_path: Path, release: Release
 ) -> None:
