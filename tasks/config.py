@@ -29,7 +29,7 @@ Count = Annotated[int, Field(ge=1)]
 Resamples = Annotated[int, Field(ge=100, le=100_000)]
 
 # What the store keeps beside the experiments' folders.
-RESERVED = ("aside", "debug", "downloads", "ledger", "prefect", "sources", "work")
+RESERVED = ("aside", "debug", "downloads", "ledger", "prefect", "rollout", "sources", "work")
 
 StageName = Literal[
     "customers",
