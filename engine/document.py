@@ -1,0 +1,63 @@
+"""One object under one key of a store, replaced as a whole by compare-and-set.
+
+Whoever changes it states how the new object follows from the one that is there, and is asked again if somebody else was
+faster. So of two writers neither undoes what the other did. The object has a number that rises with each change
+(engine/store.py says why).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from engine.artifact import canonical
+from engine.errors import RetainError
+from engine.store import ABSENT, Conflict, Store
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Document(Generic[Model]):
+    """An object of that model. Reading and changing raise RetainError where what is there is none, StoreUnavailable
+    where the store doesn't answer."""
+
+    store: Store
+    key: str
+    model: type[Model]
+
+    def read(self) -> Model | None:
+        """What is there, or None."""
+        return self._read()[0]
+
+    def change(self, transition: Callable[[Model | None], Model]) -> Model:
+        """Replaces what is there by what the transition makes of it, and returns that. Nothing is written if it returns
+        what it was given, or raises."""
+        while True:
+            before, version = self._read()
+            after = transition(before)
+            if after is before:
+                return after
+            try:
+                self.store.write(self.key, canonical(after.model_dump(mode="json")), expect=version)
+            except Conflict:
+                continue
+            return after
+
+    def _read(self) -> tuple[Model | None, str]:
+        stored = self.store.read(self.key)
+        if stored is None:
+            return None, ABSENT
+        try:
+            return self.model.model_validate_json(stored[0]), stored[1]
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            problem = f"{where}: {first['msg']}" if where else first["msg"]
+            raise RetainError(
+                f"{self.store.url}/{self.key}: is damaged ({problem}). Put back a sound copy; if there is none, move "
+                "this one away and begin anew"
+            ) from None
