@@ -85,8 +85,8 @@ def _share(name: str, events: float, samples: float, limit: RateLimit, what: str
 def _drop(counts: Counts, limits: Monitoring) -> Figure:
     """How far the challenger's mean is below the baseline's."""
     limit, wanted = limits.nrr_proxy_drop.limit, limits.nrr_proxy_drop.min_samples
-    smaller = min(counts.matured, counts.baseline_matured)
-    samples = int(smaller) if math.isfinite(smaller) else 0
+    matured = counts.matured, counts.baseline_matured
+    samples = int(min(matured)) if all(map(math.isfinite, matured)) else 0
     drop = counts.baseline_nrr - counts.nrr
     value = drop if math.isfinite(drop) else None
     if value is None or samples < wanted:

@@ -23,7 +23,7 @@ from retain.rollout import (
     rollout_key,
     set_percent,
 )
-from tests.engine.processes import message_without_privileges
+from tests.engine.processes import message_without_privileges, race
 from tests.rollouts import ANN, CHAMPION, GOOD, MISSED, PLAN, evidence
 
 SHADOWED = propose(None, CHAMPION, GOOD, **ANN)
@@ -133,6 +133,24 @@ def test_of_two_first_proposals_one_is_refused(tmp_path: Path) -> None:
     slow = Document(first, rollout_key("local"), Rollout)
     with pytest.raises(RolloutError, match=f"{GOOD} is the challenger"):
         slow.change(lambda found: propose(found, CHAMPION, MISSED, **ANN))
+
+
+def test_of_processes_that_propose_at_once_one_wins(tmp_path: Path) -> None:
+    def try_it(number: int) -> str | None:
+        mine = Document(FolderStore(tmp_path), rollout_key("local"), Rollout)
+        try:
+            mine.change(lambda found: propose(found, CHAMPION, f"{number}" * 12, **ANN))
+        except RolloutError as error:
+            return str(error)
+        return None
+
+    results = race(4, try_it)
+    final = there(Document(FolderStore(tmp_path), rollout_key("local"), Rollout).read())
+    (winner,) = [number for number, result in enumerate(results) if result is None]
+    assert final.generation == 1
+    assert final.challenger is not None
+    assert final.challenger.release == f"{winner}" * 12
+    assert all("is the challenger" in result for result in results if result)
 
 
 def test_threads_that_change_it_at_once_lose_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from retain.parts import Acceptance, Part
@@ -372,6 +374,7 @@ def test_a_rollback_can_be_repeated() -> None:
         ("two\nlines ", "two lines"),
         ("\ud800x", "x"),
         ("y" * 600, "y" * MAX_WORDS),
+        ("y" * 499 + " z", "y" * 499),
     ],
 )
 def test_a_rollback_refuses_nothing(text: str, kept: str) -> None:
@@ -379,6 +382,14 @@ def test_a_rollback_refuses_nothing(text: str, kept: str) -> None:
     assert gone.latched
     assert (gone.quarantined[0].by, gone.quarantined[0].why) == (kept, kept)
     assert (gone.history[-1].by, gone.history[-1].reason) == (kept, kept)
+    assert Rollout.model_validate_json(gone.model_dump_json()) == gone
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=20), st.integers(0, MAX_WORDS + 1))
+@example(" ", MAX_WORDS - 1)
+def test_a_rollback_takes_any_text(text: str, before: int) -> None:
+    gone = roll_back(CANARY, by="x" * before + text, why=text, at=9)
+    assert gone.latched
     assert Rollout.model_validate_json(gone.model_dump_json()) == gone
 
 
@@ -417,7 +428,13 @@ def test_what_is_not_there_cannot_be_lifted() -> None:
 
 @pytest.mark.parametrize(
     ("rollout", "percent", "phase"),
-    [(FULL, 50.0, "canary"), (FULL, 0, "shadow"), (CANARY, 4, "canary"), (CANARY, 0.0, "shadow")],
+    [
+        (FULL, 50.0, "canary"),
+        (FULL, 0, "shadow"),
+        (CANARY, 4, "canary"),
+        (CANARY, 0.01, "canary"),
+        (CANARY, 0.0, "shadow"),
+    ],
 )
 def test_fewer_customers_at_once(rollout: Rollout, percent: float, phase: Phase) -> None:
     fewer = set_percent(rollout, percent, **ANN)

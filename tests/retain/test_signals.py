@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from retain.signals import SIGNALS, Counts, Figure, verdicts
@@ -69,6 +69,11 @@ def test_a_rate_above_the_limit_of_few_events_is_on_hold() -> None:
     assert figure("unsafe", unsafe=6.0, messages=500.0).verdict == "fail"
 
 
+def test_of_a_hundred_answers_six_slow_ones_are_too_many() -> None:
+    assert figure("latency_p95", slow=5.0, timed=100.0).verdict == "pass"
+    assert figure("latency_p95", slow=6.0, timed=100.0).verdict == "fail"
+
+
 def test_value_fails_by_more_than_three_points_below_the_baseline() -> None:
     assert figure("nrr", nrr=0.871).verdict == "pass"
     assert figure("nrr", nrr=0.869).verdict == "fail"
@@ -87,6 +92,8 @@ def test_value_is_on_hold_until_both_arms_have_matured(few: str) -> None:
     assert figure("nrr", nrr=0.0, **{few: 1300.0}).verdict == "fail"
 
 
+@example((1e6,) * 8 + (math.nan, 1.0))
+@example((1e6,) * 6 + (math.nan, 1.0, 1e6, 1.0))
 @given(st.tuples(*[st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 1.0, 1e6])] * 10))
 def test_what_is_no_number_never_passes_or_fails(values: tuple[float, ...]) -> None:
     counts = Counts(*values)
