@@ -37,7 +37,7 @@ from retain.rollout import (
 from retain.signals import Verdict
 from tests.rollouts import ACCEPTED, ANN, CHAMPION, DAY, GOOD, LIFT, MISSED, NONE, PARTS, PLAN, evidence
 
-RELEASES = st.sampled_from([GOOD, GOOD, MISSED, NONE])
+RELEASES = st.sampled_from([GOOD, GOOD, MISSED, MISSED, NONE])
 WRITERS = st.sampled_from([0, 1])
 VERDICTS = st.sampled_from(["pass", "pass", "pass", "pass", "hold", "fail"])
 
@@ -60,10 +60,11 @@ class Rollouts(RuleBasedStateMachine):
 
     @initialize(
         canary=st.sampled_from([None, None, 50.0, 2.0, 0.0]),
-        release=st.sampled_from([GOOD, MISSED]),
+        release=RELEASES,
+        accepts=st.sampled_from([True, True, False]),
         steps=st.integers(0, 4),
     )
-    def begin(self, canary: float | None, release: str, steps: int) -> None:
+    def begin(self, canary: float | None, release: str, accepts: bool, steps: int) -> None:
         """With nothing, or after some steps forward that went well."""
         self.now = 0.0
         self.stored = Copy(None, 0)
@@ -80,7 +81,7 @@ class Rollouts(RuleBasedStateMachine):
         self.canary = canary
         self.force = False
         for _ in range(steps):
-            self.somebody_does_what_comes_next(0, release)
+            self.somebody_does_what_comes_next(0, release, accepts)
             self.a_minute_of_health()
 
     def _change(self, who: int, change: Callable[[Rollout], Rollout]) -> Rollout | None:
@@ -122,6 +123,7 @@ class Rollouts(RuleBasedStateMachine):
         if self._write(who, after):
             assert release not in self.rolled_back
             assert not self.latched
+            assert copy.rollout is None or copy.rollout.challenger is None
             self.accepted = False
 
     @rule(who=WRITERS, whole=st.booleans())
@@ -158,14 +160,15 @@ class Rollouts(RuleBasedStateMachine):
             assert after.percent in (5.0, 20.0, 100.0)
             assert after.percent > before.percent
 
-    @rule(who=WRITERS, release=st.sampled_from([GOOD, MISSED]))
-    def somebody_does_what_comes_next(self, who: int, release: str) -> None:
+    @rule(who=WRITERS, release=RELEASES, accepts=st.sampled_from([True, True, False]))
+    def somebody_does_what_comes_next(self, who: int, release: str, accepts: bool) -> None:
         """What leads forward, which chance alone seldom finds."""
         self.somebody_reads(who)
         rollout = self.stored.rollout
         if rollout is None or rollout.challenger is None:
             self.propose(who, release)
-            self.accept(who, True)
+            if accepts:
+                self.accept(who, True)
         else:
             last = rollout.percent >= PLAN.percents[-1]
             self.advance(who, "full" if last else "canary", [], DAY, 0)
@@ -223,7 +226,7 @@ class Rollouts(RuleBasedStateMachine):
     @precondition(lambda self: self.lease)
     def lose_the_lease(self, restored: bool) -> None:
         """Removed, or replaced by an old copy."""
-        self.lease = self.old_leases[0] if restored and self.old_leases else None
+        self.lease = self.old_leases[-1] if restored and self.old_leases else None
 
     @rule(who=WRITERS, rollout=st.sampled_from([True, True, False]), lease=st.sampled_from([True, True, False]))
     def a_service_looks(self, who: int, rollout: bool, lease: bool) -> None:
@@ -245,6 +248,18 @@ class Rollouts(RuleBasedStateMachine):
             self.renew(0)
             for who in (0, 1):
                 self.a_service_looks(who, True, True)
+
+    @rule(who=WRITERS, restored=st.booleans())
+    @precondition(lambda self: self.lease)
+    def a_service_sleeps(self, who: int, restored: bool) -> None:
+        """While the last controller dies; then it looks, at the last renewal or at an old copy of the lease."""
+        self.a_service_looks(who, True, True)
+        self.time_passes(1.0)
+        self.renew(0)
+        self.time_passes(LEASE_SECONDS + 1)
+        if restored:
+            self.lose_the_lease(True)
+        self.a_service_looks(who, True, True)
 
     @invariant()
     def nothing_is_served_that_should_not_be(self) -> None:
