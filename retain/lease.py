@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from retain.parts import Words
 
-# From the last sign of life of what is watched, on to the baseline everywhere, at most a minute may pass. Of it the
-# alerts' own sign of life, of which one may be late, takes 45 s, and a look and an answer the last two.
+# From the death of anything in the chain to the baseline on every replica it is 60 s at most. 45 of them may pass until
+# a controller misses the alerts' sign of life; 2 are left for a look and an answer. So it is renewed every 5 s or so.
 LEASE_SECONDS = 13.0
 
 _Number = Annotated[int, Field(ge=1)]
@@ -54,7 +54,7 @@ def sighted(before: Sighting | None, lease: Lease | None, now: float) -> Sightin
 
 
 def fresh(sighting: Sighting | None, generation: int, now: float) -> bool:
-    """Whether the rollout of that generation is vouched for."""
+    """Whether the rollout of that generation is vouched for; to be asked again as time passes, not at a look alone."""
     if sighting is None or sighting.lease is None or sighting.after is None:
         return False
     return sighting.lease.generation == generation and now - sighting.after <= LEASE_SECONDS

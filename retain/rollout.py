@@ -145,9 +145,8 @@ class Served(NamedTuple):
     accepted: tuple[Acceptance, ...]
 
 
-# Also where a rollout is there but damaged, or can't be read.
+# Without a challenger; also where a rollout is there but damaged, or can't be read.
 BASELINE_ONLY: Final = Served(None, 0.0, None, ())
-
 
 # What the first proposal changes.
 _NEW: Final[Mapping[str, Any]] = {
@@ -167,13 +166,15 @@ def rollout_key(experiment: str) -> str:
 
 
 def lease_key(experiment: str) -> str:
+    """Where its lease lies (retain/lease.py)."""
     return f"rollout/{experiment}/lease.json"
 
 
 def effective(rollout: Rollout | None, lease_fresh: bool, force_baseline: bool, canary_percent: float | None) -> Served:
     """What a service does. `canary_percent`: None if it isn't set.
 
-    Without a rollout the settings rule: `arm` is None, whatever the percent, and is the one that they name.
+    Without a rollout the settings rule, and name the arm: `arm` is None, whatever the percent. One that is damaged or
+    can't be read is not without: BASELINE_ONLY holds for it.
     """
     if rollout is None:
         percent = DEFAULT_PERCENT if canary_percent is None else canary_percent

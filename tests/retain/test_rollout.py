@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from retain import shadow
 from retain.parts import Acceptance, Part
 from retain.rollout import (
     BASELINE_ONLY,
     MAX_WORDS,
     SHADOW,
+    VALUE,
     Arm,
     Evidence,
     Phase,
@@ -35,7 +37,8 @@ from retain.rollout import (
     rollout_key,
     set_percent,
 )
-from retain.signals import SIGNALS
+from retain.signals import SIGNALS, Figure
+from tests.releases import MONITORING
 from tests.rollouts import (
     ACCEPTED,
     ANN,
@@ -185,6 +188,14 @@ def test_a_shadow_may_not_know_its_value_but_not_have_failed_by_it() -> None:
     nothing = evidence(SHADOWED)._replace(figures=())
     with refused("nothing is known of latency_p95, unsafe, answers_missed, unavailable"):
         advance(SHADOWED, "canary", nothing, PLAN, **ANN)
+
+
+def test_the_shadow_s_figures_have_these_names_and_are_taken_as_they_are_answered() -> None:
+    answered = json.dumps([each._asdict() for each in shadow.figures(shadow.Tally(GOOD, GOOD), MONITORING, None)])
+    taken_over = TypeAdapter(tuple[Figure, ...]).validate_json(answered)
+    assert {*SHADOW, VALUE} <= {each.name for each in taken_over}
+    with refused("latency_p95: hold"):
+        advance(SHADOWED, "canary", evidence(SHADOWED)._replace(figures=taken_over), PLAN, **ANN)
 
 
 @pytest.mark.parametrize(("rollout", "to"), [(CANARY, "canary"), (WIDER, "full")])
