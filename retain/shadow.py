@@ -23,13 +23,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from retain.monitoring import Monitoring
 from retain.record import Record
 from retain.reference import Distribution, Reference
-
-Verdict = Literal["pass", "fail", "hold"]
+from retain.signals import Verdict
 
 DRIFT = 0.25  # of the stability index
 MIN_MESSAGES = 500  # of an index: by chance alone it is about bins / messages
