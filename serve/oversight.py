@@ -92,8 +92,9 @@ class Oversight:
         """Keeps SQLite's write-ahead log short, so that no request waits for that."""
         while True:
             try:
-                with suppress(StateUnavailable):  # the workers say so
-                    await asyncio.to_thread(self._database.checkpoint)
+                await asyncio.to_thread(self._database.checkpoint)
+            except StateUnavailable:
+                pass  # the workers say so
             except Exception:
                 log.exception("SQLite's write-ahead log could not be shortened")
             await asyncio.sleep(CHECKPOINT_SECONDS)
