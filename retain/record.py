@@ -64,10 +64,12 @@ class Detail(_Part):
     all contact. `actions`: those that could have been drawn, as offers; None where nothing is explored.
     `risk_if_accepted`: what the risk model says of her at the charge that she pays once she has accepted the offer;
     None without an offer, and where nothing is compared, since nobody is treated by chance. `banks`: what the release
-    has for the offer that was made. `unasked`: why the learned
-    arm wasn't asked in its shadow: "forbidden" (a rule forbids all contact), "left_out" (the release has none),
-    "served" (it decided itself), or what kept it from deciding about a customer of its own: "other_release" (it has
-    loaded another one than answers), or a kind of failure."""
+    has for the offer that was made. `unasked`: why the learned arm wasn't asked in its shadow: "forbidden" (a rule
+    forbids all contact), "left_out" (the release has none), "served" (it decided itself), or what kept it from deciding
+    about a customer of its own: "other_release" (it has loaded another one than answers), or a kind of failure.
+
+    `trial`: the version whose learned arm decided about a share of customers at that time, None where none did;
+    `assigned`: whose the customer was then, whoever decided about her in the end."""
 
     release: str
     seconds: float
@@ -82,6 +84,8 @@ class Detail(_Part):
     pace: float
     said: Said | None
     banks: Banks | None
+    trial: str | None = None  # records of before there were trials have neither
+    assigned: Arm | None = None
 
 
 class Shadow(_Part):

@@ -54,6 +54,11 @@ class Bound:
     learned: LearnedArm | None
     _banks: dict[tuple[str, int], bytes] = field(default_factory=dict, init=False)
 
+    @property
+    def trial(self) -> str | None:
+        """The version whose learned arm decides about a share of customers, if one does."""
+        return self.learned.release_version if self.learned is not None and self.router.learned_percent else None
+
     def banks(self, situation: str, offer: int) -> bytes:
         """What the release's language models say there, as JSON: it is made once for each of some twenty cases."""
         if (situation, offer) not in self._banks:
@@ -65,9 +70,10 @@ class Bound:
 class Deciding:
     """A request on its way through the transaction, which calls it once, or again if it has to be repeated.
 
-    `arm` is the customer's, `heard` what the learned arm wants about one of its own; None: the baseline decides about
-    her, because of what `failure` says where the learned arm is hers. After the call `decision`, `message`, `pace` and
-    `bar` (what forbade a contact) are those of the decision, and the assessment holds the history on record, too.
+    `assigned` is the customer's arm, `arm` the one that decides about her, and `heard` what the learned arm wants about
+    one of its own; None: the baseline decides, because of what `failure` says where the learned arm is hers. After the
+    call `decision`, `message`, `pace` and `bar` (what forbade a contact) are those of the decision, and the assessment
+    holds the history on record, too.
     """
 
     bound: Bound
@@ -76,7 +82,8 @@ class Deciding:
     customer: str | None
     opted_out: bool  # by the request itself
     arrived: float  # by time.perf_counter()
-    arm: Arm = "baseline"  # the customer's
+    assigned: Arm = "baseline"
+    arm: Arm = "baseline"
     heard: Wish | None = None
     failure: str | None = None
     decision: Decision | None = None
@@ -198,6 +205,8 @@ class Deciding:
             "actions": self.actions,
             "risk_if_accepted": self._risk_if_accepted(offer),
             "unasked": self._unasked,
+            "trial": self.bound.trial,
+            "assigned": self.assigned,
             "history": self.assessment.case.history,
             "pace": self.pace,
             "said": None if message is None else said(message),

@@ -136,7 +136,7 @@ class Service:
         scoped = None if key is None else f"{caller}\n{key}"
         try:
             if bound.learned is not None and bound.router.arm(customer) == "learned":
-                deciding.arm = "learned"
+                deciding.assigned = deciding.arm = "learned"
                 await self._hear(deciding, bound.learned)
             ask = Ask(
                 customer, scoped, b"" if key is None else self.reader.canonical(asked), deciding, deciding.opted_out
