@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from retain.frozen import Frozen
 
 Value = str | int
 
@@ -44,11 +46,7 @@ class DescriptionError(ValueError):
         self.path = path
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Source(_Frozen):
+class Source(Frozen):
     """Where the table's CSV is found, and how it is written.
 
     `files`: names looked for in a data folder (`.gz` is decompressed), or absolute paths. `url`: of its download; none
@@ -66,13 +64,13 @@ class Source(_Frozen):
     decimal: Literal[".", ","] = Field(default=".", exclude_if=lambda decimal: decimal == ".")
 
 
-class Target(_Frozen):
+class Target(Frozen):
     column: str
     positive: Value
     negative: Value
 
 
-class Column(_Frozen):
+class Column(Frozen):
     """One column. A `flag` has two values (false, true), a `category` all that are allowed.
 
     A `text` is the customer's name (role `name`), which a message may greet with: at most MAX_TEXT characters, "" for
@@ -141,7 +139,7 @@ class Column(_Frozen):
         return self
 
 
-class BridgeRole(_Frozen):
+class BridgeRole(Frozen):
     """One of the yes/no properties by which two tables are matched, told from one column of this table."""
 
     role: str
@@ -156,7 +154,7 @@ class BridgeRole(_Frozen):
         return self
 
 
-class DatasetSpec(_Frozen):
+class DatasetSpec(Frozen):
     """A table. `columns` are those of the file without the target, in the file's order; `ignore` names those of the
     file that nothing reads."""
 
@@ -166,7 +164,7 @@ class DatasetSpec(_Frozen):
     target: Target
     columns: tuple[Column, ...] = Field(min_length=1)
     ignore: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
-    roles: dict[Role, str] = {}
+    roles: dict[Role, str] = Field(default_factory=dict)
     bridge: tuple[BridgeRole, ...] = ()
 
     @model_validator(mode="after")

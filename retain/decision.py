@@ -18,10 +18,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from retain.contact import Bar, barred
 from retain.dataset import DatasetSpec, cell, feature_columns
+from retain.frozen import Frozen
 from retain.offers import Acceptance, Cap, Decay, Months, NotNegative, Offers, tiredness
 from retain.policy import Policy
 from retain.wallet import Mode, Wallet
@@ -144,17 +145,13 @@ def _spread(score: float, sd: float) -> float:
 # -- terms ---------------------------------------------------------------------------------------------------------
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class _Budget(_Block):
+class _Budget(Frozen):
     share: NotNegative
     months: Months
     amount: NotNegative
 
 
-class _Rule(_Block):
+class _Rule(Frozen):
     rule: Literal["threshold"]
     reasons: Annotated[int, Field(ge=1, le=120)]
 
@@ -163,7 +160,7 @@ class _Rule(_Block):
 _OLDER = ("max_contacts", "cap_months", "offer_months")
 
 
-class _Terms(_Block):
+class _Terms(Frozen):
     offers: Offers
     cap: Cap
     acceptance: Acceptance

@@ -7,20 +7,17 @@ nowhere else.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
+from retain.frozen import Frozen
 from retain.names import Names, NameWords
 from retain.rules import Rules, RulesError, RuleWords, check_entries, check_kinds
 
 
-class GuardWords(BaseModel):
+class GuardWords(Frozen):
     """What a release adds to the rules: what ops/messages/guard.yaml holds.
 
     Entries of `words` (by kind) and `harmless` are as those of RuleWords. `sentences`: what is said of a message that
     breaks a rule, by its kind.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     sentences: dict[str, str]
     words: dict[str, tuple[str, ...]]
@@ -28,10 +25,8 @@ class GuardWords(BaseModel):
     names: NameWords
 
 
-class GuardInForce(BaseModel):
+class GuardInForce(Frozen):
     """What the service is asked to keep, as a release holds it: the rules with what is added to them, and names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     rules: RuleWords
     sentences: dict[str, str]

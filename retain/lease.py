@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from retain.frozen import Frozen
 from retain.parts import Words
 
 # From the death of anything in the chain to the baseline on every replica it is 60 s at most. 45 of them may pass until
@@ -20,10 +21,8 @@ LEASE_SECONDS = 13.0
 _Number = Annotated[int, Field(ge=1)]
 
 
-class Lease(BaseModel):
+class Lease(Frozen):
     """`holder` vouches for the rollout of that `generation`, and for no other."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     holder: Words
     generation: _Number

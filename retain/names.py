@@ -13,8 +13,9 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import field_validator
 
+from retain.frozen import Frozen
 from retain.numbers import numbers_in
 from retain.rules import Rules
 
@@ -30,10 +31,8 @@ _LISTED = re.compile("[a-z]+(?:-[a-z]+)*")
 _BEGINS = re.compile(r"(?:mc|mac|fitz)(?=[a-z]{3})")
 
 
-class NameWords(BaseModel):
+class NameWords(Frozen):
     """What is no name: `ordinary` words, and those that are worse as a name (`no_names`), separated by spaces."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     ordinary: str
     no_names: str

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from retain.frozen import Frozen
 
 # Each part of a release, with the stages whose criteria decide about it. RLHF begins at what SFT reached: where SFT
 # missed a criterion, so did what was trained from it.
@@ -34,11 +36,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 Words = Annotated[str, Field(min_length=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Missed(_Frozen):
+class Missed(Frozen):
     """A gating criterion that a part missed: its "stage.metric", and in `verdict` its value and limit, in words."""
 
     criterion: Words
@@ -46,7 +44,7 @@ class Missed(_Frozen):
     verdict: Words
 
 
-class Part(_Frozen):
+class Part(Frozen):
     """What release.json says of a part. `digest` is of its files as the release has them, `artifact` of those that its
     stage made: they differ for a bank of which the guard dropped messages."""
 
@@ -56,7 +54,7 @@ class Part(_Frozen):
     missed: tuple[Missed, ...]
 
 
-class Acceptance(_Frozen):
+class Acceptance(Frozen):
     """That a person lets customers be shown a part that is `shadow_only`: who, why, for which missed criteria
     ("stage.metric"), and for which digest of the part alone."""
 

@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from retain.dataset import Column, DatasetSpec, bounds, column, total_and_tenure
+from retain.frozen import Frozen
 
 # The range ends near the value of this rank from either end: fewer rows than that are odd ones, as many are customers.
 # A quantile would leave out rare customers, 0.5 % of enterprise accounts for example.
@@ -32,10 +33,8 @@ Range = tuple[float, float]
 Outside = Literal["refuse", "warn"]
 
 
-class Ranges(BaseModel):
+class Ranges(Frozen):
     """By column, (lowest, highest) of what is plausible; `total`: of total charge / (tenure x monthly charge)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     columns: Mapping[str, Range]
     total: Range | None

@@ -12,7 +12,9 @@ from functools import lru_cache
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+
+from retain.frozen import Frozen
 
 SEARCHED = timedelta(days=3)  # for an hour at which it is day in every zone
 
@@ -33,10 +35,8 @@ def zone_name(name: str) -> str:
     return name
 
 
-class QuietHours(BaseModel):
+class QuietHours(Frozen):
     """No message is sent from `start` to `end` (HH:MM, recipient's time); `zones` are those where customers live."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     start: _Clock
     end: _Clock

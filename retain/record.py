@@ -8,19 +8,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from retain.decision import Arm
+from retain.frozen import Frozen
 from retain.parts import Withheld
 
 OutcomeKind = Literal["accepted", "declined", "churned", "complained", "revenue"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Said(_Part):
+class Said(Frozen):
     """Of a message: who wrote it, how long it is, and what the reward model gave it; None where nothing did. `text` has
     neither greeting nor footer; None where the answer has the message, or its bank's beside it is the same."""
 
@@ -31,7 +26,7 @@ class Said(_Part):
     score: float | None
 
 
-class BankMessage(_Part):
+class BankMessage(Frozen):
     """The best message that the bank of a language model has for an offer; None where it has none. `withheld`: why no
     customer is shown it, since its bank is "left_out" of the release, "damaged" or "shadow_only", somebody "rejected"
     the text or nobody read it ("unread"); or why there is none ("no_message" for the case)."""
@@ -43,21 +38,21 @@ class BankMessage(_Part):
     withheld: Withheld | None
 
 
-class Banks(_Part):
+class Banks(Frozen):
     """What SFT says with an offer, and what RLHF says, whoever speaks to the customer."""
 
     sft: BankMessage
     rlhf: BankMessage
 
 
-class Intent(_Part):
+class Intent(Frozen):
     """What an arm wants before offer limit and wallet: an offer in percent, None for no contact, and why."""
 
     offer: int | None
     why: str
 
 
-class Detail(_Part):
+class Detail(Frozen):
     """What a record adds to the answer. `seconds`: from the request's arrival to the decision. `wanted`: what the arm
     wanted; None where a rule forbade all contact. `usual`: the offer that the arm would have made without exploration,
     as the wallet lets it. `pscore`: the chance with which the action was taken; None where a rule forbade
@@ -88,7 +83,7 @@ class Detail(_Part):
     assigned: Arm | None = None
 
 
-class Shadow(_Part):
+class Shadow(Frozen):
     """What the learned arm would have done: `wanted`, or `missing`, the reason why nobody knows. `version` is that of
     its release, which may be another one than answers; None where its files don't say.
 
@@ -112,7 +107,7 @@ class Shadow(_Part):
     replied: float
 
 
-class RecordedOutcome(_Part):
+class RecordedOutcome(Frozen):
     """`amount`: the revenue of a `month`. `given_back`: what the accepted offer of a customer who left won't cost any
     more."""
 
@@ -123,7 +118,7 @@ class RecordedOutcome(_Part):
     at: str
 
 
-class Record(_Part):
+class Record(Frozen):
     """A decision on record. Times are UTC; `period` is when that of the wallet began. `answer` is what /retain said,
     before its message was greeted by name.
 

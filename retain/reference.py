@@ -11,22 +11,19 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from retain.decision import Arm
+from retain.frozen import Frozen
 from retain.message import Message
 
 TENTHS = np.arange(1, 10) / 10
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 Count = Annotated[int, Field(ge=0)]
 
 
-class Distribution(_Frozen):
+class Distribution(Frozen):
     """How many values lie in k + 1 bins: up to the first of k `edges`, above one up to the next, above the last.
 
     There are fewer than nine edges where deciles fall together, or on the largest value.
@@ -60,7 +57,7 @@ def _counts(edges: Sequence[float], values: np.ndarray) -> tuple[int, ...]:
     return tuple(np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1).tolist())
 
 
-class Messages(_Frozen):
+class Messages(Frozen):
     """Of `n` messages of one bank, each as often as it would be sent: how long their texts are, in the tokens of the
     model that wrote them and in characters, and how the validation reward model scores them."""
 
@@ -80,7 +77,7 @@ class Messages(_Frozen):
         )
 
 
-class Reference(_Frozen):
+class Reference(Frozen):
     """reference.json of a release. `customers`: of how many it is told, `messages`: bank -> arm -> what the bank has
     for those whom the arm would contact."""
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from retain.frozen import Frozen
 from retain.parts import Acceptance, Digest, Part, Words, shown, standing_of
 from retain.signals import NRR, SIGNALS, Figure
 
@@ -40,18 +41,14 @@ class RolloutError(ValueError):
     """Why a rollout is not changed so, in one line."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Arm(_Frozen):
+class Arm(Frozen):
     """Who decides: a release, by its version, and whether its baseline or its learned policy."""
 
     release: Digest
     mode: Mode
 
 
-class Quarantine(_Frozen):
+class Quarantine(Frozen):
     """A release that was rolled back: when, by whom, why."""
 
     release: Digest
@@ -60,7 +57,7 @@ class Quarantine(_Frozen):
     by: Words
 
 
-class Event(_Frozen):
+class Event(Frozen):
     """One change. `release`: of the challenger, or the one that was forgiven. `before` and `after` describe() the
     rollout. `acceptance` and `holds`: what a person let pass by this change."""
 
@@ -76,7 +73,7 @@ class Event(_Frozen):
     holds: tuple[str, ...] = ()
 
 
-class Rollout(_Frozen):
+class Rollout(Frozen):
     """`percent` of customers are the challenger's. `accepted`: its shadow_only parts that customers may be shown.
     `accepted_holds`: signals that were not to be told when it went to everybody. `generation` counts the changes."""
 
@@ -110,7 +107,7 @@ class Rollout(_Frozen):
         return self
 
 
-class Plan(_Frozen):
+class Plan(Frozen):
     """`percents` of the canary, rising; everybody comes after the last. Each is watched for `watch_s` seconds."""
 
     percents: Annotated[tuple[Annotated[float, Field(gt=0, lt=100)], ...], Field(min_length=1)] = (DEFAULT_PERCENT,)

@@ -13,8 +13,9 @@ from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
+from retain.frozen import Frozen
 from retain.numbers import ANY_ONE, ANY_TEEN, ANY_TEN, NUMBER_WORD, number_of
 from retain.patterns import PatternError, Patterns, Replaced, check_part, read, word_starts
 
@@ -107,14 +108,12 @@ class RulesError(ValueError):
 Pieces = Mapping[str, str | Sequence[str]]
 
 
-class RuleWords(BaseModel):
+class RuleWords(Frozen):
     """The rules as words: what ops/messages/rules.yaml holds, whose comments say what each list is for.
 
     An entry of a list is a regular expression over a text in small letters without apostrophes. It matches whole
     words. <name> in it stands for a piece.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     kinds: tuple[str, ...]
     pieces: dict[str, str | tuple[str, ...]]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from retain.frozen import Frozen
 from retain.monitoring import Monitoring, RateLimit
 
 Verdict = Literal["pass", "fail", "hold"]
@@ -20,10 +21,8 @@ ERRORS, LATENCY, UNSAFE, NRR = SIGNALS = ("errors", "latency_p95", "unsafe", "nr
 SLOW = 0.05  # more than this share above the limit is a 95th percentile above it
 
 
-class Figure(BaseModel):
+class Figure(Frozen):
     """One figure with its verdict. `samples`: what it was told from; `says` why, in a sentence."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: Annotated[str, Field(min_length=1)]
     verdict: Verdict

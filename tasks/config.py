@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from engine.criteria import Criterion
 from engine.interval import CheckpointInterval
 from retain.dataset import DatasetSpec, DescriptionError, feature_columns
+from retain.frozen import Frozen
 from retain.guard import GuardWords, in_force
 from retain.monitoring import Monitoring
 from retain.offers import Cap, Decay, Months, NotNegative, Offers, Percent, Positive, Share
@@ -52,14 +53,10 @@ StageName = Literal[
 ]
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 # -- data ---------------------------------------------------------------------------------------------------------
 
 
-class Split(_Block):
+class Split(Frozen):
     """Shares of the one split that every later stage honours."""
 
     train: Fraction
@@ -74,7 +71,7 @@ class Split(_Block):
         return self
 
 
-class TableConfig(_Block):
+class TableConfig(Frozen):
     """`customers` and `campaigns`: a table as its description says, capped and split."""
 
     dataset: DatasetSpec
@@ -83,7 +80,7 @@ class TableConfig(_Block):
     split: Split
 
 
-class TextFile(_Block):
+class TextFile(Frozen):
     """One file of text. `names` are looked for in a data folder (`.gz` is decompressed), then `url` is asked."""
 
     dataset: Literal["OASST1", "SGD", "SHP-2", "HH-RLHF"]
@@ -94,7 +91,7 @@ class TextFile(_Block):
     licence: str
 
 
-class _TextConfig(_Block):
+class _TextConfig(Frozen):
     files: Annotated[tuple[TextFile, ...], Field(min_length=1)]
     max_rows: Count
     # Lines that are no record, as a share of all; above it the file is damaged or another one.
@@ -119,7 +116,7 @@ class PreferencesConfig(_TextConfig):
 # -- tabular ------------------------------------------------------------------------------------------------------
 
 
-class _Booster(_Block):
+class _Booster(Frozen):
     """XGBoost's own names and meanings."""
 
     # A tree of depth 16 has 65,536 leaves, more than there are rows to fill them.
@@ -142,7 +139,7 @@ class FixedBooster(_Booster):
     rounds: Annotated[int, Field(ge=1, le=10_000)]
 
 
-class _Evaluation(_Block):
+class _Evaluation(Frozen):
     folds: Annotated[int, Field(ge=2, le=20)]
     bootstrap: Resamples
     ece_bins: Annotated[int, Field(ge=2, le=100)]
@@ -173,14 +170,14 @@ class BacktestConfig(_Evaluation):
 # -- words ---------------------------------------------------------------------------------------------------------
 
 
-class TemplateConfig(_Block):
+class TemplateConfig(Frozen):
     """The two texts of a situation: with a discount, whose slots are {offer} and {months}, and without one."""
 
     offer: Annotated[str, Field(min_length=1)]
     no_offer: Annotated[str, Field(min_length=1)]
 
 
-class WordsConfig(_Block):
+class WordsConfig(Frozen):
     """What is said and what may not be said, from ops/messages/*.yaml. A stage is given the words that its config
     model has a field for (flows.plan.stage_config)."""
 
@@ -203,7 +200,7 @@ class WordsConfig(_Block):
 # -- language -----------------------------------------------------------------------------------------------------
 
 
-class OptShape(_Block):
+class OptShape(Frozen):
     """OPT's own names: facebook/opt-350m's, or a tiny one."""
 
     vocab_size: Annotated[int, Field(ge=300, le=200_000)]
@@ -216,7 +213,7 @@ class OptShape(_Block):
     do_layer_norm_before: bool
 
 
-class Pretraining(_Block):
+class Pretraining(Frozen):
     """Of weights that are trained from nothing, by AdamW. `messages` is the share of each batch that is of the
     retention domain. The learning rate rises during the first `warmup` of the steps, then follows half a cosine down
     to `final_rate` of itself."""
@@ -235,7 +232,7 @@ class Pretraining(_Block):
     held_out_blocks: Count
 
 
-class WeightsFile(_Block):
+class WeightsFile(Frozen):
     """A file of published weights: `name` in a folder called like the model, below the data folder."""
 
     name: str
@@ -243,7 +240,7 @@ class WeightsFile(_Block):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
 
 
-class BaseConfig(_Block):
+class BaseConfig(Frozen):
     """`base`: `scratch` trains the shape here, `random` draws it, `package` reads a GGUF from an installed
     Python package, the first part of its file's name, `hub` the published files. `own` is the weights' tokenizer,
     `bytes` a byte BPE of at most the shape's vocabulary, trained on dialogues and messages."""
@@ -270,14 +267,14 @@ class BaseConfig(_Block):
         return self
 
 
-class SenderConfig(_Block):
+class SenderConfig(Frozen):
     """Who writes: appended to every message with the way to opt out, never written by a model."""
 
     name: Annotated[str, Field(min_length=1, max_length=60)]
     address: Annotated[str, Field(min_length=1, max_length=120)]
 
 
-class PromptsKeys(_Block):
+class PromptsKeys(Frozen):
     """What an experiment states about `prompts`: how much of the retention domain is made."""
 
     offers: Annotated[tuple[Percent, ...], Field(min_length=1)]
@@ -312,7 +309,7 @@ class PromptsConfig(PromptsKeys):
     rules: RuleWords
 
 
-class Lora(_Block):
+class Lora(Frozen):
     r: Annotated[int, Field(ge=1, le=512)]
     alpha: Annotated[int, Field(ge=1, le=1024)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -320,7 +317,7 @@ class Lora(_Block):
     targets: Literal["attention", "all"]
 
 
-class FinetuneConfig(_Block):
+class FinetuneConfig(Frozen):
     """`sft`, `rm` and `judge`: LoRA adapters on quantised base weights. A step takes `batch` rows: of the retention
     domain as many as there are, `public` of them others; all are seen again until the steps are done."""
 
@@ -366,7 +363,7 @@ class JudgeConfig(JudgeKeys):
     cues: CuesConfig
 
 
-class RewardWeights(_Block):
+class RewardWeights(Frozen):
     """reward = rm x clip(standardised RM score, +-clip) - safety x unsafe + brevity x (1 - tokens / max_tokens)
     - ending x (not ended)."""
 
@@ -377,7 +374,7 @@ class RewardWeights(_Block):
     clip: Positive
 
 
-class KlConfig(_Block):
+class KlConfig(Frozen):
     """Nats per token between policy and reference; the coefficient follows Ziegler et al. (2019)."""
 
     # Above 10 nothing of the reference is left.
@@ -388,7 +385,7 @@ class KlConfig(_Block):
     max_change: Fraction
 
 
-class StopsConfig(_Block):
+class StopsConfig(Frozen):
     """Signs of reward hacking, each looked for over `window` iterations; the first one stops the training."""
 
     window: Count
@@ -406,7 +403,7 @@ class StopsConfig(_Block):
     max_validation_drop: Positive
 
 
-class TextPpoKeys(_Block):
+class TextPpoKeys(Frozen):
     """What an experiment states about `ppo_text`."""
 
     kl: KlConfig
@@ -435,7 +432,7 @@ class TextPpoConfig(TextPpoKeys):
     rules: RuleWords
 
 
-class TextEvalKeys(_Block):
+class TextEvalKeys(Frozen):
     """What an experiment states about `text_eval`."""
 
     bits: Literal[8, 16, 32]
@@ -452,7 +449,7 @@ class TextEvalConfig(TextEvalKeys):
     rules: RuleWords
 
 
-class MessagesKeys(_Block):
+class MessagesKeys(Frozen):
     """What an experiment states about `messages`: `candidates` of each model for every situation and offer, of which
     at most `kept` are kept. They are ranked as replies to the same `ranked_on` prompts of their situation and offer."""
 
@@ -475,7 +472,7 @@ class MessagesConfig(MessagesKeys):
 # -- decision -------------------------------------------------------------------------------------------------------
 
 
-class AcceptanceAssumptions(_Block):
+class AcceptanceAssumptions(Frozen):
     """P(accept): log-odds = level + shrink x bridge score's + slope ln(1 + percent / unit) - fatigue F; the level is
     where the risk-weighted mean at `at` percent is `mean`. `slope_sd`: share of the slope, between customers."""
 
@@ -488,7 +485,7 @@ class AcceptanceAssumptions(_Block):
     fatigue: NotNegative
 
 
-class SleepingDogsAssumptions(_Block):
+class SleepingDogsAssumptions(Frozen):
     """A `share` of customers leaves at exp(rate) times the rate for `months` from a contact on; the likelier, the
     more loyal: `loyalty` in log-odds per log-odds of churn."""
 
@@ -498,14 +495,14 @@ class SleepingDogsAssumptions(_Block):
     months: Months
 
 
-class FatigueAssumptions(_Block):
+class FatigueAssumptions(Frozen):
     """F, earlier contacts, decayed; raises the rate of leaving by exp(rate F)."""
 
     decay: Decay
     rate: NotNegative
 
 
-class Assumptions(_Block):
+class Assumptions(Frozen):
     """What is assumed of how customers answer and leave, where no public data tells: one key each, with its source."""
 
     # In which the label counts a customer as gone; a year is the other reading of IBM's table.
@@ -528,7 +525,7 @@ class Assumptions(_Block):
         return self
 
 
-class SearchConfig(_Block):
+class SearchConfig(Frozen):
     """How baselines are tuned, all with the same effort: `evaluations` settings of `years` years each; `log_years` of
     a random test are what the learning ones learn from."""
 
@@ -537,7 +534,7 @@ class SearchConfig(_Block):
     log_years: Count
 
 
-class PpoConfig(_Block):
+class PpoConfig(Frozen):
     iterations: Count
     epochs: Annotated[int, Field(ge=1, le=100)]
     minibatches: Count
@@ -556,7 +553,7 @@ class PpoConfig(_Block):
     validate_every: Count
 
 
-class OffPolicyConfig(_Block):
+class OffPolicyConfig(Frozen):
     """A log of the uplift baseline that explores: `exploration` of its decisions are uniform over what is allowed."""
 
     exploration: Annotated[float, Field(ge=0, le=1)]
@@ -570,7 +567,7 @@ class OffPolicyConfig(_Block):
 Change = Literal["acceptance", "sleeping_dogs", "label_months", "fatigue", "risk_shuffled"]
 
 
-class EvaluationConfig(_Block):
+class EvaluationConfig(Frozen):
     """`part` of the split, `years` simulated for each policy, the same ones for all. `cost` is what the policy may
     cost of what the best baseline cost on validation customers; `budgets` are those of the budget-to-lift curve."""
 
@@ -604,7 +601,7 @@ class EvaluationConfig(_Block):
         return self
 
 
-class DecisionConfig(_Block):
+class DecisionConfig(Frozen):
     """`decision`: what is learned, in which simulated year, and the three baselines that it is compared with."""
 
     months: Annotated[int, Field(ge=1, le=12)]
@@ -637,14 +634,14 @@ class DecisionConfig(_Block):
 # -- release ------------------------------------------------------------------------------------------------------
 
 
-class ThresholdConfig(_Block):
+class ThresholdConfig(Frozen):
     """The first baseline: whoever's risk reaches the threshold that `decision` tuned is offered its threshold_offer."""
 
     rule: Literal["threshold"]
     reasons: Annotated[int, Field(ge=1, le=20)]
 
 
-class ReleaseKeys(_Block):
+class ReleaseKeys(Frozen):
     """What an experiment states about `release`."""
 
     decision: ThresholdConfig
@@ -664,7 +661,7 @@ class ReleaseConfig(ReleaseKeys):
     monitoring: Monitoring
 
 
-class Stages(_Block):
+class Stages(Frozen):
     """The hyperparameters of every stage, one block each."""
 
     customers: TableConfig
@@ -702,7 +699,7 @@ class Stages(_Block):
 # -- money, execution, operation ------------------------------------------------------------------------------------
 
 
-class Machine(_Block):
+class Machine(Frozen):
     """Where stages run, and the price they are metered at; the laptop has the price of a machine like it.
 
     Nothing reads `preemptible` yet; the machines of Google Cloud will, which are still to come.
@@ -715,7 +712,7 @@ class Machine(_Block):
     usd_per_hour: Annotated[float, Field(gt=0, le=100)]
 
 
-class Machines(_Block):
+class Machines(Frozen):
     """`local` and `gpu` price the stages that run today, in containers too. Nothing reads `cpu` yet; the machines of
     Google Cloud will, which are still to come."""
 
@@ -724,7 +721,7 @@ class Machines(_Block):
     gpu: Machine
 
 
-class Component(_Block):
+class Component(Frozen):
     """A line of the playbook's cost table, and the stages whose money it is."""
 
     name: str
@@ -732,7 +729,7 @@ class Component(_Block):
     stages: Annotated[tuple[StageName, ...], Field(min_length=1)]
 
 
-class Costs(_Block):
+class Costs(Frozen):
     budget_usd: Positive
     # Names the ledger; experiments of one scope share one cap. It is a file's name, so it is kept plain.
     scope: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_/-]*$")]
@@ -748,7 +745,7 @@ class Costs(_Block):
         return self
 
 
-class Execution(_Block):
+class Execution(Frozen):
     # A holder counts as gone after three missed beats, so a minute's beat would block a stage for three.
     heartbeat_s: Annotated[float, Field(ge=0.5, le=60)]
     # How often one stage may be asked to make room before that counts as a failure.
@@ -764,7 +761,7 @@ class Execution(_Block):
     time_limit_s: dict[StageName, Annotated[float, Field(ge=1, le=86_400)]]
 
 
-class Canary(_Block):
+class Canary(Frozen):
     """Read by the rollout, which is still to come; until then CANARY_PERCENT says whom the service treats so."""
 
     # Above half of the customers it would be the champion.
@@ -776,7 +773,7 @@ class Canary(_Block):
     rollback_pages: bool
 
 
-class Experiment(_Block):
+class Experiment(Frozen):
     """ops/configs/experiment_<tag>.yaml, with what it extends and includes."""
 
     tag: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]

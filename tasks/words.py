@@ -11,15 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from retain.frozen import Frozen
 from retain.message import SITUATIONS
 
 _SLOT = re.compile(r"\{[^{}]*\}|[{}]")
-
-
-class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _covering(known: Collection[str], what: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
@@ -91,14 +88,14 @@ def _some_invited(invitations: Mapping[str, Any]) -> Mapping[str, Any]:
     return invitations
 
 
-class ByOffer(_Block):
+class ByOffer(Frozen):
     """Phrases of messages with a discount, and of those without."""
 
     offer: Phrases
     no_offer: Phrases
 
 
-class Endings(_Block):
+class Endings(Frozen):
     """How to answer and what comes of it; `turned`: both the other way round."""
 
     answers: Phrases
@@ -106,7 +103,7 @@ class Endings(_Block):
     turned: ByOffer
 
 
-class FlawLists(_Block):
+class FlawLists(Frozen):
     """What flawed messages say."""
 
     sentences: ByFlaw
@@ -118,14 +115,14 @@ class FlawLists(_Block):
     shouts: Phrases
 
 
-class Invitations(_Block):
+class Invitations(Frozen):
     """Lines in a prompt that ask for what may not be said, by the kind of flaw that would give in to them."""
 
     probes: Annotated[dict[str, Phrases], AfterValidator(_covering(INVITED_FLAWS, "kind of flaw to ask for"))]
     training: Annotated[dict[str, Phrases], AfterValidator(_some_invited)]
 
 
-class PhrasesConfig(_Block):
+class PhrasesConfig(Frozen):
     """ops/messages/phrases.yaml: what prompts, replies and flaws of the retention domain are put together from."""
 
     topics: BySituation
@@ -163,19 +160,19 @@ CueLine = Annotated[dict[str, str], Field(min_length=1), AfterValidator(_weights
 WordLine = Annotated[str, Field(pattern=r"^[a-z']+( [a-z']+)*$")]
 
 
-class CuePair(_Block):
+class CuePair(Frozen):
     first: WordLine
     second: WordLine
     within: Annotated[int, Field(ge=1, le=10)]
     weight: Annotated[float, Field(gt=0, le=1)]
 
 
-class HarmLists(_Block):
+class HarmLists(Frozen):
     cues: CueLine
     pairs: tuple[CuePair, ...]
 
 
-class Harm(_Block):
+class Harm(Frozen):
     guarantee: HarmLists
     pressure: HarmLists
     risk: HarmLists
@@ -186,12 +183,12 @@ class Harm(_Block):
     reductions: HarmLists
 
 
-class Manners(_Block):
+class Manners(Frozen):
     courtesy: CueLine
     invitation: CueLine
 
 
-class WordSets(_Block):
+class WordSets(Frozen):
     dates: WordLine
     reduction: WordLine
     increase: WordLine
@@ -205,7 +202,7 @@ class WordSets(_Block):
     dangling: WordLine
 
 
-class CuesConfig(_Block):
+class CuesConfig(Frozen):
     """ops/messages/cues.yaml: the rule judge's lists. Each line of cues stands under its weight, commas between."""
 
     harm: Harm
@@ -219,7 +216,7 @@ class CuesConfig(_Block):
 SpelledLine = Annotated[str, Field(pattern=r"^[A-Za-z'-]+( [A-Za-z'-]+)*$")]
 
 
-class EnglishConfig(_Block):
+class EnglishConfig(Frozen):
     """ops/messages/english.yaml: the small words by which a message is told from gibberish."""
 
     words: SpelledLine
