@@ -34,7 +34,8 @@ from eval.records import lines, records, write
 from retain.monitoring import Monitoring
 from retain.record import Banks, Record, Said
 from retain.reference import Reference, read_reference
-from retain.shadow import Figure, Tally, figures, verdict
+from retain.shadow import Tally, figures, verdict
+from retain.signals import Figure
 
 RESULTS = Path("eval") / "results"
 STYLES = {"pass": "green", "fail": "bold red", "hold": "yellow"}

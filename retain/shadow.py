@@ -28,7 +28,7 @@ from typing import NamedTuple
 from retain.monitoring import Monitoring
 from retain.record import Record
 from retain.reference import Distribution, Reference
-from retain.signals import Verdict
+from retain.signals import Figure, Verdict
 
 DRIFT = 0.25  # of the stability index
 MIN_MESSAGES = 500  # of an index: by chance alone it is about bins / messages
@@ -45,17 +45,6 @@ NOT_ASKED = ("not_running", "overloaded", "circuit_open")
 UNSAFE = "unsafe_message"  # that what it would have sent may not be sent: an answer, and an unsafe one
 
 Weighted = Sequence[tuple[float, float]]  # (value, weight)
-
-
-class Figure(NamedTuple):
-    """One figure with its verdict. `samples`: what it was told from; `says` why, in a sentence."""
-
-    name: str
-    verdict: Verdict
-    value: float | None
-    limit: float | None
-    samples: int
-    says: str
 
 
 class Drawn(NamedTuple):
@@ -162,10 +151,10 @@ def stability_index(values: Sequence[float], training: Distribution) -> float:
 def _latency(tally: Tally, limits: Monitoring) -> Figure:
     samples, limit, wanted = len(tally.seconds), limits.latency_p95.limit_ms / 1000, limits.error_rate.min_samples
     if samples < wanted:
-        return Figure("latency_p95", "hold", None, limit, samples, _few(samples, wanted, "decisions"))
+        return _figure("latency_p95", "hold", None, limit, samples, _few(samples, wanted, "decisions"))
     value = sorted(tally.seconds)[math.ceil(0.95 * samples) - 1]
     says = f"95 % of requests took at most {value * 1000:.0f} ms, waiting for the learned arm included"
-    return Figure("latency_p95", "pass" if value < limit else "fail", value, limit, samples, says)
+    return _figure("latency_p95", "pass" if value < limit else "fail", value, limit, samples, says)
 
 
 def _unsafe(tally: Tally, limits: Monitoring) -> Figure:
@@ -174,12 +163,12 @@ def _unsafe(tally: Tally, limits: Monitoring) -> Figure:
     rate = events / samples if samples else None
     says = f"{events} of {samples} messages that it chose break a rule, or were approved by nobody"
     if rate is None or samples < wanted:
-        return Figure("unsafe", "hold", rate, limit, samples, _few(samples, wanted, "messages"))
+        return _figure("unsafe", "hold", rate, limit, samples, _few(samples, wanted, "messages"))
     if rate < limit:
-        return Figure("unsafe", "pass", rate, limit, samples, says)
+        return _figure("unsafe", "pass", rate, limit, samples, says)
     if events < limits.unsafe_rate.min_events:
-        return Figure("unsafe", "hold", rate, limit, samples, f"{says}: too few to tell from chance")
-    return Figure("unsafe", "fail", rate, limit, samples, says)
+        return _figure("unsafe", "hold", rate, limit, samples, f"{says}: too few to tell from chance")
+    return _figure("unsafe", "fail", rate, limit, samples, says)
 
 
 def _drifts(tally: Tally, reference: Reference | None) -> Iterator[Figure]:
@@ -195,18 +184,18 @@ def _drifts(tally: Tally, reference: Reference | None) -> Iterator[Figure]:
             yield _drift(f"{name} ({bank})", f"{what} of {bank}'s messages", values, training)
         if not banks:
             says = "the release has no messages of a language model that the learned arm could send"
-            yield Figure(name, "hold", None, DRIFT, 0, says)
+            yield _figure(name, "hold", None, DRIFT, 0, says)
 
 
 def _drift(name: str, what: str, values: Sequence[float], training: Distribution) -> Figure:
     samples = len(values)
     if not sum(training.counts):
-        return Figure(name, "hold", None, DRIFT, samples, f"{what} are not known from training")
+        return _figure(name, "hold", None, DRIFT, samples, f"{what} are not known from training")
     if samples < MIN_MESSAGES:
-        return Figure(name, "hold", None, DRIFT, samples, _few(samples, MIN_MESSAGES, "messages"))
+        return _figure(name, "hold", None, DRIFT, samples, _few(samples, MIN_MESSAGES, "messages"))
     value = stability_index(values, training)
     says = f"{what} have {'moved' if value >= DRIFT else 'not moved'} from those in training"
-    return Figure(name, "pass" if value < DRIFT else "fail", value, DRIFT, samples, says)
+    return _figure(name, "pass" if value < DRIFT else "fail", value, DRIFT, samples, says)
 
 
 def _answers(tally: Tally, limits: Monitoring) -> Figure:
@@ -215,9 +204,9 @@ def _answers(tally: Tally, limits: Monitoring) -> Figure:
     wanted, reasons = limits.error_rate.min_samples, _counted(missed) or "nothing was missed"
     if samples < wanted:
         says = f"{_few(samples, wanted, 'questions')}; {reasons}"
-        return Figure("answers_missed", "hold", None, MAX_MISSED, samples, says)
+        return _figure("answers_missed", "hold", None, MAX_MISSED, samples, says)
     rate = failures / samples
-    return Figure("answers_missed", "pass" if rate < MAX_MISSED else "fail", rate, MAX_MISSED, samples, reasons)
+    return _figure("answers_missed", "pass" if rate < MAX_MISSED else "fail", rate, MAX_MISSED, samples, reasons)
 
 
 def _availability(tally: Tally) -> Figure:
@@ -225,9 +214,9 @@ def _availability(tally: Tally) -> Figure:
     reasons = _counted(unasked) or "it was there to be asked"
     if samples < MIN_QUESTIONS:
         says = f"{_few(samples, MIN_QUESTIONS, 'questions')}; {reasons}"
-        return Figure("unavailable", "hold", None, MAX_UNASKED, samples, says)
+        return _figure("unavailable", "hold", None, MAX_UNASKED, samples, says)
     rate = unasked.total() / samples
-    return Figure("unavailable", "pass" if rate < MAX_UNASKED else "fail", rate, MAX_UNASKED, samples, reasons)
+    return _figure("unavailable", "pass" if rate < MAX_UNASKED else "fail", rate, MAX_UNASKED, samples, reasons)
 
 
 def _unasked(tally: Tally) -> Counter[str]:
@@ -241,21 +230,25 @@ def _counted(reasons: Counter[str]) -> str:
 def _value(tally: Tally, limits: Monitoring) -> Figure:
     if not tally.drawn:
         says = "no decision was taken at random, so nothing can be told of actions other than the baseline's"
-        return Figure("value", "hold", None, 0.0, 0, says)
+        return _figure("value", "hold", None, 0.0, 0, says)
     learned, baseline = tally.matured()
     samples = min(len(learned), len(baseline))
     if samples < (wanted := limits.nrr_proxy_drop.min_samples):
         says = _few(samples, wanted, "decisions of 14 days and more that did what an arm wants")
-        return Figure("value", "hold", None, 0.0, samples, says)
+        return _figure("value", "hold", None, 0.0, samples, says)
     effective = min(_effective(learned), _effective(baseline))
     if effective < MIN_EFFECTIVE:
         says = f"decisions that did what both arms want are worth {effective:.0f}, where {MIN_EFFECTIVE:.0f} are wanted"
-        return Figure("value", "hold", None, 0.0, int(effective), says)
+        return _figure("value", "hold", None, 0.0, int(effective), says)
     gain = _mean(learned) - _mean(baseline)
     error = 1.96 * math.hypot(_standard_error(learned), _standard_error(baseline))
     says = f"NRR proxy of the learned arm less the baseline's, with 95 %: {gain - error:+.4f} to {gain + error:+.4f}"
     told: Verdict = "pass" if gain > error else "fail" if gain < -error else "hold"
-    return Figure("value", told, gain, 0.0, int(effective), says)
+    return _figure("value", told, gain, 0.0, int(effective), says)
+
+
+def _figure(name: str, verdict: Verdict, value: float | None, limit: float, samples: int, says: str) -> Figure:
+    return Figure(name=name, verdict=verdict, value=value, limit=limit, samples=samples, says=says)
 
 
 def _few(samples: int, wanted: int, what: str) -> str:

@@ -77,7 +77,7 @@ class Oversight:
             "learned": self._learned.version,
             "verdict": verdict(found),
             "decisions": tally.decisions,
-            "figures": [figure._asdict() for figure in found],
+            "figures": [figure.model_dump() for figure in found],
         }
 
     def forget(self, customer: str) -> int:

@@ -191,7 +191,7 @@ def test_a_shadow_may_not_know_its_value_but_not_have_failed_by_it() -> None:
 
 
 def test_the_shadow_s_figures_have_these_names_and_are_taken_as_they_are_answered() -> None:
-    answered = json.dumps([each._asdict() for each in shadow.figures(shadow.Tally(GOOD, GOOD), MONITORING, None)])
+    answered = json.dumps([each.model_dump() for each in shadow.figures(shadow.Tally(GOOD, GOOD), MONITORING, None)])
     taken_over = TypeAdapter(tuple[Figure, ...]).validate_json(answered)
     assert {*SHADOW, VALUE} <= {each.name for each in taken_over}
     with refused("latency_p95: hold"):

@@ -11,7 +11,9 @@ import pytest
 
 from retain.record import Intent, Record, RecordedOutcome, propensity
 from retain.reference import Distribution, Messages, Reference
-from retain.shadow import Figure, Tally, figures, stability_index, verdict
+from retain.shadow import Tally, figures, stability_index, verdict
+from retain.signals import Figure
+from tests import rollouts
 from tests.releases import MONITORING
 
 SAID = {"source": "rlhf", "text": "x", "characters": 100, "tokens": 30, "score": 0.5}
@@ -257,7 +259,7 @@ def test_the_chances_of_all_actions_add_up_to_one() -> None:
     ],
 )
 def test_value_may_stay_unknown_but_nothing_else(verdicts: dict[str, Any], expected: str) -> None:
-    assert verdict([Figure(name, told, None, None, 0, "") for name, told in verdicts.items()]) == expected
+    assert verdict(rollouts.figures((), **verdicts)) == expected
 
 
 @pytest.mark.parametrize(
