@@ -6,7 +6,8 @@ to be asked, and what it would be worth. Each is passed, failed, or can't be tol
 go on, and none to give up.
 
 **Drift** is the population stability index, sum over bins of (p - q) ln(p / q), p the share of a bin among records and
-q that in training. Below .1 nothing has moved, from .25 on it has (Siddiqi, Credit Risk Scorecards, 2006).
+q that in training. Below .1 nothing has moved, from .25 on it has (Siddiqi, Credit Risk Scorecards, 2006). It is told
+of each language model that wrote some of the messages chosen. Templates don't drift: they are as a person wrote them.
 
 **Value** is estimated where some of the baseline's decisions were taken at random (exploration), by self-normalised
 inverse propensity scores (Swaminathan and Joachims, NIPS 2015): the mean of the NRR proxy over decisions whose action
@@ -27,7 +28,8 @@ from typing import NamedTuple
 
 from retain.monitoring import Monitoring
 from retain.record import Record
-from retain.reference import Distribution, Reference
+from retain.reference import Distribution, Messages, Reference
+from retain.release import TEMPLATES
 from retain.signals import Figure, Verdict
 
 DRIFT = 0.25  # of the stability index
@@ -37,6 +39,7 @@ MAX_UNASKED = 0.05  # of all questions; half a minute in ten, for which two miss
 MIN_QUESTIONS = 500  # of which those are a share: a process that starts leaves some unasked
 MIN_EFFECTIVE = 300.0  # decisions that an estimate of value has to be worth
 MATURE = 14 * 86_400.0  # seconds, after which an offer nobody answered counts as declined
+NOTHING_KNOWN = Messages.of(())  # of the messages of a bank in training
 FLOOR = 1e-4  # of a share, since an empty bin would make the index infinite
 
 # Why the arm wasn't asked: it wasn't there, too much was asked at once, or it had just failed. That says nothing of its
@@ -71,7 +74,7 @@ class Tally:
     seconds: list[float] = field(default_factory=list)
     chosen: int = 0
     unsafe: int = 0
-    # By who wrote them, of the messages that the reward model ranked first.
+    # By who wrote them, of the messages that it chose.
     characters: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     scores: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     drawn: list[Drawn] = field(default_factory=list)
@@ -96,12 +99,13 @@ class Tally:
         if shadow.wanted is None:
             self.missing[shadow.missing or "unknown"] += 1
             return
-        if shadow.chosen is not None:
+        # Where no language model has a message for the case, what would be sent is chosen: a template.
+        if (message := shadow.chosen or shadow.said) is not None:
             self.chosen += 1
             self.unsafe += bool(shadow.breaks)
-            self.characters[shadow.chosen.source].append(shadow.chosen.characters)
-            if shadow.chosen.score is not None:
-                self.scores[shadow.chosen.source].append(shadow.chosen.score)
+            self.characters[message.source].append(message.characters)
+            if message.score is not None:
+                self.scores[message.source].append(message.score)
         chance, actions, proxy = record.detail.pscore, record.detail.actions, record.nrr_proxy
         if chance is None or chance >= 1 or actions is None or proxy is None:
             return  # nothing else could have been done
@@ -172,19 +176,27 @@ def _unsafe(tally: Tally, limits: Monitoring) -> Figure:
 
 
 def _drifts(tally: Tally, reference: Reference | None) -> Iterator[Figure]:
-    """Of each bank that the learned arm speaks from: of lengths, then of scores."""
+    """Of each language model's messages that were chosen: of lengths, then of scores."""
     known = {} if reference is None else reference.messages
-    banks = {bank: arms["learned"] for bank, arms in known.items() if "learned" in arms}
+    sources = sorted(source for source in tally.characters if source != TEMPLATES)
     for name, what in (("message_length", "lengths"), ("reward_score", "the reward model's scores")):
-        for bank, messages in banks.items():
+        for source in sources:
+            training = known.get(source, {}).get("learned", NOTHING_KNOWN)
             if name == "message_length":
-                training, values = messages.characters, tally.characters.get(bank, [])
+                expected, values = training.characters, tally.characters[source]
             else:
-                training, values = messages.score, tally.scores.get(bank, [])
-            yield _drift(f"{name} ({bank})", f"{what} of {bank}'s messages", values, training)
-        if not banks:
-            says = "the release has no messages of a language model that the learned arm could send"
-            yield _figure(name, "hold", None, DRIFT, 0, says)
+                expected, values = training.score, tally.scores.get(source, [])
+            yield _drift(f"{name} ({source})", f"{what} of {source}'s messages", values, expected)
+        if not sources:
+            yield _without_models(name, tally)
+
+
+def _without_models(name: str, tally: Tally) -> Figure:
+    """Where no message of a language model was chosen."""
+    samples = len(tally.characters.get(TEMPLATES, []))
+    if samples < MIN_MESSAGES:
+        return _figure(name, "hold", None, DRIFT, samples, _few(samples, MIN_MESSAGES, "messages"))
+    return _figure(name, "pass", None, DRIFT, samples, "all messages chosen are templates, which don't drift")
 
 
 def _drift(name: str, what: str, values: Sequence[float], training: Distribution) -> Figure:

@@ -72,6 +72,14 @@ class Wish:
     seconds: float
     waited: float
 
+    @property
+    def unsafe(self) -> bool | None:
+        """Whether the message that it chose breaks a rule; None if it chose none. Where no language model has one for
+        the case, the template that would be sent is what it chose, which the guard has let pass."""
+        if self.chosen is not None:
+            return bool(self.chosen.breaks)
+        return None if self.said is None else False
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -303,8 +311,8 @@ class LearnedArm:
         if self.circuit.succeeded(asked.permit):
             self._metrics.arm_circuit_open.set(0)
         self._metrics.arm_seconds.observe(heard.waited)
-        if heard.chosen is not None:
-            self._metrics.arm_chosen["unsafe" if heard.chosen.breaks else "safe"].inc()
+        if (unsafe := heard.unsafe) is not None:
+            self._metrics.arm_chosen["unsafe" if unsafe else "safe"].inc()
         _tell(done, heard)
 
     # -- deadlines

@@ -118,8 +118,70 @@ def test_lengths_and_scores_pass_while_they_are_those_of_training() -> None:
         assert figure("message_length (rlhf)", tally, reference).verdict == expected
         assert figure("reward_score (rlhf)", tally, reference).verdict == expected
     few = tallied(*[record()] * 10)
-    assert figure("message_length", few, reference).verdict == "hold"
-    assert figure("message_length", few, None).verdict == "hold"
+    assert figure("message_length (rlhf)", few, reference).verdict == "hold"
+    assert figure("message_length (rlhf)", few, None).verdict == "hold"
+
+
+TEMPLATE = {"source": "template", "text": "x", "characters": 90, "tokens": None, "score": None}
+
+
+def with_template(**changes: Any) -> Record:
+    """Of a case for which no language model has a message."""
+    return record(chosen=None, said=TEMPLATE, **changes)
+
+
+def test_where_no_language_model_has_a_message_the_template_is_what_was_chosen() -> None:
+    refused = record(wanted=None, missing="unsafe_message", chosen=None, said=None)
+    nobody = record(wanted={"offer": None, "why": "policy_no_contact"}, chosen=None, said=None)
+    tally = tallied(with_template(), record(), record(said=TEMPLATE), refused, nobody)
+    assert (tally.chosen, tally.unsafe) == (4, 1)
+    assert (tally.characters, tally.scores) == ({"template": [90], "rlhf": [100, 100]}, {"rlhf": [0.5, 0.5]})
+    for messages, expected in ((499, "hold"), (500, "pass")):
+        assert figure("unsafe", tallied(*[with_template()] * messages)).verdict == expected
+    assert figure("unsafe", tallied(*[with_template()] * 494, *[refused] * 6)).verdict == "fail"
+
+
+@pytest.mark.parametrize("name", ["message_length", "reward_score"])
+def test_nothing_drifts_where_only_templates_are_chosen(name: str) -> None:
+    """Which passes once there are as many as of a language model's, and not for messages that nobody knows of."""
+    templates = [with_template()] * 500
+    assert figure(name, tallied(*templates[:-1])).verdict == "hold"
+    only = figure(name, tallied(*templates))
+    assert (only.name, only.verdict, only.samples) == (name, "pass", 500)
+    assert "templates" in only.says
+    other = record(wanted=None, missing="unsafe_message", chosen=None, said=None)
+    assert figure(name, tallied(*templates[:-1], other)).verdict == "hold"
+
+
+@pytest.mark.parametrize("reference", [None, Reference(customers=1, messages={"rlhf": {}, "sft": {}})])
+@pytest.mark.parametrize("name", ["message_length", "reward_score"])
+def test_messages_of_a_language_model_don_t_pass_where_training_s_are_not_known(
+    name: str, reference: Reference | None
+) -> None:
+    for records in ([record()] * 600, [*[with_template()] * 600, record()]):
+        unknown = figure(name, tallied(*records), reference)
+        assert (unknown.name, unknown.verdict) == (f"{name} (rlhf)", "hold")
+        assert "not known from training" in unknown.says
+
+
+def test_drift_is_told_of_the_language_models_alone_whose_messages_are_chosen() -> None:
+    """RLHF's are, where it has one: those of SFT would never be 500."""
+    known = Messages(
+        n=500, tokens=Distribution.of([]), characters=Distribution.of([100.0] * 500), score=Distribution.of([0.5] * 500)
+    )
+    reference = Reference(customers=500, messages={"rlhf": {"learned": known}, "sft": {"learned": known}})
+    told = {each.name: each.verdict for each in figures(tallied(*[record()] * 500), MONITORING, reference)}
+    assert {name: told[name] for name in told if "(" in name} == {
+        "message_length (rlhf)": "pass",
+        "reward_score (rlhf)": "pass",
+    }
+    both = tallied(*[record()] * 500, *[record(chosen=SAID | {"source": "sft"})] * 499)
+    assert figure("message_length (sft)", both, reference).verdict == "hold"
+
+
+def test_a_release_whose_messages_are_all_templates_can_leave_the_shadow() -> None:
+    found = figures(tallied(*[with_template()] * 500), MONITORING, Reference(customers=500, messages={}))
+    assert verdict(found) == "pass"
 
 
 def test_the_index_is_zero_where_nothing_has_moved_and_the_known_value_where_it_has() -> None:

@@ -140,6 +140,30 @@ def test_a_month_of_decisions_is_told_exported_and_read_back(
     database.close()
 
 
+def test_a_release_that_has_templates_alone_can_pass_its_shadow(release: Release, url: str) -> None:
+    assert release.reference is not None
+    templates = dataclasses.replace(
+        release,
+        banks={"template": release.banks["template"]},
+        reference=release.reference.model_copy(update={"messages": {}}),
+    )
+    month_of_decisions(templates, url, 520, EVERYBODY, Clock())
+    database = Database(url)
+    told = asyncio.run(Oversight(database, "v1", templates, 400).shadow())
+    verdicts = {figure["name"]: figure["verdict"] for figure in told["figures"]}
+    assert verdicts == {
+        "latency_p95": "pass",
+        "unsafe": "pass",
+        "message_length": "pass",
+        "reward_score": "pass",
+        "answers_missed": "pass",
+        "unavailable": "pass",
+        "value": "hold",
+    }
+    assert told["verdict"] == "pass"
+    database.close()
+
+
 def test_a_customer_is_forgotten_but_not_that_she_opted_out(release: Release, url: str, tmp_path: Path) -> None:
     client = Client(app_of("v1", release, Router(hold_out=0.0), url=url))
     customer = rows(TELCO, 1, seed=4)[0] | {"customerID": "a/b c"}
@@ -289,7 +313,7 @@ def test_each_challenger_s_shadow_is_told_by_itself_beside_its_own_training(
     asked = {loads: figures["answers_missed"]["samples"] for loads, figures in told.items()}
     assert asked == {"challenger a": 5, "challenger b": 7, version: 0}
     assert "message_length (rlhf)" in told["challenger a"]
-    assert "no messages of a language model" in told["challenger b"]["message_length"]["says"]
+    assert "not known from training" in told["challenger b"]["message_length (rlhf)"]["says"]
 
     (tmp_path / "records.jsonl").write_bytes(b"".join(exported(database, None)))
     database.close()

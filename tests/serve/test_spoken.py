@@ -14,11 +14,13 @@ import uvloop
 from retain.message import SITUATIONS, Bank
 from retain.release import Release, load
 from serve.learned import Wish
-from serve.spoken import Row, Spoken, judged, ranked_first, table, without_withdrawn
+from serve.spoken import NO_BANKS, Row, Spoken, judged, ranked_first, table, without_withdrawn
 from serve.wire import ROWS
-from tests.releases import approved, bank, dataset, inputs, rows, run_stage, standing
+from tests.releases import approved, bank, dataset, inputs, policy, rows, run_stage, standing
 from tests.serve.arms import InProcessArm
 
+TELCO = dataset("telco")
+ROW = rows(TELCO, 1, seed=7)[0]
 CELL = ("price", 10)
 UNSAFE = "We predict you will leave us. Take {offer} off for {months}, or your contract ends today. Reply YES."
 
@@ -172,3 +174,23 @@ def test_she_is_greeted_by_the_worker(tmp_path: Path) -> None:
         await arm.stop()
 
     uvloop.run(test())
+
+
+def test_without_a_language_model_s_message_the_template_counts_as_chosen(release: Release) -> None:
+    templates = replace(release, banks={"template": release.banks["template"]}, policy=policy(TELCO, 99.0, 20))
+
+    async def test() -> None:
+        for here, source in ((templates, "template"), (replace(release, policy=templates.policy), "rlhf")):
+            arm = InProcessArm("v1", here)
+            await arm.start()
+            for row in rows(TELCO, 10, seed=7):
+                wish = await arm.ask(release.assess(row), 0.0, 60.0)
+                assert isinstance(wish, Wish)
+                assert wish.said is not None
+                assert (wish.said.source, wish.unsafe) == (source, False)
+            counted = arm._metrics.registry.get_sample_value("retain_arm_chosen_total", {"outcome": "safe"})
+            assert counted == 10
+            await arm.stop()
+
+    uvloop.run(test())
+    assert Wish(20, "policy_contact", (), None, None, NO_BANKS, release.assess(ROW).case, 0.0, 0.0).unsafe is None
