@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.artifact import MANIFEST, current, parse_manifest
 from engine.config import experiment_path, is_path, tag_of
-from engine.errors import RetainError
+from engine.errors import ArtifactError, RetainError
 from engine.store import open_store, store_url
 
 DEFAULT_EXPERIMENT = "local"
@@ -25,6 +25,19 @@ def current_release(named: str) -> Path:
             f"experiment {experiment} has no release in {store.url}: run `{run}` first, or set RELEASE_PATH"
         )
     return folder
+
+
+def find(version: str, named: str) -> Path:
+    """The folder of the release of that version in the experiment that EXPERIMENT names. Raises RetainError."""
+    experiment = tag_of(experiment_path(named)) if is_path(named) else named
+    store = open_store(store_url())
+    for folder in sorted(Path(store.url, experiment, "release").glob("*")):
+        try:
+            if version_of(folder) == version:
+                return folder
+        except (ArtifactError, OSError):
+            continue  # not yet complete, or damaged: another one may be it
+    raise RetainError(f"release {version} is not in {store.url}/{experiment}/release")
 
 
 def version_of(release: Path) -> str:

@@ -8,10 +8,11 @@ that unless a person accepted the part. One that missed a criterion of safety, w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from retain.frozen import Frozen
 
@@ -63,6 +64,30 @@ class Acceptance(Frozen):
     reason: Words
     criteria: tuple[str, ...]
     digest: Digest
+
+
+_PARTS = TypeAdapter(dict[str, Part])
+
+
+def read_parts(release: bytes) -> dict[str, Part]:
+    """What the bytes of a release.json say of its parts. Raises ValueError, in one line."""
+    try:
+        about = json.loads(release)
+    except ValueError:
+        raise ValueError("is no JSON") from None
+    return parts_of(about.get("parts") if isinstance(about, dict) else None)
+
+
+def parts_of(content: object) -> dict[str, Part]:
+    """What release.json has as `parts`. Raises ValueError, in one line."""
+    try:
+        parts = _PARTS.validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, ('parts', *first['loc'])))}: {first['msg']}") from None
+    if parts.keys() != JUDGED_BY.keys():
+        raise ValueError(f"its parts are {', '.join(parts)}, not {', '.join(JUDGED_BY)}")
+    return {part: parts[part] for part in JUDGED_BY}  # the file has its keys by letter
 
 
 def standing_of(missed: Iterable[str | None]) -> Standing:

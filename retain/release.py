@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from retain.banks import OLDER, check_rules, read_bank, read_templates
 from retain.dataset import DatasetSpec, number_of, protected_columns
@@ -42,7 +42,7 @@ from retain.guard import Guard, GuardInForce
 from retain.message import Bank, Entry, Message, MessageError, Review, find, greeted, said, scores_of, situation
 from retain.monitoring import Monitoring
 from retain.needs import price_faults
-from retain.parts import JUDGED_BY, REQUIRED, Acceptance, Part, Standing, Withheld, shown
+from retain.parts import REQUIRED, Acceptance, Part, Standing, Withheld, parts_of, shown
 from retain.plausible import Plausibility, Ranges
 from retain.policy import Policy, PolicyError
 from retain.quiet import QuietHours
@@ -72,7 +72,6 @@ SCORES = "scores.json"  # of an artifact of `messages`: {"situation/offer": {tex
 TERMS = "terms.json"
 LEARNED = ("decision", "rlhf")  # the parts that none but the learned arm needs
 VERSIONS = {"decision": "policy"}  # what a part is called among the versions, if by another name
-_PARTS = TypeAdapter(dict[str, Part])
 # Of the budget: what one offer may cost though the customer's charge is above what is plausible.
 MAX_SHARE = 0.05
 
@@ -473,14 +472,9 @@ def _priced(spec: DatasetSpec) -> None:
 
 def _parts(content: object) -> dict[str, Part]:
     try:
-        parts = _PARTS.validate_json(json.dumps(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("parts", *first["loc"])))
-        raise ReleaseError(f"release.json: {where}: {first['msg']}{OLDER}") from None
-    if parts.keys() != JUDGED_BY.keys():
-        raise ReleaseError(f"release.json: its parts are {', '.join(parts)}, not {', '.join(JUDGED_BY)}{OLDER}")
-    return {part: parts[part] for part in JUDGED_BY}  # the file has its keys by letter
+        return parts_of(content)
+    except ValueError as error:
+        raise ReleaseError(f"release.json: {error}{OLDER}") from None
 
 
 def _dropped(content: object) -> tuple[Mapping[str, Any], ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-ROOMS = ("engine", "retain", "tasks", "flows", "serve", "eval", "images", "bench")
+ROOMS = ("engine", "retain", "tasks", "flows", "serve", "deploy", "eval", "images", "bench")
 TEXT = {"read_text", "write_text"}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from engine.fingerprint import ROOT
 
-PACKAGES = ("engine", "retain", "tasks", "flows", "serve", "eval", "images", "bench", "tests")
+PACKAGES = ("engine", "retain", "tasks", "flows", "serve", "deploy", "eval", "images", "bench", "tests")
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy import settings as deploy_settings
 from engine import environment
 from flows import server
 from serve.settings import SETTINGS
@@ -16,7 +17,7 @@ from tests.docs.documents import named_targets, section
 PROJECT = Path(__file__).resolve().parents[2]
 README = (PROJECT / "README.md").read_text()
 ENVIRONMENT = "What a run takes from the environment"  # tests/docs/test_environment.py compares it with the code
-PACKAGES = ["engine", "retain", "tasks", "flows", "serve", "eval", "images"]
+PACKAGES = ["engine", "retain", "tasks", "flows", "serve", "deploy", "eval", "images"]
 
 
 def tree() -> dict[str, str]:
@@ -60,7 +61,7 @@ def settings_of_code() -> set[str]:
             text = path.read_text()
             used |= set(re.findall(r"environ(?:ment)?(?:\.get\(|\[)\s*\"([A-Z_]+)\"(?!\] *=)", text))
             used |= set(re.findall(r"\"([A-Z_]+_PATH)\"", text))
-    used |= {setting.name for setting in SETTINGS}
+    used |= {setting.name for setting in (*SETTINGS, *deploy_settings.SETTINGS)}
     makefile = (PROJECT / "Makefile").read_text()
     given = ("EXPERIMENT", "STAGE", "USD", "PYTHON", "VENV", "BY", "EXCEPT", "ONLY", "PUSH", "SERVER", "ACCELERATOR")
     used |= {name for name in given if f"$({name})" in makefile}

@@ -1,0 +1,1 @@
+"""How a release goes live and comes back: the controller of a rollout, and what people tell it."""

@@ -1,0 +1,172 @@
+"""Settings of the controller and of the commands that people give it, from the environment.
+
+docs/SETTINGS.md has the same table for people, and a test compares the two. RETAIN_STORE says which store.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from engine.config import experiment_path, is_path, tag_of
+from engine.errors import RetainError
+from engine.releases import DEFAULT_EXPERIMENT
+
+MIN_SECRET, MAX_SECRET = 16, 256  # characters
+MAX_REPLICAS = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`named`: as EXPERIMENT names it, by its name or the path of its file; `experiment` is its name. `replicas`: the
+    addresses of the services' admin ports, of which Prometheus calls each by host and port (`instances`)."""
+
+    named: str
+    experiment: str
+    prometheus: str
+    replicas: tuple[str, ...]
+    admin_token: str | None = field(repr=False)
+    token: str | None = field(repr=False)
+    host: str
+    port: int
+    page_url: str | None = field(repr=False)
+
+    @property
+    def instances(self) -> tuple[str, ...]:
+        return tuple(urlsplit(replica).netloc for replica in self.replicas)
+
+    @property
+    def controller(self) -> str:
+        """Where people's commands find the controller, if it runs on this machine or in this network."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+# -- one value -----------------------------------------------------------------------------------------------------
+
+Parser = Callable[[str, str], Any]  # (name of the setting, text) -> value; raises RetainError, which names the setting
+
+
+def _text(name: str, text: str) -> str:
+    return text
+
+
+def _port(name: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise RetainError(f"{name}={text}: wants a number from 0 to 65535 (0: any free port)")
+    return int(text)
+
+
+def _experiment(name: str, text: str) -> str:
+    if is_path(text):
+        experiment_path(text)  # raises for a file that isn't there
+    elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", text):
+        raise RetainError(
+            f"{name}={text!r}: wants the name of an experiment, such as {DEFAULT_EXPERIMENT}, or the path of its file"
+        )
+    return text
+
+
+def _token(name: str, text: str) -> str:
+    if not MIN_SECRET <= len(text) <= MAX_SECRET or not re.fullmatch(r"[!-~]+", text):
+        raise RetainError(f"{name}: wants {MIN_SECRET} to {MAX_SECRET} letters, digits and signs of ASCII, no space")
+    return text
+
+
+def _address(text: str) -> str | None:
+    """The base of a server's addresses, without a slash at its end; None if it is none."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return None
+    plain = re.fullmatch(r"[!-~]+", text) and not (parts.query or parts.fragment or "@" in parts.netloc)
+    return text.rstrip("/") if usable and plain else None
+
+
+def _url(name: str, text: str) -> str:
+    address = _address(text)
+    if address is None:
+        raise RetainError(f"{name}={text}: wants an address such as http://127.0.0.1:9090")
+    return address
+
+
+def _replicas(name: str, text: str) -> tuple[str, ...]:
+    given = [entry.strip() for entry in text.split(",")]
+    replicas = [_address(entry) for entry in given]
+    for entry, replica in zip(given, replicas):
+        if replica is None or urlsplit(replica).path or urlsplit(replica).port is None:
+            raise RetainError(f"{name}: {entry!r} isn't the address of an admin port, such as http://127.0.0.1:8001")
+    if len(set(replicas)) != len(replicas) or len(replicas) > MAX_REPLICAS:
+        raise RetainError(f"{name}: wants 1 to {MAX_REPLICAS} addresses, each once, with commas between them")
+    return tuple(replica for replica in replicas if replica)
+
+
+def _page_url(name: str, text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and re.fullmatch(r"[!-~]+", text)
+    except ValueError:
+        usable = None
+    if not usable:  # it may hold a secret: not repeated
+        raise RetainError(f"{name}: wants the address of a webhook, http:// or https://")
+    return text
+
+
+# -- all of them ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A variable of the environment. `default`: the text that counts where it is unset or empty, if any does."""
+
+    name: str
+    default: str | None
+    parse: Parser
+    meaning: str
+    secret: bool = False
+
+    def value(self, environment: Mapping[str, str]) -> Any:
+        text = environment.get(self.name) or self.default
+        return None if text is None else self.parse(self.name, text)
+
+
+SETTINGS = (
+    Setting("EXPERIMENT", DEFAULT_EXPERIMENT, _experiment, "whose rollout it is"),
+    Setting("RETAIN_PROMETHEUS_URL", "http://127.0.0.1:9090", _url, "the address of Prometheus"),
+    Setting("RETAIN_REPLICAS", "http://127.0.0.1:8001", _replicas, "admin ports of all services, with commas between"),
+    Setting("RETAIN_ADMIN_TOKEN", None, _token, "what the admin ports want", secret=True),
+    Setting("RETAIN_CONTROLLER_TOKEN", None, _token, "what Alertmanager has to bear; `run` wants it", secret=True),
+    Setting("RETAIN_CONTROLLER_HOST", "127.0.0.1", _text, "the address of the controller"),
+    Setting("RETAIN_CONTROLLER_PORT", "8002", _port, "its port"),
+    Setting("RETAIN_PAGE_URL", None, _page_url, "the webhook that pages somebody", secret=True),
+)
+
+
+def read(environment: Mapping[str, str]) -> Settings:
+    """Raises RetainError for a setting that can't be used."""
+    values = {setting.name: setting.value(environment) for setting in SETTINGS}
+    named = values["EXPERIMENT"]
+    return Settings(
+        named=named,
+        experiment=tag_of(experiment_path(named)) if is_path(named) else named,
+        prometheus=values["RETAIN_PROMETHEUS_URL"],
+        replicas=values["RETAIN_REPLICAS"],
+        admin_token=values["RETAIN_ADMIN_TOKEN"],
+        token=values["RETAIN_CONTROLLER_TOKEN"],
+        host=values["RETAIN_CONTROLLER_HOST"],
+        port=values["RETAIN_CONTROLLER_PORT"],
+        page_url=values["RETAIN_PAGE_URL"],
+    )
+
+
+def described() -> str:
+    """A line for each setting: what it means, and what counts unless it is set."""
+    width = max(len(setting.name) for setting in SETTINGS)
+    return "\n".join(
+        f"{setting.name:{width}}  {setting.meaning}" + (f" ({setting.default})" if setting.default else "")
+        for setting in SETTINGS
+    )

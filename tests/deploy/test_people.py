@@ -1,0 +1,370 @@
+"""What people tell a rollout: proposed, accepted, advanced by what was shown and measured; and back, asking nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import controller, people
+from deploy.people import Signature, desk, shadow_figures
+from deploy.plan import DEMO
+from deploy.settings import read
+from engine.document import Document
+from engine.errors import RetainError
+from engine.store import FolderStore
+from retain.rollout import Rollout, describe, rollout_key
+from retain.signals import SIGNALS
+from tests.deploy.fakes import (
+    EXPERIMENT,
+    GOOD_PARTS,
+    MISSED_PARTS,
+    NO_PARTS,
+    FakePrometheus,
+    FakeReplica,
+    answering,
+    free_port,
+    make_current,
+    release,
+)
+from tests.rollouts import LIFT
+
+ANN = ("--by", "Ann", "--reason", "the weekly release")
+DAY = 86_400.0
+HEALTHY = {
+    "decisions": 4_000.0, "errors": 1.0, "seconds_count": 4_000.0, "seconds_bucket": 3_990.0, "messages": 2_000.0,
+    "unsafe": 1.0,
+}  # fmt: skip
+
+
+class Town:
+    """A store with a champion and releases to try, and all who are asked."""
+
+    def __init__(self, root: Path, prometheus: FakePrometheus, urls: list[str]) -> None:
+        self.store = FolderStore(root)
+        self.champion = release(root, 1, GOOD_PARTS)
+        self.good, self.missed, self.none = (
+            release(root, number, parts) for number, parts in enumerate((GOOD_PARTS, MISSED_PARTS, NO_PARTS), start=2)
+        )
+        make_current(root, 1)
+        self.prometheus = prometheus
+        self.environment = {
+            "EXPERIMENT": EXPERIMENT,
+            "RETAIN_PROMETHEUS_URL": urls[0],
+            "RETAIN_REPLICAS": ",".join(urls[1:]),
+            "RETAIN_ADMIN_TOKEN": "admin-admin-admin",
+        }
+        prometheus.series["retain_release_info"] = [({"release": self.champion}, 2.0)]
+
+    def run(self, *arguments: str) -> int:
+        return controller.main(arguments, self.environment)
+
+    @property
+    def rollout(self) -> Rollout | None:
+        return Document(self.store, rollout_key(EXPERIMENT), Rollout).read()
+
+    def state(self) -> str:
+        rollout = self.rollout
+        return "nothing" if rollout is None else describe(rollout)
+
+    def measures(self, watched_s: float = DAY, matured: float = 0.0, drop: float = 0.0, **counts: float) -> None:
+        """What Prometheus tells of the challenger."""
+        metrics = {f"retain_arm_{name}": value for name, value in (HEALTHY | counts).items()}
+        metrics |= {"count_over_time": watched_s, "min_over_time": watched_s}
+        series: Any = {name: [({}, value)] for name, value in metrics.items()}
+        for arm, value in (("learned", 0.5 - drop), ("baseline", 0.5)):
+            series[f'retain_nrr_matured{{arm="{arm}"'] = [({}, matured)]
+            series[f'retain_nrr_proxy{{arm="{arm}"'] = [({}, value)]
+        self.prometheus.series |= series
+
+
+@pytest.fixture
+def prometheus() -> FakePrometheus:
+    return FakePrometheus()
+
+
+@pytest.fixture
+def replicas() -> list[FakeReplica]:
+    return [FakeReplica("", "admin-admin-admin") for _ in range(2)]
+
+
+@pytest.fixture
+def town(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prometheus: FakePrometheus, replicas: list[FakeReplica]
+) -> Iterator[Town]:
+    monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
+    with answering(prometheus) as at, answering(replicas[0]) as first, answering(replicas[1]) as second:
+        town = Town(tmp_path / "store", prometheus, [at, first, second])
+        for replica in replicas:
+            replica.answer["learned"] = town.good
+        yield town
+
+
+def test_the_whole_way_forward(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    assert town.run("propose", town.good, *ANN) == 0
+    assert town.state() == f"{town.good} in the shadow of {town.champion}"
+    assert town.run("advance", "--to", "canary", *ANN) == 0
+    assert town.state() == f"{town.good} for 5 % of customers"
+    town.measures()
+    assert town.run("advance", "--to", "canary", *ANN) == 0
+    assert town.state() == f"{town.good} for 25 % of customers"
+    town.measures(matured=1_300)
+    assert town.run("advance", "--to", "full", *ANN) == 0
+    assert town.state() == f"{town.good} for 100 % of customers"
+    rollout = town.rollout
+    assert rollout is not None
+    assert [(event.action, event.by) for event in rollout.history] == [("propose", "Ann"), *[("advance", "Ann")] * 3]
+    assert [figure.name for figure in rollout.history[-1].figures] == list(SIGNALS)
+    shown = capsys.readouterr()
+    assert "nrr: pass" in shown.out
+    assert shown.err.count("what the shadow has shown") == 2  # each replica is asked, once
+
+
+def test_full_wants_all_four_signals_or_a_person_s_word(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    town.run("propose", town.good, *ANN)
+    town.run("advance", "--to", "canary", *ANN)
+    town.measures(matured=212)
+    town.run("advance", "--to", "canary", *ANN)
+    assert town.run("advance", "--to", "full", *ANN) == 1
+    assert "Refused: nrr: hold, 212 decisions" in capsys.readouterr().err
+    assert town.run("advance", "--to", "full", "--accept-hold", "nrr", *ANN) == 0
+    assert town.rollout is not None
+    assert town.rollout.accepted_holds == ("nrr",)
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"errors": 80.0}, "errors: fail"),
+        ({"seconds_bucket": 3_700.0}, "latency_p95: fail"),
+        ({"unsafe": 20.0}, "unsafe: fail"),
+        ({"matured": 1_300.0, "drop": 0.04}, "nrr: fail"),
+        ({"decisions": 90.0, "errors": 0.0}, "errors: hold"),
+        ({"watched_s": DAY - 600}, "23.8 of 24.0 hours: wait"),
+    ],
+)
+def test_what_prometheus_has_measured_can_hold_it_back(
+    town: Town, capsys: pytest.CaptureFixture[str], told: dict[str, float], says: str
+) -> None:
+    town.run("propose", town.good, *ANN)
+    town.run("advance", "--to", "canary", *ANN)
+    town.measures(**told)
+    assert town.run("advance", "--to", "canary", *ANN) == 1
+    assert says in capsys.readouterr().err
+    assert town.state() == f"{town.good} for 5 % of customers"
+
+
+def test_nothing_measured_holds_it_back(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    town.run("propose", town.good, *ANN)
+    town.run("advance", "--to", "canary", *ANN)
+    assert town.run("advance", "--to", "canary", *ANN) == 1
+    assert "it was watched at 5 % for 0.0 of 24.0 hours: wait" in capsys.readouterr().err
+
+
+def test_in_a_demo_time_runs_faster(town: Town) -> None:
+    town.store.write(DEMO, b'{"time_scale": 60}')
+    town.run("propose", town.good, *ANN)
+    town.run("advance", "--to", "canary", *ANN)
+    town.measures(watched_s=DAY / 60)
+    assert town.run("advance", "--to", "canary", *ANN) == 0
+
+
+def test_no_answer_is_a_refusal(town: Town, prometheus: FakePrometheus, replicas: list[FakeReplica]) -> None:
+    town.run("propose", town.good, *ANN)
+    replicas[1].status = 503
+    assert town.run("advance", "--to", "canary", *ANN) == 3
+    replicas[1].status = 200
+    replicas[1].token = "another-token-of-it"
+    assert town.run("advance", "--to", "canary", *ANN) == 3
+    replicas[1].token = None
+    replicas[1].answer["figures"] = [{"name": "unsafe"}]
+    assert town.run("advance", "--to", "canary", *ANN) == 3
+    assert town.state() == f"{town.good} in the shadow of {town.champion}"
+    replicas[1].answer["figures"] = replicas[0].answer["figures"]
+    assert town.run("advance", "--to", "canary", *ANN) == 0
+    prometheus.answers = False
+    assert town.run("advance", "--to", "canary", *ANN) == 3
+    assert town.state() == f"{town.good} for 5 % of customers"
+
+
+def test_of_each_figure_the_worst_replica_counts(town: Town, replicas: list[FakeReplica]) -> None:
+    settings, bad = read(town.environment), FakeReplica(town.good, unsafe="fail", latency_p95="hold")
+    replicas[0].answer["figures"], replicas[1].answer["figures"] = (
+        bad.answer["figures"],
+        replicas[0].answer["figures"],
+    )
+    figures = {figure.name: figure.verdict for figure in shadow_figures(desk(settings, lambda _: None), town.good)}
+    assert figures == {
+        "latency_p95": "hold", "unsafe": "fail", "answers_missed": "pass", "unavailable": "pass", "value": "hold",
+    }  # fmt: skip
+    town.run("propose", town.good, *ANN)
+    assert town.run("advance", "--to", "canary", *ANN) == 1
+
+
+def test_a_replica_with_another_challenger_in_its_shadow_is_named(
+    town: Town, replicas: list[FakeReplica], capsys: pytest.CaptureFixture[str]
+) -> None:
+    town.run("propose", town.good, *ANN)
+    replicas[1].answer["learned"] = None
+    assert town.run("advance", "--to", "canary", *ANN) == 1
+    assert f"has nothing in its shadow, not {town.good}" in capsys.readouterr().err
+
+
+def test_an_alert_that_would_roll_it_back_holds_it_back(
+    town: Town, prometheus: FakePrometheus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    town.run("propose", town.good, *ANN)
+    prometheus.series["ALERTS"] = [({"alertname": "RetainArmUnsafe", "release": "0" * 12}, 1.0)]  # of one that is gone
+    prometheus.series["ALERTS"] += [({"alertname": "RetainServerErrors"}, 1.0)]
+    assert town.run("advance", "--to", "canary", *ANN) == 1
+    assert "Refused: RetainServerErrors: would roll it back and fires now" in capsys.readouterr().err
+    prometheus.series["ALERTS"].pop()
+    assert town.run("advance", "--to", "canary", *ANN) == 0
+
+
+def test_a_part_that_missed_value_is_accepted_first_or_on_the_way(
+    town: Town, replicas: list[FakeReplica], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for replica in replicas:
+        replica.answer["learned"] = town.missed
+    digest, criteria = MISSED_PARTS["decision"].digest, ",".join(LIFT)
+    assert town.run("propose", town.missed, *ANN) == 0
+    assert f"accept decision --criteria {criteria} --digest {digest}" in capsys.readouterr().out
+    assert town.run("advance", "--to", "canary", *ANN) == 1
+    assert town.run("accept", "decision", "--criteria", LIFT[0], "--digest", digest, *ANN) == 1
+    assert town.run("accept", "decision", "--criteria", criteria, "--digest", "9" * 12, *ANN) == 1
+    assert town.run("accept", "decision", "--criteria", criteria, "--digest", "nonsense", *ANN) == 1
+    assert (
+        town.run("advance", "--to", "canary", "--accept-missed", f"decision:{LIFT[0]}", "--digest", digest, *ANN) == 1
+    )
+    assert town.run("advance", "--to", "canary", "--accept-missed", f"decision:{criteria}", *ANN) == 2
+    assert town.state() == f"{town.missed} in the shadow of {town.champion}"
+    both = ("--accept-missed", f"decision:{criteria}", "--digest", digest)
+    assert town.run("advance", "--to", "canary", *both, *ANN) == 0
+    assert town.rollout is not None
+    assert [event.action for event in town.rollout.history] == ["propose", "accept", "advance"]
+    assert town.rollout.accepted[0].criteria == LIFT
+    assert town.run("rollback", *ANN) == 0
+    assert town.run("release-latch", *ANN) == 0
+    assert town.run("forgive", town.missed, *ANN) == 0
+    assert town.run("propose", town.missed, *ANN) == 0
+    assert town.run("accept", "decision", "--criteria", criteria, "--digest", digest, *ANN) == 0
+    assert town.run("advance", "--to", "canary", *ANN) == 0
+
+
+def test_back_asks_nobody(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    town.run("propose", town.good, *ANN)
+    town.run("advance", "--to", "canary", *ANN)
+    town.environment |= {
+        "RETAIN_PROMETHEUS_URL": f"http://127.0.0.1:{free_port()}",
+        "RETAIN_REPLICAS": f"http://127.0.0.1:{free_port()}",
+    }
+    assert town.run("set-percent", "1", *ANN) == 0
+    assert town.state() == f"{town.good} for 1 % of customers"
+    assert town.run("set-percent", "2", *ANN) == 1
+    assert town.run("rollback", *ANN) == 0
+    assert town.state() == f"latched, baseline of {town.champion} for everybody"
+    before = town.rollout
+    assert town.run("rollback", *ANN) == 0
+    assert town.rollout == before
+    assert "There is no challenger to roll back" in capsys.readouterr().out
+
+
+def test_after_a_rollback_people_have_to_speak_first(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    town.run("propose", town.good, *ANN)
+    town.run("rollback", "--by", "Ann", "--reason", "too many complaints")
+    assert town.run("propose", town.missed, *ANN) == 1
+    assert "the rollout is latched" in capsys.readouterr().err
+    assert town.run("release-latch", *ANN) == 0
+    assert town.run("propose", town.good, *ANN) == 1
+    assert "in quarantine, since Ann rolled it back: too many complaints" in capsys.readouterr().err
+    assert town.run("forgive", town.missed, *ANN) == 1
+    assert town.run("forgive", town.good, *ANN) == 0
+    assert town.run("propose", town.good, *ANN) == 0
+
+
+def test_what_has_nothing_to_try_is_not_proposed(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    assert town.run("propose", town.none, *ANN) == 1
+    assert "has no learned policy to try, since it missed decision.overspend" in capsys.readouterr().err
+    assert town.run("propose", "0" * 12, *ANN) == 2
+    assert town.run("propose", "latest", *ANN) == 2
+    assert town.rollout is None
+
+
+def test_services_that_answer_from_another_release_are_warned_of(
+    town: Town, prometheus: FakePrometheus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prometheus.series["retain_release_info"] = [({"release": town.champion}, 1.0), ({"release": "0" * 12}, 1.0)]
+    assert town.run("propose", town.good, *ANN) == 0
+    assert f"Warning: the services answer from {'0' * 12}, and the champion is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("accept", "decision", "--criteria", "a", "--digest", "1" * 12),
+        ("advance", "--to", "canary"),
+        ("rollback",),
+        ("set-percent", "0"),
+        ("release-latch",),
+        ("forgive", "0" * 12),
+    ],
+)
+def test_without_a_rollout_there_is_nothing_to_change(town: Town, command: tuple[str, ...]) -> None:
+    assert town.run(*command, *ANN) == 1
+    assert town.rollout is None
+
+
+@pytest.mark.parametrize("reason", ["", "a\nb", "x" * 501])
+def test_a_reason_is_one_line(town: Town, reason: str) -> None:
+    assert town.run("propose", town.good, "--by", "Ann", "--reason", reason) == 1
+    assert town.rollout is None
+
+
+def test_nobody_does_anything_without_a_name(town: Town) -> None:
+    with pytest.raises(SystemExit) as ended:
+        town.run("rollback", "--reason", "why")
+    assert ended.value.code == 2
+    with pytest.raises(SystemExit) as ended:
+        town.run("set-percent", "nan", *ANN)
+    assert ended.value.code == 2
+
+
+def test_a_bad_setting_and_a_damaged_rollout_are_said(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    town.environment["RETAIN_REPLICAS"] = "x"
+    assert town.run("rollback", *ANN) == 2
+    del town.environment["RETAIN_REPLICAS"]
+    town.store.write(rollout_key(EXPERIMENT), b"{}")
+    assert town.run("rollback", *ANN) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_store_that_is_gone_is_no_refusal(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.people.open_store", lambda _: FolderStore(Path("/nonexistent"), made=True))
+    assert town.run("rollback", *ANN) == 3
+
+
+def test_two_people_at_once_do_one_thing_each_or_nothing(town: Town) -> None:
+    """Between what one looked at and did, another did something: it is looked at again."""
+    town.run("propose", town.good, *ANN)
+    at_work = desk(read(town.environment), lambda _: None)
+    real = people._evidence
+
+    def meanwhile(*given: Any) -> Any:
+        evidence = real(*given)
+        town.run("rollback", *ANN)
+        return evidence
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(people, "_evidence", meanwhile)
+        with pytest.raises(ValueError, match="there is no challenger"):
+            people.advance_to(at_work, "canary", Signature("Bob", "x"))
+    assert town.state() == f"latched, baseline of {town.champion} for everybody"
+
+
+def test_a_store_that_may_not_be_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETAIN_STORE", "gs://bucket")
+    with pytest.raises(RetainError, match="RETAIN_STORE"):
+        desk(read({}), lambda _: None)
