@@ -63,8 +63,9 @@ class Detail(Frozen):
     forbids all contact), "left_out" (the release has none), "served" (it decided itself), or what kept it from deciding
     about a customer of its own: "other_release" (it has loaded another one than answers), or a kind of failure.
 
-    `trial`: the version whose learned arm decided about a share of customers at that time, None where none did;
-    `assigned`: whose the customer was then, whoever decided about her in the end."""
+    `trial`: the version whose learned arm decided about `percent` of the customers at that time, None where none did;
+    `assigned`: whose the customer was then, whoever decided about her in the end. `risk`: what the risk model of the
+    release that answers says of her; the answer has that of the arm that decided, which may be another release's."""
 
     release: str
     seconds: float
@@ -79,8 +80,10 @@ class Detail(Frozen):
     pace: float
     said: Said | None
     banks: Banks | None
-    trial: str | None = None  # records of before there were trials have neither
+    trial: str | None = None  # records of before there were trials have none of these
+    percent: float | None = None
     assigned: Arm | None = None
+    risk: float | None = None
 
 
 class Shadow(Frozen):
@@ -162,21 +165,40 @@ class Record(Frozen):
 
     @property
     def nrr_proxy(self) -> float | None:
-        """What is left of a month's charge after discount, churn and the contact's cost, as a share of that charge.
+        """By the risk model of the release that answered, whichever release's arm decided."""
+        return nrr_proxy(
+            offer=self.offer,
+            cost=self.cost,
+            charge=self.charge,
+            accepted=self.answered == "accepted",
+            churned=any(outcome.kind == "churned" for outcome in self.outcomes),
+            risk=self.risk if self.detail.risk is None else self.detail.risk,
+            risk_if_accepted=self.detail.risk_if_accepted,
+        )
 
-        [charge x (1 - discount, if accepted) x (1 - p_churn) - contact cost] / charge. p_churn is what the risk model
-        says of her, at the lower charge if she accepted, and 1 once she was reported to have left. An unanswered offer
-        counts as declined, so decisions are compared once no offer of their age is open. None for one that was
-        accepted where nothing is compared.
-        """
-        accepted = self.answered == "accepted"
-        risk = self.detail.risk_if_accepted if accepted else self.risk
-        if any(outcome.kind == "churned" for outcome in self.outcomes):
-            risk = 1.0
-        if risk is None:
-            return None
-        discount = (self.offer or 0) / 100 if accepted else 0.0
-        return (1 - discount) * (1 - risk) - (self.cost / self.charge if self.charge else 0.0)
+
+def nrr_proxy(
+    *,
+    offer: int | None,
+    cost: float,
+    charge: float,
+    accepted: bool,
+    churned: bool,
+    risk: float,
+    risk_if_accepted: float | None,
+) -> float | None:
+    """What is left of a month's charge after discount, churn and the contact's cost, as a share of that charge.
+
+    [charge x (1 - discount, if accepted) x (1 - p_churn) - contact cost] / charge. p_churn is what the risk model says
+    of her, at the lower charge if she accepted, and 1 once she was reported to have left. An unanswered offer counts as
+    declined, so decisions are compared once no offer of their age is open. None for one that was accepted where nothing
+    is compared.
+    """
+    churn = 1.0 if churned else risk_if_accepted if accepted else risk
+    if churn is None:
+        return None
+    discount = (offer or 0) / 100 if accepted else 0.0
+    return (1 - discount) * (1 - churn) - (cost / charge if charge else 0.0)
 
 
 def propensity(exploration: float, actions: int, usual: bool) -> float:

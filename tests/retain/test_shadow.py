@@ -342,3 +342,11 @@ def test_the_nrr_proxy_of_a_decision(changes: dict[str, Any], expected: float) -
 
 def test_the_proxy_of_an_accepted_offer_wants_the_risk_at_the_lower_charge() -> None:
     assert record(answered="accepted", risk_if_accepted=None).nrr_proxy is None
+
+
+def test_the_proxy_goes_by_the_risk_model_that_answers_whoever_decided() -> None:
+    """The answer has the risk by which the arm decided."""
+    made = record(answered="declined")
+    assert made.nrr_proxy == pytest.approx(0.6 - 0.02)
+    detail = made.detail.model_copy(update={"risk": 0.5})
+    assert made.model_copy(update={"detail": detail}).nrr_proxy == pytest.approx(0.5 - 0.02)

@@ -317,7 +317,8 @@ def test_in_doubt_the_baseline_decides(release: Release, kind: str, monkeypatch:
             assert answer[key] == expected[key]
         record = client.get(f"/decisions/{answer['decision_id']}").json()
         assert (record["detail"]["unasked"], record["shadow"]) == (kind, None)
-        assert (record["detail"]["trial"], record["detail"]["assigned"]) == ("v1", "learned")
+        assert [record["detail"][name] for name in ("trial", "percent", "assigned")] == ["v1", 100, "learned"]
+        assert record["detail"]["risk"] == answer["risk"]
     assert wallet_of(client)["committed"] == wallet_of(plain)["committed"]
 
 
@@ -339,7 +340,7 @@ def test_in_its_shadow_the_learned_arm_changes_nothing_and_completes_the_record(
         assert (record.detail.unasked, record.shadow.missing, record.shadow.version) == (None, None, "v1")
         without = Record.model_validate_json(alone.get(f"/decisions/{expected['decision_id']}").content)
         assert (without.detail.unasked, without.shadow) == ("left_out", None)
-        assert (record.detail.trial, record.detail.assigned) == (None, "baseline")
+        assert (record.detail.trial, record.detail.percent, record.detail.assigned) == (None, None, "baseline")
         made += answer["action"] == "contact"
     assert wallet_of(client)["committed"] == wallet_of(alone)["committed"] == made
 
