@@ -20,6 +20,7 @@ from serve.periods import Standing
 from serve.place import database_url
 from serve.settings import Settings
 from serve.state import State
+from serve.worth import TrialGauges
 
 SHADOW_SECONDS = 30.0  # for which a look at all records is good
 PRUNE_SECONDS = 86_400.0
@@ -31,20 +32,29 @@ log = logging.getLogger("retain.serve")
 
 class Oversight:
     """Of one database, for the release that answers. `keep_days`: how long records stay. `challenger`: whose learned
-    arm is in the shadow, where it isn't the release's own."""
+    arm is in the shadow, or decides about a share of the customers if it is `on_trial`, where it isn't the release's
+    own."""
 
     def __init__(
-        self, database: Database, version: str, release: Release, keep_days: int, challenger: Challenger | None = None
+        self,
+        database: Database,
+        version: str,
+        release: Release,
+        keep_days: int,
+        challenger: Challenger | None = None,
+        on_trial: bool = False,
     ) -> None:
         self.currency = release.terms.offers.currency
         self._database = database
         self._version = version
         self._release = release
         self._learned = challenger or Challenger(version, release.reference)
+        self._on_trial = on_trial
         self._keep_days = keep_days
         self._state = State(database, release.terms)
         self._lock = threading.Lock()  # of the state
         self._looking = asyncio.Lock()  # at the shadow
+        self.worth = TrialGauges(database, self.on_trial)
         self._shadow: tuple[float, dict[str, Any]] | None = None  # when it was looked at, and what was seen
 
     def wallet(self) -> Standing | None:
@@ -55,6 +65,10 @@ class Oversight:
             except StateUnavailable:
                 return None
             return self._state.standing
+
+    def on_trial(self) -> str | None:
+        """The version whose learned arm decides about a share of the customers, if one does."""
+        return self._learned.version if self._on_trial else None
 
     async def shadow(self) -> dict[str, Any]:
         """What the learned arm has shown. Raises StateUnavailable.
@@ -122,4 +136,5 @@ def oversight_of(settings: Settings, folder: Path) -> Oversight:
     with suppress(StateUnavailable):
         database.open()
     tried = None if settings.challenger is None else challenger(settings.challenger)
-    return Oversight(database, version, release, settings.keep_days, tried)
+    on_trial = settings.router.learned_percent > 0
+    return Oversight(database, version, release, settings.keep_days, tried, on_trial)
