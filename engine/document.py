@@ -31,13 +31,20 @@ class Document(Generic[Model]):
 
     def read(self) -> Model | None:
         """What is there, or None."""
-        return self._read()[0]
+        return self.look()[0]
+
+    def look(self, before: tuple[Model | None, str] = (None, ABSENT)) -> tuple[Model | None, str]:
+        """What is there, or None, and its version; what was seen `before` is not parsed again if it hasn't changed."""
+        stored = self.store.read(self.key)
+        if stored is None:
+            return None, ABSENT
+        return before if stored[1] == before[1] else (self._parsed(stored[0]), stored[1])
 
     def change(self, transition: Callable[[Model | None], Model]) -> Model:
         """Replaces what is there by what the transition makes of it, and returns that. Nothing is written if it returns
         what it was given, or raises."""
         while True:
-            before, version = self._read()
+            before, version = self.look()
             after = transition(before)
             if after is before:
                 return after
@@ -47,12 +54,9 @@ class Document(Generic[Model]):
                 continue
             return after
 
-    def _read(self) -> tuple[Model | None, str]:
-        stored = self.store.read(self.key)
-        if stored is None:
-            return None, ABSENT
+    def _parsed(self, content: bytes) -> Model:
         try:
-            return self.model.model_validate_json(stored[0]), stored[1]
+            return self.model.model_validate_json(content)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(map(str, first["loc"]))

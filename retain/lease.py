@@ -7,6 +7,7 @@ didn't look, and one that has just started, and has seen no renewal, takes it fo
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
@@ -52,11 +53,16 @@ def sighted(before: Sighting | None, lease: Lease | None, now: float) -> Sightin
     return Sighting(lease, now, now, before.looked if before is not None and risen else None)
 
 
+def fresh_until(sighting: Sighting | None, generation: int) -> float:
+    """Until when the rollout of that generation is vouched for, as far as is known now; -inf if it isn't."""
+    if sighting is None or sighting.lease is None or sighting.after is None:
+        return -math.inf
+    return sighting.after + LEASE_SECONDS if sighting.lease.generation == generation else -math.inf
+
+
 def fresh(sighting: Sighting | None, generation: int, now: float) -> bool:
     """Whether the rollout of that generation is vouched for; to be asked again as time passes, not at a look alone."""
-    if sighting is None or sighting.lease is None or sighting.after is None:
-        return False
-    return sighting.lease.generation == generation and now - sighting.after <= LEASE_SECONDS
+    return now <= fresh_until(sighting, generation)
 
 
 def renewed(sighting: Sighting, holder: str, generation: int, now: float) -> Lease:

@@ -167,15 +167,9 @@ def lease_key(experiment: str) -> str:
     return f"rollout/{experiment}/lease.json"
 
 
-def effective(rollout: Rollout | None, lease_fresh: bool, force_baseline: bool, canary_percent: float | None) -> Served:
-    """What a service does. `canary_percent`: None if it isn't set.
-
-    Without a rollout the settings rule, and name the arm: `arm` is None, whatever the percent. One that is damaged or
-    can't be read is not without: BASELINE_ONLY holds for it.
-    """
-    if rollout is None:
-        percent = DEFAULT_PERCENT if canary_percent is None else canary_percent
-        return Served(None, 0.0 if force_baseline else percent, None, ())
+def effective(rollout: Rollout, lease_fresh: bool, force_baseline: bool, canary_percent: float | None) -> Served:
+    """What a service does whose settings are these; `canary_percent`: None where it isn't set. One that has no rollout
+    goes by its settings alone; of one that is damaged or can't be read BASELINE_ONLY holds."""
     if rollout.challenger is None:
         return BASELINE_ONLY
     percent = rollout.percent if canary_percent is None else min(canary_percent, rollout.percent)

@@ -65,12 +65,10 @@ def create_admin(metrics: Metrics, folder: Path, token: str | None, oversight: O
     MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
     registry.register(ProcessGauges(folder))
     registry.register(WalletGauges(oversight.wallet, oversight.currency))
-    registry.register(oversight.worth)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        works = (oversight.prune_daily(), oversight.checkpoint_often(), oversight.worth.keep_looking())
-        tasks = [asyncio.create_task(work) for work in works]
+        tasks = [asyncio.create_task(each) for each in (oversight.prune_daily(), oversight.checkpoint_often())]
         yield
         for task in tasks:
             task.cancel()
@@ -116,7 +114,7 @@ def _routes(registry: CollectorRegistry, oversight: Oversight) -> APIRouter:
         """What the learned arm's shadow has shown, and whether that is enough to try it on customers."""
         try:
             return JSONResponse(await oversight.shadow())
-        except StateUnavailable as error:
+        except (StateUnavailable, RetainError) as error:
             return refusal(503, str(error))
 
     @routes.delete("/customers/{customer:path}")

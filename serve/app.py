@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,7 +16,9 @@ from engine.approvals import Approvals, Watch
 from retain.request import examples
 from serve.api_page import routes_of_page
 from serve.bodies import schemas
+from serve.following import Following
 from serve.keys import NO_KEYS, KeyCheck, Keys, is_open
+from serve.looking import in_thread
 from serve.middleware import EveryRequest
 from serve.refusals import refused
 from serve.routes import READY, RETAIN, Straight, routes_of
@@ -36,23 +38,30 @@ IDEMPOTENCY_KEY = {
 }
 
 
-def create_app(service: Service, watch: Watch | None = None, keys: Keys = NO_KEYS) -> FastAPI:
+def create_app(
+    service: Service, watch: Watch | None = None, keys: Keys = NO_KEYS, following: Following | None = None
+) -> FastAPI:
     """The API of a service.
 
     `watch` says which of its messages people approved, at the start and while the application runs; without it the
-    release's own verdicts count. `keys` says who may call; without any, everybody may.
+    release's own verdicts count. `keys` says who may call; without any, everybody may. `following` keeps the service in
+    step with its rollout; without it the settings rule.
     """
     release = service.release
     if watch and (approvals := watch.changed()):
         service.take_approvals(approvals)
+    if following:
+        following.begin()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await service.start()
-        following = asyncio.create_task(_follow_approvals(service, watch)) if watch else None
+        tasks = [asyncio.create_task(_follow_approvals(service, watch))] if watch else []
+        tasks += [asyncio.create_task(following.run())] if following else []
         yield
-        if following:
-            following.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await service.stop()
 
     app = FastAPI(
@@ -102,7 +111,7 @@ def create_app(service: Service, watch: Watch | None = None, keys: Keys = NO_KEY
 async def _follow_approvals(service: Service, watch: Watch) -> None:
     while True:
         await asyncio.sleep(READ_AGAIN_SECONDS)
-        look = _look(watch)
+        look = in_thread(partial(_changed, watch), "look at approvals")
         await asyncio.wait([look], timeout=LOOK_SECONDS)
         if not look.done():
             problem = f"{watch.url}: can't be read (no answer within {LOOK_SECONDS:g} seconds)"
@@ -113,27 +122,9 @@ async def _follow_approvals(service: Service, watch: Watch) -> None:
             service.take_approvals(approvals)
 
 
-def _look(watch: Watch) -> asyncio.Future[Approvals | None]:
-    """What has changed, from a thread of its own: a store on a network may be slow, or hang.
-
-    No executor's: the process would wait for that thread when it stops.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Approvals | None] = loop.create_future()
-
-    def look() -> None:
-        try:
-            approvals = watch.changed()
-        except Exception as error:  # whatever it is, what was approved before may have been rejected since
-            watch.forget()
-            approvals = Approvals(problem=f"{watch.url}: can't be read ({error!r})")
-        with suppress(RuntimeError):  # the loop is closed: the service has stopped meanwhile
-            loop.call_soon_threadsafe(_answer, answer, approvals)
-
-    threading.Thread(target=look, name="look at approvals", daemon=True).start()
-    return answer
-
-
-def _answer(answer: asyncio.Future[Approvals | None], approvals: Approvals | None) -> None:
-    if not answer.cancelled():  # with the task that awaits it, when the service stops
-        answer.set_result(approvals)
+def _changed(watch: Watch) -> Approvals | None:
+    try:
+        return watch.changed()
+    except Exception as error:  # whatever it is, what was approved before may have been rejected since
+        watch.forget()
+        return Approvals(problem=f"{watch.url}: can't be read ({error!r})")

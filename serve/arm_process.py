@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
-from serve.metrics import ArmFailure
+from serve.trial_metrics import ArmFailure
 from serve.wire import FrameError, Frames
 
 LAST_WORDS = 1000  # bytes that are kept of what it prints

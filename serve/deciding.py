@@ -71,9 +71,10 @@ class Deciding:
     """A request on its way through the transaction, which calls it once, or again if it has to be repeated.
 
     `assigned` is the customer's arm, `arm` the one that decides about her, and `heard` what the learned arm wants about
-    one of its own; None: the baseline decides, because of what `failure` says where the learned arm is hers. After the
-    call `decision`, `message`, `pace` and `bar` (what forbade a contact) are those of the decision, and the assessment
-    holds the history on record, too.
+    one of its own; None: the baseline decides, because of what `failure` says where the learned arm is hers. `unsafe`:
+    whether what that arm chose to say may not be sent, None where it chose nothing. After the call `decision`,
+    `message`, `pace` and `bar` (what forbade a contact) are those of the decision, and the assessment holds the history
+    on record, too.
     """
 
     bound: Bound
@@ -86,6 +87,7 @@ class Deciding:
     arm: Arm = "baseline"
     heard: Wish | None = None
     failure: str | None = None
+    unsafe: bool | None = None
     decision: Decision | None = None
     message: Message | None = None
     pace: float = 0.0

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from prometheus_client import Histogram
 from pydantic import TypeAdapter, ValidationError
 
 from retain.decision import CONTACTS, Case, History, told
@@ -27,8 +28,9 @@ from retain.release import Assessment, Release
 from serve.arm_process import ArmProcess, Ended, Ending
 from serve.circuit import Circuit
 from serve.loading import Source
-from serve.metrics import ArmFailure, Metrics
+from serve.metrics import Metrics
 from serve.spoken import NO_BANKS, NOTHING, Banks, Cell, Chosen, Row, Said, Spoken, judged, without_withdrawn
+from serve.trial_metrics import ArmFailure
 from serve.wire import READY, ROWS, Ready, dataset_digest, frame, what_is_offered
 
 SHADOW_SECONDS = 1.0  # for an answer that nobody waits for
@@ -42,6 +44,7 @@ TICK_SECONDS = 0.1
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # before another process is started
 STEADY_SECONDS = 60.0  # of a process after which the pause is the first one again
 MEMORY = 512 << 20
+UNKNOWN = "unknown"  # the release of an arm whose files don't say
 ROUNDED = 1e-6  # how far probabilities may be off by rounding
 
 LOADING = "it is loading its release"
@@ -90,6 +93,11 @@ class Failure:
     detail: str = ""
     waited: float = field(default=0.0, compare=False)
 
+    @property
+    def unsafe(self) -> bool | None:
+        """As of a Wish."""
+        return True if self.kind == "unsafe_message" else None
+
 
 Heard = Wish | Failure
 Done = Callable[[Heard], None]
@@ -97,7 +105,8 @@ Done = Callable[[Heard], None]
 
 @dataclass(slots=True)
 class _Asked:
-    """A question to which the process owes an answer. `done` is None once somebody was told what became of it."""
+    """A question to which the process owes an answer. `done` is None once somebody was told what became of it;
+    `seconds` counts how long the answer took, however late it is, None in the shadow."""
 
     permit: int
     assessment: Assessment
@@ -105,6 +114,7 @@ class _Asked:
     at: float
     deadline: float
     done: Done | None
+    seconds: Histogram | None = None
 
 
 class LearnedArm:
@@ -198,6 +208,7 @@ class LearnedArm:
         number = self._ask(assessment, case or assessment.case, pace, done, deadline)
         if number is None:
             return answer.result()
+        self._asked[number].seconds = self._metrics.trial.of("learned", self.release_version or UNKNOWN).seconds
         self._flush()
         timer = self._loop.call_later(deadline, self._expire, number)
         try:
@@ -303,16 +314,12 @@ class LearnedArm:
         if isinstance(heard, Failure):
             self.circuit.missed(asked.permit, heard.kind)
             self._metrics.arm_circuit_open.set(self.circuit.state != "closed")
-            if heard.kind == "unsafe_message":
-                self._metrics.arm_chosen["unsafe"].inc()
             log.warning("the learned arm has failed (%s): %s", heard.kind, heard.detail)
             self._fail(done, replace(heard, waited=self._clock() - asked.at))
             return
         if self.circuit.succeeded(asked.permit):
             self._metrics.arm_circuit_open.set(0)
-        self._metrics.arm_seconds.observe(heard.waited)
-        if (unsafe := heard.unsafe) is not None:
-            self._metrics.arm_chosen["unsafe" if unsafe else "safe"].inc()
+        self._metrics.arm_answers.inc()
         _tell(done, heard)
 
     # -- deadlines
@@ -389,6 +396,8 @@ class LearnedArm:
                 asked = self._asked.pop(answer[0], None)
             if asked is None:
                 raise Ended("malformed", "it answered what it was not asked")
+            if asked.seconds is not None:
+                asked.seconds.observe(self._heard_at - asked.at)
             if asked.done is not None:
                 self._finish(asked, self._judged(asked, answer, seconds))
 
@@ -470,6 +479,8 @@ class LearnedArm:
         self._numbers, self._observations, self._customers = [], [], []
         asked, self._asked = self._asked, {}
         for question in asked.values():
+            if question.seconds is not None:  # at least as long
+                question.seconds.observe(self._clock() - question.at)
             self._finish(question, Failure(ending.kind, ending.why))
 
 

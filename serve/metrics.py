@@ -6,7 +6,6 @@ Several processes count into files of one folder (folder.py), which the admin pr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,10 +24,10 @@ from prometheus_client.values import MultiProcessValue
 from retain.message import SITUATIONS
 from retain.plausible import Outside
 from retain.release import SOURCES
-from serve.periods import Standing
+from serve.periods import Standing as Wallet
+from serve.trial_metrics import ARM_FAILURES, BUCKETS, TrialMetrics
 
-# 0.5 s is the playbook's limit: p95 above it is more than 5 % of requests outside the 0.5 bucket.
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
 CODES = (200, 400, 401, 404, 405, 408, 409, 413, 415, 422, 500, 503)
 BARS = (
     "do_not_contact", "hold_out", "running_offer", "contact_cap", "contacted_this_month", "offer_limit", "offer_budget",
@@ -42,20 +41,6 @@ DECISIONS = (
     *(("baseline", "no_contact", why) for why in ("risk_below_threshold", *BARS)),
     *(("learned", "no_contact", why) for why in ("policy_no_contact", *BARS)),
 )
-# Why the process of the learned arm has given no answer (learned.py).
-ArmFailure = Literal[
-    "error",
-    "not_finite",
-    "unsafe_message",
-    "malformed",
-    "out_of_memory",
-    "deadline",
-    "died",
-    "circuit_open",
-    "not_running",
-    "overloaded",
-]
-ARM_FAILURES: tuple[ArmFailure, ...] = get_args(ArmFailure)
 # Why a connection's bytes reached no route: no HTTP/1, a head or a body's framing that is too large or takes too long,
 # too many requests behind one another, too many connections.
 REFUSALS = ("malformed", "head_too_large", "too_slow", "too_many_pipelined", "too_many_connections")
@@ -101,21 +86,20 @@ class Metrics:
             ["why"],
             registry=self.registry,
         )
-        self.arm_seconds = Histogram(
-            "retain_arm_seconds", "Seconds until the learned arm answered", buckets=BUCKETS, registry=self.registry
+        self.trial = TrialMetrics(self.registry)
+        self.risk = Histogram(
+            "retain_risk", "Decisions by the probability that the customer leaves", buckets=TENTHS,
+            registry=self.registry,
+        )  # fmt: skip
+        self.suppressed = Counter("retain_suppressed", "Opt-outs that were noted", registry=self.registry)
+        self.arm_answers = Counter(
+            "retain_arm_answers", "Questions that the learned arm answered in time", registry=self.registry
         )
         arm_failures = Counter(
             "retain_arm_failures", "Questions that the learned arm did not answer, by kind", ["kind"],
             registry=self.registry,
         )  # fmt: skip
         self.arm_failures = {kind: arm_failures.labels(kind) for kind in ARM_FAILURES}
-        arm_chosen = Counter(
-            "retain_arm_chosen",
-            "Messages that the learned arm chose, before guard and approvals, by whether they are safe or unsafe",
-            ["outcome"],
-            registry=self.registry,
-        )
-        self.arm_chosen = {outcome: arm_chosen.labels(outcome) for outcome in ("safe", "unsafe")}
         self.arm_running = Gauge(
             "retain_arm_running",
             "Workers whose learned arm has loaded its release",
@@ -186,7 +170,7 @@ class WalletGauges(Collector):
     `read` is None's while the database doesn't answer: then `retain_state_available` alone is there, and says so.
     """
 
-    def __init__(self, read: Callable[[], Standing | None], currency: str) -> None:
+    def __init__(self, read: Callable[[], Wallet | None], currency: str) -> None:
         self._read = read
         self._currency = currency
 

@@ -10,6 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from engine.errors import RetainError
+from engine.releases import find
+from engine.store import store_url
 from retain.record import Record
 from retain.release import Release
 from retain.shadow import Tally, figures, verdict
@@ -19,8 +22,8 @@ from serve.loading import Challenger, challenger, load_release, with_budget
 from serve.periods import Standing
 from serve.place import database_url
 from serve.settings import Settings
+from serve.standing import Looks, Seen
 from serve.state import State
-from serve.worth import TrialGauges
 
 SHADOW_SECONDS = 30.0  # for which a look at all records is good
 PRUNE_SECONDS = 86_400.0
@@ -32,8 +35,7 @@ log = logging.getLogger("retain.serve")
 
 class Oversight:
     """Of one database, for the release that answers. `keep_days`: how long records stay. `challenger`: whose learned
-    arm is in the shadow, or decides about a share of the customers if it is `on_trial`, where it isn't the release's
-    own."""
+    arm is in the shadow, where it isn't the release's own and `looks` find no rollout that names one."""
 
     def __init__(
         self,
@@ -42,20 +44,21 @@ class Oversight:
         release: Release,
         keep_days: int,
         challenger: Challenger | None = None,
-        on_trial: bool = False,
+        looks: Looks | None = None,
     ) -> None:
         self.currency = release.terms.offers.currency
         self._database = database
         self._version = version
         self._release = release
-        self._learned = challenger or Challenger(version, release.reference)
-        self._on_trial = on_trial
+        self._own = Challenger(version, release.reference)
+        self._learned = challenger or self._own
+        self._looks = looks
         self._keep_days = keep_days
         self._state = State(database, release.terms)
         self._lock = threading.Lock()  # of the state
         self._looking = asyncio.Lock()  # at the shadow
-        self.worth = TrialGauges(database, self.on_trial)
-        self._shadow: tuple[float, dict[str, Any]] | None = None  # when it was looked at, and what was seen
+        # When a shadow was looked at, whose, and what was seen.
+        self._shadow: tuple[float, Challenger, dict[str, Any]] | None = None
 
     def wallet(self) -> Standing | None:
         """Of the running period; None while the database doesn't answer."""
@@ -66,29 +69,45 @@ class Oversight:
                 return None
             return self._state.standing
 
-    def on_trial(self) -> str | None:
-        """The version whose learned arm decides about a share of the customers, if one does."""
-        return self._learned.version if self._on_trial else None
-
     async def shadow(self) -> dict[str, Any]:
-        """What the learned arm has shown. Raises StateUnavailable.
+        """What the learned arm that is tried has shown. Raises StateUnavailable, and RetainError where the rollout or
+        its challenger can't be read.
 
         A look takes a minute for some 300,000 records. One thread at most looks, so that others are left for /metrics.
         """
         async with self._looking:
-            if self._shadow is None or time.monotonic() - self._shadow[0] > SHADOW_SECONDS:
-                seen = await asyncio.to_thread(self._look)
-                self._shadow = time.monotonic(), seen
-            return self._shadow[1]
+            return await asyncio.to_thread(self._look)
+
+    def _tried(self) -> Challenger:
+        """Whose learned arm is tried. Raises RetainError."""
+        seen = Seen() if self._looks is None else self._looks.look()
+        if seen.problem is not None:
+            raise RetainError(seen.problem)
+        rollout = seen.rollout
+        if rollout is None or rollout.challenger is None:
+            return self._learned
+        version = rollout.challenger.release
+        if version == self._version:
+            return self._own
+        if version != self._learned.version:
+            self._learned = challenger(find(version, self._release.experiment))
+        return self._learned
 
     def _look(self) -> dict[str, Any]:
-        tally = Tally(self._version, self._learned.version)
+        learned = self._tried()
+        if self._shadow is None or self._shadow[1] != learned or time.monotonic() - self._shadow[0] > SHADOW_SECONDS:
+            seen = self._look_at(learned)
+            self._shadow = time.monotonic(), learned, seen
+        return self._shadow[2]
+
+    def _look_at(self, learned: Challenger) -> dict[str, Any]:
+        tally = Tally(self._version, learned.version)
         for line in exported(self._database, None):
             tally.add(Record.model_validate_json(line))
-        found = figures(tally, self._release.monitoring, self._learned.reference)
+        found = figures(tally, self._release.monitoring, learned.reference)
         return {
             "release": self._version,
-            "learned": self._learned.version,
+            "learned": learned.version,
             "verdict": verdict(found),
             "decisions": tally.decisions,
             "figures": [figure.model_dump() for figure in found],
@@ -136,5 +155,5 @@ def oversight_of(settings: Settings, folder: Path) -> Oversight:
     with suppress(StateUnavailable):
         database.open()
     tried = None if settings.challenger is None else challenger(settings.challenger)
-    on_trial = settings.router.learned_percent > 0
-    return Oversight(database, version, release, settings.keep_days, tried, on_trial)
+    looks = Looks(store_url(), release.experiment)
+    return Oversight(database, version, release, settings.keep_days, tried, looks)

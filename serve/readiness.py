@@ -7,20 +7,23 @@ from typing import Any
 
 from retain.plausible import when_outside
 from retain.release import TEMPLATES
+from retain.rollout import describe
 from serve.service import Service
+from serve.standing import elapsed
 
 REFUSALS = 20  # offers refused one after the other from which on the wallet counts as used up
 
 
 def mode(service: Service) -> str:
-    percent = service.bound.router.learned_percent
+    percent = service.learned_percent
     return "baseline" if percent == 0 else "learned" if percent == 100 else "canary"
 
 
 def arms(service: Service) -> str:
     """Who decides, in words."""
-    percent = service.bound.router.learned_percent
-    return f"the learned policy decides about {percent:g} % of customers" if percent else "the baseline decides"
+    percent, rollout = service.learned_percent, service.standing.rollout
+    now = f"the learned policy decides about {percent:g} % of customers" if percent else "the baseline decides"
+    return now if rollout is None else f"{now} (rollout: {describe(rollout)})"
 
 
 def banks(service: Service) -> str:
@@ -36,7 +39,7 @@ def ready(service: Service) -> dict[str, Any]:
     return {
         "status": "ready",
         "mode": mode(service),
-        "learned_percent": service.bound.router.learned_percent,
+        "learned_percent": service.learned_percent,
         "hold_out_percent": service.bound.router.hold_out,
         "exploration": service.bound.router.exploration,
         "experiment": release.experiment,
@@ -46,6 +49,7 @@ def ready(service: Service) -> dict[str, Any]:
         "messages": {TEMPLATES: len(release.banks[TEMPLATES].entries)}
         | {name: review._asdict() for name, review in release.reviews.items()},
         "standings": {name: part.model_dump(mode="json") for name, part in release.parts.items()},
+        "rollout": _rollout(service),
         "learned_arm": None if learned is None else learned.state(),
         "wallet": _wallet(service),
         "warnings": [*warnings(service), *([] if learned is None else learned.warnings())],
@@ -55,7 +59,49 @@ def ready(service: Service) -> dict[str, Any]:
 def warnings(service: Service) -> list[str]:
     """What the person who runs the service should know, a line each; beside it, once it runs, stands what its learned
     arm says."""
-    return [*service.warnings, *_unread(service), *_not_like_training(service), *_money(service)]
+    unrouted = [] if service.standing.rules else service.unrouted
+    return [
+        *service.warnings,
+        *unrouted,
+        *_not_followed(service),
+        *_unread(service),
+        *_not_like_training(service),
+        *_money(service),
+    ]
+
+
+def _rollout(service: Service) -> Mapping[str, Any] | None:
+    """None where there is none: the settings rule."""
+    standing = service.standing
+    rollout = standing.rollout
+    if rollout is None:
+        return None
+    return {
+        "phase": rollout.phase,
+        "generation": rollout.generation,
+        "champion": rollout.champion.release,
+        "challenger": None if rollout.challenger is None else rollout.challenger.release,
+        "percent": rollout.percent,
+        "served_percent": service.learned_percent,
+        "latched": rollout.latched,
+        "accepted": [acceptance.model_dump(mode="json") for acceptance in rollout.accepted],
+        "accepted_holds": list(rollout.accepted_holds),
+        "problem": standing.problem,
+    }
+
+
+def _not_followed(service: Service) -> list[str]:
+    """Why customers don't meet the challenger, though the rollout says so; and what a person let pass."""
+    standing, rollout = service.standing, service.standing.rollout
+    found = [f"{standing.problem}: the baseline decides about everybody"] if standing.problem else []
+    if rollout is None:
+        return found
+    if rollout.percent and not standing.problem and elapsed() > standing.until:
+        found.append("the lease of the rollout was not seen to be renewed: until it is, the baseline decides")
+    return found + [
+        f"{each.part} missed {', '.join(each.criteria)}; {each.by} accepted that: {each.reason}"
+        for each in rollout.accepted
+    ]
 
 
 def _wallet(service: Service) -> Mapping[str, Any] | None:

@@ -25,7 +25,7 @@ from serve import shadow
 from serve.database import StateUnavailable
 from serve.deciding import Bound, Deciding, answer
 from serve.giving import again, first
-from serve.learned import Failure, LearnedArm, Wish
+from serve.learned import UNKNOWN, Failure, LearnedArm, Wish
 from serve.loading import warnings_about
 from serve.metrics import Metrics
 from serve.operations import (
@@ -44,6 +44,8 @@ from serve.operations import (
 )
 from serve.router import EVERYBODY_BASELINE, Router, routed
 from serve.schema import Invalid, RequestReader
+from serve.standing import SETTINGS_RULE, Standing, elapsed
+from serve.trial_metrics import ArmCounts, ShadowCounts
 from serve.writer import Writer
 
 # For all that one request wants of the database, waiting for its turn included, and of the learned arm where that is
@@ -66,7 +68,10 @@ class Reply(NamedTuple):
 
 
 class Service:
-    """A loaded release behind its routes. `learned` is the arm's process; None where there is no learned policy."""
+    """A loaded release behind its routes. `learned` is the arm's process; None where there is no learned policy.
+
+    `router` is that of the settings, which counts until take_standing() says something else.
+    """
 
     def __init__(
         self,
@@ -83,12 +88,16 @@ class Service:
         self.reader = RequestReader(release.spec, release.terms)
         router, unrouted = routed(router, release)
         self.bound = Bound(release, {"release": version, **release.versions}, router, learned)
-        self.warnings = [*warnings_about(release), *unrouted]
+        self.standing = SETTINGS_RULE
+        self.unrouted = unrouted
+        self.warnings = warnings_about(release)
+        self._router = router
         self.implausible: Counter[str] = Counter()  # requests by column
         self.limited = 0  # offers not made, since one offer may not cost that much
         self.refusals = 0  # by the wallet, since the last contact
         self._id = release.spec.roles.get("id")
         metrics.serves(version)
+        self._count_from_zero()
 
     @property
     def release(self) -> Release:
@@ -105,6 +114,31 @@ class Service:
         self.bound = replace(self.bound, release=replace(self.release, verdicts=approvals.verdicts))
         if self.bound.learned is not None:
             self.bound.learned.take_verdicts(approvals.verdicts)
+
+    @property
+    def learned_percent(self) -> float:
+        """% of customers that the learned arm decides about now."""
+        return self.bound.router.learned_percent if elapsed() <= self.standing.until else 0.0
+
+    def take_standing(self, standing: Standing) -> None:
+        """Takes over where the rollout stands: the next request is decided about by that."""
+        self.standing = standing
+        router = self._router
+        if standing.rules:
+            router = replace(router, force_baseline=False, percent=standing.served.percent)
+        if router != self.bound.router:
+            self.bound = replace(self.bound, router=router)
+
+    async def take_arm(self, learned: LearnedArm | None) -> None:
+        """Asks another learned arm from the next request on, or none, and ends the one before."""
+        before = self.bound.learned
+        if learned is not None:
+            learned.take_verdicts(self.release.verdicts)
+            await learned.start()
+        self.bound = replace(self.bound, learned=learned)
+        self._count_from_zero()
+        if before is not None:
+            await before.stop()
 
     async def start(self) -> None:
         """On the event loop that answers."""
@@ -135,7 +169,7 @@ class Service:
         deciding = Deciding(bound, asked, assessment, customer, assessment.case.opted_out, arrived)
         scoped = None if key is None else f"{caller}\n{key}"
         try:
-            if bound.learned is not None and bound.router.arm(customer) == "learned":
+            if bound.learned is not None and self._is_learned(customer):
                 deciding.assigned = deciding.arm = "learned"
                 await self._hear(deciding, bound.learned)
             ask = Ask(
@@ -144,6 +178,11 @@ class Service:
             result: Answered | KeyConflict = await self._do(ask, arrived)
         except StateUnavailable:
             return Reply(self._unavailable(deciding))
+        except Exception:
+            counts = self._counts(deciding)
+            counts.decisions.inc()
+            counts.errors.inc()
+            raise
         if isinstance(result, KeyConflict):
             raise Conflict
         if result.replayed or result.repeated:
@@ -152,6 +191,10 @@ class Service:
         self._made(deciding)
         self._in_shadow(result.decision_id, deciding)
         return Reply(first(result, deciding))
+
+    def _is_learned(self, customer: str | None) -> bool:
+        """Whether the learned arm decides about the customer with that id."""
+        return self.bound.router.arm(customer) == "learned" and elapsed() <= self.standing.until
 
     async def _hear(self, deciding: Deciding, learned: LearnedArm) -> None:
         """Asks the learned arm about a customer of its own, with the history on record, unless nobody may contact her
@@ -165,14 +208,38 @@ class Service:
             return
         wish = await learned.ask(deciding.assessment, looked.pace, CANARY_SECONDS)
         if isinstance(wish, Failure):
-            deciding.failure, deciding.arm = wish.kind, "baseline"
+            deciding.failure, deciding.unsafe, deciding.arm = wish.kind, wish.unsafe, "baseline"
         else:
-            deciding.heard = wish
+            deciding.heard, deciding.unsafe = wish, wish.unsafe
+
+    def _count_from_zero(self) -> None:
+        """Both arms' counters are there before anything is counted: Prometheus sees no rise in what begins at one."""
+        self.metrics.trial.of("baseline", self.bound.versions["release"])
+        if (learned := self.bound.learned) is not None:
+            self.metrics.trial.of("learned", learned.release_version or UNKNOWN)
+            self.metrics.trial.in_shadow(learned.release_version or UNKNOWN)
+
+    def _counts(self, deciding: Deciding) -> ArmCounts:
+        """Of the customer's arm."""
+        learned, versions = deciding.bound.learned, deciding.bound.versions
+        if deciding.assigned == "learned" and learned is not None:
+            return self.metrics.trial.of("learned", learned.release_version or UNKNOWN)
+        return self.metrics.trial.of("baseline", versions["release"])
 
     def _made(self, deciding: Deciding) -> None:
         """Counts a decision that is on record now."""
         decision, message, metrics = deciding.decision, deciding.message, self.metrics
         assert decision is not None
+        metrics.risk.observe(decision.risk)
+        if deciding.bar is None:
+            counts = self._counts(deciding)
+            counts.decisions.inc()
+            if deciding.assigned == "learned":
+                _count_message(deciding.unsafe, counts)
+                if deciding.heard is None:
+                    counts.errors.inc()
+            elif decision.offer is not None:
+                counts.messages.inc()
         metrics.decisions[decision.arm, decision.action, decision.why].inc()
         if decision.why == "offer_budget":
             metrics.wallet_refused.inc()
@@ -193,8 +260,13 @@ class Service:
         if learned is None or not deciding.in_shadow:
             return
         replied = time.perf_counter() - deciding.arrived
+        counts = self.metrics.trial.in_shadow(learned.release_version or UNKNOWN)
+        counts.questions.inc()
 
         def complete(wish: Wish | Failure) -> None:
+            _count_message(wish.unsafe, counts)
+            if isinstance(wish, Failure):
+                counts.failures[wish.kind].inc()
             record = shadow.heard(wish, learned.release_version, replied)
             with suppress(StateUnavailable):  # then the record says nothing of its shadow
                 self.writer.submit(Complete(decision_id, record)).add_done_callback(_forget)
@@ -219,6 +291,7 @@ class Service:
     async def suppress(self, customer: str, reason: str) -> Noted:
         """Nobody contacts that customer from now on. Raises StateUnavailable."""
         noted: Noted = await self._do(Suppress(customer, reason))
+        self.metrics.suppressed.inc()
         return noted
 
     async def find(self, decision_id: str) -> Record | None:
@@ -240,6 +313,14 @@ class Service:
             self.implausible[name] += 1
         if refused := [name for name, outcome in outcomes.items() if outcome == "refuse"]:
             raise Invalid([("implausible", ("customer", name)) for name in refused])
+
+
+def _count_message(unsafe: bool | None, counts: ArmCounts | ShadowCounts) -> None:
+    """A message that the learned arm chose, before the guard had its say; None for none."""
+    if unsafe is not None:
+        counts.messages.inc()
+    if unsafe:
+        counts.unsafe.inc()
 
 
 def _text(identifier: str | int | None) -> str | None:

@@ -48,6 +48,10 @@ YES_OR_NO = {"true": True, "1": True, "false": False, "0": False}
 class Settings:
     """What the settings say. `parts`: artifact folders by what they replace. `keys`: secrets of callers by name.
 
+    `router` is what FORCE_BASELINE and CANARY_PERCENT say where there is no rollout: the baseline decides unless
+    FORCE_BASELINE is set to false. With a rollout `force_baseline` is whether it was set to true, and `canary_percent`
+    the most that the challenger may get, None where that isn't set.
+
     `database_url`: None for SQLite's file in the folder `serving` of the store. `budget`: in the release's currency, or
     None for the release's own. Memory is in bytes, the hold-out in percent, exploration a share.
     """
@@ -56,6 +60,8 @@ class Settings:
     parts: Mapping[str, Path]
     challenger: Path | None
     router: Router
+    force_baseline: bool
+    canary_percent: float | None
     host: str
     port: int
     keep_alive: int
@@ -212,9 +218,10 @@ SETTINGS = (
     *(Setting(name, None, _folder, ("worker", "admin"), f"an artifact whose part {part} replaces the release's own")
       for part, name in OVERRIDES.items()),
     Setting("CHALLENGER_PATH", None, _folder, ("worker", "admin"), "another release, whose learned arm runs in shadow"),
-    Setting("FORCE_BASELINE", "true", _yes_or_no, ("worker",), "true: the baseline decides about everybody"),
-    Setting("CANARY_PERCENT", f"{DEFAULT_PERCENT:g}", _decimal(100), ("worker",),
-            "% of customers of the learned policy"),
+    Setting("FORCE_BASELINE", None, _yes_or_no, ("worker",),
+            "true: the baseline decides about everybody (unset: true, but where there is a rollout, that rules)"),
+    Setting("CANARY_PERCENT", None, _decimal(100), ("worker",),
+            f"% of customers of the learned policy, at most, where there is a rollout ({DEFAULT_PERCENT:g} without)"),
     Setting("ASSIGNMENT_KEY", DEFAULT_KEY, _hash_key, ("worker",), "what draws arms and the hold-out", secret=True),
     Setting("RETAIN_HOLD_OUT_PERCENT", "5", _decimal(100), ("worker",), "% of customers who are never contacted"),
     Setting("RETAIN_EXPLORATION", "0", _decimal(1), ("worker",), "share of baseline decisions with a drawn action"),
@@ -249,12 +256,14 @@ def read(environment: Mapping[str, str]) -> Settings:
         parts={part: values[name] for part, name in OVERRIDES.items() if values[name]},
         challenger=values["CHALLENGER_PATH"],
         router=Router(
-            values["FORCE_BASELINE"],
-            values["CANARY_PERCENT"],
+            values["FORCE_BASELINE"] is not False,
+            DEFAULT_PERCENT if values["CANARY_PERCENT"] is None else values["CANARY_PERCENT"],
             values["ASSIGNMENT_KEY"],
             values["RETAIN_HOLD_OUT_PERCENT"],
             values["RETAIN_EXPLORATION"],
         ),
+        force_baseline=values["FORCE_BASELINE"] is True,
+        canary_percent=values["CANARY_PERCENT"],
         host=values["RETAIN_HOST"],
         port=values["PORT"],
         keep_alive=values["RETAIN_KEEP_ALIVE"],

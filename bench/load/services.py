@@ -123,7 +123,7 @@ def answered(before: Mapping[str, float], after: Mapping[str, float]) -> dict[st
             counts["decisions"] += grown
         elif name == "retain_answers_again_total":
             counts["again"] += grown
-        elif name == "retain_arm_seconds_count":
+        elif name == "retain_arm_answers_total":
             counts["arm answered"] += grown
         elif name == "retain_arm_failures_total" and grown:
             kind = labels.split('"')[1]

@@ -153,12 +153,12 @@ def test_percentiles() -> None:
 
 
 def test_what_was_counted_in_between() -> None:
-    before = {"retain_decisions_total{why=a}": 2.0, "retain_arm_seconds_count": 1.0}
+    before = {"retain_decisions_total{why=a}": 2.0, "retain_arm_answers_total": 1.0}
     after = {
         "retain_decisions_total{why=a}": 5.0,
         "retain_decisions_total{why=b}": 1.0,
         "retain_answers_again_total{why=repeated}": 1.0,
-        "retain_arm_seconds_count": 98.0,
+        "retain_arm_answers_total": 98.0,
         'retain_arm_failures_total{kind="overloaded"}': 3.0,
         'retain_arm_failures_total{kind="deadline"}': 0.0,
     }

@@ -477,15 +477,6 @@ LEARNED = Arm(release=GOOD, mode="learned")
 
 
 @pytest.mark.parametrize(
-    ("force", "canary", "percent"),
-    [(False, None, 5), (False, 20.0, 20), (False, 0.0, 0), (True, 20.0, 0), (True, None, 0)],
-)
-@pytest.mark.parametrize("lease", [True, False])
-def test_without_a_rollout_the_settings_rule(force: bool, canary: float | None, percent: float, lease: bool) -> None:
-    assert effective(None, lease, force, canary) == (None, percent, None, ())
-
-
-@pytest.mark.parametrize(
     ("rollout", "canary", "percent"),
     [
         (SHADOWED, None, 0),

@@ -112,7 +112,7 @@ def test_its_wishes_are_those_of_the_policy(made: Made) -> None:
                 whys.add(wish.why)
             assert whys == {"policy_contact", "policy_no_contact"}
             assert arm.failures == {}
-            assert arm._metrics.registry.get_sample_value("retain_arm_seconds_count") == 60
+            assert arm._metrics.registry.get_sample_value("retain_arm_answers_total") == 60
 
     run(test)
 
@@ -239,9 +239,8 @@ def test_an_unsafe_message_that_was_ranked_first_is_counted_though_it_is_not_sen
             assert wish.chosen is not None
             assert wish.said is not None
             assert wish.chosen.breaks != ()
+            assert wish.unsafe
             assert "leave us" not in wish.said.text
-            registry = arm._metrics.registry
-            assert registry.get_sample_value("retain_arm_chosen_total", {"outcome": "unsafe"}) == 1
 
     run(test)
 
@@ -278,8 +277,7 @@ def test_each_fault_has_its_own_signal(made: Made, fault: str, kind: str, detail
             assert "TOY" not in heard.detail
             assert arm.failures == {kind: 1}
             assert counted(arm, kind) == 1
-            unsafe = arm._metrics.registry.get_sample_value("retain_arm_chosen_total", {"outcome": "unsafe"})
-            assert unsafe == (kind == "unsafe_message")
+            assert heard.unsafe == (True if kind == "unsafe_message" else None)
 
     run(test)
 

@@ -209,8 +209,8 @@ def break_and_repair(scene: Scene, service: Served, callers: Callers, fault: str
     until(lambda: scene.missing()[kind] > 0)
     scene.repair_arm(fault, service)
     until(lambda: counted(service)["retain_arm_running"] == 2)
-    heard = counted(service)["retain_arm_seconds_count"]
-    until(lambda: counted(service)["retain_arm_seconds_count"] > heard + 10)
+    heard = counted(service)["retain_arm_answers_total"]
+    until(lambda: counted(service)["retain_arm_answers_total"] > heard + 10)
     return failures(service)[kind] - before
 
 

@@ -140,7 +140,7 @@ def asked_of_arm(service: Served) -> tuple[float, float]:
     counts = counted(service)
     failures = {name: value for name, value in counts.items() if name.startswith("retain_arm_failures_total")}
     bad = sum(value for name, value in failures.items() if not any(kind in name for kind in SLOW))
-    return counts["retain_arm_seconds_count"] + sum(failures.values()), bad
+    return counts["retain_arm_answers_total"] + sum(failures.values()), bad
 
 
 def test_nothing_that_openapi_allows_or_forbids_breaks_the_service(fuzz: Fuzz) -> None:

@@ -262,13 +262,13 @@ def test_metrics_are_told_while_the_shadow_is_looked_at(
     oversight = Oversight(database, "v1", release, 400)
     begun, over, looks = threading.Event(), threading.Event(), []
 
-    def look() -> dict[str, Any]:
+    def look(_: object) -> dict[str, Any]:
         begun.set()
         assert over.wait(PLENTY)
         looks.append(1)
         return {"verdict": "hold"}
 
-    monkeypatch.setattr(oversight, "_look", look)
+    monkeypatch.setattr(oversight, "_look_at", look)
     (tmp_path / "counts").mkdir()
     app = create_admin(Metrics(), tmp_path / "counts", None, oversight)
 

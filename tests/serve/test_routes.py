@@ -393,6 +393,7 @@ def test_health_and_readiness_say_what_answers(client: Client, release: Release)
             name: {"standing": "served", "digest": part.digest, "artifact": part.digest, "missed": []}
             for name, part in release.parts.items()
         },
+        "rollout": None,
         "wallet": {
             "mode": "expected",
             "currency": "EUR",

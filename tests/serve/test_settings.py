@@ -105,6 +105,22 @@ def test_arms_are_set_by_the_playbook_s_names(environment: dict[str, str], route
     assert read({"RELEASE_PATH": str(tmp_path), **environment}).router == router
 
 
+@pytest.mark.parametrize(
+    ("environment", "forced", "percent"),
+    [
+        ({}, False, None),
+        ({"FORCE_BASELINE": "", "CANARY_PERCENT": ""}, False, None),
+        ({"FORCE_BASELINE": "false", "CANARY_PERCENT": "5"}, False, 5.0),
+        ({"FORCE_BASELINE": "true", "CANARY_PERCENT": "0"}, True, 0.0),
+    ],
+)
+def test_a_rollout_is_limited_by_what_is_set_alone(
+    artifact: Path, environment: dict[str, str], forced: bool, percent: float | None
+) -> None:
+    settings = read({"RELEASE_PATH": str(artifact), **environment})
+    assert (settings.force_baseline, settings.canary_percent) == (forced, percent)
+
+
 def test_a_policy_is_replaced_by_another_decision_artifact(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "decision").mkdir()
     (tmp_path / "decision" / "policy.json").write_bytes(policy(dataset("telco"), 99.0, 20).to_json())

@@ -1,0 +1,172 @@
+"""Keeps the service in step with its rollout (standing.py): how many customers the challenger gets, and whose learned
+arm is asked.
+
+A percentage holds from the next request on; no decision under way is changed. Another challenger has to be loaded
+first, meanwhile the baseline decides about everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+from engine.errors import RetainError
+from retain.parts import Acceptance
+from serve.learned import LearnedArm
+from serve.looking import in_thread
+from serve.service import Service
+from serve.standing import Looks, Seen, Standing, elapsed, standing
+from serve.trial_metrics import RolloutGauges
+
+LOOK_SECONDS = 1.0
+AGAIN_SECONDS = 10.0  # after a challenger could not be loaded
+
+log = logging.getLogger("retain.serve")
+
+
+class Following:
+    """Keeps a service in step with its rollout.
+
+    `arm_of` makes the learned arm of a release, by its version, of which the rollout accepts these parts; it may take
+    long, and raise RetainError.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        looks: Looks,
+        arm_of: Callable[[str, tuple[Acceptance, ...]], LearnedArm],
+        force_baseline: bool = False,
+        canary_percent: float | None = None,
+        clock: Callable[[], float] = elapsed,
+    ) -> None:
+        self._service = service
+        self._looks = looks
+        self._arm_of = arm_of
+        self._settings = force_baseline, canary_percent
+        self._clock = clock
+        self._seen = Seen()
+        self._loaded: _Wanted | None = None  # whose arm was loaded last, since the rollout wanted it
+        self._failed: _Failed | None = None
+        self._changing: asyncio.Task[None] | None = None
+        self._gauges = RolloutGauges(service.metrics.registry)
+
+    def begin(self) -> None:
+        """Looks for the first time; nobody is answered yet."""
+        self._seen = self._looks.look()
+        self._take()
+
+    async def run(self) -> None:
+        """Looks once a second, until it is cancelled."""
+        look: asyncio.Future[Seen] | None = None
+        try:
+            while True:
+                look = look or in_thread(self._looks.look, "look at the rollout")
+                await asyncio.wait([look], timeout=LOOK_SECONDS)
+                if look.done():
+                    self._seen, look = _seen(look, self._seen, self._clock()), None
+                self._take()
+                self._begin_change()
+                await asyncio.sleep(LOOK_SECONDS)
+                self._take()
+        finally:
+            if self._changing is not None:
+                self._changing.cancel()
+                with suppress(asyncio.CancelledError):
+                    await self._changing
+
+    # -- what customers meet
+
+    def _take(self) -> None:
+        found = standing(self._seen, *self._settings, self._clock())
+        service = self._service
+        problem = found.problem or self._obstacle(found)
+        if problem is not None and problem != service.standing.problem:
+            log.warning("%s", problem)
+        if problem is not None:
+            found = replace(found, served=found.served._replace(arm=None, percent=0.0), problem=problem)
+        service.take_standing(found)
+        self._gauges.stand(found, service.learned_percent, self._clock() <= found.until)
+
+    def _obstacle(self, found: Standing) -> str | None:
+        """What keeps the challenger from customers here, though the rollout and its lease let it."""
+        rollout, challenger, bound = found.rollout, found.served.shadow, self._service.bound
+        if rollout is None or challenger is None:
+            return None
+        answers = bound.versions["release"]
+        if rollout.champion.release != answers:
+            return f"the rollout's champion is {rollout.champion.release}, but here {answers} answers"
+        wanted = _Wanted(challenger.release, found.served.accepted)
+        if failed := self._failure(wanted):
+            return f"the challenger {challenger.release} can't be loaded: {failed.why}"
+        if bound.learned is None or not self._has(wanted):
+            return f"the challenger {challenger.release} is not loaded yet"
+        if "id" not in bound.release.spec.roles:
+            return f"{bound.release.spec.name} has no id that an arm could be drawn by"
+        return None
+
+    # -- whose learned arm is asked
+
+    def _has(self, wanted: _Wanted) -> bool:
+        learned = self._service.bound.learned
+        if self._loaded is None:  # the one of the settings is still there
+            return learned is not None and wanted == _Wanted(learned.release_version or "", ())
+        return self._loaded == wanted
+
+    def _failure(self, wanted: _Wanted) -> _Failed | None:
+        return self._failed if self._failed is not None and self._failed.wanted == wanted else None
+
+    def _begin_change(self) -> None:
+        """Loads the challenger that the rollout wants tried, or lets go of one that is no longer."""
+        found = standing(self._seen, *self._settings, self._clock())
+        if found.problem is not None or found.rollout is None or self._changing is not None:
+            return
+        wanted = None
+        if (challenger := found.served.shadow) is not None:
+            wanted = _Wanted(challenger.release, found.served.accepted)
+            failed = self._failure(wanted)
+            if self._has(wanted) or (failed is not None and self._clock() < failed.again):
+                return
+        elif self._service.bound.learned is None:
+            return
+        self._changing = asyncio.create_task(self._change(wanted))
+
+    async def _change(self, wanted: _Wanted | None) -> None:
+        try:
+            arm = None
+            if wanted is not None:
+                arm = await in_thread(partial(self._arm_of, *wanted), "load the challenger")
+            self._loaded, self._failed = wanted, None
+            await self._service.take_arm(arm)
+        except Exception as error:  # whatever it is, nobody is decided about by what isn't there
+            assert wanted is not None
+            why = str(error) if isinstance(error, RetainError) else repr(error)
+            self._failed = _Failed(wanted, why, self._clock() + AGAIN_SECONDS)
+        finally:
+            self._changing = None
+            self._take()
+
+
+class _Wanted(NamedTuple):
+    """A challenger, and the parts of it that a person accepted."""
+
+    release: str
+    accepted: tuple[Acceptance, ...]
+
+
+class _Failed(NamedTuple):
+    """A challenger that couldn't be loaded, why, and when that is tried again, by elapsed()."""
+
+    wanted: _Wanted
+    why: str
+    again: float
+
+
+def _seen(look: asyncio.Future[Seen], before: Seen, now: float) -> Seen:
+    error = look.exception()
+    return look.result() if error is None else replace(before, problem=f"{error!r}", looked=now)
