@@ -65,10 +65,12 @@ def create_admin(metrics: Metrics, folder: Path, token: str | None, oversight: O
     MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
     registry.register(ProcessGauges(folder))
     registry.register(WalletGauges(oversight.wallet, oversight.currency))
+    registry.register(oversight.worth)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(each) for each in (oversight.prune_daily(), oversight.checkpoint_often())]
+        works = (oversight.prune_daily(), oversight.checkpoint_often(), oversight.worth.keep_looking())
+        tasks = [asyncio.create_task(work) for work in works]
         yield
         for task in tasks:
             task.cancel()

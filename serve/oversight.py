@@ -15,6 +15,7 @@ from engine.releases import find
 from engine.store import store_url
 from retain.record import Record
 from retain.release import Release
+from retain.rollout import Rollout
 from retain.shadow import Tally, figures, verdict
 from serve.database import Database, StateUnavailable, wall_clock
 from serve.keep import exported, forget, prune
@@ -22,8 +23,9 @@ from serve.loading import Challenger, challenger, load_release, with_budget
 from serve.periods import Standing
 from serve.place import database_url
 from serve.settings import Settings
-from serve.standing import Looks, Seen
+from serve.standing import Looks
 from serve.state import State
+from serve.worth import TrialGauges
 
 SHADOW_SECONDS = 30.0  # for which a look at all records is good
 PRUNE_SECONDS = 86_400.0
@@ -35,7 +37,8 @@ log = logging.getLogger("retain.serve")
 
 class Oversight:
     """Of one database, for the release that answers. `keep_days`: how long records stay. `challenger`: whose learned
-    arm is in the shadow, where it isn't the release's own and `looks` find no rollout that names one."""
+    arm is in the shadow, or decides about a share of the customers if it is `on_trial`, where it isn't the release's
+    own and `looks` find no rollout that says so."""
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Oversight:
         release: Release,
         keep_days: int,
         challenger: Challenger | None = None,
+        on_trial: bool = False,
         looks: Looks | None = None,
     ) -> None:
         self.currency = release.terms.offers.currency
@@ -52,11 +56,14 @@ class Oversight:
         self._release = release
         self._own = Challenger(version, release.reference)
         self._learned = challenger or self._own
+        self._on_trial = on_trial
         self._looks = looks
+        self._looked = threading.Lock()
         self._keep_days = keep_days
         self._state = State(database, release.terms)
         self._lock = threading.Lock()  # of the state
         self._looking = asyncio.Lock()  # at the shadow
+        self.worth = TrialGauges(database, self.on_trial)
         # When a shadow was looked at, whose, and what was seen.
         self._shadow: tuple[float, Challenger, dict[str, Any]] | None = None
 
@@ -69,6 +76,13 @@ class Oversight:
                 return None
             return self._state.standing
 
+    def on_trial(self) -> str | None:
+        """The version whose learned arm decides about a share of the customers, if one does. Raises RetainError."""
+        rollout = self._rollout()
+        if rollout is None:
+            return self._learned.version if self._on_trial else None
+        return None if rollout.challenger is None or not rollout.percent else rollout.challenger.release
+
     async def shadow(self) -> dict[str, Any]:
         """What the learned arm that is tried has shown. Raises StateUnavailable, and RetainError where the rollout or
         its challenger can't be read.
@@ -78,12 +92,19 @@ class Oversight:
         async with self._looking:
             return await asyncio.to_thread(self._look)
 
-    def _tried(self) -> Challenger:
-        """Whose learned arm is tried. Raises RetainError."""
-        seen = Seen() if self._looks is None else self._looks.look()
+    def _rollout(self) -> Rollout | None:
+        """None where the settings rule. Raises RetainError."""
+        if self._looks is None:
+            return None
+        with self._looked:
+            seen = self._looks.look()
         if seen.problem is not None:
             raise RetainError(seen.problem)
-        rollout = seen.rollout
+        return seen.rollout
+
+    def _tried(self) -> Challenger:
+        """Whose learned arm is tried. Raises RetainError."""
+        rollout = self._rollout()
         if rollout is None or rollout.challenger is None:
             return self._learned
         version = rollout.challenger.release
@@ -156,4 +177,5 @@ def oversight_of(settings: Settings, folder: Path) -> Oversight:
         database.open()
     tried = None if settings.challenger is None else challenger(settings.challenger)
     looks = Looks(store_url(), release.experiment)
-    return Oversight(database, version, release, settings.keep_days, tried, looks)
+    on_trial = settings.router.learned_percent > 0
+    return Oversight(database, version, release, settings.keep_days, tried, on_trial, looks)

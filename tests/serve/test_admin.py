@@ -8,18 +8,25 @@ import struct
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from serve.admin import TRIES, create_admin
+from serve.database import Database
 from serve.folder import write_processes
 from serve.metrics import Metrics
 from serve.oversight import Oversight
 from serve.periods import Standing
+from serve.worth import TrialGauges
 from tests.serve.client import Client
 from tests.serve.services import Served, get, serve
 
 TOKEN = "0123456789abcdef"
+
+
+class Unseen(TrialGauges):
+    async def keep_looking(self) -> None: ...
 
 
 class Overseen(Oversight):
@@ -28,6 +35,7 @@ class Overseen(Oversight):
     def __init__(self, standing: Standing | None = None) -> None:
         self.currency = "EUR"
         self._standing = standing
+        self.worth = Unseen(cast(Database, None), lambda: None)
 
     def wallet(self) -> Standing | None:
         return self._standing

@@ -1,0 +1,171 @@
+"""Renders what Prometheus and Alertmanager read: `python -m deploy.rules FOLDER`.
+
+The limits of alerts are those that a release holds as its `monitoring`, or an experiment states: they stand in no other
+place. Durations are divided by a time scale, so that a demo needs minutes and not hours. Windows, `for` and intervals
+are divided alike: an alert then says the same of a fault that is shorter by as much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from engine.artifact import open_artifact
+from engine.config import experiment_path, load
+from engine.errors import RetainError
+from engine.paths import why_unwritable
+from engine.releases import DEFAULT_EXPERIMENT, current_release
+from retain.monitoring import Monitoring
+from retain.signals import SLOW
+
+DEPLOY = Path(__file__).resolve().parent
+RULES_FILE = DEPLOY / "prometheus" / "rules.yaml"
+PROMETHEUS_FILE = DEPLOY / "prometheus" / "prometheus.yaml"
+ALERTMANAGER_FILE = DEPLOY / "alertmanager" / "alertmanager.yaml"
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+# In PromQL a range or an offset, in YAML the value of a key.
+DURATION = re.compile(r"(\[|\boffset |\b(?:for|interval|scrape_interval|evaluation_interval): )(\d+)([smhdw])\b")
+PLACEHOLDER = re.compile(r"<([a-z_0-9]+(?:\.[a-z_0-9]+)?)>")
+MAX_SCALE = 600
+RED, PLAIN = "\x1b[31m", "\x1b[0m"
+
+
+class Places(NamedTuple):
+    """Where the parts of the stack reach each other: host:port, and files with bearer tokens."""
+
+    replicas: Sequence[str]  # admin ports
+    controller: str
+    alertmanager: str
+    admin_token_file: str
+    controller_token_file: str
+
+
+def rules(limits: Monitoring, scale: int = 1) -> str:
+    """The rules with these limits."""
+    error_rate, unsafe_rate, drop = limits.error_rate, limits.unsafe_rate, limits.nrr_proxy_drop
+    values = {
+        "error_rate.limit": error_rate.limit,
+        "error_rate.min_samples": error_rate.min_samples,
+        "error_rate.min_events": error_rate.min_events,
+        "latency_p95.le": limits.latency_p95.limit_ms / 1000,  # as prometheus_client writes a bucket's bound
+        "latency_p95.limit_ms": f"{limits.latency_p95.limit_ms:g}",
+        "latency_p95.share": SLOW,
+        "unsafe_rate.limit": unsafe_rate.limit,
+        "unsafe_rate.min_samples": unsafe_rate.min_samples,
+        "unsafe_rate.min_events": unsafe_rate.min_events,
+        "nrr_proxy_drop.limit": drop.limit,
+        "nrr_proxy_drop.min_samples": drop.min_samples,
+    }
+    return _rendered(RULES_FILE, values, scale)
+
+
+def prometheus(places: Places, scale: int = 1) -> str:
+    """Prometheus' own configuration."""
+    values = {
+        "replicas": json.dumps(list(places.replicas)),
+        "controller": json.dumps([places.controller]),
+        "alertmanager": json.dumps([places.alertmanager]),
+        "admin_token_file": places.admin_token_file,
+    }
+    return _rendered(PROMETHEUS_FILE, values, scale)
+
+
+def alertmanager(places: Places) -> str:
+    """Alertmanager's configuration. No scale: it waits for nothing that a demo could not wait for."""
+    values = {"controller": places.controller, "controller_token_file": places.controller_token_file}
+    return _rendered(ALERTMANAGER_FILE, values, 1)
+
+
+def _rendered(template: Path, values: Mapping[str, object], scale: int) -> str:
+    if not 1 <= scale <= MAX_SCALE:
+        raise RetainError(f"scale {scale}: wants a whole number from 1 to {MAX_SCALE}")
+    text = PLACEHOLDER.sub(lambda match: str(values[match[1]]), template.read_text(encoding="utf-8"))
+    if scale == 1:
+        return text
+    return DURATION.sub(lambda match: match[1] + _scaled(int(match[2]) * UNITS[match[3]], scale), text)
+
+
+def _scaled(seconds: int, scale: int) -> str:
+    """No shorter than a second, which is as often as anything is looked at."""
+    return f"{max(1, round(seconds / scale))}s"
+
+
+def limits_of_release(folder: Path) -> Monitoring:
+    """What a release holds. Raises RetainError."""
+    try:
+        return Monitoring.model_validate_json(open_artifact(folder)["monitoring.json"].read_bytes())
+    except (KeyError, ValidationError):
+        raise RetainError(f"{folder}: is no release, or one of an older format; a new run makes a new one") from None
+
+
+def limits_of_experiment(named: str) -> Monitoring:
+    """What an experiment's file states. Raises RetainError."""
+    resolved = load(experiment_path(named))
+    try:
+        return Monitoring.model_validate(resolved.data["monitoring"])
+    except (KeyError, ValidationError):
+        raise RetainError(f"experiment {named}: its `monitoring` is missing or can't be used") from None
+
+
+def write(folder: Path, limits: Monitoring, places: Places, scale: int, say: Callable[[str], None]) -> None:
+    """Writes rules.yaml, prometheus.yaml and alertmanager.yaml into the folder, each as a whole. Raises RetainError."""
+    if scale != 1:
+        say(f"{RED}DEMO: an alert's 10 minutes are {600 / scale:g} seconds here (time scale {scale}){PLAIN}")
+    files = {
+        RULES_FILE.name: rules(limits, scale),
+        PROMETHEUS_FILE.name: prometheus(places, scale),
+        ALERTMANAGER_FILE.name: alertmanager(places),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            aside = folder / f".{name}.{os.getpid()}"
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(folder / name)
+    except OSError as error:
+        raise RetainError(f"{folder}: {why_unwritable(error)}") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m deploy.rules", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the three files are written")
+    parser.add_argument("--experiment", default=DEFAULT_EXPERIMENT, help="whose current release holds the limits")
+    parser.add_argument("--stated", action="store_true", help="take the limits from the experiment's file")
+    parser.add_argument("--scale", type=int, default=1, help="what durations are divided by; 1 but in a demo")
+    parser.add_argument("--replicas", default="127.0.0.1:8001", help="admin ports, with commas between them")
+    parser.add_argument("--controller", default="127.0.0.1:8002")
+    parser.add_argument("--alertmanager", default="127.0.0.1:9093")
+    parser.add_argument("--admin-token-file", required=True)
+    parser.add_argument("--controller-token-file", required=True)
+    given = parser.parse_args(arguments)
+    try:
+        limits = (
+            limits_of_experiment(given.experiment)
+            if given.stated
+            else limits_of_release(current_release(given.experiment))
+        )
+        places = Places(
+            given.replicas.split(","),
+            given.controller,
+            given.alertmanager,
+            given.admin_token_file,
+            given.controller_token_file,
+        )
+        write(given.folder, limits, places, given.scale, partial(print, file=sys.stderr, flush=True))
+    except RetainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,380 @@
+"""The rules as promtool runs them: each alert fires when it should, and at no other time, at whatever scale."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from deploy import rules
+from engine.errors import RetainError
+from serve.metrics import BUCKETS
+from tests.deploy.programs import program
+
+LIMITS = rules.limits_of_experiment("exp_001_mvp")
+RELEASE, OTHER = "0123456789ab", "ba9876543210"
+PLACES = rules.Places(["a:8001", "b:8001"], "c:8002", "d:9093", "/run/admin", "/run/controller")
+STEP_S = 15  # between two samples
+A_MINUTE = 60 // STEP_S
+
+Curve = Callable[[float], float]  # minute -> how much is added in it
+
+
+def always(each_minute: float) -> Curve:
+    return lambda minute: each_minute
+
+
+def before(end: float, curve: Curve, then: Curve = lambda minute: 0) -> Curve:
+    return lambda minute: (curve if minute < end else then)(minute)
+
+
+def in_turns(each_minute: float, minutes: float) -> Curve:
+    """On and off, for so many minutes each; `each_minute` is the mean of both."""
+    return lambda minute: 0 if (minute // minutes) % 2 else 2 * each_minute
+
+
+class Case(NamedTuple):
+    """`counters`: series -> how much is added each minute; `gauges`: series -> the value at that minute. `firing`:
+    minute -> the alerts, with their release, that fire then."""
+
+    says: str
+    counters: dict[str, Curve]
+    gauges: dict[str, Curve]
+    firing: dict[float, Sequence[tuple[str, str | None]]]
+
+
+def arm(metric: str, release: str = RELEASE, more: str = "") -> str:
+    return f'retain_arm_{metric}{{arm="learned",release="{release}",instance="a:8001"{more}}}'
+
+
+def errors(decisions: Curve, failed: Curve, release: str = RELEASE) -> dict[str, Curve]:
+    return {arm("decisions_total", release): decisions, arm("errors_total", release): failed}
+
+
+def seconds(counted: Curve, slow: Curve) -> dict[str, Curve]:
+    return {
+        arm("seconds_count"): counted,
+        arm("seconds_bucket", more=',le="0.5"'): lambda minute: counted(minute) - slow(minute),
+    }
+
+
+def unsafe(messages: Curve, refused: Curve) -> dict[str, Curve]:
+    return {arm("messages_total"): messages, arm("unsafe_total"): refused}
+
+
+def answers(counted: Curve, failed: Curve, path: str = "/retain") -> dict[str, Curve]:
+    by_code = {"200": lambda minute: counted(minute) - failed(minute), "503": failed}
+    return {f'retain_requests_total{{path="{path}",code="{code}"}}': curve for code, curve in by_code.items()}
+
+
+def request_seconds(counted: Curve, slow: Curve) -> dict[str, Curve]:
+    return {
+        "retain_request_seconds_count": counted,
+        'retain_request_seconds_bucket{le="0.5"}': lambda minute: counted(minute) - slow(minute),
+    }
+
+
+def value(learned: float, matured: float, release: str = RELEASE) -> dict[str, Curve]:
+    """Of two replicas, which read one database."""
+    gauges: dict[str, Curve] = {}
+    for instance in ("a:8001", "b:8001"):
+        for name, nrr in (("baseline", 0.80), ("learned", learned)):
+            labels = f'{{arm="{name}",release="{release}",instance="{instance}"}}'
+            gauges[f"retain_nrr_matured{labels}"] = always(matured)
+            gauges[f"retain_nrr_proxy{labels}"] = always(nrr)
+    return gauges
+
+
+def wanted(percent: Curve, release: str = RELEASE) -> dict[str, Curve]:
+    labels = f'{{release="{release}",generation="3",instance="a:8001"}}'
+    return {f"retain_rollout_wanted_percent{labels}": percent, f"retain_rollout_percent{labels}": percent}
+
+
+def risks(each_minute: float, low: Curve) -> dict[str, Curve]:
+    """Decisions with a churn risk; `low`: the share of them below .1. The others lie between .2 and .3."""
+    bounds = [f"0.{tenth}" for tenth in range(1, 10)] + ["1.0", "+Inf"]
+    return {
+        f'retain_risk_bucket{{le="{bound}"}}': (
+            (lambda minute: each_minute * low(minute)) if bound in ("0.1", "0.2") else always(each_minute)
+        )
+        for bound in bounds
+    }
+
+
+NONE: Sequence[tuple[str, str | None]] = ()
+ERRORS, LATENCY, UNSAFE, DROP = (
+    [(f"Retain{name}", RELEASE)] for name in ("ArmErrors", "ArmLatency", "ArmUnsafe", "NrrDrop")
+)
+CALLERS_5XX, CALLERS_P95 = [("RetainServerErrors", None)], [("RetainLatency", None)]
+CONTACT = 'retain_decisions_total{mode="baseline",action="contact",why="risk_at_threshold"}'
+COMPLAINED = 'retain_outcomes_total{kind="complained",status="recorded"}'
+DAY = 24 * 60.0
+SHORT = 60
+
+HEALTHY: dict[str, Curve] = {
+    **errors(always(60), always(0.3)),
+    **seconds(always(60), always(1.5)),
+    **unsafe(always(60), always(0.15)),
+    **answers(always(1200), always(6)),
+    **request_seconds(always(1200), always(30)),
+    'retain_arm_decisions_total{arm="baseline",release="abc",instance="a:8001"}': always(1140),
+    CONTACT: always(100),
+    COMPLAINED: always(0.1),
+    "retain_suppressed_total": always(1),
+}
+CALM: dict[str, Curve] = {
+    **value(0.79, 2000),
+    **wanted(always(5)),
+    'up{job="retain",instance="a:8001"}': always(1),
+    'retain_state_available{instance="a:8001"}': always(1),
+    'retain_lease_fresh{instance="a:8001"}': always(1),
+    'retain_rollout_problem{instance="a:8001"}': always(0),
+}
+
+CASES = [
+    Case("nothing is there at all", {}, {}, {1: NONE, 30: NONE}),
+    Case("healthy load of three hours", HEALTHY | risks(100, always(0.5)), CALM, {30: NONE, 90: NONE, 179: NONE}),
+    Case(
+        # 5 % in each minute are 1 % of the last ten after two.
+        "errors that stay fire ten minutes after their share passed the limit",
+        errors(always(60), before(20, always(0), always(3))),
+        {},
+        {31: NONE, 33: ERRORS, 60: ERRORS},
+    ),
+    Case("errors at the limit", errors(always(100), always(1)), {}, {15: NONE, 60: NONE}),
+    Case("errors just above it", errors(always(100), always(1.1)), {}, {9: NONE, 15: ERRORS}),
+    Case("errors that come and go, just above", errors(always(100), in_turns(1.1, 1)), {}, {40: ERRORS, 59: ERRORS}),
+    Case("errors that come and go, just below", errors(always(100), in_turns(0.9, 1)), {}, {40: NONE, 59: NONE}),
+    Case("a minute in which all fail, then none", errors(always(60), before(20, always(0), before(21, always(60)))), {},
+         dict.fromkeys(range(20, 50), NONE)),
+    Case("four minutes in which all fail, then none",
+         errors(always(60), before(20, always(0), before(24, always(60)))), {}, dict.fromkeys(range(20, 50), NONE)),
+    Case("three errors of a hundred", errors(always(11), before(20, always(0.3), always(0))), {}, {20: NONE, 29: NONE}),
+    Case("few decisions and no rollout", errors(always(5), always(2.5)), {}, {60: NONE}),
+    Case("few decisions in ten minutes, enough in a day", errors(always(5), always(2.5)), wanted(always(5)),
+         {15: NONE, 60: ERRORS}),
+    Case("few decisions in a day", errors(always(0.04), always(0.02)), wanted(always(5)), {150: NONE}),
+    Case("few decisions, few of them wrong", errors(always(5), always(0.04)), wanted(always(5)), {60: NONE, 150: NONE}),
+    Case(
+        # The rollout removes the challenger, so nothing of it is counted any more: no share, and the day isn't asked.
+        "errors end with the rollback",
+        errors(before(35, always(60)), before(20, always(0), before(35, always(6)))),
+        wanted(before(35, always(5))),
+        {34: ERRORS, 50: NONE, 90: NONE},
+    ),
+    Case("another release is on trial since", errors(before(35, always(60)), before(35, always(6)))
+         | errors(before(40, always(0), always(60)), always(0), OTHER),
+         wanted(before(35, always(5))) | wanted(before(40, always(0), always(5)), OTHER), {34: ERRORS, 60: NONE}),
+    Case("two releases are told apart", errors(always(60), always(3)) | errors(always(60), always(0), OTHER), {},
+         {30: ERRORS}),
+    Case("slow answers", seconds(always(60), always(3.2)), {}, {9: NONE, 30: LATENCY}),
+    Case("slow answers at the limit", seconds(always(60), always(3)), {}, {30: NONE}),
+    Case("slow answers, come and gone, just below", seconds(always(60), in_turns(2.8, 1)), {}, {30: NONE, 59: NONE}),
+    Case("slow answers, come and gone, just above", seconds(always(60), in_turns(3.3, 1)), {}, {59: LATENCY}),
+    Case("few answers, all slow", seconds(always(9), always(9)), {}, {30: NONE}),
+    Case("few answers, all slow, in a rollout", seconds(always(9), always(9)), wanted(always(5)), {60: LATENCY}),
+    Case("unsafe messages", unsafe(always(200), always(1.2)), {}, {9: NONE, 30: UNSAFE}),
+    Case("unsafe messages at the limit", unsafe(always(200), always(1)), {}, {30: NONE}),
+    Case("unsafe messages, come and gone, just below", unsafe(always(200), in_turns(0.9, 1)), {}, {30: NONE, 59: NONE}),
+    Case("few messages and no rollout", unsafe(always(30), always(3)), {}, {60: NONE}),
+    Case("few messages, enough in a day", unsafe(always(30), always(3)), wanted(always(5)), {15: NONE, 60: UNSAFE}),
+    Case("five unsafe messages of enough", unsafe(always(60), before(10, always(0.5))), {}, {15: NONE, 25: NONE}),
+    Case("worth less", {}, value(0.769, 1300), {9: NONE, 12: DROP}),
+    Case("worth less by the limit", {}, value(0.7701, 1300), {30: NONE}),
+    Case("worth less, told from too few", {}, value(0.5, 1299), {30: NONE}),
+    Case("worth is no number", {}, value(float("nan"), 5000), {30: NONE}),
+    Case("callers see errors", answers(always(60), always(1)), {}, {9: NONE, 30: CALLERS_5XX}),
+    Case("callers see errors at the limit", answers(always(100), always(1)), {}, {30: NONE}),
+    Case("callers see errors of few requests", answers(always(9), always(9)), wanted(always(5)), {60: NONE}),
+    Case("outcomes are refused", answers(always(600), always(600), path="/outcomes"), {}, {30: NONE}),
+    Case("callers wait", request_seconds(always(60), always(4)), {}, {9: NONE, 30: CALLERS_P95}),
+    Case("callers wait at the limit", request_seconds(always(60), always(3)), {}, {30: NONE}),
+    Case("a replica is down", {}, {'up{job="retain",instance="a:8001"}': before(5, always(1), always(0))},
+         {4: NONE, 5.5: NONE, 7: [("RetainReplicaDown", None)]}),
+    Case("another job is down", {}, {'up{job="controller",instance="c:8002"}': always(0)}, {30: NONE}),
+    Case("the database is away", {}, {'retain_state_available{instance="a:8001"}': before(5, always(1), always(0))},
+         {4: NONE, 7: [("RetainRecordsNotWritten", None)]}),
+    Case("decisions are made without it",
+         {'retain_decisions_total{why="state_unavailable",instance="a:8001"}': in_turns(1, 1)}, {},
+         {10: [("RetainRecordsNotWritten", None)]}),
+    Case("the lease is lost", {}, wanted(always(5)) | {"retain_lease_fresh": before(5, always(1), always(0))},
+         {4: NONE, 7: [("RetainLeaseLost", None)]}),
+    Case("no lease is wanted", {}, wanted(always(0)) | {"retain_lease_fresh": always(0)}, {30: NONE}),
+    Case("the rollout can't be read", {}, {'retain_rollout_problem{instance="a"}': before(5, always(0), always(1))},
+         {4: NONE, 7: [("RetainRolloutProblem", None)]}),
+    Case("the challenger's share is off", errors(always(20), always(0))
+         | {'retain_arm_decisions_total{arm="baseline",release="abc"}': always(80)}, wanted(always(5)),
+         {50: [("RetainArmShare", None)]}),
+    Case("the share is off, since it was changed within the hour", errors(always(20), always(0))
+         | {'retain_arm_decisions_total{arm="baseline",release="abc"}': always(80)},
+         wanted(before(30, always(20), always(5))), {25: NONE, 60: NONE}),
+    Case("complaints", {CONTACT: always(10), COMPLAINED: always(0.05)}, {},
+         {60: NONE, 150: [("RetainComplaints", None)]}),
+    Case("complaints at the limit", {CONTACT: always(100), COMPLAINED: always(0.3)}, {}, {150: NONE}),
+    Case("opt-outs", {CONTACT: always(10), "retain_suppressed_total": always(0.4)}, {},
+         {30: NONE, 90: [("RetainOptOuts", None)]}),
+    Case("opt-outs at the limit", {CONTACT: always(10), "retain_suppressed_total": always(0.3)}, {}, {90: NONE}),
+    Case("scores drift", risks(10, before(8 * DAY, always(0.8), always(0.4))), {},
+         {8 * DAY: NONE, 9 * DAY: [("RetainScoreDrift", None)]}),
+    Case("scores drift a little", risks(10, before(8 * DAY, always(0.8), always(0.7))), {}, {9 * DAY: NONE}),
+    Case("scores of few drift", risks(0.5, before(8 * DAY, always(0.8), always(0.1))), {}, {9 * DAY: NONE}),
+]  # fmt: skip
+
+
+def samples(case: Case, step_minutes: float) -> list[dict[str, str]]:
+    steps = int(max(case.firing) / step_minutes) + 1
+    minutes = [step * step_minutes for step in range(steps)]
+    series = {
+        name: [0, *accumulate(curve(minute) * step_minutes for minute in minutes[:-1])]
+        for name, curve in case.counters.items()
+    }
+    series |= {name: [curve(minute) for minute in minutes] for name, curve in case.gauges.items()}
+    return [
+        {"series": name, "values": " ".join("NaN" if each != each else f"{each:.9g}" for each in values)}
+        for name, values in series.items()
+    ]
+
+
+def as_test(case: Case, scale: int) -> dict[str, object]:
+    """For promtool: all that fires at each minute, but the watchdog, which always does."""
+    step_s = STEP_S if max(case.firing) < DAY else 1800
+    return {
+        "name": case.says,
+        "interval": f"{step_s * 1000 // scale}ms",
+        "input_series": samples(case, step_s / 60),
+        "promql_expr_test": [
+            {
+                "expr": 'max by (alertname, release) (ALERTS{alertstate="firing",severity!="none"})',
+                "eval_time": f"{int(minute * 60_000 / scale)}ms",
+                "exp_samples": [
+                    {
+                        "labels": f'{{alertname="{alert}"' + (f',release="{release}"' if release else "") + "}",
+                        "value": 1,
+                    }
+                    for alert, release in alerts
+                ],
+            }
+            for minute, alerts in case.firing.items()
+        ],
+    }
+
+
+# What takes long says no more at another scale.
+RUNS = [(case, scale) for scale in (1, 60) for case in CASES if scale == 1 or max(case.firing) <= SHORT]
+
+
+@pytest.mark.parametrize(("case", "scale"), RUNS, ids=[f"{case.says}, scale {scale}" for case, scale in RUNS])
+def test_what_fires(case: Case, scale: int, tmp_path: Path) -> None:
+    rendered = tmp_path / "rules.yaml"
+    rendered.write_text(rules.rules(LIMITS, scale))
+    test = rendered.with_name("test.yaml")
+    tests = [as_test(case, scale)]
+    content = {"rule_files": [rendered.name], "evaluation_interval": tests[0]["interval"], "tests": tests}
+    test.write_text(json.dumps(content))
+    ended = subprocess.run(
+        [program("promtool"), "test", "rules", test.name],
+        cwd=rendered.parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_an_unscaled_template_keeps_its_durations() -> None:
+    """The tests above would not notice rules whose durations were all wrong alike."""
+    rendered = yaml.safe_load(rules.rules(LIMITS))
+    by_name = {rule["alert"]: rule for group in rendered["groups"] for rule in group["rules"] if "alert" in rule}
+    pages = {name for name, rule in by_name.items() if rule["labels"]["severity"] == "page"}
+    assert pages == {
+        *("RetainArmErrors", "RetainArmLatency", "RetainArmUnsafe", "RetainNrrDrop"),
+        *("RetainServerErrors", "RetainLatency"),
+    }
+    assert {by_name[name]["for"] for name in pages} == {"10m"}
+    assert {by_name[name]["labels"]["rollback"] for name in pages} == {"challenger"}
+    assert {rule["labels"]["severity"] for name, rule in by_name.items() if name not in pages} == {"ticket", "none"}
+    assert all("rollback" not in rule["labels"] for name, rule in by_name.items() if name not in pages)
+
+
+def test_every_duration_is_scaled() -> None:
+    template = rules.RULES_FILE.read_text()
+    durations = len(re.findall(r"\b[0-9]+[smhdw]\b", re.sub(r"#.*", "", template)))
+    assert len(rules.DURATION.findall(template)) == durations > 50
+    assert not re.search(r"\b[0-9]+[mhdw]\b", re.sub(r"#.*", "", rules.rules(LIMITS, 60)))
+    assert "for: 10s" in rules.rules(LIMITS, 60)
+    assert "scrape_interval: 1s" in rules.prometheus(PLACES, 60)
+
+
+def test_the_limits_are_the_experiment_s() -> None:
+    changed = LIMITS.model_copy(update={"unsafe_rate": LIMITS.unsafe_rate.model_copy(update={"limit": 0.0123})})
+    assert "0.0123" not in rules.rules(LIMITS)
+    assert "0.0123" in rules.rules(changed)
+    template = re.sub(r"#.*", "", rules.RULES_FILE.read_text())
+    for limit in ("0.01 ", "0.005", "0.03 ", "1300", "500 ms"):  # none of them is written a second time
+        assert limit not in template.split("retain-business")[0], limit
+
+
+def test_a_bucket_ends_at_the_limit() -> None:
+    """Else how many answers took longer could not be told."""
+    assert LIMITS.latency_p95.limit_ms / 1000 in BUCKETS
+    assert f'le="{LIMITS.latency_p95.limit_ms / 1000}"' in rules.rules(LIMITS)
+
+
+@pytest.mark.parametrize("scale", [0, -1, 601])
+def test_a_scale_that_means_nothing(scale: int) -> None:
+    with pytest.raises(RetainError, match=rf"scale {scale}: wants a whole number from 1 to 600"):
+        rules.rules(LIMITS, scale)
+
+
+def test_every_alert_says_what_it_means_and_where_to_read_on() -> None:
+    for group in yaml.safe_load(rules.rules(LIMITS))["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                assert {"summary", "description", "runbook"} <= rule["annotations"].keys(), rule["alert"]
+                assert rule["annotations"]["runbook"] == f"docs/OPERATOR_RUNBOOK.md#{rule['alert'].lower()}"
+                assert rule["annotations"]["summary"].endswith(".")
+
+
+@pytest.mark.parametrize("scale", [1, 60])
+def test_prometheus_and_alertmanager_read_their_files(tmp_path: Path, scale: int) -> None:
+    tokens = [tmp_path / "admin", tmp_path / "controller"]
+    for token in tokens:
+        token.write_text("secret")
+    places = PLACES._replace(admin_token_file=str(tokens[0]), controller_token_file=str(tokens[1]))
+    said: list[str] = []
+    rules.write(tmp_path / "new", LIMITS, places, scale, said.append)
+    assert [("DEMO" in line, "\x1b[31m" in line) for line in said] == ([] if scale == 1 else [(True, True)])
+    for command in (
+        [program("promtool"), "check", "config", "prometheus.yaml"],
+        [program("amtool"), "check-config", "alertmanager.yaml"],
+    ):
+        ended = subprocess.run(command, cwd=tmp_path / "new", capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    read = yaml.safe_load((tmp_path / "new" / "prometheus.yaml").read_text())
+    assert read["scrape_configs"][0]["static_configs"] == [{"targets": ["a:8001", "b:8001"]}]
+
+
+def test_what_is_no_release_has_no_limits(tmp_path: Path) -> None:
+    with pytest.raises(RetainError, match=r"holds no manifest\.json"):
+        rules.limits_of_release(tmp_path)
+    assert rules.main([str(tmp_path), "--experiment", "nosuch", "--admin-token-file", "a", "--controller-token-file",
+                       "c"]) == 2  # fmt: skip
+
+
+def test_the_routes(tmp_path: Path) -> None:
+    """Which receiver an alert goes to, by its labels."""
+    path = tmp_path / "alertmanager.yaml"
+    path.write_text(rules.alertmanager(PLACES))
+    for labels, receiver in (
+        (["alertname=RetainWatchdog", "severity=none"], "watchdog"),
+        (["alertname=RetainArmErrors", "severity=page"], "controller"),
+        (["alertname=RetainOptOuts", "severity=ticket"], "controller"),
+    ):
+        command = [program("amtool"), "config", "routes", "test", f"--config.file={path}", *labels]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == receiver
+    routes = yaml.safe_load(path.read_text())["route"]["routes"]
+    assert [route["group_wait"] for route in routes] == ["0s", "0s"]
