@@ -37,8 +37,8 @@ Command = Callable[[Desk, argparse.Namespace], list[str]]
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     options = _parser().parse_args(arguments)
     try:
-        settings = read(environment)
-        for line in options.carry_out(desk(settings, lambda text: print(text, file=sys.stderr)), options):
+        at = desk(read(environment), lambda text: print(text, file=sys.stderr))
+        for line in options.carry_out(at, options):
             print(line)
     except RolloutError as error:
         print(f"Refused: {error}", file=sys.stderr)
@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    watching = "watches alerts and Prometheus, renews the lease, rolls back, pages"
+    commands.add_parser("run", help=watching, description=watching).set_defaults(carry_out=_run)
     propose = _signed(commands, "propose", _propose, "puts a release's learned policy into the shadow")
     propose.add_argument("release", metavar="RELEASE", help="its version, or its folder in the store")
     accept = _signed(commands, "accept", _accept, "lets customers be shown a part that missed criteria of value")
@@ -102,6 +104,13 @@ def _percent(text: str) -> float:
 
 def _who(options: argparse.Namespace) -> Signature:
     return Signature(options.by, options.reason)
+
+
+def _run(desk: Desk, options: argparse.Namespace) -> list[str]:
+    from deploy.run import run  # its libraries take half a second, which nobody has who rolls back
+
+    run(desk.settings, desk.store)
+    return []
 
 
 def _propose(desk: Desk, options: argparse.Namespace) -> list[str]:
