@@ -1,8 +1,8 @@
 """Renders what Prometheus and Alertmanager read: `python -m deploy.rules FOLDER`.
 
 The limits of alerts are those that a release holds as its `monitoring`, or an experiment states: they stand in no other
-place. Durations are divided by a time scale, so that a demo needs minutes and not hours. Windows, `for` and intervals
-are divided alike: an alert then says the same of a fault that is shorter by as much.
+place. Durations are divided by the time scale of a demo's store (deploy/plan.py), which then needs minutes and not
+hours. Windows, `for` and intervals are divided alike: an alert then says the same of a fault shorter by as much.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from deploy.plan import time_scale
 from engine.artifact import open_artifact
 from engine.config import experiment_path, load
 from engine.errors import RetainError
 from engine.paths import why_unwritable
 from engine.releases import DEFAULT_EXPERIMENT, current_release
+from engine.store import open_store, store_url
 from retain.monitoring import Monitoring
 from retain.signals import SLOW
 
@@ -35,7 +37,10 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 # In PromQL a range or an offset, in YAML the value of a key.
 DURATION = re.compile(r"(\[|\boffset |\b(?:for|interval|scrape_interval|evaluation_interval): )(\d+)([smhdw])\b")
 PLACEHOLDER = re.compile(r"<([a-z_0-9]+(?:\.[a-z_0-9]+)?)>")
-MAX_SCALE = 600
+# A pending alert outlives a restart of Prometheus; alerts are back within seconds after one of Alertmanager, which
+# forgets them.
+PROMETHEUS_FLAGS = ("--rules.alert.for-grace-period=0s", "--rules.alert.resend-delay=5s")
+ALERTMANAGER_FLAGS = ("--cluster.listen-address=",)  # there is one, which listens for no others
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
@@ -49,7 +54,7 @@ class Places(NamedTuple):
     controller_token_file: str
 
 
-def rules(limits: Monitoring, scale: int = 1) -> str:
+def rules(limits: Monitoring, scale: float = 1) -> str:
     """The rules with these limits."""
     error_rate, unsafe_rate, drop = limits.error_rate, limits.unsafe_rate, limits.nrr_proxy_drop
     values = {
@@ -68,7 +73,7 @@ def rules(limits: Monitoring, scale: int = 1) -> str:
     return _rendered(RULES_FILE, values, scale)
 
 
-def prometheus(places: Places, scale: int = 1) -> str:
+def prometheus(places: Places, scale: float = 1) -> str:
     """Prometheus' own configuration."""
     values = {
         "replicas": json.dumps(list(places.replicas)),
@@ -85,16 +90,14 @@ def alertmanager(places: Places) -> str:
     return _rendered(ALERTMANAGER_FILE, values, 1)
 
 
-def _rendered(template: Path, values: Mapping[str, object], scale: int) -> str:
-    if not 1 <= scale <= MAX_SCALE:
-        raise RetainError(f"scale {scale}: wants a whole number from 1 to {MAX_SCALE}")
+def _rendered(template: Path, values: Mapping[str, object], scale: float) -> str:
     text = PLACEHOLDER.sub(lambda match: str(values[match[1]]), template.read_text(encoding="utf-8"))
     if scale == 1:
         return text
     return DURATION.sub(lambda match: match[1] + _scaled(int(match[2]) * UNITS[match[3]], scale), text)
 
 
-def _scaled(seconds: int, scale: int) -> str:
+def _scaled(seconds: int, scale: float) -> str:
     """No shorter than a second, which is as often as anything is looked at."""
     return f"{max(1, round(seconds / scale))}s"
 
@@ -116,10 +119,10 @@ def limits_of_experiment(named: str) -> Monitoring:
         raise RetainError(f"experiment {named}: its `monitoring` is missing or can't be used") from None
 
 
-def write(folder: Path, limits: Monitoring, places: Places, scale: int, say: Callable[[str], None]) -> None:
+def write(folder: Path, limits: Monitoring, places: Places, scale: float, say: Callable[[str], None]) -> None:
     """Writes rules.yaml, prometheus.yaml and alertmanager.yaml into the folder, each as a whole. Raises RetainError."""
     if scale != 1:
-        say(f"{RED}DEMO: an alert's 10 minutes are {600 / scale:g} seconds here (time scale {scale}){PLAIN}")
+        say(f"{RED}DEMO: an alert's 10 minutes are {600 / scale:g} seconds here (time scale {scale:g}){PLAIN}")
     files = {
         RULES_FILE.name: rules(limits, scale),
         PROMETHEUS_FILE.name: prometheus(places, scale),
@@ -140,7 +143,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where the three files are written")
     parser.add_argument("--experiment", default=DEFAULT_EXPERIMENT, help="whose current release holds the limits")
     parser.add_argument("--stated", action="store_true", help="take the limits from the experiment's file")
-    parser.add_argument("--scale", type=int, default=1, help="what durations are divided by; 1 but in a demo")
     parser.add_argument("--replicas", default="127.0.0.1:8001", help="admin ports, with commas between them")
     parser.add_argument("--controller", default="127.0.0.1:8002")
     parser.add_argument("--alertmanager", default="127.0.0.1:9093")
@@ -160,7 +162,8 @@ def main(arguments: list[str] | None = None) -> int:
             given.admin_token_file,
             given.controller_token_file,
         )
-        write(given.folder, limits, places, given.scale, partial(print, file=sys.stderr, flush=True))
+        scale = time_scale(open_store(store_url()))
+        write(given.folder, limits, places, scale, partial(print, file=sys.stderr, flush=True))
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

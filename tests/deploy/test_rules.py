@@ -324,10 +324,15 @@ def test_a_bucket_ends_at_the_limit() -> None:
     assert f'le="{LIMITS.latency_p95.limit_ms / 1000}"' in rules.rules(LIMITS)
 
 
-@pytest.mark.parametrize("scale", [0, -1, 601])
-def test_a_scale_that_means_nothing(scale: int) -> None:
-    with pytest.raises(RetainError, match=rf"scale {scale}: wants a whole number from 1 to 600"):
-        rules.rules(LIMITS, scale)
+def test_a_demo_s_store_alone_is_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
+    command = [str(tmp_path), "--stated", "--experiment", "exp_001_mvp", "--admin-token-file", "a",
+               "--controller-token-file", "c"]  # fmt: skip
+    assert rules.main(command) == 0
+    assert (tmp_path / "rules.yaml").read_text() == rules.rules(LIMITS)
+    (tmp_path / "store" / "DEMO").write_text('{"time_scale": 60}')
+    assert rules.main(command) == 0
+    assert (tmp_path / "rules.yaml").read_text() == rules.rules(LIMITS, 60)
 
 
 def test_every_alert_says_what_it_means_and_where_to_read_on() -> None:

@@ -1,0 +1,85 @@
+"""A real Prometheus and a real Alertmanager for tests, as deploy/ configures them, on free ports of this machine."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from deploy import rules
+from retain.monitoring import Monitoring
+from tests.deploy.programs import program
+
+READY_S = 60.0
+TOKEN = "a-token-of-the-tests"
+
+
+class Watching(NamedTuple):
+    """Base URLs."""
+
+    prometheus: str
+    alertmanager: str
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+@contextmanager
+def watching(
+    folder: Path, limits: Monitoring, replicas: Sequence[str], controller: str, scale: int = 60
+) -> Iterator[Watching]:
+    """Both, once they are ready; ended afterwards. `replicas` and `controller`: host:port; both expect TOKEN."""
+    prometheus, alertmanager = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    token = folder / "token"
+    token.write_text(TOKEN)
+    places = rules.Places(replicas, controller, alertmanager, str(token), str(token))
+    rules.write(folder, limits, places, scale, print)
+    commands = {
+        prometheus: [
+            program("prometheus"),
+            f"--config.file={folder / 'prometheus.yaml'}",
+            f"--storage.tsdb.path={folder / 'prometheus'}",
+            f"--web.listen-address={prometheus}",
+            *rules.PROMETHEUS_FLAGS,
+        ],
+        alertmanager: [
+            program("prometheus-alertmanager", "alertmanager"),
+            f"--config.file={folder / 'alertmanager.yaml'}",
+            f"--storage.path={folder / 'alertmanager'}",
+            f"--web.listen-address={alertmanager}",
+            *rules.ALERTMANAGER_FLAGS,
+        ],
+    }
+    started = []
+    with (folder / "watching.log").open("wb") as log:
+        try:
+            started.extend(subprocess.Popen(command, stdout=log, stderr=log) for command in commands.values())
+            for address in commands:
+                _wait(f"http://{address}/-/ready", started)
+            yield Watching(f"http://{prometheus}", f"http://{alertmanager}")
+        finally:
+            for process in started:
+                process.kill()
+            for process in started:
+                process.wait()
+
+
+def _wait(url: str, started: Sequence[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        assert all(process.poll() is None for process in started), "it ended: see watching.log"
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise AssertionError(f"{url} isn't ready after {READY_S:.0f} s")
