@@ -14,7 +14,7 @@ from docker.models.containers import Container
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Cancelling, Crashed
 
-from flows import automations, ends, platform
+from flows import automations, compose, ends, platform
 from flows.ends import End
 from tests.platform import Platform, running_platform
 
@@ -82,14 +82,14 @@ def test_a_killed_container_is_known(up: Platform, stage: UUID, with_it: list[st
     times = [datetime.fromisoformat(state[name]).timestamp() for name in ("StartedAt", "FinishedAt")]
     assert [end.started_at, end.finished_at] == times
     for name in with_it:  # their policy starts them again
-        platform.wait_until_healthy(up.engine, name, print)
+        compose.wait_until_healthy(up.engine, platform.PROJECT, name, print)
 
 
 def test_a_run_goes_on_through_restarts_of_server_and_database(up: Platform, stage: UUID) -> None:
     flow_run, _ = up.running(stage, seconds=60)
     for name in ("server", "postgres"):
         up.service(name).restart(timeout=5)
-        platform.wait_until_healthy(up.engine, name, print)
+        compose.wait_until_healthy(up.engine, platform.PROJECT, name, print)
     assert up.wait(flow_run, State.is_final).name == "Completed"
     assert end_of(up, flow_run).exit_code == 0
 

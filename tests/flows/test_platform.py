@@ -29,7 +29,7 @@ from engine.environment import SECRETS
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.store import FolderStore
-from flows import ends, platform, witness
+from flows import compose, ends, platform, witness
 from flows.guard import SERVER_AUTH
 
 COMPOSE, BUILD = (yaml.safe_load(path.read_text()) for path in (platform.COMPOSE_FILE, platform.BUILD_FILE))
@@ -272,7 +272,7 @@ def test_the_engine_of_docker_s_own_context_is_everybody_s(monkeypatch: pytest.M
     monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
     monkeypatch.setattr(sys, "platform", "linux")
     with pytest.raises(RetainError, match=rf"answers at unix://{theirs} .*DOCKER_HOST"):
-        platform._engine()
+        compose.open_engine()
     theirs.touch()
     environment = platform._environment("retain/orchestrator:x", "127.0.0.1", {})
     assert environment["DOCKER_HOST"] == f"unix://{theirs}"
@@ -289,10 +289,10 @@ def test_the_platform_of_another_folder_is_left_alone(
     command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started: list[object] = []
-    monkeypatch.setattr(platform, "_engine", engine)
-    monkeypatch.setattr(platform, "_compose", lambda *given: started.append(given))
+    monkeypatch.setattr(compose, "open_engine", engine)
+    monkeypatch.setattr(compose, "compose", lambda *given: started.append(given))
     theirs = tmp_path / "infra"
-    monkeypatch.setattr(platform, "services_of", lambda engine, name: [service(str(theirs))])
+    monkeypatch.setattr(compose, "services_of", lambda engine, project, name: [service(str(theirs))])
     assert platform.main([command]) == 2
     assert f"{theirs}, which is gone. To remove its containers: docker ps" in capsys.readouterr().err
     theirs.mkdir()
@@ -301,8 +301,8 @@ def test_the_platform_of_another_folder_is_left_alone(
         f"error: The platform that is there was started in {theirs}: run `make down` there first\n"
     )
     assert started == []
-    monkeypatch.setattr(platform, "services_of", lambda engine, name: [service(str(platform.INFRA))])
-    platform._refuse_other_checkout(engine())
+    monkeypatch.setattr(compose, "services_of", lambda engine, project, name: [service(str(platform.INFRA))])
+    compose.refuse_other_checkout(engine(), platform.PROJECT)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_deployments_of_another_store_than_the_witness_s_are_told(
 def test_no_compose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RetainError, match="Neither `docker compose` nor `docker-compose` is installed"):
-        platform._compose_program()
+        compose.program()
 
 
 @pytest.mark.parametrize(
@@ -335,15 +335,15 @@ def test_either_compose_is_used(
             (tmp_path / name).write_text(f"#!/bin/sh\nexit {code}\n")
             (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert platform._compose_program() == program
+    assert compose.program() == program
 
 
 def test_what_is_no_service_of_ours_is_left_to_its_owner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Compose removes containers of a project of the same name only if it is asked to."""
     asked: list[list[str]] = []
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
-    monkeypatch.setattr(platform, "_engine", engine)
-    monkeypatch.setattr(platform, "_compose", lambda arguments, environment: asked.append(arguments[2:]))
+    monkeypatch.setattr(compose, "open_engine", engine)
+    monkeypatch.setattr(compose, "compose", lambda project, arguments, environment: asked.append(arguments[2:]))
     platform.down(lambda line: None)
     assert asked == [["stop", "worker"], ["down"]]
 
@@ -405,7 +405,7 @@ def test_what_the_engine_refuses_is_told_as_that(
     def refuse() -> None:
         raise error
 
-    monkeypatch.setattr(platform, "_engine", refuse)
+    monkeypatch.setattr(compose, "open_engine", refuse)
     assert platform.main(["down"]) == 2
     assert capsys.readouterr().err == "error: the Docker engine: the network is in use\n"
 
@@ -414,9 +414,9 @@ def test_what_compose_says_last_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (tmp_path / "docker-compose").write_text("#!/bin/sh\necho progress >&2; echo no such image >&2; exit 1\n")
     (tmp_path / "docker-compose").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(platform, "_compose_program", lambda: ["docker-compose"])
+    monkeypatch.setattr(compose, "program", lambda: ["docker-compose"])
     with pytest.raises(RetainError, match=r"docker-compose .* up` failed: no such image$"):
-        platform._compose(["up"], {"PATH": f"{tmp_path}:/usr/bin:/bin"})
+        compose.compose(platform.PROJECT, ["up"], {"PATH": f"{tmp_path}:/usr/bin:/bin"})
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -489,18 +489,20 @@ def container(status: str, health: str, restarts: int = 0) -> Any:
 def test_a_service_that_does_not_get_healthy(
     status: str, restarts: int, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(platform, "READY_S", 0.1)
-    monkeypatch.setattr(platform, "services_of", lambda engine, service: [container(status, "starting", restarts)])
+    monkeypatch.setattr(compose, "READY_S", 0.1)
+    monkeypatch.setattr(
+        compose, "services_of", lambda engine, project, service: [container(status, "starting", restarts)]
+    )
     said: list[str] = []
     with pytest.raises(RetainError, match=rf"^server {what}.*\(no database\). See `docker logs retain_server_1`$"):
-        platform.wait_until_healthy(engine(), "server", said.append)
+        compose.wait_until_healthy(engine(), platform.PROJECT, "server", said.append)
     assert said == []
 
 
 def test_a_healthy_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "services_of", lambda engine, service: [container("running", "healthy")])
+    monkeypatch.setattr(compose, "services_of", lambda engine, project, service: [container("running", "healthy")])
     said: list[str] = []
-    platform.wait_until_healthy(engine(), "server", said.append)
+    compose.wait_until_healthy(engine(), platform.PROJECT, "server", said.append)
     assert said == ["server: healthy after 0 s"]
 
 
@@ -520,7 +522,7 @@ def test_a_folder_that_can_not_be_written_is_named(
     secrets_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(platform, "SECRETS_FILE", secrets_file.parent / "gone" / "secrets.env")
-    monkeypatch.setattr(platform, "_engine", engine)
+    monkeypatch.setattr(compose, "open_engine", engine)
     monkeypatch.setattr(platform, "orchestrator", lambda say: "retain/orchestrator:x")
     assert platform.main(["up"]) == 2
     error = capsys.readouterr().err
