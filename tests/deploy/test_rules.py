@@ -15,7 +15,7 @@ import yaml
 
 from deploy import rules
 from engine.errors import RetainError
-from serve.metrics import BUCKETS
+from serve.trial_metrics import BUCKETS
 from tests.deploy.programs import program
 
 LIMITS = rules.limits_of_experiment("exp_001_mvp")
