@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 
+from engine.document import Document
 from engine.errors import RetainError
+from engine.store import FolderStore
 from retain.record import Record
 from retain.release import Release
+from retain.rollout import Rollout, advance, propose, roll_back, rollout_key
 from retain.trial import Comparison
 from serve.admin import create_admin
 from serve.database import Database, StateUnavailable
@@ -26,10 +29,12 @@ from serve.metrics import Metrics
 from serve.operations import Outcome, Withdraw
 from serve.oversight import Oversight
 from serve.router import Router
+from serve.standing import Looks
 from serve.state import State
 from serve.tables import decision
 from serve.worth import Looked, TrialGauges, compared
 from tests.releases import dataset, policy, rows
+from tests.rollouts import ANN, CHAMPION, GOOD, PLAN, evidence
 from tests.serve.apps import app_of
 from tests.serve.arms import InProcessArm
 from tests.serve.client import Client
@@ -169,6 +174,25 @@ def test_they_are_of_the_release_on_trial_and_gone_without_one(
     tried[0] = None
     gauges.look()
     assert shown(gauges) == {}
+
+
+def test_they_are_of_the_rollout_s_challenger_while_customers_meet_it(
+    release: Release, database: Database, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    rollout = Document(FolderStore(store), rollout_key("toy"), Rollout)
+    oversight = Oversight(database, "v1", release, 400, on_trial=True, looks=Looks(str(store), "toy"))
+    assert oversight.on_trial() == "v1"  # where there is no rollout the settings say so
+    shadow = propose(None, CHAMPION, GOOD, **ANN)
+    canary = advance(shadow, "canary", evidence(shadow), PLAN, **ANN)
+    back = roll_back(canary, by="Ann", why="a test", at=1)
+    for stands, expected in ((shadow, None), (canary, GOOD), (back, None)):
+        rollout.change(lambda _, stands=stands: stands)
+        assert oversight.on_trial() == expected
+    (store / rollout_key("toy")).write_bytes(b"{}")
+    with pytest.raises(RetainError):
+        oversight.on_trial()
 
 
 def test_an_outcome_that_comes_later_counts(release: Release, url: str, database: Database, clock: Clock) -> None:
