@@ -35,8 +35,8 @@ class Figure(Frozen):
 class Counts(NamedTuple):
     """Of the challenger's arm, while it was watched; fractions, as Prometheus' increase() gives them.
 
-    `slow` of `timed` answers took longer than the limit. `matured`: decisions as retain/trial.py counts them; `nrr`: the
-    mean of their NRR proxy, as a share of charges; both of the baseline's arm as well.
+    `slow` of `timed` answers took longer than the limit. `matured`: decisions as retain/trial.py counts them; `nrr`:
+    the mean of their NRR proxy, as a share of charges; both of the baseline's arm as well.
     """
 
     decisions: float
