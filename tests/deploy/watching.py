@@ -33,25 +33,25 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-@contextmanager
-def watching(
-    folder: Path, limits: Monitoring, replicas: Sequence[str], controller: str, scale: int = 60
-) -> Iterator[Watching]:
-    """Both, once they are ready; ended afterwards. `replicas` and `controller`: host:port; both expect TOKEN."""
+def configured(
+    folder: Path, limits: Monitoring, replicas: Sequence[str], controller: str, scale: float = 60
+) -> tuple[Watching, dict[str, list[str]]]:
+    """Where both will be, and the commands that start them: `prometheus` and `alertmanager`. `replicas` and
+    `controller`: host:port; both expect TOKEN."""
     prometheus, alertmanager = (f"127.0.0.1:{free_port()}" for _ in range(2))
     token = folder / "token"
     token.write_text(TOKEN)
     places = rules.Places(replicas, controller, alertmanager, str(token), str(token))
     rules.write(folder, limits, places, scale, print)
-    commands = {
-        prometheus: [
+    return Watching(f"http://{prometheus}", f"http://{alertmanager}"), {
+        "prometheus": [
             program("prometheus"),
             f"--config.file={folder / 'prometheus.yaml'}",
             f"--storage.tsdb.path={folder / 'prometheus'}",
             f"--web.listen-address={prometheus}",
             *rules.PROMETHEUS_FLAGS,
         ],
-        alertmanager: [
+        "alertmanager": [
             program("prometheus-alertmanager", "alertmanager"),
             f"--config.file={folder / 'alertmanager.yaml'}",
             f"--storage.path={folder / 'alertmanager'}",
@@ -59,13 +59,21 @@ def watching(
             *rules.ALERTMANAGER_FLAGS,
         ],
     }
+
+
+@contextmanager
+def watching(
+    folder: Path, limits: Monitoring, replicas: Sequence[str], controller: str, scale: float = 60
+) -> Iterator[Watching]:
+    """Both, once they are ready; ended afterwards."""
+    places, commands = configured(folder, limits, replicas, controller, scale)
     started = []
     with (folder / "watching.log").open("wb") as log:
         try:
             started.extend(subprocess.Popen(command, stdout=log, stderr=log) for command in commands.values())
-            for address in commands:
-                _wait(f"http://{address}/-/ready", started)
-            yield Watching(f"http://{prometheus}", f"http://{alertmanager}")
+            for url in places:
+                wait_for(f"{url}/-/ready", started)
+            yield places
         finally:
             for process in started:
                 process.kill()
@@ -73,7 +81,8 @@ def watching(
                 process.wait()
 
 
-def _wait(url: str, started: Sequence[subprocess.Popen[bytes]]) -> None:
+def wait_for(url: str, started: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Until it answers."""
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         assert all(process.poll() is None for process in started), "it ended: see watching.log"

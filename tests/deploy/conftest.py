@@ -1,0 +1,3 @@
+from tests.serve.conftest import artifact, release, store
+
+__all__ = ["artifact", "release", "store"]
