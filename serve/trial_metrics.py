@@ -87,7 +87,8 @@ class TrialMetrics:
         if (known := self._arms.get((arm, release))) is None:
             counters = (self._decisions, self._errors, self._messages, self._unsafe)
             children = [counter.labels(arm, release) for counter in counters]
-            known = self._arms[arm, release] = ArmCounts(self._seconds.labels(arm, release), *children)
+            seconds = self._seconds.labels(arm, release) if arm == "learned" else None
+            known = self._arms[arm, release] = ArmCounts(seconds, *children)
         return known
 
     def in_shadow(self, release: str) -> ShadowCounts:
