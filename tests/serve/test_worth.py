@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import random
 import threading
 import time
+import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +41,7 @@ from tests.serve.apps import app_of
 from tests.serve.arms import InProcessArm
 from tests.serve.client import Client
 from tests.serve.memory import DAY, Clock
-from tests.serve.services import PLENTY
+from tests.serve.services import PLENTY, counted, serve, until
 
 TELCO = dataset("telco")
 PEOPLE = rows(TELCO, 60, seed=11)
@@ -277,3 +279,44 @@ def test_they_are_on_the_admin_port_and_hold_up_nothing(
     else:
         pytest.fail("nothing was told")
     database.close()
+
+
+# Three weeks ago, by the workers' clock; the admin process goes by that of the machine.
+CLOCK = f"""
+import functools, time
+import serve.state
+clock = lambda: time.time_ns() // 1000 - 21 * {DAY}
+serve.worker.State = functools.partial(serve.state.State, clock=clock)
+"""
+
+
+@pytest.mark.slow
+def test_a_service_tells_what_its_trial_is_worth(artifact: Path, store: Path, tmp_path: Path) -> None:
+    environment = {
+        "RELEASE_PATH": str(artifact),
+        "RETAIN_STORE": str(store),
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'state' / 'serving.db'}",
+        "FORCE_BASELINE": "false",
+        "CANARY_PERCENT": "50",
+    }
+    with serve(environment, CLOCK) as service:
+        service.begun()
+        until(lambda: counted(service)["retain_arm_running"] == 2)
+        for number, row in enumerate([*PEOPLE, *PEOPLE]):  # twice
+            body = json.dumps({"customer": row | {"customerID": f"Y-{number % len(PEOPLE)}"}}).encode()
+            request = urllib.request.Request(
+                f"http://{service.api.host}:{service.api.port}/retain", body, {"content-type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=PLENTY) as answer:
+                assert answer.status == 200
+        names = {arm: f'{{arm="{arm}",release="{service.release}"}}' for arm in ("baseline", "learned")}
+
+        def matured() -> list[float]:
+            told = counted(service)
+            return [told.get(f"retain_nrr_matured{name}", 0.0) for name in names.values()]
+
+        until(lambda: sum(matured()) == pytest.approx(len(PEOPLE)))  # the next look has all
+        told = counted(service)
+        assert min(matured()) > 10
+        assert all(0 < told[f"retain_nrr_proxy{name}"] < 1 for name in names.values())
+        assert told["retain_nrr_age_seconds"] < PLENTY
