@@ -33,9 +33,10 @@ ARM_FAILURES: tuple[ArmFailure, ...] = get_args(ArmFailure)
 @dataclass(frozen=True)
 class ArmCounts:
     """What is counted of one arm of one release, about its own customers whom it may contact. `errors`: decisions that
-    it failed; `messages` and `unsafe`: what it chose to say, and what of that may not be sent, before any guard."""
+    it failed; `messages` and `unsafe`: what it chose to say, and what of that may not be sent, before any guard.
+    `seconds` are those of the learned arm's process."""
 
-    seconds: Histogram
+    seconds: Histogram | None
     decisions: Counter
     errors: Counter
     messages: Counter
