@@ -116,9 +116,9 @@ def count_queries(rollout: Rollout, limits: Monitoring, since: float) -> dict[st
     def counted(metric: str, labels: str = arm) -> str:
         return f"sum(increase({metric}{{{labels}}}[{seconds}s]))"
 
-    def gauge(metric: str, arm: str) -> str:
-        # Every admin process reads the same database.
-        return f'max({metric}{{arm="{arm}",release="{release}"}})'
+    def gauge(combine: str, metric: str, arm: str) -> str:
+        # Replicas that share a database tell the same.
+        return f'{combine}({metric}{{arm="{arm}",release="{release}"}})'
 
     return {
         "decisions": counted("retain_arm_decisions_total"),
@@ -127,10 +127,10 @@ def count_queries(rollout: Rollout, limits: Monitoring, since: float) -> dict[st
         "in_time": counted("retain_arm_seconds_bucket", f'{arm},le="{limits.latency_p95.limit_ms / 1000}"'),
         "messages": counted("retain_arm_messages_total"),
         "unsafe": counted("retain_arm_unsafe_total"),
-        "matured": gauge("retain_nrr_matured", "learned"),
-        "nrr": gauge("retain_nrr_proxy", "learned"),
-        "baseline_matured": gauge("retain_nrr_matured", "baseline"),
-        "baseline_nrr": gauge("retain_nrr_proxy", "baseline"),
+        "matured": gauge("min", "retain_nrr_matured", "learned"),
+        "nrr": gauge("avg", "retain_nrr_proxy", "learned"),
+        "baseline_matured": gauge("min", "retain_nrr_matured", "baseline"),
+        "baseline_nrr": gauge("avg", "retain_nrr_proxy", "baseline"),
     }
 
 
