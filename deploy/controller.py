@@ -21,14 +21,18 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from rich.console import Console
+
 from deploy import people
 from deploy.people import Desk, Signature, desk
 from deploy.settings import described, read
+from deploy.status import lines
 from engine.errors import RetainError, StoreUnavailable
 from engine.output import make_decoration
 from retain.parts import Acceptance
 from retain.rollout import RolloutError
 
+WIDTH = 160  # where there is no terminal
 REFUSED, BAD, UNANSWERED = 1, 2, 3
 
 Command = Callable[[Desk, argparse.Namespace], list[str]]
@@ -64,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     watching = "watches alerts and Prometheus, renews the lease, rolls back, pages"
     commands.add_parser("run", help=watching, description=watching).set_defaults(carry_out=_run)
+    standing = "where the rollout stands, what each replica serves, and what is waited for"
+    commands.add_parser("status", help=standing, description=standing).set_defaults(carry_out=_status)
     propose = _signed(commands, "propose", _propose, "puts a release's learned policy into the shadow")
     propose.add_argument("release", metavar="RELEASE", help="its version, or its folder in the store")
     accept = _signed(commands, "accept", _accept, "lets customers be shown a part that missed criteria of value")
@@ -110,6 +116,13 @@ def _run(desk: Desk, options: argparse.Namespace) -> list[str]:
     from deploy.run import run  # its libraries take half a second, which nobody has who rolls back
 
     run(desk.settings, desk.store)
+    return []
+
+
+def _status(desk: Desk, options: argparse.Namespace) -> list[str]:
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
+    for line in lines(desk):
+        console.print(line)
     return []
 
 

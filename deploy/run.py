@@ -42,6 +42,8 @@ from engine.store import Store
 from retain.lease import Lease
 from retain.rollout import Rollout, lease_key, rollout_key
 
+MAX_CONNECTIONS = 256  # at a time; Alertmanager and Prometheus need a few
+
 log = logging.getLogger("retain.deploy")
 
 
@@ -158,7 +160,7 @@ def run(settings: Settings, store: Store) -> int:
         threading.Thread(target=duty, name=name, daemon=True).start()
     config = uvicorn.Config(
         webhook.app(), lifespan="off", http="httptools", loop="asyncio", ws="none", log_config=None, access_log=False,
-        server_header=False, timeout_keep_alive=75,
+        server_header=False, timeout_keep_alive=75, limit_concurrency=MAX_CONNECTIONS,
     )  # fmt: skip
     server = uvicorn.Server(config)
 
