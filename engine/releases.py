@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 from engine.artifact import MANIFEST, current, parse_manifest
 from engine.config import experiment_path, is_path, tag_of
 from engine.errors import ArtifactError, RetainError
+from engine.paths import NOT_THERE, why_unreadable
 from engine.store import open_store, store_url
 
 DEFAULT_EXPERIMENT = "local"
@@ -16,28 +18,42 @@ DEFAULT_EXPERIMENT = "local"
 def current_release(named: str) -> Path:
     """The folder of the release that completed last in the experiment that EXPERIMENT names. Raises RetainError where
     none did."""
-    experiment = tag_of(experiment_path(named)) if is_path(named) else named  # a release needs no file of its name
-    store = open_store(store_url())
-    folder = current(Path(store.url), experiment).get("release")
+    experiment, root = _place(named)
+    folder = current(root, experiment).get("release")
     if folder is None:
         run = "make run" if named == DEFAULT_EXPERIMENT else f"make run EXPERIMENT={shlex.quote(named)}"
-        raise RetainError(
-            f"experiment {experiment} has no release in {store.url}: run `{run}` first, or set RELEASE_PATH"
-        )
+        raise RetainError(f"experiment {experiment} has no release in {root}: run `{run}` first, or set RELEASE_PATH")
     return folder
 
 
 def find(version: str, named: str) -> Path:
-    """The folder of the release of that version in the experiment that EXPERIMENT names. Raises RetainError."""
-    experiment = tag_of(experiment_path(named)) if is_path(named) else named
-    store = open_store(store_url())
-    for folder in sorted(Path(store.url, experiment, "release").glob("*")):
-        try:
-            if version_of(folder) == version:
-                return folder
-        except (ArtifactError, OSError):
-            continue  # not yet complete, or damaged: another one may be it
-    raise RetainError(f"release {version} is not in {store.url}/{experiment}/release")
+    """The folder of the release of that version, among those of the experiment that EXPERIMENT names. Raises
+    RetainError where there is none.
+
+    It reads every manifest there, and no other file: 0.1 ms each. One that can't be read hides no other.
+    """
+    experiment, root = _place(named)
+    here = root / experiment / "release"
+    try:
+        folders = sorted(here.iterdir())
+    except NOT_THERE:
+        folders = []
+    except OSError as error:
+        raise RetainError(f"{here}: {why_unreadable(error)}") from None
+    versions = {}
+    for folder in folders:
+        with suppress(ArtifactError, OSError):  # no release, not yet a whole one, or damaged
+            versions[version_of(folder)] = folder
+    if version not in versions:
+        known = ", ".join(versions) or "none"
+        raise RetainError(f"experiment {experiment} has no release {version} in {root}, which has {known}")
+    return versions[version]
+
+
+def _place(named: str) -> tuple[str, Path]:
+    """The name of the experiment that EXPERIMENT names, and the store's folder."""
+    experiment = tag_of(experiment_path(named)) if is_path(named) else named  # a release needs no file of its name
+    return experiment, Path(open_store(store_url()).url)
 
 
 def version_of(release: Path) -> str:
