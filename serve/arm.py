@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from engine.errors import RetainError
@@ -29,7 +30,7 @@ from retain.policy import PolicyError, softmax
 from retain.release import Release
 from serve.loading import Source, load_release
 from serve.spoken import table
-from serve.wire import OUT_OF_MEMORY, Frames, dataset_digest, frame, what_is_offered
+from serve.wire import ACCEPTED, OUT_OF_MEMORY, Frames, dataset_digest, frame, what_is_offered
 
 NICENESS = 5  # of 19: answers to customers come first
 PR_SET_PDEATHSIG = 1
@@ -141,7 +142,8 @@ def serve(line: socket.socket) -> int:
 def _loaded(wanted: dict[str, Any]) -> Mind:
     parts = {part: Path(folder) for part, folder in wanted["parts"].items()}
     version, release = load_release(Source(Path(wanted["folder"]), parts), whole=True)
-    return Mind(version, replace(release, verdicts=wanted["verdicts"]))
+    accepted = ACCEPTED.validate_json(orjson.dumps(wanted["accepted"]))
+    return Mind(version, replace(release, accepted=accepted, verdicts=wanted["verdicts"]))
 
 
 def _end_with(parent: int) -> None:

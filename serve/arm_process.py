@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
+from pydantic import TypeAdapter, ValidationError
+
 from serve.trial_metrics import ArmFailure
 from serve.wire import FrameError, Frames
 
@@ -37,6 +39,16 @@ class Ended(Exception):
     def __init__(self, kind: ArmFailure, why: str) -> None:
         super().__init__(why)
         self.ending = Ending(kind, why)
+
+
+def valid(wanted: TypeAdapter[Any], content: Any) -> Any:
+    """What a process has sent, as what is `wanted`. Raises Ended."""
+    try:
+        return wanted.validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise Ended("malformed", f"it sent what is none of its messages ({where}: {first['msg']})") from None
 
 
 class ArmProcess(asyncio.Protocol):

@@ -20,18 +20,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from prometheus_client import Histogram
-from pydantic import TypeAdapter, ValidationError
 
-from retain.decision import CONTACTS, Case, History, told
-from retain.message import SITUATIONS, Message
+from retain.decision import CONTACTS, Case, told
+from retain.message import Message
+from retain.parts import Acceptance
 from retain.release import Assessment, Release
-from serve.arm_process import ArmProcess, Ended, Ending
+from serve.arm_answers import ROUNDED, are_probabilities, is_assessed
+from serve.arm_process import ArmProcess, Ended, Ending, valid
 from serve.circuit import Circuit
-from serve.loading import Source
+from serve.loading import Loaded, Source
 from serve.metrics import Metrics
 from serve.spoken import NO_BANKS, NOTHING, Banks, Cell, Chosen, Row, Said, Spoken, judged, without_withdrawn
 from serve.trial_metrics import ArmFailure
-from serve.wire import READY, ROWS, Ready, dataset_digest, frame, what_is_offered
+from serve.wire import READY, ROWS, Ready, dataset_digest, frame, told_of, what_is_offered
 
 SHADOW_SECONDS = 1.0  # for an answer that nobody waits for
 # For which such questions are gathered: one alone costs worker and process 60 us each, of 32 in one frame 9 and 4.
@@ -45,7 +46,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # before another process is started
 STEADY_SECONDS = 60.0  # of a process after which the pause is the first one again
 MEMORY = 512 << 20
 UNKNOWN = "unknown"  # the release of an arm whose files don't say
-ROUNDED = 1e-6  # how far probabilities may be off by rounding
 
 LOADING = "it is loading its release"
 
@@ -121,7 +121,8 @@ class LearnedArm:
     """The learned arm of one release, as its worker asks it. Everything happens on one event loop.
 
     `source` is what the process loads. It may be another release than the worker's own (`version`, `release`), if both
-    are for one table and make the same offers.
+    are for one table and make the same offers. Customers meet that one only if the worker has loaded it as well, as the
+    `challenger`, so that it can judge what is said; footer and quiet hours stay the worker's own.
     """
 
     def __init__(
@@ -133,8 +134,11 @@ class LearnedArm:
         memory: int = MEMORY,
         clock: Callable[[], float] = time.monotonic,
         command: Sequence[str] = ("-m", "serve.arm"),
+        challenger: Loaded | None = None,
+        accepted: tuple[Acceptance, ...] = (),
     ) -> None:
-        """`memory`: bytes that the process may have. `command`: what Python runs; tests have another arm."""
+        """`memory`: bytes that the process may have. `command`: what Python runs; tests have another arm. `accepted`:
+        parts of what the process loads that customers may be shown though they are shadow_only."""
         self._source = source
         self._version = version
         self._release = release
@@ -146,7 +150,9 @@ class LearnedArm:
         self.failures: Counter[ArmFailure] = Counter()
         self.processes = 0  # started so far
         self.version: str | None = None  # what the process has loaded; None while it has not
-        self.release_version: str | None = version  # what it is to load, or has loaded last
+        known = challenger or Loaded(source, version, release)
+        self.release_version: str | None = known.version  # what it is to load, or has loaded last
+        self.versions: Mapping[str, str] = {}  # of what it has loaded last, and of its parts, if the worker knows them
         self.problem = "it has not been started"
         self._process: ArmProcess | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -154,9 +160,11 @@ class LearnedArm:
         self._verdicts, self._number = release.verdicts, 0
         self._loaded = self._verdicts  # those that the process was started with
         self._cells: dict[Cell, Spoken] = {}
-        # Whether the process has loaded the worker's release; and its policy, so that it wants no customer's values.
-        self.own = self._same = False
-        self._floats = [float] * len(release.terms.actions)
+        self._accepted = accepted
+        self._known = known._replace(release=replace(known.release, accepted=accepted))
+        self._speaker: Release | None = None  # what the process has loaded, as the worker knows it
+        self._same = False  # whether that is the worker's own, so that it wants no customer's values
+        self._actions = len(release.terms.actions)
         self._private = {column.name for column in release.spec.columns if column.kind in ("id", "text")}
         self._asked: dict[int, _Asked] = {}
         self._last = 0
@@ -171,17 +179,23 @@ class LearnedArm:
     # -- what the service calls
 
     async def start(self) -> None:
-        """Starts the process, which loads its release meanwhile, and keeps one running."""
+        """Starts the process, which loads its release meanwhile, and keeps one running. From now on the gauges tell of
+        this arm; one that it replaces has to be stopped next, or before."""
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()  # of no request: what the clock brings to light is nobody's
         self.problem = LOADING
+        self._metrics.arm_running.set(0)
+        self._metrics.arm_circuit_open.set(0)
         self._keeping = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
-        """Ends the process; questions without an answer end as if it had died."""
+        """Ends the process; questions without an answer end at once, as if it had died."""
         self._stopped.set()
+        ending = Ending("died", "it was stopped")
         if self._process is not None:
-            self._process.end(Ending("died", "the service stops"))
+            self._process.end(ending)
+        self._lost(ending)
+        self._metrics.arm_circuit_open.set(0)
         if self._keeping is not None:
             await self._keeping
 
@@ -199,7 +213,7 @@ class LearnedArm:
 
         `pace` is that of retain.decision.pace(), `case` what counts in place of assessment.case.
         """
-        answer: asyncio.Future[Heard] = self._loop.create_future()
+        answer: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
 
         def done(heard: Heard) -> None:
             if not answer.done():
@@ -232,6 +246,11 @@ class LearnedArm:
     @property
     def running(self) -> bool:
         return self.version is not None
+
+    @property
+    def may_decide(self) -> bool:
+        """Whether customers may meet what it says, since the worker knows its release and may show that policy."""
+        return self._speaker is not None and "decision" in self._speaker.shown
 
     def state(self) -> dict[str, Any]:
         """What /readyz says."""
@@ -275,7 +294,7 @@ class LearnedArm:
             self._observations.append(case.features.tobytes() + _TOLD.pack(*told(case, pace)))
         else:
             values = {name: value for name, value in assessment.values.items() if name not in self._private}
-            self._customers.append([number, pace, values, _told_of(case.history)])
+            self._customers.append([number, pace, values, told_of(case.history)])
         if self._ticking is None:
             self._ticked_at = now
             self._ticking = self._loop.call_later(TICK_SECONDS, self._tick, context=self._context)
@@ -326,7 +345,7 @@ class LearnedArm:
 
     def _expire(self, number: int) -> None:
         if (asked := self._asked.get(number)) is not None:
-            self._finish(asked, _too_late(asked))
+            self._finish(asked, Failure("deadline", f"it gave no answer within {asked.deadline - asked.at:g} seconds"))
 
     def _tick(self) -> None:
         """Looks after deadlines and for signs of life, as long as there are questions without an answer."""
@@ -355,9 +374,9 @@ class LearnedArm:
             self._hear_answers(content["answers"], content.get("seconds"))
         elif "table" in content and self.running:
             if content.get("number") == self._number:  # otherwise a later one is on its way
-                self._take_table(_valid(ROWS, content["table"]), self._verdicts)
+                self._take_table(valid(ROWS, content["table"]), self._verdicts)
         elif "ready" in content and not self.running:
-            self._hear_ready(_valid(READY, content["ready"]))
+            self._hear_ready(valid(READY, content["ready"]))
         elif content.get("out_of_memory") is True:
             raise Ended("out_of_memory", f"it needs more memory than RETAIN_ARM_MEMORY_MB={self._memory >> 20}")
         elif isinstance(content.get("problem"), str):
@@ -371,8 +390,10 @@ class LearnedArm:
             raise Ended("malformed", f"its release {ready.version} is for another table")
         if {"offers": ready.offers, "cap": ready.cap} != what_is_offered(release.terms):
             raise Ended("malformed", f"its release {ready.version} makes other offers, or has another cap")
-        self.own = ready.version == self._version
-        self._same = self.own and release.policy is not None
+        known = self._known
+        self._speaker = known.release if ready.version == known.version else None
+        self._same = self._speaker is not None and ready.version == self._version and release.policy is not None
+        self.versions = {"release": ready.version} | ({} if self._speaker is None else dict(self._speaker.versions))
         self._take_table(ready.table, self._loaded)
         self.version = self.release_version = ready.version
         self.problem = ""
@@ -383,7 +404,7 @@ class LearnedArm:
 
     def _take_table(self, rows: list[Row], verdicts: Mapping[str, str]) -> None:
         try:
-            self._cells = judged(rows, self._release, verdicts, self.own)
+            self._cells = judged(rows, self._release, verdicts, self._speaker)
         except ValueError as error:
             raise Ended("malformed", str(error)) from None
 
@@ -407,13 +428,13 @@ class LearnedArm:
         waited = self._heard_at - asked.at
         if type(action) is str and action in REPORTED:
             return Failure(REPORTED[action], probabilities[:200] if type(probabilities) is str else "")
-        if not self._are_probabilities(probabilities) or type(action) is not int:
+        if not are_probabilities(probabilities, self._actions) or type(action) is not int:
             return Failure("malformed", "it sent an action or probabilities that can't be")
         if not 0 <= action < len(probabilities) or max(probabilities) > probabilities[action] + ROUNDED:
             return Failure("malformed", "it sent an action that isn't the likeliest")
         case = asked.case
         if not self._same:
-            if not assessed or not _is_assessed(assessed[0], action > 0):
+            if not assessed or not is_assessed(assessed[0], action > 0):
                 return Failure("malformed", "it sent scores that can't be")
             situation, risk, acceptance, spread = assessed[0]
             case = replace(case, risk=risk, acceptance=acceptance, spread=spread)
@@ -427,14 +448,6 @@ class LearnedArm:
             return Failure("unsafe_message", refused)
         return Wish(offer, "policy_contact", tuple(probabilities), said, chosen, banks, case, seconds, waited)
 
-    def _are_probabilities(self, numbers: Any) -> bool:
-        return (
-            type(numbers) is list
-            and [type(number) for number in numbers] == self._floats
-            and min(numbers) >= 0
-            and abs(sum(numbers) - 1) <= ROUNDED
-        )
-
     # -- the process
 
     async def _keep(self) -> None:
@@ -447,7 +460,8 @@ class LearnedArm:
             slow = self._loop.call_later(LOAD_SECONDS, self._too_slow, process)
             ending = await process.run(frame({"load": self._load()}))
             slow.cancel()
-            self._lost(ending)
+            if not self._stopped.is_set():
+                self._lost(ending)
             how = await process.ended()
             if self._stopped.is_set():
                 return
@@ -464,6 +478,7 @@ class LearnedArm:
         return {
             "folder": str(self._source.release),
             "parts": {part: str(folder) for part, folder in self._source.parts.items()},
+            "accepted": [acceptance.model_dump(mode="json") for acceptance in self._accepted],
             "verdicts": dict(self._verdicts),
             "number": self._number,
         }
@@ -482,34 +497,6 @@ class LearnedArm:
             if question.seconds is not None:  # at least as long
                 question.seconds.observe(self._clock() - question.at)
             self._finish(question, Failure(ending.kind, ending.why))
-
-
-def _too_late(asked: _Asked) -> Failure:
-    return Failure("deadline", f"it gave no answer within {asked.deadline - asked.at:g} seconds")
-
-
-def _told_of(history: History) -> list[Any]:
-    """A history as History() takes it."""
-    return [history.contacts, history.running_offer, history.months_left, history.accepted, history.declined]
-
-
-def _is_assessed(content: Any, offered: bool) -> bool:
-    """Whether it is a situation, of one who is `offered` something, with a risk, an acceptance and its spread."""
-    if type(content) is not list or len(content) != 4 or (offered and content[0] not in SITUATIONS):
-        return False
-    if not all(type(number) is float for number in content[1:]):
-        return False
-    risk, acceptance, spread = map(float, content[1:])
-    return 0 <= risk <= 1 and 0 < acceptance < 1 and 0 <= spread < math.inf
-
-
-def _valid(wanted: TypeAdapter[Any], content: Any) -> Any:
-    try:
-        return wanted.validate_python(content)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise Ended("malformed", f"it sent what is none of its messages ({where}: {first['msg']})") from None
 
 
 def _tell(done: Done, heard: Heard) -> None:

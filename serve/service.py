@@ -203,7 +203,7 @@ class Service:
         deciding.merge(looked.past)
         if deciding.forbidden() is not None:
             return
-        if learned.running and not learned.own:  # what it says nobody has seen to here
+        if learned.running and not learned.may_decide:  # what it says nobody has seen to here
             deciding.failure, deciding.arm = "other_release", "baseline"
             return
         wish = await learned.ask(deciding.assessment, looked.pace, CANARY_SECONDS)

@@ -2,8 +2,9 @@
 
 The arm's process sends the table when it has loaded its release, and after each change of what people said of
 messages. An answer names no text, so none can come that wasn't judged here, by the worker's own guard, verdicts and
-terms: texts have slots, and the amounts in them are filled in by the worker. Of the worker's own release they have to
-be what the worker finds there itself; those of another one, which is in the shadow alone, are put on record at most.
+terms: texts have slots, and the amounts in them are filled in by the worker. What customers are shown has to be what
+the worker finds itself in that release, whose guard has a say, too; the texts of a release that the worker hasn't
+loaded are put on record at most.
 """
 
 from __future__ import annotations
@@ -155,22 +156,26 @@ NO_BANKS = Banks(b"null", {})
 NOTHING = Spoken(None, None, NO_BANKS)
 
 
-def judged(rows: list[Row], release: Release, verdicts: Mapping[str, str], own: bool) -> dict[Cell, Spoken]:
+def judged(
+    rows: list[Row], release: Release, verdicts: Mapping[str, str], speaker: Release | None
+) -> dict[Cell, Spoken]:
     """The table as the worker of a release uses it. Raises ValueError if it isn't one of these terms.
 
-    `verdicts` are those by which the arm made it: with them it knows what nobody approved. `own`: the arm has loaded
-    the same release, by which customers may be shown what it says.
+    `verdicts` are those by which the arm made it: with them it knows what nobody approved. `speaker`: the release that
+    the arm has loaded, as the worker has loaded it itself; None where it hasn't.
     """
     known = replace(release, verdicts=verdicts)
+    spoken_by = None if speaker is None else replace(speaker, verdicts=verdicts)
     wanted = {(situation, offer) for situation in SITUATIONS for offer in release.terms.offers.levels}
     if {(row.situation, row.offer) for row in rows} != wanted or len(rows) != len(wanted):
         raise ValueError("its table of messages has not one row for each situation and offer")
-    return {(row.situation, row.offer): _judged(row, known, own) for row in rows}
+    return {(row.situation, row.offer): _judged(row, known, spoken_by) for row in rows}
 
 
-def _judged(row: Row, release: Release, own: bool) -> Spoken:
-    terms, guard, verdicts = release.terms, release.guard, release.verdicts
-    chosen = None if row.chosen is None else _chosen(row.chosen.entry, terms, guard, verdicts)
+def _judged(row: Row, release: Release, speaker: Release | None) -> Spoken:
+    terms, verdicts = release.terms, release.verdicts
+    guards = [release.guard] if speaker is None else [release.guard, speaker.guard]
+    chosen = None if row.chosen is None else _chosen(row.chosen.entry, terms, guards, verdicts)
     has = {"sft": row.sft, "rlhf": row.rlhf}
     banks = _recorded(
         {bank: (None if of.entry is None else of.entry.entry, of.withheld) for bank, of in has.items()}, terms
@@ -186,13 +191,14 @@ def _judged(row: Row, release: Release, own: bool) -> Spoken:
     months = terms.offers.months
     try:
         text = render(entry.text, entry.offer, months)
-        broken = guard.rules.broken_rules(text, entry.offer, months)
+        broken = [broken for guard in guards for broken in guard.rules.broken_rules(text, entry.offer, months)]
     except MessageError as error:
-        text, broken = "", (str(error),)
+        text, broken = "", [str(error)]
     if broken:
-        return nothing._replace(refused=f"a message that the guard refuses: {'; '.join(broken)}")
-    if own:
-        expected = release.entry("learned", row.situation, row.offer)
+        reasons = "; ".join(dict.fromkeys(broken))
+        return nothing._replace(refused=f"a message that the guard refuses: {reasons}")
+    if speaker is not None:
+        expected = speaker.entry("learned", row.situation, row.offer)
         if expected is None or _identity(expected) != _identity(entry):
             return nothing._replace(refused="a message that the release doesn't say there")
     score = None if entry.source == TEMPLATES else entry.score
@@ -223,11 +229,12 @@ def _recorded(banks: Mapping[str, tuple[Entry | None, Withheld | None]], terms: 
     return Banks(orjson.dumps(record), {bank: said["text"] for bank, said in record.items()})
 
 
-def _chosen(entry: Entry, terms: Terms, guard: Guard, verdicts: Mapping[str, str]) -> Chosen:
+def _chosen(entry: Entry, terms: Terms, guards: list[Guard], verdicts: Mapping[str, str]) -> Chosen:
     approved = may_be_sent(entry, verdicts)
     try:
         text = render(entry.text, entry.offer, terms.offers.months)
-        breaks = tuple(guard.rules.unsafe(text, entry.offer, terms.offers.months))
+        kinds = [guard.rules.unsafe(text, entry.offer, terms.offers.months) for guard in guards]
+        breaks = tuple(dict.fromkeys(kind for broken in kinds for kind in broken))
     except MessageError as error:
         text, breaks = entry.text, (str(error),)
     return Chosen(entry.situation, text, entry.source, entry.score, entry.tokens, approved, breaks)

@@ -4,7 +4,7 @@ A frame is two lengths, a JSON object and a block of plain bytes: questions trav
 observes of their customers is a table of float32. The JSON of either side's frames has one key that says what it is.
 
 From the worker:
-- {"load": {"folder", "parts", "verdicts", "number"}}: once, the first one.
+- {"load": {"folder", "parts", "accepted", "verdicts", "number"}}: once, the first one.
 - {"verdicts": {text: verdict}, "number"}: what people said of messages, after it has changed.
 - {"ids": [...]}: questions whose observations (n, o) float32 are the block.
 - {"customers": [[id, pace, values, history], ...]}: questions about customers whom the arm assesses itself.
@@ -29,7 +29,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from retain.dataset import DatasetSpec
-from retain.decision import Terms
+from retain.decision import History, Terms
+from retain.parts import Acceptance
 from serve.spoken import Row
 
 _LENGTHS = struct.Struct("<II")  # of the JSON, and of the block
@@ -90,6 +91,12 @@ class Ready(BaseModel):
 
 READY = TypeAdapter(Ready)
 ROWS = TypeAdapter(list[Row])
+ACCEPTED = TypeAdapter(tuple[Acceptance, ...])
+
+
+def told_of(history: History) -> list[Any]:
+    """A history as History() takes it."""
+    return [history.contacts, history.running_offer, history.months_left, history.accepted, history.declined]
 
 
 def dataset_digest(spec: DatasetSpec) -> str:

@@ -12,19 +12,16 @@ from pathlib import Path
 
 from engine.approvals import Watch
 from engine.errors import RetainError
-from engine.releases import find
 from engine.store import store_url
 from retain.decision import Terms
-from retain.parts import Acceptance
-from retain.release import Release
 from serve.app import create_app
+from serve.arms import challenger_arm, learned_arm
 from serve.child import begin, run
 from serve.database import Database
 from serve.folder import VARIABLE
 from serve.following import Following
 from serve.keys import Keys
-from serve.learned import LearnedArm
-from serve.loading import Source, challenger, load_release, with_budget
+from serve.loading import load_release, with_budget
 from serve.metrics import Metrics
 from serve.place import database_url
 from serve.readiness import arms, banks, warnings
@@ -64,37 +61,13 @@ def service_of(settings: Settings, state_of: Callable[[Settings, Terms], State])
     return service
 
 
-def learned_arm(settings: Settings, version: str, release: Release, metrics: Metrics) -> LearnedArm | None:
-    """The learned arm of the release, or of another one that is tried in the shadow; None if there is none."""
-    if settings.challenger is not None:
-        arm = LearnedArm(Source(settings.challenger, {}), version, release, metrics, settings.arm_memory)
-        arm.release_version = challenger(settings.challenger).version
-        return arm
-    if release.policy is not None or "decision" in release.damaged:  # the process waits for whole files
-        own = Source(settings.release, settings.parts)
-        return LearnedArm(own, version, release, metrics, settings.arm_memory)
-    return None
-
-
-def challenger_arm(settings: Settings, service: Service, version: str, accepted: tuple[Acceptance, ...]) -> LearnedArm:
-    """The learned arm of the challenger of a rollout. Raises RetainError."""
-    answers = service.bound.versions["release"]
-    if version == answers:
-        source = Source(settings.release, settings.parts)
-    else:
-        source = Source(find(version, service.release.experiment), {})
-    arm = LearnedArm(source, answers, service.release, service.metrics, settings.arm_memory)
-    arm.release_version = version
-    return arm
-
-
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     inherited = begin(arguments)
     try:
         settings = read(environment)
         service = service_of(settings, partial(state_of, folder=Path(environment[VARIABLE])))
         looks = Looks(store_url(), service.release.experiment)
-        arm_of = partial(challenger_arm, settings, service)
+        arm_of = partial(challenger_arm, settings, service.bound.versions["release"], service.release, service.metrics)
         following = Following(service, looks, arm_of, settings.force_baseline, settings.canary_percent)
         app = create_app(service, Watch(), Keys(settings.keys), following)
     except RetainError as error:

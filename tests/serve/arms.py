@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from retain.decision import Case
+from retain.parts import Acceptance
 from retain.release import Assessment, Release
 from serve.arm import Mind
 from serve.arm_process import Ending
 from serve.learned import Done, Failure, Heard, LearnedArm
-from serve.loading import Source
+from serve.loading import Loaded, Source
 from serve.metrics import Metrics
 from serve.wire import Frames
 
@@ -26,12 +28,24 @@ class InProcessArm(LearnedArm):
 
     failure: Failure | None = None
 
-    def __init__(self, version: str, release: Release, own: Release | None = None, loads: str | None = None) -> None:
-        """`own`: the worker's release, where the arm loads another one, of the version `loads`."""
-        super().__init__(Source(Path("nowhere"), {}), version, own or release, Metrics())
+    def __init__(
+        self,
+        version: str,
+        release: Release,
+        own: Release | None = None,
+        loads: str | None = None,
+        *,
+        known: Release | None = None,
+        accepted: tuple[Acceptance, ...] = (),
+    ) -> None:
+        """`own`: the worker's release, where the arm loads another one, of the version `loads`; `known`: that one as
+        the worker has loaded it itself."""
+        source = Source(Path("nowhere"), {})
+        challenger = None if known is None else Loaded(source, loads or version, known)
+        super().__init__(source, version, own or release, Metrics(), challenger=challenger, accepted=accepted)
         self.release_version = loads or version
         self.asked: list[tuple[Assessment, float]] = []
-        self._mind = Mind(loads or version, release)
+        self._mind = Mind(loads or version, replace(release, accepted=accepted))
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()

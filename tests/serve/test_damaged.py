@@ -12,9 +12,9 @@ import pytest
 
 from engine.artifact import MANIFEST, parse_manifest
 from engine.errors import RetainError
+from serve.arms import learned_arm
 from serve.loading import Source, challenger, load_release, warnings_about
 from serve.metrics import Metrics
-from serve.worker import learned_arm
 from tests.releases import decided, rows
 
 

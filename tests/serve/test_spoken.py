@@ -36,11 +36,11 @@ def received(release: Release, **changes: Any) -> list[Row]:
 
 
 def of_cell(release: Release, own: bool = True, **changes: Any) -> Spoken:
-    return judged(received(release, **changes), release, release.verdicts, own)[CELL]
+    return judged(received(release, **changes), release, release.verdicts, release if own else None)[CELL]
 
 
 def test_it_is_what_the_release_says_with_its_amounts(release: Release) -> None:
-    cells = judged(received(release), release, release.verdicts, True)
+    cells = judged(received(release), release, release.verdicts, release)
     assert set(cells) == {(situation, offer) for situation in SITUATIONS for offer in release.terms.offers.levels}
     for (situation, offer), spoken in cells.items():
         entry = release.entry("learned", situation, offer)
@@ -95,8 +95,8 @@ def test_a_rejected_text_is_refused_and_one_that_is_rejected_later_is_dropped(re
     entry = release.entry("learned", *CELL)
     assert entry is not None
     rejected = dict(release.verdicts) | {entry.text: "rejected"}
-    assert judged(received(release), release, rejected, True)[CELL].refused != ""
-    cells = judged(received(release), release, release.verdicts, True)
+    assert judged(received(release), release, rejected, release)[CELL].refused != ""
+    cells = judged(received(release), release, release.verdicts, release)
     left = without_withdrawn(cells, rejected)
     assert (left[CELL].said, left[CELL].refused, left[CELL].chosen) == (None, "", cells[CELL].chosen)
     for cell, spoken in cells.items():
@@ -108,7 +108,7 @@ def test_a_table_has_each_cell_once(release: Release) -> None:
     rows = received(release)
     for wrong in (rows[1:], [*rows, rows[0]], [*rows[1:], rows[1]]):
         with pytest.raises(ValueError, match="one row for each situation and offer"):
-            judged(wrong, release, release.verdicts, True)
+            judged(wrong, release, release.verdicts, release)
 
 
 @pytest.mark.parametrize("approved_too", [True, False])
