@@ -40,8 +40,8 @@ quoted = '$(subst ','\'',$1)'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
-        up down deploy run.docker images images.lock serve shadow decisions.export messages messages.approve verdict compare words why debug costs \
-        budget lock figures docs test test.kills test.docker test-slow bench lint types imports
+        up down deploy run.docker images images.lock serve serve.up serve.down shadow decisions.export messages messages.approve verdict \
+        compare words why debug costs budget lock figures docs test test.kills test.docker test-slow bench lint types imports
 
 help: ## List every command
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -136,6 +136,12 @@ down: $(DOCKER) ## Stop them, and the stages that run in containers; what they k
 
 serve: $(RUN) ## Answer POST /retain on port 8000 from the current release; metrics on 8001 (EXPERIMENT=local)
 	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m serve
+
+serve.up: $(DOCKER) ## Serve in containers: two replicas, their controller, Prometheus, alerts (EXPERIMENT=local)
+	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m flows.stack up
+
+serve.down: $(DOCKER) ## Stop them; what they know is kept
+	$(PY) -m flows.stack down
 
 shadow: $(RUN) ## Say whether the learned arm's shadow has shown enough; exit code 1 if not (EXPERIMENT=local)
 	mkdir -p eval/results

@@ -26,7 +26,7 @@ from eval.decision import DECISION, read
 from flows.board import ENDED, Board, Row, critical_path, makespan
 from flows.plan import Plan
 from retain.parts import Part
-from retain.release import ReleaseError, load
+from retain.release import Release, ReleaseError, load
 from retain.request import examples
 from serve.messages import summary
 
@@ -241,11 +241,16 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
             f"until then others, or templates, are sent: make messages{_experiment(plan.named)}",
             style="yellow",
         )
-    body = json.dumps(examples(release.spec, release.terms)["customer"]["value"])
     console.print(f"release: {folder}", soft_wrap=True)
     console.print(f"serve it with `make serve{_experiment(plan.named)}`, then ask:")
     # Not through the console, which wraps: the command is to be copied and has to stay on one line.
-    print(f"curl -s localhost:8000/retain -H 'content-type: application/json' -d {shlex.quote(body)}")
+    print(request_to(release))
+
+
+def request_to(release: Release, more: str = "") -> str:
+    """The command that asks a service on this machine about a customer of the release; `more` are arguments of curl."""
+    body = json.dumps(examples(release.spec, release.terms)["customer"]["value"])
+    return f"curl -s localhost:8000/retain {more}-H 'content-type: application/json' -d {shlex.quote(body)}"
 
 
 def _experiment(named: str) -> str:

@@ -1,4 +1,4 @@
-# Image `serve`: the API, POST /retain.
+# Image `serve`: the API, POST /retain, and the controller of its rollout.
 #
 # `make images` builds it (images/build.py) from a context of its own (images/context.py): install.sh, the image's lock
 # file in parts, of which the first are those of other images as well, and code/, what it needs of this repository.

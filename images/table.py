@@ -73,10 +73,10 @@ _ROWS = (
     ),
     Image(
         name="serve",
-        what="the API, POST /retain",
+        what="the API, POST /retain, and the controller of its rollout",
         extras=("serve",),
         libraries=(),
-        code=("engine", "retain", "serve"),
+        code=("engine", "retain", "serve", "deploy", "ops/rollout.yaml"),
     ),
     Image(
         name="orchestrator",

@@ -22,7 +22,7 @@ every_image = pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES.keys(
 ENTRIES = {
     "tabular": ["flows.train", "flows.stage", "engine.__main__"],
     "gpu": ["flows.stage", "engine.__main__"],
-    "serve": ["serve.__main__", "serve.worker", "serve.admin", "serve.messages"],
+    "serve": ["serve.__main__", "serve.worker", "serve.admin", "serve.messages", "deploy.controller"],
     "orchestrator": ["flows.witness"],
 }
 
