@@ -94,12 +94,13 @@ def _rendered(template: Path, values: Mapping[str, object], scale: float) -> str
     text = PLACEHOLDER.sub(lambda match: str(values[match[1]]), template.read_text(encoding="utf-8"))
     if scale == 1:
         return text
-    return DURATION.sub(lambda match: match[1] + _scaled(int(match[2]) * UNITS[match[3]], scale), text)
+    return DURATION.sub(lambda match: match[1] + _scaled(match, scale), text)
 
 
-def _scaled(seconds: int, scale: float) -> str:
-    """No shorter than a second, which is as often as anything is looked at."""
-    return f"{max(1, round(seconds / scale))}s"
+def _scaled(match: re.Match[str], scale: float) -> str:
+    """No shorter than a second, which is as often as anything is looked at; a range needs a few samples."""
+    shortest = 5 if match[1] == "[" else 1
+    return f"{max(shortest, round(int(match[2]) * UNITS[match[3]] / scale))}s"
 
 
 def limits_of_release(folder: Path) -> Monitoring:
