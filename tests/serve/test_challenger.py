@@ -44,15 +44,15 @@ AUC = Missed(criterion="rm.auc", kind="value", verdict="rm.auc 0 (wanted >= 1)")
 SENDER = {"name": "Other Telecom", "address": "2 Example Street"}
 
 
-def made(folder: Path, store: Path, fingerprint: str, **metrics: float) -> Path:
-    """Another release of that store, which offers 20 % to everybody in words of its own; with other metrics of its
-    policy, if they are given."""
+def made(folder: Path, store: Path, fingerprint: str, stage: str = "decision", **metrics: float) -> Path:
+    """Another release of that store, which offers 20 % to everybody in words of its own; with other metrics of a stage,
+    if they are given."""
     given = inputs(folder / "inputs", TELCO, dataset("bank"))
     (given["decision"] / "policy.json").write_bytes(policy(TELCO, 99.0, 20).to_json())
     entries = [{**entry, "text": entry["text"].replace("Many thanks for being with us.", OPENING)}
                for entry in bank("rlhf")]  # fmt: skip
     (given["messages"] / "rlhf.json").write_text(json.dumps(entries))
-    measured(given, "decision", **metrics)
+    measured(given, stage, **metrics)
     settings = config()
     settings.sender = SimpleNamespace(**SENDER, model_dump=lambda mode: SENDER)
     return publish(store, "release", run_stage(folder, given, settings), fingerprint * 64)
@@ -60,12 +60,13 @@ def made(folder: Path, store: Path, fingerprint: str, **metrics: float) -> Path:
 
 @pytest.fixture(scope="module")
 def stores(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the release of the other tests and two more: one that is served, one whose policy missed a criterion
-    of value."""
+    """A store with the release of the other tests and three more: one that is served, one whose policy missed a
+    criterion of value, and one whose messages did."""
     folder = tmp_path_factory.mktemp("challengers")
     shutil.copytree(store, folder / "store")
     made(folder / "served", folder / "store", "a")
     made(folder / "missed", folder / "store", "b", lift_gain=0.0)
+    made(folder / "silent", folder / "store", "d", "rm", auc=0.0)
     return folder / "store"
 
 
@@ -288,6 +289,21 @@ def test_its_process_loads_what_the_worker_judges_it_by(own: Release, missed: Re
     run(test)
 
 
+def test_its_process_says_what_a_person_accepted(own: Release, stores: Path) -> None:
+    silent = load(open_artifact(folder_of(stores, "d")))
+    assert silent.standing("rlhf") == "shadow_only"
+
+    async def test() -> None:
+        for accepted, says in (((), False), (accepting(silent, "rlhf"), True)):
+            async with running(worker_s_arm(stores, own, "d", accepted=accepted)) as arm:
+                wish = await arm.ask(own.assess(rows(TELCO, 1, seed=4)[0]), 0.0, PATIENCE)
+                assert isinstance(wish, Wish)
+                assert wish.said is not None
+                assert (OPENING in wish.said.text) == says
+
+    run(test)
+
+
 def test_the_arm_of_the_own_release_is_told_what_was_accepted(own: Release, stores: Path) -> None:
     async def test() -> None:
         arm = worker_s_arm(stores, own, "f", accepted=accepting(own, "decision"))
@@ -310,12 +326,7 @@ def test_one_arm_takes_the_place_of_another_with_questions_in_flight(
     (tmp_path / "fault").write_text("hangs")
     hanging = ["-m", "tests.serve.faulty_arm", str(tmp_path / "fault")]
 
-    async def test() -> None:
-        metrics = Metrics()
-        version, _ = load_release(Source(folder_of(stores, "f"), {}))
-        before = LearnedArm(Source(folder_of(stores, "f"), {}), version, own, metrics, command=hanging)
-        after = worker_s_arm(stores, own, "a")
-        after._metrics = metrics
+    async def replaced(before: LearnedArm, after: LearnedArm) -> None:
         await before.start()
         await until(lambda: before.running)
         assert gauges(before) == (1, 0)
@@ -343,6 +354,18 @@ def test_one_arm_takes_the_place_of_another_with_questions_in_flight(
         assert isinstance(await after.ask(own.assess(rows(TELCO, 1, seed=4)[0]), 0.0, PATIENCE), Wish)
         await after.stop()
         assert gauges(after) == (0, 0)
+
+    async def test() -> None:
+        metrics = Metrics()
+        version, _ = load_release(Source(folder_of(stores, "f"), {}))
+        before = LearnedArm(Source(folder_of(stores, "f"), {}), version, own, metrics, command=hanging)
+        after = worker_s_arm(stores, own, "a")
+        after._metrics = metrics
+        try:
+            await replaced(before, after)
+        finally:
+            await before.stop()
+            await after.stop()
 
     run(test)
 
