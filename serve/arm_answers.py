@@ -1,4 +1,4 @@
-"""What the numbers in an answer of the learned arm's process have to be: it is trusted in nothing."""
+"""What an answer of the learned arm's process has to be: it is trusted in nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 from retain.message import SITUATIONS
+from serve.trial_metrics import ArmFailure
 
+REPORTED: dict[str, ArmFailure] = {"error": "error", "not_finite": "not_finite"}  # by the process itself
 ROUNDED = 1e-6  # how far probabilities may be off by rounding
 
 

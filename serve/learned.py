@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import logging
 import math
-import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,18 +20,18 @@ from typing import Any, Literal
 
 from prometheus_client import Histogram
 
-from retain.decision import CONTACTS, Case, told
+from retain.decision import Case
 from retain.message import Message
 from retain.parts import Acceptance
 from retain.release import Assessment, Release
-from serve.arm_answers import ROUNDED, are_probabilities, is_assessed
+from serve.arm_answers import REPORTED, ROUNDED, are_probabilities, is_assessed
 from serve.arm_process import ArmProcess, Ended, Ending, valid
 from serve.circuit import Circuit
 from serve.loading import Loaded, Source
 from serve.metrics import Metrics
 from serve.spoken import NO_BANKS, NOTHING, Banks, Cell, Chosen, Row, Said, Spoken, judged, without_withdrawn
 from serve.trial_metrics import ArmFailure
-from serve.wire import READY, ROWS, Ready, dataset_digest, frame, told_of, what_is_offered
+from serve.wire import READY, ROWS, Ready, dataset_digest, frame, observation, told_of, what_is_offered
 
 SHADOW_SECONDS = 1.0  # for an answer that nobody waits for
 # For which such questions are gathered: one alone costs worker and process 60 us each, of 32 in one frame 9 and 4.
@@ -48,10 +47,6 @@ MEMORY = 512 << 20
 UNKNOWN = "unknown"  # the release of an arm whose files don't say
 
 LOADING = "it is loading its release"
-
-REPORTED: dict[str, ArmFailure] = {"error": "error", "not_finite": "not_finite"}  # by the process itself
-
-_TOLD = struct.Struct(f"<{CONTACTS + 7}f")  # the columns of an observation that follow the features
 
 log = logging.getLogger("retain.serve")
 
@@ -160,7 +155,6 @@ class LearnedArm:
         self._verdicts, self._number = release.verdicts, 0
         self._loaded = self._verdicts  # those that the process was started with
         self._cells: dict[Cell, Spoken] = {}
-        self._accepted = accepted
         self._known = known._replace(release=replace(known.release, accepted=accepted))
         self._speaker: Release | None = None  # what the process has loaded, as the worker knows it
         self._same = False  # whether that is the worker's own, so that it wants no customer's values
@@ -291,7 +285,7 @@ class LearnedArm:
         self._asked[number] = _Asked(permit, assessment, case, now, now + seconds, done)
         if self._same:
             self._numbers.append(number)
-            self._observations.append(case.features.tobytes() + _TOLD.pack(*told(case, pace)))
+            self._observations.append(observation(case, pace))
         else:
             values = {name: value for name, value in assessment.values.items() if name not in self._private}
             self._customers.append([number, pace, values, told_of(case.history)])
@@ -478,7 +472,7 @@ class LearnedArm:
         return {
             "folder": str(self._source.release),
             "parts": {part: str(folder) for part, folder in self._source.parts.items()},
-            "accepted": [acceptance.model_dump(mode="json") for acceptance in self._accepted],
+            "accepted": [acceptance.model_dump(mode="json") for acceptance in self._known.release.accepted],
             "verdicts": dict(self._verdicts),
             "number": self._number,
         }

@@ -29,11 +29,12 @@ import orjson
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from retain.dataset import DatasetSpec
-from retain.decision import History, Terms
+from retain.decision import CONTACTS, Case, History, Terms, told
 from retain.parts import Acceptance
 from serve.spoken import Row
 
 _LENGTHS = struct.Struct("<II")  # of the JSON, and of the block
+_TOLD = struct.Struct(f"<{CONTACTS + 7}f")  # the columns of an observation that follow the features
 MAX_FRAME = 8 << 20  # bytes; a full frame of the largest requests has 1 MiB
 
 
@@ -92,6 +93,11 @@ class Ready(BaseModel):
 READY = TypeAdapter(Ready)
 ROWS = TypeAdapter(list[Row])
 ACCEPTED = TypeAdapter(tuple[Acceptance, ...])
+
+
+def observation(case: Case, pace: float) -> bytes:
+    """What a policy observes of a customer (retain.decision.observe())."""
+    return case.features.tobytes() + _TOLD.pack(*told(case, pace))
 
 
 def told_of(history: History) -> list[Any]:
