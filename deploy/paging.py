@@ -8,6 +8,7 @@ being delivered later. Without a webhook a page is a line of the log.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -55,6 +56,7 @@ class Pager:
         self._pages = Pages()  # as they should be in the store, which may be behind
         self._unwritten: set[str] = set()  # ids that were delivered, which the store doesn't know yet
         self._last: Rollout | None = None  # with the rollbacks that were heard of
+        self._process = secrets.token_hex(4)
         self._tries: dict[str, _Try] = {}
         self._to_deliver, self._to_keep = threading.Event(), threading.Event()
         self._said = ""
@@ -67,10 +69,19 @@ class Pager:
     def tell(self, alerts: Iterable[Alert]) -> list[Page]:
         """The pages of alerts, which are delivered from now on."""
         new = [page_of(alert, self._now()) for alert in alerts]
+        self._take(*new)
+        return new
+
+    def tell_lost(self, says: str, number: int) -> None:
+        """That the lease is lost, for the `number`-th time of this process; that is delivered from now on."""
+        identity = f"lease/{self._experiment}/{self._process}/{number}"
+        title = "The lease of the challenger is lost, and the baseline decides"
+        self._take(Page(id=identity, severity="ticket", title=title, says=says, at=self._now()))
+
+    def _take(self, *new: Page) -> None:
         with self._lock:
             self._pages = with_pending(self._pages, *new)
         self._to_deliver.set()
-        return new
 
     def rolled_back(self, rollout: Rollout) -> None:
         """The rollout after a rollback, which is told from now on."""

@@ -25,6 +25,8 @@ RENEW_SECONDS = 5.0
 # What a round has found counts for so long; a process that was paused in between begins anew.
 ROUND_SECONDS = 4.0
 STUCK_SECONDS = 20.0  # a round that takes as long waits for the store
+LOST_SECONDS = 60.0  # without a renewal that should have been: somebody is told
+QUIET = (None, "starting", "no_challenger", "spare")  # outcomes of which nobody has to be told
 
 Refusal = Literal["starting", "no_challenger", "rollback", "spare", "store", "paused"] | Link
 
@@ -73,6 +75,7 @@ class Renewal:
         self._sighting: Sighting | None = None
         self._outcome = Outcome(None, "starting", "The first round is not over yet")
         self._ended = clock()  # the last round
+        self._well = clock()  # when the last round was one of which nobody has to be told
         self.renewals = 0
 
     def hear(self, watchdog: Alert) -> None:
@@ -99,11 +102,20 @@ class Renewal:
             return Outcome(None, "paused", f"The lease isn't renewed: no round has ended for {ago:.0f} s")
         return self._outcome
 
+    @property
+    def lost(self) -> str | None:
+        """What there is to tell somebody of a lease that has not been renewed for long, though there is a challenger:
+        if Prometheus or Alertmanager is what is dead, no alert does."""
+        seconds = self._clock() - self._well
+        return None if seconds < LOST_SECONDS else self.outcome.says
+
     def round(self) -> Outcome:
         """Renews the lease, or not; never raises. A change of the reason is logged."""
         before, outcome = self._outcome, self._round()
         self._outcome, self._ended = outcome, self._clock()
         self.renewals += outcome.why is None
+        if outcome.why in QUIET:
+            self._well = self._ended
         if (before.generation, before.why) != (outcome.generation, outcome.why):
             log.log(logging.INFO if outcome.why in (None, "no_challenger", "spare") else logging.WARNING, outcome.says)
         return outcome

@@ -76,10 +76,16 @@ class Controller:
         }
 
     def renew_forever(self) -> None:
-        """A round every RENEW_SECONDS."""
+        """A round every RENEW_SECONDS; each time that the lease is lost for long, somebody is told once."""
+        losses, told = 0, False
         while True:
             began = time.monotonic()
             self.renewal.round()
+            lost = self.renewal.lost
+            if lost is not None and not told:
+                losses += 1
+                self.pager.tell_lost(lost, losses)
+            told = lost is not None
             time.sleep(max(0.0, began + RENEW_SECONDS - time.monotonic()))
 
     def duties(self) -> Mapping[str, Callable[[], None]]:

@@ -9,7 +9,7 @@ import pytest
 from deploy.alerts import parse
 from deploy.calls import Unanswered
 from deploy.measured import Sample
-from deploy.renewal import RENEW_SECONDS, ROUND_SECONDS, STUCK_SECONDS, Renewal
+from deploy.renewal import LOST_SECONDS, RENEW_SECONDS, ROUND_SECONDS, STUCK_SECONDS, Renewal
 from deploy.watch import WATCHDOG_SECONDS
 from engine.document import Document
 from engine.errors import StoreUnavailable
@@ -181,6 +181,27 @@ def test_a_store_that_is_away_or_a_damaged_rollout_renews_nothing(
         assert scene.pass_seconds(5) == ["store"]
     scene.store.write(rollout_key("toy"), b"{}")
     assert scene.pass_seconds(5) == ["store"]
+
+
+def test_somebody_is_told_of_a_lease_that_is_lost_for_long(scene: Scene) -> None:
+    scene.pass_seconds(60)
+    assert scene.renewal.lost is None
+    scene.chain.up = False
+    scene.pass_seconds(LOST_SECONDS - RENEW_SECONDS)
+    assert scene.renewal.lost is None
+    scene.pass_seconds(RENEW_SECONDS)
+    assert scene.renewal.lost == f"The lease isn't renewed: Prometheus can't reach {REPLICA}, or doesn't know it"
+    scene.chain.up = True
+    scene.pass_seconds(2 * RENEW_SECONDS)
+    assert scene.renewal.lost is None
+
+
+def test_a_spare_and_whoever_has_no_challenger_have_lost_nothing(scene: Scene, tmp_path: Path) -> None:
+    second, idle = scene.controller("second"), Scene(tmp_path / "idle")
+    scene.pass_seconds(3 * LOST_SECONDS, scene.renewal, second)
+    idle.chain.up = False
+    idle.pass_seconds(3 * LOST_SECONDS)
+    assert second.lost is idle.renewal.lost is None
 
 
 def test_only_a_change_is_logged(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:

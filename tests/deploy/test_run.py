@@ -209,6 +209,22 @@ def test_a_replica_that_is_gone_ends_it_and_its_return_begins_it_anew(world: Wor
         world.renewed(running)
 
 
+def test_somebody_is_told_once_that_the_lease_is_lost(world: World) -> None:
+    pages = world.webhook.pages
+    with world.controller("import deploy.renewal; deploy.renewal.LOST_SECONDS = 1.0") as running:
+        for _ in range(2):
+            world.prometheus.up = True
+            world.renewed(running)
+            told = len(pages)
+            world.prometheus.up = False
+            until(lambda before=told: len(pages) == before + 1)  # type: ignore[misc]
+            assert pages[-1]["severity"] == "ticket"
+            assert "Prometheus can't reach retain-1:8001" in pages[-1]["says"]
+            time.sleep(1.0)  # five rounds
+            assert len(pages) == told + 1
+    assert world.actions == ["propose", "advance"]
+
+
 def test_an_alert_rolls_back_while_prometheus_hangs_and_nobody_takes_pages(world: World) -> None:
     world.webhook.status = 500
     hang = "import deploy.measured, time; deploy.measured.get_json = lambda *_, **__: time.sleep(1000)"
