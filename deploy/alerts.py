@@ -141,4 +141,5 @@ def blamed(alerts: Iterable[Alert], rollout: Rollout) -> Alert | None:
 
 def why(alert: Alert) -> str:
     """For the rollout's history, and for people."""
-    return f"{alert.name}: {alert.summary}" if alert.summary else alert.name
+    summary = alert.summary.rstrip(".")
+    return f"{alert.name}: {summary}" if summary else alert.name

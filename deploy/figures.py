@@ -16,8 +16,8 @@ from engine.errors import RetainError
 from retain.rollout import Rollout
 from retain.signals import Figure
 
-MEASURE_SECONDS = 15.0
-OLD_SECONDS = 60.0  # figures from before are not told
+MEASURE_SECONDS = 5.0
+OLD_SECONDS = 30.0  # figures from before are not told
 
 log = logging.getLogger("retain.deploy")
 

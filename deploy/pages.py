@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from deploy.alerts import Alert, why
+from deploy.alerts import Alert
 from retain.frozen import Frozen
 from retain.rollout import Rollout
 from retain.signals import Figure
@@ -50,7 +50,9 @@ def pages_key(experiment: str) -> str:
 
 def page_of(alert: Alert, at: int) -> Page:
     severity: Severity = "ticket" if alert.severity == "ticket" else "page"
-    return Page(id=alert.id, severity=severity, title=alert.name, says=why(alert), at=at, release=alert.release)
+    return Page(
+        id=alert.id, severity=severity, title=alert.name, says=alert.summary or alert.name, at=at, release=alert.release
+    )
 
 
 def rollback_pages(rollout: Rollout | None, experiment: str, through: int) -> list[tuple[int, Page]]:

@@ -30,7 +30,7 @@ def test_what_is_needed_is_read() -> None:
     assert (read.name, read.firing, read.severity, read.rolls_back, read.release) == (
         "RetainArmUnsafe", True, "page", True, GOOD,
     )  # fmt: skip
-    assert why(read) == "RetainArmUnsafe: RetainArmUnsafe is above its limit."
+    assert why(read) == "RetainArmUnsafe: RetainArmUnsafe is above its limit"
     assert why(read._replace(summary="")) == "RetainArmUnsafe"
 
 

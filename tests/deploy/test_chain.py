@@ -105,7 +105,7 @@ def test_an_alert_of_the_challenger_rolls_it_back_and_somebody_is_told_why(tmp_p
         assert rollout is not None
         event = rollout.history[-1]
         assert event.by == "controller"
-        assert event.reason == (f"RetainArmErrors: 5% of the decisions of challenger {chain.world.challenger} failed.")
+        assert event.reason == (f"RetainArmErrors: 5% of the decisions of challenger {chain.world.challenger} failed")
         assert rollout.latched
         told = next(page for page in chain.webhook.pages if page["id"] == f"rollback/toy/{rollout.generation}")
         assert told["severity"] == "page"

@@ -24,7 +24,7 @@ def ids(pages: Pages) -> list[str]:
 def test_a_page_says_what_the_alert_says() -> None:
     first, second = parse(body(blaming("A", GOOD), alert("B", severity="ticket"))).alerts
     assert page_of(first, 7) == Page(
-        id=first.id, severity="page", title="A", says="A: A is above its limit.", at=7, release=GOOD
+        id=first.id, severity="page", title="A", says="A is above its limit.", at=7, release=GOOD
     )
     assert page_of(second, 7).severity == "ticket"
 

@@ -82,7 +82,7 @@ def test_a_page_is_delivered_once(office: Office, webhook: Webhook) -> None:
         office.pager.deliver()
         office.pager.synchronise()
     assert webhook.titles == ["A", "B"]
-    assert webhook.pages[0]["says"] == "A: A is above its limit."
+    assert webhook.pages[0]["says"] == "A is above its limit."
     assert webhook.pages[0]["experiment"] == "toy"
     assert office.pager.pending == 0
     assert office.document.read() == Pages(delivered=tuple(sorted(page["id"] for page in webhook.pages)))
@@ -195,7 +195,7 @@ def test_without_a_webhook_a_page_is_a_line_of_the_log(tmp_path: Path, caplog: p
     office.pager.deliver()
     assert [(record.levelname, record.getMessage().partition(".")[0]) for record in caplog.records] == [
         ("ERROR", f"{GOOD} was rolled back by controller: RetainArmErrors: too many"),
-        ("ERROR", "A: A: A is above its limit"),
+        ("ERROR", "A: A is above its limit"),
     ]
     assert office.pager.pending == 0
 

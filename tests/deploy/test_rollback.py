@@ -46,7 +46,7 @@ def test_the_challenger_goes_with_reason_and_figures(document: Document[Rollout]
     assert rollout is not None
     assert (rollout.phase, rollout.latched) == ("baseline", True)
     event = rollout.history[-1]
-    assert (event.by, event.reason) == ("controller", "RetainArmErrors: RetainArmErrors is above its limit.")
+    assert (event.by, event.reason) == ("controller", "RetainArmErrors: RetainArmErrors is above its limit")
     assert (event.figures, event.at) == (SEEN, 77)
     assert told == [rollout]
     assert (at_work.count, at_work.owing()) == (1, False)
@@ -108,7 +108,7 @@ def test_a_store_that_does_not_take_it_is_asked_again(
     assert document.read() == CANARY
     full.clear()
     assert done.wait(30)
-    assert document.read() == roll_back(CANARY, by="controller", why="A: A is above its limit.", at=77, figures=SEEN)
+    assert document.read() == roll_back(CANARY, by="controller", why="A: A is above its limit", at=77, figures=SEEN)
     assert [record.getMessage() for record in caplog.records].count(
         "a rollback could not be put on record, and is tried again: No space left on device"
     ) == 1  # fmt: skip

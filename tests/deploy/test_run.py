@@ -346,7 +346,7 @@ def test_a_demo_s_time_scale_is_said_in_red_and_a_page_may_be_a_line(world: Worl
         assert running.stderr is not None
         said = running.stderr.read()
     assert "\x1b[1;31mThis store holds a file DEMO: time runs 60 times as fast." in said
-    assert "WARNING controller RetainScoreDrift: RetainScoreDrift: RetainScoreDrift is above its limit." in said
+    assert "WARNING controller RetainScoreDrift: RetainScoreDrift is above its limit." in said
 
 
 def test_a_port_that_is_taken_is_said(world: World) -> None:
