@@ -22,6 +22,7 @@ from engine.errors import RetainError
 from engine.releases import version_of
 from retain.guard import Guard, in_force
 from retain.parts import Acceptance, Missed
+from retain.record import Record
 from retain.release import Release, load
 from serve.answers import Answer
 from serve.arms import challenger_arm
@@ -29,7 +30,7 @@ from serve.learned import Failure, Heard, LearnedArm, Wish
 from serve.loading import Source, load_challenger, load_release
 from serve.metrics import Metrics
 from serve.router import Router
-from tests.releases import approved, bank, config, dataset, inputs, measured, policy, publish, rows, run_stage
+from tests.releases import approved, bank, config, dataset, inputs, measured, part, policy, publish, rows, run_stage
 from tests.serve.apps import app_of
 from tests.serve.arms import InProcessArm
 from tests.serve.client import Client
@@ -124,6 +125,23 @@ def test_the_arm_of_the_worker_s_own_release_has_its_versions(own: Release) -> N
     arm = InProcessArm("v1", own)
     asked(own, arm)
     assert (arm.may_decide, arm.versions) == (True, {"release": "v1", **own.versions})
+
+
+def test_what_it_is_worth_is_told_by_the_risk_model_of_the_release_that_answers(own: Release, tmp_path: Path) -> None:
+    """Both arms by the same one; the challenger's may be an optimist."""
+    given = inputs(tmp_path / "inputs", TELCO, dataset("bank"))
+    (given["decision"] / "policy.json").write_bytes(policy(TELCO, 99.0, 20).to_json())
+    part(given["risk"], TELCO, seed=7)
+    out = run_stage(tmp_path, given)
+    other = approved(load({path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}))
+    client = Client(app_of("v1", replace(own, verdicts=other.verdicts), ALL, learned=arm_of(own, other)))
+    customer = rows(TELCO, 1, seed=4)[0]
+    answer = client.post({"customer": customer}).json()
+    record = Record.model_validate_json(client.get(f"/decisions/{answer['decision_id']}").content)
+    assert answer["mode"] == "learned"
+    assert answer["risk"] == other.assess(customer).case.risk != own.assess(customer).case.risk
+    assert record.detail.risk == own.assess(customer).case.risk
+    assert record.nrr_proxy == pytest.approx(1 - own.assess(customer).case.risk - record.cost / record.charge)
 
 
 def test_one_that_the_worker_has_not_loaded_decides_about_nobody(own: Release, other: Release) -> None:
