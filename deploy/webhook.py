@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from hmac import compare_digest
@@ -27,6 +29,7 @@ from engine.errors import RetainError
 
 ANSWER_SECONDS = 5.0  # Alertmanager waits for longer
 MAX_AT_ONCE = 64  # notifications that wait for the store; more are to come again
+TOKEN_SECONDS = 60.0  # between two lines of the log about callers without the token, who must not fill a disk
 
 log = logging.getLogger("retain.deploy")
 
@@ -49,6 +52,7 @@ class Webhook:
         self._health = health
         self._registry = registry
         self._at_work = threading.BoundedSemaphore(MAX_AT_ONCE)
+        self._logged = -math.inf
 
     def app(self) -> Starlette:
         return Starlette(
@@ -61,6 +65,9 @@ class Webhook:
 
     async def _alerts(self, request: Request) -> Response:
         if not self._bears(request):
+            if time.monotonic() - self._logged >= TOKEN_SECONDS:
+                self._logged = time.monotonic()
+                log.warning("a notification without the token of RETAIN_CONTROLLER_TOKEN was refused")
             return _answer(401, "wants Authorization: Bearer, with RETAIN_CONTROLLER_TOKEN")
         try:
             body = await _body(request)

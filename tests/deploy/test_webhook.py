@@ -67,6 +67,15 @@ def test_without_the_token_nothing_is_read(desk: Desk, headers: dict[str, Any]) 
     assert (desk.heard, desk.taken) == ([], [])
 
 
+def test_another_token_is_logged_but_not_often(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    with desk.client() as client:
+        for _ in range(5):
+            client.post("/alerts", content=body(), headers={"authorization": f"Bearer {TOKEN}x"})
+    lines = [record.getMessage() for record in caplog.records if record.name == "retain.deploy"]
+    assert lines == ["a notification without the token of RETAIN_CONTROLLER_TOKEN was refused"]
+    assert TOKEN not in lines[0]
+
+
 def test_two_tokens_are_none(desk: Desk) -> None:
     with desk.client() as client:
         headers = [("authorization", f"Bearer {TOKEN}")] * 2
