@@ -108,11 +108,9 @@ def test_no_answer_is_a_refusal(town: Town, prometheus: FakePrometheus, replicas
 
 
 def test_of_each_figure_the_worst_replica_counts(town: Town, replicas: list[FakeReplica]) -> None:
-    settings, bad = read(town.environment), FakeReplica(town.good, unsafe="fail", latency_p95="hold")
-    replicas[0].answer["figures"], replicas[1].answer["figures"] = (
-        bad.answer["figures"],
-        replicas[0].answer["figures"],
-    )
+    settings = read(town.environment)
+    replicas[0].answer["figures"] = FakeReplica(town.good, unsafe="fail").answer["figures"]
+    replicas[1].answer["figures"] = FakeReplica(town.good, latency_p95="hold").answer["figures"]
     figures = {figure.name: figure.verdict for figure in shadow_figures(desk(settings, lambda _: None), town.good)}
     assert figures == {
         "latency_p95": "hold", "unsafe": "fail", "answers_missed": "pass", "unavailable": "pass", "value": "hold",
