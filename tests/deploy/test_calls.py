@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -39,13 +43,24 @@ def test_anything_but_json_is_no_answer(status: int, content: bytes) -> None:
         get_json(url, seconds=30, who="it")
 
 
-def test_nobody_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which is nobody's way to a process of this house
+def test_nobody_there_is_said() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(Unanswered, match=f"^it at {url} doesn't answer .*refused"):
         get_json(url, seconds=30, who="it")
-    with answering(always(200, b"1")) as there:
-        assert get_json(there, seconds=30, who="it") == 1
+
+
+def test_no_proxy_of_the_shell_is_between_processes_of_this_house() -> None:
+    """It is read when the module is imported, hence a process."""
+    program = "import sys; from deploy.calls import get_json; print(get_json(sys.argv[1], seconds=30, who='it'))"
+    plain = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    with answering(always(200, b"1")) as url:
+        ended = subprocess.run(
+            [sys.executable, "-c", program, url],
+            cwd=Path(__file__).resolve().parents[2],
+            env=plain | {"http_proxy": f"http://127.0.0.1:{free_port()}"},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert ended.stdout == "1\n", ended.stderr
 
 
 def test_nobody_is_waited_for_for_longer_than_stated() -> None:
