@@ -112,6 +112,14 @@ class Chain:
         process.kill()
         process.__exit__(None, None, None)
 
+    def break_arm(self, fault: str) -> None:
+        """Whatever tests.serve.faulty_arm can do; its processes begin anew, since some faults are met at the start."""
+        self.fault.write_text(fault)
+        for name in REPLICAS:
+            for worker in self.processes[name].children("worker").values():
+                for process in worker.children():
+                    process.kill()
+
     def pause(self, name: str) -> None:
         """It hangs, with all its processes, and its connections stay open."""
         for process in self._all(name):
