@@ -2,7 +2,7 @@
 
     python -m deploy.controller run        watches alerts and Prometheus, renews the lease, rolls back, pages
     python -m deploy.controller status     what is served, and what is waited for
-    python -m deploy.controller propose RELEASE --by NAME --reason TEXT
+    python -m deploy.controller propose RELEASE [--champion RELEASE] --by NAME --reason TEXT
     python -m deploy.controller accept PART --criteria A,B --digest DIGEST --by NAME --reason TEXT
     python -m deploy.controller advance --to canary|full --by NAME --reason TEXT
     python -m deploy.controller rollback --by NAME --reason TEXT
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("status", help=standing, description=standing).set_defaults(carry_out=_status)
     propose = _signed(commands, "propose", _propose, "puts a release's learned policy into the shadow")
     propose.add_argument("release", metavar="RELEASE", help="its version, or its folder in the store")
+    propose.add_argument("--champion", metavar="RELEASE", help="whose baseline answers, once the services start anew")
     accept = _signed(commands, "accept", _accept, "lets customers be shown a part that missed criteria of value")
     accept.add_argument("part", metavar="PART", help="such as decision")
     accept.add_argument("--criteria", required=True, help="all that it missed, with commas between them")
@@ -127,7 +128,7 @@ def _status(desk: Desk, options: argparse.Namespace) -> list[str]:
 
 
 def _propose(desk: Desk, options: argparse.Namespace) -> list[str]:
-    return people.propose_release(desk, options.release, _who(options))
+    return people.propose_release(desk, options.release, _who(options), options.champion)
 
 
 def _accept(desk: Desk, options: argparse.Namespace) -> list[str]:

@@ -95,20 +95,25 @@ def desk(settings: Settings, say: Callable[[str], None]) -> Desk:
 # -- forward -------------------------------------------------------------------------------------------------------
 
 
-def propose_release(desk: Desk, release: str, who: Signature) -> list[str]:
-    """Puts a release's learned policy into the shadow of the one that is current. `release`: version or folder."""
+def propose_release(desk: Desk, release: str, who: Signature, champion: str | None = None) -> list[str]:
+    """Puts a release's learned policy into the shadow of the champion, which is the one of before, or at first the
+    current release, unless another is named. Both are versions or folders."""
     candidate = named(release, desk.settings.experiment)
     part = candidate.parts[POLICY]
     if part.standing == "left_out":
         missed = ", ".join(missed.criterion for missed in part.missed)
         raise RolloutError(f"release {candidate.version} has no learned policy to try, since it missed {missed}")
-    champion = version_of(current_release(desk.settings.named))
-    rollout = desk.rollout.change(
-        lambda rollout: propose(rollout, champion, candidate.version, by=who.by, reason=who.reason, at=desk.clock())
-    )
+    answers = None if champion is None else named(champion, desk.settings.experiment).version
+
+    def proposed(before: Rollout | None) -> Rollout:
+        of_before = None if before is None else before.champion.release
+        stays = answers or of_before or version_of(current_release(desk.settings.named))
+        return propose(before, stays, candidate.version, by=who.by, reason=who.reason, at=desk.clock())
+
+    rollout = desk.rollout.change(proposed)
     return [
         _now(rollout),
-        *_others_answer(desk, champion),
+        *_others_answer(desk, rollout.champion.release),
         *_to_accept(candidate),
         "Once GET /shadow says that its figures pass: advance --to canary.",
     ]
@@ -274,7 +279,7 @@ def _missed(part: Part) -> str:
 
 
 def _others_answer(desk: Desk, champion: str) -> list[str]:
-    """A warning if the services answer from another release than the one that is current."""
+    """A warning if the services answer from another release than the champion."""
     try:
         versions = {sample.labels.get("release", "") for sample in desk.prometheus.samples(VERSIONS)}
     except Unanswered:
@@ -283,6 +288,6 @@ def _others_answer(desk: Desk, champion: str) -> list[str]:
     if not others:
         return []
     return [
-        f"Warning: the services answer from {', '.join(others)}, and the champion is {champion}, the current release. "
-        "Until they answer from that one no customer meets the challenger: start them again."
+        f"Warning: the services answer from {', '.join(others)}, and the champion is {champion}. Until they answer "
+        "from that one no customer meets the challenger: start them again."
     ]

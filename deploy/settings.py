@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from engine.config import experiment_path, is_path, tag_of
+from engine.config import experiment_path, is_path
 from engine.errors import RetainError
-from engine.releases import DEFAULT_EXPERIMENT
+from engine.releases import DEFAULT_EXPERIMENT, experiment_of
 
 MIN_SECRET, MAX_SECRET = 16, 256  # characters
 MAX_REPLICAS = 64
@@ -152,7 +152,7 @@ def read(environment: Mapping[str, str]) -> Settings:
     named = values["EXPERIMENT"]
     return Settings(
         named=named,
-        experiment=tag_of(experiment_path(named)) if is_path(named) else named,
+        experiment=experiment_of(named),
         prometheus=values["RETAIN_PROMETHEUS_URL"],
         replicas=values["RETAIN_REPLICAS"],
         admin_token=values["RETAIN_ADMIN_TOKEN"],

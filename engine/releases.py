@@ -50,10 +50,14 @@ def find(version: str, named: str) -> Path:
     return versions[version]
 
 
+def experiment_of(named: str) -> str:
+    """The name of the experiment that EXPERIMENT names, by its name or the path of its file. Raises RetainError."""
+    return tag_of(experiment_path(named)) if is_path(named) else named  # a release needs no file of its name
+
+
 def _place(named: str) -> tuple[str, Path]:
     """The name of the experiment that EXPERIMENT names, and the store's folder."""
-    experiment = tag_of(experiment_path(named)) if is_path(named) else named  # a release needs no file of its name
-    return experiment, Path(open_store(store_url()).url)
+    return experiment_of(named), Path(open_store(store_url()).url)
 
 
 def version_of(release: Path) -> str:

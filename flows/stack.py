@@ -23,17 +23,17 @@ from docker import DockerClient
 from deploy import rules
 from deploy.plan import time_scale
 from engine.artifact import open_artifact
-from engine.config import experiment_path, is_path, tag_of
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
 from engine.paths import path_of
-from engine.releases import DEFAULT_EXPERIMENT, current_release
+from engine.releases import DEFAULT_EXPERIMENT, experiment_of
 from engine.store import open_store
 from flows import compose, platform
 from flows.compose import Say
 from flows.terminal import request_to
 from retain.release import ReleaseError, load
+from serve.champion import answering_release
 
 DEPLOY = ROOT / "deploy"
 COMPOSE_FILE, BUILD_FILE = DEPLOY / "compose.yaml", DEPLOY / "compose.build.yaml"
@@ -107,9 +107,10 @@ def down(say: Say) -> None:
 
 
 def _release(named: str) -> Path:
-    """The folder of the release that is served: RELEASE_PATH, or the experiment's current one. Raises RetainError."""
+    """The folder of the release that is served: RELEASE_PATH, or else the rollout's champion, or the current one.
+    Raises RetainError."""
     given = os.environ.get("RELEASE_PATH")
-    folder = path_of("RELEASE_PATH", given) if given else current_release(named)
+    folder = path_of("RELEASE_PATH", given) if given else answering_release(named)
     if not folder.resolve().is_relative_to(Path(compose.store_folder()).resolve()):
         raise RetainError(f"RELEASE_PATH={given}: containers have the store alone, so it has to lie there")
     return folder
@@ -182,7 +183,7 @@ def _environment(named: str, release: Path, image: str, passwords: Mapping[str, 
         **os.environ,
         **passwords,
         "DOCKER_HOST": compose.engine_address(),
-        "RETAIN_EXPERIMENT": tag_of(experiment_path(named)) if is_path(named) else named,
+        "RETAIN_EXPERIMENT": experiment_of(named),
         "RETAIN_RELEASE": release.resolve().relative_to(Path(store).resolve()).as_posix(),
         "RETAIN_HOST_STORE": store,
         "RETAIN_HOST_RENDERED": str(RENDERED),

@@ -61,7 +61,7 @@ class Detail(Frozen):
     None without an offer, and where nothing is compared, since nobody is treated by chance. `banks`: what the release
     has for the offer that was made. `unasked`: why the learned arm wasn't asked in its shadow: "forbidden" (a rule
     forbids all contact), "left_out" (the release has none), "served" (it decided itself), or what kept it from deciding
-    about a customer of its own: "other_release" (it has loaded another one than answers), or a kind of failure.
+    about a customer of its own: "other_release" (customers may not meet what it has loaded), or a kind of failure.
 
     `trial`: the version whose learned arm decided about `percent` of the customers at that time, None where none did;
     `assigned`: whose the customer was then, whoever decided about her in the end. `risk`: what the risk model of the

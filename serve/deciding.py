@@ -179,7 +179,11 @@ class Deciding:
         return self.bound.release.message(self.assessment, decision)
 
     def _answer(self, decision_id: str, decision: Decision, message: Message | None, now: int) -> dict[str, Any]:
+        versions = self.bound.versions
+        if self.heard is not None and self.bound.trial not in (None, versions["release"]):
+            versions = {**versions, "challenger": self.bound.trial}
         return answer(self.bound, self.asked, self.assessment, decision, message) | {
+            "versions": versions,
             "decision_id": decision_id,
             "send_after": None if message is None else self.send_after(now),
         }
@@ -188,6 +192,12 @@ class Deciding:
         """From when on her message may be sent. `now` in microseconds since 1970."""
         seconds = self.bound.release.quiet_hours.send_after(now / SECOND, self.asked.time_zone)
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _banks(self, offer: int) -> bytes:
+        """What the release of the arm that decides has for the offer."""
+        if self.heard is not None:
+            return self.heard.banks.record
+        return self.bound.banks(self.assessment.situation, offer)
 
     def _risk_if_accepted(self, offer: int | None) -> float | None:
         # 12 us, which nobody has to spend where nothing is compared.
@@ -214,7 +224,7 @@ class Deciding:
             "history": self.assessment.case.history,
             "pace": self.pace,
             "said": None if message is None else said(message),
-            "banks": None if offer is None else orjson.Fragment(self.bound.banks(self.assessment.situation, offer)),
+            "banks": None if offer is None else orjson.Fragment(self._banks(offer)),
         }
 
 

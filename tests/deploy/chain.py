@@ -31,12 +31,12 @@ PATIENCE = 120.0  # seconds, for what others who use the machine make slow
 # What a test needs beside the fault itself: an arm that can be broken, is asked again and again, and a clock.
 PATCH = """
 import functools, pathlib, time
-import serve.circuit, serve.learned, serve.state
+import serve.arms, serve.circuit, serve.learned, serve.state
 serve.circuit.MISSES = {misses}
 serve.learned.FIRST_PAUSE = serve.learned.LONGEST_PAUSE = 0.1
-LearnedArm = functools.partial(serve.learned.LearnedArm, command=("-m", "tests.serve.faulty_arm", {fault!r}))
-serve.worker.LearnedArm = LearnedArm
-serve.loading.LearnedArm = LearnedArm
+serve.arms.LearnedArm = functools.partial(
+    serve.learned.LearnedArm, command=("-m", "tests.serve.faulty_arm", {fault!r})
+)
 shift = pathlib.Path({shift!r})
 def clock():
     return time.time_ns() // 1000 + int(shift.read_text())

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from retain.release import Release
-from tests.deploy.chain import REPLICAS, Chain, until
-from tests.reliability import write_block
+from tests.deploy.chain import Chain, until
 from tests.serve.callers import Callers
-from tests.serve.services import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.kills]
 

@@ -38,10 +38,10 @@ pytestmark = pytest.mark.kills
 # What a test needs beside the fault itself: pauses that end while it waits, and a clock that it can set.
 PATCH = """
 import functools, pathlib, time
-import serve.circuit, serve.learned, serve.state
+import serve.arms, serve.circuit, serve.learned, serve.state
 serve.circuit.FIRST_PAUSE = serve.circuit.LONGEST_PAUSE = 0.5
 serve.learned.FIRST_PAUSE = serve.learned.LONGEST_PAUSE = 0.1
-serve.worker.LearnedArm = functools.partial(
+serve.arms.LearnedArm = functools.partial(
     serve.learned.LearnedArm, command=("-m", "tests.serve.faulty_arm", {fault!r})
 )
 shift = pathlib.Path({shift!r})

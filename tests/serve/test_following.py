@@ -125,6 +125,7 @@ def test_a_challenger_of_another_release_is_loaded_and_decides(staged: Callable[
     assert stage.made == [(CHALLENGER, ())]
     answer = stage.ask(1)
     assert (answer["mode"], answer["offer"]) == ("learned", 20)
+    assert (answer["versions"]["release"], answer["versions"]["challenger"]) == (CHAMPION, CHALLENGER)
     record = stage.client.get(f"/decisions/{answer['decision_id']}").json()
     assert (record["detail"]["trial"], record["detail"]["assigned"]) == (CHALLENGER, "learned")
     assert {key: stage.rollout[key] for key in ("phase", "challenger", "percent", "served_percent", "problem")} == {
