@@ -6,6 +6,7 @@ Several processes count into files of one folder (folder.py), which the admin pr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,6 +25,7 @@ from prometheus_client.values import MultiProcessValue
 from retain.message import SITUATIONS
 from retain.plausible import Outside
 from retain.release import SOURCES
+from serve.operations import Kind
 from serve.periods import Standing as Wallet
 from serve.trial_metrics import ARM_FAILURES, BUCKETS, TrialMetrics
 
@@ -117,6 +119,8 @@ class Metrics:
             "retain_outcomes", "What became of decisions, and what was done with it", ["kind", "status"],
             registry=self.registry,
         )  # fmt: skip
+        for kind in get_args(Kind):
+            self.outcomes.labels(kind, "recorded")  # or the first would be no increase to Prometheus
         self.wallet_refused = Counter(
             "retain_wallet_refused", "Offers that the wallet did not let be made", registry=self.registry
         )

@@ -110,6 +110,20 @@ def test_every_metric_of_a_rule_is_exposed_or_recorded() -> None:
     assert recorded() <= used | named(" ".join(QUERIES))  # none is recorded for nobody
 
 
+@pytest.mark.parametrize(
+    "series",
+    [
+        'retain_outcomes_total{kind="complained",status="recorded"}',
+        'retain_requests_total{code="503",path="/retain"}',
+        'retain_decisions_total{action="no_contact",mode="baseline",why="state_unavailable"}',
+        "retain_suppressed_total",
+    ],
+)
+def test_what_alerts_count_begins_at_zero(series: str) -> None:
+    """To Prometheus a counter that begins at one has not increased."""
+    assert f"\n{series} 0.0\n" in Metrics().text().decode()
+
+
 def test_the_check_sees_what_is_not_exposed() -> None:
     assert named('sum (rate(retain_gone_total{why="x"}[5m])) / retain:gone:day') == {"retain_gone", "retain:gone:day"}
     assert "retain_gone" not in exposed()
