@@ -15,6 +15,7 @@ import yaml
 
 from deploy import rules
 from engine.errors import RetainError
+from engine.fingerprint import ROOT
 from serve.trial_metrics import BUCKETS
 from tests.deploy.programs import program
 
@@ -336,12 +337,14 @@ def test_a_demo_s_store_alone_is_scaled(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_every_alert_says_what_it_means_and_where_to_read_on() -> None:
+    runbook = (ROOT / "docs" / "OPERATOR_RUNBOOK.md").read_text()
     for group in yaml.safe_load(rules.rules(LIMITS))["groups"]:
         for rule in group["rules"]:
             if "alert" in rule:
                 assert {"summary", "description", "runbook"} <= rule["annotations"].keys(), rule["alert"]
                 assert rule["annotations"]["runbook"] == f"docs/OPERATOR_RUNBOOK.md#{rule['alert'].lower()}"
                 assert rule["annotations"]["summary"].endswith(".")
+                assert f"\n### {rule['alert']}\n" in runbook
 
 
 @pytest.mark.parametrize("scale", [1, 60])
