@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from docker import DockerClient
@@ -38,15 +38,11 @@ from serve.champion import answering_release
 DEPLOY = ROOT / "deploy"
 COMPOSE_FILE, BUILD_FILE = DEPLOY / "compose.yaml", DEPLOY / "compose.build.yaml"
 WATCH_FOLDER = DEPLOY / "debian"  # what Prometheus and Alertmanager are built from where they can't be pulled
-SECRETS_FILE = DEPLOY / "secrets.env"
-RENDERED = ROOT / "build" / "serve"  # what Prometheus and Alertmanager read
 REPLICAS = ("serve-1", "serve-2")
 # Started together, one group after the other: a replica serves while the next one is replaced.
 GROUPS = (("postgres",), *((replica,) for replica in REPLICAS), ("controller", "prometheus", "alertmanager"))
 GRAFANA = "grafana"
 SERVICES = (*(service for group in GROUPS for service in group), GRAFANA)
-PROJECT = compose.Project("retain-serve", DEPLOY, SERVICES, what="service", down="make serve.down")
-VOLUME = "retain-serve-postgres"
 SERVE = "serve"  # the image of the replicas and of the controller
 NOBODY = 10001  # the image's own user, if the store is root's
 TOKEN_FILE = "/run/retain/token"  # in the containers of Prometheus and Alertmanager: what they bear
@@ -54,16 +50,41 @@ DATABASE_PASSWORD, ADMIN_TOKEN, CONTROLLER_TOKEN, API_KEYS = SECRETS = (
     "POSTGRES_PASSWORD", "RETAIN_ADMIN_TOKEN", "RETAIN_CONTROLLER_TOKEN", "RETAIN_API_KEYS",
 )  # fmt: skip
 CALLER = "local"  # the name of the key that is made
-ADDRESSES = {
-    "serve-1": "http://127.0.0.1:8000",
-    "serve-2": "http://127.0.0.1:8010",
-    "prometheus": "http://127.0.0.1:9090",
-    "alertmanager": "http://127.0.0.1:9093",
-    GRAFANA: "http://127.0.0.1:3000",
-}
+PORTS = {"serve-1": 8000, "serve-2": 8010, "prometheus": 9090, "alertmanager": 9093, GRAFANA: 3000}
 
 
-def up(say: Say) -> None:
+class Stack(NamedTuple):
+    """One of them on this machine. `name` is that of its project and begins those of its volumes; its ports are higher
+    than PORTS by `shift`; `down` is the command that stops it. `secrets`: the file where they are written."""
+
+    name: str
+    down: str
+    secrets: Path
+    shift: int = 0
+
+    @property
+    def project(self) -> compose.Project:
+        return compose.Project(self.name, DEPLOY, SERVICES, what="service", down=self.down)
+
+    @property
+    def database(self) -> str:
+        """The volume."""
+        return f"{self.name}-postgres"
+
+    @property
+    def rendered(self) -> Path:
+        """The folder of what Prometheus and Alertmanager read."""
+        return ROOT / "build" / self.name
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        return {service: f"http://127.0.0.1:{port + self.shift}" for service, port in PORTS.items()}
+
+
+SERVING = Stack("retain-serve", "make serve.down", DEPLOY / "secrets.env")
+
+
+def up(say: Say, stack: Stack = SERVING) -> None:
     """Starts what isn't running yet, or runs as something else than is stated now, and waits until all is healthy.
 
     Raises RetainError.
@@ -75,35 +96,40 @@ def up(say: Say) -> None:
     except ReleaseError as error:
         raise RetainError(f"{folder}: can't be served: {error}") from None
     engine = compose.open_engine()
-    compose.refuse_other_checkout(engine, PROJECT)
-    refuse_taken_ports(engine)
-    passwords = made_once(engine)
-    environment = _environment(named, folder, compose.own_image(SERVE, ROOT, say), passwords, _rendered(folder, say))
+    compose.refuse_other_checkout(engine, stack.project)
+    refuse_taken_ports(engine, stack)
+    passwords = made_once(engine, stack)
+    environment = _environment(stack, named, folder, compose.own_image(SERVE, ROOT, say), passwords)
+    environment["RETAIN_RENDERED"] = _render(stack, folder, say)
     files = _files(engine, say)
     if with_grafana := compose.pull(engine, stated_image(GRAFANA), say):
         files = [*files, "--profile", GRAFANA]
     else:
         say("so there is no Grafana; its dashboards are in deploy/grafana/dashboards")
     for group in (*GROUPS, (GRAFANA,)) if with_grafana else GROUPS:
-        compose.compose(PROJECT, [*files, "up", "--detach", "--no-deps", *group], environment)
+        compose.compose(stack.project, [*files, "up", "--detach", "--no-deps", *group], environment)
         for service in group:
-            compose.wait_until_healthy(engine, PROJECT, service, say)
+            compose.wait_until_healthy(engine, stack.project, service, say)
     say("")
-    for service, address in ADDRESSES.items():
+    for service, address in stack.addresses.items():
         if with_grafana or service != GRAFANA:
             say(f"{service:13}{address}")
-    say(f"what people tell the rollout: docker exec -it {_container(engine, 'controller')} python -m deploy.controller")
+    controller = container(engine, stack, "controller")
+    say(f"what people tell the rollout: docker exec -it {controller} python -m deploy.controller")
     say("ask the service about a customer:")
-    say(request_to(release, f'-H "Authorization: Bearer {_key(passwords)}" '))
+    say(request_to(release, f'-H "Authorization: Bearer {_key(stack, passwords)}" '))
 
 
-def down(say: Say) -> None:
-    """Stops all of it. Databases stay, as does the rollout, which is in the store. Raises RetainError."""
+def down(say: Say, stack: Stack = SERVING, *, forget: bool = False) -> None:
+    """Stops all of it. Databases stay unless they are to be forgotten, and the rollout, which is in the store. Raises
+    RetainError."""
     engine = compose.open_engine()
-    compose.refuse_other_checkout(engine, PROJECT)
+    compose.refuse_other_checkout(engine, stack.project)
     files = ["--file", str(COMPOSE_FILE), "--profile", GRAFANA]
-    compose.compose(PROJECT, [*files, "down"], os.environ | {"DOCKER_HOST": compose.engine_address()})
-    say(f"stopped. Decisions stay in the volume {VOLUME}, metrics in retain-serve-prometheus")
+    environment = os.environ | {"DOCKER_HOST": compose.engine_address(), "RETAIN_STACK": stack.name}
+    compose.compose(stack.project, [*files, "down", *(["--volumes"] if forget else [])], environment)
+    if not forget:
+        say(f"stopped. Decisions stay in the volume {stack.database}, metrics in {stack.name}-prometheus")
 
 
 def _release(named: str) -> Path:
@@ -116,11 +142,11 @@ def _release(named: str) -> Path:
     return folder
 
 
-def refuse_taken_ports(engine: DockerClient) -> None:
+def refuse_taken_ports(engine: DockerClient, stack: Stack) -> None:
     """Raises RetainError if something else listens where a service is published."""
-    for service, address in ADDRESSES.items():
+    for service, address in stack.addresses.items():
         port = int(address.rpartition(":")[2])
-        if any(each.status == "running" for each in compose.services_of(engine, PROJECT, service)):
+        if any(each.status == "running" for each in compose.services_of(engine, stack.project, service)):
             continue
         with socket.socket() as trying:
             trying.settimeout(2)
@@ -128,34 +154,42 @@ def refuse_taken_ports(engine: DockerClient) -> None:
                 raise RetainError(f"Port {port} of 127.0.0.1, where {service} is to be, is taken: stop what has it")
 
 
-def made_once(engine: DockerClient) -> dict[str, str]:
-    """The secrets: those of the environment, else of deploy/secrets.env, where each is written once. Raises
+def made_once(engine: DockerClient, stack: Stack) -> dict[str, str]:
+    """The secrets: those of the environment, else of the stack's file, where each is written once. Raises
     RetainError."""
-    written = compose.read_secrets(SECRETS_FILE)
+    written = compose.read_secrets(stack.secrets)
     known = {name: value for name in SECRETS if (value := os.environ.get(name) or written.get(name))}
-    if DATABASE_PASSWORD not in known and compose.has_volume(engine, VOLUME):
+    if DATABASE_PASSWORD not in known and compose.has_volume(engine, stack.database):
         raise RetainError(
             f"The database of an earlier `make serve.up` is there, perhaps another folder's, but its password isn't: "
-            f"put {DATABASE_PASSWORD}=... back into {SECRETS_FILE}, or begin anew without all that was decided: "
-            f"docker volume rm {VOLUME}"
+            f"put {DATABASE_PASSWORD}=... back into {stack.secrets}, or begin anew without all that was decided: "
+            f"docker volume rm {stack.database}"
         )
     missing = {name: secrets.token_urlsafe(24) for name in SECRETS if name not in known}
     if API_KEYS in missing:
         missing[API_KEYS] = f"{CALLER}:{missing[API_KEYS]}"
     if missing:
-        compose.write_secrets(SECRETS_FILE, written | missing)
+        compose.write_secrets(stack.secrets, written | missing)
     return known | missing
 
 
-def _key(passwords: Mapping[str, str]) -> str:
+def key(stack: Stack) -> str:
+    """A secret that the stack's services know callers by. Raises RetainError where there is none yet."""
+    known = os.environ.get(API_KEYS) or compose.read_secrets(stack.secrets).get(API_KEYS)
+    if not known:
+        raise RetainError(f"{stack.secrets} has no {API_KEYS}: `make serve.up` makes one")
+    return known.split(",")[0].partition(":")[2]
+
+
+def _key(stack: Stack, passwords: Mapping[str, str]) -> str:
     """For a command that people copy: where the key is, rather than the key."""
     if os.environ.get(API_KEYS):
         return "SECRET"
     name = passwords[API_KEYS].partition(":")[0]
-    return f"$(sed -n 's/^{API_KEYS}={name}://p' {SECRETS_FILE.relative_to(ROOT)})"
+    return f"$(sed -n 's/^{API_KEYS}={name}://p' {stack.secrets.relative_to(ROOT)})"
 
 
-def _rendered(release: Path, say: Say) -> str:
+def _render(stack: Stack, release: Path, say: Say) -> str:
     """Writes what Prometheus and Alertmanager read, with the release's limits. A digest of it."""
     places = rules.Places(
         replicas=[f"{replica}:8001" for replica in REPLICAS],
@@ -165,16 +199,16 @@ def _rendered(release: Path, say: Say) -> str:
         controller_token_file=TOKEN_FILE,
     )
     scale = time_scale(open_store(compose.store_folder()))
-    rules.write(RENDERED, rules.limits_of_release(release), places, scale, say)
-    RENDERED.chmod(0o755)  # neither program runs as whoever wrote them
+    rules.write(stack.rendered, rules.limits_of_release(release), places, scale, say)
+    stack.rendered.chmod(0o755)  # neither program runs as whoever wrote them
     digest = hashlib.sha256()
-    for path in sorted(RENDERED.glob("*.yaml")):
+    for path in sorted(stack.rendered.glob("*.yaml")):
         path.chmod(0o644)
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _environment(named: str, release: Path, image: str, passwords: Mapping[str, str], rendered: str) -> dict[str, str]:
+def _environment(stack: Stack, named: str, release: Path, image: str, passwords: Mapping[str, str]) -> dict[str, str]:
     """What deploy/compose.yaml names, beside what the caller has set."""
     store = compose.store_folder()
     owner = os.stat(store)
@@ -186,8 +220,12 @@ def _environment(named: str, release: Path, image: str, passwords: Mapping[str, 
         "RETAIN_EXPERIMENT": experiment_of(named),
         "RETAIN_RELEASE": release.resolve().relative_to(Path(store).resolve()).as_posix(),
         "RETAIN_HOST_STORE": store,
-        "RETAIN_HOST_RENDERED": str(RENDERED),
-        "RETAIN_RENDERED": rendered,
+        "RETAIN_HOST_RENDERED": str(stack.rendered),
+        "RETAIN_STACK": stack.name,
+        **{
+            f"RETAIN_PORT_{service.upper().replace('-', '_')}": str(port + stack.shift)
+            for service, port in PORTS.items()
+        },
         "RETAIN_IMAGE_SERVE": image,
         "RETAIN_IMAGE_POSTGRES": platform.built_postgres(),
         "RETAIN_IMAGE_WATCH": built_watch(),
@@ -220,8 +258,9 @@ def _files(engine: DockerClient, say: Say) -> list[str]:
     return base + building
 
 
-def _container(engine: DockerClient, service: str) -> str:
-    return str(compose.services_of(engine, PROJECT, service)[0].name)
+def container(engine: DockerClient, stack: Stack, service: str) -> str:
+    """The name of a service's container."""
+    return str(compose.services_of(engine, stack.project, service)[0].name)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import stat
@@ -34,10 +35,12 @@ def secrets_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (*stack.SECRETS, "DATABASE_URL", "DOCKER_HOST", "EXPERIMENT", "RELEASE_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
-    path = tmp_path / "secrets.env"
-    monkeypatch.setattr(stack, "SECRETS_FILE", path)
-    monkeypatch.setattr(stack, "RENDERED", tmp_path / "rendered")
-    return path
+    return tmp_path / "secrets.env"
+
+
+@pytest.fixture
+def ours(secrets_file: Path) -> stack.Stack:
+    return stack.SERVING._replace(secrets=secrets_file)
 
 
 def engine(volume: bool = False, running: tuple[str, ...] = ()) -> Any:
@@ -91,10 +94,10 @@ def test_a_container_can_do_little(name: str) -> None:
 
 def test_only_this_machine_reaches_it_and_no_admin_port() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published.keys() == stack.ADDRESSES.keys()
+    assert published.keys() == stack.PORTS.keys()
     for name, (port,) in published.items():
-        address, outside, inside = port.split(":")
-        assert f"http://{address}:{outside}" == stack.ADDRESSES[name]
+        address, outside, inside = re.fullmatch(r"([\d.]+):\$\{(\w+:-\d+)\}:(\d+)", port).groups()  # type: ignore[union-attr]
+        assert outside == f"RETAIN_PORT_{name.upper().replace('-', '_')}:-{stack.PORTS[name]}"
         assert address == "127.0.0.1"
         assert inside not in ("8001", "8002")
 
@@ -148,29 +151,29 @@ def test_no_secret_stands_in_a_file() -> None:
 # -- secrets
 
 
-def test_secrets_are_made_once(secrets_file: Path) -> None:
-    first = stack.made_once(engine())
+def test_secrets_are_made_once(ours: stack.Stack) -> None:
+    first = stack.made_once(engine(), ours)
     assert first.keys() == set(stack.SECRETS)
     assert len(set(first.values())) == len(first)
     assert first["RETAIN_API_KEYS"].startswith("local:")
-    assert stat.S_IMODE(secrets_file.stat().st_mode) == 0o600
-    assert stack.made_once(engine(volume=True)) == first
+    assert stat.S_IMODE(ours.secrets.stat().st_mode) == 0o600
+    assert stack.made_once(engine(volume=True), ours) == first
 
 
-def test_secrets_of_the_environment_stay_there(secrets_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_of_the_environment_stay_there(ours: stack.Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in stack.SECRETS:
         monkeypatch.setenv(name, "given:of-the-environment")
-    assert set(stack.made_once(engine(volume=True)).values()) == {"given:of-the-environment"}
-    assert not secrets_file.exists()
+    assert set(stack.made_once(engine(volume=True), ours).values()) == {"given:of-the-environment"}
+    assert not ours.secrets.exists()
 
 
-def test_a_database_whose_password_is_lost_is_named() -> None:
+def test_a_database_whose_password_is_lost_is_named(ours: stack.Stack) -> None:
     with pytest.raises(RetainError, match=r"POSTGRES_PASSWORD=.* docker volume rm retain-serve-postgres"):
-        stack.made_once(engine(volume=True))
+        stack.made_once(engine(volume=True), ours)
 
 
-def test_the_settings_accept_what_is_made() -> None:
-    made = stack.made_once(engine())
+def test_the_settings_accept_what_is_made(ours: stack.Stack) -> None:
+    made = stack.made_once(engine(), ours)
     for setting in (*SETTINGS, *CONTROLLER_SETTINGS):
         if setting.name in made:
             assert setting.value(made)
@@ -194,12 +197,11 @@ def test_a_release_outside_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        address = f"http://127.0.0.1:{other.getsockname()[1]}"
-        monkeypatch.setattr(stack, "ADDRESSES", {"serve-1": address})
+        monkeypatch.setattr(stack, "PORTS", {"serve-1": other.getsockname()[1]})
         with pytest.raises(RetainError, match=r"Port \d+ of 127\.0\.0\.1, where serve-1 is to be, is taken"):
-            stack.refuse_taken_ports(engine())
-        stack.refuse_taken_ports(engine(running=("serve-1",)))
-    stack.refuse_taken_ports(engine())
+            stack.refuse_taken_ports(engine(), stack.SERVING)
+        stack.refuse_taken_ports(engine(running=("serve-1",)), stack.SERVING)
+    stack.refuse_taken_ports(engine(), stack.SERVING)
 
 
 def test_one_replica_is_replaced_after_the_other() -> None:
