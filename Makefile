@@ -40,8 +40,8 @@ quoted = '$(subst ','\'',$1)'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
-        up down deploy run.docker images images.lock serve serve.up serve.down shadow decisions.export messages messages.approve verdict \
-        compare words why debug costs budget lock figures docs test test.kills test.docker test-slow bench lint types imports
+        up down deploy run.docker images images.lock serve serve.up serve.down serve.callers demo.rollback shadow decisions.export \
+        messages messages.approve verdict compare words why debug costs budget lock figures docs test test.kills test.docker test-slow bench lint types imports
 
 help: ## List every command
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z0-9.-]*:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -142,6 +142,12 @@ serve.up: $(DOCKER) ## Serve in containers: two replicas, their controller, Prom
 
 serve.down: $(DOCKER) ## Stop them; what they know is kept
 	$(PY) -m flows.stack down
+
+serve.callers: $(DOCKER) ## Ask them about customers of the table, where there are no others, FOR=60 seconds (EXPERIMENT=local)
+	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m flows.callers --seconds $(call quoted,$(or $(FOR),60))
+
+demo.rollback: $(DOCKER) ## Watch a challenger go to customers, break, and come back by itself: two minutes (EXPERIMENT=local)
+	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m flows.demo
 
 shadow: $(RUN) ## Say whether the learned arm's shadow has shown enough; exit code 1 if not (EXPERIMENT=local)
 	mkdir -p eval/results

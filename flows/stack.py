@@ -117,7 +117,8 @@ def up(say: Say, stack: Stack = SERVING) -> None:
     controller = container(engine, stack, "controller")
     say(f"what people tell the rollout: docker exec -it {controller} python -m deploy.controller")
     say("ask the service about a customer:")
-    say(request_to(release, f'-H "Authorization: Bearer {_key(stack, passwords)}" '))
+    bearer = f'-H "Authorization: Bearer {_key(stack, passwords)}" '
+    say(request_to(release, bearer, PORTS["serve-1"] + stack.shift))
 
 
 def down(say: Say, stack: Stack = SERVING, *, forget: bool = False) -> None:

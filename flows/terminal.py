@@ -247,10 +247,10 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
     print(request_to(release))
 
 
-def request_to(release: Release, more: str = "") -> str:
+def request_to(release: Release, more: str = "", port: int = 8000) -> str:
     """The command that asks a service on this machine about a customer of the release; `more` are arguments of curl."""
     body = json.dumps(examples(release.spec, release.terms)["customer"]["value"])
-    return f"curl -s localhost:8000/retain {more}-H 'content-type: application/json' -d {shlex.quote(body)}"
+    return f"curl -s localhost:{port}/retain {more}-H 'content-type: application/json' -d {shlex.quote(body)}"
 
 
 def _experiment(named: str) -> str:

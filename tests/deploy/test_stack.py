@@ -25,21 +25,17 @@ from tests.releases import rows
 
 pytestmark = pytest.mark.docker
 
-VOLUMES = ("retain-serve-postgres", "retain-serve-prometheus", "retain-serve-alertmanager")
+# Beside somebody's own, on other ports.
+OURS = stack.Stack("retain-test", "docker compose down", ROOT / "build" / "secrets.env.of-tests", shift=200)
 HEALTH = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8002/healthz').read().decode())"
 
 
 @pytest.fixture
 def engine(tmp_path: Path, store: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DockerClient]:
-    """Skips the test where there is no Docker engine, or where somebody's own stack is up or has data."""
+    """Skips the test where there is no Docker engine."""
     engines = engine_or_skip()
     engine = next(engines)
-    if any(compose.services_of(engine, stack.PROJECT, service) for service in stack.SERVICES):
-        pytest.skip("a stack is up, which this test would disturb: make serve.down")
-    if any(compose.has_volume(engine, volume) for volume in VOLUMES):
-        pytest.skip(f"a stack's data is there, which this test would write into: docker volume rm {' '.join(VOLUMES)}")
     try:
-        stack.refuse_taken_ports(engine)
         compose.program()
     except RetainError as error:
         pytest.skip(str(error))
@@ -51,18 +47,12 @@ def engine(tmp_path: Path, store: Path, artifact: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("EXPERIMENT", EXPERIMENT)
     monkeypatch.setenv("RELEASE_PATH", str(tmp_path / "store" / artifact.relative_to(store)))
     (ROOT / "build").mkdir(exist_ok=True)
-    monkeypatch.setattr(stack, "SECRETS_FILE", ROOT / "build" / "secrets.env.of-tests")
-    monkeypatch.setattr(stack, "RENDERED", tmp_path / "rendered")
     try:
         yield engine
     finally:
-        stack.SECRETS_FILE.unlink(missing_ok=True)
-        stack.down(print)
-        for volume in VOLUMES:
-            if compose.has_volume(engine, volume):
-                engine.volumes.get(volume).remove()
-        for _ in engines:
-            pass
+        stack.down(print, OURS, forget=True)
+        OURS.secrets.unlink(missing_ok=True)
+        next(engines, None)
 
 
 def ask(address: str, release: Release, key: str) -> int:
@@ -78,14 +68,14 @@ def ask(address: str, release: Release, key: str) -> int:
 
 def scraped() -> dict[str, str]:
     """Whether Prometheus reaches whom it scrapes."""
-    with urllib.request.urlopen(f"{stack.ADDRESSES['prometheus']}/api/v1/targets", timeout=60) as answer:
+    with urllib.request.urlopen(f"{OURS.addresses['prometheus']}/api/v1/targets", timeout=60) as answer:
         targets = json.load(answer)["data"]["activeTargets"]
     return {target["labels"]["instance"]: target["health"] for target in targets}
 
 
 def run(engine: DockerClient, *command: str) -> str:
     """In the controller's container."""
-    (container,) = compose.services_of(engine, stack.PROJECT, "controller")
+    (container,) = compose.services_of(engine, OURS.project, "controller")
     code, output = container.exec_run(list(command))
     assert code == 0, output.decode()
     return str(output.decode())
@@ -97,13 +87,13 @@ def health(engine: DockerClient) -> dict[str, Any]:
 
 def test_it_comes_up_watches_and_goes(engine: DockerClient, release: Release, tmp_path: Path, artifact: Path) -> None:
     said: list[str] = []
-    stack.up(said.append)
+    stack.up(said.append, OURS)
     assert any("DEMO" in line and "\x1b[31m" in line for line in said)
-    assert said[-1].startswith("curl -s localhost:8000/retain")
-    key = compose.read_secrets(stack.SECRETS_FILE)[stack.API_KEYS].partition(":")[2]
+    assert said[-1].startswith("curl -s localhost:8200/retain")
+    key = stack.key(OURS)
     for replica in stack.REPLICAS:
-        assert ask(stack.ADDRESSES[replica], release, key) == 200
-        assert ask(stack.ADDRESSES[replica], release, "another-secret-of-somebody") == 401
+        assert ask(OURS.addresses[replica], release, key) == 200
+        assert ask(OURS.addresses[replica], release, "another-secret-of-somebody") == 401
     until(lambda: scraped() == dict.fromkeys(("serve-1:8001", "serve-2:8001", "controller:8002"), "up"))
 
     # The watchdog goes from Prometheus through Alertmanager to the controller, which then vouches for the rollout.
@@ -112,17 +102,17 @@ def test_it_comes_up_watches_and_goes(engine: DockerClient, release: Release, tm
     version = version_of(artifact)
     assert "in the shadow" in run(engine, "python", "-m", "deploy.controller", "propose", version, *signed)
     until(lambda: health(engine)["lease"] == "renewed")
-    containers = {service: compose.services_of(engine, stack.PROJECT, service)[0] for service in stack.SERVICES[:-1]}
+    containers = {service: compose.services_of(engine, OURS.project, service)[0] for service in stack.SERVICES[:-1]}
     served_by_root = [each for each in stack.REPLICAS if containers[each].attrs["Config"]["User"].startswith("0:")]
     assert served_by_root == []
     containers["prometheus"].kill()  # nobody starts again what was killed by hand
     until(lambda: health(engine)["lease"] != "renewed")
-    stack.up(said.append)
+    stack.up(said.append, OURS)
     until(lambda: health(engine)["lease"] == "renewed")
-    again = {service: compose.services_of(engine, stack.PROJECT, service)[0].id for service in containers}
+    again = {service: compose.services_of(engine, OURS.project, service)[0].id for service in containers}
     assert again == {service: container.id for service, container in containers.items()}  # nothing was made anew
     run(engine, "python", "-m", "deploy.controller", "rollback", *signed)
     assert FolderStore(tmp_path / "store").read(f"rollout/{EXPERIMENT}/rollout.json") is not None
-    stack.down(said.append)
-    assert not any(compose.services_of(engine, stack.PROJECT, service) for service in stack.SERVICES)
-    assert all(compose.has_volume(engine, volume) for volume in VOLUMES)
+    stack.down(said.append, OURS)
+    assert not any(compose.services_of(engine, OURS.project, service) for service in stack.SERVICES)
+    assert compose.has_volume(engine, OURS.database)

@@ -63,7 +63,20 @@ def settings_of_code() -> set[str]:
             used |= set(re.findall(r"\"([A-Z_]+_PATH)\"", text))
     used |= {setting.name for setting in (*SETTINGS, *deploy_settings.SETTINGS)}
     makefile = (PROJECT / "Makefile").read_text()
-    given = ("EXPERIMENT", "STAGE", "USD", "PYTHON", "VENV", "BY", "EXCEPT", "ONLY", "PUSH", "SERVER", "ACCELERATOR")
+    given = (
+        "EXPERIMENT",
+        "STAGE",
+        "USD",
+        "FOR",
+        "PYTHON",
+        "VENV",
+        "BY",
+        "EXCEPT",
+        "ONLY",
+        "PUSH",
+        "SERVER",
+        "ACCELERATOR",
+    )
     used |= {name for name in given if f"$({name})" in makefile}
     others = ("PREFECT_", "OMP_", "OPENBLAS_")  # of libraries
     handed_on = {*environment.TAKEN, *server.TAKEN}  # tests/docs/test_environment.py looks for these
