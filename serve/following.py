@@ -106,7 +106,7 @@ class Following:
             return f"the challenger {challenger.release} can't be loaded: {failed.why}"
         if bound.learned is None or not self._has(wanted):
             return f"the challenger {challenger.release} is not loaded yet"
-        if bound.learned.running and not bound.learned.may_decide:
+        if rollout.percent and bound.learned.running and not bound.learned.may_decide:
             return f"the learned policy of {challenger.release} may not be shown to customers"
         if "id" not in bound.release.spec.roles:
             return f"{bound.release.spec.name} has no id that an arm could be drawn by"
