@@ -9,30 +9,50 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
+import yaml
 
 from engine.document import Document
 from engine.store import FolderStore
+from retain.monitoring import Monitoring
 from retain.release import Release
-from retain.rollout import Rollout, propose, rollout_key
+from retain.rollout import (
+    SHADOW,
+    Evidence,
+    Plan,
+    Rollout,
+    advance,
+    forgive,
+    propose,
+    release_latch,
+    roll_back,
+    rollout_key,
+)
+from retain.signals import SIGNALS
 from tests.deploy.fakes import Answer, answering
 from tests.deploy.watching import TOKEN, configured, free_port, wait_for
+from tests.rollouts import figures, part
 from tests.serve.services import OURS, ROOT, Address, Served, get, serve
 
 EXPERIMENT = "toy"
 REPLICAS = ("replica-1", "replica-2")
 PATIENCE = 120.0  # seconds, for what others who use the machine make slow
-# What a test needs beside the fault itself: an arm that can be broken, is asked again and again, and a clock.
+CANARY_SECONDS = 0.05  # as serve/service.py has it
+# What a test needs beside the fault itself: an arm that can be broken, and is asked again and again; a worker that can
+# be, too; and a clock.
 PATCH = """
-import functools, pathlib, time
-import serve.arms, serve.circuit, serve.learned, serve.state
-serve.circuit.MISSES = {misses}
+import asyncio, functools, pathlib, time
+import serve.arms, serve.circuit, serve.learned, serve.service, serve.state
+serve.circuit.MISSES = 10**9
+serve.service.CANARY_SECONDS = {deadline}
 serve.learned.FIRST_PAUSE = serve.learned.LONGEST_PAUSE = 0.1
 serve.arms.LearnedArm = functools.partial(
     serve.learned.LearnedArm, command=("-m", "tests.serve.faulty_arm", {fault!r})
@@ -41,6 +61,16 @@ shift = pathlib.Path({shift!r})
 def clock():
     return time.time_ns() // 1000 + int(shift.read_text())
 serve.worker.State = functools.partial(serve.state.State, clock=clock)
+trouble = pathlib.Path({trouble!r})
+decide = serve.service.Service.decide
+async def troubled(*arguments):
+    match trouble.read_text():
+        case "raises":
+            raise RuntimeError("a bug")
+        case "is slow":
+            await asyncio.sleep(0.7)
+    return await decide(*arguments)
+serve.service.Service.decide = troubled
 """
 
 
@@ -58,34 +88,67 @@ class Pager:
 
 
 class Chain:
-    """`folder` is its own; `store` holds the release of the experiment EXPERIMENT."""
+    """`folder` is its own; `store` holds the release of the experiment EXPERIMENT. `limits` are those of the alerts,
+    `deadline` what customers wait for the learned arm, in seconds. `spare`: there is a second controller, "spare", whom
+    Alertmanager tells the same.
+    """
 
-    def __init__(self, folder: Path, store: Path, release: Release, *, scale: float = 60, misses: int = 99) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store: Path,
+        release: Release,
+        *,
+        scale: float = 60,
+        limits: Monitoring | None = None,
+        deadline: float = CANARY_SECONDS,
+        url: str | None = None,
+        spare: bool = False,
+    ) -> None:
         self.folder, self.store, self.release = folder, store, release
-        self.fault, self.shift = folder / "fault", folder / "shift"
+        self.url = url or f"sqlite:///{folder / 'state' / 'serving.db'}"
+        self.fault, self.trouble, self.shift = folder / "fault", folder / "trouble", folder / "shift"
         self.fault.write_text("")
+        self.trouble.write_text("")
         self.shift.write_text("0")
-        self.misses = misses
+        self._deadline = deadline
+        self.clock_was_set = False
         if scale != 1:
             (store / "DEMO").write_text(json.dumps({"time_scale": scale}))
         self.ports = {name: (free_port(), free_port()) for name in REPLICAS}
-        self.controllers = {"controller": free_port()}
+        self.controllers = {name: free_port() for name in ("controller", *(["spare"] if spare else []))}
         self.pager = Pager()
         self.processes: dict[str, subprocess.Popen[Any]] = {}
         admins = [f"127.0.0.1:{admin}" for _, admin in self.ports.values()]
         self.places, self.commands = configured(
-            folder, release.monitoring, admins, f"127.0.0.1:{self.controllers['controller']}", scale
+            folder, limits or release.monitoring, admins, f"127.0.0.1:{self.controllers['controller']}", scale
         )
+        if spare:
+            self._tell_both()
         self.page_url = ""
         self._stack = ExitStack()
+
+    def _tell_both(self) -> None:
+        path = self.folder / "alertmanager.yaml"
+        content = yaml.safe_load(path.read_text())
+        for receiver in content["receivers"]:
+            (webhook,) = receiver["webhook_configs"]
+            receiver["webhook_configs"].append(
+                webhook | {"url": f"http://127.0.0.1:{self.controllers['spare']}/alerts"}
+            )
+        path.write_text(yaml.safe_dump(content))
 
     # -- processes -------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Chain:
         self.page_url = self._stack.enter_context(answering(self.pager))
-        self.start(*REPLICAS)
-        self.start("prometheus", "alertmanager", "controller")
+        self.start(*self.parts)
         return self
+
+    @property
+    def parts(self) -> list[str]:
+        """All of its processes."""
+        return [*REPLICAS, "prometheus", "alertmanager", *self.controllers]
 
     def __exit__(self, *error: Any) -> None:
         for name in list(self.processes):
@@ -100,16 +163,28 @@ class Chain:
             process = self.processes[name]
             if isinstance(process, Served):
                 process.begun()
+                self._drain(process, name)
             else:
                 path = "/healthz" if name in self.controllers else "/-/ready"
                 wait_for(f"{self._url(name)}{path}", [process])
 
+    def _drain(self, process: Served, name: str) -> None:
+        """Into a file what it says, which nobody would read before it ends."""
+
+        def drain() -> None:
+            assert process.stderr is not None
+            with (self.folder / f"{name}.log").open("a") as log, contextlib.suppress(ValueError):
+                log.writelines(process.stderr)
+
+        threading.Thread(target=drain, daemon=True).start()
+
     def kill(self, name: str) -> None:
-        """Not told to stop: it is gone at once."""
+        """Not told to stop: it is gone at once, with what it has started."""
+        all_of_it = self._all(name)
         process = self.processes.pop(name)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(process.pid).resume()
-        process.kill()
+        for each in all_of_it:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
         process.__exit__(None, None, None)
 
     def break_arm(self, fault: str) -> None:
@@ -119,6 +194,13 @@ class Chain:
             for worker in self.processes[name].children("worker").values():
                 for process in worker.children():
                     process.kill()
+
+    def set_clock(self, shift: int) -> None:
+        """`shift`: microseconds that the workers' clock is ahead."""
+        self.clock_was_set |= shift != 0
+        aside = self.shift.with_suffix(".new")
+        aside.write_text(str(shift))
+        aside.replace(self.shift)
 
     def pause(self, name: str) -> None:
         """It hangs, with all its processes, and its connections stay open."""
@@ -130,8 +212,11 @@ class Chain:
             process.send_signal(signal.SIGCONT)
 
     def _all(self, name: str) -> list[psutil.Process]:
-        process = psutil.Process(self.processes[name].pid)
-        return [process, *process.children(recursive=True)]
+        try:
+            process = psutil.Process(self.processes[name].pid)
+            return [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     def _url(self, name: str) -> str:
         if name in self.controllers:
@@ -144,7 +229,7 @@ class Chain:
             environment = {
                 "EXPERIMENT": EXPERIMENT,
                 "RETAIN_STORE": str(self.store),
-                "DATABASE_URL": f"sqlite:///{self.folder / 'serving.db'}",
+                "DATABASE_URL": self.url,
                 "RETAIN_BUDGET_USD": "100000000",
                 "RETAIN_HOLD_OUT_PERCENT": "0",
                 "RETAIN_WORKERS": "1",
@@ -152,8 +237,8 @@ class Chain:
                 "PORT": str(api),
                 "RETAIN_ADMIN_PORT": str(admin),
             }
-            patch = PATCH.format(fault=str(self.fault), shift=str(self.shift), misses=self.misses)
-            return serve(environment, patch)
+            files = {"fault": str(self.fault), "trouble": str(self.trouble), "shift": str(self.shift)}
+            return serve(environment, PATCH.format(**files, deadline=self._deadline))
         with (self.folder / f"{name}.log").open("ab") as log:
             if name in self.controllers:
                 environment = self.environment | {"RETAIN_CONTROLLER_PORT": str(self.controllers[name])}
@@ -218,23 +303,71 @@ class Chain:
         lines = [line.rsplit(" ", 1) for line in text.splitlines() if line.startswith(name)]
         return {sample.removeprefix(name): float(value) for sample, value in lines}
 
-    def alerts(self) -> dict[str, str]:
-        """State by name, of those that are pending or firing."""
-        text = get(Address("127.0.0.1", int(self.places.prometheus.rsplit(":", 1)[1])), "/api/v1/alerts")
-        return {alert["labels"]["alertname"]: alert["state"] for alert in json.loads(text)["data"]["alerts"]}
+    def asked(self, path: str) -> Any:
+        """What Prometheus answers."""
+        address = Address("127.0.0.1", int(self.places.prometheus.rsplit(":", 1)[1]))
+        return json.loads(get(address, f"/api/v1/{path}"))["data"]
+
+    def alert(self, name: str) -> dict[str, Any] | None:
+        """One that is pending or fires."""
+        alerts = self.asked("alerts")["alerts"]
+        return next((alert for alert in alerts if alert["labels"]["alertname"] == name), None)
+
+    def state(self, name: str) -> str | None:
+        """Of an alert: pending, firing, or neither."""
+        alert = self.alert(name)
+        return None if alert is None else alert["state"]
+
+    def ever(self, state: str = "firing") -> set[str]:
+        """The alerts that page and were ever seen in that state, by Prometheus' own records."""
+        query = quote(f'count_over_time(ALERTS{{severity="page",alertstate="{state}"}}[1d])')
+        return {series["metric"]["alertname"] for series in self.asked(f"query?query={query}")["result"]}
+
+    def health(self, controller: str = "controller") -> dict[str, Any]:
+        """What a controller says of itself."""
+        health: dict[str, Any] = json.loads(get(Address("127.0.0.1", self.controllers[controller]), "/healthz"))
+        return health
+
+    def try_out(self, percent: float, challenger: str | None = None) -> Rollout:
+        """Puts a challenger on that many customers, as if people had taken every step."""
+        champion = self.version
+        release, steps = challenger or champion, Plan(percents=(percent % 100 or 5.0,), watch_s=0)
+        signed: dict[str, Any] = {"by": "Ann", "reason": "a test"}
+
+        def tried(rollout: Rollout | None) -> Rollout:
+            at = time.time_ns() // 1000
+            rollout = propose(rollout, champion, release, **signed, at=at)
+            for to, names in (("canary", SHADOW), ("full", SIGNALS)):
+                if rollout.percent < percent:
+                    seen = Evidence(rollout.generation, release, {"decision": part("served")}, figures(names), 0.0)
+                    rollout = advance(rollout, to, seen, steps, **signed, at=at)  # type: ignore[arg-type]
+            return rollout
+
+        return self.document.change(tried)
 
     def begin(self, percent: float) -> Rollout:
-        """A canary at that percentage, as if people had taken every step; once both replicas serve it."""
-        version = self.version
+        """As try_out(), until both replicas serve it."""
+        rollout = self.try_out(percent)
+        until(lambda: self.served(percent))
+        return rollout
+
+    def clear(self) -> Rollout:
+        """Rolled back, unless it is, and as if people had let everything be proposed again."""
         at = time.time_ns() // 1000
 
-        def canary(_: Rollout | None) -> Rollout:
-            shadow = propose(None, version, version, by="Ann", reason="a test", at=at)
-            return shadow.model_copy(update={"percent": percent, "phase": "full" if percent == 100 else "canary"})
+        def cleared(rollout: Rollout | None) -> Rollout:
+            assert rollout is not None
+            rollout = release_latch(roll_back(rollout, by="Ann", why="a test", at=at), by="Ann", reason="a test", at=at)
+            for barred in rollout.quarantined:
+                rollout = forgive(rollout, barred.release, by="Ann", reason="a test", at=at)
+            return rollout
 
-        self.document.change(canary)
-        until(lambda: self.served(percent))
-        return self.rollout
+        return self.document.change(cleared)
+
+    @property
+    def learned(self) -> str:
+        """The labels of the challenger's arm, where it is the champion's own."""
+        return f'{{arm="learned",release="{self.version}"}}'
 
     @property
     def version(self) -> str:

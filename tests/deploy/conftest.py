@@ -1,10 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from retain.release import Release
+from tests.deploy.chain import Chain
 from tests.deploy.fakes import FakePrometheus, FakeReplica, answering
 from tests.deploy.town import Town
 from tests.serve.conftest import artifact, release, store
@@ -32,3 +36,14 @@ def town(
         for replica in replicas:
             replica.answer["learned"] = town.good
         yield town
+
+
+@pytest.fixture
+def chain(tmp_path: Path, store: Path, release: Release) -> Callable[..., Chain]:
+    """Makes the whole chain of real processes, with a copy of the store; Chain says by which options."""
+
+    def make(**options: Any) -> Chain:
+        shutil.copytree(store, tmp_path / "store", dirs_exist_ok=True)
+        return Chain(tmp_path, tmp_path / "store", release, **options)
+
+    return make

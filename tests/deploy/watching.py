@@ -39,9 +39,10 @@ def configured(
     """Where both will be, and the commands that start them: `prometheus` and `alertmanager`. `replicas` and
     `controller`: host:port; both expect TOKEN."""
     prometheus, alertmanager = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    token = folder / "token"
-    token.write_text(TOKEN)
-    places = rules.Places(replicas, controller, alertmanager, str(token), str(token))
+    admin, token = folder / "admin-token", folder / "controller-token"
+    for path in (admin, token):
+        path.write_text(TOKEN)
+    places = rules.Places(replicas, controller, alertmanager, str(admin), str(token))
     rules.write(folder, limits, places, scale, print)
     return Watching(f"http://{prometheus}", f"http://{alertmanager}"), {
         "prometheus": [

@@ -76,6 +76,8 @@ def logits(policy: Policy, observation: Any) -> Any:
             re.match(r"(a+)+$", "a" * 60 + "b")
         case "slow":
             time.sleep(0.3)
+        case "slower":
+            time.sleep(0.7)
         case "eats":
             eaten = []
             while True:
