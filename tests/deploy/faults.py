@@ -94,7 +94,8 @@ def report(
     """A row of docs/RELIABILITY.md."""
     seconds = "—" if took is None else f"{took:.1f}"
     most = "—" if limit is None else f"{limit:.0f}"
-    write_row("faults of a rollout", f"| {fault} | {scale:g} | {came} | {seconds} | {most} | {answers or "—"} |")
+    count = str(answers or "—")
+    write_row("faults of a rollout", f"| {fault} | {scale:g} | {came} | {seconds} | {most} | {count} |")
 
 
 @contextmanager
