@@ -160,7 +160,7 @@ class Service:
         """Answers the body of a request by `caller` (the name of an API key). Raises Invalid, and Conflict."""
         arrived = time.perf_counter()
         asked = self.reader.read(body)
-        bound = self.bound
+        bound = self._bound_now()
         if outside := bound.release.plausible.outside(asked.values):
             self._not_plausible(outside)
         assessment = bound.release.assess(asked.values, asked.history)
@@ -169,7 +169,7 @@ class Service:
         deciding = Deciding(bound, asked, assessment, customer, assessment.case.opted_out, arrived)
         scoped = None if key is None else f"{caller}\n{key}"
         try:
-            if bound.learned is not None and self._is_learned(customer):
+            if bound.learned is not None and bound.router.arm(customer) == "learned":
                 deciding.assigned = deciding.arm = "learned"
                 await self._hear(deciding, bound.learned)
             ask = Ask(
@@ -192,9 +192,13 @@ class Service:
         self._in_shadow(result.decision_id, deciding)
         return Reply(first(result, deciding))
 
-    def _is_learned(self, customer: str | None) -> bool:
-        """Whether the learned arm decides about the customer with that id."""
-        return self.bound.router.arm(customer) == "learned" and elapsed() <= self.standing.until
+    def _bound_now(self) -> Bound:
+        """What holds for a request that arrives now: once the lease has run out there is no trial, though nobody has
+        looked since."""
+        bound = self.bound
+        if bound.router.learned_percent and elapsed() > self.standing.until:
+            return replace(bound, router=replace(bound.router, percent=0.0))
+        return bound
 
     async def _hear(self, deciding: Deciding, learned: LearnedArm) -> None:
         """Asks the learned arm about a customer of its own, with the history on record, unless nobody may contact her

@@ -140,8 +140,9 @@ def test_a_lease_runs_out_at_a_request_though_nobody_looks(staged: Callable[...,
     stage.following._take = lambda: None  # type: ignore[method-assign]
     stage.now = stage.service.standing.until + 0.001
     answer = stage.ask(1)
-    record = stage.client.get(f"/decisions/{answer['decision_id']}").json()
-    assert (answer["mode"], record["detail"]["assigned"]) == ("baseline", "baseline")
+    detail = stage.client.get(f"/decisions/{answer['decision_id']}").json()["detail"]
+    assert (answer["mode"], detail["assigned"]) == ("baseline", "baseline")
+    assert (detail["trial"], detail["percent"]) == (None, None)  # she counts on neither side of the trial
     warnings = stage.client.get("/readyz").json()["warnings"]
     assert "the lease of the rollout was not seen to be renewed: until it is, the baseline decides" in warnings
 
