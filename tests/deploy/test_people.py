@@ -15,7 +15,7 @@ from engine.errors import RetainError
 from engine.store import FolderStore
 from retain.rollout import rollout_key
 from retain.signals import SIGNALS
-from tests.deploy.fakes import EXPERIMENT, MISSED_PARTS, FakePrometheus, FakeReplica, free_port
+from tests.deploy.fakes import EXPERIMENT, MISSED_PARTS, FakePrometheus, FakeReplica, free_port, make_current
 from tests.deploy.town import ANN, DAY, Town
 from tests.rollouts import LIFT
 
@@ -207,6 +207,25 @@ def test_what_has_nothing_to_try_is_not_proposed(town: Town, capsys: pytest.Capt
     assert town.run("propose", "0" * 12, *ANN) == 2
     assert town.run("propose", "latest", *ANN) == 2
     assert town.rollout is None
+
+
+def test_a_release_made_since_is_no_champion_before_a_person_says_so(town: Town) -> None:
+    def champion() -> str:
+        assert town.rollout is not None
+        return town.rollout.champion.release
+
+    town.run("propose", town.good, *ANN)
+    town.run("rollback", *ANN)
+    town.run("release-latch", *ANN)
+    make_current(town.store.root, 3)
+    assert town.run("propose", town.missed, *ANN) == 0
+    assert champion() == town.champion
+    town.run("rollback", *ANN)
+    town.run("release-latch", *ANN)
+    town.run("forgive", town.missed, *ANN)
+    assert town.run("propose", town.missed, "--champion", "0" * 12, *ANN) == 2
+    assert town.run("propose", town.missed, "--champion", town.missed, *ANN) == 0
+    assert champion() == town.missed
 
 
 def test_services_that_answer_from_another_release_are_warned_of(
