@@ -2,10 +2,10 @@
 
     python -m serve export | python -m eval.shadow --experiment local
 
-The figures are of the decisions made under the release that is current, or under that of RELEASE_PATH, whose limits
-they are held to. What is told of the learned arm is of that release, too, or of CHALLENGER_PATH's, as are the
-distributions of training. The Parquet file has all records. Exit code: 0 where every figure passes, 1 where one fails
-or can't be told yet, 2 for bad input.
+The figures are of the decisions made under one release, whose limits they are held to: that of RELEASE_PATH, else the
+champion of the rollout, else the current one. What is told of the learned arm is of CHALLENGER_PATH's, else of the
+rollout's challenger, else of the same release, as are the distributions of training. The Parquet file has all records.
+Exit code: 0 where every figure passes, 1 where one fails or can't be told yet, 2 for bad input.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ from rich.text import Text
 
 from engine.artifact import open_artifact
 from engine.config import EXPERIMENT_HELP
+from engine.document import Document
 from engine.errors import DataError, RetainError
 from engine.output import make_decoration
 from engine.paths import path_of
-from engine.releases import current_release, version_of
+from engine.releases import current_release, experiment_of, find, version_of
+from engine.store import open_store, store_url
 from eval.console import make_console
 from eval.records import lines, records, write
 from retain.monitoring import Monitoring
 from retain.record import Banks, Record, Said
 from retain.reference import Reference, read_reference
+from retain.rollout import Rollout, rollout_key
 from retain.shadow import Tally, figures, verdict
 from retain.signals import Figure
 
@@ -173,6 +176,15 @@ def _stated(name: str, environment: Mapping[str, str]) -> Path | None:
     return path_of(name, stated) if stated else None
 
 
+def _rolled_out(named: str) -> tuple[Path | None, Path | None]:
+    """The folders of the rollout's champion and challenger, where there are some. Raises RetainError."""
+    rollout = Document(open_store(store_url()), rollout_key(experiment_of(named)), Rollout).read()
+    if rollout is None:
+        return None, None
+    challenger = None if rollout.challenger is None else find(rollout.challenger.release, named)
+    return find(rollout.champion.release, named), challenger
+
+
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.shadow", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("records", nargs="?", default="-", help="file of decision records; - for standard input")
@@ -182,10 +194,11 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     )
     options = parser.parse_args(arguments)
     try:
-        folder = _stated("RELEASE_PATH", environment) or current_release(options.experiment)
+        champion, tried = _rolled_out(options.experiment)
+        folder = _stated("RELEASE_PATH", environment) or champion or current_release(options.experiment)
         limits, reference = _trained(folder)
         tally = Tally(version_of(folder), version_of(folder))
-        if challenger := _stated("CHALLENGER_PATH", environment):
+        if challenger := _stated("CHALLENGER_PATH", environment) or tried:
             _, reference = _trained(challenger)
             tally.arm = version_of(challenger)
         out = options.out or RESULTS / Path(options.experiment).stem / "shadow.parquet"

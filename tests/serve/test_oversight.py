@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.artifact import canonical
-from engine.releases import version_of
+from engine.document import Document
+from engine.errors import RetainError
+from engine.releases import current_release, version_of
+from engine.store import FolderStore
 from eval import decisions as decisions_export
 from eval import shadow as shadow_report
 from retain.record import Record
 from retain.release import Release
+from retain.rollout import Rollout, propose, release_latch, roll_back, rollout_key
 from serve.admin import create_admin
 from serve.database import Database, StateUnavailable
 from serve.keep import exported
@@ -26,7 +31,9 @@ from serve.loading import Challenger
 from serve.metrics import Metrics
 from serve.oversight import PRUNE_AGAIN_SECONDS, PRUNE_SECONDS, Oversight
 from serve.router import Router
+from serve.standing import Looks
 from tests.releases import dataset, policy, rows
+from tests.rollouts import ANN
 from tests.serve.apps import app_of
 from tests.serve.arms import InProcessArm
 from tests.serve.client import Client
@@ -323,6 +330,44 @@ def test_each_challenger_s_shadow_is_told_by_itself_beside_its_own_training(
     assert f"Shadow of the learned arm of release {version}: 12 decisions, 0 with its" in capsys.readouterr().out
     named = [row["learned_release"] for row in pq.read_table(tmp_path / "shadow.parquet").to_pylist()]
     assert named == ["challenger a"] * 5 + ["challenger b"] * 7
+
+
+def test_what_a_rollout_tries_is_told_of(
+    release: Release, store: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    shutil.copytree(store, tmp_path / "store")
+    monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
+    version = version_of(current_release("toy"))
+    database = Database(url)
+    Client(app_of(version, release, EVERYBODY, url=url)).post({"customer": rows(TELCO, 1, seed=11)[0]})
+    oversight = Oversight(database, version, release, 400, looks=Looks(str(tmp_path / "store"), "toy"))
+    document = Document(FolderStore(tmp_path / "store"), rollout_key("toy"), Rollout)
+
+    def tells() -> Any:
+        return asyncio.run(oversight.shadow())["learned"]
+
+    assert (tells(), oversight.on_trial()) == (version, None)  # without a rollout the settings rule
+    shadow = document.change(lambda _: propose(None, version, version, **ANN))
+    assert (tells(), oversight.on_trial()) == (version, None)
+    document.change(lambda _: shadow.model_copy(update={"percent": 5.0, "phase": "canary"}))
+    assert (tells(), oversight.on_trial()) == (version, version)
+    (tmp_path / "records.jsonl").write_bytes(b"".join(exported(database, None)))
+    arguments = [str(tmp_path / "records.jsonl"), "--experiment", "toy", "--out", str(tmp_path / "shadow.parquet")]
+    assert shadow_report.main(arguments, {}) == 1
+    assert f"Shadow of the learned arm of release {version}: 1 decisions" in capsys.readouterr().out
+    back = document.change(lambda rollout: roll_back(rollout, by="controller", why="errors", at=1))  # type: ignore[arg-type]
+    assert (tells(), oversight.on_trial()) == (version, None)
+    document.change(lambda _: propose(release_latch(back, **ANN), version, "a" * 12, **ANN))
+    with pytest.raises(RetainError, match="has no release aaaaaaaaaaaa"):
+        tells()
+    assert shadow_report.main(arguments, {}) == 2
+    (tmp_path / "store" / rollout_key("toy")).write_bytes(b"{")
+    with pytest.raises(RetainError, match="is damaged"):
+        tells()
+    with pytest.raises(RetainError, match="is damaged"):
+        oversight.on_trial()
+    database.close()
 
 
 @pytest.mark.parametrize(
