@@ -112,6 +112,7 @@ class Chain:
         self.trouble.write_text("")
         self.shift.write_text("0")
         self._deadline = deadline
+        self.settings: dict[str, str] = {}  # more of them, for replicas that are started from now on
         self.clock_was_set = False
         if scale != 1:
             (store / "DEMO").write_text(json.dumps({"time_scale": scale}))
@@ -236,6 +237,7 @@ class Chain:
                 "RETAIN_ADMIN_TOKEN": TOKEN,
                 "PORT": str(api),
                 "RETAIN_ADMIN_PORT": str(admin),
+                **self.settings,
             }
             files = {"fault": str(self.fault), "trouble": str(self.trouble), "shift": str(self.shift)}
             return serve(environment, PATCH.format(**files, deadline=self._deadline))
