@@ -1,12 +1,13 @@
 # `make` alone prints the targets below. Those that name an EXPERIMENT take another by EXPERIMENT=name, which is
 # ops/configs/experiment_<name>.yaml, or by the path of a file. EXPERIMENT may be set in the shell; VENV, PYTHON, STAGE,
-# USD, BY, EXCEPT, ONLY, PUSH, SERVER and ACCELERATOR count only when given to make, since other tools use these names, and
+# USD, FOR, BY, EXCEPT, ONLY, PUSH, SERVER and ACCELERATOR count only when given to make, since other tools use these names, and
 # nobody signs by what a shell exports.
 
 VENV   := .venv
 PYTHON := $(firstword $(shell command -v python3.11 2>/dev/null) python3)
 STAGE  :=
 USD    :=
+FOR    :=
 BY     :=
 EXCEPT :=
 ONLY   :=

@@ -46,7 +46,7 @@ class Callers:
     def __init__(self, spec: DatasetSpec, people: Sequence[dict[str, Any]], apis: Sequence[str], key: str) -> None:
         self.answers: Counter[str] = Counter()  # by the mode that they name: baseline or learned
         self.codes: Counter[int] = Counter()
-        self.broken = 0  # connections
+        self.broken = 0  # requests without an answer
         self._id = spec.roles.get("id")
         self._people = people
         self._apis = apis
@@ -79,7 +79,7 @@ class Callers:
                 line.request("POST", "/retain", json.dumps({"customer": person}), self._headers)
                 answer = line.getresponse()
                 content = json.loads(answer.read())
-            except (OSError, http.client.HTTPException):
+            except (OSError, http.client.HTTPException, ValueError):  # no answer, or none that is JSON
                 line.close()
                 with self._lock:
                     self.broken += 1
@@ -116,7 +116,7 @@ def call(seconds: float, stacked: stack.Stack = stack.SERVING) -> int:
         callers.stop()
     refused = {code: count for code, count in callers.codes.items() if code != 200}
     if refused or callers.broken:
-        print(f"not answered: {refused}, connections that broke: {callers.broken}", file=sys.stderr)
+        print(f"not answered: {refused}, without an answer: {callers.broken}", file=sys.stderr)
     return 1 if refused or callers.broken or not callers.codes else 0
 
 

@@ -27,6 +27,7 @@ from rich.markup import escape
 
 from deploy.candidate import read_candidate
 from deploy.plan import DEMO
+from deploy.settings import SETTINGS as CONTROLLER_SETTINGS
 from engine.artifact import canonical, current
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
@@ -36,12 +37,18 @@ from engine.store import FolderStore, store_url
 from flows import compose, stack
 from flows.callers import Callers, callers_of
 from retain.rollout import POLICY
+from serve.settings import SETTINGS as SERVICE_SETTINGS
 
 SCALE = 60.0
 STORE = ROOT / "build" / "demo"
 COPIED = ("release", "customers")  # artifacts
 DEMO_STACK = stack.Stack("retain-demo", "make demo.rollback", STORE / "secrets.env", shift=100)
 BUDGET = "100000000"  # so that no wallet ends the story
+OURS = {
+    *(setting.name for setting in SERVICE_SETTINGS),
+    *(setting.name for setting in CONTROLLER_SETTINGS),
+    *stack.SECRETS,
+}
 HEALTHY_SECONDS = 20.0  # of the canary, before the fault
 PATIENCE = 240.0  # seconds, for whatever is waited for
 LOOK_SECONDS = 0.5
@@ -131,8 +138,8 @@ class Demo:
 
     def answered(self) -> str:
         modes = ", ".join(f"{count:,} by {mode}" for mode, count in sorted(self._callers.answers.items()))
-        refused = sum(count for code, count in self._callers.codes.items() if code != 200)
-        return f"{self._callers.codes.total():,} customers were answered ({modes}), {refused} with an error"
+        wrong = self._callers.broken + sum(count for code, count in self._callers.codes.items() if code != 200)
+        return f"{self._callers.answers.total():,} customers were answered ({modes}), {wrong} were not"
 
 
 def tell(story: Story, demo: Demo, version: str, release: Path) -> None:
@@ -202,6 +209,8 @@ def running(story: Story, named: str) -> Iterator[Demo]:
     with suppress(RetainError):
         stack.down(_quiet, DEMO_STACK, forget=True)  # of a demo that was killed
     copy_of_store(named)
+    for name in OURS:  # of the shell: no database, webhook or limit of a real service has a part in this
+        os.environ.pop(name, None)
     os.environ.update(RETAIN_STORE=str(STORE), RETAIN_BUDGET_USD=BUDGET, RETAIN_HOLD_OUT_PERCENT="0")
     callers = None
     try:

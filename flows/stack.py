@@ -34,6 +34,7 @@ from flows.compose import Say
 from flows.terminal import request_to
 from retain.release import ReleaseError, load
 from serve.champion import answering_release
+from serve.settings import OVERRIDES
 
 DEPLOY = ROOT / "deploy"
 COMPOSE_FILE, BUILD_FILE = DEPLOY / "compose.yaml", DEPLOY / "compose.build.yaml"
@@ -50,6 +51,7 @@ DATABASE_PASSWORD, ADMIN_TOKEN, CONTROLLER_TOKEN, API_KEYS = SECRETS = (
     "POSTGRES_PASSWORD", "RETAIN_ADMIN_TOKEN", "RETAIN_CONTROLLER_TOKEN", "RETAIN_API_KEYS",
 )  # fmt: skip
 CALLER = "local"  # the name of the key that is made
+FOLDERS = (*OVERRIDES.values(), "CHALLENGER_PATH")  # settings that name others than the release's
 PORTS = {"serve-1": 8000, "serve-2": 8010, "prometheus": 9090, "alertmanager": 9093, GRAFANA: 3000}
 
 
@@ -117,7 +119,7 @@ def up(say: Say, stack: Stack = SERVING) -> None:
     controller = container(engine, stack, "controller")
     say(f"what people tell the rollout: docker exec -it {controller} python -m deploy.controller")
     say("ask the service about a customer:")
-    bearer = f'-H "Authorization: Bearer {_key(stack, passwords)}" '
+    bearer = f'-H "Authorization: Bearer {_key(stack)}" '
     say(request_to(release, bearer, PORTS["serve-1"] + stack.shift))
 
 
@@ -136,11 +138,23 @@ def down(say: Say, stack: Stack = SERVING, *, forget: bool = False) -> None:
 def _release(named: str) -> Path:
     """The folder of the release that is served: RELEASE_PATH, or else the rollout's champion, or the current one.
     Raises RetainError."""
-    given = os.environ.get("RELEASE_PATH")
-    folder = path_of("RELEASE_PATH", given) if given else answering_release(named)
+    return _given("RELEASE_PATH") or answering_release(named)
+
+
+def _given(name: str) -> Path | None:
+    """The folder that a setting names, if it is set. Raises RetainError for one that no container would see."""
+    given = os.environ.get(name)
+    if not given:
+        return None
+    folder = path_of(name, given)
     if not folder.resolve().is_relative_to(Path(compose.store_folder()).resolve()):
-        raise RetainError(f"RELEASE_PATH={given}: containers have the store alone, so it has to lie there")
+        raise RetainError(f"{name}={given}: containers have the store alone, so it has to lie there")
     return folder
+
+
+def _inside(folder: Path) -> str:
+    """Where a folder of the store lies in the containers."""
+    return f"/store/{folder.resolve().relative_to(Path(compose.store_folder()).resolve()).as_posix()}"
 
 
 def refuse_taken_ports(engine: DockerClient, stack: Stack) -> None:
@@ -182,12 +196,12 @@ def key(stack: Stack) -> str:
     return known.split(",")[0].partition(":")[2]
 
 
-def _key(stack: Stack, passwords: Mapping[str, str]) -> str:
+def _key(stack: Stack) -> str:
     """For a command that people copy: where the key is, rather than the key."""
     if os.environ.get(API_KEYS):
         return "SECRET"
-    name = passwords[API_KEYS].partition(":")[0]
-    return f"$(sed -n 's/^{API_KEYS}={name}://p' {stack.secrets.relative_to(ROOT)})"
+    first = rf"s/^{API_KEYS}=[^:]*:\([^,]*\).*/\1/p"
+    return f"$(sed -n '{first}' {stack.secrets.relative_to(ROOT)})"
 
 
 def _render(stack: Stack, release: Path, say: Say) -> str:
@@ -219,7 +233,8 @@ def _environment(stack: Stack, named: str, release: Path, image: str, passwords:
         **passwords,
         "DOCKER_HOST": compose.engine_address(),
         "RETAIN_EXPERIMENT": experiment_of(named),
-        "RETAIN_RELEASE": release.resolve().relative_to(Path(store).resolve()).as_posix(),
+        "RELEASE_PATH": _inside(release),
+        **{name: _inside(folder) for name in FOLDERS if (folder := _given(name))},
         "RETAIN_HOST_STORE": store,
         "RETAIN_HOST_RENDERED": str(stack.rendered),
         "RETAIN_STACK": stack.name,

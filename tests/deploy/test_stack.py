@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from docker import DockerClient
 
+from engine.document import Document
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.releases import version_of
 from engine.store import FolderStore
 from flows import compose, stack
 from retain.release import Release
+from retain.rollout import Rollout, rollout_key
 from tests.containers import engine_or_skip
 from tests.deploy.chain import EXPERIMENT, until
 from tests.releases import rows
@@ -112,7 +114,9 @@ def test_it_comes_up_watches_and_goes(engine: DockerClient, release: Release, tm
     again = {service: compose.services_of(engine, OURS.project, service)[0].id for service in containers}
     assert again == {service: container.id for service, container in containers.items()}  # nothing was made anew
     run(engine, "python", "-m", "deploy.controller", "rollback", *signed)
-    assert FolderStore(tmp_path / "store").read(f"rollout/{EXPERIMENT}/rollout.json") is not None
+    rollout = Document(FolderStore(tmp_path / "store"), rollout_key(EXPERIMENT), Rollout).read()
+    assert rollout is not None
+    assert (rollout.latched, rollout.challenger) == (True, None)
     stack.down(said.append, OURS)
     assert not any(compose.services_of(engine, OURS.project, service) for service in stack.SERVICES)
     assert compose.has_volume(engine, OURS.database)

@@ -82,7 +82,9 @@ def test_every_service_is_one_that_is_started_and_waited_for() -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_container_can_do_little(name: str) -> None:
     service = SERVICES[name]
-    assert service["user"].partition(":")[0] not in ("0", "root")
+    user = re.sub(r"\$\{\w+:-(\w*)\}", r"\1", service["user"]).partition(":")[0]
+    assert user.isdigit()
+    assert int(user) > 0
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -113,9 +115,11 @@ def test_replicas_are_alike() -> None:
 
 def test_settings_that_containers_get_are_settings() -> None:
     known = {setting.name for setting in SETTINGS}
-    assert set(SERVICES["serve-1"]["environment"]) <= known
+    # The release is named by its folder, addresses are the containers' own, and SQLite is none of theirs.
+    others = {"EXPERIMENT", "RETAIN_HOST", "PORT", "RETAIN_ADMIN_PORT", "RETAIN_SQLITE_SYNCHRONOUS"}
+    assert set(SERVICES["serve-1"]["environment"]) == known - others
     controller = SERVICES["controller"]["environment"]
-    assert set(controller) <= {setting.name for setting in CONTROLLER_SETTINGS}
+    assert set(controller) == {setting.name for setting in CONTROLLER_SETTINGS} - {"RETAIN_CONTROLLER_PORT"}
     replicas = ",".join(f"http://{replica}:8001" for replica in stack.REPLICAS)
     assert controller["RETAIN_REPLICAS"] == replicas
     assert SERVICES["controller"]["volumes"] == ["${RETAIN_HOST_STORE:-../artifacts}:/store"]
@@ -187,6 +191,29 @@ def test_no_release(capsys: pytest.CaptureFixture[str]) -> None:
     assert "has no release in" in (said := capsys.readouterr().err)
     assert "run `make run` first" in said
     assert len(said.splitlines()) == 1
+
+
+def test_parts_are_named_where_containers_see_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = tmp_path / "store" / "local" / "decision" / "1"
+    part.mkdir(parents=True)
+    monkeypatch.setenv("PPO_POLICY_PATH", str(part))
+    passwords = dict.fromkeys(stack.SECRETS, "secret")
+    environment = stack._environment(stack.SERVING, "local", part, "retain/serve", passwords)
+    assert environment["PPO_POLICY_PATH"] == environment["RELEASE_PATH"] == "/store/local/decision/1"
+    monkeypatch.setenv("CHALLENGER_PATH", str(tmp_path))
+    with pytest.raises(RetainError, match=r"CHALLENGER_PATH=.*containers have the store alone"):
+        stack._environment(stack.SERVING, "local", part, "retain/serve", passwords)
+
+
+@pytest.mark.parametrize("keys", ["local:first-of-all-secrets", "shop:first-of-all-secrets,till:another-one-of-them"])
+def test_the_command_that_is_printed_finds_the_key(
+    ours: stack.Stack, keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack, "ROOT", ours.secrets.parent)
+    compose.write_secrets(ours.secrets, {"RETAIN_API_KEYS": keys, "OTHER": "local:a"})
+    assert stack.key(ours) == "first-of-all-secrets"
+    found = subprocess.run(["bash", "-c", f"echo {stack._key(ours)}"], cwd=ours.secrets.parent, capture_output=True)
+    assert found.stdout == b"first-of-all-secrets\n"
 
 
 def test_a_release_outside_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
