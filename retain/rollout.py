@@ -10,7 +10,7 @@ quarantined, which a person has to lift, each alone.
 A rollout is one small JSON object, which is replaced as a whole. Every function here is pure: it returns another
 rollout, of the next generation and with one event more, or raises RolloutError. An object that says of itself what
 can't be, such as a challenger in quarantine, is no Rollout. Times are microseconds since 1970, for people to read;
-nothing compares them.
+nothing goes by their order.
 """
 
 from __future__ import annotations
@@ -176,6 +176,12 @@ def effective(rollout: Rollout, lease_fresh: bool, force_baseline: bool, canary_
     if force_baseline or not lease_fresh:
         percent = 0.0
     return Served(rollout.challenger if percent else None, percent, rollout.challenger, rollout.accepted)
+
+
+def continues(before: Rollout, after: Rollout) -> bool:
+    """Whether changes have led from `before` to `after`, or none was made. Not to an older copy that was put back, to
+    what became of that, or to a rollout that was begun anew: each of them has forgotten what was done meanwhile."""
+    return after.generation >= before.generation and after.history[before.generation - 1] == before.history[-1]
 
 
 def describe(rollout: Rollout) -> str:

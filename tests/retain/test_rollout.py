@@ -27,6 +27,7 @@ from retain.rollout import (
     RolloutError,
     accept,
     advance,
+    continues,
     describe,
     effective,
     forgive,
@@ -375,6 +376,25 @@ def test_a_rollback_can_be_repeated() -> None:
     assert back(BACK) is BACK
     free = release_latch(BACK, **ANN)
     assert back(free) is free
+
+
+@pytest.mark.parametrize("before", [*EVERY, BACK])
+def test_a_rollout_continues_one_that_changes_have_led_from(before: Rollout) -> None:
+    assert continues(before, before)
+    assert all(continues(earlier, before) for earlier in (SHADOWED, CANARY) if earlier.generation <= before.generation)
+    changed = release_latch(before, **ANN) if before.latched else back(before)
+    assert continues(before, changed)
+    assert not continues(changed, before), "an older copy"
+
+
+def test_what_has_forgotten_a_rollback_does_not_continue_it() -> None:
+    older = set_percent(CANARY, 0, **ANN)
+    assert older.generation == BACK.generation
+    assert not continues(BACK, older)
+    assert not continues(BACK, forward(older, "canary")), "later, but of the older copy"
+    again = propose(None, CHAMPION, GOOD, **{**ANN, "at": 7})
+    assert not continues(SHADOWED, again)
+    assert not continues(BACK, forward(forward(again, "canary"), "canary")), "begun anew"
 
 
 @pytest.mark.parametrize(
