@@ -160,6 +160,11 @@ def _history(rollout: Rollout) -> Iterator[Line]:
             (event.action, "bold red" if event.action == "roll_back" else "bold"),
             f" by {event.by}: {event.reason} -> {event.after}",
         )
+        if event.action == "roll_back":
+            for figure in event.figures:
+                yield Text.assemble(
+                    f"    {figure.name}: ", (figure.verdict, STYLES[figure.verdict]), f", {figure.says}"
+                )
 
 
 def _when(at: int) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import pytest
 
 from deploy.plan import DEMO
+from engine.document import Document
 from engine.store import FolderStore
-from retain.rollout import rollout_key
+from retain.rollout import Rollout, roll_back, rollout_key
 from tests.deploy.fakes import EXPERIMENT, MISSED_PARTS, Answer, FakePrometheus, FakeReplica, answering, free_port
 from tests.deploy.town import ANN, DAY, Town
-from tests.rollouts import LIFT
+from tests.rollouts import LIFT, figures
 
 
 def status(town: Town, capsys: pytest.CaptureFixture[str]) -> str:
@@ -135,6 +136,19 @@ def test_what_was_accepted_and_what_is_in_quarantine_are_shown(
     assert "LATCHED" in shown
     assert f"quarantine {town.missed}: rolled back by Ann, too many complaints" in shown
     assert "ACCEPTED" not in shown
+
+
+def test_a_rollback_is_shown_with_the_figures_of_then(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    canary(town)
+    seen = figures(["errors"], errors="fail")
+    before = town.rollout
+    assert before is not None
+    after = roll_back(before, by="controller", why="RetainArmErrors: 4 % failed", at=77, figures=seen)
+    Document(town.store, rollout_key(EXPERIMENT), Rollout).change(lambda _: after)
+    lines = status(town, capsys).splitlines()
+    (place,) = (number for number, line in enumerate(lines) if "roll_back by controller" in line)
+    assert lines[place + 1] == f"    errors: fail, {seen[0].says}"
+    assert not any(line.startswith("    ") for line in lines[: place + 1])
 
 
 def test_a_long_history_is_cut_and_says_so(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
