@@ -10,7 +10,7 @@
     python -m deploy.controller release-latch --by NAME --reason TEXT
     python -m deploy.controller forgive RELEASE --by NAME --reason TEXT
 
-Exit codes: 0 done; 1 refused; 2 a bad setting or argument; 3 somebody who has to answer doesn't.
+Exit codes: 0 done; 1 refused; 2 a bad setting or argument; 3 Prometheus, a replica or the store doesn't answer.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Command = Callable[[Desk, argparse.Namespace], list[str]]
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     options = _parser().parse_args(arguments)
     try:
-        at = desk(read(environment), lambda text: print(text, file=sys.stderr))
-        for line in options.carry_out(at, options):
+        ours = desk(read(environment), lambda text: print(text, file=sys.stderr))
+        for line in options.carry_out(ours, options):
             print(line)
     except RolloutError as error:
         print(f"Refused: {error}", file=sys.stderr)
@@ -60,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m deploy.controller",
         description="Takes a rollout forward by people, and back by itself. Exit codes: 0 done, 1 refused, 2 a bad "
-        "setting or argument, 3 somebody who has to answer doesn't. Settings are variables of the environment "
-        "(docs/SETTINGS.md), RETAIN_STORE and:",
+        "setting or argument, 3 Prometheus, a replica or the store doesn't answer. Settings are variables of the "
+        "environment (docs/SETTINGS.md), RETAIN_STORE and:",
         epilog=described(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("status", help=standing, description=standing).set_defaults(carry_out=_status)
     propose = _signed(commands, "propose", _propose, "puts a release's learned policy into the shadow")
     propose.add_argument("release", metavar="RELEASE", help="its version, or its folder in the store")
-    propose.add_argument("--champion", metavar="RELEASE", help="whose baseline answers, once the services start anew")
+    propose.add_argument(
+        "--champion", metavar="RELEASE", help="release whose baseline decides once the services were restarted"
+    )
     accept = _signed(commands, "accept", _accept, "lets customers be shown a part that missed criteria of value")
     accept.add_argument("part", metavar="PART", help="such as decision")
     accept.add_argument("--criteria", required=True, help="all that it missed, with commas between them")

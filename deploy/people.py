@@ -148,7 +148,8 @@ def advance_to(
         return advance(current, to, basis, plan, by=who.by, reason=who.reason, at=at, accept_holds=holds)
 
     after = desk.change(forward)
-    return [*map(_line, evidence.figures), _now(after), f"A lease renews it: {desk.settings.controller} has to run."]
+    served = f"It is served only while the controller at {desk.settings.controller} runs and renews its lease."
+    return [*map(_line, evidence.figures), _now(after), served]
 
 
 def acceptance_of(part: str, criteria: Sequence[str], digest: str, who: Signature) -> Acceptance:

@@ -65,7 +65,7 @@ class Rollbacks:
 
     def again(self) -> None:
         """Judges what is owed, whenever there is something, for ever."""
-        said = ""
+        logged = ""
         while True:
             self._wake.wait()
             self._wake.clear()
@@ -73,11 +73,11 @@ class Rollbacks:
                 owed = list(self._owed.values())
             try:
                 self.judge(owed)
-                said = ""
+                logged = ""
             except RetainError as error:
-                if str(error) != said:
+                if str(error) != logged:
                     log.error("a rollback could not be put on record, and is tried again: %s", error)
-                said = str(error)
+                logged = str(error)
                 time.sleep(AGAIN_SECONDS)
             except Exception:
                 log.exception("a rollback failed, and is tried again")

@@ -83,25 +83,25 @@ class Following:
     # -- what customers meet
 
     def _take(self) -> None:
-        found = standing(self._seen, *self._settings, self._clock())
+        stands = standing(self._seen, *self._settings, self._clock())
         service = self._service
-        problem = found.problem or self._obstacle(found)
+        problem = stands.problem or self._obstacle(stands)
         if problem is not None and problem != service.standing.problem:
             log.warning("%s", problem)
         if problem is not None:
-            found = replace(found, served=found.served._replace(arm=None, percent=0.0), problem=problem)
-        service.take_standing(found)
-        self._gauges.stand(found, service.learned_percent, self._clock() <= found.until)
+            stands = replace(stands, served=stands.served._replace(arm=None, percent=0.0), problem=problem)
+        service.take_standing(stands)
+        self._gauges.stand(stands, service.learned_percent, self._clock() <= stands.until)
 
-    def _obstacle(self, found: Standing) -> str | None:
+    def _obstacle(self, stands: Standing) -> str | None:
         """What keeps the challenger from customers here, though the rollout and its lease let it."""
-        rollout, challenger, bound = found.rollout, found.served.shadow, self._service.bound
+        rollout, challenger, bound = stands.rollout, stands.served.shadow, self._service.bound
         if rollout is None or challenger is None:
             return None
         answers = bound.versions["release"]
         if rollout.champion.release != answers:
             return f"the rollout's champion is {rollout.champion.release}, but here {answers} answers"
-        wanted = _Wanted(challenger.release, found.served.accepted)
+        wanted = _Wanted(challenger.release, stands.served.accepted)
         if failed := self._failure(wanted):
             return f"the challenger {challenger.release} can't be loaded: {failed.why}"
         if bound.learned is None or not self._has(wanted):
@@ -125,12 +125,12 @@ class Following:
 
     def _begin_change(self) -> None:
         """Loads the challenger that the rollout wants tried, or lets go of one that is no longer."""
-        found = standing(self._seen, *self._settings, self._clock())
-        if found.problem is not None or found.rollout is None or self._changing is not None:
+        stands = standing(self._seen, *self._settings, self._clock())
+        if stands.problem is not None or stands.rollout is None or self._changing is not None:
             return
         wanted = None
-        if (challenger := found.served.shadow) is not None:
-            wanted = _Wanted(challenger.release, found.served.accepted)
+        if (challenger := stands.served.shadow) is not None:
+            wanted = _Wanted(challenger.release, stands.served.accepted)
             failed = self._failure(wanted)
             if self._has(wanted) or (failed is not None and self._clock() < failed.again):
                 return
