@@ -65,7 +65,7 @@ def test_errors(chain: MakeChain, release: Release) -> None:
 
 @pytest.mark.slow
 def test_latency(chain: MakeChain, release: Release) -> None:
-    broken(chain, release, "slower", LATENCY, **without_errors(release))
+    broken(chain, release, "slower", LATENCY, deadline=0.05, **without_errors(release))
 
 
 @pytest.mark.slow
@@ -152,9 +152,9 @@ def coming_and_going(chain: Chain, fault: str, seconds: float, without: float) -
 
 
 def half(release: Release) -> dict[str, Any]:
-    """Limits of which that of errors is a half, and no other is ever met; and patience with a busy machine."""
+    """Limits of which that of errors is a half."""
     errors = release.monitoring.error_rate.model_copy(update={"limit": 0.5})
-    return {"limits": release.monitoring.model_copy(update={"error_rate": errors}), "deadline": 2.0}
+    return {"limits": release.monitoring.model_copy(update={"error_rate": errors})}
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_what_comes_and_goes_is_judged_by_its_mean(
 @pytest.mark.slow
 def test_a_short_burst_is_no_alert(chain: MakeChain, release: Release) -> None:
     """All fails, for less than five minutes of the alerts' time."""
-    with chain(deadline=2.0) as running, Callers(release, running.apis, pause=0.002) as callers:
+    with chain() as running, Callers(release, running.apis, pause=0.002) as callers:
         running.begin(50.0)
         for _ in range(2):
             busy(callers)
@@ -225,14 +225,14 @@ HEALTHY_SECONDS = 600.0  # ten hours of the alerts' time
 
 @pytest.mark.slow
 def test_health_is_no_alert(chain: MakeChain, release: Release) -> None:
-    with chain(deadline=2.0) as running, Callers(release, running.apis, pause=0.01) as callers:
+    with chain() as running, Callers(release, running.apis, pause=0.01) as callers:
         generation = running.begin(50.0).generation
         time.sleep(HEALTHY_SECONDS)
         assert running.ever() == set()
         assert running.rollout.generation == generation
         assert running.served(50.0)
         pending = sorted(running.ever("pending"))
-        assert running.pager.pages == []
+        assert {page["severity"] for page in running.pager.pages} <= {"ticket"}  # a quarter of these customers opts out
     figures = sound(running, callers)
     came = f"no alert ({', '.join(pending) or 'none'} pending), {figures['learned']:.0f} decisions by the challenger"
     report("none: the arm is well, for ten hours of alerts' time", came, callers.answers)
