@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -319,6 +320,12 @@ class Chain:
         """Of an alert: pending, firing, or neither."""
         alert = self.alert(name)
         return None if alert is None else alert["state"]
+
+    def pending_since(self, name: str) -> float:
+        """From when on an alert was pending, in seconds since 1970."""
+        alert = self.alert(name)
+        assert alert is not None
+        return datetime.fromisoformat(alert["activeAt"]).timestamp()
 
     def ever(self, state: str = "firing") -> set[str]:
         """The alerts that page and were ever seen in that state, by Prometheus' own records."""
