@@ -19,7 +19,7 @@ from tests.deploy.faults import BACK_SECONDS, MakeChain, busy, report, rolled_ba
 from tests.serve.callers import Callers
 from tests.serve.memory import DAY
 
-pytestmark = pytest.mark.kills
+pytestmark = [pytest.mark.slow, pytest.mark.kills]
 
 ERRORS, LATENCY, UNSAFE = "RetainArmErrors", "RetainArmLatency", "RetainArmUnsafe"
 SERVER_ERRORS, SERVER_LATENCY, NRR = "RetainServerErrors", "RetainLatency", "RetainNrrDrop"
@@ -58,17 +58,14 @@ def broken(
     report(what, "rolled back", callers.answers, seconds, BACK_SECONDS, scale)
 
 
-@pytest.mark.slow
 def test_errors(chain: MakeChain, release: Release) -> None:
     broken(chain, release, "throws", ERRORS)
 
 
-@pytest.mark.slow
 def test_latency(chain: MakeChain, release: Release) -> None:
     broken(chain, release, "slower", LATENCY, deadline=0.05, **without_errors(release))
 
 
-@pytest.mark.slow
 def test_unsafe(chain: MakeChain, release: Release) -> None:
     broken(chain, release, "unsafe at first", UNSAFE, percent=100.0)
 
@@ -82,7 +79,6 @@ class Leaving(Callers):
             self._outcome(caller, heard, asked, "churned", {"outcome": "churned"})
 
 
-@pytest.mark.slow
 def test_nrr(chain: MakeChain, release: Release) -> None:
     """Customers were decided about 15 days ago, so that their decisions have matured: by the workers' clock, which the
     admin process doesn't share."""
@@ -98,7 +94,6 @@ def test_nrr(chain: MakeChain, release: Release) -> None:
     report(f"{NRR}: half of the challenger's customers leave", "rolled back", callers.answers, seconds, BACK_SECONDS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("trouble", "alert"), [("raises", SERVER_ERRORS), ("is slow", SERVER_LATENCY)])
 def test_what_callers_saw(chain: MakeChain, release: Release, trouble: str, alert: str) -> None:
     """The workers themselves have a bug: whether or not that is the challenger's fault, it goes."""
@@ -120,7 +115,6 @@ def test_what_callers_saw(chain: MakeChain, release: Release, trouble: str, aler
     report(f"{alert}: /retain {trouble}", "rolled back", requests, seconds, BACK_SECONDS)
 
 
-@pytest.mark.slow
 def test_errors_in_time_as_it_is(chain: MakeChain, release: Release) -> None:
     """Ten minutes of `for`, unscaled."""
     broken(chain, release, "throws", ERRORS, scale=1, pause=0.05)
@@ -157,7 +151,6 @@ def half(release: Release) -> dict[str, Any]:
     return {"limits": release.monitoring.model_copy(update={"error_rate": errors})}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "fires"), [(0.8, False), (1.2, True)])
 def test_what_comes_and_goes_is_judged_by_its_mean(
     chain: MakeChain, release: Release, seconds: float, fires: bool
@@ -182,7 +175,6 @@ def test_what_comes_and_goes_is_judged_by_its_mean(
     )
 
 
-@pytest.mark.slow
 def test_a_short_burst_is_no_alert(chain: MakeChain, release: Release) -> None:
     """All fails, for less than five minutes of the alerts' time."""
     with chain() as running, Callers(release, running.apis, pause=0.002) as callers:
@@ -200,7 +192,6 @@ def test_a_short_burst_is_no_alert(chain: MakeChain, release: Release) -> None:
     report(f"{ERRORS}: a burst of three minutes", "no alert", callers.answers)
 
 
-@pytest.mark.slow
 def test_nothing_is_told_from_a_few_customers(chain: MakeChain, release: Release) -> None:
     """Everything of the arm fails, but fewer customers were decided about than the guard of the alerts wants."""
     with chain() as running:
@@ -223,7 +214,6 @@ def test_nothing_is_told_from_a_few_customers(chain: MakeChain, release: Release
 HEALTHY_SECONDS = 600.0  # ten hours of the alerts' time
 
 
-@pytest.mark.slow
 def test_health_is_no_alert(chain: MakeChain, release: Release) -> None:
     with chain() as running, Callers(release, running.apis, pause=0.01) as callers:
         generation = running.begin(50.0).generation
