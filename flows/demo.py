@@ -211,7 +211,7 @@ def running(story: Story, named: str) -> Iterator[Demo]:
     copy_of_store(named)
     for name in OURS:  # of the shell: no database, webhook or limit of a real service has a part in this
         os.environ.pop(name, None)
-    os.environ.update(RETAIN_STORE=str(STORE), RETAIN_BUDGET_USD=BUDGET, RETAIN_HOLD_OUT_PERCENT="0")
+    os.environ.update(EXPERIMENT=named, RETAIN_STORE=str(STORE), RETAIN_BUDGET_USD=BUDGET, RETAIN_HOLD_OUT_PERCENT="0")
     callers = None
     try:
         story.chapter("The service, and what watches it")

@@ -22,6 +22,7 @@ from docker import DockerClient
 
 from deploy import rules
 from deploy.plan import time_scale
+from deploy.rules import PLAIN, RED
 from engine.artifact import open_artifact
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
@@ -102,6 +103,7 @@ def up(say: Say, stack: Stack = SERVING) -> None:
     refuse_taken_ports(engine, stack)
     passwords = made_once(engine, stack)
     environment = _environment(stack, named, folder, compose.own_image(SERVE, ROOT, say), passwords)
+    refuse_forgotten(engine, stack, environment)
     environment["RETAIN_RENDERED"] = _render(stack, folder, say)
     files = _files(engine, say)
     if with_grafana := compose.pull(engine, stated_image(GRAFANA), say):
@@ -116,6 +118,8 @@ def up(say: Say, stack: Stack = SERVING) -> None:
     for service, address in stack.addresses.items():
         if with_grafana or service != GRAFANA:
             say(f"{service:13}{address}")
+    if not environment.get("RETAIN_PAGE_URL"):
+        say(f"{RED}nobody is paged: a page is a line of the controller's log until RETAIN_PAGE_URL is set{PLAIN}")
     controller = container(engine, stack, "controller")
     say(f"what people tell the rollout: docker exec -it {controller} python -m deploy.controller")
     say("ask the service about a customer:")
@@ -167,6 +171,23 @@ def refuse_taken_ports(engine: DockerClient, stack: Stack) -> None:
             trying.settimeout(2)
             if trying.connect_ex(("127.0.0.1", port)) == 0:
                 raise RetainError(f"Port {port} of 127.0.0.1, where {service} is to be, is taken: stop what has it")
+
+
+def refuse_forgotten(engine: DockerClient, stack: Stack, environment: Mapping[str, str]) -> None:
+    """Raises RetainError for a setting of the shell that a container has and that isn't set now: another draw of
+    customers, another database, or nobody who is paged should be no accident."""
+    stated = yaml.safe_load(COMPOSE_FILE.read_text(encoding="utf-8"))["services"]
+    forgotten = set()
+    for service in (REPLICAS[0], "controller"):
+        given = {name for name, value in stated[service]["environment"].items() if value is None}
+        for each in compose.services_of(engine, stack.project, service):
+            has = dict(pair.split("=", 1) for pair in each.attrs["Config"]["Env"])
+            forgotten |= {name for name in given if has.get(name) and name not in environment}
+            if "DATABASE_URL" in has and has["DATABASE_URL"] != environment["DATABASE_URL"]:
+                forgotten |= {"DATABASE_URL"} - os.environ.keys()
+    if forgotten:
+        names = ", ".join(sorted(forgotten))
+        raise RetainError(f"{names}: set when the stack was started, and not now. Set it again, or to nothing (NAME=)")
 
 
 def made_once(engine: DockerClient, stack: Stack) -> dict[str, str]:

@@ -111,7 +111,12 @@ def create_app(
 async def _follow_approvals(service: Service, watch: Watch) -> None:
     while True:
         await asyncio.sleep(READ_AGAIN_SECONDS)
-        look = in_thread(partial(_changed, watch), "look at approvals")
+        try:
+            look = in_thread(partial(_changed, watch), "look at approvals")
+        except RuntimeError as error:  # no thread can be started
+            service.take_approvals(Approvals(problem=f"{watch.url}: can't be read ({error})"))
+            watch.forget()
+            continue
         await asyncio.wait([look], timeout=LOOK_SECONDS)
         if not look.done():
             problem = f"{watch.url}: can't be read (no answer within {LOOK_SECONDS:g} seconds)"

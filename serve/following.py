@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 from engine.errors import RetainError
 from retain.parts import Acceptance
+from retain.rollout import BASELINE_ONLY
 from serve.learned import LearnedArm
 from serve.looking import in_thread
 from serve.service import Service
@@ -54,6 +56,7 @@ class Following:
         self._loaded: _Wanted | None = None  # whose arm was loaded last, since the rollout wanted it
         self._failed: _Failed | None = None
         self._changing: asyncio.Task[None] | None = None
+        self._look: asyncio.Future[Seen] | None = None
         self._gauges = RolloutGauges(service.metrics.registry)
 
     def begin(self) -> None:
@@ -63,22 +66,38 @@ class Following:
 
     async def run(self) -> None:
         """Looks once a second, until it is cancelled."""
-        look: asyncio.Future[Seen] | None = None
         try:
             while True:
-                look = look or in_thread(self._looks.look, "look at the rollout")
-                await asyncio.wait([look], timeout=LOOK_SECONDS)
-                if look.done():
-                    self._seen, look = _seen(look, self._seen, self._clock()), None
-                self._take()
-                self._begin_change()
+                try:
+                    await self._turn()
+                except Exception as error:  # whatever it is, what was seen last may be over
+                    self._give_up_on_turn(error)
                 await asyncio.sleep(LOOK_SECONDS)
-                self._take()
         finally:
             if self._changing is not None:
                 self._changing.cancel()
                 with suppress(asyncio.CancelledError):
                     await self._changing
+
+    async def _turn(self) -> None:
+        self._take()
+        if self._look is None:
+            self._look = in_thread(self._looks.look, "look at the rollout")
+        await asyncio.wait([self._look], timeout=LOOK_SECONDS)
+        if self._look.done():
+            look, self._look = self._look, None
+            self._seen = look.result()
+        self._take()
+        self._begin_change()
+
+    def _give_up_on_turn(self, error: Exception) -> None:
+        """Until the next one the baseline decides."""
+        log.exception("the rollout could not be followed")
+        problem = f"the rollout can't be followed: {error!r}"
+        standing = Standing(self._seen.rollout, BASELINE_ONLY, -math.inf, problem)
+        self._service.take_standing(standing)
+        with suppress(Exception):  # it may be what has failed
+            self._gauges.stand(standing, 0.0, False)
 
     # -- what customers meet
 
@@ -115,10 +134,12 @@ class Following:
     # -- whose learned arm is asked
 
     def _has(self, wanted: _Wanted) -> bool:
-        learned = self._service.bound.learned
-        if self._loaded is None:  # the one of the settings is still there
-            return learned is not None and wanted == _Wanted(learned.release_version or "", ())
-        return self._loaded == wanted
+        """Whether that is whose arm the service asks. Of the settings' arm that is only known if it is of the own
+        release: what CHALLENGER_PATH names is tried in the shadow alone."""
+        if self._loaded is not None:
+            return self._loaded == wanted
+        bound, own = self._service.bound, self._service.bound.versions["release"]
+        return bound.learned is not None and bound.learned.release_version == own and wanted == _Wanted(own, ())
 
     def _failure(self, wanted: _Wanted) -> _Failed | None:
         return self._failed if self._failed is not None and self._failed.wanted == wanted else None
@@ -143,12 +164,13 @@ class Following:
             arm = None
             if wanted is not None:
                 arm = await in_thread(partial(self._arm_of, *wanted), "load the challenger")
-            self._loaded, self._failed = wanted, None
             await self._service.take_arm(arm)
+            self._loaded, self._failed = wanted, None
         except Exception as error:  # whatever it is, nobody is decided about by what isn't there
-            assert wanted is not None
             why = str(error) if isinstance(error, RetainError) else repr(error)
-            self._failed = _Failed(wanted, why, self._clock() + AGAIN_SECONDS)
+            log.warning("the learned arm that the rollout wants can't be had: %s", why)
+            if wanted is not None:
+                self._failed = _Failed(wanted, why, self._clock() + AGAIN_SECONDS)
         finally:
             self._changing = None
             self._take()
@@ -167,8 +189,3 @@ class _Failed(NamedTuple):
     wanted: _Wanted
     why: str
     again: float
-
-
-def _seen(look: asyncio.Future[Seen], before: Seen, now: float) -> Seen:
-    error = look.exception()
-    return look.result() if error is None else replace(before, problem=f"{error!r}", looked=now)

@@ -59,7 +59,7 @@ def ready(service: Service) -> dict[str, Any]:
 def warnings(service: Service) -> list[str]:
     """What the person who runs the service should know, a line each; beside it, once it runs, stands what its learned
     arm says."""
-    unrouted = [] if service.standing.rules else service.unrouted
+    unrouted = [] if service.standing.rules else [*service.unrouted, *_without_a_way_back(service)]
     return [
         *service.warnings,
         *unrouted,
@@ -68,6 +68,12 @@ def warnings(service: Service) -> list[str]:
         *_not_like_training(service),
         *_money(service),
     ]
+
+
+def _without_a_way_back(service: Service) -> list[str]:
+    if not service.learned_percent:
+        return []
+    return ["the learned policy decides without a rollout: no alert takes it back by itself (docs/SERVICE.md, Rollout)"]
 
 
 def _rollout(service: Service) -> Mapping[str, Any] | None:

@@ -17,7 +17,7 @@ from engine.config import is_path
 from engine.errors import RetainError
 from engine.paths import is_folder, path_of, why_unreadable
 from engine.releases import DEFAULT_EXPERIMENT
-from serve.champion import answering_release
+from serve.champion import release_to_begin_with
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
 
 if TYPE_CHECKING:  # the database's libraries are no affair of the arm's process, which reads a setting's name here
@@ -253,7 +253,7 @@ def read(environment: Mapping[str, str]) -> Settings:
     """Raises RetainError for a setting that can't be used."""
     values = {setting.name: setting.value(environment) for setting in SETTINGS}
     return Settings(
-        release=values["RELEASE_PATH"] or answering_release(values["EXPERIMENT"]),
+        release=values["RELEASE_PATH"] or release_to_begin_with(values["EXPERIMENT"]),
         parts={part: values[name] for part, name in OVERRIDES.items() if values[name]},
         challenger=values["CHALLENGER_PATH"],
         router=Router(

@@ -16,9 +16,9 @@ from typing import Final
 
 from engine.document import Document
 from engine.errors import RetainError
-from engine.store import ABSENT, open_store
+from engine.store import ABSENT, Store, open_store
 from retain.lease import LEASE_SECONDS, Lease, Sighting, fresh_until, sighted
-from retain.rollout import BASELINE_ONLY, Rollout, Served, effective, lease_key, rollout_key
+from retain.rollout import BASELINE_ONLY, Rollout, Served, continues, effective, lease_key, rollout_key
 
 log = logging.getLogger("retain.serve")
 
@@ -43,7 +43,8 @@ class Looks:
     """At the rollout of one experiment, one after the other. `store`: its URL."""
 
     def __init__(self, store: str, experiment: str, clock: Callable[[], float] = elapsed) -> None:
-        self._store = store
+        self._url = store
+        self._store: Store | None = None  # once it was opened: if its folder goes away, none is made in its place
         self._experiment = experiment
         self._clock = clock
         self._rollout: tuple[Rollout | None, str] = (None, ABSENT)
@@ -53,16 +54,29 @@ class Looks:
         """What is there now; it may take long."""
         now = self._clock()
         try:
-            store = open_store(self._store)
-            rollout = Document(store, rollout_key(self._experiment), Rollout).look(self._rollout)
-            if rollout[0] is None and self._rollout[0] is not None:
-                raise RetainError(f"{store.url}/{rollout_key(self._experiment)}: is gone, though it was there before")
-            self._rollout = rollout
-            lease = None if rollout[0] is None else _lease(Document(store, lease_key(self._experiment), Lease))
-            self._seen = Seen(rollout[0], sighted(self._seen.sighting, lease, now), None, now)
+            if self._store is None:
+                self._store = open_store(self._url)
+            rollout = self._rollout_of(self._store)
+            lease = None if rollout is None else _lease(Document(self._store, lease_key(self._experiment), Lease))
+            self._seen = Seen(rollout, sighted(self._seen.sighting, lease, now), None, now)
         except RetainError as error:
             self._seen = replace(self._seen, problem=str(error), looked=now)
         return self._seen
+
+    def _rollout_of(self, store: Store) -> Rollout | None:
+        """Raises RetainError for one that is gone, or is another than was seen, such as an older copy of it."""
+        key, before = rollout_key(self._experiment), self._rollout[0]
+        version = Document(store, key, Rollout).look(self._rollout)
+        rollout = version[0]
+        if rollout is None and (before is not None or store.read(lease_key(self._experiment)) is not None):
+            raise RetainError(f"{store.url}/{key}: is gone, though it was there before")
+        if rollout is not None and before is not None and not continues(before, rollout):
+            raise RetainError(
+                f"{store.url}/{key}: is not what it was, perhaps an older copy. Roll back what shouldn't be there, and "
+                "restart the service, which goes by it from then on"
+            )
+        self._rollout = version
+        return rollout
 
 
 def _lease(document: Document[Lease]) -> Lease | None:

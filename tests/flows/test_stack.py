@@ -231,6 +231,38 @@ def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     stack.refuse_taken_ports(engine(), stack.SERVING)
 
 
+@pytest.mark.parametrize(
+    ("had", "shell", "names"),
+    [
+        ({}, {}, None),
+        ({"ASSIGNMENT_KEY": "s3cret"}, {}, "ASSIGNMENT_KEY"),
+        ({"ASSIGNMENT_KEY": "s3cret"}, {"ASSIGNMENT_KEY": "another"}, None),
+        ({"ASSIGNMENT_KEY": "s3cret", "FORCE_BASELINE": "true"}, {"ASSIGNMENT_KEY": ""}, "FORCE_BASELINE"),
+        ({"RETAIN_PAGE_URL": "http://pager"}, {}, "RETAIN_PAGE_URL"),
+        ({"DATABASE_URL": "postgresql://elsewhere"}, {}, "DATABASE_URL"),
+        ({"DATABASE_URL": "postgresql://elsewhere"}, {"DATABASE_URL": "postgresql://third"}, None),
+        ({"RETAIN_ADMIN_HOST": "0.0.0.0", "RELEASE_PATH": "/store/a"}, {}, None),
+    ],
+)
+def test_what_the_shell_no_longer_sets_is_named(
+    had: dict[str, str], shell: dict[str, str], names: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ASSIGNMENT_KEY", "FORCE_BASELINE", "RETAIN_PAGE_URL", "DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in shell.items():
+        monkeypatch.setenv(name, value)
+    own = "postgresql://postgres"
+    env = {"DATABASE_URL": own, **had}
+    container = SimpleNamespace(attrs={"Config": {"Env": [f"{name}={value}" for name, value in env.items()]}})
+    running = SimpleNamespace(containers=SimpleNamespace(list=lambda **_: [container]))
+    environment = {"DATABASE_URL": own, "RELEASE_PATH": "/store/b", **shell}
+    if names is None:
+        stack.refuse_forgotten(running, stack.SERVING, environment)  # type: ignore[arg-type]
+    else:
+        with pytest.raises(RetainError, match=rf"^{names}: set when the stack was started, and not now"):
+            stack.refuse_forgotten(running, stack.SERVING, environment)  # type: ignore[arg-type]
+
+
 def test_one_replica_is_replaced_after_the_other() -> None:
     groups = [set(group) & set(stack.REPLICAS) for group in stack.GROUPS]
     assert [len(group) for group in groups if group] == [1, 1]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from engine.document import Document
+from engine.errors import RetainError
 from engine.releases import version_of
 from engine.store import FolderStore
 from retain.rollout import Rollout, propose, roll_back, rollout_key
-from serve.champion import answering_release
+from serve.champion import answering_release, release_to_begin_with
 from tests.deploy.fakes import EXPERIMENT, GOOD_PARTS, make_current, release
 from tests.rollouts import ANN
 
@@ -51,8 +52,13 @@ def test_a_release_that_was_made_since_is_no_champion(root: Path) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["damaged", "champion gone"])
-def test_where_the_champion_can_t_be_told_the_current_release_answers(root: Path, trouble: str) -> None:
+def test_where_the_champion_can_t_be_told_a_service_begins_with_the_current_release(
+    root: Path, trouble: str, caplog: pytest.LogCaptureFixture
+) -> None:
     put(root, propose(None, "0" * 12 if trouble == "champion gone" else "c" * 12, "a" * 12, **ANN))
     if trouble == "damaged":
         os.truncate(root / KEY, 10)
-    assert answers() == 2
+    with pytest.raises(RetainError):
+        answers()
+    assert int(release_to_begin_with(EXPERIMENT).name) == 2
+    assert "so the current release answers" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,60 @@ def test_a_hiccup_of_the_store_is_the_baseline_and_keeps_the_arm(staged: Callabl
     stage.renew(1)
     stage.until(lambda: served(stage, 100))
     assert len(stage.made) == 1
+
+
+def test_a_turn_that_fails_is_the_baseline_and_not_the_last(
+    staged: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = staged()
+    begun(stage, canary())
+    sample = stage.service.metrics.registry.get_sample_value
+    of = {"release": CHALLENGER, "generation": "1"}
+    with monkeypatch.context() as patch:
+        patch.setattr("serve.following.in_thread", _no_thread)
+        stage.until(lambda: served(stage, 0))
+        assert stage.ask()["mode"] == "baseline"
+        assert stage.rollout["problem"] == "the rollout can't be followed: RuntimeError(\"can't start new thread\")"
+        assert (sample("retain_rollout_percent", of), sample("retain_lease_fresh")) == (0, 0)
+    stage.renew(1)
+    stage.until(lambda: served(stage, 100))
+
+
+def _no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_an_arm_that_cant_be_started_is_tried_again(
+    staged: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = staged()
+
+    async def no_process(arm: InProcessArm) -> None:
+        raise OSError("no more processes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InProcessArm, "start", no_process)
+        stage.put(canary())
+        own = stage.service.bound.learned
+        assert own is not None
+        stage.service.bound = dataclasses.replace(stage.service.bound, learned=None)
+        stage.client.get("/healthz")
+        stage.until(lambda: "OSError('no more processes')" in (stage.service.standing.problem or ""))
+    stage.now += 1.5
+    stage.renew(1)
+    stage.until(lambda: stage.following._loaded is not None)
+    stage.renew(1)
+    stage.until(lambda: served(stage, 100))
+
+
+def test_what_challenger_path_names_is_loaded_anew_for_a_rollout(staged: Callable[..., Stage]) -> None:
+    stage = staged()
+    own = stage.service.bound.learned
+    assert own is not None
+    own.release_version = CHALLENGER  # in the shadow alone: this worker doesn't know it
+    begun(stage, canary())
+    assert stage.made == [(CHALLENGER, ())]
+    assert stage.ask()["mode"] == "learned"
 
 
 def test_what_a_rollout_serves_is_among_the_metrics(staged: Callable[..., Stage]) -> None:

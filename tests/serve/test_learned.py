@@ -159,7 +159,8 @@ def test_readyz_tells_arms_wallet_and_warnings(release: Release) -> None:
     clock = Clock()
     client = served(release, ALL, clock=clock)
     ready = client.get("/readyz").json()
-    assert (ready["mode"], ready["learned_percent"], ready["warnings"]) == ("learned", 100, [])
+    alone = "the learned policy decides without a rollout: no alert takes it back by itself (docs/SERVICE.md, Rollout)"
+    assert (ready["mode"], ready["learned_percent"], ready["warnings"]) == ("learned", 100, [alone])
     assert served(release, Router(False, 5)).get("/readyz").json()["mode"] == "canary"
     assert ready["wallet"]["period_left"] == 1.0
     for months, left in ((3, 0.75), (12, 0.75)):  # a new period has begun

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,42 @@ def test_what_cant_be_read_is_the_baseline_until_it_can(machine: Machine, troubl
         path.write_bytes(content)
     machine.renew(CANARY.generation)
     assert machine.look().served.percent == 5
+
+
+def test_an_older_copy_brings_back_nothing_that_was_rolled_back(machine: Machine) -> None:
+    machine.put(CANARY)
+    machine.look()
+    copy = (machine.store.root / KEY).read_bytes()
+    machine.put(roll_back(CANARY, by="controller", why="errors", at=1))
+    machine.look()
+    (machine.store.root / KEY).write_bytes(copy)
+    for _ in range(3):
+        machine.renew(CANARY.generation)
+        stands = machine.look()
+        assert stands.served == BASELINE_ONLY
+        assert "perhaps an older copy" in (stands.problem or "")
+    machine.looks = Looks(str(machine.store.root), "toy", lambda: machine.now)  # a restart goes by what is there
+    for _ in range(2):
+        machine.renew(CANARY.generation)
+        machine.look()
+    assert machine.stands().served.percent == 5
+
+
+def test_a_rollout_that_was_moved_away_is_gone_for_a_new_process_too(machine: Machine) -> None:
+    machine.put(CANARY)
+    machine.renew(CANARY.generation)
+    (machine.store.root / KEY).unlink()
+    stands = machine.look()
+    assert (stands.served, stands.rules) == (BASELINE_ONLY, True)
+    assert "is gone, though it was there before" in (stands.problem or "")
+
+
+def test_a_store_whose_folder_is_gone_is_not_made_anew(machine: Machine) -> None:
+    machine.put(CANARY)
+    machine.look()
+    shutil.rmtree(machine.store.root)
+    assert machine.look().served == BASELINE_ONLY
+    assert not machine.store.root.exists()
 
 
 def test_a_damaged_lease_is_none(machine: Machine) -> None:
