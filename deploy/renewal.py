@@ -163,14 +163,17 @@ class Renewal:
         return None
 
     def _renew(self, generation: int, began: float) -> None:
-        def transition(lease: Lease | None) -> Lease:
-            now = self._clock()
-            if now - began > ROUND_SECONDS:
+        def in_time() -> None:
+            if self._clock() - began > ROUND_SECONDS:
                 raise _Paused
+
+        def transition(lease: Lease | None) -> Lease:
+            in_time()
+            now = self._clock()
             self._sighting = sighted(self._sighting, lease, now)
             return renewed(self._sighting, self._holder, generation, now)
 
-        after = self._lease.change(transition)
+        after = self._lease.change(transition, last_look=in_time)  # a write may hang, and what was found grows old
         self._sighting = sighted(self._sighting, after, self._clock())
 
 

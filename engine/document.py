@@ -40,16 +40,19 @@ class Document(Generic[Model]):
             return None, ABSENT
         return before if stored[1] == before[1] else (self._parsed(stored[0]), stored[1])
 
-    def change(self, transition: Callable[[Model | None], Model]) -> Model:
+    def change(
+        self, transition: Callable[[Model | None], Model], *, last_look: Callable[[], None] | None = None
+    ) -> Model:
         """Replaces what is there by what the transition makes of it, and returns that. Nothing is written if it returns
-        what it was given, or raises."""
+        what it was given, or raises, or if `last_look` does, which is called right before it is there for others."""
         while True:
             before, version = self.look()
             after = transition(before)
             if after is before:
                 return after
             try:
-                self.store.write(self.key, canonical(after.model_dump(mode="json")), expect=version)
+                content = canonical(after.model_dump(mode="json"))
+                self.store.write(self.key, content, expect=version, last_look=last_look)
             except Conflict:
                 continue
             return after

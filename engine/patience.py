@@ -119,14 +119,16 @@ class PatientStore:
     def read(self, key: str) -> tuple[bytes, str] | None:
         return self.outage.call(lambda: self.store.read(key))
 
-    def write(self, key: str, data: bytes, expect: str | None = None) -> str:
+    def write(
+        self, key: str, data: bytes, expect: str | None = None, *, last_look: Callable[[], None] | None = None
+    ) -> str:
         tried = False
 
         def write() -> str:
             nonlocal tried
             try:
                 tried_before, tried = tried, True
-                return self.store.write(key, data, expect)
+                return self.store.write(key, data, expect, last_look=last_look)
             except Conflict:
                 # A write that seemed to fail may have been made all the same.
                 stored = self.store.read(key) if tried_before else None

@@ -44,8 +44,14 @@ class Store(Protocol):
     def read(self, key: str) -> tuple[bytes, str] | None:
         """Bytes and version, or None."""
 
-    def write(self, key: str, data: bytes, expect: str | None = None) -> str:
-        """The new version; raises Conflict when `expect` is neither None nor what is there."""
+    def write(
+        self, key: str, data: bytes, expect: str | None = None, *, last_look: Callable[[], None] | None = None
+    ) -> str:
+        """The new version; raises Conflict when `expect` is neither None nor what is there.
+
+        `last_look` is called when nothing is left to do that can take long. What it raises is raised, and nothing is
+        written.
+        """
 
     def delete(self, key: str, expect: str | None = None) -> None:
         """Absent keys are fine; raises Conflict as write() does."""
@@ -82,13 +88,17 @@ class FolderStore:
             raise unavailable(error, f"{self.root}/{key}: {why_unreadable(error)}") from None
         return data, _version(data)
 
-    def write(self, key: str, data: bytes, expect: str | None = None) -> str:
+    def write(
+        self, key: str, data: bytes, expect: str | None = None, *, last_look: Callable[[], None] | None = None
+    ) -> str:
         target = self._path(key)
         with self._aside(io.BytesIO(data), key) as aside:
             with self._locked() as still_locked:
                 self._check(key, expect)
                 self._make(target.parent)
                 still_locked()
+                if last_look is not None:
+                    last_look()
                 self._rename(aside, target)
             _sync(target.parent)
         return _version(data)

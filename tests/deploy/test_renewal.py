@@ -11,6 +11,7 @@ from deploy.calls import Unanswered
 from deploy.measured import Sample
 from deploy.renewal import LOST_SECONDS, RENEW_SECONDS, ROUND_SECONDS, STUCK_SECONDS, Renewal
 from deploy.watch import WATCHDOG_SECONDS
+from engine import store as engine_store
 from engine.document import Document
 from engine.errors import StoreUnavailable
 from engine.store import FolderStore
@@ -161,6 +162,23 @@ def test_a_round_that_was_paused_renews_nothing(scene: Scene) -> None:
     assert scene.pass_seconds(5) == [None]
     scene.chain.now += STUCK_SECONDS + 1
     assert scene.renewal.outcome.why == "paused"
+
+
+def test_a_write_that_hangs_renews_nothing_by_what_was_found_before_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.pass_seconds(60)
+    count = scene.count
+    with monkeypatch.context() as patch:
+
+        def hang(point: str, _: str) -> None:
+            if point == "store.write":  # right before what is written is synced
+                scene.chain.now += ROUND_SECONDS + 1
+
+        patch.setattr(engine_store, "fault", hang)
+        assert scene.pass_seconds(5) == ["paused"]
+    assert scene.count == count
+    assert scene.pass_seconds(5) == [None]
 
 
 def test_a_store_that_is_away_or_a_damaged_rollout_renews_nothing(

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from engine.store import ABSENT, Conflict
 from tests.engine.processes import PATIENCE_S
@@ -24,8 +25,10 @@ class MemoryStore:
         data = self.content.get(key)
         return None if data is None else (data, _version(data))
 
-    def write(self, key: str, data: bytes, expect: str | None = None) -> str:
+    def write(self, key: str, data: bytes, expect: str | None = None, *, last_look: Any = None) -> str:
         self._check(key, expect)
+        if last_look is not None:
+            last_look()
         self.content[key] = data
         return _version(data)
 
@@ -128,9 +131,9 @@ class _Seen(MemoryStore):
         self._did("read", key, False)
         return super().read(key)
 
-    def write(self, key: str, data: bytes, expect: str | None = None) -> str:
+    def write(self, key: str, data: bytes, expect: str | None = None, *, last_look: Any = None) -> str:
         self.turns.wait_for_turn(self.actor)
-        version = super().write(key, data, expect)
+        version = super().write(key, data, expect, last_look=last_look)
         self._did("write", key, True)
         return version
 

@@ -7,6 +7,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -321,8 +322,8 @@ def test_the_claim_is_asked_again_before_the_seal_and_before_older_ones_are_remo
     class Overtaken(FolderStore):
         """Another attempt takes over when this one has written its seal, and goes on from there."""
 
-        def write(self, key: str, data: bytes, expect: str | None = None) -> str:
-            version = super().write(key, data, expect)
+        def write(self, key: str, data: bytes, expect: str | None = None, **more: Any) -> str:
+            version = super().write(key, data, expect, **more)
             if key.endswith("000001/complete.json"):
                 plain = FolderStore(self.root)
                 plain.delete(CLAIM)

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,8 +179,8 @@ def test_a_fenced_owner_saves_nothing_that_counts(store: FolderStore) -> None:
 
 def test_one_that_is_fenced_while_it_saves_does_not_seal(store: FolderStore) -> None:
     class Overtaken(FolderStore):
-        def write(self, key: str, data: bytes, expect: str | None = None) -> str:
-            version = super().write(key, data, expect)
+        def write(self, key: str, data: bytes, expect: str | None = None, **more: Any) -> str:
+            version = super().write(key, data, expect, **more)
             if key.endswith("state.json"):
                 attempt(store, 2)
             return version
@@ -194,8 +195,8 @@ def test_one_that_is_fenced_while_it_saves_does_not_seal(store: FolderStore) -> 
 
 def test_one_that_is_fenced_after_it_sealed_prunes_nothing_of_its_successors(store: FolderStore) -> None:
     class Overtaken(FolderStore):
-        def write(self, key: str, data: bytes, expect: str | None = None) -> str:
-            version = super().write(key, data, expect)
+        def write(self, key: str, data: bytes, expect: str | None = None, **more: Any) -> str:
+            version = super().write(key, data, expect, **more)
             if key.endswith(f"000001/{SEAL}"):  # it hangs here, and another has long gone on when it wakes
                 successor = attempt(store, 2)
                 for step in (3, 4):

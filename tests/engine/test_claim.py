@@ -10,6 +10,7 @@ import time
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -332,10 +333,10 @@ class Slow(FolderStore):
         super().__init__(root)
         self.writing, self.go_on = threading.Event(), threading.Event()
 
-    def write(self, key: str, data: bytes, expect: str | None = None) -> str:
+    def write(self, key: str, data: bytes, expect: str | None = None, **more: Any) -> str:
         self.writing.set()
         assert self.go_on.wait(PATIENCE_S)
-        return super().write(key, data, expect)
+        return super().write(key, data, expect, **more)
 
 
 def test_release_waits_for_a_renewal_that_is_under_way(tmp_path: Path) -> None:

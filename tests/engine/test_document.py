@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,10 +62,10 @@ class FasterWriter(FolderStore):
         super().__init__(root)
         self.others = list(others)
 
-    def write(self, key: str, data: bytes, expect: str | None = None) -> str:
+    def write(self, key: str, data: bytes, expect: str | None = None, **more: Any) -> str:
         if self.others:
             self.others.pop(0)()
-        return super().write(key, data, expect)
+        return super().write(key, data, expect, **more)
 
 
 def test_what_is_not_there_is_none(rollout: Document[Rollout], tmp_path: Path) -> None:

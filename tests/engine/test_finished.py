@@ -28,10 +28,10 @@ class Disk(FolderStore):
 
     full = False
 
-    def write(self, key: str, data: bytes, expect: str | None = None) -> str:
+    def write(self, key: str, data: bytes, expect: str | None = None, **more: Any) -> str:
         if self.full:
             raise RetainError(f"{self.root}: {FULL}")
-        return super().write(key, data, expect)
+        return super().write(key, data, expect, **more)
 
 
 @pytest.fixture

@@ -50,8 +50,8 @@ class Away(MemoryStore):
             self._fail()
         return super().read(key)
 
-    def write(self, key: str, data: bytes, expect: str | None = None) -> str:
-        version = super().write(key, data, expect)
+    def write(self, key: str, data: bytes, expect: str | None = None, **more: Any) -> str:
+        version = super().write(key, data, expect, **more)
         self._fail()
         return version
 
@@ -205,11 +205,11 @@ def test_every_operation_is_patient(tmp_path: Path) -> None:
             if name not in ("read", "write", "delete", "list", "put_file", "local"):
                 return operation
 
-            def fails_once(*arguments: Any) -> Any:
+            def fails_once(*arguments: Any, **more: Any) -> Any:
                 if name not in self.failed:
                     self.failed.add(name)
                     raise StoreUnavailable(name)
-                return operation(*arguments)
+                return operation(*arguments, **more)
 
             return fails_once
 

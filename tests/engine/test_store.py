@@ -59,6 +59,24 @@ def test_a_write_replaces_just_the_expected_version(store: FolderStore) -> None:
     assert files(store) == {"key", ".lock"}  # a refused write leaves nothing aside
 
 
+def test_the_last_look_may_still_refuse_and_then_nothing_is_written(store: FolderStore) -> None:
+    class Late(Exception):
+        pass
+
+    def late() -> None:
+        assert any((store.root / "aside").iterdir()), "not before the bytes are aside"
+        raise Late
+
+    store.write("key", b"first", last_look=lambda: None)
+    for expect in (None, "0" * 64):
+        with pytest.raises(Conflict if expect else Late):
+            store.write("key", b"second", expect, last_look=late)
+    stored = store.read("key")
+    assert stored is not None
+    assert stored[0] == b"first"
+    assert not any((store.root / "aside").iterdir())
+
+
 def test_a_delete_removes_just_the_expected_version(store: FolderStore) -> None:
     version = store.write("key", b"1")
     with pytest.raises(Conflict):
