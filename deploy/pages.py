@@ -1,15 +1,15 @@
 """What somebody has to be told, kept until it was delivered. Pure but for its being JSON in the store.
 
 Pages of rollbacks are kept nowhere: they follow from the rollout's history, in which a rollback stands before anybody
-is told of it. So a controller that dies between the two pages when it is back. Delivery is at least once: a page has an
-id by which whoever gets it twice can tell.
+is told of it. So a controller that dies between the two pages when it is back. A rollback is known by its generation
+and its time, since a rollout that is begun anew, or an older copy that is put back, counts its generations again.
+Delivery is at least once: a page has an id by which whoever gets it twice can tell.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from collections.abc import Iterable
+from typing import Literal
 
 from deploy.alerts import Alert
 from retain.frozen import Frozen
@@ -35,10 +35,10 @@ class Page(Frozen):
 
 
 class Pages(Frozen):
-    """`through`: up to which generation of the rollout its rollbacks were delivered; `pending`: pages of alerts that
-    were not yet; `delivered`: ids of those that were, the last ones."""
+    """`pending`: pages of alerts that were not delivered yet; `delivered`: ids of those that were, the last ones;
+    `rollbacks`: ids of all pages of rollbacks that were."""
 
-    through: Annotated[int, Field(ge=0)] = 0
+    rollbacks: tuple[str, ...] = ()
     pending: tuple[Page, ...] = ()
     delivered: tuple[str, ...] = ()
 
@@ -48,31 +48,29 @@ def pages_key(experiment: str) -> str:
     return f"rollout/{experiment}/pages.json"
 
 
-def page_of(alert: Alert, at: int) -> Page:
+def page_of(alert: Alert, at: int, more: str = "") -> Page:
+    """`more`: what there is to say beside what the alert says, a sentence."""
     severity: Severity = "ticket" if alert.severity == "ticket" else "page"
-    return Page(
-        id=alert.id, severity=severity, title=alert.name, says=alert.summary or alert.name, at=at, release=alert.release
-    )
+    says = alert.summary or alert.name
+    if more:
+        says = f"{says.rstrip('.')}. {more}"
+    return Page(id=alert.id, severity=severity, title=alert.name, says=says, at=at, release=alert.release)
 
 
-def rollback_pages(rollout: Rollout | None, experiment: str, through: int) -> list[tuple[int, Page]]:
-    """Of the rollbacks after a generation, with their own, the oldest first."""
-    events = enumerate(rollout.history if rollout is not None else (), start=1)
+def rollback_pages(rollout: Rollout, experiment: str) -> list[Page]:
+    """Of all its rollbacks, the oldest first."""
     return [
-        (
-            generation,
-            Page(
-                id=f"rollback/{experiment}/{generation}",
-                severity="page",
-                title=f"{event.release} was rolled back by {event.by}",
-                says=f"{event.reason}. Before: {event.before}. Now: {event.after}.",
-                at=event.at,
-                release=event.release,
-                figures=event.figures,
-            ),
+        Page(
+            id=f"rollback/{experiment}/{generation}/{event.at}",
+            severity="page",
+            title=f"{event.release} was rolled back by {event.by}",
+            says=f"{event.reason}. Before: {event.before}. Now: {event.after}.",
+            at=event.at,
+            release=event.release,
+            figures=event.figures,
         )
-        for generation, event in events
-        if event.action == "roll_back" and generation > through
+        for generation, event in enumerate(rollout.history, start=1)
+        if event.action == "roll_back"
     ]
 
 
@@ -83,13 +81,14 @@ def with_pending(pages: Pages, *new: Page) -> Pages:
     return pages.model_copy(update={"pending": (*pages.pending, *added)[-MAX_PENDING:]}) if added else pages
 
 
-def with_delivered(pages: Pages, ids: frozenset[str], through: int) -> Pages:
-    """The same pages if that was known."""
-    new = tuple(sorted(ids.difference(pages.delivered)))
-    if not new and through <= pages.through:
+def with_delivered(pages: Pages, alerts: Iterable[str] = (), rollbacks: Iterable[str] = ()) -> Pages:
+    """With the ids of pages that were delivered; the same pages if that was known."""
+    new = tuple(sorted(set(alerts).difference(pages.delivered)))
+    told = tuple(sorted(set(rollbacks).difference(pages.rollbacks)))
+    if not new and not told:
         return pages
     return Pages(
-        through=max(through, pages.through),
-        pending=tuple(page for page in pages.pending if page.id not in ids),
+        rollbacks=(*pages.rollbacks, *told),
+        pending=tuple(page for page in pages.pending if page.id not in new),
         delivered=(*pages.delivered, *new)[-MAX_KNOWN:],
     )

@@ -2,7 +2,7 @@
 
 What is to be told lies in memory and in the store (pages.py). One thread delivers from memory alone, another keeps both
 the same: so neither a full disk nor a store that hangs keeps a page from being delivered, and no restart keeps one from
-being delivered later. Without a webhook a page is a line of the log.
+being delivered later. Without a webhook a page is a line of the log, and waits until there is one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import NamedTuple
 from deploy.alerts import Alert
 from deploy.calls import Unanswered, post_json
 from deploy.pages import Page, Pages, page_of, rollback_pages, with_delivered, with_pending
+from deploy.rollback import NO_ROLLOUT
 from engine.document import Document
 from engine.errors import RetainError
 from retain.rollout import Rollout
@@ -52,10 +53,14 @@ class Pager:
         self._document = pages
         self._clock = clock
         self._now = now
-        self._lock = threading.Lock()  # of the three that follow
+        self._lock = threading.Lock()  # of the four that follow
         self._pages = Pages()  # as they should be in the store, which may be behind
-        self._unwritten: set[str] = set()  # ids that were delivered, which the store doesn't know yet
-        self._last: Rollout | None = None  # with the rollbacks that were heard of
+        self._unwritten: set[str] = set()  # ids of alerts' pages that were delivered, which the store doesn't know yet
+        self._rollbacks: dict[
+            str, Page
+        ] = {}  # that were heard of and not delivered yet, whatever becomes of the rollout
+        self._no_rollout = False  # when it was read last
+        self._logged: frozenset[str] = frozenset()  # ids of pages that are a line of the log, without a webhook
         self._process = secrets.token_hex(4)
         self._tries: dict[str, _Try] = {}
         self._to_deliver, self._to_keep = threading.Event(), threading.Event()
@@ -68,7 +73,9 @@ class Pager:
 
     def tell(self, alerts: Iterable[Alert]) -> list[Page]:
         """The pages of alerts, which are delivered from now on."""
-        new = [page_of(alert, self._now()) for alert in alerts]
+        with self._lock:
+            more = NO_ROLLOUT if self._no_rollout else ""
+        new = [page_of(alert, self._now(), more if alert.rolls_back else "") for alert in alerts]
         self._take(*new)
         return new
 
@@ -86,8 +93,9 @@ class Pager:
     def rolled_back(self, rollout: Rollout) -> None:
         """The rollout after a rollback, which is told from now on."""
         with self._lock:
-            if self._last is None or self._last.generation < rollout.generation:
-                self._last = rollout
+            pages = rollback_pages(rollout, self._experiment)
+            self._rollbacks |= {page.id: page for page in pages if page.id not in self._pages.rollbacks}
+            self._no_rollout = False
         self._to_deliver.set()
 
     def keep(self, pages: list[Page]) -> None:
@@ -108,35 +116,49 @@ class Pager:
 
     def deliver(self) -> None:
         """Tries each page whose time has come, once, until one isn't taken."""
+        due = self._due()
+        if self._url is None:
+            self._log(page for page, _ in due)
+            return
         rollbacks_wait = False
-        for generation, page in self._due():
+        for page, of_rollback in due:
             last = self._tries.get(page.id, _Try(0.0, FIRST_AGAIN / 2))
-            if self._clock() < last.at or (generation and rollbacks_wait):
-                rollbacks_wait |= generation > 0  # they are told in their order
+            if self._clock() < last.at or (of_rollback and rollbacks_wait):
+                rollbacks_wait |= of_rollback  # they are told in their order
                 continue
-            if not self._taken(page):
+            if not self._taken(self._url, page):
                 pause = min(2 * last.pause, LAST_AGAIN)
                 self._tries[page.id] = _Try(self._clock() + pause, pause)
                 break  # nor would others be taken now, and each takes its time
             self._tries.pop(page.id, None)
             with self._lock:
-                self._pages = with_delivered(self._pages, frozenset({page.id}), generation)
-                self._unwritten.add(page.id)
+                if of_rollback:
+                    self._pages = with_delivered(self._pages, rollbacks=[page.id])
+                    self._rollbacks.pop(page.id, None)
+                else:
+                    self._pages = with_delivered(self._pages, [page.id])
+                    self._unwritten.add(page.id)
             self._to_keep.set()
 
-    def _due(self) -> list[tuple[int, Page]]:
-        """All that is not delivered yet, rollbacks first. Each with its generation, 0 of an alert."""
+    def _due(self) -> list[tuple[Page, bool]]:
+        """All that is not delivered yet, rollbacks first; and of each, whether it is one."""
         with self._lock:
-            pages, rollout = self._pages, self._last
-        return [*rollback_pages(rollout, self._experiment, pages.through), *((0, page) for page in pages.pending)]
+            rollbacks, alerts = list(self._rollbacks.values()), self._pages.pending
+        return [*((page, True) for page in rollbacks), *((page, False) for page in alerts)]
 
-    def _taken(self, page: Page) -> bool:
-        if self._url is None:
-            log.log(logging.ERROR if page.severity == "page" else logging.WARNING, "%s: %s", page.title, page.says)
-            return True
+    def _log(self, pages: Iterable[Page]) -> None:
+        """Each once, as long as it waits."""
+        waiting = {page.id: page for page in pages}
+        for page in waiting.values():
+            if page.id not in self._logged:
+                level = logging.ERROR if page.severity == "page" else logging.WARNING
+                log.log(level, "nobody is paged, %s: %s", page.title, page.says)
+        self._logged = frozenset(waiting)
+
+    def _taken(self, url: str, page: Page) -> bool:
         try:
             content = {"experiment": self._experiment, **page.model_dump(mode="json")}
-            post_json(self._url, content, seconds=DELIVER_SECONDS, who="the webhook of RETAIN_PAGE_URL")
+            post_json(url, content, seconds=DELIVER_SECONDS, who="the webhook of RETAIN_PAGE_URL")
         except Unanswered as error:
             log.warning("not delivered yet, %s: %s (%s)", page.title, page.says, error)
             return False
@@ -163,14 +185,17 @@ class Pager:
         """Takes over what the store knows, and writes down what was delivered. Raises RetainError."""
         stored, rollout = self._document.read() or Pages(), self._rollout.read()
         with self._lock:
-            known = with_delivered(self._pages, frozenset(stored.delivered), stored.through)
+            known = with_delivered(self._pages, stored.delivered, stored.rollbacks)
             self._pages = known = with_pending(known, *stored.pending)
+            for told in self._rollbacks.keys() & set(known.rollbacks):  # by a spare
+                del self._rollbacks[told]
+            self._no_rollout = rollout is None
             unwritten = frozenset(self._unwritten)
         if rollout is not None:
             self.rolled_back(rollout)
-        if unwritten or set(known.pending) - set(stored.pending):
+        if unwritten or set(known.pending) - set(stored.pending) or set(known.rollbacks) - set(stored.rollbacks):
             self._document.change(
-                lambda pages: with_delivered(with_pending(pages or Pages(), *known.pending), unwritten, known.through)
+                lambda pages: with_delivered(with_pending(pages or Pages(), *known.pending), unwritten, known.rollbacks)
             )
         with self._lock:
             self._unwritten -= unwritten

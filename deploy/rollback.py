@@ -18,6 +18,11 @@ from retain.signals import Figure
 
 BY = "controller"
 AGAIN_SECONDS = 1.0
+# Of an alert that would roll back where nothing was ever proposed: a challenger may be served by settings alone.
+NO_ROLLOUT = (
+    "No rollout: nothing was rolled back. Where CANARY_PERCENT alone serves a challenger, set FORCE_BASELINE=true and "
+    "start the services anew (docs/OPERATOR_RUNBOOK.md, Alerts)."
+)
 
 log = logging.getLogger("retain.deploy")
 
@@ -85,6 +90,8 @@ class Rollbacks:
 
     def _judge(self, suspects: list[Alert]) -> None:
         if self._rollout.read() is None:
+            names = ", ".join(sorted({alert.name for alert in suspects}))
+            log.error("%s would roll a challenger back. %s", names, NO_ROLLOUT)
             return
         rolled_back: list[Rollout] = []
 

@@ -159,9 +159,11 @@ def run(settings: Settings, store: Store) -> int:
     print(
         f"Retain's controller watches the rollout of {settings.experiment} at http://{settings.host}:{port}: alerts to "
         f"/alerts, by Prometheus at {settings.prometheus}, of {', '.join(settings.instances)}; pages "
-        + ("are lines of this log, since RETAIN_PAGE_URL isn't set" if settings.page_url is None else "by webhook"),
+        + ("are lines of this log" if settings.page_url is None else "by webhook"),
         flush=True,
     )
+    if settings.page_url is None:
+        _say_in_red("RETAIN_PAGE_URL isn't set: nobody is paged. Pages wait until it is.")
     for name, duty in controller.duties().items():
         threading.Thread(target=duty, name=name, daemon=True).start()
     config = uvicorn.Config(
@@ -192,8 +194,13 @@ def configure_log() -> None:
 def say_scale(scale: float) -> None:
     """In red, if it is a demo's."""
     if scale != 1:
-        text = f"This store holds a file {DEMO}: time runs {scale:g} times as fast. Never serve customers from it."
-        Console(stderr=True, highlight=False).print(text, style="bold red", soft_wrap=True)
+        _say_in_red(
+            f"This store holds a file {DEMO}: time runs {scale:g} times as fast. Never serve customers from it."
+        )
+
+
+def _say_in_red(text: str) -> None:
+    Console(stderr=True, highlight=False).print(text, style="bold red", soft_wrap=True)
 
 
 def _time_scale(store: Store) -> float:

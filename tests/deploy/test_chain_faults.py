@@ -136,7 +136,7 @@ def test_nobody_takes_pages(chain: MakeChain, release: Release) -> None:
         running.pager.status = 200
         assert running.pager.pages == []
         running.start("controller")
-        page = f"rollback/toy/{running.rollout.generation}"
+        page = f"rollback/toy/{running.rollout.generation}/{running.rollout.history[-1].at}"
         until(lambda: page in {each["id"] for each in running.pager.pages})
     sound(running, callers)
     assert seconds < BACK_SECONDS

@@ -37,25 +37,30 @@ def test_each_rollback_is_told_once_with_who_why_and_figures() -> None:
     again = propose(release_latch(back, **ANN), CHAMPION, MISSED, **ANN)
     twice = roll_back(again, by="Ann", why="a hunch", at=6)
     later = forgive(twice, GOOD, **ANN)
-    assert rollback_pages(None, "local", 0) == []
-    assert rollback_pages(canary, "local", 0) == []
-    (first, one), (second, other) = rollback_pages(later, "local", 0)
-    assert (first, second) == (back.generation, twice.generation)
-    assert one.id == f"rollback/local/{first}"
+    assert rollback_pages(canary, "local") == []
+    one, other = rollback_pages(later, "local")
+    assert (one.id, other.id) == (f"rollback/local/{back.generation}/5", f"rollback/local/{twice.generation}/6")
     assert one.title == f"{GOOD} was rolled back by controller"
     assert one.says.startswith(f"RetainArmErrors: too many. Before: {GOOD} for 5 % of customers. Now: latched")
     assert (one.figures, one.at, one.release) == (seen, 5, GOOD)
     assert other.title == f"{MISSED} was rolled back by Ann"
-    assert rollback_pages(later, "local", first) == [(second, other)]
-    assert rollback_pages(later, "local", second) == []
+
+
+def test_a_rollback_of_a_rollout_begun_anew_is_another_one() -> None:
+    def began(at: int) -> str:
+        back = roll_back(propose(None, CHAMPION, GOOD, **ANN), by="Ann", why="x", at=at)
+        (told,) = rollback_pages(back, "local")
+        return told.id
+
+    assert began(5) != began(6)
 
 
 def test_what_is_known_changes_nothing() -> None:
-    pages = with_delivered(with_pending(Pages(), page(1), page(2)), frozenset({"p1"}), 3)
-    assert pages == Pages(through=3, pending=(page(2),), delivered=("p1",))
+    pages = with_delivered(with_pending(Pages(), page(1), page(2)), ["p1"], ["r1"])
+    assert pages == Pages(rollbacks=("r1",), pending=(page(2),), delivered=("p1",))
     assert with_pending(pages, page(1), page(2)) is pages
-    assert with_delivered(pages, frozenset({"p1"}), 2) is pages
-    assert with_delivered(pages, frozenset(), 4).through == 4
+    assert with_delivered(pages, ["p1"], ["r1"]) is pages
+    assert with_delivered(pages, rollbacks=["r2", "r1"]).rollbacks == ("r1", "r2")
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=60))
@@ -64,7 +69,7 @@ def test_nothing_is_lost_and_nothing_is_told_twice(steps: list[tuple[bool, int]]
     for deliver, number in steps:
         if deliver:
             delivered.add(number)
-            pages = with_delivered(pages, frozenset({f"p{number}"}), 0)
+            pages = with_delivered(pages, [f"p{number}"])
         else:
             told.add(number)
             pages = with_pending(pages, page(number), page(number))
@@ -80,6 +85,7 @@ def test_no_storm_of_alerts_fills_the_store() -> None:
     assert len(pages.pending) == module.MAX_PENDING
     assert pages.pending[-1] == page(module.MAX_PENDING + 4)
     for number in range(module.MAX_KNOWN + 5):
-        pages = with_delivered(pages, frozenset({f"p{number}"}), 0)
+        pages = with_delivered(pages, [f"p{number}"], [f"r{number}"])
     assert len(pages.delivered) == module.MAX_KNOWN
+    assert len(pages.rollbacks) == module.MAX_KNOWN + 5, "none is told again"
     assert pages.pending == ()

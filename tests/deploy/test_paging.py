@@ -13,11 +13,12 @@ import pytest
 from deploy.alerts import Alert, parse
 from deploy.pages import Pages, pages_key
 from deploy.paging import LAST_AGAIN, Pager
+from deploy.rollback import NO_ROLLOUT
 from engine.document import Document
 from engine.errors import StoreUnavailable
 from engine.store import FolderStore
 from retain.rollout import Rollout, propose, release_latch, roll_back, rollout_key
-from tests.deploy.alerting import alert, body
+from tests.deploy.alerting import alert, blaming, body
 from tests.deploy.fakes import Answer, answering
 from tests.rollouts import ANN, CHAMPION, GOOD, MISSED
 
@@ -137,7 +138,7 @@ def test_a_full_disk_keeps_no_page_from_being_delivered(
     assert len(webhook.pages) == 2
     stored = office.document.read()
     assert stored is not None
-    assert (stored.through, len(stored.delivered), stored.pending) == (BACK.generation, 2, ())
+    assert (len(stored.rollbacks), len(stored.delivered), stored.pending) == (1, 1, ())
 
 
 def test_what_is_only_in_memory_reaches_the_store_later(office: Office, webhook: Webhook) -> None:
@@ -188,16 +189,76 @@ def test_rollbacks_are_told_in_their_order(office: Office, webhook: Webhook) -> 
     assert webhook.titles == [f"{GOOD} was rolled back by controller", f"{MISSED} was rolled back by Ann"]
 
 
-def test_without_a_webhook_a_page_is_a_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_webhook_a_page_is_a_line_of_the_log_and_waits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, webhook: Webhook
+) -> None:
     office = Office(tmp_path, None)
+    office.rollout.change(lambda _: BACK)
     office.pager.tell(firing("A"))
     office.pager.rolled_back(BACK)
-    office.pager.deliver()
+    for _ in range(3):
+        office.pager.deliver()
+        office.pager.synchronise()
     assert [(record.levelname, record.getMessage().partition(".")[0]) for record in caplog.records] == [
-        ("ERROR", f"{GOOD} was rolled back by controller: RetainArmErrors: too many"),
-        ("ERROR", "A: A is above its limit"),
+        ("ERROR", f"nobody is paged, {GOOD} was rolled back by controller: RetainArmErrors: too many"),
+        ("ERROR", "nobody is paged, A: A is above its limit"),
     ]
-    assert office.pager.pending == 0
+    assert office.pager.pending == 2
+    with answering(webhook) as url:
+        office.url = url
+        after = office.another()
+        after.synchronise()
+        after.deliver()
+    assert webhook.titles == [f"{GOOD} was rolled back by controller", "A"]
+    assert after.pending == 0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("longer", [False, True])
+def test_a_rollback_is_told_though_the_rollout_was_begun_anew(
+    office: Office, webhook: Webhook, restarted: bool, longer: bool
+) -> None:
+    office.rollout.change(lambda _: propose(release_latch(BACK, **ANN), CHAMPION, MISSED, **ANN) if longer else BACK)
+    office.pager.synchronise()
+    office.pager.deliver()
+    office.pager.synchronise()
+    assert len(webhook.pages) == 1
+    office.store.delete(rollout_key("toy"))  # as it is said of a damaged one
+    anew = roll_back(propose(None, CHAMPION, MISSED, **ANN), by="controller", why="RetainArmUnsafe", at=6)
+    office.rollout.change(lambda _: anew)
+    pager = office.another() if restarted else office.pager
+    pager.synchronise()
+    pager.deliver()
+    pager.synchronise()
+    assert webhook.titles[1:] == [f"{MISSED} was rolled back by controller"]
+    assert len({page["id"] for page in webhook.pages}) == 2
+
+
+def test_a_rollback_that_nobody_took_is_told_though_an_older_copy_was_put_back(
+    office: Office, webhook: Webhook
+) -> None:
+    webhook.status = 503
+    office.pager.rolled_back(BACK)
+    office.pager.deliver()
+    office.rollout.change(lambda _: SHADOW)
+    office.pager.synchronise()
+    webhook.status, office.now = 200, 10.0
+    office.pager.deliver()
+    assert webhook.titles == [f"{GOOD} was rolled back by controller"]
+
+
+def test_a_page_says_that_there_is_no_rollout_to_take_back(office: Office, webhook: Webhook) -> None:
+    sent = parse(body(blaming("A", GOOD), alert("B"))).alerts
+    office.pager.synchronise()
+    office.pager.tell(sent)
+    office.pager.deliver()
+    assert webhook.pages[0]["says"] == f"A is above its limit. {NO_ROLLOUT}"
+    assert webhook.pages[1]["says"] == "B is above its limit."
+    office.rollout.change(lambda _: SHADOW)
+    office.pager.synchronise()
+    office.pager.tell(parse(body(blaming("C", GOOD))).alerts)
+    office.pager.deliver()
+    assert webhook.pages[2]["says"] == "C is above its limit."
 
 
 def test_two_controllers_do_not_undo_what_the_other_wrote(office: Office, webhook: Webhook) -> None:

@@ -74,12 +74,16 @@ def test_it_is_done_once_however_often_the_alert_comes(document: Document[Rollou
     assert [event.action for event in rollout.history] == ["propose", "advance", "roll_back"]
 
 
-def test_without_a_rollout_there_is_nothing_to_roll_back(tmp_path: Path) -> None:
+def test_without_a_rollout_there_is_nothing_to_roll_back_which_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     document = Document(FolderStore(tmp_path), rollout_key("toy"), Rollout)
     at_work = rollbacks(document)
     at_work.judge(alerts(blaming("A", GOOD)))
     assert document.read() is None
     assert not at_work.owing()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == f"A would roll a challenger back. {rollback.NO_ROLLOUT}"
 
 
 def test_a_store_that_does_not_take_it_is_asked_again(

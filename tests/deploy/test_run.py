@@ -335,18 +335,19 @@ def test_what_it_can_not_begin_with_is_said_in_one_line(world: World, environmen
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_demo_s_time_scale_is_said_in_red_and_a_page_may_be_a_line(world: World) -> None:
+def test_a_demo_s_time_scale_and_that_nobody_is_paged_are_said_in_red(world: World) -> None:
     world.store.write("DEMO", b'{"time_scale": 60}')
     with world.controller(RETAIN_PAGE_URL="", FORCE_COLOR="1") as running:
         assert running.notify(alert("RetainScoreDrift", severity="ticket")) == 200
         assert "\nretain_controller_time_scale 60.0\n" in running.get("/metrics")
-        until(lambda: "\nretain_controller_pages_pending 0.0\n" in running.get("/metrics"))
+        until(lambda: "\nretain_controller_pages_pending 1.0\n" in running.get("/metrics"))
         running.send_signal(signal.SIGTERM)
         assert running.wait(PLENTY) == 0
         assert running.stderr is not None
         said = running.stderr.read()
     assert "\x1b[1;31mThis store holds a file DEMO: time runs 60 times as fast." in said
-    assert "WARNING controller RetainScoreDrift: RetainScoreDrift is above its limit." in said
+    assert "\x1b[1;31mRETAIN_PAGE_URL isn't set: nobody is paged." in said
+    assert "WARNING controller nobody is paged, RetainScoreDrift: RetainScoreDrift is above its limit." in said
 
 
 def test_a_port_that_is_taken_is_said(world: World) -> None:
