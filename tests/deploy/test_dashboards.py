@@ -17,12 +17,10 @@ import pytest
 import yaml
 
 from deploy import rules
-from engine.fingerprint import ROOT
 from retain.release import Release
-from serve.metrics import Metrics, WalletGauges
-from serve.periods import Standing
-from serve.trial_metrics import RolloutGauges
+from serve.metrics import Metrics
 from tests.deploy.chain import Chain, until
+from tests.deploy.exposed import exposed
 from tests.releases import rows
 from tests.serve.callers import Callers
 from tests.serve.memory import DAY
@@ -38,21 +36,6 @@ def named(text: str) -> set[str]:
     """The metrics in PromQL, recorded ones too, without what Prometheus adds to their names."""
     found = set(re.findall(r"\b(?:retain_[a-z_]+|retain:[a-z_:]+)\b(?!\")", text))
     return {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in found}
-
-
-def exposed() -> set[str]:
-    """By the service and by the controller."""
-    metrics = Metrics()
-    RolloutGauges(metrics.registry)
-    names = {metric.name for metric in metrics.registry.collect()}
-    standing = Standing(0, 1, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0, "expected")
-    wallet = WalletGauges(lambda: standing, "USD")
-    names |= {metric.name for metric in wallet.collect()}
-    for path in ("serve/admin.py", "serve/worth.py"):
-        names |= set(re.findall(r'"(retain_[a-z_]+)"', (ROOT / path).read_text()))
-    controller = (ROOT / "deploy" / "run.py").read_text()
-    names |= set(re.findall(r'"(retain_controller_[a-z_]+)"', controller))
-    return names | {f"retain_controller_{name}" for name in re.findall(r'_gauge\(\s*"([a-z_]+)"', controller)}
 
 
 def recorded() -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,8 @@ import pytest
 
 from retain import dataset, plausible, release
 from serve import child, logs, metrics, protocol, request_id, routes, schema, settings, supervisor
-from tests.docs.documents import first_cell, lacks, paragraphs, read, row
+from tests.deploy.exposed import exposed
+from tests.docs.documents import first_cell, lacks, paragraphs, read, row, section
 
 TEXT = read("docs/SERVICE.md")
 
@@ -62,3 +64,9 @@ def test_every_reason_and_every_status_that_is_counted_is_told() -> None:
     ] == []
     refusals = TEXT.partition("## Refusals")[2].partition("## Values")[0]
     assert lacks(refusals, *(code for code in metrics.CODES if code != 200)) == set()
+
+
+def test_every_metric_that_is_exposed_is_told_and_no_other() -> None:
+    cells = re.findall(r"^\| ([^|]*) \|", section(TEXT, "What is counted"), flags=re.MULTILINE)
+    told = {name.removesuffix("_total") for cell in cells for name in re.findall(r"`(retain_\w+)`", cell)}
+    assert told == exposed()
