@@ -135,7 +135,7 @@ up: $(DOCKER) ## Start PostgreSQL, Prefect's server, a worker and the witness in
 down: $(DOCKER) ## Stop them, and the stages that run in containers; what they know is kept
 	$(PY) -m flows.platform down
 
-serve: $(RUN) ## Answer POST /retain on port 8000 from the current release; metrics on 8001 (EXPERIMENT=local)
+serve: $(RUN) ## Answer POST /retain on port 8000 from the rollout's champion or the current release (EXPERIMENT=local)
 	EXPERIMENT=$(call quoted,$(LOCAL)) $(PY) -m serve
 
 serve.up: $(DOCKER) ## Serve in containers: two replicas, their controller, Prometheus, alerts (EXPERIMENT=local)
