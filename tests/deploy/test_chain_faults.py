@@ -91,6 +91,27 @@ def test_the_rollout_s_file(chain: MakeChain, release: Release, how: str) -> Non
     without(chain, release, f"the rollout's file is {how}", lose)
 
 
+def test_an_older_copy_of_the_rollout(chain: MakeChain, release: Release) -> None:
+    """Of before a rollback, put back over it: the replicas have seen the newer one, and don't follow, whatever lease
+    there is."""
+    with chain() as running, Callers(release, running.apis) as callers:
+        running.begin(50.0)
+        busy(callers, 50)
+        path = running.store / rollout_key(EXPERIMENT)
+        older = path.read_bytes()
+        assert running.command("rollback").returncode == 0
+        seconds = until(lambda: running.served(0.0))
+        path.write_bytes(older)
+        until(lambda: running.health()["lease"] == "renewed")
+        served = []
+        for _ in range(200):
+            served += running.percents()
+            time.sleep(0.1)
+        assert set(served) == {0.0}
+    sound(running, callers)
+    report("an older copy of the rollout's file", "not followed", callers.answers, seconds, DEAD_SECONDS)
+
+
 @pytest.mark.parametrize("how", ["hangs", "refuses"])
 def test_a_controller_that_can_t_be_told_of_an_alert(chain: MakeChain, release: Release, how: str) -> None:
     """It never answers, or with 401, while an alert fires. Once it hears it rolls back."""
