@@ -136,7 +136,7 @@ def advance_to(
     assert rollout is not None
     plan = read_plan(time_scale(desk.store))
     evidence = _evidence(desk, rollout, candidate)
-    if names := _firing(desk, candidate.version):
+    if names := firing(desk.prometheus, candidate.version):
         raise RolloutError(f"{', '.join(names)}: would roll it back and fires now, wait until that is over")
 
     def forward(current: Rollout) -> Rollout:
@@ -236,15 +236,6 @@ def _shadow(answer: Any, replica: str) -> tuple[str | None, list[Figure]]:
         return answer["learned"], figures
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Unanswered(f"the service at {replica} answers GET /shadow with no figures") from None
-
-
-def _firing(desk: Desk, version: str) -> list[str]:
-    """Alerts that would roll it back at once. Without Prometheus nothing can be told, and no lease is renewed."""
-    try:
-        return firing(desk.prometheus, version)
-    except Unanswered as error:
-        desk.say(f"{error}: no lease is renewed, and nobody is served by the challenger, until it does.")
-        return []
 
 
 def _challenger(desk: Desk, rollout: Rollout | None) -> Candidate:

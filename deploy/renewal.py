@@ -19,7 +19,7 @@ from deploy.watch import Gap, Link, Sign, arrived, gap, sign
 from engine.document import Document
 from engine.errors import RetainError
 from retain.lease import Lease, LeaseError, Sighting, renewed, sighted
-from retain.rollout import Rollout
+from retain.rollout import Rollout, continues, describe
 
 RENEW_SECONDS = 5.0
 # What a round has found counts for so long; a process that was paused in between begins anew.
@@ -28,7 +28,7 @@ STUCK_SECONDS = 20.0  # a round that takes as long waits for the store
 LOST_SECONDS = 60.0  # without a renewal that should have been: somebody is told
 QUIET = (None, "starting", "no_challenger", "spare")  # outcomes of which nobody has to be told
 
-Refusal = Literal["starting", "no_challenger", "rollback", "spare", "store", "paused"] | Link
+Refusal = Literal["starting", "no_challenger", "rollback", "spare", "store", "paused", "gone", "other_rollout"] | Link
 
 log = logging.getLogger("retain.deploy")
 
@@ -73,6 +73,7 @@ class Renewal:
         self._watchdog: Sign | None = None
         self._samples: dict[str, Sign] = {}
         self._sighting: Sighting | None = None
+        self._seen: Rollout | None = None  # the last that continued those before it
         self._outcome = Outcome(None, "starting", "The first round is not over yet")
         self._ended = clock()  # the last round
         self._well = clock()  # when the last round was one of which nobody has to be told
@@ -125,9 +126,12 @@ class Renewal:
         try:
             unanswered = self._look(began)
             rollout = self._rollout.read()
-            if rollout is None or rollout.challenger is None:
+            doubt = self._doubt(rollout)
+            if doubt is None and rollout is not None:
+                self._seen = rollout
+            if doubt is not None or rollout is None or rollout.challenger is None:
                 self._sighting = sighted(self._sighting, self._lease.read(), began)
-                return Outcome(None, "no_challenger", "There is no challenger to vouch for")
+                return doubt or Outcome(None, "no_challenger", "There is no challenger to vouch for")
             if self._owing():
                 return Outcome(None, "rollback", "The lease isn't renewed: a rollback could not be put on record yet")
             with self._lock:
@@ -147,6 +151,23 @@ class Renewal:
             log.exception("a round failed")
             return Outcome(None, "store", "The lease isn't renewed: a round failed")
         return Outcome(rollout.generation, None, f"The lease is renewed for generation {rollout.generation}")
+
+    def _doubt(self, rollout: Rollout | None) -> Outcome | None:
+        """Whether this is still the rollout that was watched; what a restart forgets."""
+        before = self._seen
+        if rollout is None:
+            if before is None and self._lease.read() is None:
+                return None
+            says = "is gone from the store, though it was there: put it back, or propose a release anew"
+            return Outcome(None, "gone", f"The lease isn't renewed: {self._rollout.key} {says}")
+        if before is None or continues(before, rollout):
+            return None
+        says = (
+            f"{self._rollout.key} is an older copy, or was begun anew. It was {describe(before)} (generation "
+            f"{before.generation}), and is {describe(rollout)} (generation {rollout.generation}). Roll back what "
+            "should not be there, then restart the controller and the services"
+        )
+        return Outcome(None, "other_rollout", f"The lease isn't renewed: {says}")
 
     def _look(self, began: float) -> str | None:
         """Asks Prometheus; what there is to say if it doesn't answer."""

@@ -92,7 +92,13 @@ class Webhook:
         if not self._at_work.acquire(blocking=False):
             return _answer(503, "too many notifications wait for the store")
         try:
-            await asyncio.wait_for(_in_thread(self._guarded, notification), ANSWER_SECONDS)
+            done = _in_thread(self._guarded, notification)
+        except RuntimeError as error:  # the system has no thread left
+            self._at_work.release()
+            log.error("a notification could not be carried out: %s", error)
+            return _answer(503, "no thread could be started")
+        try:
+            await asyncio.wait_for(done, ANSWER_SECONDS)
         except TimeoutError:
             return _answer(503, "the store has not answered yet")
         except RetainError as error:
@@ -131,8 +137,9 @@ async def _body(request: Request) -> bytes | None:
     return bytes(body)
 
 
-async def _in_thread(work: Callable[[Notification], None], notification: Notification) -> None:
-    """In a thread that nobody waits for when this process ends, as that of an executor would be."""
+def _in_thread(work: Callable[[Notification], None], notification: Notification) -> asyncio.Future[None]:
+    """In a thread that nobody waits for when this process ends, as that of an executor would be. Raises RuntimeError
+    where none can be started."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
@@ -154,7 +161,7 @@ async def _in_thread(work: Callable[[Notification], None], notification: Notific
             loop.call_soon_threadsafe(settle, failed)
 
     threading.Thread(target=run, name="notification", daemon=True).start()
-    await done
+    return done
 
 
 def _answer(status: int, detail: str) -> Response:

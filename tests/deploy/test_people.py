@@ -99,8 +99,11 @@ def test_no_answer_is_a_refusal(town: Town, prometheus: FakePrometheus, replicas
     replicas[1].token = None
     replicas[1].answer["figures"] = [{"name": "unsafe"}]
     assert town.run("advance", "--to", "canary", *ANN) == 3
-    assert town.state() == f"{town.good} in the shadow of {town.champion}"
     replicas[1].answer["figures"] = replicas[0].answer["figures"]
+    prometheus.answers = False  # whether an alert fires isn't known
+    assert town.run("advance", "--to", "canary", *ANN) == 3
+    assert town.state() == f"{town.good} in the shadow of {town.champion}"
+    prometheus.answers = True
     assert town.run("advance", "--to", "canary", *ANN) == 0
     prometheus.answers = False
     assert town.run("advance", "--to", "canary", *ANN) == 3

@@ -16,9 +16,9 @@ from engine.document import Document
 from engine.errors import StoreUnavailable
 from engine.store import FolderStore
 from retain.lease import LEASE_SECONDS, Lease
-from retain.rollout import Rollout, lease_key, propose, roll_back, rollout_key
+from retain.rollout import Rollout, advance, lease_key, propose, roll_back, rollout_key
 from tests.deploy.alerting import body, watchdog
-from tests.rollouts import ANN, CHAMPION, GOOD
+from tests.rollouts import ANN, CHAMPION, GOOD, PLAN, evidence
 
 REPLICA = "127.0.0.1:8001"
 
@@ -162,6 +162,41 @@ def test_a_round_that_was_paused_renews_nothing(scene: Scene) -> None:
     assert scene.pass_seconds(5) == [None]
     scene.chain.now += STUCK_SECONDS + 1
     assert scene.renewal.outcome.why == "paused"
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_an_older_copy_that_is_put_back_over_a_rollback_is_not_vouched_for(scene: Scene, later: bool) -> None:
+    older = scene.rollout.read()
+    assert older is not None
+    scene.pass_seconds(60)
+    scene.rollout.change(lambda _: roll_back(older, by="controller", why="unsafe", at=1))
+    scene.pass_seconds(5)
+    count = scene.count
+    scene.rollout.change(lambda _: older)
+    assert scene.pass_seconds(20) == ["other_rollout"]
+    if later:  # what becomes of it is as high as what was seen
+        canary = advance(older, "canary", evidence(older), PLAN, **ANN)
+        scene.rollout.change(lambda _: advance(canary, "canary", evidence(canary), PLAN, **ANN))
+        assert scene.pass_seconds(20) == ["other_rollout"]
+    assert scene.count == count
+    assert "Roll back what should not be there" in scene.renewal.outcome.says
+    assert scene.pass_seconds(LOST_SECONDS + 5) == ["other_rollout"]
+    assert scene.renewal.lost is not None
+    again = scene.controller("again")  # after a restart it is taken as it is
+    assert scene.pass_seconds(3 * RENEW_SECONDS + LEASE_SECONDS, again) == [None]
+
+
+def test_a_rollout_that_goes_away_is_told_also_after_a_restart(scene: Scene) -> None:
+    scene.pass_seconds(60)
+    scene.store.delete(rollout_key("toy"))
+    again = scene.controller("again")
+    scene.pass_seconds(LOST_SECONDS + 5, scene.renewal, again)
+    for renewal in (scene.renewal, again):
+        assert renewal.outcome.why == "gone"
+        assert renewal.lost == (
+            "The lease isn't renewed: rollout/toy/rollout.json is gone from the store, though it was there: put it "
+            "back, or propose a release anew"
+        )
 
 
 def test_a_write_that_hangs_renews_nothing_by_what_was_found_before_it(

@@ -157,6 +157,26 @@ def test_so_many_wait_and_no_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -
     assert sum(begun.acquire(timeout=30) for _ in range(webhook.MAX_AT_ONCE)) == webhook.MAX_AT_ONCE
 
 
+def test_without_a_thread_it_is_to_be_sent_again_and_takes_no_other_s_place(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook, "MAX_AT_ONCE", 1)
+    start = threading.Thread.start
+
+    def exhausted(thread: threading.Thread) -> None:
+        if thread.name == "notification":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with desk.client() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", exhausted)
+            for _ in range(2):
+                answer = client.post("/alerts", content=body(blaming("A")), headers=BEARER)
+                assert (answer.status_code, answer.json()["detail"]) == (503, "no thread could be started")
+        assert client.post("/alerts", content=body(blaming("A")), headers=BEARER).status_code == 200
+
+
 def test_only_what_is_there_is_answered(desk: Desk) -> None:
     with desk.client() as client:
         assert client.get("/alerts").status_code == 405
