@@ -16,8 +16,10 @@ from engine.errors import RetainError
 from retain.rollout import Rollout
 from retain.signals import Figure
 
-MEASURE_SECONDS = 5.0
-OLD_SECONDS = 30.0  # figures from before are not told
+MEASURE_SECONDS = 60.0  # each takes a dozen questions about all that was counted since the challenger was first served
+FIRST_SECONDS = 15.0  # after a change: by then a lease has vouched for it, and Prometheus has taken a sample
+LOOK_SECONDS = 5.0  # between looks at the rollout
+OLD_SECONDS = 120.0  # figures from before are not told
 
 log = logging.getLogger("retain.deploy")
 
@@ -49,6 +51,7 @@ class Figures:
         self._lock = threading.Lock()
         self._last: _Last | None = None
         self._candidate: Candidate | None = None
+        self._next: tuple[int, float] | None = None  # of which generation figures are wanted, and when
 
     def of(self, rollout: Rollout) -> tuple[Figure, ...]:
         """Of that generation, if they are not old; asks nobody."""
@@ -58,13 +61,20 @@ class Figures:
             return ()
         return last.figures
 
-    def measure(self) -> None:
-        """Asks Prometheus, while there is a challenger that decides about customers. Raises RetainError."""
-        began = self._clock()
+    def look(self) -> None:
+        """Asks Prometheus, if it is time to, while there is a challenger that decides about customers. Raises
+        RetainError."""
+        now = self._clock()
         rollout = self._rollout.read()
         if rollout is None or rollout.challenger is None or not rollout.percent:
             return
-        release = rollout.challenger.release
+        if self._next is None or self._next[0] != rollout.generation:
+            self._next = rollout.generation, now + FIRST_SECONDS
+        if now >= self._next[1]:
+            self._next = rollout.generation, now + MEASURE_SECONDS
+            self._measure(rollout, rollout.challenger.release, now)
+
+    def _measure(self, rollout: Rollout, release: str, began: float) -> None:
         if self._candidate is None or self._candidate.version != release:
             self._candidate = of_version(release, self._experiment)
         figures = measured(self._prometheus, rollout, self._candidate.limits, self._now()).figures
@@ -72,14 +82,14 @@ class Figures:
             self._last = _Last(rollout.generation, began, figures)
 
     def forever(self) -> None:
-        """Measures now and then. What goes wrong is told by whoever renews the lease."""
+        """Looks again and again. What goes wrong is told by whoever renews the lease."""
         while True:
             try:
-                self.measure()
+                self.look()
             except Unanswered:
                 pass
             except RetainError as error:
                 log.warning("the challenger's figures can't be told: %s", error)
             except Exception:
                 log.exception("the challenger's figures can't be told")
-            time.sleep(MEASURE_SECONDS)
+            time.sleep(LOOK_SECONDS)

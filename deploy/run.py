@@ -36,6 +36,7 @@ from deploy.renewal import RENEW_SECONDS, Renewal
 from deploy.rollback import Rollbacks
 from deploy.settings import Settings
 from deploy.webhook import Webhook
+from engine.clock import elapsed
 from engine.document import Document
 from engine.errors import RetainError
 from engine.store import Store
@@ -100,7 +101,7 @@ class Controller:
 
 
 def controller_of(settings: Settings, store: Store, holder: str) -> Controller:
-    experiment, clock = settings.experiment, time.monotonic
+    experiment, clock = settings.experiment, elapsed
     rollout = Document(store, rollout_key(experiment), Rollout)
     prometheus = Prometheus(settings.prometheus)
     figures = Figures(experiment, rollout, prometheus, clock, wall_clock)

@@ -16,13 +16,14 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+from engine.clock import elapsed
 from engine.errors import RetainError
 from retain.parts import Acceptance
 from retain.rollout import BASELINE_ONLY
 from serve.learned import LearnedArm
 from serve.looking import in_thread
 from serve.service import Service
-from serve.standing import Looks, Seen, Standing, elapsed, standing
+from serve.standing import Looks, Seen, Standing, standing
 from serve.trial_metrics import RolloutGauges
 
 LOOK_SECONDS = 1.0

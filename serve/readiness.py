@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engine.clock import elapsed
 from retain.plausible import when_outside
 from retain.release import TEMPLATES
 from retain.rollout import describe
 from serve.service import Service
-from serve.standing import elapsed
 
 REFUSALS = 20  # offers refused one after the other from which on the wallet counts as used up
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from engine.approvals import Approvals
+from engine.clock import elapsed
 from retain.decision import NO_CONTACT, Decision
 from retain.plausible import when_outside
 from retain.release import Release
@@ -44,7 +45,7 @@ from serve.operations import (
 )
 from serve.router import EVERYBODY_BASELINE, Router, routed
 from serve.schema import Invalid, RequestReader
-from serve.standing import SETTINGS_RULE, Standing, elapsed
+from serve.standing import SETTINGS_RULE, Standing
 from serve.trial_metrics import ArmCounts, ShadowCounts
 from serve.writer import Writer
 

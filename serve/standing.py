@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from engine.clock import elapsed
 from engine.document import Document
 from engine.errors import RetainError
 from engine.store import ABSENT, Store, open_store
@@ -21,11 +21,6 @@ from retain.lease import LEASE_SECONDS, Lease, Sighting, fresh_until, sighted
 from retain.rollout import BASELINE_ONLY, Rollout, Served, continues, effective, lease_key, rollout_key
 
 log = logging.getLogger("retain.serve")
-
-
-def elapsed() -> float:
-    """Seconds by a clock that nobody sets, and that goes on while the machine is suspended, where there is one."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 @dataclass(frozen=True)

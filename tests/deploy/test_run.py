@@ -18,7 +18,10 @@ from typing import Any
 
 import pytest
 
+from deploy import run
+from deploy.alerts import parse
 from deploy.measured import REPLICAS
+from deploy.settings import read
 from engine.document import Document
 from engine.store import FolderStore
 from retain.lease import Lease
@@ -348,6 +351,16 @@ def test_a_demo_s_time_scale_and_that_nobody_is_paged_are_said_in_red(world: Wor
     assert "\x1b[1;31mThis store holds a file DEMO: time runs 60 times as fast." in said
     assert "\x1b[1;31mRETAIN_PAGE_URL isn't set: nobody is paged." in said
     assert "WARNING controller nobody is paged, RetainScoreDrift: RetainScoreDrift is above its limit." in said
+
+
+def test_a_machine_that_was_suspended_is_no_younger_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 5.0
+    monkeypatch.setattr(run, "elapsed", lambda: now)
+    renewal = run.controller_of(read({}), FolderStore(tmp_path), "it").renewal
+    (sent,) = parse(body(watchdog())).alerts
+    renewal.hear(sent)
+    now += 7
+    assert renewal.watchdog_age == 7
 
 
 def test_a_port_that_is_taken_is_said(world: World) -> None:
