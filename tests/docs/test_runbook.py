@@ -7,6 +7,7 @@ import re
 import subprocess
 
 import pytest
+import yaml
 
 from tests.docs.documents import PROJECT, quoted, read, section
 
@@ -57,3 +58,16 @@ def test_its_blocks_are_bash() -> None:
     assert len(blocks) >= 5
     checked = subprocess.run(["bash", "-n"], input="\n".join(blocks), capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_containers_that_it_names_are_those_of_the_stack() -> None:
+    named = re.findall(r"(?:\(container |`logs |compose\.service=)([a-z][a-z0-9-]*)", RUNBOOK)
+    assert len(named) > 8
+    assert set(named) <= set(yaml.safe_load(read("deploy/compose.yaml"))["services"])
+
+
+def test_the_rollback_in_a_hurry_needs_nothing_that_was_defined_before() -> None:
+    hurry = RUNBOOK.partition("**In a hurry?**")[2].partition("```bash")[0]
+    commands = re.findall(r"^```text\n(.*?)\n```", hurry, flags=re.MULTILINE | re.DOTALL)
+    assert [command.split()[:2] for command in commands] == [["docker", "exec"], ["docker", "stop"]]
+    assert commands[0].endswith("python -m deploy.controller rollback --by NAME --reason TEXT")
