@@ -20,6 +20,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from deploy.plan import time_scale
+from deploy.settings import page_url
 from engine.artifact import open_artifact
 from engine.config import experiment_path, load
 from engine.errors import RetainError
@@ -41,17 +42,20 @@ PLACEHOLDER = re.compile(r"<([a-z_0-9]+(?:\.[a-z_0-9]+)?)>")
 # forgets them.
 PROMETHEUS_FLAGS = ("--rules.alert.for-grace-period=0s", "--rules.alert.resend-delay=5s")
 ALERTMANAGER_FLAGS = ("--cluster.listen-address=",)  # there is one, which listens for no others
+PAGE_URL_LATER = "http://page-url.invalid/"  # what a container puts its RETAIN_PAGE_URL in the place of
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
 class Places(NamedTuple):
-    """Where the parts of the stack reach each other: host:port, and files with bearer tokens."""
+    """Where the parts of the stack reach each other: host:port, and files with bearer tokens. `page_url`: the webhook
+    of RETAIN_PAGE_URL, which may hold a secret."""
 
     replicas: Sequence[str]  # admin ports
     controller: str
     alertmanager: str
     admin_token_file: str
     controller_token_file: str
+    page_url: str | None = None
 
 
 def rules(limits: Monitoring, scale: float = 1) -> str:
@@ -86,7 +90,12 @@ def prometheus(places: Places, scale: float = 1) -> str:
 
 def alertmanager(places: Places) -> str:
     """Alertmanager's configuration. No scale: it waits for nothing that a demo could not wait for."""
-    values = {"controller": places.controller, "controller_token_file": places.controller_token_file}
+    people = [] if places.page_url is None else [{"url": places.page_url, "send_resolved": True}]
+    values = {
+        "controller": places.controller,
+        "controller_token_file": places.controller_token_file,
+        "people": json.dumps(people),
+    }
     return _rendered(ALERTMANAGER_FILE, values, 1)
 
 
@@ -121,7 +130,8 @@ def limits_of_experiment(named: str) -> Monitoring:
 
 
 def write(folder: Path, limits: Monitoring, places: Places, scale: float, say: Callable[[str], None]) -> None:
-    """Writes rules.yaml, prometheus.yaml and alertmanager.yaml into the folder, each as a whole. Raises RetainError."""
+    """Writes rules.yaml, prometheus.yaml and alertmanager.yaml into the folder, each as a whole, the last for nobody
+    else to read if it has `page_url`. Raises RetainError."""
     if scale != 1:
         say(f"{RED}DEMO: an alert's 10 minutes are {600 / scale:g} seconds here (time scale {scale:g}){PLAIN}")
     files = {
@@ -133,6 +143,8 @@ def write(folder: Path, limits: Monitoring, places: Places, scale: float, say: C
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             aside = folder / f".{name}.{os.getpid()}"
+            aside.unlink(missing_ok=True)
+            aside.touch(0o600 if name == ALERTMANAGER_FILE.name and places.page_url else 0o666)
             aside.write_text(text, encoding="utf-8")
             aside.replace(folder / name)
     except OSError as error:
@@ -162,6 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
             given.alertmanager,
             given.admin_token_file,
             given.controller_token_file,
+            page_url(os.environ),
         )
         scale = time_scale(open_store(store_url()))
         write(given.folder, limits, places, scale, partial(print, file=sys.stderr, flush=True))

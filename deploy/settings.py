@@ -163,6 +163,13 @@ def read(environment: Mapping[str, str]) -> Settings:
     )
 
 
+def page_url(environment: Mapping[str, str]) -> str | None:
+    """RETAIN_PAGE_URL alone. Raises RetainError."""
+    (setting,) = [each for each in SETTINGS if each.name == "RETAIN_PAGE_URL"]
+    url: str | None = setting.value(environment)
+    return url
+
+
 def described() -> str:
     """A line for each setting: what it means, and what counts unless it is set."""
     width = max(len(setting.name) for setting in SETTINGS)

@@ -23,6 +23,7 @@ from docker import DockerClient
 from deploy import rules
 from deploy.plan import time_scale
 from deploy.rules import PLAIN, RED
+from deploy.settings import page_url
 from engine.artifact import open_artifact
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
@@ -233,6 +234,7 @@ def _render(stack: Stack, release: Path, say: Say) -> str:
         alertmanager="alertmanager:9093",
         admin_token_file=TOKEN_FILE,
         controller_token_file=TOKEN_FILE,
+        page_url=rules.PAGE_URL_LATER if page_url(os.environ) else None,  # which may be a secret: not in a file here
     )
     scale = time_scale(open_store(compose.store_folder()))
     rules.write(stack.rendered, rules.limits_of_release(release), places, scale, say)

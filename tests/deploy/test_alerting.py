@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from deploy import rules
-from tests.deploy.watching import TOKEN, watching
+from tests.deploy.fakes import Answer, answering
+from tests.deploy.watching import TOKEN, free_port, watching
 
 pytestmark = pytest.mark.kills
 
@@ -117,6 +118,25 @@ def test_an_alert_reaches_the_controller_and_ends_there(tmp_path: Path) -> None:
         assert "More than 1% of the customers" in alert["annotations"]["description"]
         arrived.error_share = 0.0
         arrived.wait(lambda: arrived.named("RetainArmErrors", "resolved"))
+
+
+def test_people_are_told_of_a_page_while_the_controller_is_dead(tmp_path: Path) -> None:
+    arrived, told = Arrived(), []
+
+    def page(method: str, path: str, headers: Mapping[str, str], content: bytes) -> Answer:
+        told.extend(alert["labels"]["alertname"] for alert in json.loads(content)["alerts"])
+        return 200, b""
+
+    nobody = f"127.0.0.1:{free_port()}"
+    with (
+        listening(arrived) as address,
+        answering(page) as url,
+        watching(tmp_path, LIMITS, [address], nobody, page_url=f"{url}/a?key=s3cret&x=y"),
+    ):
+        arrived.error_share = 0.05
+        arrived.wait(lambda: "RetainArmErrors" in told)
+    assert "RetainWatchdog" not in told
+    assert told.count("RetainArmErrors") == 1
 
 
 def test_alertmanager_forgets_nothing_that_prometheus_knows(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable, Sequence
@@ -379,10 +380,44 @@ def test_the_routes(tmp_path: Path) -> None:
     path.write_text(rules.alertmanager(PLACES))
     for labels, receiver in (
         (["alertname=RetainWatchdog", "severity=none"], "watchdog"),
-        (["alertname=RetainArmErrors", "severity=page"], "controller"),
+        (["alertname=RetainArmErrors", "severity=page"], "people,controller"),
+        (["alertname=RetainControllerDown", "severity=page"], "people,controller"),
+        (["alertname=RetainControllerDown", "severity=ticket"], "people"),
         (["alertname=RetainOptOuts", "severity=ticket"], "controller"),
     ):
         command = [program("amtool"), "config", "routes", "test", f"--config.file={path}", *labels]
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == receiver
     routes = yaml.safe_load(path.read_text())["route"]["routes"]
-    assert [route["group_wait"] for route in routes] == ["0s", "0s"]
+    assert {route["group_wait"] for route in routes} == {"0s"}
+    told = [route for route in routes if route["receiver"] == "people"]
+    assert all("repeat_interval" not in route for route in told), "people aren't told each minute"
+
+
+@pytest.mark.parametrize("url", [None, "https://pager.example/a?key=s3cret&to=|x"])
+def test_people_are_told_past_the_controller_where_there_is_an_address(tmp_path: Path, url: str | None) -> None:
+    rules.write(tmp_path, LIMITS, PLACES._replace(page_url=url), 1, print)
+    path = tmp_path / "alertmanager.yaml"
+    receivers = {each["name"]: each["webhook_configs"] for each in yaml.safe_load(path.read_text())["receivers"]}
+    assert receivers["people"] == ([] if url is None else [{"url": url, "send_resolved": True}])
+    assert bool(path.stat().st_mode & 0o077) == (url is None), "it may hold a secret"
+    assert (tmp_path / "prometheus.yaml").stat().st_mode & 0o044
+    for name in ("controller", "watchdog"):
+        assert [each["url"] for each in receivers[name]] == ["http://c:8002/alerts"]
+
+
+@pytest.mark.parametrize("url", ["", "https://pager.example/a?key=s3cret&to=|x\\y"])
+def test_the_container_puts_the_address_where_it_belongs(tmp_path: Path, url: str) -> None:
+    """By its own shell, so that no file of the host has it."""
+    later = rules.PAGE_URL_LATER if url else None
+    rules.write(tmp_path / "etc", LIMITS, PLACES._replace(page_url=later), 1, print)
+    (tmp_path / "run").mkdir()
+    stated = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]["alertmanager"]
+    script = stated["entrypoint"][2].replace("$$", "$").replace("exec alertmanager", "exec echo")
+    script = script.replace("/run/retain", f"{tmp_path}/run").replace("/etc/retain", f"{tmp_path}/etc")
+    environment = os.environ | {"RETAIN_CONTROLLER_TOKEN": "t", "RETAIN_PAGE_URL": url}
+    subprocess.run(["sh", "-c", script, "alertmanager"], env=environment, check=True)
+    path = tmp_path / "run" / "alertmanager.yaml"
+    people = next(each for each in yaml.safe_load(path.read_text())["receivers"] if each["name"] == "people")
+    assert [each["url"] for each in people["webhook_configs"]] == ([url.replace("\\", "%5C")] if url else [])
+    assert not path.stat().st_mode & 0o077
+    assert f"--config.file={path}".replace(f"{tmp_path}/run", "/run/retain") in stated["command"]

@@ -34,7 +34,12 @@ def free_port() -> int:
 
 
 def configured(
-    folder: Path, limits: Monitoring, replicas: Sequence[str], controller: str, scale: float = 60
+    folder: Path,
+    limits: Monitoring,
+    replicas: Sequence[str],
+    controller: str,
+    scale: float = 60,
+    page_url: str | None = None,
 ) -> tuple[Watching, dict[str, list[str]]]:
     """Where both will be, and the commands that start them: `prometheus` and `alertmanager`. `replicas` and
     `controller`: host:port; both expect TOKEN."""
@@ -42,7 +47,7 @@ def configured(
     admin, token = folder / "admin-token", folder / "controller-token"
     for path in (admin, token):
         path.write_text(TOKEN)
-    places = rules.Places(replicas, controller, alertmanager, str(admin), str(token))
+    places = rules.Places(replicas, controller, alertmanager, str(admin), str(token), page_url)
     rules.write(folder, limits, places, scale, print)
     return Watching(f"http://{prometheus}", f"http://{alertmanager}"), {
         "prometheus": [
@@ -64,10 +69,15 @@ def configured(
 
 @contextmanager
 def watching(
-    folder: Path, limits: Monitoring, replicas: Sequence[str], controller: str, scale: float = 60
+    folder: Path,
+    limits: Monitoring,
+    replicas: Sequence[str],
+    controller: str,
+    scale: float = 60,
+    page_url: str | None = None,
 ) -> Iterator[Watching]:
     """Both, once they are ready; ended afterwards."""
-    places, commands = configured(folder, limits, replicas, controller, scale)
+    places, commands = configured(folder, limits, replicas, controller, scale, page_url)
     started = []
     with (folder / "watching.log").open("wb") as log:
         try:
