@@ -126,7 +126,8 @@ def _number(text: object) -> float | None:
 
 def blames(alert: Alert, rollout: Rollout) -> bool:
     """Whether the alert rolls this rollout's challenger back. One about what callers saw names no release: it does so
-    only where the challenger is served to somebody, since otherwise it can't be its fault."""
+    only where the rollout wants the challenger served to somebody. Whether it is served now, which takes a lease, too,
+    isn't asked: a fault that ends the lease would else protect itself."""
     if not (alert.firing and alert.rolls_back) or rollout.challenger is None:
         return False
     if alert.release is None:

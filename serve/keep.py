@@ -81,9 +81,9 @@ def _delete_older(database: Database, older: Statement, remove: Statement, time:
             return total
 
 
-def exported(database: Database, key: str | None) -> Iterator[bytes]:
-    """Every decision on record with its outcomes, oldest first, as a line of JSON: retain.record.Record. Raises
-    StateUnavailable.
+def exported(database: Database, key: str | None, since: int = 0) -> Iterator[bytes]:
+    """Every decision on record with its outcomes, oldest first, as a line of JSON: retain.record.Record. `since`: only
+    those made then or later, microseconds since 1970. Raises StateUnavailable.
 
     In the place of a customer stands a pseudonym by `key`: another key gives other ones. Writers aren't kept waiting;
     what is decided meanwhile may be among the lines.
@@ -94,7 +94,7 @@ def exported(database: Database, key: str | None) -> Iterator[bytes]:
     outcomes = select(outcome).order_by(outcome.c.received_at, outcome.c.kind, outcome.c.month)
     with database.reading() as connection:
         last = connection.execute(select(func.max(decision.c.at))).scalar()
-    after: tuple[int, str] = (-1, "")
+    after: tuple[int, str] = (since, "")  # before any id
     while last is not None:
         with database.reading() as connection:
             rows = [_plain(row) for row in connection.execute(page.where(place > after, decision.c.at <= last))]

@@ -64,8 +64,8 @@ class Oversight:
         self._lock = threading.Lock()  # of the state
         self._looking = asyncio.Lock()  # at the shadow
         self.worth = TrialGauges(database, self.on_trial)
-        # When a shadow was looked at, whose, and what was seen.
-        self._shadow: tuple[float, Challenger, dict[str, Any]] | None = None
+        # When a shadow was looked at, whose and since when, and what was seen.
+        self._shadow: tuple[float, tuple[Challenger, int], dict[str, Any]] | None = None
 
     def wallet(self) -> Standing | None:
         """Of the running period; None while the database doesn't answer."""
@@ -102,28 +102,30 @@ class Oversight:
             raise RetainError(seen.problem)
         return seen.rollout
 
-    def _tried(self) -> Challenger:
-        """Whose learned arm is tried. Raises RetainError."""
+    def _tried(self) -> tuple[Challenger, int]:
+        """Whose learned arm is tried, and since when, in microseconds since 1970: what a release has shown before it
+        was rolled back counts no more once it is forgiven and proposed again. Raises RetainError."""
         rollout = self._rollout()
         if rollout is None or rollout.challenger is None:
-            return self._learned
+            return self._learned, 0
+        since = [event.at for event in rollout.history if event.action == "propose"][-1]
         version = rollout.challenger.release
         if version == self._version:
-            return self._own
+            return self._own, since
         if version != self._learned.version:
             self._learned = challenger(find(version, self._release.experiment))
-        return self._learned
+        return self._learned, since
 
     def _look(self) -> dict[str, Any]:
-        learned = self._tried()
-        if self._shadow is None or self._shadow[1] != learned or time.monotonic() - self._shadow[0] > SHADOW_SECONDS:
-            seen = self._look_at(learned)
-            self._shadow = time.monotonic(), learned, seen
+        tried = self._tried()
+        if self._shadow is None or self._shadow[1] != tried or time.monotonic() - self._shadow[0] > SHADOW_SECONDS:
+            seen = self._look_at(*tried)
+            self._shadow = time.monotonic(), tried, seen
         return self._shadow[2]
 
-    def _look_at(self, learned: Challenger) -> dict[str, Any]:
+    def _look_at(self, learned: Challenger, since: int) -> dict[str, Any]:
         tally = Tally(self._version, learned.version)
-        for line in exported(self._database, None):
+        for line in exported(self._database, None, since):
             tally.add(Record.model_validate_json(line))
         found = figures(tally, self._release.monitoring, learned.reference)
         return {

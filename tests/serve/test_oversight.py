@@ -23,9 +23,9 @@ from eval import decisions as decisions_export
 from eval import shadow as shadow_report
 from retain.record import Record
 from retain.release import Release
-from retain.rollout import Rollout, propose, release_latch, roll_back, rollout_key
+from retain.rollout import Rollout, forgive, propose, release_latch, roll_back, rollout_key
 from serve.admin import create_admin
-from serve.database import Database, StateUnavailable
+from serve.database import Database, StateUnavailable, wall_clock
 from serve.keep import exported
 from serve.loading import Challenger
 from serve.metrics import Metrics
@@ -269,7 +269,7 @@ def test_metrics_are_told_while_the_shadow_is_looked_at(
     oversight = Oversight(database, "v1", release, 400)
     begun, over, looks = threading.Event(), threading.Event(), []
 
-    def look(_: object) -> dict[str, Any]:
+    def look(*_: object) -> dict[str, Any]:
         begun.set()
         assert over.wait(PLENTY)
         looks.append(1)
@@ -330,6 +330,33 @@ def test_each_challenger_s_shadow_is_told_by_itself_beside_its_own_training(
     assert f"Shadow of the learned arm of release {version}: 12 decisions, 0 with its" in capsys.readouterr().out
     named = [row["learned_release"] for row in pq.read_table(tmp_path / "shadow.parquet").to_pylist()]
     assert named == ["challenger a"] * 5 + ["challenger b"] * 7
+
+
+def test_what_was_shown_before_it_was_proposed_again_counts_no_more(
+    release: Release, store: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
+    version = version_of(current_release("toy"))
+    database = Database(url)
+    client = Client(app_of(version, release, EVERYBODY, url=url))
+    document = Document(FolderStore(tmp_path / "store"), rollout_key("toy"), Rollout)
+    first, second, *_ = rows(TELCO, 2, seed=11)
+
+    def tells() -> Any:
+        looks = Looks(str(tmp_path / "store"), "toy")
+        return asyncio.run(Oversight(database, version, release, 400, looks=looks).shadow())["decisions"]
+
+    shadow = document.change(lambda _: propose(None, version, version, **ANN))
+    client.post({"customer": first})
+    assert tells() == 1
+    back = roll_back(shadow, by="controller", why="errors", at=2)
+    forgiven = forgive(release_latch(back, **ANN), version, **ANN)
+    document.change(lambda _: propose(forgiven, version, version, by="Ann", reason="again", at=wall_clock() + 1))
+    assert tells() == 0
+    client.post({"customer": second})
+    assert tells() == 1
+    database.close()
 
 
 def test_what_a_rollout_tries_is_told_of(
