@@ -109,18 +109,18 @@ class Demo:
 
     def percents(self) -> list[float]:
         """Of customers that the challenger decides about, by replica."""
-        found = []
+        percents = []
         for replica in stack.REPLICAS:
             address = f"{DEMO_STACK.addresses[replica]}/readyz"
             ready = httpx.get(address, headers={"Authorization": f"Bearer {self._key}"}, timeout=10).json()
-            found.append(float(ready["learned_percent"]))
-        return found
+            percents.append(float(ready["learned_percent"]))
+        return percents
 
     def alerts(self) -> dict[str, str]:
         """State by name, of the alerts that would roll back and fire, or are about to."""
         answer = httpx.get(f"{DEMO_STACK.addresses['prometheus']}/api/v1/alerts", timeout=10).json()
-        found = [alert for alert in answer["data"]["alerts"] if "rollback" in alert["labels"]]
-        return {alert["labels"]["alertname"]: str(alert["state"]) for alert in found}
+        blaming = [alert for alert in answer["data"]["alerts"] if "rollback" in alert["labels"]]
+        return {alert["labels"]["alertname"]: str(alert["state"]) for alert in blaming}
 
     def hang(self) -> None:
         for replica in stack.REPLICAS:
@@ -130,11 +130,11 @@ class Demo:
     def until(self, what: str, true: Callable[[], Any]) -> Any:
         """What `true` returns, once that is something. Raises RetainError."""
         end = time.monotonic() + PATIENCE
-        while not (found := true()):
+        while not (result := true()):
             if time.monotonic() > end:
                 raise RetainError(f"the story stops here: {what} has not come within {PATIENCE:.0f} s")
             time.sleep(LOOK_SECONDS)
-        return found
+        return result
 
     def answered(self) -> str:
         modes = ", ".join(f"{count:,} by {mode}" for mode, count in sorted(self._callers.answers.items()))

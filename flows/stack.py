@@ -1,8 +1,8 @@
 """The service with what watches it, in containers of this machine: `python -m flows.stack up|down`, for make.
 
 Two replicas, PostgreSQL, the controller of their rollout, Prometheus and Alertmanager, and Grafana where it can be had.
-deploy/compose.yaml states them. They serve the experiment's current release until the next `up`, which replaces one
-replica after the other.
+deploy/compose.yaml states them. They serve the rollout's champion, or the experiment's current release, until the next
+`up`, which replaces one replica after the other.
 """
 
 from __future__ import annotations
