@@ -1,4 +1,4 @@
-"""Asks services about the customers of an experiment's table, where there are no real ones: for a demo, and to see a rollout work.
+"""Asks services about the customers of an experiment's table, where there are no real ones: to see a rollout work.
 
     python -m flows.callers --seconds 60
 
