@@ -182,7 +182,8 @@ def refuse_forgotten(engine: DockerClient, stack: Stack, environment: Mapping[st
     for service in (REPLICAS[0], "controller"):
         given = {name for name, value in stated[service]["environment"].items() if value is None}
         for each in compose.services_of(engine, stack.project, service):
-            has = dict(pair.split("=", 1) for pair in each.attrs["Config"]["Env"])
+            pairs = (pair.partition("=") for pair in each.attrs["Config"]["Env"])  # one that is unset has no "="
+            has = {name: value for name, _, value in pairs}
             forgotten |= {name for name in given if has.get(name) and name not in environment}
             if "DATABASE_URL" in has and has["DATABASE_URL"] != environment["DATABASE_URL"]:
                 forgotten |= {"DATABASE_URL"} - os.environ.keys()

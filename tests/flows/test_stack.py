@@ -253,7 +253,9 @@ def test_what_the_shell_no_longer_sets_is_named(
         monkeypatch.setenv(name, value)
     own = "postgresql://postgres"
     env = {"DATABASE_URL": own, **had}
-    container = SimpleNamespace(attrs={"Config": {"Env": [f"{name}={value}" for name, value in env.items()]}})
+    container = SimpleNamespace(
+        attrs={"Config": {"Env": ["CANARY_PERCENT", *(f"{name}={value}" for name, value in env.items())]}}
+    )
     running = SimpleNamespace(containers=SimpleNamespace(list=lambda **_: [container]))
     environment = {"DATABASE_URL": own, "RELEASE_PATH": "/store/b", **shell}
     if names is None:
