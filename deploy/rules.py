@@ -116,8 +116,10 @@ def limits_of_release(folder: Path) -> Monitoring:
     """What a release holds. Raises RetainError."""
     try:
         return Monitoring.model_validate_json(open_artifact(folder)["monitoring.json"].read_bytes())
-    except (KeyError, ValidationError):
+    except KeyError:
         raise RetainError(f"{folder}: is no release, or one of an older format; a new run makes a new one") from None
+    except ValidationError as error:
+        raise RetainError(f"{folder}/monitoring.json: {_wrong(error)}; a new run makes a new release") from None
 
 
 def limits_of_experiment(named: str) -> Monitoring:
@@ -125,8 +127,16 @@ def limits_of_experiment(named: str) -> Monitoring:
     resolved = load(experiment_path(named))
     try:
         return Monitoring.model_validate(resolved.data["monitoring"])
-    except (KeyError, ValidationError):
-        raise RetainError(f"experiment {named}: its `monitoring` is missing or can't be used") from None
+    except KeyError:
+        raise RetainError(f"experiment {named}: its `monitoring` is missing") from None
+    except ValidationError as error:
+        raise RetainError(f"experiment {named}: monitoring.{_wrong(error)}") from None
+
+
+def _wrong(error: ValidationError) -> str:
+    """The first key that can't be used, and why."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def write(folder: Path, limits: Monitoring, places: Places, scale: float, say: Callable[[str], None]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from retain.frozen import Frozen
+
+# Of the service's histograms of seconds: how many answers took longer can be told at these alone.
+SECONDS_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 _Fraction = Annotated[float, Field(gt=0, lt=1)]
 _Count = Annotated[int, Field(ge=1)]
@@ -22,7 +25,17 @@ class RateLimit(Frozen):
 
 
 class LatencyLimit(Frozen):
+    """One of SECONDS_BOUNDS: at any other limit the alerts on latency would never fire."""
+
     limit_ms: Annotated[float, Field(gt=0)]
+
+    @field_validator("limit_ms")
+    @classmethod
+    def _is_a_bound(cls, limit_ms: float) -> float:
+        if limit_ms / 1000 not in SECONDS_BOUNDS:
+            bounds = ", ".join(f"{bound * 1000:g}" for bound in SECONDS_BOUNDS)
+            raise ValueError(f"{limit_ms:g} ms is no bound of the service's histograms, which are {bounds} ms")
+        return limit_ms
 
 
 class ValueLimit(Frozen):

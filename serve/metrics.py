@@ -23,11 +23,12 @@ from prometheus_client.registry import Collector
 from prometheus_client.values import MultiProcessValue
 
 from retain.message import SITUATIONS
+from retain.monitoring import SECONDS_BOUNDS
 from retain.plausible import Outside
 from retain.release import SOURCES
 from serve.operations import Kind
 from serve.periods import Standing as Wallet
-from serve.trial_metrics import ARM_FAILURES, BUCKETS, TrialMetrics
+from serve.trial_metrics import ARM_FAILURES, TrialMetrics
 
 TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
 CODES = (200, 400, 401, 404, 405, 408, 409, 413, 415, 422, 500, 503)
@@ -74,7 +75,7 @@ class Metrics:
         self.seconds = Histogram(
             "retain_request_seconds",
             "Seconds from the last byte of a request to /retain until it is answered; refused ones don't count",
-            buckets=BUCKETS,
+            buckets=SECONDS_BOUNDS,
             registry=self.registry,
         )
         decisions = Counter(

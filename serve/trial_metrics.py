@@ -10,10 +10,9 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from retain.decision import Arm
+from retain.monitoring import SECONDS_BOUNDS
 from serve.standing import Standing
 
-# 0.5 s is the playbook's limit: p95 above it is more than 5 % of requests outside the 0.5 bucket.
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 # Why the process of the learned arm has given no answer (learned.py).
 ArmFailure = Literal[
     "error",
@@ -72,7 +71,7 @@ class TrialMetrics:
             "retain_arm_seconds",
             "Seconds until the learned arm answered about a customer of its own, also when it was too late",
             arm,
-            buckets=BUCKETS,
+            buckets=SECONDS_BOUNDS,
             registry=registry,
         )
         self._questions = counter("shadow_questions", "Questions to the learned arm in its shadow", "release")

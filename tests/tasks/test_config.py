@@ -112,6 +112,7 @@ NAMED_BY_BLOCK = {"stages.customers.split.test": "stages.customers.split", "cost
         ("execution.time_limit_s.risk", 0),
         ("execution.time_limit_s.judge", {}),
         ("monitoring.error_rate.limit", 1.0),
+        ("monitoring.latency_p95.limit_ms", 300),
         ("canary.percent", 101),
         ("canary.percent", float("nan")),
     ],
