@@ -13,18 +13,20 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
 
 from deploy import rules
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
-from serve.trial_metrics import BUCKETS
+from retain.monitoring import SECONDS_BOUNDS, LatencyLimit
+from serve.trial_metrics import TrialMetrics
 from tests.deploy.programs import program
 
 LIMITS = rules.limits_of_experiment("exp_001_mvp")
 RELEASE, OTHER = "0123456789ab", "ba9876543210"
+WATCHDOG, EVALUATED = "RetainWatchdog", "retain:evaluated"
 PLACES = rules.Places(["a:8001", "b:8001"], "c:8002", "d:9093", "/run/admin", "/run/controller")
-STEP_S = 15  # between two samples
-A_MINUTE = 60 // STEP_S
 
 Curve = Callable[[float], float]  # minute -> how much is added in it
 
@@ -42,14 +44,20 @@ def in_turns(each_minute: float, minutes: float) -> Curve:
     return lambda minute: 0 if (minute // minutes) % 2 else 2 * each_minute
 
 
+class Fires(NamedTuple):
+    alert: str
+    release: str | None = None
+    rolls_back: bool = False
+
+
 class Case(NamedTuple):
     """`counters`: series -> how much is added each minute; `gauges`: series -> the value at that minute. `firing`:
-    minute -> the alerts, with their release, that fire then."""
+    minute -> the alerts that fire then."""
 
     says: str
     counters: dict[str, Curve]
     gauges: dict[str, Curve]
-    firing: dict[float, Sequence[tuple[str, str | None]]]
+    firing: dict[float, Sequence[Fires]]
 
 
 def arm(metric: str, release: str = RELEASE, more: str = "") -> str:
@@ -94,9 +102,11 @@ def value(learned: float, matured: float, release: str = RELEASE) -> dict[str, C
     return gauges
 
 
-def wanted(percent: Curve, release: str = RELEASE) -> dict[str, Curve]:
-    labels = f'{{release="{release}",generation="3",instance="a:8001"}}'
-    return {f"retain_rollout_wanted_percent{labels}": percent, f"retain_rollout_percent{labels}": percent}
+def wanted(
+    percent: Curve, release: str = RELEASE, generation: int = 3, served: Curve | None = None
+) -> dict[str, Curve]:
+    labels = f'{{release="{release}",generation="{generation}",instance="a:8001"}}'
+    return {f"retain_rollout_wanted_percent{labels}": percent, f"retain_rollout_percent{labels}": served or percent}
 
 
 def risks(each_minute: float, low: Curve) -> dict[str, Curve]:
@@ -110,15 +120,16 @@ def risks(each_minute: float, low: Curve) -> dict[str, Curve]:
     }
 
 
-NONE: Sequence[tuple[str, str | None]] = ()
+NONE: Sequence[Fires] = ()
 ERRORS, LATENCY, UNSAFE, DROP = (
-    [(f"Retain{name}", RELEASE)] for name in ("ArmErrors", "ArmLatency", "ArmUnsafe", "NrrDrop")
+    [Fires(f"Retain{name}", RELEASE, rolls_back=True)] for name in ("ArmErrors", "ArmLatency", "ArmUnsafe", "NrrDrop")
 )
-CALLERS_5XX, CALLERS_P95 = [("RetainServerErrors", None)], [("RetainLatency", None)]
+CALLERS_5XX, CALLERS_P95 = [Fires("RetainServerErrors")], [Fires("RetainLatency")]
+BLAMED_5XX, BLAMED_P95 = ([*alerts, alerts[0]._replace(rolls_back=True)] for alerts in (CALLERS_5XX, CALLERS_P95))
 CONTACT = 'retain_decisions_total{mode="baseline",action="contact",why="risk_at_threshold"}'
 COMPLAINED = 'retain_outcomes_total{kind="complained",status="recorded"}'
 DAY = 24 * 60.0
-SHORT = 60
+HOUR = 60
 
 HEALTHY: dict[str, Curve] = {
     **errors(always(60), always(0.3)),
@@ -162,6 +173,31 @@ CASES = [
     Case("few decisions and no rollout", errors(always(5), always(2.5)), {}, {60: NONE}),
     Case("few decisions in ten minutes, enough in a day", errors(always(5), always(2.5)), wanted(always(5)),
          {15: NONE, 60: ERRORS}),
+    Case("enough decisions in ten minutes, too few errors", errors(always(12), always(0.35)), wanted(always(5)),
+         {15: NONE, 90: ERRORS}),
+    Case("enough decisions, few errors, at the limit", errors(always(12), always(0.12)), wanted(always(5)),
+         {60: NONE, 150: NONE}),
+    Case("few decisions, a minute in which all fail", errors(always(5), before(40, always(0), before(41, always(5)))),
+         wanted(always(5)), dict.fromkeys(range(40, 90, 5), NONE)),
+    Case("few decisions, four minutes in which all fail",
+         errors(always(5), before(40, always(0), before(44, always(5)))), wanted(always(5)),
+         dict.fromkeys(range(40, 90, 5), NONE)),
+    Case("few decisions, bad minutes again and again", errors(always(5), lambda minute: 5 * (minute % 20 < 1)),
+         wanted(always(5)), {20: NONE, 90: ERRORS}),
+    Case(
+        # What it did before it was rolled back is that trial's. Then it fails anew.
+        "few decisions, rolled back, forgiven and advanced again",
+        errors(before(30, always(30), before(60, always(0), always(5))),
+               before(20, always(0), before(30, always(15), before(110, always(0), always(2.5))))),
+        wanted(before(32, always(5))) | wanted(before(60, always(0), always(5)), generation=8),
+        {31: ERRORS, 62: NONE, 75: NONE, 90: NONE, 110: NONE, 150: ERRORS},
+    ),
+    Case("few decisions, paused, and advanced again",
+         errors(always(5), before(20, always(1))),
+         wanted(before(22, always(5))) | wanted(before(40, always(0), always(5)), generation=4), {60: NONE, 90: NONE}),
+    Case("few decisions, and more customers since", errors(always(5), always(2.5)),
+         wanted(before(60, always(5))) | wanted(before(60, always(0), always(25)), generation=4),
+         {59: ERRORS, 60: ERRORS, 120: ERRORS}),
     Case("few decisions in a day", errors(always(0.04), always(0.02)), wanted(always(5)), {150: NONE}),
     Case("few decisions, few of them wrong", errors(always(5), always(0.04)), wanted(always(5)), {60: NONE, 150: NONE}),
     Case(
@@ -181,50 +217,68 @@ CASES = [
     Case("slow answers, come and gone, just below", seconds(always(60), in_turns(2.8, 1)), {}, {30: NONE, 59: NONE}),
     Case("slow answers, come and gone, just above", seconds(always(60), in_turns(3.3, 1)), {}, {59: LATENCY}),
     Case("few answers, all slow", seconds(always(9), always(9)), {}, {30: NONE}),
+    Case("few answers, slow for four minutes, in a rollout",
+         seconds(always(5), before(40, always(0), before(44, always(5)))), wanted(always(5)), {60: NONE, 90: NONE}),
     Case("few answers, all slow, in a rollout", seconds(always(9), always(9)), wanted(always(5)), {60: LATENCY}),
     Case("unsafe messages", unsafe(always(200), always(1.2)), {}, {9: NONE, 30: UNSAFE}),
     Case("unsafe messages at the limit", unsafe(always(200), always(1)), {}, {30: NONE}),
     Case("unsafe messages, come and gone, just below", unsafe(always(200), in_turns(0.9, 1)), {}, {30: NONE, 59: NONE}),
     Case("few messages and no rollout", unsafe(always(30), always(3)), {}, {60: NONE}),
     Case("few messages, enough in a day", unsafe(always(30), always(3)), wanted(always(5)), {15: NONE, 60: UNSAFE}),
+    Case("enough messages in ten minutes, too few unsafe", unsafe(always(60), always(0.55)), wanted(always(5)),
+         {15: NONE, 90: UNSAFE}),
+    Case("enough messages, few unsafe, at the limit", unsafe(always(60), always(0.3)), wanted(always(5)),
+         {60: NONE, 150: NONE}),
     Case("five unsafe messages of enough", unsafe(always(60), before(10, always(0.5))), {}, {15: NONE, 25: NONE}),
     Case("worth less", {}, value(0.769, 1300), {9: NONE, 12: DROP}),
     Case("worth less by the limit", {}, value(0.7701, 1300), {30: NONE}),
     Case("worth less, told from too few", {}, value(0.5, 1299), {30: NONE}),
     Case("worth is no number", {}, value(float("nan"), 5000), {30: NONE}),
     Case("callers see errors", answers(always(60), always(1)), {}, {9: NONE, 30: CALLERS_5XX}),
+    Case("callers see errors of a challenger", answers(always(60), always(1)), wanted(always(5)),
+         {9: NONE, 30: BLAMED_5XX}),
+    Case("callers see errors, and the challenger is served to nobody", answers(always(60), always(1)),
+         wanted(always(5), served=always(0)), {30: CALLERS_5XX}),
+    Case("callers see errors of a challenger whose lease comes and goes", answers(always(60), always(1)),
+         wanted(always(5), served=in_turns(5, 3)), {30: BLAMED_5XX}),
+    Case("callers see errors before there is a challenger", answers(always(60), always(1)),
+         wanted(before(20, always(0), always(5))), {29: CALLERS_5XX, 32: BLAMED_5XX}),
     Case("callers see errors at the limit", answers(always(100), always(1)), {}, {30: NONE}),
     Case("callers see errors of few requests", answers(always(9), always(9)), wanted(always(5)), {60: NONE}),
     Case("outcomes are refused", answers(always(600), always(600), path="/outcomes"), {}, {30: NONE}),
     Case("callers wait", request_seconds(always(60), always(4)), {}, {9: NONE, 30: CALLERS_P95}),
+    Case("callers wait for a challenger", request_seconds(always(60), always(4)), wanted(always(5)),
+         {9: NONE, 30: BLAMED_P95}),
     Case("callers wait at the limit", request_seconds(always(60), always(3)), {}, {30: NONE}),
     Case("a replica is down", {}, {'up{job="retain",instance="a:8001"}': before(5, always(1), always(0))},
-         {4: NONE, 5.5: NONE, 7: [("RetainReplicaDown", None)]}),
-    Case("another job is down", {}, {'up{job="controller",instance="c:8002"}': always(0)}, {30: NONE}),
+         {4: NONE, 5.5: NONE, 7: [Fires("RetainReplicaDown")]}),
+    Case("the controller is down", {}, {'up{job="controller",instance="c:8002"}': before(5, always(1), always(0))},
+         {4: NONE, 7: [Fires("RetainControllerDown")]}),
+    Case("another job is down", {}, {'up{job="node",instance="c:9100"}': always(0)}, {30: NONE}),
     Case("the database is away", {}, {'retain_state_available{instance="a:8001"}': before(5, always(1), always(0))},
-         {4: NONE, 7: [("RetainRecordsNotWritten", None)]}),
+         {4: NONE, 7: [Fires("RetainRecordsNotWritten")]}),
     Case("decisions are made without it",
          {'retain_decisions_total{why="state_unavailable",instance="a:8001"}': in_turns(1, 1)}, {},
-         {10: [("RetainRecordsNotWritten", None)]}),
+         {10: [Fires("RetainRecordsNotWritten")]}),
     Case("the lease is lost", {}, wanted(always(5)) | {"retain_lease_fresh": before(5, always(1), always(0))},
-         {4: NONE, 7: [("RetainLeaseLost", None)]}),
+         {4: NONE, 7: [Fires("RetainLeaseLost")]}),
     Case("no lease is wanted", {}, wanted(always(0)) | {"retain_lease_fresh": always(0)}, {30: NONE}),
     Case("the rollout can't be read", {}, {'retain_rollout_problem{instance="a"}': before(5, always(0), always(1))},
-         {4: NONE, 7: [("RetainRolloutProblem", None)]}),
+         {4: NONE, 7: [Fires("RetainRolloutProblem")]}),
     Case("the challenger's share is off", errors(always(20), always(0))
          | {'retain_arm_decisions_total{arm="baseline",release="abc"}': always(80)}, wanted(always(5)),
-         {50: [("RetainArmShare", None)]}),
+         {50: [Fires("RetainArmShare")]}),
     Case("the share is off, since it was changed within the hour", errors(always(20), always(0))
          | {'retain_arm_decisions_total{arm="baseline",release="abc"}': always(80)},
          wanted(before(30, always(20), always(5))), {25: NONE, 60: NONE}),
     Case("complaints", {CONTACT: always(10), COMPLAINED: always(0.05)}, {},
-         {60: NONE, 150: [("RetainComplaints", None)]}),
+         {60: NONE, 150: [Fires("RetainComplaints")]}),
     Case("complaints at the limit", {CONTACT: always(100), COMPLAINED: always(0.3)}, {}, {150: NONE}),
     Case("opt-outs", {CONTACT: always(10), "retain_suppressed_total": always(0.4)}, {},
-         {30: NONE, 90: [("RetainOptOuts", None)]}),
+         {30: NONE, 90: [Fires("RetainOptOuts")]}),
     Case("opt-outs at the limit", {CONTACT: always(10), "retain_suppressed_total": always(0.3)}, {}, {90: NONE}),
     Case("scores drift", risks(10, before(8 * DAY, always(0.8), always(0.4))), {},
-         {8 * DAY: NONE, 9 * DAY: [("RetainScoreDrift", None)]}),
+         {8 * DAY: NONE, 9 * DAY: [Fires("RetainScoreDrift")]}),
     Case("scores drift a little", risks(10, before(8 * DAY, always(0.8), always(0.7))), {}, {9 * DAY: NONE}),
     Case("scores of few drift", risks(0.5, before(8 * DAY, always(0.8), always(0.1))), {}, {9 * DAY: NONE}),
 ]  # fmt: skip
@@ -244,23 +298,32 @@ def samples(case: Case, step_minutes: float) -> list[dict[str, str]]:
     ]
 
 
+def step_seconds(case: Case) -> int:
+    """Between two samples, and two evaluations."""
+    minutes = max(case.firing)
+    return 30 if minutes <= HOUR else 60 if minutes < DAY else 3600
+
+
 def as_test(case: Case, scale: int) -> dict[str, object]:
     """For promtool: all that fires at each minute, but the watchdog, which always does."""
-    step_s = STEP_S if max(case.firing) < DAY else 1800
+    step_s = step_seconds(case)
     return {
         "name": case.says,
         "interval": f"{step_s * 1000 // scale}ms",
         "input_series": samples(case, step_s / 60),
         "promql_expr_test": [
             {
-                "expr": 'max by (alertname, release) (ALERTS{alertstate="firing",severity!="none"})',
+                "expr": 'max by (alertname, release, rollback) (ALERTS{alertstate="firing",severity!="none"})',
                 "eval_time": f"{int(minute * 60_000 / scale)}ms",
                 "exp_samples": [
                     {
-                        "labels": f'{{alertname="{alert}"' + (f',release="{release}"' if release else "") + "}",
+                        "labels": f'{{alertname="{fires.alert}"'
+                        + (f',release="{fires.release}"' if fires.release else "")
+                        + (',rollback="challenger"' if fires.rolls_back else "")
+                        + "}",
                         "value": 1,
                     }
-                    for alert, release in alerts
+                    for fires in alerts
                 ],
             }
             for minute, alerts in case.firing.items()
@@ -268,38 +331,110 @@ def as_test(case: Case, scale: int) -> dict[str, object]:
     }
 
 
-# What takes long says no more at another scale.
-RUNS = [(case, scale) for scale in (1, 60) for case in CASES if scale == 1 or max(case.firing) <= SHORT]
+def promtool(folder: Path, content: dict[str, object]) -> None:
+    """Runs tests of rules, and says which of them failed."""
+    test = folder / "test.yaml"
+    test.write_text(json.dumps(content))
+    command = [program("promtool"), "test", "rules", test.name]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize(("case", "scale"), RUNS, ids=[f"{case.says}, scale {scale}" for case, scale in RUNS])
-def test_what_fires(case: Case, scale: int, tmp_path: Path) -> None:
+# Each is one run of promtool, whose start takes longer than most cases. What takes long says no more at another scale.
+RUNS = [
+    (scale, step_s)
+    for scale in (1, 60)
+    for step_s in sorted({step_seconds(case) for case in CASES})
+    if scale == 1 or step_s == 30
+]
+
+
+@pytest.mark.parametrize(("scale", "step_s"), RUNS)
+def test_what_fires(scale: int, step_s: int, tmp_path: Path) -> None:
     rendered = tmp_path / "rules.yaml"
     rendered.write_text(rules.rules(LIMITS, scale))
-    test = rendered.with_name("test.yaml")
-    tests = [as_test(case, scale)]
-    content = {"rule_files": [rendered.name], "evaluation_interval": tests[0]["interval"], "tests": tests}
-    test.write_text(json.dumps(content))
-    ended = subprocess.run(
-        [program("promtool"), "test", "rules", test.name],
-        cwd=rendered.parent, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    tests = [as_test(case, scale) for case in CASES if step_seconds(case) == step_s]
+    promtool(
+        tmp_path,
+        {"rule_files": [rendered.name], "evaluation_interval": f"{step_s * 1000 // scale}ms", "tests": tests},
+    )
+
+
+def test_the_watchdog_is_that_of_all_groups_that_roll_back(tmp_path: Path) -> None:
+    """It rises with the one that was evaluated last, and ends if one of them has not been for long."""
+    content = yaml.safe_load(rules.rules(LIMITS))
+    evaluated = [rule for group in content["groups"] for rule in group["rules"] if rule.get("record") == EVALUATED]
+    groups = {
+        group["name"]: group["rules"]
+        for group in content["groups"]
+        if any("challenger" in json.dumps(rule.get("labels", {})) for rule in group["rules"])
+    }
+    assert [rule["labels"]["group"] for rule in evaluated] == ["retain-arms", "retain-arms-day", "retain-callers"]
+    assert set(groups) == {"retain-arms", "retain-callers"}
+    assert all(rules_of[-1].get("record") == EVALUATED for rules_of in groups.values())  # after all that it tells of
+
+    (tmp_path / "rules.yaml").write_text(rules.rules(LIMITS))
+    content["groups"] = [group for group in content["groups"] if group["name"] == "retain-service"]
+    (tmp_path / "alone.yaml").write_text(yaml.safe_dump(content))
+    (watchdog,) = (rule for rule in content["groups"][0]["rules"] if rule.get("alert") == WATCHDOG)
+
+    def alert_tests(values: dict[str, str | None]) -> list[dict[str, object]]:
+        return [
+            {
+                "eval_time": at,
+                "alertname": WATCHDOG,
+                "exp_alerts": [
+                    {
+                        "exp_labels": {"severity": "none"},
+                        "exp_annotations": watchdog["annotations"] | {"evaluated": value},
+                    }
+                ]
+                if value
+                else [],
+            }
+            for at, value in values.items()
+        ]
+
+    def stuck(name: str) -> list[dict[str, str]]:
+        rising = " ".join(str(15 * step) for step in range(61))
+        until_a_minute = "0 15 30 45 60" + " _" * 56
+        return [
+            {
+                "series": f'{EVALUATED}{{group="{rule["labels"]["group"]}"}}',
+                "values": until_a_minute if rule["labels"]["group"] == name else rising,
+            }
+            for rule in evaluated
+        ]
+
+    common: dict[str, object] = {"evaluation_interval": "15s"}
+    alive = {"interval": "15s", "alert_rule_test": alert_tests({"2m": "120", "3m15s": "195"})}
+    promtool(tmp_path, common | {"rule_files": ["rules.yaml"], "tests": [alive]})
+    tests = [
+        {
+            "name": f"{name} is stuck",
+            "interval": "15s",
+            "input_series": stuck(name),
+            "alert_rule_test": alert_tests({"1m": "60", "2m30s": frozen, "4m30s": None, "10m": None}),
+        }
+        for name, frozen in (("retain-arms", "60"), ("retain-callers", "60"), ("retain-arms-day", "150"))
+    ]
+    promtool(tmp_path, common | {"rule_files": ["alone.yaml"], "tests": tests})
 
 
 def test_an_unscaled_template_keeps_its_durations() -> None:
     """The tests above would not notice rules whose durations were all wrong alike."""
     rendered = yaml.safe_load(rules.rules(LIMITS))
-    by_name = {rule["alert"]: rule for group in rendered["groups"] for rule in group["rules"] if "alert" in rule}
-    pages = {name for name, rule in by_name.items() if rule["labels"]["severity"] == "page"}
-    assert pages == {
-        *("RetainArmErrors", "RetainArmLatency", "RetainArmUnsafe", "RetainNrrDrop"),
-        *("RetainServerErrors", "RetainLatency"),
-    }
-    assert {by_name[name]["for"] for name in pages} == {"10m"}
-    assert {by_name[name]["labels"]["rollback"] for name in pages} == {"challenger"}
-    assert {rule["labels"]["severity"] for name, rule in by_name.items() if name not in pages} == {"ticket", "none"}
-    assert all("rollback" not in rule["labels"] for name, rule in by_name.items() if name not in pages)
+    alerts = [rule for group in rendered["groups"] for rule in group["rules"] if "alert" in rule]
+    pages = [rule for rule in alerts if rule["labels"]["severity"] == "page"]
+    of_callers = {"RetainServerErrors", "RetainLatency"}
+    of_arms = {"RetainArmErrors", "RetainArmLatency", "RetainArmUnsafe", "RetainNrrDrop"}
+    assert {rule["for"] for rule in pages} == {"10m"}
+    rolling_back = [rule["alert"] for rule in pages if rule["labels"].get("rollback") == "challenger"]
+    assert sorted(rolling_back) == sorted(of_arms | of_callers)
+    assert {rule["alert"] for rule in pages if "rollback" not in rule["labels"]} == of_callers
+    others = [rule for rule in alerts if rule not in pages]
+    assert {rule["labels"]["severity"] for rule in others} == {"ticket", "none"}
+    assert all("rollback" not in rule["labels"] for rule in others)
 
 
 def test_every_duration_is_scaled() -> None:
@@ -320,10 +455,27 @@ def test_the_limits_are_the_experiment_s() -> None:
         assert limit not in template.split("retain-business")[0], limit
 
 
-def test_a_bucket_ends_at_the_limit() -> None:
-    """Else how many answers took longer could not be told."""
-    assert LIMITS.latency_p95.limit_ms / 1000 in BUCKETS
-    assert f'le="{LIMITS.latency_p95.limit_ms / 1000}"' in rules.rules(LIMITS)
+def test_a_limit_of_latency_is_a_bound_of_the_histograms(tmp_path: Path) -> None:
+    """Else no alert on latency would ever fire."""
+    registry = CollectorRegistry()
+    TrialMetrics(registry).of("learned", RELEASE)
+    samples_of_one = [sample for metric in registry.collect() for sample in metric.samples if "le" in sample.labels]
+    bounds = {sample.labels["le"] for sample in samples_of_one} - {"+Inf"}
+    assert bounds == {str(bound) for bound in SECONDS_BOUNDS}
+    for bound in SECONDS_BOUNDS:
+        limit = LatencyLimit(limit_ms=bound * 1000)
+        text = rules.rules(LIMITS.model_copy(update={"latency_p95": limit}))
+        assert set(re.findall(r'le="([0-9.]+)"', text.split("retain-service")[0])) == {str(bound)}
+    with pytest.raises(ValidationError, match=r"300 ms is no bound of .* 100, 250, 500, 1000, 2500 ms"):
+        LatencyLimit(limit_ms=300)
+
+
+def test_a_release_whose_limit_is_no_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = LIMITS.model_dump(mode="json") | {"latency_p95": {"limit_ms": 300}}
+    (tmp_path / "monitoring.json").write_text(json.dumps(held))
+    monkeypatch.setattr(rules, "open_artifact", lambda folder: {"monitoring.json": folder / "monitoring.json"})
+    with pytest.raises(RetainError, match=r"monitoring\.json: latency_p95\.limit_ms: 300 ms is no bound .*; a new run"):
+        rules.limits_of_release(tmp_path)
 
 
 def test_a_demo_s_store_alone_is_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
