@@ -197,7 +197,7 @@ CASES = [
          wanted(before(22, always(5))) | wanted(before(40, always(0), always(5)), generation=4), {60: NONE, 90: NONE}),
     Case("few decisions, and more customers since", errors(always(5), always(2.5)),
          wanted(before(60, always(5))) | wanted(before(60, always(0), always(25)), generation=4),
-         {59: ERRORS, 60: ERRORS, 120: ERRORS}),
+         {59: ERRORS, 75: NONE, 120: ERRORS}),
     Case("few decisions in a day", errors(always(0.04), always(0.02)), wanted(always(5)), {150: NONE}),
     Case("few decisions, few of them wrong", errors(always(5), always(0.04)), wanted(always(5)), {60: NONE, 150: NONE}),
     Case(
@@ -334,7 +334,9 @@ def as_test(case: Case, scale: int) -> dict[str, object]:
 def promtool(folder: Path, content: dict[str, object]) -> None:
     """Runs tests of rules, and says which of them failed."""
     test = folder / "test.yaml"
-    test.write_text(json.dumps(content))
+    # Else it evaluates them in an order that differs from run to run.
+    order = [group["name"] for group in yaml.safe_load(rules.rules(LIMITS))["groups"]]
+    test.write_text(json.dumps(content | {"group_eval_order": order}))
     command = [program("promtool"), "test", "rules", test.name]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
