@@ -13,4 +13,5 @@ YAML_FILES = (
     *(OPS / "configs" / f"experiment_{name}.yaml" for name in EXPERIMENTS),
     *(OPS / "datasets" / f"{name}.yaml" for name in DATASETS),
     *(OPS / "messages" / f"{name}.yaml" for name in MESSAGES),
+    OPS / "rollout.yaml",
 )

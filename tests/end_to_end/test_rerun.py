@@ -180,7 +180,8 @@ def test_one_byte_of_the_table(project: Project, tables: Project) -> None:
     header, first, rest = path.read_text().split("\n", 2)
     other = first.replace(",Yes,", ",No,", 1) if ",Yes," in first else first.replace(",No,", ",Yes,", 1)
     with changed(path, lambda text: "\n".join([header, other, rest])):
-        expect(tables, {"customers": "source: sha256:"}, waits=("risk", "decision"))
+        # Of two digests `why` leaves out what they have in common, which may be their first digits.
+        expect(tables, {"customers": "source: "}, waits=("risk", "decision"))
 
 
 def test_the_code_of_one_stage(project: Project) -> None:
@@ -218,7 +219,7 @@ def test_what_ppo_is_paid_reruns_what_follows_from_it(project: Project) -> None:
 
 def test_a_new_key_for_another_stage(project: Project) -> None:
     path = project.root / "tasks/config.py"
-    with changed(path, lambda text: text + "\n\nclass StillToCome(_Block):\n    steps: Count\n"):
+    with changed(path, lambda text: text + "\n\nclass StillToCome(Frozen):\n    steps: Count\n"):
         expect(project, {})
 
 
