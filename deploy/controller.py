@@ -25,10 +25,11 @@ from rich.console import Console
 
 from deploy import people
 from deploy.people import Desk, Signature, desk
-from deploy.settings import described, read
+from deploy.settings import SETTINGS, read
 from deploy.status import lines
 from engine.errors import RetainError, StoreUnavailable
 from engine.output import make_decoration
+from engine.settings import described
 from retain.parts import Acceptance
 from retain.rollout import RolloutError
 
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Takes a rollout forward by people, and back by itself. Exit codes: 0 done, 1 refused, 2 a bad "
         "setting or argument, 3 Prometheus, a replica or the store doesn't answer. Settings are variables of the "
         "environment (docs/SETTINGS.md), RETAIN_STORE and:",
-        epilog=described(),
+        epilog=described(SETTINGS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -6,16 +6,15 @@ docs/SETTINGS.md has the same table for people, and a test compares the two. RET
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 from engine.config import experiment_path, is_path
 from engine.errors import RetainError
 from engine.releases import DEFAULT_EXPERIMENT, experiment_of
+from engine.settings import PORT, Variable, any_text, token
 
-MIN_SECRET, MAX_SECRET = 16, 256  # characters
 MAX_REPLICAS = 64
 
 
@@ -47,18 +46,6 @@ class Settings:
 
 # -- one value -----------------------------------------------------------------------------------------------------
 
-Parser = Callable[[str, str], Any]  # (name of the setting, text) -> value; raises RetainError, which names the setting
-
-
-def _text(name: str, text: str) -> str:
-    return text
-
-
-def _port(name: str, text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
-        raise RetainError(f"{name}={text}: wants a number from 0 to 65535 (0: any free port)")
-    return int(text)
-
 
 def _experiment(name: str, text: str) -> str:
     if is_path(text):
@@ -67,12 +54,6 @@ def _experiment(name: str, text: str) -> str:
         raise RetainError(
             f"{name}={text!r}: wants the name of an experiment, such as {DEFAULT_EXPERIMENT}, or the path of its file"
         )
-    return text
-
-
-def _token(name: str, text: str) -> str:
-    if not MIN_SECRET <= len(text) <= MAX_SECRET or not re.fullmatch(r"[!-~]+", text):
-        raise RetainError(f"{name}: wants {MIN_SECRET} to {MAX_SECRET} letters, digits and signs of ASCII, no space")
     return text
 
 
@@ -120,28 +101,19 @@ def _page_url(name: str, text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A variable of the environment. `default`: the text that counts where it is unset or empty, if any does."""
-
-    name: str
-    default: str | None
-    parse: Parser
+class Setting(Variable):
     meaning: str
     secret: bool = False
-
-    def value(self, environment: Mapping[str, str]) -> Any:
-        text = environment.get(self.name) or self.default
-        return None if text is None else self.parse(self.name, text)
 
 
 SETTINGS = (
     Setting("EXPERIMENT", DEFAULT_EXPERIMENT, _experiment, "whose rollout it is"),
     Setting("RETAIN_PROMETHEUS_URL", "http://127.0.0.1:9090", _url, "the address of Prometheus"),
     Setting("RETAIN_REPLICAS", "http://127.0.0.1:8001", _replicas, "admin ports of all services, with commas between"),
-    Setting("RETAIN_ADMIN_TOKEN", None, _token, "what the admin ports want", secret=True),
-    Setting("RETAIN_CONTROLLER_TOKEN", None, _token, "what Alertmanager has to bear; `run` wants it", secret=True),
-    Setting("RETAIN_CONTROLLER_HOST", "127.0.0.1", _text, "the address of the controller"),
-    Setting("RETAIN_CONTROLLER_PORT", "8002", _port, "its port"),
+    Setting("RETAIN_ADMIN_TOKEN", None, token, "what the admin ports want", secret=True),
+    Setting("RETAIN_CONTROLLER_TOKEN", None, token, "what Alertmanager has to bear; `run` wants it", secret=True),
+    Setting("RETAIN_CONTROLLER_HOST", "127.0.0.1", any_text, "the address of the controller"),
+    Setting("RETAIN_CONTROLLER_PORT", "8002", PORT, "its port"),
     Setting("RETAIN_PAGE_URL", None, _page_url, "the webhook that pages somebody", secret=True),
 )
 
@@ -168,12 +140,3 @@ def page_url(environment: Mapping[str, str]) -> str | None:
     (setting,) = [each for each in SETTINGS if each.name == "RETAIN_PAGE_URL"]
     url: str | None = setting.value(environment)
     return url
-
-
-def described() -> str:
-    """A line for each setting: what it means, and what counts unless it is set."""
-    width = max(len(setting.name) for setting in SETTINGS)
-    return "\n".join(
-        f"{setting.name:{width}}  {setting.meaning}" + (f" ({setting.default})" if setting.default else "")
-        for setting in SETTINGS
-    )

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from serve.settings import described
+from engine.settings import described
+from serve.settings import SETTINGS
 from serve.supervisor import main
 
 
@@ -16,7 +17,7 @@ def run() -> int:
         prog="python -m serve",
         description="Answers POST /retain; with a command, looks after the database of the service. Both are set by "
         "variables of the environment (docs/SETTINGS.md):",
-        epilog=described(),
+        epilog=described(SETTINGS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     keep.add_commands(parser)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from engine.config import is_path
 from engine.errors import RetainError
 from engine.paths import is_folder, path_of, why_unreadable
 from engine.releases import DEFAULT_EXPERIMENT
+from engine.settings import MAX_SECRET, MIN_SECRET, PORT, Parser, Variable, any_text, is_secret, token, whole
 from serve.champion import release_to_begin_with
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
 
@@ -40,8 +41,6 @@ OVERRIDES = {
 # Longer than balancers keep an idle connection, who would otherwise send a request into one that is being closed: AWS
 # 60 s, nginx 60 s, Azure 4 minutes, Google Cloud 600 s.
 KEEP_ALIVE = 620
-MIN_SECRET = 16  # characters: nobody guesses as many by asking
-MAX_SECRET = 256
 YES_OR_NO = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -82,23 +81,6 @@ class Settings:
 
 # -- one value -----------------------------------------------------------------------------------------------------
 
-Parser = Callable[[str, str], Any]  # (name of the setting, text) -> value; raises RetainError, which names the setting
-
-
-def _text(name: str, text: str) -> str:
-    return text
-
-
-def _whole(low: int, high: int, of: str = "", remark: str = "", unit: int = 1) -> Parser:
-    """`of`: what is counted. `unit`: what the number is multiplied with."""
-
-    def parse(name: str, text: str) -> int:
-        if not re.fullmatch(rf"[0-9]{{1,{len(str(high))}}}", text) or not low <= int(text) <= high:
-            raise RetainError(f"{name}={text}: wants a number{of} from {low} to {high}{remark}")
-        return int(text) * unit
-
-    return parse
-
 
 def _decimal(high: int, remark: str = "") -> Parser:
     def parse(name: str, text: str) -> float:
@@ -130,22 +112,12 @@ def _hash_key(name: str, text: str) -> str:
     return text
 
 
-def _is_secret(text: str) -> bool:
-    return MIN_SECRET <= len(text) <= MAX_SECRET and re.fullmatch(r"[!-~]+", text) is not None
-
-
-def _token(name: str, text: str) -> str:
-    if not _is_secret(text):
-        raise RetainError(f"{name}: wants {MIN_SECRET} to {MAX_SECRET} letters, digits and signs of ASCII, no space")
-    return text
-
-
 def _keys(name: str, text: str) -> dict[str, str]:
     """Secrets by the names of those who bear them. No message repeats anything of it."""
     keys: dict[str, str] = {}
     for number, entry in enumerate(text.split(","), start=1):
         who, _, secret = entry.strip().partition(":")
-        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", who) or not _is_secret(secret):
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", who) or not is_secret(secret):
             raise RetainError(
                 f"{name}: its entry {number} isn't name:secret, with a name of letters, digits, dots, hyphens and "
                 f"underscores, and a secret of {MIN_SECRET} to {MAX_SECRET} letters, digits and signs of ASCII, "
@@ -190,26 +162,15 @@ def _folder(name: str, value: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A variable of the environment. `default`: the text that counts where it is unset or empty, if any does.
+class Setting(Variable):
+    """`read_by`: the processes that act on it; a secret is handed to no other."""
 
-    `read_by`: the processes that act on it; a secret is handed to no other.
-    """
-
-    name: str
-    default: str | None
-    parse: Parser
     read_by: tuple[Process, ...]
     meaning: str
     secret: bool = False
 
-    def value(self, environment: Mapping[str, str]) -> Any:
-        text = environment.get(self.name) or self.default
-        return None if text is None else self.parse(self.name, text)
-
 
 _MB = 1 << 20
-_PORT = _whole(0, 65535, remark=" (0: any free port)")
 _ALL: tuple[Process, ...] = ("supervisor", "worker", "admin")
 _DATABASE: tuple[Process, ...] = ("supervisor", "worker", "admin")
 
@@ -230,21 +191,21 @@ SETTINGS = (
     Setting("DATABASE_URL", None, _database, _DATABASE, "where decisions are kept", secret=True),
     Setting("RETAIN_SQLITE_SYNCHRONOUS", "normal", _one_of("normal", "full"), _DATABASE,
             "whether SQLite waits for the disk"),
-    Setting("RETAIN_KEEP_DAYS", "400", _whole(366, 36500, " of days"), ("admin",), "how long decisions are kept"),
+    Setting("RETAIN_KEEP_DAYS", "400", whole(366, 36500, " of days"), ("admin",), "how long decisions are kept"),
     Setting("PSEUDONYM_KEY", None, _hash_key, ("admin",), "what exports turn ids into pseudonyms by", secret=True),
-    Setting("RETAIN_HOST", "127.0.0.1", _text, ("supervisor",), "the address of the API"),
-    Setting("PORT", "8000", _PORT, ("supervisor",), "the port of the API"),
-    Setting("RETAIN_KEEP_ALIVE", str(KEEP_ALIVE), _whole(1, 3600, " of seconds"), ("worker",),
+    Setting("RETAIN_HOST", "127.0.0.1", any_text, ("supervisor",), "the address of the API"),
+    Setting("PORT", "8000", PORT, ("supervisor",), "the port of the API"),
+    Setting("RETAIN_KEEP_ALIVE", str(KEEP_ALIVE), whole(1, 3600, " of seconds"), ("worker",),
             "how long a connection may be idle"),
     Setting("RETAIN_API_KEYS", None, _keys, ("supervisor", "worker"), "who may call, as name:secret,...", secret=True),
-    Setting("RETAIN_ADMIN_HOST", "127.0.0.1", _text, ("supervisor",), "the address of the admin port"),
-    Setting("RETAIN_ADMIN_PORT", "8001", _PORT, ("supervisor",), "the admin port"),
-    Setting("RETAIN_ADMIN_TOKEN", None, _token, ("supervisor", "admin"), "who may use the admin port", secret=True),
-    Setting("RETAIN_WORKERS", "2", _whole(1, 64), ("supervisor",), "processes that answer"),
-    Setting("RETAIN_WORKER_MEMORY_MB", "512", _whole(128, 1048576, " of MB", unit=_MB), ("supervisor",),
+    Setting("RETAIN_ADMIN_HOST", "127.0.0.1", any_text, ("supervisor",), "the address of the admin port"),
+    Setting("RETAIN_ADMIN_PORT", "8001", PORT, ("supervisor",), "the admin port"),
+    Setting("RETAIN_ADMIN_TOKEN", None, token, ("supervisor", "admin"), "who may use the admin port", secret=True),
+    Setting("RETAIN_WORKERS", "2", whole(1, 64), ("supervisor",), "processes that answer"),
+    Setting("RETAIN_WORKER_MEMORY_MB", "512", whole(128, 1048576, " of MB", unit=_MB), ("supervisor",),
             "memory from which on a worker is replaced"),
     # Of a small release it needs 140 MB: what numpy reserves counts, too.
-    Setting("RETAIN_ARM_MEMORY_MB", "512", _whole(192, 1048576, " of MB", unit=_MB), ("worker",),
+    Setting("RETAIN_ARM_MEMORY_MB", "512", whole(192, 1048576, " of MB", unit=_MB), ("worker",),
             "memory of the learned arm's process"),
 )  # fmt: skip
 
@@ -280,15 +241,6 @@ def read(environment: Mapping[str, str]) -> Settings:
         pseudonym_key=values["PSEUDONYM_KEY"],
         budget=values["RETAIN_BUDGET_USD"],
         keep_days=values["RETAIN_KEEP_DAYS"],
-    )
-
-
-def described() -> str:
-    """A line for each setting: what it means, and what counts unless it is set."""
-    width = max(len(setting.name) for setting in SETTINGS)
-    return "\n".join(
-        f"{setting.name:{width}}  {setting.meaning}" + (f" ({setting.default})" if setting.default else "")
-        for setting in SETTINGS
     )
 
 

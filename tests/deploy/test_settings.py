@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.settings import SETTINGS, described, read
+from deploy.settings import SETTINGS, read
 from engine.environment import SECRETS
 from engine.errors import RetainError
+from engine.settings import described
 from tests.docs.documents import read as document
 from tests.docs.documents import section
 
@@ -90,7 +91,7 @@ def test_the_document_has_the_same_settings_and_defaults() -> None:
     for setting in SETTINGS:
         if setting.default and setting.name in dict(rows):
             assert dict(rows)[setting.name] == f"`{setting.default}`"
-    assert all(setting.name in described() for setting in SETTINGS)
+    assert all(setting.name in described(SETTINGS) for setting in SETTINGS)
 
 
 def test_no_secret_reaches_a_stage() -> None:
