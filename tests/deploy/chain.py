@@ -38,8 +38,8 @@ from retain.rollout import (
     rollout_key,
 )
 from retain.signals import SIGNALS
-from tests.deploy.fakes import Answer, answering
-from tests.deploy.watching import TOKEN, configured, free_port, wait_for
+from tests.deploy.fakes import Answer, answering, free_port
+from tests.deploy.watching import TOKEN, configured, wait_for
 from tests.rollouts import figures, part
 from tests.serve.services import OURS, ROOT, Address, Served, get, serve
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from deploy import rules
-from tests.deploy.fakes import Answer, answering
-from tests.deploy.watching import TOKEN, free_port, watching
+from tests.deploy.fakes import Answer, answering, free_port
+from tests.deploy.watching import TOKEN, watching
 
 pytestmark = pytest.mark.kills
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 import urllib.error
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from deploy import rules
 from retain.monitoring import Monitoring
+from tests.deploy.fakes import free_port
 from tests.deploy.programs import program
 
 READY_S = 60.0
@@ -25,12 +25,6 @@ class Watching(NamedTuple):
 
     prometheus: str
     alertmanager: str
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 def configured(
