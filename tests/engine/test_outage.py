@@ -192,7 +192,7 @@ def test_what_checkpoints_cost_is_recorded_and_said(tmp_path: Path) -> None:
     assert 1 <= record.checkpoints.copied <= STEPS
     assert record.checkpoints.bytes > STEPS * 100
     assert 0 < record.checkpoints.waited_s < record.run_seconds
-    assert record.checkpoints.share == pytest.approx(record.checkpoints.waited_s / record.run_seconds, abs=0.001)
+    assert record.checkpoints.share * record.run_seconds == pytest.approx(record.checkpoints.waited_s, abs=0.001)
     (line,) = [line for line in log_of(request).splitlines() if line.startswith("checkpoints: ")]
     assert line == str(record.checkpoints)
     assert line.startswith(f"checkpoints: {STEPS} of 0.0 MB, the stage waited ")
