@@ -24,7 +24,7 @@ from tests.end_to_end.containers import Platform, wait_for
 UNREACHABLE_S, FULL_S = 60.0, 20.0
 LOST_S = 120.0  # until a paused attempt's claim is lost and the next attempt runs
 ENGINE_COMMAND = "-m engine "  # of the stage's own process in its container
-DELAY_S = (1.0, 6.0)  # of an event, from when its container runs: a stage of chaos lives for 5 to 30 s
+DELAY_S = (1.0, 6.0)  # of an event, from when its container runs: a stage of chaos lives for 3 to 30 s
 
 
 class Missed(Exception):
@@ -181,11 +181,13 @@ class Strikes:
     """Events that strike one run, each the first attempt at a stage that is at work after those before it.
 
     Those that strike more than an attempt wait for each other. `missed` says of each event that struck nothing why.
+    With `soon_s`, events strike within so many seconds of when the stage's process is there, and none misses.
     """
 
     platform: Platform
     run: str
     generator: random.Random
+    soon_s: float | None = None
     struck: list[Struck] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     failed: list[BaseException] = field(default_factory=list)
@@ -195,7 +197,8 @@ class Strikes:
 
     def plan(self, stage: str, kinds: Sequence[str]) -> None:
         """These events, one after the other, will strike attempts at the stage."""
-        delays = [self.generator.uniform(*DELAY_S) for _ in kinds]
+        between = DELAY_S if self.soon_s is None else (0.0, self.soon_s)
+        delays = [self.generator.uniform(*between) for _ in kinds]
         thread = threading.Thread(target=self._strike_all, args=(stage, list(zip(kinds, delays))), daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -225,6 +228,8 @@ class Strikes:
         """Strikes the stage's first attempt whose number is above `after`, and returns the number after which the next
         event looks."""
         container = self._at_work(stage, after)
+        if container is not None and self.soon_s is not None:
+            process_of_stage(container)
         if container is None or self._over.wait(delay):
             raise Missed("the run has ended")
         number = int(container.name.split("-")[1])

@@ -69,7 +69,7 @@ def undisturbed(ready: Project) -> dict[str, str]:
 
 def test_killed_containers_end_with_the_bytes_of_a_plain_run(platform: Platform, undisturbed: dict[str, str]) -> None:
     run = platform.run(stages=list(TABLES))
-    strikes = Strikes(platform, run, random.Random(16))
+    strikes = Strikes(platform, run, random.Random(16), soon_s=1.0)
     strikes.plan("risk", ["docker_kill", "sigterm"])
     strikes.plan("accept", ["sigkill", "worker_and_container_killed"])
     ended = platform.wait(run, RUN_S)
