@@ -134,10 +134,10 @@ class Chain:
         path = self.folder / "alertmanager.yaml"
         content = yaml.safe_load(path.read_text())
         for receiver in content["receivers"]:
-            (webhook,) = receiver["webhook_configs"]
-            receiver["webhook_configs"].append(
+            receiver["webhook_configs"] += [
                 webhook | {"url": f"http://127.0.0.1:{self.controllers['spare']}/alerts"}
-            )
+                for webhook in receiver["webhook_configs"]
+            ]
         path.write_text(yaml.safe_dump(content))
 
     # -- processes -------------------------------------------------------------------------------------------------
