@@ -15,6 +15,7 @@ from rich.text import Text
 
 from deploy.calls import Unanswered, get_json
 from deploy.candidate import Candidate, of_version
+from deploy.figures import OLD_SECONDS
 from deploy.measured import LEASE, MICROSECOND, PERCENT, Measured, Prometheus, firing, measured
 from deploy.people import Desk
 from deploy.plan import DEMO, read_plan, time_scale
@@ -160,7 +161,8 @@ def _history(rollout: Rollout) -> Iterator[Line]:
             (event.action, "bold red" if event.action == "roll_back" else "bold"),
             f" by {event.by}: {event.reason} -> {event.after}",
         )
-        if event.action == "roll_back":
+        if event.action == "roll_back" and event.figures:
+            yield Text(f"    as it was measured last, within {OLD_SECONDS:.0f} s before:", "dim")
             for figure in event.figures:
                 yield Text.assemble(
                     f"    {figure.name}: ", (figure.verdict, STYLES[figure.verdict]), f", {figure.says}"

@@ -147,7 +147,10 @@ def test_a_rollback_is_shown_with_the_figures_of_then(town: Town, capsys: pytest
     Document(town.store, rollout_key(EXPERIMENT), Rollout).change(lambda _: after)
     lines = status(town, capsys).splitlines()
     (place,) = (number for number, line in enumerate(lines) if "roll_back by controller" in line)
-    assert lines[place + 1] == f"    errors: fail, {seen[0].says}"
+    assert lines[place + 1 : place + 3] == [
+        "    as it was measured last, within 120 s before:",
+        f"    errors: fail, {seen[0].says}",
+    ]
     assert not any(line.startswith("    ") for line in lines[: place + 1])
 
 
