@@ -88,10 +88,10 @@ $(DOCKER): pyproject.toml $(RUN)
 	$(call install,train flows serve docker,$@)
 
 $(DEV): pyproject.toml $(DOCKER)
-	$(call install,train flows serve docker dev,$@)
+	$(call install,train flows serve docker cloud dev,$@)
 
 $(BENCH): pyproject.toml $(DEV)
-	$(call install,train flows serve docker dev bench,$@)
+	$(call install,train flows serve docker cloud dev bench,$@)
 
 run: $(RUN) ## Train and release everything on this machine (EXPERIMENT=local)
 	$(PY) -m flows run --experiment $(call quoted,$(LOCAL))

@@ -1,4 +1,4 @@
-"""Where bytes live: keys to bytes, with compare-and-set. A folder now; a bucket fits behind the same calls.
+"""Where bytes live: keys to bytes, with compare-and-set. In a folder, or in a bucket (engine/bucket.py).
 
 Every write is made aside, synced and renamed, so a key holds all of its bytes or none. `expect` makes a write
 conditional: `ABSENT` creates, a version replaces just that version. A bucket has generations for this. In a folder the
@@ -64,6 +64,13 @@ class Store(Protocol):
 
     def local(self, key: str, scratch: Path) -> Path:
         """A path with the bytes of the key, to be read only."""
+
+
+def check_key(key: str) -> None:
+    """Raises ValueError for what would leave the store, or be a second name of something."""
+    parts = key.split("/")
+    if "\0" in key or {"", ".", ".."}.intersection(parts) or parts[0] in OWN:
+        raise ValueError(f"{key!r} is no key of a store")
 
 
 class FolderStore:
@@ -141,10 +148,8 @@ class FolderStore:
                 continue
 
     def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        if "\0" in key or {"", ".", ".."}.intersection(parts) or parts[0] in OWN:
-            raise ValueError(f"{key!r} is no key of a store")
-        return self.root.joinpath(*parts)
+        check_key(key)
+        return self.root.joinpath(*key.split("/"))
 
     @contextmanager
     def _aside(self, content: BinaryIO, key: str) -> Iterator[Path]:
@@ -305,9 +310,17 @@ def _version(data: bytes) -> str:
 
 
 def open_store(url: str) -> Store:
-    """The store at `url`, a folder; raises RetainError where it can't be used."""
+    """The store at `url`, a folder or gs://bucket/prefix; raises RetainError where it can't be used."""
+    if url.startswith("gs://"):
+        try:
+            from engine.bucket import BucketStore  # Google's library, which nobody else needs
+        except ModuleNotFoundError as error:
+            raise RetainError(
+                f"RETAIN_STORE={url}: wants {error.name}, which isn't installed: pip install --editable '.[cloud]'"
+            ) from None
+        return BucketStore(url)
     if "://" in url:
-        raise RetainError(f"RETAIN_STORE={url}: only a folder can be a store so far")
+        raise RetainError(f"RETAIN_STORE={url}: is neither a folder nor gs://bucket/prefix")
     root = Path(url)
     try:
         root.mkdir(parents=True, exist_ok=True)

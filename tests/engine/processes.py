@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from engine.errors import RetainError
+from engine.store import ABSENT, Conflict, Store
 
 FORK = multiprocessing.get_context("fork")
 PATIENCE_S = 30.0
@@ -87,3 +88,18 @@ def race(runners: int, function: Callable[[int], Any]) -> list[Any]:
         process.join(PATIENCE_S)
     assert [process.exitcode for process in processes] == [0] * runners
     return results
+
+
+def increment(store: Store, times: int) -> int:
+    """Adds 1 to a counter by compare-and-set; returns how often another process came first."""
+    lost = 0
+    for _ in range(times):
+        while True:
+            found = store.read("counter")
+            count, version = (int(found[0]), found[1]) if found else (0, ABSENT)
+            try:
+                store.write("counter", str(count + 1).encode(), expect=version)
+                break
+            except Conflict:
+                lost += 1
+    return lost
