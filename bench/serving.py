@@ -35,8 +35,8 @@ from rich.table import Table
 from bench.load.measure import load_test, tables
 from bench.load.requests import CONNECTIONS
 from bench.load.worker import MemoryState
-from engine.artifact import current, open_artifact
-from engine.store import store_url
+from engine.artifact import ArtifactStore, open_artifact
+from engine.store import open_store, store_url
 from retain.dataset import DatasetSpec
 from retain.decision import Arm, decide, observe, pace, price
 from retain.parts import Part
@@ -63,11 +63,13 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=0, help="of a long load besides, to see whether it grows")
     options = parser.parse_args()
     experiment = options.experiment
-    store = Path(store_url())
-    folders = current(store, experiment)
-    lacking = [stage for stage in ("customers", "campaigns", "risk", "accept", "release") if stage not in folders]
+    artifacts = ArtifactStore(open_store(store_url()), experiment)
+    wanted = ("customers", "campaigns", "risk", "accept", "release", "decision")
+    folders = {stage: folder for stage in wanted if (folder := artifacts.folder_of_current(stage)) is not None}
+    lacking = [stage for stage in wanted[:5] if stage not in folders]
     if lacking:
-        print(f"{store}: experiment {experiment} has no {', '.join(lacking)}: run `make run` first", file=sys.stderr)
+        where = f"{artifacts.store.url}: experiment {experiment}"
+        print(f"{where} has no {', '.join(lacking)}: run `make run` first", file=sys.stderr)
         return 2
     release = load(open_artifact(folders["release"]))
     release = replace(release, parts=_served(release))

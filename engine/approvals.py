@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.artifact import canonical
 from engine.errors import RetainError
-from engine.store import ABSENT, Conflict, FolderStore, Store, store_url
+from engine.store import ABSENT, Conflict, FolderStore, Store, open_store, store_url
 
 APPROVALS = "approvals"
 SHOWN = "approvals-shown.json"
@@ -141,7 +141,7 @@ class Watch:
     """The records of a store, read again whenever one was added or changed. A store that can't be reached has none."""
 
     def __init__(self, url: str | None = None) -> None:
-        """`url`: of a folder; RETAIN_STORE's, unless given. It is not created."""
+        """`url`: RETAIN_STORE's, unless given. A folder is not created."""
         self.url = store_url() if url is None else url
         self._seen: frozenset[_File] | None = None  # the files, when they were read
 
@@ -151,13 +151,13 @@ class Watch:
 
     def changed(self) -> Approvals | None:
         """What the store says now, or None if that is what it said the last time."""
-        now, root = time.time_ns(), Path(self.url)
+        now = time.time_ns()
         try:
-            os.listdir(root)  # told from a store without records: a folder that isn't there, or may not be entered
-            seen = _files(root / APPROVALS)
+            store = FolderStore(Path(self.url)) if "://" not in self.url else open_store(self.url)
+            seen = _records(store)
             if seen == self._seen:
                 return None
-            approvals = read(FolderStore(root))
+            approvals = read(store)
         except (OSError, RetainError) as error:
             self._seen = None
             problem = error.strerror if isinstance(error, OSError) else str(error)
@@ -168,13 +168,22 @@ class Watch:
 
 
 class _File(NamedTuple):
-    """A file as it was seen. `changed_ns`, unlike `modified_ns`, can't be set by whoever copies a file over it."""
+    """A file as it was seen. `changed_ns`, unlike `modified_ns`, can't be set by whoever copies a file over it. Of an
+    object in a bucket, the inode is its generation."""
 
     name: str
     modified_ns: int
     changed_ns: int
     size: int
     inode: int
+
+
+def _records(store: Store) -> frozenset[_File]:
+    """Raises OSError, and RetainError, for a store that can't be read, which is told from one without records."""
+    if isinstance(store, FolderStore):
+        os.listdir(store.root)
+        return _files(store.root / APPROVALS)
+    return frozenset(_File(key, 0, 0, 0, int(version)) for key, version in store.versions(APPROVALS).items())
 
 
 def _files(folder: Path) -> frozenset[_File]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -24,8 +25,8 @@ from typing import Any
 
 from engine.errors import ArtifactError, RetainError, StoreUnavailable
 from engine.faults import fault
-from engine.paths import NOT_THERE, why_unreadable
-from engine.store import ABSENT, Conflict, FolderStore, Store, has_sha256, sha256_of
+from engine.paths import NOT_THERE, why_unreadable, why_unwritable
+from engine.store import ABSENT, Conflict, Store, has_sha256, sha256_of
 
 MANIFEST = "manifest.json"
 WARNINGS = "warnings.json"
@@ -45,6 +46,11 @@ class Manifest:
     @property
     def digest(self) -> str:
         return hashlib.sha256(self.dump()).hexdigest()
+
+    @property
+    def version(self) -> str:
+        """By which people know a release."""
+        return self.digest[:12]
 
     def dump(self) -> bytes:
         files = [{"path": f.path, "sha256": f.sha256, "bytes": f.bytes} for f in self.files]
@@ -144,6 +150,36 @@ class ArtifactStore:
             place.parent.mkdir(parents=True, exist_ok=True)
             bring(source, place, copied=copied)
         return into
+
+    def fingerprints(self, stage: str) -> list[str]:
+        """Those of all artifacts of the stage."""
+        parts = [key.split("/") for key in self.store.list(f"{self.experiment}/{stage}")]
+        return [fingerprint for _, _, fingerprint, *rest in parts if rest == [MANIFEST]]
+
+    def folder(self, stage: str, fingerprint: str) -> Path:
+        """Where this machine has the artifact for open_artifact(): in the store's own folder, or in a copy of what lies
+        in a bucket, made now unless it was before. Raises StoreUnavailable, and ArtifactError for a damaged one."""
+        prefix = self.prefix(stage, fingerprint)
+        folder = self.store.here / prefix
+        stored = None if (folder / MANIFEST).exists() else self.store.read(f"{prefix}/{MANIFEST}")
+        if stored is None:
+            return folder
+        try:
+            (folder / "files").mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                for file, source in self._checked(stage, fingerprint, Path(scratch)):
+                    os.replace(source, folder / "files" / file.sha256)
+                whole = Path(scratch) / MANIFEST
+                whole.write_bytes(stored[0])
+                os.replace(whole, folder / MANIFEST)  # last: a folder that has it is whole
+        except OSError as error:
+            raise StoreUnavailable(f"{error.filename or folder}: {why_unwritable(error)}") from None
+        return folder
+
+    def folder_of_current(self, stage: str) -> Path | None:
+        """That of the artifact of the stage that completed last, or None where none did."""
+        fingerprint = self.current().get(stage)
+        return None if fingerprint is None else self.folder(stage, fingerprint)
 
     def verify(self, stage: str, fingerprint: str) -> None:
         """Raises ArtifactError unless every file has the bytes of its hash. Reads all of them: 2 ms a megabyte."""
@@ -245,12 +281,6 @@ def open_whole_files(folder: Path) -> tuple[dict[str, Path], dict[str, ArtifactE
         else:
             files[file.path] = source
     return files, damaged
-
-
-def current(root: Path, experiment: str) -> dict[str, Path]:
-    """stage -> folder of the artifact that completed last in the store at `root`."""
-    artifacts = ArtifactStore(FolderStore(root), experiment)
-    return {stage: root / artifacts.prefix(stage, fp) for stage, fp in artifacts.current().items()}
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:

@@ -169,19 +169,22 @@ class BucketStore:
             raise Conflict(key) from None
 
     def list(self, prefix: str) -> Iterator[str]:
+        yield from sorted(self.versions(prefix))
+
+    def versions(self, prefix: str) -> dict[str, str]:
         check_key(prefix)
 
-        def names() -> list[str]:
-            found = self._bucket().client.list_blobs(
+        def listed() -> dict[str, str]:
+            found = self._connected().list_blobs(
                 self.bucket,
                 prefix=f"{self._prefix}{prefix}/",
-                fields="items(name),nextPageToken",
+                fields="items(name,generation),nextPageToken",
                 timeout=TIMEOUT_S,
                 retry=RETRY,  # of each page
             )
-            return sorted(blob.name.removeprefix(self._prefix) for blob in found)
+            return {blob.name.removeprefix(self._prefix): str(blob.generation) for blob in found}
 
-        yield from self._call("storage.objects.list", names)
+        return self._call("storage.objects.list", listed)
 
     def put_file(self, key: str, path: Path) -> None:
         blob = self._blob(key)
@@ -227,8 +230,11 @@ class BucketStore:
             raise StoreUnavailable(f"{error.filename or place}: can't be written ({error.strerror or error})") from None
         return place
 
+    @property
+    def here(self) -> Path:
+        return self._cache.folder / "stores" / self.bucket / self._prefix
+
     def check(self) -> None:
-        """Raises RetainError, one line, for whatever would keep a run from working in this bucket."""
         self._check_clock()
         try:
             bucket: Bucket = self._call(

@@ -22,6 +22,8 @@ TAKEN = (
     "NVIDIA_*",
     "BNB_CUDA_VERSION",  # which of bitsandbytes' libraries is loaded, where it isn't the one of torch's CUDA
     "GOOGLE_APPLICATION_CREDENTIALS",
+    "CLOUDSDK_CONFIG",
+    "STORAGE_EMULATOR_HOST",
     "RETAIN_*",
 )
 SET = {

@@ -116,6 +116,13 @@ class PatientStore:
         self.store, self.outage = store, outage
         self.url = store.url
 
+    @property
+    def here(self) -> Path:
+        return self.store.here
+
+    def check(self) -> None:
+        self.store.check()
+
     def read(self, key: str) -> tuple[bytes, str] | None:
         return self.outage.call(lambda: self.store.read(key))
 
@@ -154,6 +161,9 @@ class PatientStore:
 
     def list(self, prefix: str) -> Iterator[str]:
         return iter(self.outage.call(lambda: list(self.store.list(prefix))))
+
+    def versions(self, prefix: str) -> dict[str, str]:
+        return self.outage.call(lambda: self.store.versions(prefix))
 
     def put_file(self, key: str, path: Path) -> None:
         self.outage.call(lambda: self.store.put_file(key, path))

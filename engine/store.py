@@ -39,7 +39,16 @@ class Conflict(Exception):
 
 
 class Store(Protocol):
+    """`here`: a folder of this machine for what belongs to the store and need not outlive the machine. A store in a
+    folder is its own."""
+
     url: str
+
+    @property
+    def here(self) -> Path: ...
+
+    def check(self) -> None:
+        """Raises RetainError, one line, for whatever would keep a run from working in it."""
 
     def read(self, key: str) -> tuple[bytes, str] | None:
         """Bytes and version, or None."""
@@ -58,6 +67,9 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> Iterator[str]:
         """Keys below the folder `prefix`, sorted."""
+
+    def versions(self, prefix: str) -> dict[str, str]:
+        """Those keys, each with its version."""
 
     def put_file(self, key: str, path: Path) -> None:
         """Writes a file's bytes under a key that names its content; does nothing if the key has them already."""
@@ -84,6 +96,13 @@ class FolderStore:
         self.root = root.absolute()
         self.url = str(self.root)
         self.made = made
+
+    @property
+    def here(self) -> Path:
+        return self.root
+
+    def check(self) -> None:
+        self._check_root()
 
     def read(self, key: str) -> tuple[bytes, str] | None:
         try:
@@ -121,6 +140,9 @@ class FolderStore:
         walk = os.walk(self._path(prefix), onerror=self._unlistable)
         paths = [Path(folder) / name for folder, _, names in walk for name in names]
         yield from sorted(path.relative_to(self.root).as_posix() for path in paths)
+
+    def versions(self, prefix: str) -> dict[str, str]:
+        return {key: stored[1] for key in self.list(prefix) if (stored := self.read(key)) is not None}
 
     def put_file(self, key: str, path: Path) -> None:
         target = self._path(key)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from engine.artifact import current, open_artifact
+from engine.artifact import ArtifactStore, open_artifact
 from engine.errors import ArtifactError, RetainError
 from engine.store import open_store, store_url
 
@@ -203,8 +203,7 @@ def read(folder: Path, experiment: str) -> Report:
 def latest(experiment: str, argument: str) -> Report:
     """Of the artifact that completed last, for which EXPERIMENT is set to `argument`. Raises RetainError where there is
     none."""
-    store = open_store(store_url())
-    folder = current(Path(store.url), experiment).get(DECISION)
+    folder = ArtifactStore(open_store(store_url()), experiment).folder_of_current(DECISION)
     if folder is None:
         raise RetainError(
             f"{experiment}: stage {DECISION} has not completed yet, so there is nothing to compare. "

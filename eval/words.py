@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.approvals import look
-from engine.artifact import current, open_artifact
+from engine.artifact import ArtifactStore, open_artifact
 from engine.config import EXPERIMENT_HELP, argument, experiment_path, load
 from engine.errors import ArtifactError, RetainError
 from engine.output import make_decoration
@@ -165,15 +165,16 @@ def latest(tag: str, argument: str) -> Report:
     """Of what completed last in the experiment `tag`, for which EXPERIMENT is set to `argument`. Raises ArtifactError
     where nothing did."""
     store = open_store(store_url())
-    found = current(Path(store.url), tag)
-    if "text_eval" not in found:
+    artifacts = ArtifactStore(store, tag)
+    evaluated = artifacts.folder_of_current("text_eval")
+    if evaluated is None:
         raise ArtifactError(
             f"experiment {tag} has no text_eval in {store.url}: run `make run EXPERIMENT={argument}` first"
         )
     # A run that ended in between leaves a bank of the policy before.
-    bank = found.get("messages")
-    same = bank is not None and _policy(bank) == _policy(found["text_eval"])
-    return read(found["text_eval"], bank if same else None, look(store.url).verdicts)
+    bank = artifacts.folder_of_current("messages")
+    same = bank is not None and _policy(bank) == _policy(evaluated)
+    return read(evaluated, bank if same else None, look(store.url).verdicts)
 
 
 def _policy(artifact: Path) -> str:

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -158,7 +157,7 @@ def _carry_out(run: Run, console: Console) -> int:
     The DAG has a thread of its own: Prefect installs no signal handlers there, so this process handles Ctrl-C.
     """
     console.print("starting Prefect's server ...", style="dim")
-    root = Path(run.plan.store.url) / "prefect"
+    root = run.plan.store.here / "prefect"
     stop = _Stop(run.stopping, run.killing)
     failure: list[BaseException] = []
     with stop, private_server(root, run.stopping) as server:

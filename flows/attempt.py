@@ -78,7 +78,7 @@ def run_attempt(
     number = open_number(plan, prefix, launcher.owner, unsettled) or _reserve(plan, stage, identity, prefix, launcher)
     attempt_id = f"{prefix}/{number}"
     overrun = False
-    work = launcher.work(store.url, attempt_id)
+    work = launcher.work(store.here, attempt_id)
     request = plan.request(stage, identity, inputs, number, work, shared=launcher.shared)
     try:
         child = launcher.start(request, plan.environment)
@@ -219,7 +219,7 @@ def settle_lost(plan: Plan) -> int:
     settled = 0
     for entry in entries(plan):
         prefix, number = _prefix_and_number(entry.attempt_id)
-        work = work_folder(store.url, entry.attempt_id)
+        work = work_folder(store.here, entry.attempt_id)
         if entry.state == "settled" and not work.exists():
             continue
         if entry.state == "open" and entry.reserved_at > time.time() + CLOCKS_DIFFER_S:

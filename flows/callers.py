@@ -19,17 +19,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow.parquet as parquet
 
-from engine.artifact import current, open_artifact
+from engine.artifact import ArtifactStore, open_artifact
 from engine.errors import RetainError
 from engine.output import make_decoration
 from engine.releases import DEFAULT_EXPERIMENT, current_release, experiment_of
-from engine.store import store_url
+from engine.store import open_store, store_url
 from flows import stack
 from retain.dataset import DatasetSpec
 from retain.release import load
@@ -93,9 +92,10 @@ class Callers:
 def callers_of(named: str, apis: Sequence[str], key: str) -> Callers:
     """About the table of the experiment that EXPERIMENT names. Raises RetainError."""
     spec = load(open_artifact(current_release(named))).spec
-    folder = current(Path(store_url()), experiment_of(named)).get("customers")
+    store = open_store(store_url())
+    folder = ArtifactStore(store, experiment_of(named)).folder_of_current("customers")
     if folder is None:
-        raise RetainError(f"experiment {named} has no customers in {store_url()}")
+        raise RetainError(f"experiment {named} has no customers in {store.url}")
     names = [column.name for column in request_columns(spec)]
     rows = parquet.read_table(open_artifact(folder)["data.parquet"]).to_pylist()
     return Callers(spec, [{name: row[name] for name in names} for row in rows if row["split"] != "train"], apis, key)

@@ -96,7 +96,7 @@ def store_folder() -> str:
     """The folder of the store, for containers to mount. Raises RetainError."""
     url = store_url()
     if "://" in url:
-        raise RetainError(f"RETAIN_STORE={url}: only a folder can be a store so far")
+        raise RetainError(f"RETAIN_STORE={url}: containers of this machine mount the store, so it has to be a folder")
     folder = Path(url).absolute()
     folder.mkdir(parents=True, exist_ok=True)  # by us, or Docker would make it, for root
     return str(folder)

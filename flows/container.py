@@ -66,7 +66,7 @@ def containers(parent: UUID) -> Launcher:
     def start(request: StageRequest, caller: Mapping[str, str]) -> Container:
         return _start(request, parent, api)
 
-    def work(store_url: str, attempt_id: str) -> Path:
+    def work(here: Path, attempt_id: str) -> Path:
         return WORK / attempt_id.replace("/", "-")
 
     return Launcher(start=start, work=work, owner=str(parent), shared=True, around_s=AROUND_S)

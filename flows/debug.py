@@ -49,5 +49,5 @@ def debug_request(plan: Plan, name: str) -> StageRequest:
                 f"Run make run EXPERIMENT={plan.named} first"
             )
         inputs[upstream], digests[upstream] = current[upstream], manifest.digest
-    work = Path(plan.store.url) / "debug" / f"{plan.experiment.tag}-{name}"
+    work = plan.store.here / "debug" / f"{plan.experiment.tag}-{name}"
     return plan.request(stage, plan.identity(stage, digests), inputs, 1, work)

@@ -28,12 +28,12 @@ from rich.markup import escape
 from deploy.candidate import read_candidate
 from deploy.plan import DEMO
 from deploy.settings import SETTINGS as CONTROLLER_SETTINGS
-from engine.artifact import canonical, current
+from engine.artifact import ArtifactStore, canonical
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
 from engine.releases import DEFAULT_EXPERIMENT, current_release, experiment_of, version_of
-from engine.store import FolderStore, store_url
+from engine.store import FolderStore, open_store, store_url
 from flows import compose, stack
 from flows.callers import Callers, callers_of
 from retain.rollout import POLICY
@@ -232,14 +232,17 @@ def copy_of_store(named: str) -> None:
     """What the service needs, marked as a demo's. Raises RetainError."""
     shutil.rmtree(STORE, ignore_errors=True)
     current_release(named)  # says what is missing
-    experiment, source = experiment_of(named), Path(store_url())
-    folders = current(source, experiment)
+    artifacts = ArtifactStore(open_store(store_url()), experiment_of(named))
+    copy = ArtifactStore(FolderStore(STORE), artifacts.experiment)
+    current = artifacts.current()
     for name in COPIED:
-        if name not in folders:
-            raise RetainError(f"experiment {experiment} has no {name} in {source}: `make run` makes one")
-        shutil.copytree(folders[name], STORE / folders[name].relative_to(source))
-    shutil.copy(source / experiment / "current.json", STORE / experiment / "current.json")
-    FolderStore(STORE).write(DEMO, canonical({"time_scale": SCALE}))
+        folder = artifacts.folder_of_current(name)
+        if folder is None:
+            where = f"experiment {artifacts.experiment} has no {name} in {artifacts.store.url}"
+            raise RetainError(f"{where}: `make run` makes one")
+        shutil.copytree(folder, copy.folder(name, current[name]))
+        copy.set_current(name, current[name])
+    copy.store.write(DEMO, canonical({"time_scale": SCALE}))
 
 
 def main() -> int:

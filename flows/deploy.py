@@ -23,8 +23,8 @@ from engine.errors import DataError, RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
 from engine.paths import is_folder, path_of, why_unreadable, why_unwritable
-from engine.store import open_store, store_url
 from flows import automations
+from flows.compose import store_folder
 from flows.login import is_own, logged_in, stated_address
 from flows.platform import POOL, api_url, bind, store_of
 from flows.prefect_api import client
@@ -105,7 +105,7 @@ def _checked(api: SyncPrefectClient, own: bool) -> tuple[dict[str, str], Mounted
     except RetainError as error:
         missing.append(str(error))
     try:
-        store = open_store(store_url()).url
+        store = store_folder()
         if own:
             _check_store(Path(store))
     except RetainError as error:

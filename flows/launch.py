@@ -82,8 +82,8 @@ class Launcher:
     """Where a run's attempts are started.
 
     `start(request, environment)` returns the attempt at work, or raises NotStarted; `environment` is the one that the
-    run was started with, of which a stage gets a part. `work(store's address, id of the attempt)` is a folder, on the
-    machine where the attempt works, that no other attempt uses.
+    run was started with, of which a stage gets a part. `work(here, id of the attempt)`, with the store's folder `here`,
+    is a folder on the machine where the attempt works, which no other attempt uses.
 
     `owner` names a run that comes back after it was killed. It then starts its open attempts a second time, and `start`
     returns those that are still at work. A run without an owner ends its attempts when it ends, however it does.
@@ -93,7 +93,7 @@ class Launcher:
     """
 
     start: Callable[[StageRequest, Mapping[str, str]], Child]
-    work: Callable[[str, str], Path]
+    work: Callable[[Path, str], Path]
     owner: str = ""
     shared: bool = False
     around_s: float = 0.0
@@ -185,9 +185,9 @@ def last_progress(lines: bytes) -> Progress | None:
         return None
 
 
-def work_folder(store_url: str, attempt_id: str) -> Path:
-    """The folder of one attempt on this machine."""
-    return Path(store_url) / "work" / attempt_id.replace("/", "-")
+def work_folder(here: Path, attempt_id: str) -> Path:
+    """The folder of one attempt on this machine; `here` is the store's."""
+    return here / "work" / attempt_id.replace("/", "-")
 
 
 def launch(request: StageRequest, caller: Mapping[str, str]) -> Subprocess:

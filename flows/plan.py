@@ -197,12 +197,14 @@ def make_plan(
         if stage.name not in set(experiment.execution.time_limit_s):
             raise ConfigError(f"experiment {name}: key 'execution.time_limit_s' lacks stage {stage.name!r}")
     store = open_store(store_url())
+    if to_run:
+        store.check()
     return Plan(
         experiment=experiment,
         named=config.argument(config.experiment_path(name)),
         store=store,
         stages=stages,
-        sources=preflight.check(experiment, stages, Path(store.url) / "downloads", needs_gpu=to_run and not elsewhere),
+        sources=preflight.check(experiment, stages, store.here / "downloads", needs_gpu=to_run and not elsewhere),
         code={stage.name: code_digests(stage.entry) for stage in stages},
         configs={stage.name: stage_config(experiment, stage.name) for stage in stages},
     )

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from queue import SimpleQueue
 
 from rich.console import Console
@@ -161,7 +160,7 @@ def show_decision(plan: Plan, row: Row, console: Console, whole: bool) -> None:
     fingerprint = plan.artifacts.current().get(DECISION)
     if fingerprint is None or row.state not in ("complete", "reused"):
         return
-    folder = Path(plan.store.url) / plan.artifacts.prefix(DECISION, fingerprint)
+    folder = plan.artifacts.folder(DECISION, fingerprint)
     report = read(folder, plan.experiment.tag)
     criteria = {str(stage): limits for stage, limits in plan.experiment.criteria.items()}.get(DECISION, {})
     console.print()
@@ -177,7 +176,7 @@ def show_words(plan: Plan, board: Board, console: Console, whole: bool) -> None:
     folders, current = [], plan.artifacts.current()
     for stage in (words.TEXT_EVAL, words.MESSAGES):
         if stage in board.rows and stage in current and board.rows[stage].state in ("complete", "reused"):
-            folders.append(Path(plan.store.url) / plan.artifacts.prefix(stage, current[stage]))
+            folders.append(plan.artifacts.folder(stage, current[stage]))
         elif stage == words.TEXT_EVAL:
             return
     verdicts = look(plan.store.url).verdicts
@@ -223,7 +222,7 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
     fingerprint = plan.artifacts.current().get("release")
     if fingerprint is None:
         return
-    folder = Path(plan.store.url) / plan.artifacts.prefix("release", fingerprint)
+    folder = plan.artifacts.folder("release", fingerprint)
     if not made:
         console.print(f"the release of an earlier run stays: {folder}", soft_wrap=True)
         return

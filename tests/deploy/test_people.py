@@ -303,6 +303,6 @@ def test_two_people_at_once_do_one_thing_each_or_nothing(town: Town) -> None:
 
 
 def test_a_store_that_may_not_be_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RETAIN_STORE", "gs://bucket")
+    monkeypatch.setenv("RETAIN_STORE", "s3://bucket")
     with pytest.raises(RetainError, match="RETAIN_STORE"):
         desk(read({}), lambda _: None)

@@ -324,7 +324,7 @@ def test_a_second_one_is_a_spare_that_still_rolls_back(world: World) -> None:
         ({"RETAIN_CONTROLLER_TOKEN": ""}, "RETAIN_CONTROLLER_TOKEN: has to be set"),
         ({"RETAIN_CONTROLLER_TOKEN": "short"}, "RETAIN_CONTROLLER_TOKEN: wants 16 to 256"),
         ({"RETAIN_CONTROLLER_HOST": "256.0.0.1"}, "can't be listened at"),
-        ({"RETAIN_STORE": "gs://x"}, "only a folder can be a store"),
+        ({"RETAIN_STORE": "s3://x"}, "is neither a folder nor gs://"),
     ],
 )
 def test_what_it_can_not_begin_with_is_said_in_one_line(world: World, environment: dict[str, str], says: str) -> None:

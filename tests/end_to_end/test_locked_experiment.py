@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from engine.artifact import current, open_artifact
+from engine.artifact import ArtifactStore, open_artifact
+from engine.store import FolderStore
 from tests.end_to_end.project import copy_project, states
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -62,7 +63,9 @@ def test_risk_and_accept_meet_the_locked_criteria(store: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["risk", "accept"])
 def test_scores_are_calibrated_by_a_rising_step_of_the_margin(store: Path, stage: str) -> None:
-    files = open_artifact(current(store, "exp_001_mvp")[stage])
+    folder = ArtifactStore(FolderStore(store), "exp_001_mvp").folder_of_current(stage)
+    assert folder is not None
+    files = open_artifact(folder)
     calibration = json.loads(files["calibration.json"].read_text())
     assert len(calibration["margin"]) == len(calibration["score"]) > 10
     assert calibration["score"] == sorted(calibration["score"])

@@ -33,7 +33,6 @@ from engine.artifact import (
     File,
     Manifest,
     canonical,
-    current,
     open_artifact,
     parse_manifest,
 )
@@ -334,14 +333,15 @@ def test_current_names_what_completed_last(artifacts: ArtifactStore) -> None:
     assert isinstance(artifacts.store, FolderStore)
     root = artifacts.store.root
     assert artifacts.current() == {}
-    assert current(root, "exp") == {}
+    assert artifacts.folder_of_current("risk") is None
     artifacts.set_current("risk", "f00")
     artifacts.set_current("accept", "f01")
     artifacts.set_current("risk", "f02")
     artifacts.set_current("risk", "f02")
     assert artifacts.current() == {"accept": "f01", "risk": "f02"}
-    assert current(root, "exp") == {"accept": root / "exp/accept/f01", "risk": root / "exp/risk/f02"}
-    assert current(root, "other") == {}
+    assert artifacts.folder_of_current("accept") == root / "exp/accept/f01"
+    assert artifacts.folder_of_current("risk") == root / "exp/risk/f02"
+    assert ArtifactStore(artifacts.store, "other").folder_of_current("risk") is None
 
 
 def test_no_current_of_eight_processes_is_lost(artifacts: ArtifactStore) -> None:
@@ -355,10 +355,12 @@ def test_no_current_of_eight_processes_is_lost(artifacts: ArtifactStore) -> None
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff", b"null", b'{"risk": ""}', b'{"risk": "../../x"}'])
 def test_a_damaged_current_is_one_clear_error(artifacts: ArtifactStore, damage: bytes) -> None:
-    assert isinstance(artifacts.store, FolderStore)
-    root = artifacts.store.root
     artifacts.store.write("exp/current.json", damage)
-    for call in (artifacts.current, lambda: current(root, "exp"), lambda: artifacts.set_current("risk", "f00")):
+    for call in (
+        artifacts.current,
+        lambda: artifacts.folder_of_current("risk"),
+        lambda: artifacts.set_current("risk", "f00"),
+    ):
         with pytest.raises(ArtifactError, match=r"exp/current\.json: .*remove it and run again"):
             call()
 

@@ -15,10 +15,12 @@ import pytest
 
 import engine.bucket
 import engine.claim
+from engine import approvals, ledger
+from engine.artifact import MANIFEST, ArtifactStore, open_artifact
 from engine.bucket import BucketStore
 from engine.cache import Cache, cache_of_user
 from engine.claim import Fenced, Watch, acquire
-from engine.errors import RetainError, StoreUnavailable
+from engine.errors import BudgetExceeded, RetainError, StoreUnavailable
 from engine.patience import Outage, PatientStore
 from engine.process import this_process
 from engine.store import ABSENT, Conflict, FolderStore, Store, open_store
@@ -121,6 +123,10 @@ def test_list_gives_the_keys_below_a_folder_sorted(store: Store) -> None:
     assert list(store.list("p/a")) == ["p/a/b/y", "p/a/x"]
     assert list(store.list("p/z")) == []
     assert list(store.list("nothing")) == []
+    store.write("p/z", b"another")
+    versions = store.versions("p")
+    assert versions == {key: version_of(store, key) for key in store.list("p")}
+    assert store.versions("nothing") == {}
 
 
 def test_put_file_writes_once_and_what_is_brought_is_read_only(store: Store, tmp_path: Path) -> None:
@@ -186,6 +192,70 @@ def test_a_key_that_would_leave_the_store_or_name_two_things_is_refused(store: S
         with pytest.raises(ValueError, match="is no key of a store"):
             call()
     assert (tmp_path / "x").read_text() == "outside"
+
+
+def test_an_artifact_has_a_folder_on_this_machine(store: Store, tmp_path: Path) -> None:
+    artifacts = ArtifactStore(store, "exp")
+    made = tmp_path / "made"
+    (made / "deep").mkdir(parents=True)
+    for name in ("a.json", "b.json", "deep/a.json"):
+        (made / name).write_text(name[-6:])  # two of them are the same
+    assert not (artifacts.folder("risk", "f00") / MANIFEST).exists()
+    artifacts.publish("risk", "f00", made)
+    artifacts.set_current("risk", "f00")
+    folder = artifacts.folder_of_current("risk")
+    assert folder is not None
+    assert folder.is_relative_to(store.here)
+    assert {name: path.read_text() for name, path in open_artifact(folder).items()} == {
+        name: name[-6:] for name in ("a.json", "b.json", "deep/a.json")
+    }
+    assert artifacts.folder("risk", "f00") == folder
+    assert artifacts.fingerprints("risk") == ["f00"]
+    assert artifacts.fingerprints("ris") == []
+    assert {path.name for path in folder.iterdir()} == {MANIFEST, "files"}, "nothing else is left"
+
+
+def test_what_people_read_is_heard_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approvals, "SETTLED_NS", 0)
+    watch = approvals.Watch(store.url)
+    store.write("else", b"")
+    first = watch.changed()
+    assert first is not None
+    assert not first.readings
+    assert watch.changed() is None
+    approvals.record(store, "Hello", "approved", "Ann")
+    approvals.record(store, "Good day", "approved", "Ann")
+    changed = watch.changed()
+    assert changed is not None
+    assert changed.verdicts == {"Hello": "approved", "Good day": "approved"}
+    assert watch.changed() is None
+    approvals.record(store, "Hello", "rejected", "Bob")
+    changed = watch.changed()
+    assert changed is not None
+    assert changed.verdicts["Hello"] == "rejected"
+
+
+def test_a_ledger_lets_nobody_spend_twice(store: Store) -> None:
+    """Four that reserve a dollar each of a cap of two."""
+
+    def reserve(number: int) -> bool:
+        try:
+            ledger.reserve(
+                store,
+                "scope",
+                cap_usd=2.0,
+                attempt_id=f"exp/risk/f{number}/1",
+                experiment="exp",
+                stage="risk",
+                usd_per_hour=1.0,
+                limit_s=3600.0,
+                overhead_s=0.0,
+            )
+        except BudgetExceeded:
+            return False
+        return True
+
+    assert sorted(race(4, reserve)) == [False, False, True, True]
 
 
 # --- several processes -------------------------------------------------------------------------------------------

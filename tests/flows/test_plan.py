@@ -488,7 +488,7 @@ def test_synthetic_rows_of_another_seed_are_another_source(tables: Path, monkeyp
         (["run", "--experiment", "nothing"], {}, "no experiment 'nothing'"),
         (["run"], {"RETAIN_DATA_DIR": "/no/such/folder"}, "RETAIN_DATA_DIR is /no/such/folder: no such folder"),
         (["run"], {"RETAIN_STORE": "/dev/null/store"}, "RETAIN_STORE=/dev/null/store: can't be used"),
-        (["run"], {"RETAIN_STORE": "gs://bucket/x"}, "only a folder can be a store so far"),
+        (["run"], {"RETAIN_STORE": "s3://bucket/x"}, "is neither a folder nor gs://bucket/prefix"),
     ],
 )
 def test_what_can_not_run_is_said_in_a_line(

@@ -271,9 +271,9 @@ def test_a_setting_that_can_not_be_used_is_named(environment: dict[str, str], sa
     assert "\n" not in str(error.value)
 
 
-def test_a_bucket_is_said_not_to_be_a_store_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RETAIN_STORE", "gs://retain/artifacts")
-    with pytest.raises(RetainError, match=r"RETAIN_STORE=gs://retain/artifacts: only a folder can be a store so far"):
+def test_what_can_be_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETAIN_STORE", "s3://retain/artifacts")
+    with pytest.raises(RetainError, match=r"RETAIN_STORE=s3://retain/artifacts: is neither a folder nor gs://"):
         read({})
 
 
