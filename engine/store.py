@@ -336,9 +336,10 @@ def open_store(url: str) -> Store:
     if url.startswith("gs://"):
         try:
             from engine.bucket import BucketStore  # Google's library, which nobody else needs
-        except ModuleNotFoundError as error:
+        except ModuleNotFoundError:
+            install = "pip install --editable '.[cloud]'"
             raise RetainError(
-                f"RETAIN_STORE={url}: wants {error.name}, which isn't installed: pip install --editable '.[cloud]'"
+                f"RETAIN_STORE={url}: wants google-cloud-storage, which isn't installed: {install}"
             ) from None
         return BucketStore(url)
     if "://" in url:

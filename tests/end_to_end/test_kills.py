@@ -13,6 +13,7 @@ import pytest
 
 from engine import faults
 from tests.end_to_end.project import Project, Stopwatch, check_unharmed, run_to_the_end, states
+from tests.engine.bucket_double import Buckets, serving
 
 pytestmark = pytest.mark.kills
 
@@ -68,6 +69,28 @@ def test_random_kills(project: Project, tmp_path: Path, seed: int) -> None:
     # In every run: without the language models, which test_text_kills.py shoots at one by one.
     shot = project.with_store(tmp_path / "store", *(() if seed else ("backtest", "decision")))
     seen = shoot(shot, random.Random(seed))
+    check_unharmed(shot, project, seen)
+
+
+@pytest.mark.slow
+def test_a_bucket_ends_with_the_bytes_of_a_folder(project: Project, tmp_path: Path) -> None:
+    """A whole run over the double of Google's buckets, which now and then refuses, loses answers and breaks uploads."""
+    buckets = Buckets("bucket")
+    cache = tmp_path / "cache"
+    with serving(buckets) as server:
+        there = {
+            "STORAGE_EMULATOR_HOST": server.url,
+            "RETAIN_STORE": "gs://bucket/some/prefix",
+            "RETAIN_CACHE": str(cache),
+        }
+        shot = project.with_store(cache / "stores" / "bucket" / "some" / "prefix", **there)
+        buckets.set(refused=0.01, lost=0.01, cut=0.01, seed=1)
+        seen = shoot(shot, random.Random(11))
+    # What the bucket holds, as a folder; work folders are on this machine, where nothing is left of them.
+    for name, stored in buckets.objects["bucket"].items():
+        path = shot.store / name.removeprefix("some/prefix/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(stored.content)
     check_unharmed(shot, project, seen)
 
 
