@@ -298,19 +298,21 @@ class BucketStore:
             if self._client is None or self._client[0] != os.getpid():
                 try:
                     self._client = os.getpid(), Client(project=None)
-                except Exception as error:
+                except (GoogleAuthError, OSError) as error:
                     raise self._said(error, NEEDED[0]) from None
             return self._client[1]
 
     def _call(self, permission: str, function: Callable[[], Result]) -> Result:
-        """What the function returns, tried again where that may help. Raises PreconditionFailed and NotFound as they
-        are, and everything else as an error of the house."""
+        """What the function returns, tried again where that may help. Raises PreconditionFailed, and NotFound of an
+        object that is asked for; everything else as an error of the house."""
         try:
             answer: Result = RETRY(function)()
             return answer
         except NotFound as error:
             self._check_bucket(error)
-            raise
+            if permission == "storage.objects.get":
+                raise
+            raise self._said(error, permission) from None
         except PreconditionFailed:
             raise
         except (GoogleAPIError, GoogleAuthError, DataCorruption, requests.RequestException, ConnectionError) as error:

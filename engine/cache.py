@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.paths import path_of
-from engine.settings import Variable, whole
+from engine.settings import whole
 from engine.store import STALE_ASIDE_S, has_sha256
 
 GIGABYTE = 10**9
-FOLDER = "RETAIN_CACHE"
-SIZE = Variable("RETAIN_CACHE_GB", "20", whole(1, 10_000, " of gigabytes", unit=GIGABYTE))
+FOLDER, SIZE = "~/.cache/retain", "20"  # unless set
+SIZES = whole(1, 10_000, " of gigabytes", unit=GIGABYTE)
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,9 @@ class Cache:
 
 
 def cache_of_user(environment: Mapping[str, str] = os.environ) -> Cache:
-    """RETAIN_CACHE, or the user's folder of caches; RETAIN_CACHE_GB limits it. Raises RetainError."""
-    given = environment.get(FOLDER)
-    base = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = path_of(FOLDER, given) if given else path_of("XDG_CACHE_HOME", base) / "retain"
-    return Cache(folder.absolute(), SIZE.value(environment))
+    """RETAIN_CACHE, or a folder of the user's; RETAIN_CACHE_GB limits it. Raises RetainError."""
+    folder = path_of("RETAIN_CACHE", environment.get("RETAIN_CACHE") or FOLDER)
+    return Cache(folder.absolute(), SIZES("RETAIN_CACHE_GB", environment.get("RETAIN_CACHE_GB") or SIZE))
 
 
 def _link(source: Path, place: Path) -> None:

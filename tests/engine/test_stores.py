@@ -562,5 +562,4 @@ def test_a_limit_of_the_cache_that_is_none(text: str) -> None:
 
 def test_where_the_cache_lies(tmp_path: Path) -> None:
     assert cache_of_user({"RETAIN_CACHE": str(tmp_path)}).folder == tmp_path
-    assert cache_of_user({"XDG_CACHE_HOME": str(tmp_path)}).folder == tmp_path / "retain"
     assert cache_of_user({}).folder == Path.home() / ".cache" / "retain"

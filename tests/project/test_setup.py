@@ -96,7 +96,7 @@ def test_containers_and_checks_add_to_what_a_run_needs(checkout: SetUp) -> None:
     assert checkout.make("images", f"PYTHON={checkout.python}").returncode == 0
     assert "-m pip install --quiet --editable .[train,flows,serve,docker]" in checkout.called
     assert checkout.make("types").returncode != 0  # there is no mypy here
-    assert "-m pip install --quiet --editable .[train,flows,serve,docker,dev]" in checkout.called
+    assert "-m pip install --quiet --editable .[train,flows,serve,docker,cloud,dev]" in checkout.called
 
 
 @pytest.mark.parametrize("at", ["venv", "pip"])
