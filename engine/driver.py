@@ -1,9 +1,9 @@
 """execute(): the one driver of every stage, on every machine.
 
 It checks that this machine has the code that the request was made for, takes the claim, opens the inputs, runs the
-stage and publishes its files; the exit code says how it ended. SIGTERM, a dead parent, the deadline and a store that
-stays unavailable are handled alike: should_stop() turns true, the stage saves a checkpoint and raises Preempted. If it
-doesn't do so within GRACE_S, the process ends anyway.
+stage and publishes its files; the exit code says how it ended. SIGTERM, the notice that a spot machine is taken away, a
+dead parent, the deadline and a store that stays unavailable are handled alike: should_stop() turns true, the stage
+saves a checkpoint and raises Preempted. If it doesn't do so within GRACE_S, the process ends anyway.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine import records
+from engine import notice, records
 from engine.artifact import ArtifactStore, ArtifactWriter, canonical
 from engine.background import BackgroundCheckpoints
 from engine.checkpoint import Checkpointer, Preempted, clear
@@ -151,7 +151,7 @@ def execute(request: StageRequest, *, lifeline: bool = False) -> int:
     # A thread of its own takes the signals: Python runs handlers in the main thread, which XGBoost may keep busy.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     stop = _Stop()
-    watchers = [_watch_signals, *([_watch_parent] if lifeline else [])]
+    watchers = [_watch_signals, *([_watch_parent] if lifeline else []), *([_watch_notice] if notice.server() else [])]
     for watch in watchers:
         threading.Thread(target=watch, args=(stop,), daemon=True).start()
     outage = Outage(request.store_patience_s, wait=stop.asked.wait)
@@ -337,6 +337,13 @@ def _watch_parent(stop: _Stop) -> None:
     while os.read(0, 1):
         pass
     stop.ask()
+
+
+def _watch_notice(stop: _Stop) -> None:
+    host = notice.server()
+    if host is not None:
+        notice.await_notice(host)
+        stop.ask(PREEMPTED, notice.TAKEN_AWAY)
 
 
 def _same_code(request: StageRequest) -> None:

@@ -23,6 +23,7 @@ TAKEN = (
     "BNB_CUDA_VERSION",  # which of bitsandbytes' libraries is loaded, where it isn't the one of torch's CUDA
     "GOOGLE_APPLICATION_CREDENTIALS",
     "CLOUDSDK_CONFIG",
+    "GCE_METADATA_HOST",  # by which a stage hears that its spot machine is taken away
     "STORAGE_EMULATOR_HOST",
     "RETAIN_*",
 )
