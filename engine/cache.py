@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -64,7 +65,8 @@ class Cache:
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):
                 status = path.stat()
-                files.append((status.st_mtime, status.st_size, path))
+                if stat.S_ISREG(status.st_mode):  # beside the files lie the folders of stores (engine/bucket.py)
+                    files.append((status.st_mtime, status.st_size, path))
         now = max(used for used, _, _ in files) if files else 0.0
         total = sum(size for _, size, _ in files)
         for used, size, path in sorted(files):

@@ -541,10 +541,14 @@ def test_what_was_not_used_for_longest_leaves_and_stays_with_whoever_uses_it(tmp
         os.utime(cache.folder / hashlib.sha256(content).hexdigest(), (number, number))
         return place
 
+    of_a_store = cache.folder / "stores" / "bucket"  # the oldest of all that lies there
+    of_a_store.mkdir(parents=True)
+    os.utime(of_a_store.parent, (0, 0))
     first = bring(1)
     for number in (2, 3):
         bring(number)
-    assert len(list(cache.folder.iterdir())) == 2
+    assert of_a_store.is_dir()
+    assert len([path for path in cache.folder.iterdir() if path.is_file()]) == 2
     assert first.read_bytes() == b"1" * 1000
     stale = cache.folder / "aside-0"
     stale.write_bytes(b"half")
