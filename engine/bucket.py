@@ -6,6 +6,7 @@ and its checksum goes with it both ways.
 
 A write whose answer is lost on the way is tried again, and is then refused by what it has written itself. So each write
 puts a mark of its own into the object's metadata, by which it knows its work, even where that was replaced meanwhile.
+A caller who makes the same write again after an outage gets the same mark.
 
 Credentials are the application's default ones. STORAGE_EMULATOR_HOST names another server, which asks for none.
 """
@@ -90,6 +91,8 @@ class BucketStore:
         self._cache = cache or cache_of_user()
         self._client: tuple[int, Client] | None = None  # of which process
         self._making = threading.Lock()
+        # Writes that may have been made though no answer came, each with its mark; few, since outages are.
+        self._unanswered: dict[tuple[str, int | None, str], str] = {}
 
     def read(self, key: str) -> tuple[bytes, str] | None:
         blob = self._blob(key)
@@ -104,9 +107,11 @@ class BucketStore:
     def write(
         self, key: str, data: bytes, expect: str | None = None, *, last_look: Callable[[], None] | None = None
     ) -> str:
-        blob, mark = self._blob(key), uuid.uuid4().hex
+        blob, generation = self._blob(key), _generation(key, expect)
+        this_write = key, generation, hashlib.sha256(data).hexdigest()
+        earlier = self._unanswered.pop(this_write, None)
+        mark, tries = earlier or uuid.uuid4().hex, 1 if earlier else 0
         blob.metadata = {MARK: mark}
-        generation, tries = _generation(key, expect), 0
 
         def write() -> None:
             nonlocal tries
@@ -123,12 +128,16 @@ class BucketStore:
             )
 
         try:
-            self._call("storage.objects.create", write)
-        except PreconditionFailed:
-            made = self._written(key, mark) if tries > 1 else None
-            if made is None:
-                raise Conflict(key) from None
-            return made
+            try:
+                self._call("storage.objects.create", write)
+            except PreconditionFailed:
+                made = self._written(key, mark) if tries > 1 else None
+                if made is None:
+                    raise Conflict(key) from None
+                return made
+        except StoreUnavailable:
+            self._unanswered[this_write] = mark
+            raise
         return str(blob.generation)
 
     def _written(self, key: str, mark: str) -> str | None:

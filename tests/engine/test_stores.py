@@ -24,7 +24,7 @@ from engine.errors import BudgetExceeded, RetainError, StoreUnavailable
 from engine.patience import Outage, PatientStore
 from engine.process import this_process
 from engine.store import ABSENT, Conflict, FolderStore, Store, open_store
-from tests.engine.bucket_double import Buckets, Server, serving
+from tests.engine.bucket_double import Buckets, Server, Session, Stored, serving
 from tests.engine.processes import FORK, PATIENCE_S, increment, race, start
 
 OLD, NEW = b"old" * 40_000, b"new" * 50_000
@@ -328,6 +328,42 @@ def test_no_change_is_lost_or_made_twice_over_a_bad_network(bucket: Store, bucke
         bucket.delete(key, expect=version_of(bucket, key))
     buckets.set()
     assert list(bucket.list("made")) == []
+
+
+def test_a_write_whose_answer_stays_away_is_known_when_it_is_made_again(
+    bucket: Store, buckets: Buckets, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made, then the network broke for longer than the store tries, and somebody else wrote meanwhile."""
+    monkeypatch.setattr(engine.bucket, "RETRY", engine.bucket.RETRY.with_timeout(0.3))
+    bucket.read("ledger")
+    put, said = buckets.put, []
+
+    def put_and_break(session: Session) -> Stored | None:
+        made = put(session)
+        monkeypatch.setattr(buckets, "put", put)
+        buckets.set(lost=1.0)
+        server.gone = True
+        return made
+
+    def wait(_: float) -> bool:
+        buckets.set()
+        if server.gone:
+            with serving(buckets) as another:
+                monkeypatch.setenv("STORAGE_EMULATOR_HOST", another.url)
+                other = open_store(bucket.url)
+                replaced.append(other.write("ledger", b"ours and theirs", expect=version_of(other, "ledger")))
+        server.gone = False
+        return False
+
+    replaced: list[str] = []
+    monkeypatch.setattr(buckets, "put", put_and_break)
+    patient = PatientStore(bucket, Outage(60.0, wait=wait, say=said.append))
+    version = patient.write("ledger", b"ours", expect=ABSENT)
+    assert said, "nothing was unavailable"
+    assert [version] != replaced
+    assert bucket.read("ledger") == (b"ours and theirs", replaced[0])
+    with pytest.raises(Conflict):
+        patient.write("ledger", b"ours", expect=ABSENT)  # known once: this one is new
 
 
 def version_of(store: Store, key: str) -> str:
