@@ -59,9 +59,10 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 PASSING = (408, 410)  # a time-out, and an upload that is no longer known: it begins again
 CLOCK_S = 300.0  # by which a clock may be off: Google takes a token from within so many seconds
 ENDPOINT = "https://storage.googleapis.com"
-# What a store does, and the role that has all of it.
+# What a store does, and the role that has all of it; the look at the bucket itself takes another.
 NEEDED = ("storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list")
 ROLE = "roles/storage.objectUser"
+ROLES = {"storage.buckets.get": "roles/storage.legacyBucketReader"}
 
 Result = TypeVar("Result")
 
@@ -265,7 +266,7 @@ class BucketStore:
             )
 
     def _check_clock(self) -> None:
-        endpoint = os.environ.get("STORAGE_EMULATOR_HOST") or ENDPOINT
+        endpoint = _endpoint()
         try:
             with urllib.request.urlopen(
                 urllib.request.Request(endpoint, method="HEAD"), timeout=TIMEOUT_S[0]
@@ -305,6 +306,7 @@ class BucketStore:
         """The client of this process: a connection isn't shared with one that was forked."""
         with self._making:
             if self._client is None or self._client[0] != os.getpid():
+                _endpoint()
                 try:
                     self._client = os.getpid(), Client(project=None)
                 except (GoogleAuthError, OSError) as error:
@@ -335,7 +337,8 @@ class BucketStore:
         if isinstance(error, RetryError) and isinstance(error.cause, Exception):
             error = error.cause
         if isinstance(error, Forbidden):
-            return RetainError(f"{self.url}: this account lacks {permission} ({_first_line(error)}); grant it {ROLE}")
+            role = ROLES.get(permission, ROLE)
+            return RetainError(f"{self.url}: this account lacks {permission} ({_first_line(error)}); grant it {role}")
         if isinstance(error, Unauthorized | DefaultCredentialsError) or (
             isinstance(error, GoogleAuthError) and not isinstance(error, TransportError) and not error.retryable
         ):
@@ -347,6 +350,14 @@ class BucketStore:
         lasting = isinstance(error, GoogleAPICallError) and not passing
         kind = RetainError if lasting else StoreUnavailable
         return kind(f"{self.url}: can't be used now ({_first_line(error)})")
+
+
+def _endpoint() -> str:
+    """The server's address. Raises RetainError for what is none."""
+    given = os.environ.get("STORAGE_EMULATOR_HOST")
+    if given and not re.match(r"https?://[^/\s]", given):
+        raise RetainError(f"STORAGE_EMULATOR_HOST={given}: wants an address such as http://localhost:9023; or unset it")
+    return given or ENDPOINT
 
 
 def _first_line(error: Exception) -> str:

@@ -483,7 +483,7 @@ def test_a_bucket_that_will_do(bucket: BucketStore) -> None:
     [
         ("gs://other", {}, True, "gs://other: there is no bucket other; make it, or mend RETAIN_STORE"),
         ("gs://bucket", {"denied": ["storage.objects.delete"]}, True, "lacks storage.objects.delete; grant it roles/"),
-        ("gs://bucket", {"denied": ["storage.buckets.get"]}, True, "this account lacks storage.buckets.get"),
+        ("gs://bucket", {"denied": ["storage.buckets.get"]}, True, "grant it roles/storage.legacyBucketReader"),
         (
             "gs://bucket",
             {},
@@ -525,6 +525,16 @@ def test_a_right_that_is_missing_is_named_by_whoever_needs_it(bucket: Store, buc
 def test_what_is_no_address_of_a_bucket(url: str) -> None:
     with pytest.raises(RetainError, match="is no address of a bucket; write it as gs://bucket or gs://bucket/prefix"):
         open_store(url)
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:9023", "http://", "no address"])
+def test_an_emulator_s_address_that_is_none(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+    store = open_store("gs://bucket")
+    for call in (store.check, lambda: store.read("key")):
+        with pytest.raises(RetainError, match=f"STORAGE_EMULATOR_HOST={address}: wants an address") as raised:
+            call()
+        assert not isinstance(raised.value, StoreUnavailable), "trying again would change nothing"
 
 
 def test_without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
