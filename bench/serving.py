@@ -55,6 +55,7 @@ LIMITS = {"scoring": 60.0, "scoring, learned": 60.0, "policy": 15.0, "wallet": 6
 PLENTY = 1e12  # a budget that no benchmark uses up: an offer admitted costs more than one refused
 MARGIN_LIMIT, SCORE_LIMIT, SCORE_SHARE = 1e-6, 1e-5, 0.999
 CUSTOMERS, REPEATS = 2_000, 7
+NEEDED = ("customers", "campaigns", "risk", "accept", "release")  # stages
 
 
 def main() -> int:
@@ -64,9 +65,9 @@ def main() -> int:
     options = parser.parse_args()
     experiment = options.experiment
     artifacts = ArtifactStore(open_store(store_url()), experiment)
-    wanted = ("customers", "campaigns", "risk", "accept", "release", "decision")
-    folders = {stage: folder for stage in wanted if (folder := artifacts.folder_of_current(stage)) is not None}
-    lacking = [stage for stage in wanted[:5] if stage not in folders]
+    stages = (*NEEDED, "decision")
+    folders = {stage: folder for stage in stages if (folder := artifacts.folder_of_current(stage)) is not None}
+    lacking = [stage for stage in NEEDED if stage not in folders]
     if lacking:
         where = f"{artifacts.store.url}: experiment {experiment}"
         print(f"{where} has no {', '.join(lacking)}: run `make run` first", file=sys.stderr)

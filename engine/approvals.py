@@ -143,6 +143,7 @@ class Watch:
     def __init__(self, url: str | None = None) -> None:
         """`url`: RETAIN_STORE's, unless given. A folder is not created."""
         self.url = store_url() if url is None else url
+        self._store: Store | None = None  # once it could be opened
         self._seen: frozenset[_File] | None = None  # the files, when they were read
 
     def forget(self) -> None:
@@ -153,11 +154,12 @@ class Watch:
         """What the store says now, or None if that is what it said the last time."""
         now = time.time_ns()
         try:
-            store = FolderStore(Path(self.url)) if "://" not in self.url else open_store(self.url)
-            seen = _records(store)
+            if self._store is None:
+                self._store = open_store(self.url) if "://" in self.url else FolderStore(Path(self.url))
+            seen = _records(self._store)
             if seen == self._seen:
                 return None
-            approvals = read(store)
+            approvals = read(self._store)
         except (OSError, RetainError) as error:
             self._seen = None
             problem = error.strerror if isinstance(error, OSError) else str(error)

@@ -49,7 +49,7 @@ class Manifest:
 
     @property
     def version(self) -> str:
-        """By which people know a release."""
+        """The name by which people know a release."""
         return self.digest[:12]
 
     def dump(self) -> bytes:
@@ -152,7 +152,7 @@ class ArtifactStore:
         return into
 
     def fingerprints(self, stage: str) -> list[str]:
-        """Those of all artifacts of the stage."""
+        """The fingerprints of all artifacts of the stage."""
         parts = [key.split("/") for key in self.store.list(f"{self.experiment}/{stage}")]
         return [fingerprint for _, _, fingerprint, *rest in parts if rest == [MANIFEST]]
 
@@ -177,7 +177,7 @@ class ArtifactStore:
         return folder
 
     def folder_of_current(self, stage: str) -> Path | None:
-        """That of the artifact of the stage that completed last, or None where none did."""
+        """The folder of the stage's artifact that completed last, or None where none did."""
         fingerprint = self.current().get(stage)
         return None if fingerprint is None else self.folder(stage, fingerprint)
 

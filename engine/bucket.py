@@ -46,6 +46,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from engine.cache import Cache, cache_of_user
 from engine.errors import RetainError, StoreUnavailable
+from engine.paths import why_unreadable, why_unwritable
 from engine.store import ABSENT, Conflict, check_key
 
 TRIED_S = 20.0  # after which a call that fails is given up here; engine/patience.py goes on where waiting is right
@@ -68,7 +69,7 @@ Result = TypeVar("Result")
 
 
 class NoBucket(StoreUnavailable):
-    """Perhaps for a while: what lies in it is not taken for gone."""
+    """The bucket can't be found, perhaps only for a while: what it holds doesn't count as gone."""
 
 
 class BucketStore:
@@ -92,7 +93,7 @@ class BucketStore:
         self._cache = cache or cache_of_user()
         self._client: tuple[int, Client] | None = None  # of which process
         self._making = threading.Lock()
-        # Writes that may have been made though no answer came, each with its mark; few, since outages are.
+        # Writes that may have been made though no answer came, each with its mark: few, since outages are rare.
         self._unanswered: dict[tuple[str, int | None, str], str] = {}
 
     def read(self, key: str) -> tuple[bytes, str] | None:
@@ -202,7 +203,7 @@ class BucketStore:
             with path.open("rb") as file:
                 size, md5 = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "md5").digest()
         except OSError as error:
-            raise StoreUnavailable(f"{path}: can't be read ({error.strerror or error})") from None
+            raise StoreUnavailable(f"{path}: {why_unreadable(error)}") from None
         stored = self._look(key)
         if stored is not None and stored.size == size and stored.md5_hash == base64.b64encode(md5).decode():
             return
@@ -237,7 +238,7 @@ class BucketStore:
         except NotFound:
             place.unlink(missing_ok=True)  # so the caller finds that there is none
         except OSError as error:
-            raise StoreUnavailable(f"{error.filename or place}: can't be written ({error.strerror or error})") from None
+            raise StoreUnavailable(f"{error.filename or place}: {why_unwritable(error)}") from None
         return place
 
     @property
@@ -288,7 +289,7 @@ class BucketStore:
 
     def _blob(self, key: str) -> Blob:
         check_key(key)
-        return self._bucket().blob(f"{self._prefix}{key}")
+        return self._connected().bucket(self.bucket).blob(f"{self._prefix}{key}")
 
     def _look(self, key: str) -> Blob | None:
         """The object's metadata, or None."""
@@ -298,9 +299,6 @@ class BucketStore:
         except NotFound:
             return None
         return blob
-
-    def _bucket(self) -> Bucket:
-        return self._connected().bucket(self.bucket)
 
     def _connected(self) -> Client:
         """The client of this process: a connection isn't shared with one that was forked."""

@@ -44,10 +44,9 @@ class Cache:
             try:
                 fetch(aside)
                 aside.chmod(0o444)
-                if not has_sha256(aside, sha256):
-                    _link(aside, place)
-                    return
                 _link(aside, place)
+                if not has_sha256(aside, sha256):
+                    return
                 os.replace(aside, kept)
             finally:
                 aside.unlink(missing_ok=True)
@@ -67,7 +66,7 @@ class Cache:
                 status = path.stat()
                 if stat.S_ISREG(status.st_mode):  # beside the files lie the folders of stores (engine/bucket.py)
                     files.append((status.st_mtime, status.st_size, path))
-        now = max(used for used, _, _ in files) if files else 0.0
+        now = max((used for used, _, _ in files), default=0.0)
         total = sum(size for _, size, _ in files)
         for used, size, path in sorted(files):
             unfinished = path.name.startswith("aside-")

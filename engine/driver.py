@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from engine import notice, records
@@ -151,7 +152,9 @@ def execute(request: StageRequest, *, lifeline: bool = False) -> int:
     # A thread of its own takes the signals: Python runs handlers in the main thread, which XGBoost may keep busy.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     stop = _Stop()
-    watchers = [_watch_signals, *([_watch_parent] if lifeline else []), *([_watch_notice] if notice.server() else [])]
+    watchers: list[Callable[[_Stop], None]] = [_watch_signals, *([_watch_parent] if lifeline else [])]
+    if host := notice.server():
+        watchers.append(partial(_watch_notice, host))
     for watch in watchers:
         threading.Thread(target=watch, args=(stop,), daemon=True).start()
     outage = Outage(request.store_patience_s, wait=stop.asked.wait)
@@ -339,11 +342,9 @@ def _watch_parent(stop: _Stop) -> None:
     stop.ask()
 
 
-def _watch_notice(stop: _Stop) -> None:
-    host = notice.server()
-    if host is not None:
-        notice.await_notice(host)
-        stop.ask(PREEMPTED, notice.TAKEN_AWAY)
+def _watch_notice(host: str, stop: _Stop) -> None:
+    notice.await_notice(host)
+    stop.ask(PREEMPTED, notice.TAKEN_AWAY)
 
 
 def _same_code(request: StageRequest) -> None:

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 
 HOST = "GCE_METADATA_HOST"
+PATH = "/computeMetadata/v1/instance/preempted"
 TAKEN_AWAY = "the machine is being taken away"
 WAIT_S = 60  # for a change, in one question
 AGAIN_S = 2.0  # after a question that failed: 30 seconds have to be enough
@@ -25,15 +26,14 @@ def server(environment: Mapping[str, str] = os.environ) -> str | None:
 
 def await_notice(host: str, pause: Callable[[float], None] = time.sleep) -> None:
     """Returns once the machine is to be taken away. A server that doesn't answer is asked again, for ever."""
-    address = f"http://{host}/computeMetadata/v1/instance/preempted?wait_for_change=true&timeout_sec={WAIT_S}"
-    asked = address.replace("wait_for_change=true&", "")  # the first time: the notice may have come before we did
+    asked = f"http://{host}{PATH}"  # without waiting at first: the notice may have come before we did
     while True:
         request = urllib.request.Request(asked, headers={"Metadata-Flavor": "Google"})
         try:
             with _direct.open(request, timeout=WAIT_S + 10) as answer:
                 if answer.read().strip() == b"TRUE":
                     return
-            asked = address
+            asked = f"http://{host}{PATH}?wait_for_change=true&timeout_sec={WAIT_S}"
         except (OSError, ValueError):  # a broken answer is a ValueError
             pause(AGAIN_S)
 

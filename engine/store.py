@@ -39,8 +39,8 @@ class Conflict(Exception):
 
 
 class Store(Protocol):
-    """`here`: a folder of this machine for what belongs to the store and need not outlive the machine. A store in a
-    folder is its own."""
+    """`here`: the folder on this machine for what belongs to the store and need not outlive the machine. For a store in
+    a folder it is that folder itself."""
 
     url: str
 

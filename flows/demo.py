@@ -236,11 +236,10 @@ def copy_of_store(named: str) -> None:
     copy = ArtifactStore(FolderStore(STORE), artifacts.experiment)
     current = artifacts.current()
     for name in COPIED:
-        folder = artifacts.folder_of_current(name)
-        if folder is None:
+        if name not in current:
             where = f"experiment {artifacts.experiment} has no {name} in {artifacts.store.url}"
             raise RetainError(f"{where}: `make run` makes one")
-        shutil.copytree(folder, copy.folder(name, current[name]))
+        shutil.copytree(artifacts.folder(name, current[name]), copy.folder(name, current[name]))
         copy.set_current(name, current[name])
     copy.store.write(DEMO, canonical({"time_scale": SCALE}))
 

@@ -181,7 +181,8 @@ class Strikes:
     """Events that strike one run, each the first attempt at a stage that is at work after those before it.
 
     Those that strike more than an attempt wait for each other. `missed` says of each event that struck nothing why.
-    With `soon_s`, events strike within so many seconds of when the stage's process is there, and none misses.
+    With `soon_s`, an event strikes within so many seconds from when the stage's process runs, so that a short stage is
+    still at work.
     """
 
     platform: Platform

@@ -1,10 +1,8 @@
 """Google Cloud Storage as its JSON API describes it, as far as the store uses it: a server of buckets in memory.
 
 It honours generations and their preconditions, hashes, pages, multipart and resumable uploads, and asks for no
-credentials. `Faults` are what goes wrong on the way; another process sets them by POST /double.
+credentials. `Faults` are what goes wrong on the way.
 https://cloud.google.com/storage/docs/json_api/v1/objects, .../resumable-uploads.
-
-`python -m tests.engine.bucket_double BUCKET` prints its address and serves until it is killed.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -148,8 +146,6 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
         faults = self.buckets.faults
-        if url.path == "/double":
-            return self._double()
         self.buckets.requests.append(f"{self.command} {self.path}")
         if self.server.gone:
             raise Broken
@@ -174,11 +170,6 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "DELETE":
             return self._delete(bucket, name, query)
         return self._get(bucket, name, query)
-
-    def _double(self) -> None:
-        if self.command == "POST":
-            self.buckets.set(**json.loads(self._body() or b"{}"))
-        self._send(200, {each.name: getattr(self.buckets.faults, each.name) for each in fields(Faults)})
 
     def _bucket(self, name: str, asked: bool, query: dict[str, list[str]]) -> None:
         if name not in self.buckets.objects:
@@ -400,9 +391,3 @@ def serving(buckets: Buckets) -> Iterator[Server]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-if __name__ == "__main__":
-    alone = Server(Buckets(*sys.argv[1:]))
-    print(alone.url, flush=True)
-    alone.serve_forever()

@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,20 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         return FolderStore(tmp_path / "store")
     found: Store = request.getfixturevalue("bucket")
     return found
+
+
+def operations(store: Store, key: str, tmp_path: Path) -> tuple[Callable[[], object], ...]:
+    """Each of them once, with that key."""
+    source = tmp_path / "source"
+    source.write_bytes(b"1")
+    return (
+        lambda: store.read(key),
+        lambda: list(store.list(key)),
+        lambda: store.write(key, b"gotcha"),
+        lambda: store.delete(key),
+        lambda: store.put_file(key, source),
+        lambda: store.local(key, tmp_path),
+    )
 
 
 def test_reads_what_was_written(store: Store) -> None:
@@ -129,6 +143,14 @@ def test_list_gives_the_keys_below_a_folder_sorted(store: Store) -> None:
     assert store.versions("nothing") == {}
 
 
+def test_a_list_goes_on_from_page_to_page(bucket: Store, buckets: Buckets) -> None:
+    keys = [f"p/{number}" for number in range(5)]
+    for key in keys:
+        bucket.write(key, b"")
+    buckets.set(page=2)
+    assert list(bucket.list("p")) == keys
+
+
 def test_put_file_writes_once_and_what_is_brought_is_read_only(store: Store, tmp_path: Path) -> None:
     content = os.urandom(1000)
     source = tmp_path / "source"
@@ -181,14 +203,7 @@ def test_a_file_that_is_not_there_is_none(store: Store, tmp_path: Path) -> None:
 )
 def test_a_key_that_would_leave_the_store_or_name_two_things_is_refused(store: Store, tmp_path: Path, key: str) -> None:
     (tmp_path / "x").write_text("outside")
-    for call in (
-        lambda: store.write(key, b"gotcha"),
-        lambda: store.read(key),
-        lambda: store.delete(key),
-        lambda: store.put_file(key, tmp_path / "x"),
-        lambda: store.local(key, tmp_path),
-        lambda: list(store.list(key)),
-    ):
+    for call in operations(store, key, tmp_path):
         with pytest.raises(ValueError, match="is no key of a store"):
             call()
     assert (tmp_path / "x").read_text() == "outside"
@@ -388,17 +403,9 @@ def test_a_bucket_that_is_away_is_unavailable_and_waited_for(
     bucket: Store, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine.bucket, "RETRY", engine.bucket.RETRY.with_timeout(0.3))
-    (tmp_path / "source").write_bytes(b"1")
     bucket.write("key", b"1")
     server.gone = True
-    for call in (
-        lambda: bucket.read("key"),
-        lambda: list(bucket.list("folder")),
-        lambda: bucket.write("other", b"1"),
-        lambda: bucket.delete("key"),
-        lambda: bucket.put_file("file", tmp_path / "source"),
-        lambda: bucket.local("key", tmp_path),
-    ):
+    for call in operations(bucket, "key", tmp_path):
         with pytest.raises(StoreUnavailable, match="gs://bucket/some/prefix: can't be used now"):
             call()
     tried: list[float] = []
@@ -460,16 +467,7 @@ def test_a_zombie_whose_network_comes_back_writes_nothing(
 
 
 def test_a_bucket_that_is_gone_is_unavailable_and_not_empty(server: Server, tmp_path: Path) -> None:
-    store = open_store("gs://gone")
-    (tmp_path / "source").write_bytes(b"1")
-    for call in (
-        lambda: store.read("key"),
-        lambda: list(store.list("folder")),
-        lambda: store.write("key", b"1"),
-        lambda: store.delete("key"),
-        lambda: store.put_file("file", tmp_path / "source"),
-        lambda: store.local("file", tmp_path),
-    ):
+    for call in operations(open_store("gs://gone"), "key", tmp_path):
         with pytest.raises(StoreUnavailable, match="gs://gone: the bucket is gone, or never was"):
             call()
 
