@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engine import notice
+from engine.interval import CheckpointInterval
 from engine.stage import COMPLETE, PREEMPTED
+from flows.plan import load_experiment
+from tests.engine.bucket_double import Buckets, serving
 from tests.engine.metadata_double import Metadata, metadata
 from tests.engine.processes import PATIENCE_S
-from tests.engine.test_outage import elsewhere, request_of, start
-from tests.engine.test_stage import artifact_of, has_checkpoint, next_attempt, record_of, wait_for
+from tests.engine.test_outage import elsewhere, request_of, start, steps_of
+from tests.engine.test_stage import artifact_of, has_checkpoint, make_request, next_attempt, record_of, wait_for
+from tests.reliability import write_row
 
 
 @pytest.fixture
@@ -85,3 +90,56 @@ def test_an_attempt_saves_what_it_has_and_another_machine_goes_on(
     resumed = elsewhere(next_attempt(request), tmp_path)
     assert start(resumed).wait(PATIENCE_S) == COMPLETE
     assert artifact_of(resumed) == artifact_of(undisturbed)
+
+
+SECONDS, BYTES_S = 15.0, 50e6  # half of what Google leaves a machine, and a rate that a small one reaches
+
+
+@pytest.mark.slow
+def test_the_adapter_of_opt_350m_is_in_the_bucket_in_time(
+    machine: Metadata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the notice to a checkpoint that another machine may go on from, with the size that the locked experiment's
+    SFT saves. How long the stage takes to the end of its step comes on top."""
+    megabytes = checkpoint_of_sft() / 1e6
+    monkeypatch.setenv("GCE_METADATA_HOST", machine.host)
+    monkeypatch.setenv("RETAIN_CACHE", str(tmp_path / "cache"))
+    buckets = Buckets("bucket")
+    buckets.set(bytes_s=BYTES_S)
+    with serving(buckets) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        seldom = CheckpointInterval(mean_hours_between_preemptions=4.0, every_s=1000.0, every_steps=None)
+        config = {"steps": 10_000, "pause_s": 0.05, "scale": megabytes}
+        planned = make_request(tmp_path, "holds", config=config, store="gs://bucket/x", checkpoint=seldom)
+        request = elsewhere(planned, tmp_path)
+        process = start(request)
+        wait_for(lambda: machine.waiting.is_set() and steps_of(request) > 0)
+        machine.preempted.set()
+        noticed = time.monotonic()
+        wait_for(lambda: any(name.endswith("/complete.json") for name in buckets.objects["bucket"]), 2 * SECONDS)
+        seconds = time.monotonic() - noticed
+        assert process.wait(PATIENCE_S) == PREEMPTED
+    write_row(
+        "notice of a spot machine",
+        f"| SFT of exp_001_mvp | {megabytes:.1f} | {BYTES_S / 1e6:.0f} | {seconds:.1f} | {SECONDS:.0f} |",
+    )
+    assert seconds < SECONDS
+
+
+def checkpoint_of_sft() -> int:
+    """Bytes: the adapter in 32 bit, and the two means of each of its numbers that Adam keeps."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import OPTConfig, OPTForCausalLM
+
+    from tasks.rlhf.language.lm import ATTENTION
+
+    lora = load_experiment("exp_001_mvp").stages.sft.lora
+    assert lora.targets == "attention"
+    shape = OPTConfig(
+        hidden_size=1024, num_hidden_layers=24, ffn_dim=4096, num_attention_heads=16, word_embed_proj_dim=512,
+        do_layer_norm_before=False,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = get_peft_model(OPTForCausalLM(shape), LoraConfig(r=lora.r, target_modules=ATTENTION["opt"]))
+    return 3 * 4 * sum(weight.numel() for name, weight in model.named_parameters() if "lora_" in name)

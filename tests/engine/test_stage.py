@@ -22,7 +22,7 @@ from engine.interval import CheckpointInterval
 from engine.process import this_process
 from engine.records import AttemptRecord
 from engine.stage import BAD_INPUT, CLAIMED, COMPLETE, FAILED, OVERDUE, PREEMPTED, REFUSED, StageRequest, open_inputs
-from engine.store import FolderStore
+from engine.store import FolderStore, open_store
 from tests.engine.processes import message_without_privileges
 
 TOYS = "tests.engine.toy_stages"
@@ -64,7 +64,7 @@ def make_request(root: Path, function: str = "walk", **changes: Any) -> StageReq
 
 
 def next_attempt(request: StageRequest) -> StageRequest:
-    store = FolderStore(Path(request.store))
+    store = open_store(request.store)
     planned = AttemptRecord(
         number=0,
         status="planned",

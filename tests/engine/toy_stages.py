@@ -69,6 +69,19 @@ def amble(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) 
     return {"place": {"value": place}}
 
 
+def holds(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
+    """Has `scale` megabytes to save, which no library could compress, in two files; as a trainer of an adapter does."""
+    rng = np.random.default_rng(workspace.seed)
+    third = round(config.scale * 1e6 / 3)
+    files = {"adapter": rng.bytes(third), "optimizer": rng.bytes(2 * third)}
+    for step in range(config.steps):
+        time.sleep(config.pause_s)
+        workspace.progress(step + 1, config.steps)
+        if workspace.checkpoint_due() or workspace.should_stop():
+            workspace.save(step + 1, files)
+    return {}
+
+
 def surroundings(config: WalkConfig, inputs: Mapping[str, Path], workspace: Workspace) -> Metrics:
     """Writes down what the libraries read about threads, and which variables there are at all."""
     workspace.out.json("names.json", sorted(os.environ))
