@@ -1,0 +1,368 @@
+"""What Terraform's files say: no way in but HTTPS and IAP, no key, no role that no call needs, groups of size 0.
+
+They can't be applied here. Arguments were compared with the pinned provider's own declarations when they were written;
+docs/GOOGLE_CLOUD.md lists what only a real project shows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from engine.fingerprint import ROOT
+from engine.prices import PRICES, load_prices
+from images.build import Pushed
+from images.table import IMAGES
+from tests.flows.test_platform import stated_secrets
+from tests.infra.hcl import FILES, FOLDER, blocks, local_values, resources, text
+
+STARTUP = ROOT / "infra" / "startup"
+LOCALS, RESOURCES, VARIABLES = local_values(), resources(), blocks("variable")
+TEMPLATE = RESOURCES["google_compute_instance_template"]["pool"]
+GROUP = RESOURCES["google_compute_region_instance_group_manager"]["pool"]
+RESIDENT = RESOURCES["google_compute_instance"]["resident"]
+BUCKET = RESOURCES["google_storage_bucket"]["retain"]
+GOOGLES_OWN = {"35.235.240.0/20", "130.211.0.0/22", "35.191.0.0/16"}  # IAP; load balancer and its health checks
+TERRAFORM = pytest.mark.skipif(shutil.which("terraform") is None, reason="terraform isn't installed")
+
+
+def named(kind: str) -> dict[str, dict[str, str]]:
+    """The grants of one kind, without what the parser adds."""
+    return {name: grant for name, grant in LOCALS[kind].items() if not name.startswith("__")}
+
+
+GRANTS = {
+    f"{kind} {name}": grant for kind in LOCALS if kind.endswith("_grants") for name, grant in named(kind).items()
+}
+
+
+def pools() -> dict[str, dict[str, str]]:
+    return {name: pool for name, pool in LOCALS["pools"].items() if not name.startswith("__")}
+
+
+# -- ways in
+
+
+def test_no_machine_has_a_public_address() -> None:
+    machines = [TEMPLATE, RESIDENT]
+    assert {kind for kind in RESOURCES if re.search("instance(_template|_from_.*)?$", kind)} == {
+        "google_compute_instance",
+        "google_compute_instance_template",
+    }
+    for machine in machines:
+        (interface,) = machine["network_interface"]
+        assert {key for key in interface if not key.startswith("__")} == {"subnetwork"}
+    assert "access_config" not in text()
+    assert {kind for kind in RESOURCES if kind.endswith("_address")} == {"google_compute_global_address"}
+
+
+def test_the_one_public_address_speaks_https_alone() -> None:
+    assert [*RESOURCES["google_compute_global_address"]] == ["service"]
+    (rule,) = RESOURCES["google_compute_global_forwarding_rule"].values()
+    assert (rule["port_range"], rule["ip_address"]) == ("443", "${google_compute_global_address.service.address}")
+    assert {kind for kind in RESOURCES if kind.endswith(("_forwarding_rule", "_proxy"))} == {
+        "google_compute_global_forwarding_rule",
+        "google_compute_target_https_proxy",
+    }
+    assert RESOURCES["google_compute_ssl_policy"]["service"]["min_tls_version"] == "TLS_1_2"
+
+
+@pytest.mark.parametrize("name", RESOURCES["google_compute_firewall"])
+def test_a_firewall_lets_in_googles_ranges_or_our_own_machines(name: str) -> None:
+    rule = RESOURCES["google_compute_firewall"][name]
+    assert rule["direction"] == "INGRESS"
+    sources = rule.get("source_ranges", [])
+    assert set(sources) <= GOOGLES_OWN
+    assert bool(sources) != bool(rule.get("source_service_accounts"))
+    assert all(allow["ports"] for allow in rule["allow"])
+
+
+def test_the_balancer_reaches_the_replicas_where_compose_publishes_them() -> None:
+    services = yaml.safe_load((ROOT / "deploy" / "compose.cloud.yaml").read_text())["services"]
+    published = {port.split(":")[-2] for name in ("serve-1", "serve-2") for port in services[name]["ports"]}
+    (allow,) = RESOURCES["google_compute_firewall"]["balancer"]["allow"]
+    replicas = re.findall(r'"(\d+)"', RESOURCES["google_compute_network_endpoint"]["replica"]["for_each"])
+    assert set(allow["ports"]) == set(replicas) == published
+
+
+# -- keys and roles
+
+
+def test_no_key_is_made_and_no_secret_has_a_value() -> None:
+    kinds = {"google_service_account_key", "google_secret_manager_secret_version", "random_password", "tls_private_key"}
+    assert not kinds & RESOURCES.keys()
+    for path in (*FILES, FOLDER / "example.tfvars", *STARTUP.glob("*.sh")):
+        content = path.read_text(encoding="utf-8")
+        assert stated_secrets(content) == [], path
+        assert re.findall(r"-----BEGIN|AIza[\w-]{30}|ya29\.|[0-9a-f]{32}", content) == [], path
+    assert "sensitive" not in text()
+
+
+def test_a_secret_that_terraform_would_keep_is_found() -> None:
+    assert stated_secrets('POSTGRES_PASSWORD = "x"\n') != []
+
+
+@pytest.mark.parametrize("name", GRANTS)
+def test_a_role_is_needed_by_a_named_call(name: str) -> None:
+    """The file that makes the call is named, and has the call's last word."""
+    grant = GRANTS[name]
+    assert grant["call"].split(":")[0].strip()
+    for path in re.findall(r"\(([\w./-]+)\)", grant["call"]):
+        assert (ROOT / path).is_file()
+    if grant["role"].startswith("roles/"):
+        broad = {"roles/owner", "roles/editor", "roles/viewer"}
+        assert grant["role"] not in broad
+        assert not grant["role"].lower().endswith("admin") or grant["role"] == "roles/secretmanager.secretAccessor"
+
+
+CALLS = {
+    "retainBucketLook": ("storage.buckets.get", "engine/bucket.py", "get_bucket"),
+    "retainWorkerLeave": ("compute.instanceGroupManagers.update", "infra/startup/worker.sh", "/deleteInstances"),
+    "retainOperatorGrow": ("compute.instanceGroupManagers.update", "docs/GOOGLE_CLOUD.md", "managed resize"),
+}
+
+
+@pytest.mark.parametrize("role", RESOURCES["google_project_iam_custom_role"].values(), ids=lambda role: role["role_id"])
+def test_a_role_of_our_own_has_the_permissions_of_its_call(role: dict[str, list[str]]) -> None:
+    permission, path, call = CALLS[str(role["role_id"])]
+    assert permission in role["permissions"]
+    assert call in (ROOT / path).read_text()
+    assert len(role["permissions"]) <= 2
+
+
+def test_every_grant_comes_from_the_list_and_adds_to_what_others_granted() -> None:
+    granting = {kind: named for kind, named in RESOURCES.items() if "_iam_" in kind and "custom_role" not in kind}
+    assert all(kind.endswith("_iam_member") for kind in granting)  # _binding and _policy would take others' away
+    roles = {body["role"] for named in granting.values() for body in named.values()}
+    assert roles == {
+        "${each.value.role}",
+        "${local.operator_grants[each.value[0]].role}",
+        "roles/iam.serviceAccountUser",  # of people, at the accounts of the machines; the comment there names the call
+    }
+    sources = {body["for_each"] for kind, named in granting.items() for name, body in named.items()}
+    assert {f"${{local.{kind}}}" for kind in LOCALS if kind.endswith("_grants") and kind != "operator_grants"} <= sources
+
+
+def test_every_machine_acts_as_an_account_of_its_own() -> None:
+    accounts = {name for name in LOCALS["accounts"] if not name.startswith("__")}
+    assert accounts == {"host", "worker", "serve"}
+    assert {grant["account"] for name, grant in GRANTS.items() if not name.startswith("operator")} == accounts
+    (worker,), (resident,) = TEMPLATE["service_account"], RESIDENT["service_account"]
+    assert worker["email"] == '${google_service_account.account["worker"].email}'
+    assert resident["email"] == "${google_service_account.account[each.key].email}"
+    machines = {name for name in LOCALS["machines"] if not name.startswith("__")}
+    assert machines == accounts - {"worker"}
+
+
+# -- groups
+
+
+def test_groups_are_empty_until_somebody_grows_them() -> None:
+    assert GROUP["target_size"] == 0
+    assert GROUP["lifecycle"][0]["ignore_changes"] == ["target_size"]
+    assert GROUP["for_each"] == TEMPLATE["for_each"] == (
+        "${{for name, pool in local.pools : name => pool if local.has_host}}"
+    )
+
+
+def test_spot_machines_are_deleted_when_they_are_taken_away() -> None:
+    kinds = {name: pool["scheduling"] for name, pool in pools().items()}
+    assert kinds == {
+        "cpu-spot": "${local.spot}",
+        "gpu-spot": "${local.spot}",
+        "gpu-on-demand": "${local.on_demand}",
+    }
+    spot, on_demand = LOCALS["spot"], LOCALS["on_demand"]
+    assert (spot["provisioning_model"], spot["instance_termination_action"]) == ("SPOT", "DELETE")
+    assert (spot["preemptible"], spot["automatic_restart"]) == (True, False)
+    assert (on_demand["provisioning_model"], on_demand["preemptible"]) == ("STANDARD", False)
+    (scheduling,) = TEMPLATE["scheduling"]
+    for key in ("provisioning_model", "preemptible", "automatic_restart", "instance_termination_action"):
+        assert scheduling[key] == f"${{each.value.scheduling.{key}}}"
+    assert scheduling["on_host_maintenance"] == "TERMINATE"
+
+
+def test_pools_are_those_of_the_deployments() -> None:
+    """`docker` is the pool of parents, at Prefect's machine; `gpu-vertex` has no machine of ours."""
+    stated = (ROOT / "prefect.yaml").read_text()
+    of_deployments = set(re.findall(r"^ +name: ([a-z]+-[a-z-]+)$", stated, flags=re.MULTILINE))
+    of_files = {path.stem for path in (ROOT / "infra" / "pools").glob("*.json")}
+    ours = {*pools(), "docker", "gpu-vertex"}
+    assert {name for name in of_deployments if name.startswith(("cpu-", "gpu-"))} <= ours
+    assert of_files <= ours
+
+
+def test_machines_have_a_price() -> None:
+    prices = load_prices()
+    types = {name: VARIABLES[name]["default"] for name in VARIABLES if name.endswith("_machine")}
+    assert types.keys() == {"cpu_machine", "gpu_machine", "resident_machine"}
+    assert set(types.values()) <= prices.machines.keys()
+    assert VARIABLES["region"]["default"] == prices.region
+    used = {pool["machine_type"] for pool in pools().values()} | {RESIDENT["machine_type"]}
+    assert used == {f"${{var.{name}}}" for name in types}
+
+
+# -- what lasts
+
+
+def test_the_bucket_keeps_older_versions_for_a_while_and_is_nobody_elses() -> None:
+    assert BUCKET["versioning"][0]["enabled"] is True
+    assert BUCKET["uniform_bucket_level_access"] is True
+    assert BUCKET["public_access_prevention"] == "enforced"
+    assert BUCKET["force_destroy"] is False
+    rules = {rule["action"][0]["type"]: rule["condition"][0] for rule in BUCKET["lifecycle_rule"]}
+    assert rules.keys() == {"Delete", "AbortIncompleteMultipartUpload"}
+    # Never what is current: a rule by age alone would delete the artifacts.
+    assert rules["Delete"]["with_state"] == "ARCHIVED"
+    assert "age" not in rules["Delete"]
+
+
+def test_databases_lie_on_disks_that_are_copied() -> None:
+    (attached,) = RESIDENT["attached_disk"]
+    assert attached["device_name"] == "retain-data"  # startup/resident.sh looks for it
+    assert "google-retain-data" in (STARTUP / "resident.sh").read_text()
+    attachment = RESOURCES["google_compute_disk_resource_policy_attachment"]["daily"]
+    assert attachment["for_each"] == "${google_compute_disk.data}"
+
+
+# -- files, variables, settings
+
+
+def test_versions_are_exact() -> None:
+    versions = (FOLDER / "versions.tf").read_text()
+    pinned = re.findall(r'^ +version = "(.*)"$', versions, flags=re.MULTILINE)
+    assert pinned
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in pinned)
+    assert {kind.split("_")[0] for kind in RESOURCES} == {"google"}
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_variable_is_described_checked_and_used(name: str) -> None:
+    assert VARIABLES[name]["description"].endswith(".")
+    uses = len(re.findall(rf"\bvar\.{name}\b", text()))
+    if name != "pushed_images":  # fileexists() is its check
+        (validation,) = VARIABLES[name]["validation"]
+        assert validation["error_message"].startswith(f"{name}: ")
+        uses -= validation["condition"].count(f"var.{name}")
+    assert uses > 0
+
+
+def test_the_example_gives_every_variable_that_has_no_default() -> None:
+    given = set(re.findall(r"^(\w+) +=", (FOLDER / "example.tfvars").read_text(), flags=re.MULTILINE))
+    assert given == {name for name, body in VARIABLES.items() if "default" not in body} | {"domain"}
+
+
+def test_files_that_are_read_exist() -> None:
+    named = set(re.findall(r"\$\{path\.module\}/([\w./-]+\.\w+)", text()))
+    assert {"../startup/common.sh", "../startup/worker.sh", "../prices.yaml"} <= named
+    assert [name for name in named if not (FOLDER / name).is_file()] == []
+    for machine in (LOCALS["machines"]["host"], LOCALS["machines"]["serve"]):
+        folder = FOLDER / machine["folder"].removeprefix("${path.module}/")
+        assert (STARTUP / machine["script"]).is_file()
+        assert (folder / "compose.yaml").is_file()
+        assert (folder / "compose.cloud.yaml").is_file()
+
+
+def test_images_are_those_that_were_pushed() -> None:
+    """What `make images PUSH=` writes has the reference where it is looked for."""
+    assert "reference" in Pushed.model_fields
+    assert "image.reference" in LOCALS["images"]
+    names = set(re.findall(r'lookup\(local\.images, "(\w+)"|local\.images\["(\w+)"\]', text()))
+    assert {first or second for first, second in names} == {"orchestrator", "serve"}
+    assert {"orchestrator", "serve"} <= IMAGES.keys()
+    assert VARIABLES["pushed_images"]["default"] == "../../build/images.json"
+
+
+@pytest.mark.parametrize(
+    ("scripts", "told"),
+    [
+        (("common", "worker"), [*TEMPLATE["metadata"]]),
+        (("common", "resident", "host"), [RESIDENT["metadata"], *LOCALS["machines"]["host"]["settings"]]),
+        (("common", "resident", "serve"), [RESIDENT["metadata"], *LOCALS["machines"]["serve"]["settings"]]),
+    ],
+)
+def test_a_script_asks_for_what_its_machine_is_told(scripts: tuple[str, ...], told: list[str]) -> None:
+    content = "\n".join((STARTUP / f"{name}.sh").read_text() for name in scripts)
+    asked = set(re.findall(r"\b(?:attribute|from_metadata) (retain-[\w-]+)", content))
+    assert asked == set(re.findall(r"\bretain-[a-z-]+(?= =|$)", "\n".join(told), flags=re.MULTILINE))
+
+
+def test_secrets_are_those_that_machines_are_told_of() -> None:
+    places = {name for name in LOCALS["secrets"] if not name.startswith("__")}
+    assert set(re.findall(r'google_secret_manager_secret\.secret\["([\w-]+)"\]', text())) == places
+    assert {grant["secret"] for grant in named("secret_grants").values()} == places
+
+
+@pytest.mark.parametrize("path", ["infra/compose.cloud.yaml", "deploy/compose.cloud.yaml"])
+def test_what_compose_reads_besides_goes_with_it(path: str) -> None:
+    schema = json.loads((ROOT / "tests" / "compose-spec" / "compose-spec.json").read_text())
+    besides = yaml.safe_load((ROOT / path).read_text())
+    assert [*Draft202012Validator(schema).iter_errors(besides)] == []
+    base = (ROOT / path).parent / "compose.yaml"
+    assert besides["services"].keys() <= yaml.safe_load(base.read_text())["services"].keys()
+    if shutil.which("docker-compose") is None:
+        pytest.skip("docker-compose isn't installed")
+    command = ["docker-compose", "--file", str(base), "--file", str(ROOT / path), "config"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    for name, service in besides["services"].items():
+        merged = yaml.safe_load(ended.stdout)["services"][name]
+        assert service.get("environment", {}).keys() <= merged["environment"].keys()
+        assert len(merged.get("ports", [])) == 2 * len(service.get("ports", []))
+
+
+# -- Terraform itself, where it is installed: what needs no provider
+
+
+@TERRAFORM
+def test_it_is_formatted() -> None:
+    ended = subprocess.run(["terraform", f"-chdir={FOLDER}", "fmt", "-check"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "")
+
+
+@TERRAFORM
+def test_bad_values_are_refused_in_one_line_each(tmp_path: Path) -> None:
+    """The variables alone, whose conditions need no provider."""
+    (tmp_path / "terraform").mkdir()
+    shutil.copy(FOLDER / "variables.tf", tmp_path / "terraform")
+    shutil.copy(PRICES, tmp_path / "prices.yaml")
+    good = (FOLDER / "example.tfvars").read_text()
+
+    def plan(values: str) -> list[str]:
+        (tmp_path / "terraform" / "terraform.tfvars").write_text(values)
+        ended = subprocess.run(
+            ["terraform", f"-chdir={tmp_path / 'terraform'}", "plan", "-no-color", "-input=false", "-lock=false"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"TF_CLI_CONFIG_FILE": os.devnull},
+        )
+        said = [name for name in re.findall(r"^[│ ]*(\w+): ", ended.stderr, flags=re.MULTILINE) if name in VARIABLES]
+        assert (ended.returncode == 0) == (not said), ended.stderr
+        return said
+
+    assert plan(good) == []
+    bad = {
+        "project": '"12345"',
+        "billing_account": '"mine"',
+        "zones": '["europe-west1-b"]',
+        "operators": '["allUsers"]',
+        "domain": '"https://retain.example.com/"',
+        "gpu_machine": '"a2-highgpu-1g"',
+        "cpu_machine": '"n1-standard-8"',
+        "idle_seconds": "5",
+        "budget_usd": "0.5",
+        "budget_email": '"nobody"',
+    }
+    kept = "\n".join(line for line in good.splitlines() if line.split(" ")[0] not in bad)
+    said = plan(kept + "\n" + "".join(f"{name} = {value}\n" for name, value in bad.items()))
+    assert sorted(set(said)) == sorted(bad)
+    assert plan(good + '\nregion = "europe-west4"\nzones = ["europe-west4-a"]\n') == ["region"]
