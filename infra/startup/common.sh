@@ -23,7 +23,8 @@ metadata() { # PATH
 }
 
 attribute() { # NAME
-  metadata "instance/attributes/$1" || fail "the instance has no metadata attribute $1: terraform apply sets it"
+  metadata "instance/attributes/$1" 2>/dev/null ||
+    fail "the metadata server has no attribute $1 of this instance, or doesn't answer: terraform apply sets it"
 }
 
 # The account's access token. The metadata server hands out the same one until five minutes before it ends.
@@ -45,7 +46,7 @@ google() { # METHOD URL [BODY]
 secret() { # NAME
   local project answer
   project="$(metadata project/project-id)" || return 1
-  answer="$(google GET "https://secretmanager.googleapis.com/v1/projects/$project/secrets/$1/versions/latest:access")" ||
+  answer="$(google GET "https://secretmanager.googleapis.com/v1/projects/$project/secrets/$1/versions/latest:access" 2>&1)" ||
     fail "the secret $1 can't be read (${answer//[[:space:]]/ }): add a version to it (docs/GOOGLE_CLOUD.md)"
   sed --quiet 's/.*"data" *: *"\([^"]*\)".*/\1/p' <<<"$answer" | base64 --decode
 }

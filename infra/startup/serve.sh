@@ -1,9 +1,7 @@
 # The machine of the service: deploy/compose.yaml, whose replicas Google's load balancer reaches at this machine's address.
 
-PAGE_SETTING=RETAIN_PAGE_URL
-
 begin() {
-  local folder="$STATE/serve" image bind store experiment keys page later=() password admin controller
+  local folder="$STATE/serve" image bind store experiment keys page password admin controller
   image="$(attribute retain-image)"
   store="$(attribute retain-store)"
   experiment="$(attribute retain-experiment)"
@@ -22,8 +20,11 @@ begin() {
   mkdir --parents "$folder/store" "$folder/rendered"
   chown "$CONTAINER_USER" "$folder/rendered"
   # As flows/stack.py has it: the address of whoever is paged may be a secret, and is filled in inside the container.
-  [[ "$page" != http* ]] || later=("--env=$PAGE_SETTING=http://page-url.invalid/")
-  docker run --rm --env=RETAIN_STORE="$store" "${later[@]}" --volume="$folder/rendered:/rendered" "$image" \
+  if [[ "$page" == http* ]]; then
+    printf -v RETAIN_PAGE_URL %s http://page-url.invalid/
+    export RETAIN_PAGE_URL
+  fi
+  docker run --rm --env=RETAIN_STORE="$store" --env=RETAIN_PAGE_URL --volume="$folder/rendered:/rendered" "$image" \
     python -m deploy.rules /rendered --experiment "$experiment" --replicas serve-1:8001,serve-2:8001 \
     --controller controller:8002 --alertmanager alertmanager:9093 --admin-token-file /run/retain/token \
     --controller-token-file /run/retain/token >&2 ||
@@ -36,10 +37,7 @@ begin() {
   printf -v RETAIN_ADMIN_TOKEN %s "$admin"
   printf -v RETAIN_CONTROLLER_TOKEN %s "$controller"
   export POSTGRES_PASSWORD DATABASE_URL RETAIN_API_KEYS RETAIN_ADMIN_TOKEN RETAIN_CONTROLLER_TOKEN
-  if [[ "$page" == http* ]]; then
-    printf -v "$PAGE_SETTING" %s "$page"
-    export "${PAGE_SETTING?}"
-  fi
+  [[ "$page" != http* ]] || printf -v RETAIN_PAGE_URL %s "$page"
   RETAIN_RENDERED="$(cat "$folder"/rendered/*.yaml | sha256sum | cut --characters=1-12)"
   export RETAIN_RENDERED RETAIN_IMAGE_SERVE="$image" RETAIN_BIND="$bind" RETAIN_STORE="$store"
   export RETAIN_EXPERIMENT="$experiment" RETAIN_HOST_STORE="$folder/store" RETAIN_HOST_RENDERED="$folder/rendered"

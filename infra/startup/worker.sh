@@ -35,6 +35,7 @@ prepare() {
     printf 'PREFECT_CLIENT_RETRY_EXTRA_CODES=500\nPREFECT_SERVER_ALLOW_EPHEMERAL_MODE=false\n'
     printf 'PREFECT_WORKER_QUERY_SECONDS=2\nDOCKER_CONFIG=/registry\nRETAIN_STORE=%s\n' "$store"
   } | write "$STATE/worker.env" 600
+  printf %s "$auth" | write "$STATE/prefect-auth" 600
   for name in retain-worker retain-witness; do
     docker rm --force "$name" >/dev/null 2>&1 || true # of before a restart
   done
@@ -71,6 +72,7 @@ watch() {
   local idle_s idle_since=$SECONDS worked=false
   idle_s="$(attribute retain-idle-seconds)"
   leave_when_preempted &
+  trap 'kill "$!" 2>/dev/null' EXIT
   while true; do
     log_in || say "the login at the registry could not be renewed"
     if at_work; then
@@ -102,8 +104,8 @@ work_is_waiting() {
   local pool server auth answer
   pool="$(attribute retain-pool)" || return 1
   server="$(attribute retain-server)" || return 1
-  auth="$(sed --quiet 's/^PREFECT_API_AUTH_STRING=//p' "$STATE/worker.env")" || return 1
-  answer="$(printf 'Authorization: Basic %s\n' "$(printf %s "$auth" | base64 --wrap=0)" |
+  auth="$(base64 --wrap=0 "$STATE/prefect-auth")" || return 1
+  answer="$(printf 'Authorization: Basic %s\n' "$auth" |
     curl --silent --fail --max-time 10 --header @- --header 'Content-Type: application/json' --data \
       '{"flow_runs": {"state": {"type": {"any_": ["PENDING"]}}}, "work_pools": {"name": {"any_": ["'"$pool"'"]}}}' \
       "$server/flow_runs/count")" || return 1

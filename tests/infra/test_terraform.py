@@ -39,9 +39,7 @@ def named(kind: str) -> dict[str, dict[str, str]]:
     return {name: grant for name, grant in LOCALS[kind].items() if not name.startswith("__")}
 
 
-GRANTS = {
-    f"{kind} {name}": grant for kind in LOCALS if kind.endswith("_grants") for name, grant in named(kind).items()
-}
+GRANTS = {f"{kind} {name}": grant for kind in LOCALS if kind.endswith("_grants") for name, grant in named(kind).items()}
 
 
 def pools() -> dict[str, dict[str, str]]:
@@ -148,7 +146,9 @@ def test_every_grant_comes_from_the_list_and_adds_to_what_others_granted() -> No
         "roles/iam.serviceAccountUser",  # of people, at the accounts of the machines; the comment there names the call
     }
     sources = {body["for_each"] for kind, named in granting.items() for name, body in named.items()}
-    assert {f"${{local.{kind}}}" for kind in LOCALS if kind.endswith("_grants") and kind != "operator_grants"} <= sources
+    assert {
+        f"${{local.{kind}}}" for kind in LOCALS if kind.endswith("_grants") and kind != "operator_grants"
+    } <= sources
 
 
 def test_every_machine_acts_as_an_account_of_its_own() -> None:
@@ -168,8 +168,10 @@ def test_every_machine_acts_as_an_account_of_its_own() -> None:
 def test_groups_are_empty_until_somebody_grows_them() -> None:
     assert GROUP["target_size"] == 0
     assert GROUP["lifecycle"][0]["ignore_changes"] == ["target_size"]
-    assert GROUP["for_each"] == TEMPLATE["for_each"] == (
-        "${{for name, pool in local.pools : name => pool if local.has_host}}"
+    assert (
+        GROUP["for_each"]
+        == TEMPLATE["for_each"]
+        == ("${{for name, pool in local.pools : name => pool if local.has_host}}")
     )
 
 
@@ -324,7 +326,9 @@ def test_what_compose_reads_besides_goes_with_it(path: str) -> None:
 
 @TERRAFORM
 def test_it_is_formatted() -> None:
-    ended = subprocess.run(["terraform", f"-chdir={FOLDER}", "fmt", "-check"], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        ["terraform", f"-chdir={FOLDER}", "fmt", "-check"], capture_output=True, text=True, check=False
+    )
     assert (ended.returncode, ended.stdout) == (0, "")
 
 

@@ -1,0 +1,348 @@
+"""Start-up scripts, run as they are: against a double of Google's services, with doubles of the commands they call."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.fingerprint import ROOT
+from tests.infra.google_double import NAME, TOKEN, ZONE, Google, google
+from tests.infra.machine import PARTS, STARTUP, Machine
+
+AUTH = "retain:a password, with spaces"
+IMAGE = "us-central1-docker.pkg.dev/retain-example/retain/retain/orchestrator@sha256:0123"
+STORE = "gs://retain-example-retain/store"
+TOLD = {
+    "retain-registry": "us-central1-docker.pkg.dev",
+    "retain-image": IMAGE,
+    "retain-store": STORE,
+    "retain-prefect-secret": "retain-prefect-auth",
+}
+
+
+@pytest.fixture
+def cloud() -> Iterator[Google]:
+    with google() as server:
+        server.secrets = {"retain-prefect-auth": AUTH, "retain-api-keys": "shop:the-key-of-the-shop"}
+        server.secrets["retain-page-url"] = "none"
+        server.attributes |= TOLD
+        yield server
+
+
+@pytest.fixture
+def worker(tmp_path: Path, cloud: Google) -> Machine:
+    cloud.attributes |= {
+        "retain-pool": "gpu-spot",
+        "retain-gpu": "true",
+        "retain-server": f"http://{cloud.host}/api",
+        "retain-idle-seconds": "0",
+    }
+    machine = Machine(tmp_path / "machine", cloud, "worker")
+    begun = machine.run()
+    assert begun.returncode == 0, begun.stderr
+    return machine
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Ends a process that we started, with those that it started; what it said."""
+    os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate()[1]
+
+
+# -- files
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_shellcheck_finds_nothing(kind: str, tmp_path: Path) -> None:
+    program = shutil.which("shellcheck") or shutil.which("shellcheck", path=Path(sys.executable).parent)
+    assert program is not None, "shellcheck isn't installed; it is part of the extra `dev`"
+    script = tmp_path / f"{kind}.sh"
+    script.write_text("\n".join((STARTUP / part).read_text() for part in PARTS[kind]))
+    command = [program, "--severity=style", "--enable=quote-safe-variables,check-unassigned-uppercase", str(script)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_terraform_puts_the_parts_together_as_these_tests_do() -> None:
+    stated = {part for parts in PARTS.values() for part in parts}
+    assert {path.name for path in STARTUP.glob("*.sh")} == stated
+    terraform = ROOT / "infra" / "terraform"
+    pools, residents = ((terraform / name).read_text() for name in ("pools.tf", "residents.tf"))
+    assert 'startup/common.sh"), file("${path.module}/../startup/worker.sh")' in pools
+    order = [residents.index(name) for name in ("startup/common.sh", "startup/resident.sh", "startup/${each.value")]
+    assert order == sorted(order)
+
+
+# -- the double
+
+
+def test_the_metadata_server_answers_only_who_asks_as_google_wants_it(cloud: Google) -> None:
+    def ask(path: str, **headers: str) -> int:
+        request = urllib.request.Request(f"http://{cloud.host}{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    token = "/computeMetadata/v1/instance/service-accounts/default/token"
+    assert ask(token) == 403
+    assert ask(token, **{"Metadata-Flavor": "Google", "X-Forwarded-For": "10.0.0.1"}) == 403
+    assert ask(token, **{"Metadata-Flavor": "Google"}) == 200
+    assert ask("/computeMetadata/v1/instance/attributes/nothing", **{"Metadata-Flavor": "Google"}) == 404
+    secret = "/v1/projects/retain-example/secrets/retain-prefect-auth/versions/latest:access"
+    assert ask(secret) == ask(secret, Authorization="Bearer another") == 401
+    assert ask(secret, Authorization=f"Bearer {TOKEN}") == 200
+
+
+# -- machines of a pool
+
+
+def test_the_start_hands_over_to_a_service_that_is_stopped_before_docker(worker: Machine) -> None:
+    unit = (worker.root / "etc" / "systemd" / "system" / "retain-worker.service").read_text()
+    script = worker.state("machine.sh")
+    assert f"ExecStart=/bin/bash {script} watch\n" in unit
+    assert f"ExecStop=/bin/bash {script} leave\n" in unit
+    assert "After=docker.service" in unit
+    (limit,) = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("TimeoutStopSec")]
+    assert int(limit) < 30  # which Google gives
+    assert worker.calls("systemctl") == [
+        "systemctl daemon-reload",
+        "systemctl restart --no-block retain-worker.service",
+    ]
+    assert stat.S_IMODE(script.stat().st_mode) == 0o700
+
+
+def test_an_idle_machine_has_worked_for_its_pool_and_deletes_itself(worker: Machine, cloud: Google) -> None:
+    cloud.pending = [1, 1, 0]  # an image is being pulled
+    worker.stages("", "", "one", "one", "")
+    ended = worker.run("watch")
+    assert ended.returncode == 0, ended.stderr
+    assert cloud.deleted == [{"instances": [f"zones/{ZONE}/instances/{NAME}"]}]
+
+    run_witness, run_worker = worker.calls("docker run")
+    for run in (run_witness, run_worker):
+        assert f"--env-file={worker.state('worker.env')}" in run
+        assert "--volume=/var/run/docker.sock:/var/run/docker.sock" in run
+    assert f"{IMAGE} python -m flows.witness gpu-spot" in run_witness
+    assert f"{IMAGE} prefect worker start --pool=gpu-spot --type=docker --name={NAME} --limit=1" in run_worker
+    assert "docker network create retain" in worker.calls("docker network")
+    assert worker.calls("nvidia-smi")
+    # It looked until there was nothing, stopped the worker, looked again, and only then was it deleted.
+    assert [call.split()[1] for call in worker.calls("docker ps", "docker stop")][-3:] == ["ps", "stop", "ps"]
+    assert (worker.folder / "stages").read_text() == "\n"
+
+    settings = dict(line.split("=", 1) for line in worker.state("worker.env").read_text().splitlines())
+    assert settings["PREFECT_API_URL"] == cloud.attributes["retain-server"]
+    assert settings["PREFECT_API_AUTH_STRING"] == AUTH
+    assert settings["RETAIN_STORE"] == STORE
+    login = json.loads((worker.root / "run/retain/registry/config.json").read_text())["auths"][TOLD["retain-registry"]]
+    assert base64.b64decode(login["auth"]).decode() == f"oauth2accesstoken:{TOKEN}"
+
+
+def test_no_secret_is_an_argument_or_readable_by_others(worker: Machine) -> None:
+    assert worker.run("watch").returncode == 0
+    for secret in (AUTH, base64.b64encode(AUTH.encode()).decode(), TOKEN):
+        assert secret not in worker.arguments
+    for path in (
+        worker.state("worker.env"),
+        worker.state("prefect-auth"),
+        worker.root / "run/retain/registry/config.json",
+    ):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_stage_that_was_taken_at_the_last_moment_is_carried_out(worker: Machine, cloud: Google) -> None:
+    (worker.folder / "taken").touch()
+    assert worker.run("watch").returncode == 0
+    assert [call.split()[1] for call in worker.calls("docker start", "docker stop")] == ["stop", "start", "stop"]
+    assert len(cloud.deleted) == 1
+
+
+def test_a_machine_whose_server_is_gone_does_not_wait_for_it(worker: Machine, cloud: Google) -> None:
+    cloud.attributes["retain-server"] = "http://127.0.0.1:1/api"
+    assert worker.run("watch").returncode == 0
+    assert len(cloud.deleted) == 1
+
+
+@pytest.mark.parametrize(
+    ("break_it", "says"),
+    [
+        (lambda cloud, machine: cloud.secrets.clear(), "the secret retain-prefect-auth can't be read"),
+        (lambda cloud, machine: cloud.secrets.update({"retain-prefect-auth": "x"}), "is no name:password"),
+        (lambda cloud, machine: cloud.attributes.pop("retain-store"), "has no attribute retain-store"),
+        (lambda cloud, machine: (machine.folder / "no-image").touch(), "the worker's image can't be pulled"),
+    ],
+    ids=["secret", "password", "attribute", "image"],
+)
+def test_a_machine_that_can_not_work_says_why_and_deletes_itself(
+    worker: Machine, cloud: Google, break_it: Callable[[Google, Machine], object], says: str
+) -> None:
+    break_it(cloud, worker)
+    ended = worker.run("watch")
+    errors = [line for line in ended.stderr.splitlines() if "error: " in line]
+    assert len(errors) == 1
+    assert says in errors[0]
+    assert len(cloud.deleted) == 1
+    assert worker.calls("docker run") == []
+
+
+def test_a_machine_that_may_not_delete_itself_says_so_and_tries_again(worker: Machine, cloud: Google) -> None:
+    cloud.may_delete = False
+    watching = worker.start("watch")
+    try:
+        assert cloud.asked_for_deletion.wait(60)
+        cloud.may_delete = True
+        until(lambda: len(cloud.deleted) == 1)
+    finally:
+        said = end(watching)
+    assert "could not be deleted, and goes on costing money" in said
+    assert "compute.instanceGroupManagers.update" in said
+
+
+def test_googles_notice_reaches_the_containers_as_sigterm(worker: Machine, cloud: Google) -> None:
+    cloud.attributes["retain-idle-seconds"] = "600"
+    worker.stages("one")
+    (worker.folder / "stages").write_text("one\n")
+    watching = worker.start("watch")
+    try:
+        assert cloud.waiting.wait(60)
+        assert worker.calls("docker kill") == []
+        cloud.preempted.set()
+        until(lambda: bool(worker.calls("docker kill")))
+    finally:
+        said = end(watching)
+    assert worker.calls("docker kill") == ["docker kill --signal=TERM one"]
+    assert "docker stop --time=2 retain-worker" in worker.calls("docker stop")
+    assert "being taken away" in said
+    assert cloud.deleted == []  # the group makes another one in its place
+
+
+def test_a_shutdown_waits_until_the_containers_have_saved(worker: Machine) -> None:
+    (worker.folder / "stages").write_text("one\n")
+    (worker.folder / "stubborn").touch()
+    assert worker.run("leave").returncode == 0
+    looks = [call.split()[1] for call in worker.calls("docker ps", "docker kill")]
+    assert looks == ["ps", "kill", "ps", "ps", "ps"]
+
+
+def test_a_shutdown_of_an_idle_machine_takes_no_time(worker: Machine) -> None:
+    assert worker.run("leave").returncode == 0
+    assert worker.calls("docker kill") == []
+
+
+# -- the machines that are always on
+
+
+@pytest.fixture
+def host(tmp_path: Path, cloud: Google) -> Machine:
+    platform = ROOT / "infra"
+    cloud.attributes["retain-compose"] = (platform / "compose.yaml").read_text()
+    cloud.attributes["retain-compose-cloud"] = (platform / "compose.cloud.yaml").read_text()
+    return Machine(tmp_path / "machine", cloud, "host")
+
+
+@pytest.fixture
+def server(tmp_path: Path, cloud: Google) -> Machine:
+    stack = ROOT / "deploy"
+    cloud.attributes |= {
+        "retain-compose": (stack / "compose.yaml").read_text(),
+        "retain-compose-cloud": (stack / "compose.cloud.yaml").read_text(),
+        "retain-experiment": "exp_001_mvp",
+        "retain-keys-secret": "retain-api-keys",
+        "retain-page-secret": "retain-page-url",
+    }
+    return Machine(tmp_path / "machine", cloud, "serve")
+
+
+def test_prefects_machine_starts_its_services_and_keeps_its_database(host: Machine) -> None:
+    begun = host.run()
+    assert begun.returncode == 0, begun.stderr
+    folder = host.state("platform")
+    for name in ("compose.yaml", "compose.cloud.yaml"):
+        assert (folder / name).read_text() == (ROOT / "infra" / name).read_text()
+    (up,) = host.calls("docker-compose")
+    assert up.endswith(f"--file {folder}/compose.yaml --file {folder}/compose.cloud.yaml up --detach")
+    given = host.environment_of_compose
+    assert given["RETAIN_BIND"] == "10.10.0.7"
+    assert given["RETAIN_IMAGE_ORCHESTRATOR"] == IMAGE
+    assert given["RETAIN_STORE"] == STORE
+    assert given["PREFECT_SERVER_API_AUTH_STRING"] == given["PREFECT_API_AUTH_STRING"] == AUTH
+    assert len(given["POSTGRES_PASSWORD"]) == 32
+    assert json.loads((host.root / "etc/docker/daemon.json").read_text()) == {
+        "data-root": f"{host.root}/mnt/retain/docker"
+    }
+
+    assert host.run().returncode == 0  # after a restart
+    assert host.environment_of_compose["POSTGRES_PASSWORD"] == given["POSTGRES_PASSWORD"]
+    assert len(host.calls("mkfs")) == 1
+    assert len((host.root / "etc/fstab").read_text().splitlines()) == 1
+    for secret in (AUTH, TOKEN, given["POSTGRES_PASSWORD"]):
+        assert secret not in host.arguments
+
+
+def test_every_variable_of_the_platform_is_given(host: Machine) -> None:
+    assert host.run().returncode == 0
+    assert missing(host, "infra") == set()
+
+
+def missing(machine: Machine, folder: str) -> set[str]:
+    """Variables of both compose files that have no value, and no default that will do there."""
+    text = "".join((ROOT / folder / name).read_text() for name in ("compose.yaml", "compose.cloud.yaml"))
+    used = set(re.findall(r"(?<!\$)\$\{(\w+)", text))
+    free = {"RETAIN_DOCKER_SOCKET", "RETAIN_STACK", "RETAIN_UID", "RETAIN_GID"}
+    free |= {"RETAIN_SERVICE_UID", "RETAIN_SERVICE_GID"} | {name for name in used if name.startswith("RETAIN_PORT_")}
+    return used - free - machine.environment_of_compose.keys()
+
+
+def test_the_service_s_machine_renders_what_prometheus_reads_and_starts(server: Machine, cloud: Google) -> None:
+    begun = server.run()
+    assert begun.returncode == 0, begun.stderr
+    assert missing(server, "deploy") == set()
+    (rendered,) = server.calls("docker run")
+    assert f"--env=RETAIN_STORE={STORE}" in rendered
+    assert "python -m deploy.rules /rendered --experiment exp_001_mvp --replicas serve-1:8001,serve-2:8001" in rendered
+    given = server.environment_of_compose
+    assert given["RETAIN_API_KEYS"] == "shop:the-key-of-the-shop"
+    assert given["DATABASE_URL"] == f"postgresql://retain:{given['POSTGRES_PASSWORD']}@postgres/retain"
+    assert len({given[name] for name in ("POSTGRES_PASSWORD", "RETAIN_ADMIN_TOKEN", "RETAIN_CONTROLLER_TOKEN")}) == 3
+    assert "RETAIN_PAGE_URL" not in given
+    for name in ("RETAIN_API_KEYS", "POSTGRES_PASSWORD", "RETAIN_ADMIN_TOKEN"):
+        assert given[name] not in server.arguments
+
+    cloud.secrets["retain-page-url"] = "https://page.example.com/hook?key=secret"
+    assert server.run().returncode == 0
+    assert server.environment_of_compose["RETAIN_PAGE_URL"] == "https://page.example.com/hook?key=secret"
+    assert "page.example.com" not in server.arguments
+    # Filled in inside the container, where nobody else reads it.
+    assert server.state("serve/rendered/alertmanager.yaml").read_text() == "page: http://page-url.invalid/\n"
+    assert server.environment_of_compose["RETAIN_ADMIN_TOKEN"] == given["RETAIN_ADMIN_TOKEN"]
+
+
+def test_a_store_without_a_release_is_told_before_anything_is_started(server: Machine) -> None:
+    (server.folder / "no-release").touch()
+    ended = server.run()
+    assert ended.returncode == 1
+    assert "has no release of exp_001_mvp that can be served" in ended.stderr.splitlines()[-1]
+    assert server.calls("docker-compose") == []
