@@ -25,7 +25,7 @@ TOKEN = "token-of-the-machine"
 
 class Google(ThreadingHTTPServer):
     """`attributes` of the instance; `secrets`: name -> value; `pending`: answers to how many flow runs are Pending, the
-    last one again and again; `may_delete`: whether the account has the permission; `deleted`: the bodies of requests."""
+    last one again and again; `may_delete`: whether the account has the permission; `deleted`: the requests' bodies."""
 
     daemon_threads = True
 
@@ -37,7 +37,6 @@ class Google(ThreadingHTTPServer):
         self.pending = [0]
         self.may_delete = True
         self.deleted: list[Any] = []
-        self.refusals = 0
         self.asked_for_deletion = threading.Event()
         self.waiting = threading.Event()  # somebody waits for a change
         self.preempted = threading.Event()
@@ -97,7 +96,6 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_allowed():
             return
         if not self.server.may_delete:
-            self.server.refusals += 1
             self.server.asked_for_deletion.set()
             return self._refuse(403, "PERMISSION_DENIED", "Required 'compute.instanceGroupManagers.update' permission")
         if self.path != f"/compute/v1/{GROUP}/deleteInstances" or body.keys() != {"instances"}:

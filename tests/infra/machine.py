@@ -37,7 +37,9 @@ case "$1" in
   ps)
     head -n 1 "$MACHINE/stages"
     if [ "$(wc -l < "$MACHINE/stages")" -gt 1 ]; then sed -i 1d "$MACHINE/stages"; fi ;;
-  kill) if [ -e "$MACHINE/stubborn" ]; then printf 'one\\none\\n\\n' > "$MACHINE/stages"; else echo > "$MACHINE/stages"; fi ;;
+  kill)
+    echo > "$MACHINE/stages"
+    if [ -e "$MACHINE/stubborn" ]; then printf 'one\\none\\n\\n' > "$MACHINE/stages"; fi ;;
   stop) if [ -e "$MACHINE/taken" ]; then rm "$MACHINE/taken"; printf 'late\\nlate\\n\\n' > "$MACHINE/stages"; fi ;;
   pull) [ ! -e "$MACHINE/no-image" ] ;;
   network) [ "$2" = create ] ;;

@@ -118,7 +118,7 @@ def test_a_role_is_needed_by_a_named_call(name: str) -> None:
     if grant["role"].startswith("roles/"):
         broad = {"roles/owner", "roles/editor", "roles/viewer"}
         assert grant["role"] not in broad
-        assert not grant["role"].lower().endswith("admin") or grant["role"] == "roles/secretmanager.secretAccessor"
+        assert not grant["role"].lower().endswith("admin") or grant["role"] == "roles/compute.osAdminLogin"
 
 
 CALLS = {
