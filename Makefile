@@ -26,6 +26,7 @@ BENCH := $(VENV)/.installed-bench
 # The name the user gave, or the default of the target: laptop for looking around, the locked one for training.
 LOCAL  = $(or $(EXPERIMENT),local)
 LOCKED = $(or $(EXPERIMENT),exp_001_mvp)
+AGAIN  = $(or $(EXPERIMENT),retrain)
 
 # What a shell, or git while it runs a hook, exports for its own Python and its own repository; and what would make pip
 # install somewhere else, or nothing. PYTHONBREAKPOINT names the debugger of `make debug`.
@@ -40,7 +41,7 @@ with_records = trap 'rm -f $(RECORDS)' EXIT INT TERM; $(PY) -m serve export > $(
 quoted = '$(subst ','\'',$1)'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup.smollm2 run train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
+.PHONY: help setup setup.smollm2 run retrain train.risk train.accept train.sft train.rm train.ppo.text train.ppo.decision train.all \
         up down deploy run.docker images images.lock serve serve.up serve.down serve.callers demo.rollback shadow decisions.export \
         messages messages.approve verdict compare words why debug costs budget lock figures docs test test.kills test.docker test-slow bench lint types imports
 
@@ -95,6 +96,9 @@ $(BENCH): pyproject.toml $(DEV)
 
 run: $(RUN) ## Train and release everything on this machine (EXPERIMENT=local)
 	$(PY) -m flows run --experiment $(call quoted,$(LOCAL))
+
+retrain: $(RUN) ## Train again what has changed, and propose the release if it is not worse (EXPERIMENT=retrain)
+	$(PY) -m flows retrain --experiment $(call quoted,$(AGAIN))
 
 train.risk: $(RUN) ## Train the churn risk model, and first what it reads (EXPERIMENT=exp_001_mvp)
 	$(PY) -m flows run --experiment $(call quoted,$(LOCKED)) --stage risk

@@ -95,9 +95,12 @@ def desk(settings: Settings, say: Callable[[str], None]) -> Desk:
 # -- forward -------------------------------------------------------------------------------------------------------
 
 
-def propose_release(desk: Desk, release: str, who: Signature, champion: str | None = None) -> list[str]:
+def propose_release(
+    desk: Desk, release: str, who: Signature, champion: str | None = None, *, looked_at: Rollout | None = None
+) -> list[str]:
     """Puts a release's learned policy into the shadow of the champion, which is the one of before, or at first the
-    current release, unless another is named. Both are versions or folders."""
+    current release, unless another is named. Both are versions or folders. Where it follows from a rollout that was
+    `looked_at`, it is refused if that has changed meanwhile."""
     candidate = named(release, desk.settings.experiment)
     part = candidate.parts[POLICY]
     if part.standing == "left_out":
@@ -106,6 +109,9 @@ def propose_release(desk: Desk, release: str, who: Signature, champion: str | No
     answers = None if champion is None else named(champion, desk.settings.experiment).version
 
     def proposed(before: Rollout | None) -> Rollout:
+        if looked_at is not None and before != looked_at:
+            now = "gone" if before is None else describe(before)
+            raise RolloutError(f"the rollout has changed meanwhile, it is now {now}: look again")
         of_before = None if before is None else before.champion.release
         stays = answers or of_before or version_of(current_release(desk.settings.named))
         return propose(before, stays, candidate.version, by=who.by, reason=who.reason, at=desk.clock())

@@ -3,8 +3,9 @@
 An attempt reserves rate x (its time limit + the machine's overhead), and settles what it used. A reservation that
 would pass the cap, counted with every open one, is refused before anything starts. No attempt is metered more than it
 reserved. One document per scope, changed by compare-and-set, so two processes can't both get the last dollar. It may
-hold a cap of its own, which can be lowered while a run spends: the lowest cap counts. Amounts are whole micro-dollars:
-sums of floats drift. Everything here is metered by our own clock at a stated price; it is not a bill.
+hold a cap of its own, which can be lowered while a run spends: the lowest cap counts. A scope that is stated with
+`{month}` is another one, with its whole cap, in each month. Amounts are whole micro-dollars: sums of floats drift.
+Everything here is metered by our own clock at a stated price; it is not a bill.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from engine.process import Holder, this_process
 from engine.store import ABSENT, Conflict, Store
 
 MICRO = 1_000_000
+MONTH = "{month}"  # in a scope as it is stated
 # Seconds from a reservation within which an attempt has its claim. A subprocess has it after one or two, a container
 # after 5 to 12, unless its image has to be pulled; one that doesn't start is given up after 600 (flows/witness.py).
 STARTS_S = 30.0
@@ -121,6 +124,17 @@ class _Document(BaseModel):
     entries: dict[str, Entry]
 
 
+def scope_of(stated: str, began: datetime) -> str:
+    """The scope of a run that began then: `{month}` stands for its year and month by UTC, such as 2026-12."""
+    return stated.replace(MONTH, f"{began.astimezone(UTC):%Y-%m}")
+
+
+def scope_before(stated: str, began: datetime) -> str | None:
+    """The scope of the month before; None where a scope is the same in every month."""
+    first = began.astimezone(UTC).replace(day=1)
+    return scope_of(stated, first - timedelta(days=1)) if MONTH in stated else None
+
+
 def reserve(
     store: Store,
     scope: str,
@@ -139,7 +153,7 @@ def reserve(
     ledger's own cap, or Held when another run's attempt at the artifact is starting (starting_elsewhere())."""
     fault("ledger.reserve")
     rate = round(usd_per_hour * MICRO)
-    amount = _amount(rate, limit_s + overhead_s)
+    needed = amount(usd_per_hour, limit_s + overhead_s)
     entry = Entry(
         attempt_id=attempt_id,
         experiment=experiment,
@@ -151,7 +165,7 @@ def reserve(
         overhead_s=overhead_s,
         reserved_at=round(time.time(), 3),
         reserved_s=limit_s + overhead_s,
-        reserved_micro_usd=amount,
+        reserved_micro_usd=needed,
     )
     while True:
         document, version = _read(store, scope)
@@ -160,13 +174,13 @@ def reserve(
         if starting_elsewhere(document.entries.values(), entry.artifact, owner):
             raise Held
         now = _standing(document, cap_usd)
-        if now.committed + amount > now.cap:
+        if now.committed + needed > now.cap:
             lowered = now.cap == now.own_cap
             remedy = (
                 "It was lowered by `make budget`, which raises it, too" if lowered else "Raise it (costs.budget_usd)"
             )
             raise BudgetExceeded(
-                f"{stage}: refused before it started. It reserves ${amount / MICRO:.4f} "
+                f"{stage}: refused before it started. It reserves ${needed / MICRO:.4f} "
                 f"({limit_s + overhead_s:.0f} s at ${usd_per_hour:g} an hour); metered so far "
                 f"${now.metered / MICRO:.4f}, reserved by running attempts ${now.reserved / MICRO:.4f}, cap of {scope} "
                 f"${now.cap / MICRO:g}. {remedy}, or lower the stage's time limit"
@@ -174,6 +188,11 @@ def reserve(
         if _write(store, document, version, entries={**document.entries, attempt_id: entry}):
             fault("ledger.reserved")
             return entry
+
+
+def amount(usd_per_hour: float, seconds: float) -> int:
+    """What an attempt reserves that may take so long, in micro-dollars."""
+    return _amount(round(usd_per_hour * MICRO), seconds)
 
 
 def starting_elsewhere(attempts: Iterable[Entry], artifact: str, owner: str) -> bool:
@@ -206,12 +225,12 @@ def settle(
         if entry.state == "settled":
             return entry
         charged_s = min(seconds, entry.reserved_s - entry.overhead_s)
-        amount = _amount(entry.micro_usd_per_hour, charged_s + entry.overhead_s)
+        charged = _amount(entry.micro_usd_per_hour, charged_s + entry.overhead_s)
         settled = entry.model_copy(
             update={
                 "state": "settled",
                 "seconds": round(charged_s, 3),
-                "metered_micro_usd": min(amount, entry.reserved_micro_usd),
+                "metered_micro_usd": min(charged, entry.reserved_micro_usd),
                 "estimated": estimated,
                 "preempted": preempted,
                 "overrun_s": 0.0 if estimated else round(seconds - charged_s, 3),

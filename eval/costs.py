@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -303,7 +304,7 @@ def main(arguments: Sequence[str]) -> int:
         resolved = load(experiment_path(options.experiment))
         check_lock(resolved)
         costs, prices, store = validate(resolved, _Experiment).costs, load_prices(), open_store(store_url())
-        standing, attempts = ledger.look(store, costs.scope, costs.budget_usd)
+        standing, attempts = ledger.look(store, ledger.scope_of(costs.scope, datetime.now(UTC)), costs.budget_usd)
         machines = [(machine.type, machine.usd_per_hour) for machine in costs.machines.values()]
         table = lines(costs.components, spending(store, attempts, machines, prices))
     except RetainError as error:

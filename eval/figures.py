@@ -17,6 +17,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,7 +27,7 @@ from engine.artifact import ArtifactStore, canonical
 from engine.config import EXPERIMENT_HELP, experiment_path, load, validate
 from engine.errors import ArtifactError, RetainError
 from engine.fingerprint import ROOT, Identity
-from engine.ledger import Entry, entries
+from engine.ledger import Entry, entries, scope_of
 from engine.output import make_decoration
 from engine.paths import why_unreadable
 from engine.stage import IDENTITY
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         experiment = load(experiment_path(options.experiment))
-        scope = validate(experiment, _Experiment).costs.scope
+        scope = scope_of(validate(experiment, _Experiment).costs.scope, datetime.now(UTC))
         figures = collect(ArtifactStore(open_store(store_url()), experiment.tag), scope)
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`python -m flows run|why|debug|budget`: what `make run`, `make train.*`, `make why`, ... call."""
+"""`python -m flows run|retrain|why|debug|budget`: what `make run`, `make train.*`, `make why`, ... call."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ from eval.words import MESSAGES, TEXT_EVAL
 from flows import terminal
 from flows.attempt import settle_lost
 from flows.board import Board, Row
+from flows.changes import begin
 from flows.debug import debug
-from flows.plan import key_metrics, load_experiment, make_plan, put_sources, why
+from flows.plan import Plan, key_metrics, load_experiment, make_plan, put_sources, why
 from flows.run import Run
 from flows.server import Server, ServerGone, in_one_line, private_server
+
+BY = "make retrain"  # who proposes a release, by the rollout's history
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     console = make_console()
     try:
         if options.command == "run":
-            return _run(options.experiment, options.stage, console)
+            return _run(make_plan(options.experiment, options.stage), options.stage, console)
+        if options.command == "retrain":
+            return _retrain(options.experiment, console)
         if options.command == "debug":
             return debug(options.experiment, options.stage)
         if options.command == "budget":
@@ -66,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the stages that are not there yet")
     run.add_argument("--experiment", default="local")
     run.add_argument("--stage", action="append", default=[], help="this stage and what it needs (may be repeated)")
+    again = commands.add_parser("retrain", help="run what has changed, and propose the release as challenger")
+    again.add_argument("--experiment", default="retrain")
     cause = commands.add_parser("why", help="say what would make each stage run again")
     cause.add_argument("--experiment", default="local")
     cause.add_argument("stage", nargs="*")
@@ -108,9 +115,21 @@ def _dollars(text: str) -> float:
     raise ConfigError(f"USD={text}: dollars from 0 up, or none to leave the experiment's cap alone")
 
 
-def _run(experiment: str, wanted: list[str], console: Console) -> int:
-    plan = make_plan(experiment, wanted)
-    console.print(f"experiment {experiment}, store {plan.store.url}", style="bold", soft_wrap=True)
+def _retrain(experiment: str, console: Console) -> int:
+    from flows.promote import concluded  # no other command needs what it reads tables with
+
+    plan = make_plan(experiment)
+    settle_lost(plan)
+    begun = begin(plan, owner="")
+    code = _run(plan, [], console)
+    if code == 0:
+        for line in concluded(plan, begun, BY):
+            console.print(line, style="bold", soft_wrap=True)
+    return code
+
+
+def _run(plan: Plan, wanted: list[str], console: Console) -> int:
+    console.print(f"experiment {plan.named}, store {plan.store.url}", style="bold", soft_wrap=True)
     terminal.show_sources(plan, console)
     settle_lost(plan)
     reusable = plan.reusable()

@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from platform import node
@@ -27,7 +27,7 @@ from engine.records import AttemptRecord, Transcript
 from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, OVERDUE, Stage
 from flows.ends import end_of
 from flows.launch import HERE, Child, Launcher, NotStarted, work_folder
-from flows.plan import Plan
+from flows.plan import Plan, with_scope
 from flows.retries import was_preempted
 from tasks.config import Machine
 
@@ -158,7 +158,7 @@ def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, launcher
             experiment=experiment.tag,
             stage=stage.name,
             usd_per_hour=machine.usd_per_hour,
-            limit_s=plan.time_limit_s(stage) + ENDING_S + launcher.around_s,
+            limit_s=_limit_s(plan, stage, launcher.around_s),
             overhead_s=experiment.execution.overhead_s,
             owner=launcher.owner,
             machine_type=machine.type,
@@ -172,6 +172,15 @@ def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, launcher
         records.write(store, prefix, record.model_copy(update={"status": "refused", "message": str(error)}))
         raise
     return record.number
+
+
+def reserved_s(plan: Plan, stage: Stage, around_s: float) -> float:
+    """The seconds that an attempt at the stage reserves; `around_s`: that of its launcher."""
+    return _limit_s(plan, stage, around_s) + plan.experiment.execution.overhead_s
+
+
+def _limit_s(plan: Plan, stage: Stage, around_s: float) -> float:
+    return plan.time_limit_s(stage) + ENDING_S + around_s
 
 
 def _overruns(child: Child, limit_s: float, watch: Callable[[Child], None]) -> bool:
@@ -213,8 +222,15 @@ def settle_lost(plan: Plan) -> int:
     estimated. Not settled yet are attempts whose process still lives (it will stop by itself), and until the time that
     they reserved has passed, those in containers whose end nobody has told yet and those of another machine or boot,
     whose processes can't be seen from here. A stamp in the future would put that off for ever, so such a reservation
-    counts from now on.
+    counts from now on. Of a ledger that is the month's, that of the month before is looked at as well.
     """
+    settled = _settle_lost(plan)
+    if plan.earlier_scope is not None:
+        settled += _settle_lost(replace(plan, experiment=with_scope(plan.experiment, plan.earlier_scope)))
+    return settled
+
+
+def _settle_lost(plan: Plan) -> int:
     store, scope = plan.store, plan.experiment.costs.scope
     settled = 0
     for entry in entries(plan):

@@ -7,6 +7,8 @@ itself, in another container; stages are started again by their run alone.
 A run says what happens to its budget by an event about the ledger's scope (`retain.budget.<scope>`), with the flow run
 and its deployment as related resources. Where the budget is exceeded, the run has stopped its own children already; the
 automation pauses the deployment, so that no schedule starts it again before somebody has looked. A person still can.
+
+A retrain that fails is seen by nobody, since nobody has started it: the webhook of RETAIN_PAGE_URL is told, once.
 """
 
 from __future__ import annotations
@@ -14,13 +16,16 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
+from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
-from prefect.events.actions import ChangeFlowRunState, PauseDeployment
+from prefect.events.actions import CallWebhook, ChangeFlowRunState, PauseDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.types import SecretDict
+from pydantic import SecretStr
 
-from flows.prefect_api import AT_ONCE_S, RUN, STAGE
+from flows.prefect_api import AT_ONCE_S, RETRAIN, RUNS, STAGE
 from flows.run import Announce
 
 WARNING, EXCEEDED = "retain.budget.warning", "retain.budget.exceeded"
@@ -53,7 +58,7 @@ LOST = AutomationCore(
         after={HEARTBEAT},
         expect={HEARTBEAT, *(f"prefect.flow-run.{name}" for name in ENDS)},
         match={"prefect.resource.id": "prefect.flow-run.*"},
-        match_related={"prefect.resource.role": "flow", "prefect.resource.name": [RUN, STAGE]},
+        match_related={"prefect.resource.role": "flow", "prefect.resource.name": [*RUNS, STAGE]},
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,
@@ -78,7 +83,7 @@ RETURN = AutomationCore(
             "prefect.resource.id": "prefect.flow-run.*",
             "prefect.run-count": [f"{digit}*" for digit in range(1, 10)],
         },
-        match_related={"prefect.resource.role": "flow", "prefect.resource.name": RUN},
+        match_related={"prefect.resource.role": "flow", "prefect.resource.name": list(RUNS)},
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,
         threshold=1,
@@ -92,11 +97,48 @@ RETURN = AutomationCore(
 )
 AUTOMATIONS: tuple[AutomationCore, ...] = (BUDGET, LOST, RETURN)
 
+# The keys are those of a page (deploy/pages.py). A ticket: the release of before stays, and answers.
+TOLD = """{
+  "id": "{{ event.id }}",
+  "severity": "ticket",
+  "title": {{ ("The retrain " ~ flow_run.name ~ " has ended as " ~ flow_run.state.name) | tojson }},
+  "says": {{ (flow_run.state.message or "Prefect says no more of it.") | tojson }},
+  "at": {{ (event.occurred.timestamp() * 1000000) | int }}
+}"""
+FAILED = "retain: somebody is told of a retrain that failed"
+WEBHOOK = "retain-page"  # the block of Prefect that keeps the address
 
-def register() -> None:
-    """Creates the automations on Prefect's server, or updates those that have their names."""
+
+def told_of_failures(webhook: UUID) -> AutomationCore:
+    """Calls the webhook that this block holds when a retrain has failed, or crashed. One that crashed may go on by
+    itself (RETURN)."""
+    return AutomationCore(
+        name=FAILED,
+        description="By POST to the address that `make deploy` found in RETAIN_PAGE_URL.",
+        trigger=EventTrigger(
+            expect={f"prefect.flow-run.{name}" for name in ("Failed", "TimedOut", "Crashed")},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={"prefect.resource.role": "flow", "prefect.resource.name": RETRAIN},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[CallWebhook(block_document_id=webhook, payload=TOLD)],
+    )
+
+
+def register(page_url: str | None = None) -> None:
+    """Creates the automations on Prefect's server, or updates those that have their names. Without a `page_url` nobody
+    is told of a retrain that failed, not even who was until now."""
     with get_client(sync_client=True) as client:
-        for automation in AUTOMATIONS:
+        automations = [*AUTOMATIONS]
+        if page_url is not None:
+            automations.append(told_of_failures(_webhook(page_url)))
+        else:
+            for each in client.read_automations_by_name(name=FAILED):
+                client.delete_automation(each.id)
+        for automation in automations:
             # Through a dictionary, so that every field counts as set: an update sends no other. It may name no owner.
             wanted = AutomationCore(**automation.model_dump(exclude={"owner_resource"}))
             present = client.read_automations_by_name(name=automation.name)
@@ -104,6 +146,14 @@ def register() -> None:
                 client.update_automation(automation_id=each.id, automation=wanted)
             if not present:
                 client.create_automation(automation=wanted)
+
+
+def _webhook(url: str) -> UUID:
+    """Keeps the address in Prefect, encrypted, and returns the block's id."""
+    block = Webhook(url=SecretStr(url), headers=SecretDict({"Content-Type": "application/json"}))
+    saved = block.save(WEBHOOK, overwrite=True)
+    assert isinstance(saved, UUID)
+    return saved
 
 
 def announcer(scope: str, flow_run: UUID, deployment: UUID | None) -> Announce:

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from engine import ledger
-from engine.errors import RetainError
+from engine.errors import BudgetExceeded, RetainError
 from engine.ledger import Entry, Standing
+from flows.attempt import reserved_s
+from flows.plan import Plan
 from flows.run import Run
 
 WARN_AT = 0.8  # of the cap, metered and reserved together
@@ -34,6 +36,25 @@ def overrun(standing: Standing, attempts: Iterable[Entry], known: frozenset[str]
         if entry.overrun_s and entry.attempt_id not in known:
             return f"{entry.attempt_id} lived {entry.overrun_s:.1f} s longer than it had reserved: {standing}"
     return ""
+
+
+def check_affordable(plan: Plan, around_s: float = 0.0) -> None:
+    """Raises BudgetExceeded, in a line, if a stage that isn't there yet would be refused though it ran alone: a run is
+    not begun that can't end. `around_s`: that of its launcher."""
+    costs = plan.experiment.costs
+    standing, _ = ledger.look(plan.store, costs.scope, costs.budget_usd)
+    identities = plan.standing()
+    needed = {
+        stage.name: ledger.amount(plan.machine(stage).usd_per_hour, reserved_s(plan, stage, around_s))
+        for stage in plan.stages
+        if not plan.is_made(stage.name, identities[stage.name])
+    }
+    dearest = max(needed, key=lambda name: needed[name], default=None)
+    if dearest is not None and standing.committed + needed[dearest] > standing.cap:
+        raise BudgetExceeded(
+            f"refused before anything started: {dearest} alone would reserve ${needed[dearest] / ledger.MICRO:.4f}. "
+            f"{standing}"
+        )
 
 
 @contextmanager

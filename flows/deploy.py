@@ -19,6 +19,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.exceptions import ObjectNotFound
 
+from deploy.settings import page_url
 from engine.errors import DataError, RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
@@ -57,10 +58,11 @@ def deploy(server: str | None = None, say: Say = print) -> None:
         )
     with logged_in(server) as login, client() as api:
         _check_server(api, login["PREFECT_API_URL"])
+        notified = page_url(os.environ)
         images, mounted = _checked(api, own=server is None or is_own(server))
         before = _data_before(api)
         _register(login | _variables(images, mounted))
-        automations.register()
+        automations.register(notified)
         _give_gpu(api)
         for deployment in sorted(api.read_deployments(), key=lambda each: (each.entrypoint or "", each.name)):
             flow = api.read_flow(deployment.flow_id).name
@@ -71,6 +73,8 @@ def deploy(server: str | None = None, say: Say = print) -> None:
         if mounted.named
         else "data:  as downloaded; RETAIN_DATA_DIR is not set"
     )
+    if notified is None:
+        say("nobody is told when a retrain fails: RETAIN_PAGE_URL is not set")
     if before is not None and before != mounted.data:
         say(f"warning: until now runs read their data from {before}")
 

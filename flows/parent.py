@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from prefect import State
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.states import AwaitingRetry, Cancelled, Failed
+from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
 
 from engine.errors import RetainError, StoreUnavailable
 from engine.patience import SHARED_S, Outage, PatientStore
@@ -32,11 +33,12 @@ from flows.attempt import settle_lost, unsettled
 from flows.automations import announcer
 from flows.board import Board, Row
 from flows.budget import watched
+from flows.changes import Begun, begin
 from flows.container import check_deployments, containers
 from flows.dashboard import published
 from flows.forced import put_back, set_aside
 from flows.plan import Plan, make_plan, put_sources
-from flows.prefect_api import OwnState, client, propose, state_of
+from flows.prefect_api import OwnState, client, flow_run_of, propose, state_of
 from flows.retries import LATER_AND_LATER
 from flows.run import Run
 
@@ -59,10 +61,12 @@ def carry_out(
     *,
     force: bool,
     budget_usd: float | None,
+    proposed_by: str | None = None,
 ) -> State[None]:
     """Carries out the experiment inside a flow run, and returns the state in which that ends.
 
     `dag` carries out a run's stages within that flow run. `force`: the named stages are made again, or all.
+    `proposed_by`: of a retrain (flows/retrain.py), who proposes its release.
     """
     context = FlowRunContext.get()
     assert context is not None
@@ -74,10 +78,13 @@ def carry_out(
                 raise RetainError(f"ended {RETURNS} times without finishing; see the logs of its containers")
             # A store that can't be written when a run is started is more likely another user's than away.
             patience_s = SHARED_S if flow_run.run_count > 1 else 0.0
-            plan = _plan(lambda: make_plan(experiment, stages, elsewhere=True, budget_usd=budget_usd), patience_s)
+            began = _began(flow_run)
+            plan = _plan(
+                lambda: make_plan(experiment, stages, elsewhere=True, budget_usd=budget_usd, began=began), patience_s
+            )
             check_deployments(plan.stages)
             forced = [stage.name for stage in plan.stages if force and (not stages or stage.name in stages)]
-            return _carried_out(plan, flow_run, forced, dag, log)
+            return _carried_out(plan, flow_run, forced, dag, log, proposed_by)
         except RetainError as error:
             return Failed(message=str(error))
         finally:
@@ -86,7 +93,12 @@ def carry_out(
 
 
 def _carried_out(
-    plan: Plan, flow_run: FlowRun, forced: Container[str], dag: Callable[[Run, Prepare], State[None]], log: Log
+    plan: Plan,
+    flow_run: FlowRun,
+    forced: Container[str],
+    dag: Callable[[Run, Prepare], State[None]],
+    log: Log,
+    proposed_by: str | None,
 ) -> State[None]:
     owner = str(flow_run.id)
     rows = [Row(stage.name, stage.inputs, usd_per_hour=plan.machine(stage).usd_per_hour) for stage in plan.stages]
@@ -105,6 +117,7 @@ def _carried_out(
     # What is settled in here is seen by those who watch the budget and show the costs.
     with OwnState(flow_run.id, run.stopping) as own, watched(run), published(run):
         settle_lost(plan)
+        begun = begin(plan, owner, run.launcher.around_s) if proposed_by else None
         put_sources(plan)
         state = dag(run, prepare)
         _settle(plan, own, owner, log)
@@ -114,7 +127,23 @@ def _carried_out(
         return Cancelled(message="stopped; the next run goes on from here")
     if run.over_budget and not state.is_completed():
         return Failed(message=f"stopped by the budget: {run.over_budget}. The next run goes on from here")
+    if proposed_by and begun:
+        return _concluded(run, state, begun, proposed_by, log)
     return state
+
+
+def _concluded(run: Run, state: State[None], begun: Begun, by: str, log: Log) -> State[None]:
+    """The state in which a retrain ends whose stages ended in `state`: what came of it, or why nothing did."""
+    if not state.is_completed():
+        rows = [row for row in run.board.rows.values() if row.state not in ("complete", "reused", "waiting")]
+        reasons = "; ".join(f"{row.stage}: {row.message}" for row in rows) or state.message
+        return Failed(message=f"no new release, {begun.release or 'none'} stays the current one. {reasons}")
+    from flows.promote import concluded  # a run that is no retrain needs none of what it reads with
+
+    lines = concluded(run.plan, begun, by)
+    for line in lines:
+        log.info(line)
+    return Completed(message="\n".join(lines))
 
 
 def _plan(make: Callable[[], Plan], patience_s: float) -> Plan:
@@ -133,6 +162,14 @@ def _plan(make: Callable[[], Plan], patience_s: float) -> Plan:
 
     made = Outage(patience_s).call(plan)
     return replace(made, store=PatientStore(made.store, Outage(SHARED_S)))
+
+
+def _began(flow_run: FlowRun) -> datetime:
+    """When the flow run was started first: what comes back spends from the ledger of the month that it began in."""
+    if flow_run.start_time is None:  # as it was read before it was started
+        with client() as api:
+            flow_run = flow_run_of(api, flow_run.id) or flow_run
+    return flow_run.start_time or datetime.now(UTC)
 
 
 def _probe() -> None:

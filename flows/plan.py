@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from engine.criteria import Criterion, Verdict, check_criteria
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import ROOT, Identity, code_digests, differences, library_versions
 from engine.interval import NEVER_HOURS, CheckpointInterval
-from engine.ledger import entries, mean_hours_between_preemptions
+from engine.ledger import entries, mean_hours_between_preemptions, scope_before, scope_of
 from engine.patience import LOCAL_S, SHARED_S
 from engine.prices import check_priced
 from engine.stage import IDENTITY, Stage, StageRequest, load_entry
@@ -35,7 +36,8 @@ MAX_METRICS = 4  # of a stage whose row shows each of them
 class Plan:
     """The wanted stages in topological order, with all parts of their identities except the digests of their inputs.
 
-    `named` is what EXPERIMENT is set to for this experiment: its name, or the path of its file.
+    `named` is what EXPERIMENT is set to for this experiment: its name, or the path of its file. `earlier_scope`: the
+    ledger of the month before, where there is one for each month.
     """
 
     experiment: Experiment
@@ -45,6 +47,7 @@ class Plan:
     sources: Mapping[str, Source]
     code: Mapping[str, dict[str, str]]
     configs: Mapping[str, dict[str, Any]]
+    earlier_scope: str | None = None
     # As this process was started with it: while Prefect runs in it, the process has another one (flows/server.py).
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -89,6 +92,10 @@ class Plan:
             if manifest is not None:
                 digests[stage.name] = manifest.digest
         return known
+
+    def is_made(self, stage: str, identity: Identity | None) -> bool:
+        """Whether the artifact of that identity is there; None: an input of the stage has yet to be made."""
+        return identity is not None and self.artifacts.manifest(stage, identity.fingerprint) is not None
 
     def reusable(self) -> dict[str, str]:
         """stage -> fingerprint of the artifacts that exist already. Raises ArtifactError for a damaged one."""
@@ -163,15 +170,29 @@ def machine_of(experiment: Experiment, stage: Stage) -> Machine:
     return machines.gpu if device_of(experiment, stage) == "cuda" else machines.local
 
 
-def load_experiment(name: str) -> Experiment:
-    """Raises ConfigError for a key that is wrong, for levels of offers that are stated without their effects, and for a
-    locked experiment that was changed."""
+def load_experiment(name: str, began: datetime | None = None) -> Experiment:
+    """As it is for a run that began then, or begins now: its ledger may be that of the month.
+
+    Raises ConfigError for a key that is wrong, for levels of offers that are stated without their effects, and for a
+    locked experiment that was changed.
+    """
+    stated = _load(name)
+    return with_scope(stated, scope_of(stated.costs.scope, began or datetime.now(UTC)))
+
+
+def _load(name: str) -> Experiment:
+    """As it is stated."""
     resolved = config.load(config.experiment_path(name))
     experiment = config.validate(resolved, Experiment)
     # Otherwise an experiment that replaces 20 % by 15 % would be told that 15 % keeps as many customers as 20 % do.
     config.check_restated(resolved, "stages.decision.offers.levels", "stages.decision.assumptions.effect")
     config.check_lock(resolved)
     return experiment
+
+
+def with_scope(experiment: Experiment, scope: str) -> Experiment:
+    """The experiment with another ledger."""
+    return experiment.model_copy(update={"costs": experiment.costs.model_copy(update={"scope": scope})})
 
 
 def make_plan(
@@ -181,13 +202,15 @@ def make_plan(
     to_run: bool = True,
     elsewhere: bool = False,
     budget_usd: float | None = None,
+    began: datetime | None = None,
 ) -> Plan:
     """The plan for the wanted stages and all that they need; for all stages if none is named.
 
-    `budget_usd`: a cap below the experiment's own. Raises RetainError for what is missing on this machine. A plan that
-    is not `to_run`, or whose stages run `elsewhere`, needs no GPU here.
+    `budget_usd`: a cap below the experiment's own. `began`: as load_experiment(). Raises RetainError for what is
+    missing on this machine. A plan that is not `to_run`, or whose stages run `elsewhere`, needs no GPU here.
     """
-    experiment = load_experiment(name)
+    began, stated = began or datetime.now(UTC), _load(name)
+    experiment = with_scope(stated, scope_of(stated.costs.scope, began))
     if budget_usd is not None:
         experiment = _capped(experiment, budget_usd)
     stages = _with_inputs(tuple(wanted) or tuple(STAGES))
@@ -207,6 +230,7 @@ def make_plan(
         sources=preflight.check(experiment, stages, store.here / "downloads", needs_gpu=to_run and not elsewhere),
         code={stage.name: code_digests(stage.entry) for stage in stages},
         configs={stage.name: stage_config(experiment, stage.name) for stage in stages},
+        earlier_scope=scope_before(stated.costs.scope, began),
     )
 
 

@@ -21,7 +21,8 @@ from engine.errors import RetainError
 
 PATIENCE_S = 180.0  # for a server that doesn't answer, where nothing can go on without it
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0
-RUN, STAGE = "train", "stage"  # the flows, by their names
+RETRAIN, STAGE = "retrain", "stage"  # flows, by their names
+RUNS = ("train", RETRAIN)
 # A run that crashes twice within this time does so for a reason of its own, and isn't started again.
 AT_ONCE_S = 15
 LOOK_S = 2.0  # between two looks at one's own state

@@ -60,7 +60,7 @@ from engine.errors import RetainError
 from engine.store import Store, open_store, store_url
 from flows import ends
 from flows.ends import End
-from flows.prefect_api import AT_ONCE_S, RUN
+from flows.prefect_api import AT_ONCE_S, RUNS
 
 POOL = "docker"
 FLOW_RUN_LABEL = "io.prefect.flow-run-id"  # set by the worker
@@ -250,7 +250,10 @@ class Witness:
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
             end_time=FlowRunFilterEndTime.model_validate({"after_": lately}),
         )
-        runs, pool = FlowFilter(name=FlowFilterName(any_=[RUN])), WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
+        runs, pool = (
+            FlowFilter(name=FlowFilterName(any_=list(RUNS))),
+            WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
+        )
         for each in self.api.read_flow_runs(flow_filter=runs, flow_run_filter=crashed, work_pool_filter=pool):
             if each.run_count and each.state is not None and now - each.state.timestamp.timestamp() >= RETURN_S:
                 states = self.api.read_flow_run_states(each.id)

@@ -48,7 +48,7 @@ _ROWS = (
         what="stages without a language model, and the flow that carries out a run",
         extras=("flows",),
         libraries=("pandas", "pyarrow", "scikit-learn", "torch", "xgboost-cpu"),
-        code=(*_FLOWS, "eval", "ops", "infra/prices.yaml"),
+        code=(*_FLOWS, "deploy", "eval", "ops", "infra/prices.yaml"),
     ),
     Image(
         name="gpu",

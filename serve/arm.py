@@ -25,12 +25,13 @@ import orjson
 from numpy.typing import NDArray
 
 from engine.errors import RetainError
+from retain.alike import dataset_digest, what_is_offered
 from retain.decision import History, observe
 from retain.policy import PolicyError, softmax
 from retain.release import Release
 from serve.loading import Source, load_release
 from serve.spoken import table
-from serve.wire import ACCEPTED, OUT_OF_MEMORY, Frames, dataset_digest, frame, what_is_offered
+from serve.wire import ACCEPTED, OUT_OF_MEMORY, Frames, frame
 
 NICENESS = 5  # of 19: answers to customers come first
 PR_SET_PDEATHSIG = 1

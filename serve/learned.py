@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from prometheus_client import Histogram
 
+from retain.alike import dataset_digest, what_is_offered
 from retain.decision import Case
 from retain.message import Message
 from retain.parts import Acceptance
@@ -31,7 +32,7 @@ from serve.loading import Loaded, Source
 from serve.metrics import Metrics
 from serve.spoken import NO_BANKS, NOTHING, Banks, Cell, Chosen, Row, Said, Spoken, judged, without_withdrawn
 from serve.trial_metrics import ArmFailure
-from serve.wire import READY, ROWS, Ready, dataset_digest, frame, observation, told_of, what_is_offered
+from serve.wire import READY, ROWS, Ready, frame, observation, told_of
 
 SHADOW_SECONDS = 1.0  # for an answer that nobody waits for
 # For which such questions are gathered: one alone costs worker and process 60 us each, of 32 in one frame 9 and 4.

@@ -12,6 +12,7 @@ from engine.artifact import open_artifact, open_whole_files
 from engine.errors import ArtifactError, RetainError
 from engine.paths import why_unreadable
 from engine.releases import find, version_of
+from retain.alike import dataset_digest, what_is_offered
 from retain.reference import Reference, read_reference
 from retain.release import (
     LEARNED,
@@ -25,7 +26,6 @@ from retain.release import (
     with_part,
 )
 from serve.settings import OVERRIDES, Settings
-from serve.wire import dataset_digest, what_is_offered
 
 
 def warnings_about(release: Release) -> list[str]:

@@ -20,7 +20,6 @@ From the arm:
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -28,8 +27,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from retain.dataset import DatasetSpec
-from retain.decision import CONTACTS, Case, History, Terms, told
+from retain.decision import CONTACTS, Case, History, told
 from retain.parts import Acceptance
 from serve.spoken import Row
 
@@ -103,13 +101,3 @@ def observation(case: Case, pace: float) -> bytes:
 def told_of(history: History) -> list[Any]:
     """A history as History() takes it."""
     return [history.contacts, history.running_offer, history.months_left, history.accepted, history.declined]
-
-
-def dataset_digest(spec: DatasetSpec) -> str:
-    """What two releases for the same table have in common."""
-    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
-
-
-def what_is_offered(terms: Terms) -> dict[str, Any]:
-    """What a policy has to have learned from, to decide under these terms."""
-    return {"offers": terms.offers.model_dump("json"), "cap": terms.cap.model_dump("json")}

@@ -30,7 +30,7 @@ Count = Annotated[int, Field(ge=1)]
 Resamples = Annotated[int, Field(ge=100, le=100_000)]
 
 # What the store keeps beside the experiments' folders.
-RESERVED = ("aside", "debug", "downloads", "ledger", "prefect", "rollout", "sources", "work")
+RESERVED = ("aside", "debug", "downloads", "ledger", "prefect", "retrains", "rollout", "sources", "work")
 
 StageName = Literal[
     "customers",
@@ -731,8 +731,9 @@ class Component(Frozen):
 
 class Costs(Frozen):
     budget_usd: Positive
-    # Names the ledger; experiments of one scope share one cap. It is a file's name, so it is kept plain.
-    scope: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_/-]*$")]
+    # Names the ledger; experiments of one scope share one cap. It is a file's name, so it is kept plain. With `{month}`
+    # at its end there is another one in each month (engine/ledger.py).
+    scope: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_/-]*(\{month\})?$")]
     machines: Machines
     components: Annotated[tuple[Component, ...], Field(min_length=1)]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 OPS = Path(__file__).resolve().parents[1] / "ops"
-EXPERIMENTS = ("chaos", "dryrun", "exp_001_mvp", "local", "smollm2", "smollm2_gpu")
+EXPERIMENTS = ("chaos", "dryrun", "exp_001_mvp", "local", "retrain", "smollm2", "smollm2_gpu")
 DATASETS = ("bank", "telco")
 MESSAGES = ("cues", "english", "guard", "phrases", "rules", "templates")
 YAML_FILES = (

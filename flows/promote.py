@@ -1,0 +1,217 @@
+"""Whether a release that a run has made is proposed as the challenger of a rollout, and if not, why not.
+
+What a run may do without a person is this one step: to put the release's learned policy into the shadow, where no
+customer meets it. The champion stays the release that answers, by its baseline; every further step takes a person. The
+step is taken only if all of this holds, and each refusal is one line with its figures:
+
+- a person has begun the rollout, it has no challenger, isn't latched, and the release is neither its champion nor in
+  quarantine;
+- risk and accept meet the gating criteria that they were judged by, the learned policy is not left out, and no part of
+  the release stands lower than the champion's;
+- the service could try it beside the champion (retain/alike.py), and takes every held-out customer that it takes now;
+- neither risk nor accept is worse than the champion's on the same held-out rows (flows/heldout.py). Worse means that
+  all of the 95 % interval of a paired difference (release less champion) says so: of the AUC its upper end is below 0,
+  or of the Brier score its lower end is above 0. The log loss is no measure: a calibrated score of 0 makes it infinite.
+
+So chance alone refuses a model as good as the champion's in at most one run of ten (four intervals, one end of each),
+and one that is worse by less than these rows can show isn't noticed. What is refused can be proposed by a person.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.people import Desk, Signature, propose_release
+from deploy.settings import read
+from engine.artifact import ArtifactStore, open_artifact
+from engine.errors import RetainError
+from engine.releases import find
+from eval.paired import Difference, differences
+from flows.changes import Begun, current_version, outcome
+from flows.heldout import Rows, held_out, table_of
+from flows.plan import Plan
+from retain.alike import dataset_digest, what_is_offered
+from retain.parts import REQUIRED, Part, Standing
+from retain.plausible import when_outside
+from retain.release import Release, ReleaseError, load
+from retain.rollout import POLICY, Rollout, RolloutError, describe
+
+RANKS: Mapping[Standing, int] = {"left_out": 0, "shadow_only": 1, "served": 2}
+# Below so many rows of each class an interval may miss what it says to hold 95 % of the time.
+LEAST_OF_EACH_CLASS = 30
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of one part on `rows` held-out rows, the rarer class of which has `rarer`; without differences where that is too
+    few."""
+
+    part: str
+    rows: int
+    rarer: int
+    differences: tuple[Difference, ...]
+
+    def __str__(self) -> str:
+        return f"{self.part} on {self.rows:,} held-out rows: {'; '.join(map(str, self.differences))}"
+
+
+def promote(plan: Plan, version: str, by: str) -> list[str]:
+    """Proposes the release of this version, or says why not; in a line, and what else there is to say of it.
+
+    Raises RetainError for what can't be read: that is no refusal.
+    """
+    settings = read(os.environ | {"EXPERIMENT": plan.experiment.tag})
+    desk = Desk(settings, plan.store, say=lambda words: None)
+    rollout = desk.rollout.read()
+    if why := not_now(rollout, version, plan.experiment.tag):
+        return [f"release {version} is not proposed: {why}"]
+    assert rollout is not None
+    champion, release = (_load(plan, each) for each in (rollout.champion.release, version))
+    if why := lower(champion.parts, release.parts) or unlike(champion, release):
+        return [f"release {version} is not proposed: {why}"]
+    compared = []
+    for part in REQUIRED:
+        rows = _held_out(plan.artifacts, rollout.champion.release, version, part)
+        if why := _refuses_more(champion, release, part, rows):
+            return [f"release {version} is not proposed: {why}"]
+        compared.append(compare(part, rows, *(_scores(each, part, rows) for each in (champion, release))))
+    if why := worse(compared):
+        return [f"release {version} is not proposed: {why}"]
+    figures = ". ".join(map(str, compared))
+    reason = f"it met its criteria, and is not worse than {rollout.champion.release}: {figures}"
+    try:
+        said = propose_release(desk, version, Signature(by, reason), looked_at=rollout)
+    except RolloutError as error:
+        return [f"release {version} is not proposed: {error}"]
+    return [
+        f"release {version} is proposed as the challenger, in the shadow of {rollout.champion.release}: {reason}",
+        *said,
+    ]
+
+
+def concluded(plan: Plan, begun: Begun, by: str) -> list[str]:
+    """What came of a retrain whose stages are all there: the release, then whether it is proposed."""
+    version = current_version(plan.artifacts)
+    assert version is not None
+    return [outcome(begun, version), *promote(plan, version, by)]
+
+
+# -- the rule: each of these returns why a release is not proposed, or "" ------------------------------------------
+
+
+def not_now(rollout: Rollout | None, version: str, experiment: str) -> str:
+    """By the rollout alone."""
+    if rollout is None:
+        begin = f"EXPERIMENT={experiment} python -m deploy.controller propose {version} --by NAME --reason TEXT"
+        return f"no rollout of {experiment} was begun, which takes a person: {begin}"
+    if rollout.challenger is not None:
+        return f"a rollout is in progress: {describe(rollout)}"
+    if barred := [each for each in rollout.quarantined if each.release == version]:
+        return f"it is in quarantine, since {barred[-1].by} rolled it back: {barred[-1].why}"
+    if rollout.latched:
+        return "the rollout is latched after a rollback, until a person releases the latch"
+    if rollout.champion.release == version:
+        return "it is the champion"
+    return ""
+
+
+def lower(champion: Mapping[str, Part], release: Mapping[str, Part]) -> str:
+    """By what both releases say of their parts."""
+    for name in REQUIRED:
+        if release[name].standing != "served":
+            return f"{name} missed {_missed(release[name])}"
+    for name, part in release.items():
+        before = champion[name].standing
+        if RANKS[part.standing] < RANKS[before]:
+            return f"{name} is {part.standing}, and the champion's is {before}: it missed {_missed(part)}"
+    if release[POLICY].standing == "left_out":
+        return f"it has no learned policy to try, which missed {_missed(release[POLICY])}"
+    return ""
+
+
+def unlike(champion: Release, release: Release) -> str:
+    """By what requests have to look like, and what is offered."""
+    if dataset_digest(champion.spec) != dataset_digest(release.spec):
+        before, now = ({column.name: column for column in each.spec.columns} for each in (champion, release))
+        differ = [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]
+        what = f"the columns {', '.join(differ)}" if differ else "what is said of the table beside its columns"
+        return f"its table is described otherwise than the champion's, so it can't be tried beside it: {what}"
+    if what_is_offered(champion.terms) != what_is_offered(release.terms):
+        return "it makes other offers than the champion, or has another cap, so it can't be tried beside it"
+    before, now = ({column.name: column for column in each.accept.featurizer.columns} for each in (champion, release))
+    if differ := [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]:
+        return f"its accept and the champion's can't be compared: the columns {', '.join(differ)} differ"
+    return ""
+
+
+def compare(part: str, rows: Rows, champion: NDArray[np.float64], release: NDArray[np.float64]) -> Comparison:
+    """Of the probabilities (n,) that both give the rows."""
+    rarer = int(min(rows.y.sum(), (1 - rows.y).sum()))
+    found = differences(rows.y, champion, release) if rarer >= LEAST_OF_EACH_CLASS else ()
+    return Comparison(part, len(rows.y), rarer, found)
+
+
+def worse(compared: Sequence[Comparison]) -> str:
+    """By the held-out rows."""
+    for each in compared:
+        if not each.differences:
+            return (
+                f"{each.rows:,} rows are held out from the {each.part} of both releases, {each.rarer:,} of the rarer "
+                f"class: at least {LEAST_OF_EACH_CLASS} are needed to tell whether it is worse than the champion's"
+            )
+    for each in compared:
+        if lost := [str(difference) for difference in each.differences if difference.worse]:
+            return f"its {each.part} is worse than the champion's on {each.rows:,} held-out rows: {'; '.join(lost)}"
+    return ""
+
+
+def _refuses_more(champion: Release, release: Release, part: str, rows: Rows) -> str:
+    """By the ranges beyond which a number of a request is refused; customers alone make requests."""
+    if part != REQUIRED[0]:
+        return ""
+    names = [column.name for column in release.spec.columns if column.kind == "number" and not column.leak]
+    refused: dict[str, int] = {}
+    for row in zip(*(rows.columns[name].tolist() for name in names)):
+        values = dict(zip(names, row))
+        before, now = (_refused(each, values) for each in (champion, release))
+        if now and not before:
+            refused[now[0]] = refused.get(now[0], 0) + 1
+    if not refused:
+        return ""
+    counts = ", ".join(f"{count:,} by {name}" for name, count in refused.items())
+    return f"it would refuse held-out customers that the champion takes, as implausible: {counts}"
+
+
+def _refused(release: Release, values: Mapping[str, object]) -> list[str]:
+    outside = release.plausible.outside(values)
+    return [name for name in outside if when_outside(release.spec, name) == "refuse"]
+
+
+# -- what it goes by -----------------------------------------------------------------------------------------------
+
+
+def _load(plan: Plan, version: str) -> Release:
+    folder = find(version, plan.experiment.tag)
+    try:
+        return load(open_artifact(folder))
+    except ReleaseError as error:
+        raise RetainError(f"{folder}: can't be compared: {error}") from None
+
+
+def _held_out(artifacts: ArtifactStore, champion: str, version: str, part: str) -> Rows:
+    older, newer = (table_of(artifacts, find(each, artifacts.experiment).name, part) for each in (champion, version))
+    return held_out(newer, older)
+
+
+def _scores(release: Release, part: str, rows: Rows) -> NDArray[np.float64]:
+    scorer = release.risk if part == "risk" else release.accept
+    return scorer.scores(scorer.featurizer.transform(rows.columns))
+
+
+def _missed(part: Part) -> str:
+    return ", ".join(missed.verdict for missed in part.missed) or "nothing that it names"
