@@ -98,7 +98,7 @@ def _carried_out(
     forced: Container[str],
     dag: Callable[[Run, Prepare], State[None]],
     log: Log,
-    proposed_by: str | None,
+    proposed_by: str | None = None,
 ) -> State[None]:
     owner = str(flow_run.id)
     rows = [Row(stage.name, stage.inputs, usd_per_hour=plan.machine(stage).usd_per_hour) for stage in plan.stages]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from datetime import datetime
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine import ledger
 from engine.errors import BudgetExceeded, RetainError
 from engine.ledger import (
     CONTAINER_STARTS_S,
@@ -518,3 +520,18 @@ def test_a_damaged_ledger_is_one_clear_error_and_spends_nothing(store: FolderSto
         with pytest.raises(RetainError, match=f"{path}: not a ledger; restore it before spending more"):
             call()
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("stated", "began", "scope", "before"),
+    [
+        ("local", "2026-12-01T00:00:00+00:00", "local", None),
+        ("retrain/{month}", "2026-12-01T00:00:00+00:00", "retrain/2026-12", "retrain/2026-11"),
+        ("retrain/{month}", "2026-12-01T00:30:00+01:00", "retrain/2026-11", "retrain/2026-10"),
+        ("retrain/{month}", "2027-01-31T23:59:59+00:00", "retrain/2027-01", "retrain/2026-12"),
+    ],
+)
+def test_a_scope_may_be_that_of_the_month(stated: str, began: str, scope: str, before: str | None) -> None:
+    """By UTC, whatever clock a machine has."""
+    at = datetime.fromisoformat(began)
+    assert (ledger.scope_of(stated, at), ledger.scope_before(stated, at)) == (scope, before)

@@ -26,7 +26,7 @@ from engine.fingerprint import ROOT
 from engine.process import machine
 from flows.attempt import settle_lost
 from flows.launch import Subprocess
-from flows.plan import Plan
+from flows.plan import Plan, with_scope
 from flows.run import Run, StageEnded, carry_out
 from tests.flows.toy_plan import board_of, toy_plan, toy_stage
 
@@ -262,6 +262,22 @@ def test_a_lost_attempt_without_its_record_is_settled_all_the_same(tmp_path: Pat
     assert (entry.state, entry.estimated, entry.seconds) == ("settled", True, 0.5)
     assert entry.preempted
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_what_a_run_of_the_month_before_left_open_is_settled(tmp_path: Path, start_run: Start) -> None:
+    parent = start_run(tmp_path, 1000, 0.02)
+    child, _ = first_child(parent)
+    wait_for(lambda: list(tmp_path.rglob("complete.json")))
+    parent.kill()
+    parent.wait()
+    child.wait()
+    plan = toy_plan(tmp_path)
+    (left,) = entries(plan)
+    assert left.state == "open"
+    this_month = replace(plan, experiment=with_scope(plan.experiment, "chaos/2026-12"), earlier_scope="chaos")
+    assert settle_lost(this_month) == 1
+    assert [entry.state for entry in entries(plan)] == ["settled"]
+    assert entries(this_month) == []
 
 
 def test_an_attempt_of_another_boot_is_settled_once_it_must_have_ended(

@@ -104,6 +104,24 @@ def test_prefect_s_server_pauses_the_deployment_whose_run_told_of_it(tmp_path: P
     assert json.loads(done.stdout.splitlines()[-1]) == {"after_warning": [], "after_exceeded": ["local"]}
 
 
+def test_prefect_s_server_tells_the_webhook_of_a_retrain_that_failed(tmp_path: Path) -> None:
+    """Once, of no other run, and not any more once no address is given."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.flows.toy_failures", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    (told,) = said["called"]
+    assert (told["type"], told["severity"], said["left"]) == ("application/json", "ticket", 0)
+    assert told["title"] == "The retrain retrain-toy has ended as Failed"
+    assert told["says"] == 'risk: "auc" 0.71\n(wanted >= 0.78) <>'
+
+
 def test_the_deployment_is_found_by_the_server_s_own_action(sent: list[Event]) -> None:
     from prefect.server.events.actions import _id_of_first_resource_of_kind
 
@@ -137,7 +155,7 @@ def trigger_of(automation: AutomationCore) -> Any:
     return ServersAutomation(**automation.model_dump()).trigger
 
 
-@pytest.mark.parametrize("flow", ["train", "stage"])
+@pytest.mark.parametrize("flow", ["train", "retrain", "stage"])
 def test_a_flow_run_is_lost_that_goes_silent_without_an_end(flow: str) -> None:
     trigger = trigger_of(LOST)
     heartbeat = of_a_flow_run("heartbeat", flow)
@@ -169,6 +187,7 @@ def test_every_state_that_a_stage_ends_with_is_an_end(code: int) -> None:
     [
         ("Crashed", "train", 1, True),
         ("Crashed", "train", 23, True),
+        ("Crashed", "retrain", 1, True),
         ("Crashed", "train", 0, False),  # it never began: its image is missing, for instance
         ("Crashed", "stage", 1, False),
         ("Failed", "train", 1, False),

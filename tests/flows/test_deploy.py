@@ -17,6 +17,7 @@ import httpx
 import prefect
 import pytest
 import yaml
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound, ParameterTypeError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.schema_tools.validation import validate
@@ -55,7 +56,7 @@ class Api:
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of store and data. The platform that is up has the same store."""
     monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
-    for name in ("RETAIN_DATA_DIR", "RETAIN_BIND", *SECRETS):
+    for name in ("RETAIN_DATA_DIR", "RETAIN_BIND", "RETAIN_PAGE_URL", *SECRETS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(deploy, "references", lambda root: IMAGES)
     monkeypatch.setattr(deploy, "engine", nullcontext)
@@ -134,7 +135,8 @@ def test_what_a_container_gets(deployment: dict[str, Any]) -> None:
     assert variables["user"] == "{{ $RETAIN_USER }}"
     assert variables["volumes"] == ["{{ $RETAIN_HOST_STORE }}:/store"]
     data = [{"Type": "bind", "Source": "{{ $RETAIN_HOST_DATA }}", "Target": "/data", "ReadOnly": True}]
-    assert variables.get("mounts", []) == (data if deployment["entrypoint"] == "flows/train.py:train" else [])
+    carries_out_a_run = not deployment["entrypoint"].startswith("flows/stage.py")
+    assert variables.get("mounts", []) == (data if carries_out_a_run else [])
 
 
 # -- the server
@@ -261,7 +263,8 @@ def test_what_is_mounted_is_said_and_a_gpu_is_asked_for(
     api, registered, said = Registered(), [], list[str]()
     monkeypatch.setattr(deploy, "client", lambda: api)
     monkeypatch.setattr(deploy, "_register", registered.append)
-    monkeypatch.setattr(automations, "register", lambda: None)
+    told: list[str | None] = []
+    monkeypatch.setattr(automations, "register", told.append)
     monkeypatch.setattr(deploy, "accelerator_of", lambda root, name: accelerator)
     deploy.deploy(say=said.append)
     assert registered[0]["PREFECT_API_URL"] == platform.api_url()
@@ -269,8 +272,13 @@ def test_what_is_mounted_is_said_and_a_gpu_is_asked_for(
     assert said[2:] == [
         f"store: {folders / 'store'}",
         "data:  as downloaded; RETAIN_DATA_DIR is not set",
+        "nobody is told when a retrain fails: RETAIN_PAGE_URL is not set",
         "warning: until now runs read their data from /earlier",
     ]
+    monkeypatch.setenv("RETAIN_PAGE_URL", "https://pages.example/hook")
+    deploy.deploy(say=said.append)
+    assert not any("nobody is told" in line for line in said[6:])
+    assert told == [None, "https://pages.example/hook"]
     gpu = {"user": "1:1", "device_requests": [{"Driver": "nvidia", "Count": 1, "Capabilities": [["gpu"]]}]}
     assert api.updated == ({2: {"job_variables": gpu}} if accelerator == "cuda" else {})
 
@@ -286,12 +294,20 @@ def test_each_deployment_is_of_a_flow_that_takes_its_parameters(deployment: dict
     assert given.keys() <= inspect.signature(flow.fn).parameters.keys()
     if "experiment" in given:
         load_experiment(given["experiment"])
-        assert deployment["name"] == given["experiment"].replace("_", "-")
+        flow_name, name = deployment["entrypoint"].partition(":")[2], given["experiment"].replace("_", "-")
+        assert deployment["name"] == {"train": name, "retrain": "weekly"}[flow_name]
 
 
 def test_every_image_of_a_stage_has_a_deployment() -> None:
     attempts = {each["name"] for each in DESCRIBED["deployments"] if each["entrypoint"].startswith("flows/stage.py")}
     assert attempts == {stage.image for stage in STAGES.values()}
+
+
+def test_the_retrain_is_due_every_week_by_a_stated_clock() -> None:
+    due = {each["name"]: each["schedules"] for each in DESCRIBED["deployments"] if "schedules" in each}
+    assert due == {"weekly": [{"cron": "0 3 * * 1", "timezone": "Etc/UTC"}]}
+    schedule = CronSchedule(**due["weekly"][0])
+    assert (schedule.cron, schedule.timezone) == ("0 3 * * 1", "Etc/UTC")
 
 
 FORM = train.parameters.model_dump()["properties"]

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from engine.errors import DataError, RetainError, StoreUnavailable
 from engine.patience import PatientStore
 from engine.store import FolderStore
 from flows import attempt, budget, container, dashboard, ends, parent, witness
+from flows.changes import current_version
 from flows.ends import End
 from flows.launch import HERE
 from flows.parent import Prepare
@@ -176,10 +178,10 @@ class Runs:
         self.open_at_last = [e.attempt_id for e in ledger.entries(run.plan.store, "chaos") if e.state == "open"]
 
     def _flow_run(self) -> Any:
-        return SimpleNamespace(id=self.flow_run, run_count=self.count, deployment_id=None)
+        return SimpleNamespace(id=self.flow_run, run_count=self.count, deployment_id=None, start_time=datetime.now(UTC))
 
-    def go(self, stages: tuple[str, ...] = (), *, force: bool = False) -> State[None]:
-        return parent.carry_out("chaos", stages, self._dag, force=force, budget_usd=None)
+    def go(self, stages: tuple[str, ...] = (), *, force: bool = False, by: str | None = None) -> State[None]:
+        return parent.carry_out("chaos", stages, self._dag, force=force, budget_usd=None, proposed_by=by)
 
     def go_until_killed(self, stage: str) -> None:
         """A forced run whose parent is killed when it has set the stage's artifact aside; the next one comes back."""
@@ -408,3 +410,57 @@ def test_a_deployment_that_stages_need_is_missed_before_money_is_reserved(
     assert state.is_failed()
     assert state.message == "Prefect has no deployment stage/gpu. `make deploy` registers it"
     assert runs.attempts() == {"customers": 1, "risk": 1, "release": 1, "sft": 0}
+
+
+# -- retrains
+
+
+def test_a_retrain_says_what_came_of_it(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs(replace(plan, stages=CHAIN), monkeypatch)
+    first = runs.go(by="retrain/weekly")
+    assert first.is_completed()
+    version = current_version(plan.artifacts)
+    new, not_proposed = str(first.message).splitlines()
+    assert new == f"release {version} is new, the first. Changed: customers has never completed"
+    assert not_proposed.startswith(f"release {version} is not proposed: no rollout of chaos was begun")
+    runs.flow_run = uuid4()
+    again = str(runs.go(by="retrain/weekly").message).splitlines()
+    assert again == [f"nothing changed: no new release, {version} stays the current one", not_proposed]
+
+
+def test_a_retrain_that_comes_back_says_what_it_began_with(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of stages that it made before it was killed it would say that nothing had changed."""
+    runs = Runs(replace(plan, stages=CHAIN), monkeypatch)
+    runs.fails_at, runs.error = "release", Killed()
+    with pytest.raises(Killed):
+        runs.go(by="retrain/weekly")
+    runs.fails_at = None
+    runs.count += 1
+    assert "Changed: customers has never completed" in str(runs.go(by="retrain/weekly").message)
+
+
+def test_a_retrain_that_fails_says_why(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = (CHAIN[0], toy_stage("risk", ("customers",), "fail"), CHAIN[2])
+    runs = Runs(toy_plan(Path(plan.store.url), failing), monkeypatch)
+    state = runs.go(by="retrain/weekly")
+    assert state.is_failed()
+    assert str(state.message).startswith("no new release, none stays the current one. risk: ")
+
+
+def test_a_retrain_is_refused_before_anything_starts(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs(toy_plan(Path(plan.store.url), CHAIN, budget_usd=0.0001), monkeypatch)
+    state = runs.go(by="retrain/weekly")
+    assert state.is_failed()
+    assert str(state.message).startswith("refused before anything started: customers alone would reserve $")
+    assert ledger.entries(plan.store, "chaos") == []
+    assert runs.told == []  # nothing is to be paused: the next month has a budget of its own
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_run_spends_in_the_month_in_which_it_was_started_first(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    """Prefect keeps that time, however often the run comes back; as a run is started, it may not have read it yet."""
+    then = datetime(2026, 11, 30, 23, 59, tzinfo=UTC)
+    monkeypatch.setattr(parent, "client", lambda: nullcontext(None))
+    monkeypatch.setattr(parent, "flow_run_of", lambda api, flow_run: SimpleNamespace(start_time=then))
+    flow_run: Any = SimpleNamespace(id=uuid4(), start_time=then if known else None)
+    assert parent._began(flow_run) == then

@@ -12,6 +12,7 @@ import sys
 import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -511,3 +512,16 @@ def test_the_plan_is_made_without_prefect_or_training_libraries(tables: Path) ->
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_month_of_a_run_is_in_no_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETAIN_STORE", str(tmp_path))
+    monkeypatch.delenv("RETAIN_DATA_DIR", raising=False)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text('extends: chaos\ntag: mine\ncosts: {scope: "mine/{month}"}\n')
+    times = [datetime(2026, month, 30, tzinfo=UTC) for month in (11, 12)]
+    plans = [make_plan(str(mine), to_run=False, began=began) for began in times]
+    assert [plan.experiment.costs.scope for plan in plans] == ["mine/2026-11", "mine/2026-12"]
+    assert [plan.earlier_scope for plan in plans] == ["mine/2026-10", "mine/2026-11"]
+    assert plans[0].configs == plans[1].configs
+    assert "{month}" not in load_experiment(str(mine)).costs.scope

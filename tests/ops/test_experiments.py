@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from engine.config import Resolved, check_lock, experiment_path, load, validate
+from flows.wanted import MAX_TABLE_BYTES
 from tasks.config import Experiment
 from tests.shipped import EXPERIMENTS, OPS, YAML_FILES
 
@@ -150,13 +151,22 @@ def test_the_others_say_only_what_differs(name: str) -> None:
     path: Path = experiment_path(name)
     stated = yaml.safe_load(path.read_text())
     base = stated.pop("extends")
-    assert base == {"smollm2": "local", "smollm2_gpu": "smollm2"}.get(name, "exp_001_mvp")
+    assert base == {"retrain": "local", "smollm2": "local", "smollm2_gpu": "smollm2"}.get(name, "exp_001_mvp")
     assert list(_repeated(stated, load(experiment_path(base)).data)) == []
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "exp_001_mvp"])
 def test_the_others_spend_from_ledgers_of_their_own(name: str) -> None:
-    assert load(experiment_path(name)).data["costs"]["scope"] == name
+    assert load(experiment_path(name)).data["costs"]["scope"] == {"retrain": "retrain/{month}"}.get(name, name)
+
+
+def test_a_retrain_takes_tables_that_have_grown_and_no_made_up_ones() -> None:
+    """What `local` caps is all of the published tables; what it asks for are lower limits."""
+    experiment = validate(load(experiment_path("retrain")), Experiment)
+    assert experiment.synthetic_data == "refuse"
+    for name in ("customers", "campaigns"):
+        assert getattr(experiment.stages, name).max_rows * 10 > MAX_TABLE_BYTES  # no row takes less than 10 bytes
+        assert [criterion.op for criterion in experiment.criteria[name].values()] == [">="]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -46,6 +46,7 @@ def test_make_alone_lists_every_target() -> None:
     ("target", "module", "experiment"),
     [
         ("run", "flows run", "local"),
+        ("retrain", "flows retrain", "retrain"),
         ("train.risk", "flows run", "exp_001_mvp"),
         ("train.accept", "flows run", "exp_001_mvp"),
         ("train.sft", "flows run", "exp_001_mvp"),
@@ -78,6 +79,7 @@ def test_default_experiment_and_the_users(target: str, module: str, experiment: 
     "target",
     [
         "run",
+        "retrain",
         "train.risk",
         "train.accept",
         "train.sft",

@@ -1,0 +1,222 @@
+"""Retrains by real processes: what makes a release, which release is proposed, and which retrain isn't begun."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from engine import ledger
+from engine.document import Document
+from engine.releases import version_of
+from engine.store import FolderStore
+from flows.plan import load_experiment
+from retain.rollout import Rollout, describe, rollout_key
+from tasks.data.table import shares
+from tests.end_to_end.project import Project
+
+pytestmark = pytest.mark.slow
+
+TAG = "weekly"
+TABLE = "Telco-Customer-Churn.csv"
+# As `chaos`, but no release is kept back by what stages of seconds can't learn, so that the comparison decides.
+EXPERIMENT = """\
+extends: chaos
+tag: weekly
+stages:
+  customers: {max_rows: 1000000}
+criteria:
+  risk: {auc: {at_least: 0.5}, ece: {below: 0.5}}
+  decision: {attempted_overspend: {at_most: 1000.0}, over_cap: {below: 1000.0}}
+costs: {budget_usd: 8, scope: "weekly/{month}"}
+"""
+
+
+@dataclass(frozen=True)
+class Weekly:
+    """A project whose retrains go by an experiment of its own."""
+
+    project: Project
+    file: Path
+
+    @property
+    def store(self) -> FolderStore:
+        return FolderStore(self.project.store)
+
+    @property
+    def rollout(self) -> Rollout | None:
+        return Document(self.store, rollout_key(TAG), Rollout).read()
+
+    @property
+    def table(self) -> Path:
+        return self.project.data / TABLE
+
+    @property
+    def scope(self) -> str:
+        return ledger.scope_of("weekly/{month}", datetime.now(UTC))
+
+    def releases(self) -> set[str]:
+        return {version_of(path.parent) for path in self.project.store.glob(f"{TAG}/release/*/manifest.json")}
+
+    def flows(self, *arguments: str) -> tuple[int, str]:
+        return self._python("flows", *arguments, "--experiment", str(self.file))
+
+    def retrain(self, exit_code: int = 0) -> str:
+        code, said = self.flows("retrain")
+        assert code == exit_code, said
+        return said
+
+    def controller(self, command: str, *arguments: str) -> None:
+        code, said = self._python(
+            "deploy.controller", command, *arguments, "--by", "Ann", "--reason", "as a person does"
+        )
+        assert code == 0, said
+
+    def apart(self, folder: Path) -> Weekly:
+        return replace(self, project=self.project.apart(folder))
+
+    def _python(self, *arguments: str) -> tuple[int, str]:
+        environment = self.project._environment() | {"EXPERIMENT": TAG}
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=self.project.root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def begun(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Weekly:
+    """A first release, and a rollout that a person has begun; it has no challenger. Not to be changed.
+
+    The release's stages are those of `chaos`, whose artifacts are the same but for their folder.
+    """
+    folder = tmp_path_factory.mktemp("weekly")
+    file = folder / f"{TAG}.yaml"
+    file.write_text(EXPERIMENT)
+    weekly = Weekly(finished.apart(folder), file)
+    os.rename(weekly.project.store / "chaos", weekly.project.store / TAG)
+    shutil.rmtree(weekly.project.store / TAG / "release")
+    said = weekly.retrain()
+    (first,) = weekly.releases()
+    assert f"release {first} is new" in said
+    assert f"release {first} is not proposed: no rollout of {TAG} was begun, which takes a person" in said
+    assert weekly.rollout is None
+    weekly.controller("propose", first)
+    assert (
+        f"release {first} is not proposed: a rollout is in progress: {first} in the shadow of {first}"
+        in weekly.retrain()
+    )
+    weekly.controller("rollback")
+    weekly.controller("release-latch")
+    return weekly
+
+
+@pytest.fixture
+def weekly(begun: Weekly, tmp_path: Path) -> Weekly:
+    """The same, to be changed."""
+    return begun.apart(tmp_path)
+
+
+def change_rows(table: Path, change: Callable[[list[dict[str, str]]], list[dict[str, str]]]) -> None:
+    with table.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        rows, names = list(reader), list(reader.fieldnames or ())
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(change(rows))
+
+
+def one_more(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A customer who came since; of the test part, so that no model learns from her."""
+    seed = load_experiment("chaos").seed
+    names = (f"9999-{number:05d}" for number in range(1_000))
+    newcomer = next(name for name in names if part_of(name, seed) == "test")
+    return [*rows, rows[0] | {"customerID": newcomer}]
+
+
+def with_labels_shuffled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Among the customers of the training part alone: those that models are measured by keep what is true of them."""
+    seed = load_experiment("chaos").seed
+    trained = [row for row in rows if part_of(row["customerID"], seed) == "train"]
+    labels = [row["Churn"] for row in trained]
+    random.Random(19).shuffle(labels)
+    for row, label in zip(trained, labels):
+        row["Churn"] = label
+    return rows
+
+
+def part_of(name: str, seed: int) -> str:
+    split = load_experiment("chaos").stages.customers.split
+    (share,) = shares([name], seed)
+    return "train" if share < split.train else "validation" if share < split.train + split.validation else "test"
+
+
+def test_unchanged_data_makes_no_release_and_one_in_quarantine_is_not_proposed(weekly: Weekly) -> None:
+    (first,), before, spent = weekly.releases(), weekly.rollout, ledger.entries(weekly.store, weekly.scope)
+    os.utime(weekly.table)  # touched, with the same bytes
+    said = weekly.retrain()
+    assert f"nothing changed: no new release, {first} stays the current one" in said
+    assert f"release {first} is not proposed: it is in quarantine, since Ann rolled it back: as a person does" in said
+    assert weekly.releases() == {first}
+    assert weekly.rollout == before
+    assert ledger.entries(weekly.store, weekly.scope) == spent
+
+
+def test_one_appended_row_makes_a_release_and_proposes_it(weekly: Weekly) -> None:
+    (first,) = weekly.releases()
+    change_rows(weekly.table, one_more)
+    said = weekly.retrain()
+    (second,) = weekly.releases() - {first}
+    assert f"release {second} is new, after {first}. Changed: data of customers (sha256:" in said
+    assert f"release {second} is proposed as the challenger, in the shadow of {first}" in said
+    rollout = weekly.rollout
+    assert rollout is not None
+    assert describe(rollout) == f"{second} in the shadow of {first}"
+    proposed = rollout.history[-1]
+    assert (proposed.action, proposed.by) == ("propose", "make retrain")
+    assert f"is not worse than {first}: risk on " in proposed.reason
+    assert f"release {second} is not proposed: a rollout is in progress" in weekly.retrain()
+    assert weekly.rollout == rollout
+
+
+def test_a_release_with_a_worse_model_is_made_but_not_proposed(weekly: Weekly) -> None:
+    (first,), before = weekly.releases(), weekly.rollout
+    change_rows(weekly.table, with_labels_shuffled)
+    said = weekly.retrain()
+    (second,) = weekly.releases() - {first}
+    assert f"release {second} is not proposed: its risk is worse than the champion's on " in said
+    assert "AUC 0." in said
+    assert weekly.rollout == before
+
+
+def test_the_budget_of_the_month_refuses_the_next_before_anything_starts(weekly: Weekly) -> None:
+    (first,), spent = weekly.releases(), ledger.entries(weekly.store, weekly.scope)
+    assert {entry.state for entry in spent} == {"settled"}
+    assert (weekly.project.store / "ledger" / f"{weekly.scope}.json").is_file()
+    assert weekly.flows("budget", "0.001")[0] == 0
+    change_rows(weekly.table, one_more)
+    said = weekly.retrain(exit_code=2)
+    assert said.splitlines()[-1].startswith("error: refused before anything started: ")
+    assert f"{weekly.scope}: metered $" in said.splitlines()[-1]
+    assert len(said.splitlines()) == 1
+    assert ledger.entries(weekly.store, weekly.scope) == spent
+    assert weekly.releases() == {first}
+    # Another month has a ledger of its own, with all of the cap.
+    assert ledger.entries(weekly.store, ledger.scope_of("weekly/{month}", datetime(2031, 1, 1, tzinfo=UTC))) == []
