@@ -20,7 +20,7 @@ from tests.images.checkouts import append, copy
 every_image = pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES.keys())
 # The modules that an image's containers start, besides its stages.
 ENTRIES = {
-    "tabular": ["flows.train", "flows.stage", "engine.__main__"],
+    "tabular": ["flows.train", "flows.retrain", "flows.promote", "flows.stage", "engine.__main__"],
     "gpu": ["flows.stage", "engine.__main__"],
     "serve": ["serve.__main__", "serve.worker", "serve.admin", "serve.messages", "deploy.controller"],
     "orchestrator": ["flows.witness"],
@@ -62,6 +62,7 @@ def test_what_is_no_content_changes_no_tag(checkout: Path) -> None:
         ("flows/run.py", {"tabular", "gpu", "orchestrator"}),
         ("ops/configs/experiment_chaos.yaml", {"tabular"}),
         ("serve/app.py", {"serve"}),
+        ("deploy/people.py", {"tabular", "serve"}),
         ("images/locks/gpu-cpu.txt", {"tabular", "gpu"}),
         ("images/locks/serve.txt", {"tabular", "gpu", "serve"}),
         ("images/serve.Dockerfile", {"serve"}),
