@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import random
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,26 +15,11 @@ from engine import ledger
 from engine.document import Document
 from engine.releases import version_of
 from engine.store import FolderStore
-from flows.plan import load_experiment
 from retain.rollout import Rollout, describe, rollout_key
-from tasks.data.table import shares
 from tests.end_to_end.project import Project
+from tests.end_to_end.retrains import EXPERIMENT, TABLE, TAG, change_rows, from_chaos, one_more, with_labels_shuffled
 
 pytestmark = pytest.mark.slow
-
-TAG = "weekly"
-TABLE = "Telco-Customer-Churn.csv"
-# As `chaos`, but no release is kept back by what stages of seconds can't learn, so that the comparison decides.
-EXPERIMENT = """\
-extends: chaos
-tag: weekly
-stages:
-  customers: {max_rows: 1000000}
-criteria:
-  risk: {auc: {at_least: 0.5}, ece: {below: 0.5}}
-  decision: {attempted_overspend: {at_most: 1000.0}, over_cap: {below: 1000.0}}
-costs: {budget_usd: 8, scope: "weekly/{month}"}
-"""
 
 
 @dataclass(frozen=True)
@@ -102,16 +83,12 @@ class Weekly:
 
 @pytest.fixture(scope="module")
 def begun(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Weekly:
-    """A first release, and a rollout that a person has begun; it has no challenger. Not to be changed.
-
-    The release's stages are those of `chaos`, whose artifacts are the same but for their folder.
-    """
+    """A first release, and a rollout that a person has begun; it has no challenger. Not to be changed."""
     folder = tmp_path_factory.mktemp("weekly")
     file = folder / f"{TAG}.yaml"
     file.write_text(EXPERIMENT)
     weekly = Weekly(finished.apart(folder), file)
-    os.rename(weekly.project.store / "chaos", weekly.project.store / TAG)
-    shutil.rmtree(weekly.project.store / TAG / "release")
+    from_chaos(weekly.project.store)
     said = weekly.retrain()
     (first,) = weekly.releases()
     assert f"release {first} is new" in said
@@ -131,41 +108,6 @@ def begun(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Weekly
 def weekly(begun: Weekly, tmp_path: Path) -> Weekly:
     """The same, to be changed."""
     return begun.apart(tmp_path)
-
-
-def change_rows(table: Path, change: Callable[[list[dict[str, str]]], list[dict[str, str]]]) -> None:
-    with table.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        rows, names = list(reader), list(reader.fieldnames or ())
-    with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(change(rows))
-
-
-def one_more(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """A customer who came since; of the test part, so that no model learns from her."""
-    seed = load_experiment("chaos").seed
-    names = (f"9999-{number:05d}" for number in range(1_000))
-    newcomer = next(name for name in names if part_of(name, seed) == "test")
-    return [*rows, rows[0] | {"customerID": newcomer}]
-
-
-def with_labels_shuffled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Among the customers of the training part alone: those that models are measured by keep what is true of them."""
-    seed = load_experiment("chaos").seed
-    trained = [row for row in rows if part_of(row["customerID"], seed) == "train"]
-    labels = [row["Churn"] for row in trained]
-    random.Random(19).shuffle(labels)
-    for row, label in zip(trained, labels):
-        row["Churn"] = label
-    return rows
-
-
-def part_of(name: str, seed: int) -> str:
-    split = load_experiment("chaos").stages.customers.split
-    (share,) = shares([name], seed)
-    return "train" if share < split.train else "validation" if share < split.train + split.validation else "test"
 
 
 def test_unchanged_data_makes_no_release_and_one_in_quarantine_is_not_proposed(weekly: Weekly) -> None:
