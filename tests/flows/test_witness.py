@@ -112,7 +112,7 @@ class Api:
     ) -> list[Any]:
         self._reach()
         if flow_filter is not None:
-            assert flow_filter.name.any_ == ["train"]
+            assert flow_filter.name.any_ == ["train", "retrain"]
             return [each for each in self._crashed() if each.end_time > flow_run_filter.end_time.after_]
         if flow_run_filter.parent_flow_run_id is not None:
             (parent,) = flow_run_filter.parent_flow_run_id.any_
