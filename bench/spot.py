@@ -112,7 +112,7 @@ def checkpointing(attempts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _launch_timed(request: StageRequest, caller: Mapping[str, str], times: Path) -> Child:
+def _launch_timed(request: StageRequest, caller: Mapping[str, str], pool: str, times: Path) -> Child:
     """As flows.launch starts an attempt, but by timed_attempt()."""
     from engine.records import LOG
     from flows.launch import Subprocess

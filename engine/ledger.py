@@ -45,6 +45,7 @@ class Entry(BaseModel):
     holder: Holder  # the process that settles it
     owner: str = ""  # the run that settles it, if that run comes back after it was killed: a flow run of Prefect
     machine_type: str = ""  # documents of earlier versions don't name it
+    pool: str = ""  # the work pool of its rented machine; empty for the machine of the run itself
     micro_usd_per_hour: int
     overhead_s: float
     reserved_at: float  # seconds since 1970, by the clock of whoever reserved
@@ -147,6 +148,7 @@ def reserve(
     limit_s: float,
     overhead_s: float,
     machine_type: str = "",
+    pool: str = "",
     owner: str = "",
 ) -> Entry:
     """Writes nothing, and raises BudgetExceeded when metered + open + this would pass the lower of `cap_usd` and the
@@ -161,6 +163,7 @@ def reserve(
         holder=this_process(),
         owner=owner,
         machine_type=machine_type,
+        pool=pool,
         micro_usd_per_hour=rate,
         overhead_s=overhead_s,
         reserved_at=round(time.time(), 3),
@@ -278,15 +281,19 @@ def look(store: Store, scope: str, cap_usd: float) -> tuple[Standing, list[Entry
 
 
 def mean_hours_between_preemptions(
-    attempts: Iterable[Entry], prior_hours: float, machine_type: str | None = None
+    attempts: Iterable[Entry], prior_hours: float, machine_type: str | None = None, pool: str = ""
 ) -> float:
-    """Hours of run time from one preemption to the next: of machines of one type, or of all.
+    """Hours of run time from one preemption to the next: of machines of one type in one pool, or of all.
 
     Preemptions as a Poisson process whose rate has a Gamma prior that counts as one preemption in `prior_hours`
     (shape 1): the inverse of the rate's posterior mean, (prior_hours + hours) / (1 + preemptions). Attempts that are
     still open, or whose type isn't known, don't count.
     """
-    counted = [each for each in attempts if each.state == "settled" and machine_type in (None, each.machine_type)]
+    counted = [
+        each
+        for each in attempts
+        if each.state == "settled" and (machine_type is None or (each.machine_type, each.pool) == (machine_type, pool))
+    ]
     hours = sum(each.seconds for each in counted) / 3600
     return (prior_hours + hours) / (1 + sum(each.preempted for each in counted))
 

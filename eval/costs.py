@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -56,19 +56,12 @@ class _Component(BaseModel):
     stages: tuple[str, ...]
 
 
-class _Machine(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    type: str
-    usd_per_hour: float
-
-
 class _Costs(BaseModel):
     model_config = ConfigDict(strict=True)
 
     budget_usd: float
     scope: str
-    machines: dict[str, _Machine] = {}
+    region: str
     components: tuple[_Component, ...]
 
 
@@ -136,15 +129,13 @@ class Spending:
     types: Mapping[int, str] = field(default_factory=dict)
 
 
-def spending(
-    store: Store, attempts: Sequence[Entry], machines: Iterable[tuple[str, float]], prices: Prices
-) -> Spending:
-    """Reads what preempted attempts reported. `machines`: (type, dollars an hour) of those that the experiment has."""
+def spending(store: Store, attempts: Sequence[Entry], prices: Prices, region: str) -> Spending:
+    """Reads what preempted attempts reported. `region`: whose prices of on-demand machines are compared with."""
     return Spending(
         attempts,
         repeated_s=_repeated(store, attempts),
-        on_demand={name: price.on_demand for name, price in prices.machines.items()},
-        types={round(usd * MICRO): name for name, usd in machines},
+        on_demand=prices.on_demand(region),
+        types={round(price.usd_per_hour * MICRO): price.machine for price in prices.prices},
     )
 
 
@@ -287,11 +278,11 @@ def budget_line(standing: Standing, whole: Line) -> str:
     return text
 
 
-def notes(prices: Prices) -> tuple[str, ...]:
+def notes(prices: Prices, region: str) -> tuple[str, ...]:
     """What the columns mean."""
     return (
         *NOTES,
-        f"Saved: against on-demand machines ({prices.region}, {prices.seen}; {prices.source}) without the repeated "
+        f"Saved: against on-demand machines ({region}, {prices.seen(region)}; {prices.source}) without the repeated "
         "seconds.",
     )
 
@@ -305,15 +296,14 @@ def main(arguments: Sequence[str]) -> int:
         check_lock(resolved)
         costs, prices, store = validate(resolved, _Experiment).costs, load_prices(), open_store(store_url())
         standing, attempts = ledger.look(store, ledger.scope_of(costs.scope, datetime.now(UTC)), costs.budget_usd)
-        machines = [(machine.type, machine.usd_per_hour) for machine in costs.machines.values()]
-        table = lines(costs.components, spending(store, attempts, machines, prices))
+        table = lines(costs.components, spending(store, attempts, prices, costs.region))
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     console = make_console()
     console.print(to_table(table, f"Costs of {resolved.tag}"))
     console.print(budget_line(standing, total(table)))
-    for note in notes(prices):
+    for note in notes(prices, costs.region):
         console.print(note)
     return 0
 

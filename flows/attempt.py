@@ -28,8 +28,8 @@ from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, OVERDUE, Stage
 from flows.ends import end_of
 from flows.launch import HERE, Child, Launcher, NotStarted, work_folder
 from flows.plan import Plan, with_scope
+from flows.pools import PricedMachine
 from flows.retries import was_preempted
-from tasks.config import Machine
 
 POLL_S = 0.05
 CLOCKS_DIFFER_S = 60.0  # at most, between two machines
@@ -64,6 +64,7 @@ def run_attempt(
     launcher: Launcher = HERE,
     unsettled: Container[int] = (),
     asked_to_stop: Callable[[], bool] = lambda: False,
+    preemptions: int = 0,
 ) -> Ending:
     """Runs one attempt to its end. `watch` is called every POLL_S while it lives.
 
@@ -71,17 +72,20 @@ def run_attempt(
 
     An open attempt of the launcher's owner is taken up again, unless its number is among those that this run has left
     `unsettled`. `asked_to_stop`: whether the run wants its attempts to end, so that this is no preemption.
+    `preemptions`: how many attempts at the artifact have lost their machines in this run.
     """
     store, scope = plan.store, plan.experiment.costs.scope
     prefix = plan.artifacts.prefix(stage.name, identity.fingerprint)
     limit_s = plan.time_limit_s(stage)
-    number = open_number(plan, prefix, launcher.owner, unsettled) or _reserve(plan, stage, identity, prefix, launcher)
+    number = open_number(plan, prefix, launcher.owner, unsettled) or _reserve(
+        plan, stage, identity, prefix, launcher, preemptions
+    )
     attempt_id = f"{prefix}/{number}"
     overrun = False
     work = launcher.work(store.here, attempt_id)
     request = plan.request(stage, identity, inputs, number, work, shared=launcher.shared)
     try:
-        child = launcher.start(request, plan.environment)
+        child = launcher.start(request, plan.environment, _pool(plan, attempt_id))
     except NotStarted as error:
         ledger.settle(store, scope, attempt_id, 0.0, estimated=False)
         _close(plan, prefix, number, None if launcher.shared else work, 0.0, "killed", str(error))
@@ -139,39 +143,57 @@ def starting_elsewhere(plan: Plan, prefix: str, owner: str) -> bool:
     return ledger.starting_elsewhere(entries(plan), prefix, owner)
 
 
-def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, launcher: Launcher) -> int:
-    """Numbers an attempt, reserves its money and returns the number. Raises BudgetExceeded."""
-    store, experiment, machine = plan.store, plan.experiment, plan.machine(stage)
+def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, launcher: Launcher, preemptions: int) -> int:
+    """Numbers an attempt, reserves its money and returns the number: for the preferred machine, or where the budget
+    has no room for that, for the next one. Raises BudgetExceeded."""
+    store, machines = plan.store, plan.machines(stage, preemptions)
     if launcher.shared:
         settle_lost(plan)  # of containers whose end has become known meanwhile
     # The ledger's numbers count too: whoever removes an artifact's folder removes its records, but no money spent.
     charged = max(
         (_prefix_and_number(entry.attempt_id)[1] for entry in entries(plan) if entry.artifact == prefix), default=0
     )
-    record = records.create(store, prefix, _planned(plan, machine, identity), above=charged)
-    try:
-        ledger.reserve(
-            store,
-            experiment.costs.scope,
-            cap_usd=experiment.costs.budget_usd,
-            attempt_id=f"{prefix}/{record.number}",
-            experiment=experiment.tag,
-            stage=stage.name,
-            usd_per_hour=machine.usd_per_hour,
-            limit_s=_limit_s(plan, stage, launcher.around_s),
-            overhead_s=experiment.execution.overhead_s,
-            owner=launcher.owner,
-            machine_type=machine.type,
-        )
-    except ledger.Held:
-        records.write(
-            store, prefix, record.model_copy(update={"status": "claimed", "message": "another run was faster"})
-        )
-        raise
-    except BudgetExceeded as error:
-        records.write(store, prefix, record.model_copy(update={"status": "refused", "message": str(error)}))
-        raise
+    record = records.create(store, prefix, _planned(plan, machines[0], identity), above=charged)
+    for machine in machines:
+        record = _planned(plan, machine, identity).model_copy(update={"number": record.number})
+        if machine != machines[0]:
+            records.write(store, prefix, record)  # before the ledger has it, which a run that comes back goes by
+        try:
+            _reserve_money(plan, stage, f"{prefix}/{record.number}", launcher, machine)
+            break
+        except ledger.Held:
+            records.write(
+                store, prefix, record.model_copy(update={"status": "claimed", "message": "another run was faster"})
+            )
+            raise
+        except BudgetExceeded as error:
+            if machine == machines[-1]:
+                records.write(store, prefix, record.model_copy(update={"status": "refused", "message": str(error)}))
+                raise
     return record.number
+
+
+def _reserve_money(plan: Plan, stage: Stage, attempt_id: str, launcher: Launcher, machine: PricedMachine) -> None:
+    experiment = plan.experiment
+    ledger.reserve(
+        plan.store,
+        experiment.costs.scope,
+        cap_usd=experiment.costs.budget_usd,
+        attempt_id=attempt_id,
+        experiment=experiment.tag,
+        stage=stage.name,
+        usd_per_hour=machine.usd_per_hour,
+        limit_s=_limit_s(plan, stage, launcher.around_s),
+        overhead_s=experiment.execution.overhead_s,
+        owner=launcher.owner,
+        machine_type=machine.type,
+        pool=machine.pool,
+    )
+
+
+def _pool(plan: Plan, attempt_id: str) -> str:
+    """The work pool that the attempt's money was reserved for."""
+    return next(entry.pool for entry in entries(plan) if entry.attempt_id == attempt_id)
 
 
 def reserved_s(plan: Plan, stage: Stage, around_s: float) -> float:
@@ -294,7 +316,7 @@ def _readable(plan: Plan, prefix: str, number: int) -> AttemptRecord | None:
         return None
 
 
-def _planned(plan: Plan, machine: Machine, identity: Identity) -> AttemptRecord:
+def _planned(plan: Plan, machine: PricedMachine, identity: Identity) -> AttemptRecord:
     return AttemptRecord(
         number=0,
         status="planned",

@@ -34,7 +34,7 @@ from engine.claim import MISSED_RENEWALS
 from engine.errors import RetainError
 from engine.patience import SHARED_S, Outage, PatientStore
 from engine.records import AttemptRecord
-from engine.stage import FAILED, GRACE_S, OVERDUE, PREEMPTED, Stage, StageRequest
+from engine.stage import FAILED, GRACE_S, OVERDUE, PREEMPTED, StageRequest
 from engine.store import Store, open_store
 from flows import ends
 from flows.ends import End
@@ -63,8 +63,8 @@ def containers(parent: UUID) -> Launcher:
     """Starts attempts in containers, for the run that is the flow run `parent`."""
     api = client()
 
-    def start(request: StageRequest, caller: Mapping[str, str]) -> Container:
-        return _start(request, parent, api)
+    def start(request: StageRequest, caller: Mapping[str, str], pool: str) -> Container:
+        return _start(request, pool, parent, api)
 
     def work(here: Path, attempt_id: str) -> Path:
         return WORK / attempt_id.replace("/", "-")
@@ -72,25 +72,25 @@ def containers(parent: UUID) -> Launcher:
     return Launcher(start=start, work=work, owner=str(parent), shared=True, around_s=AROUND_S)
 
 
-def check_deployments(stages: Iterable[Stage]) -> None:
-    """Raises RetainError where Prefect lacks a deployment that attempts at these stages need."""
+def check_deployments(needed: Iterable[tuple[str, str]]) -> None:
+    """Raises RetainError where Prefect lacks a deployment. `needed`: stages, and a pool in which each may work."""
     with client() as api:
-        for name in sorted({_deployment(stage.name) for stage in stages}):
+        for name in sorted({_deployment(stage, pool) for stage, pool in needed}):
             try:
                 patiently(lambda name=name: api.read_deployment_by_name(name))  # type: ignore[misc]
             except ObjectNotFound:
                 raise RetainError(MISSING.format(name)) from None
 
 
-def _start(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> Container:
+def _start(request: StageRequest, pool: str, parent: UUID, api: SyncPrefectClient) -> Container:
     store = open_store(request.store)
     patient = PatientStore(store, Outage(SHARED_S))
     prefix = ArtifactStore(store, request.experiment).prefix(request.stage, request.fingerprint)
     # In the order of the experiment's keys, which a stage may go by: `release` lists missed criteria in it.
     patient.write(records.key(prefix, request.number, REQUEST), request.model_dump_json(indent=1).encode())
-    name = _deployment(request.stage)
+    name = _deployment(request.stage, pool)
     try:
-        flow_run = patiently(lambda: _flow_run(request, parent, api))
+        flow_run = patiently(lambda: _flow_run(request, name, parent, api))
     except ObjectNotFound:
         raise NotStarted(MISSING.format(name)) from None
     except httpx.HTTPStatusError as error:
@@ -99,17 +99,18 @@ def _start(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> Conta
     return Container(flow_run.id, store, prefix, request.number, request.heartbeat_s, api)
 
 
-def _deployment(stage: str) -> str:
-    return f"stage/{STAGES[stage].image}"
+def _deployment(stage: str, pool: str) -> str:
+    return f"stage/{STAGES[stage].image}{f'-on-{pool}' if pool else ''}"
 
 
-def _flow_run(request: StageRequest, parent: UUID, api: SyncPrefectClient) -> FlowRun:
-    """The attempt's flow run, below the task of its stage; the same one whenever this is called for the attempt.
+def _flow_run(request: StageRequest, name: str, parent: UUID, api: SyncPrefectClient) -> FlowRun:
+    """The attempt's flow run, of the deployment of that name and below the task of its stage; the same one whenever it
+    is asked for.
 
     Prefect's run_deployment numbers the links between tasks and flow runs by the order of its calls, which differs once
     a parent has come back: an attempt would then be shown below another stage.
     """
-    name, key = _deployment(request.stage), f"{parent}:{request.stage}:{request.fingerprint}:{request.number}"
+    key = f"{parent}:{request.stage}:{request.fingerprint}:{request.number}"
     deployment = api.read_deployment_by_name(name)
     context = TaskRunContext.get()
     link = api.create_task_run(

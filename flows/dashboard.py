@@ -43,11 +43,10 @@ def costs(plan: Plan) -> Costs:
     """The scope of the plan's experiment, as it stands. Raises RetainError for what can't be read."""
     stated, prices = plan.experiment.costs, load_prices()
     standing, attempts = ledger.look(plan.store, stated.scope, stated.budget_usd)
-    machines = [(m.type, m.usd_per_hour) for m in (stated.machines.local, stated.machines.cpu, stated.machines.gpu)]
-    table = lines(stated.components, spending(plan.store, attempts, machines, prices))
+    table = lines(stated.components, spending(plan.store, attempts, prices, stated.region))
     whole = total(table)
     rows = [cells(line) for line in (*table, whole)]
-    remarks = [budget_line(standing, whole), *notes(prices)]
+    remarks = [budget_line(standing, whole), *notes(prices, stated.region)]
     text = "\n\n".join([f"# Costs of {plan.experiment.tag}", chart(table), markdown_table(rows), *map(_plain, remarks)])
     return Costs(rows, text, min(100.0, 100 * standing.share))
 

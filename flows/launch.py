@@ -81,9 +81,10 @@ class NotStarted(RetainError):
 class Launcher:
     """Where a run's attempts are started.
 
-    `start(request, environment)` returns the attempt at work, or raises NotStarted; `environment` is the one that the
-    run was started with, of which a stage gets a part. `work(here, id of the attempt)`, with the store's folder `here`,
-    is a folder on the machine where the attempt works, which no other attempt uses.
+    `start(request, environment, pool)` returns the attempt at work, or raises NotStarted; `environment` is the one that
+    the run was started with, of which a stage gets a part; `pool` is where its machine is (PricedMachine). `work(here,
+    id of the attempt)`, with the store's folder `here`, is a folder on the machine where the attempt works, which no
+    other attempt uses.
 
     `owner` names a run that comes back after it was killed. It then starts its open attempts a second time, and `start`
     returns those that are still at work. A run without an owner ends its attempts when it ends, however it does.
@@ -92,7 +93,7 @@ class Launcher:
     that are charged for an attempt beyond those of its own process, and so are reserved on top of its limit.
     """
 
-    start: Callable[[StageRequest, Mapping[str, str]], Child]
+    start: Callable[[StageRequest, Mapping[str, str], str], Child]
     work: Callable[[Path, str], Path]
     owner: str = ""
     shared: bool = False
@@ -190,8 +191,8 @@ def work_folder(here: Path, attempt_id: str) -> Path:
     return here / "work" / attempt_id.replace("/", "-")
 
 
-def launch(request: StageRequest, caller: Mapping[str, str]) -> Subprocess:
-    """Starts the attempt as a subprocess. Raises NotStarted."""
+def launch(request: StageRequest, caller: Mapping[str, str], pool: str = "") -> Subprocess:
+    """Starts the attempt as a subprocess, whatever the pool. Raises NotStarted."""
     began = time.monotonic()
     try:
         process = start_engine(request, caller)

@@ -38,6 +38,7 @@ from flows.container import check_deployments, containers
 from flows.dashboard import published
 from flows.forced import put_back, set_aside
 from flows.plan import Plan, make_plan, put_sources
+from flows.pools import ON_THIS_MACHINE, Pools
 from flows.prefect_api import OwnState, client, flow_run_of, propose, state_of
 from flows.retries import LATER_AND_LATER
 from flows.run import Run
@@ -61,11 +62,13 @@ def carry_out(
     *,
     force: bool,
     budget_usd: float | None,
+    pools: Pools = ON_THIS_MACHINE,
     proposed_by: str | None = None,
 ) -> State[None]:
     """Carries out the experiment inside a flow run, and returns the state in which that ends.
 
-    `dag` carries out a run's stages within that flow run. `force`: the named stages are made again, or all.
+    `dag` carries out a run's stages within that flow run. `force`: the named stages are made again, or all. `pools`:
+    where the stages work.
     `proposed_by`: of a retrain (flows/retrain.py), who proposes its release.
     """
     context = FlowRunContext.get()
@@ -80,9 +83,11 @@ def carry_out(
             patience_s = SHARED_S if flow_run.run_count > 1 else 0.0
             began = _began(flow_run)
             plan = _plan(
-                lambda: make_plan(experiment, stages, elsewhere=True, budget_usd=budget_usd, began=began), patience_s
+                lambda: make_plan(experiment, stages, elsewhere=True, budget_usd=budget_usd, began=began, pools=pools),
+                patience_s,
             )
-            check_deployments(plan.stages)
+            most = plan.experiment.execution.max_preemptions
+            check_deployments((stage.name, each.pool) for stage in plan.stages for each in plan.machines(stage, most))
             forced = [stage.name for stage in plan.stages if force and (not stages or stage.name in stages)]
             return _carried_out(plan, flow_run, forced, dag, log, proposed_by)
         except RetainError as error:

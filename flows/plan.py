@@ -18,15 +18,16 @@ from engine.fingerprint import ROOT, Identity, code_digests, differences, librar
 from engine.interval import NEVER_HOURS, CheckpointInterval
 from engine.ledger import entries, mean_hours_between_preemptions, scope_before, scope_of
 from engine.patience import LOCAL_S, SHARED_S
-from engine.prices import check_priced
+from engine.prices import Prices, load_prices
 from engine.stage import IDENTITY, Stage, StageRequest, load_entry
 from engine.store import Store, open_store, sha256_of, store_url
 from flows import preflight
+from flows.pools import ON_THIS_MACHINE, Pools, PricedMachine, machines_for
 from flows.sources import Source
 from images.locks import locked
 from images.table import IMAGES
 from retain.parts import JUDGED_BY
-from tasks.config import Experiment, Machine
+from tasks.config import Experiment
 from tasks.stages import STAGES
 
 MAX_METRICS = 4  # of a stage whose row shows each of them
@@ -47,6 +48,8 @@ class Plan:
     sources: Mapping[str, Source]
     code: Mapping[str, dict[str, str]]
     configs: Mapping[str, dict[str, Any]]
+    prices: Prices = field(default_factory=load_prices)
+    pools: Pools = ON_THIS_MACHINE
     earlier_scope: str | None = None
     # As this process was started with it: while Prefect runs in it, the process has another one (flows/server.py).
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
@@ -110,9 +113,19 @@ class Plan:
         """What the stage computes on: "cuda" if it can use a GPU and the experiment has one, else "cpu"."""
         return device_of(self.experiment, stage)
 
-    def machine(self, stage: Stage) -> Machine:
-        """The machine that the stage runs on, with its price."""
-        return machine_of(self.experiment, stage)
+    def machine(self, stage: Stage) -> PricedMachine:
+        """The machine that attempts at the stage work on, with its price, until they lose too many of them."""
+        return self.machines(stage, 0)[0]
+
+    def machines(self, stage: Stage, preemptions: int) -> list[PricedMachine]:
+        """The machines that the next attempt may work on after so many preemptions, the preferred one first."""
+        return machines_for(
+            self.experiment.costs,
+            self.pools,
+            self.prices,
+            gpu=self.device(stage) == "cuda",
+            lasting=preemptions >= self.experiment.execution.on_demand_after,
+        )
 
     def source_keys(self, stage: str) -> dict[str, str]:
         """Name of a source file -> its key in the store. Empty for synthetic data and stages that read no files."""
@@ -125,11 +138,12 @@ class Plan:
 
     def checkpoint_interval(self, stage: Stage) -> CheckpointInterval:
         """The experiment's, with what the ledger has seen of preemptions of the stage's machine."""
-        stated = self.experiment.execution.checkpoint
+        stated, machine = self.experiment.execution.checkpoint, self.machine(stage)
         seen = mean_hours_between_preemptions(
             entries(self.store, self.experiment.costs.scope),
             stated.mean_hours_between_preemptions,
-            self.machine(stage).type,
+            machine.type,
+            machine.pool,
         )
         return stated.model_copy(update={"mean_hours_between_preemptions": min(seen, NEVER_HOURS)})
 
@@ -162,12 +176,6 @@ class Plan:
 def device_of(experiment: Experiment, stage: Stage) -> str:
     """What the stage computes on: "cuda" if it can use a GPU and the experiment has one, else "cpu"."""
     return experiment.execution.device if stage.resources.gpu else "cpu"
-
-
-def machine_of(experiment: Experiment, stage: Stage) -> Machine:
-    """The machine that the stage runs on, with its price."""
-    machines = experiment.costs.machines
-    return machines.gpu if device_of(experiment, stage) == "cuda" else machines.local
 
 
 def load_experiment(name: str, began: datetime | None = None) -> Experiment:
@@ -203,19 +211,22 @@ def make_plan(
     elsewhere: bool = False,
     budget_usd: float | None = None,
     began: datetime | None = None,
+    pools: Pools = ON_THIS_MACHINE,
 ) -> Plan:
     """The plan for the wanted stages and all that they need; for all stages if none is named.
 
-    `budget_usd`: a cap below the experiment's own. `began`: as load_experiment(). Raises RetainError for what is
-    missing on this machine. A plan that is not `to_run`, or whose stages run `elsewhere`, needs no GPU here.
+    `budget_usd`: a cap below the experiment's own. `began`: as load_experiment(). `pools`: where the stages work.
+    Raises RetainError for what is missing on this machine. A plan that is not `to_run`, or whose stages run
+    `elsewhere`, needs no GPU here.
     """
     began, stated = began or datetime.now(UTC), _load(name)
     experiment = with_scope(stated, scope_of(stated.costs.scope, began))
     if budget_usd is not None:
         experiment = _capped(experiment, budget_usd)
     stages = _with_inputs(tuple(wanted) or tuple(STAGES))
+    prices = load_prices()
     if to_run:
-        check_priced(machine_of(experiment, stage).type for stage in stages)
+        _check_priced(experiment, stages, pools, prices)
     for stage in stages:
         if stage.name not in set(experiment.execution.time_limit_s):
             raise ConfigError(f"experiment {name}: key 'execution.time_limit_s' lacks stage {stage.name!r}")
@@ -230,8 +241,16 @@ def make_plan(
         sources=preflight.check(experiment, stages, store.here / "downloads", needs_gpu=to_run and not elsewhere),
         code={stage.name: code_digests(stage.entry) for stage in stages},
         configs={stage.name: stage_config(experiment, stage.name) for stage in stages},
+        prices=prices,
+        pools=pools,
         earlier_scope=scope_before(stated.costs.scope, began),
     )
+
+
+def _check_priced(experiment: Experiment, stages: Iterable[Stage], pools: Pools, prices: Prices) -> None:
+    """Raises ConfigError for a machine without a price that the stages may come to work on."""
+    for gpu in {device_of(experiment, stage) == "cuda" for stage in stages}:
+        machines_for(experiment.costs, pools, prices, gpu=gpu, lasting=True)
 
 
 def _capped(experiment: Experiment, budget_usd: float) -> Experiment:

@@ -135,7 +135,7 @@ def _carry_out(run: Run, name: str, log: Log, report: Report) -> None:
             continue
         try:
             with _gpu_if_needed(run, stage):
-                ending = _attempt_once(run, stage, identity, inputs, report, unsettled)
+                ending = _attempt_once(run, stage, identity, inputs, report, unsettled, preemptions)
         except Held:
             _wait_for_another_run(run, name)
             continue
@@ -207,7 +207,13 @@ def _gpu_if_needed(run: Run, stage: Stage) -> Iterator[None]:
 
 
 def _attempt_once(
-    run: Run, stage: Stage, identity: Identity, inputs: dict[str, str], report: Report, unsettled: Container[int]
+    run: Run,
+    stage: Stage,
+    identity: Identity,
+    inputs: dict[str, str],
+    report: Report,
+    unsettled: Container[int],
+    preemptions: int,
 ) -> Ending:
     progress_shown = 0.0
     began = asked_to_stop = False
@@ -227,7 +233,9 @@ def _attempt_once(
             with suppress(OSError, RetainError):  # what can't be read is shown the next time
                 _show_progress(run.board, stage.name, child.read(PROGRESS), report)
 
-    ending = run_attempt(run.plan, stage, identity, inputs, watch, run.launcher, unsettled, run.stopping.is_set)
+    ending = run_attempt(
+        run.plan, stage, identity, inputs, watch, run.launcher, unsettled, run.stopping.is_set, preemptions
+    )
     run.board.attempt_ended(stage.name, ending.seconds, ending.usd)
     if ending.code == COMPLETE:
         run.board.update(stage.name, run_seconds=ending.record.run_seconds)

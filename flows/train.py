@@ -23,6 +23,7 @@ from flows import parent
 from flows.budget import watched
 from flows.dashboard import published
 from flows.parent import Prepare
+from flows.pools import CpuPool, GpuPool, Pools
 from flows.run import Run
 from flows.server import PrefectFailed
 from flows.step import step
@@ -46,6 +47,8 @@ def train(
     stages: Sequence[StageName] = [],
     force: bool = False,
     budget_usd: Dollars | None = None,
+    cpu_pool: CpuPool = "docker",
+    gpu_pool: GpuPool = "docker",
 ) -> State[None]:
     """Trains what isn't there yet, each stage in a container, and stops where the budget ends.
 
@@ -57,8 +60,11 @@ def train(
         force: Make the stages again although their artifacts are there; if none is named, all of them.
         budget_usd: A cap for as long as this run is at work, at most the experiment's own. What earlier runs of the
             experiment have spent counts as well. None: the experiment's own cap.
+        cpu_pool: The work pool whose machines the stages work on that compute on no GPU.
+        gpu_pool: The work pool for the stages that compute on one.
     """
-    return parent.carry_out(experiment, stages, carry_out_stages, force=force, budget_usd=budget_usd)
+    pools = Pools(cpu_pool, gpu_pool)
+    return parent.carry_out(experiment, stages, carry_out_stages, force=force, budget_usd=budget_usd, pools=pools)
 
 
 def train_here(run: Run) -> None:

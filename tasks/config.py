@@ -700,23 +700,25 @@ class Stages(Frozen):
 
 
 class Machine(Frozen):
-    """Where stages run, and the price they are metered at; the laptop has the price of a machine like it.
-
-    Nothing reads `preemptible` yet; the machines of Google Cloud will, which are still to come.
-    """
+    """A machine that is rented. What it costs is in infra/prices.yaml, by the region of `costs`."""
 
     type: str
     gpu: Literal["nvidia-l4"] | None
     preemptible: bool
+
+
+class OwnMachine(Machine):
+    """The machine that a run is started on: a laptop is metered like the rented one that it resembles."""
+
     # Above $100 an hour no attempt of any length would fit the budget; it would be a slip of the decimal point.
     usd_per_hour: Annotated[float, Field(gt=0, le=100)]
 
 
 class Machines(Frozen):
-    """`local` and `gpu` price the stages that run today, in containers too. Nothing reads `cpu` yet; the machines of
-    Google Cloud will, which are still to come."""
+    """`local`: where a run's stages work unless they are sent elsewhere. `cpu` and `gpu`: the machines of work pools
+    without and with a GPU. A GPU of the machine that a run is started on counts as `gpu`, too."""
 
-    local: Machine
+    local: OwnMachine
     cpu: Machine
     gpu: Machine
 
@@ -735,6 +737,8 @@ class Costs(Frozen):
     # at its end there is another one in each month (engine/ledger.py).
     scope: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_/-]*(\{month\})?$")]
     machines: Machines
+    # Of the rented machines: prices differ between regions.
+    region: Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]+$")]
     components: Annotated[tuple[Component, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -751,6 +755,9 @@ class Execution(Frozen):
     heartbeat_s: Annotated[float, Field(ge=0.5, le=60)]
     # How often one stage may be asked to make room before that counts as a failure.
     max_preemptions: Annotated[int, Field(ge=0, le=1000)]
+    # After so many preemptions of a stage its next attempt works on a machine that nobody takes away, where the pool
+    # has such and the budget has room for one.
+    on_demand_after: Annotated[int, Field(ge=1, le=1000)]
     # What a machine costs before and after the stage itself: boot, image pull, idle tail.
     overhead_s: Annotated[float, Field(ge=0, le=3600)]
     # How often stages save their state. Results don't depend on it.

@@ -16,6 +16,7 @@ tag: tried
 costs:
   budget_usd: 100
   scope: tried
+  region: us-central1
   components:
     - {name: Risk + Accept Training, estimate_usd: 5, stages: [customers, risk, accept]}
     - {name: SFT Training, estimate_usd: 30, stages: [sft]}
@@ -173,9 +174,6 @@ def test_what_is_saved_is_not_told_without_a_price(store: FolderStore, capsys: p
 def test_an_entry_without_its_machine_has_the_one_of_its_price(
     store: FolderStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = config.CONFIGS / "experiment_tried.yaml"
-    spot = "{type: e2-standard-4, usd_per_hour: 0.059}"
-    path.write_text(path.read_text() + f"  machines: {{cpu: {spot}}}\n")
     reserve(store, "risk", "b/1", usd_per_hour=0.059, limit_s=3600)
     ledger.settle(store, "tried", "b/1", 3600, estimated=False)
     assert "│$0.0750│" in row(printed(capsys), "Risk + Accept Training").replace(" ", "")

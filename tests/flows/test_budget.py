@@ -277,10 +277,12 @@ def test_a_machine_without_a_price_is_refused_before_anything_is_asked_for(
     tmp_path: Path, store: FolderStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = tmp_path / "experiment_mine.yaml"
-    machine = "{type: my-laptop, gpu: null, preemptible: false, usd_per_hour: 0.1}"
-    mine.write_text(f"extends: chaos\ntag: mine\ncosts: {{machines: {{local: {machine}}}}}\n")
+    machine = "{type: n1-standard-8, gpu: null, preemptible: true}"
+    mine.write_text(
+        f"extends: chaos\ntag: mine\nexecution: {{device: cuda}}\ncosts: {{machines: {{gpu: {machine}}}}}\n"
+    )
     monkeypatch.setattr(preflight, "check", lambda *_, **__: pytest.fail("it looked for data first"))
     assert command.main(["run", "--experiment", str(mine)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "no price of machine 'my-laptop'" in line
+    assert "no price of a preemptible n1-standard-8 without a GPU in us-central1" in line
     assert list(store.list("ledger")) == []

@@ -278,7 +278,7 @@ def test_an_attempt_that_waits_for_a_machine_costs_nothing_yet(store: FolderStor
 def launcher(store: FolderStore, api: Api, prepare: Any) -> Launcher:
     """Starts attempts that `prepare` says something about."""
 
-    def start(request: Any, caller: Any) -> Container:
+    def start(request: Any, caller: Any, pool: str) -> Container:
         prefix = f"chaos/risk/{request.fingerprint}"
         child = Container(uuid4(), store, prefix, request.number, 0.01, api)  # type: ignore[arg-type]
         ends.name_flow_run(store, prefix, request.number, child.flow_run)
@@ -385,7 +385,7 @@ def test_what_an_attempt_says_of_its_end_does_not_settle_it_before_its_container
 def test_an_attempt_that_can_not_be_started_costs_nothing(store: FolderStore) -> None:
     plan = toy_plan(store.root, (RISK,))
 
-    def start(request: Any, caller: Any) -> Container:
+    def start(request: Any, caller: Any, pool: str) -> Container:
         raise NotStarted("Prefect has no deployment stage/gpu")
 
     launch = replace(launcher(store, Api(), None), start=start)
@@ -486,7 +486,7 @@ def test_the_request_keeps_the_order_of_the_experiment_s_keys(
     assert list(config) != sorted(config)
     request = plan.request(RISK, identity.model_copy(update={"config": config}), {}, 1, Path("/nowhere"))
     monkeypatch.setattr(flows.container, "_flow_run", lambda *_: SimpleNamespace(id=uuid4()))
-    flows.container._start(request, uuid4(), Api())  # type: ignore[arg-type]
+    flows.container._start(request, "", uuid4(), Api())  # type: ignore[arg-type]
     stored = store.read(records.key(f"chaos/risk/{request.fingerprint}", 1, flows.container.REQUEST))
     assert stored is not None
     assert list(StageRequest.model_validate_json(stored[0]).identity.config) == list(config)
@@ -514,8 +514,8 @@ def test_an_attempt_that_is_started_again_is_linked_to_the_stage_it_was_linked_t
     plan = toy_plan(tmp_path, stages)
     requests = [plan.request(stage, plan.identity(stage, {}), {}, 1, Path("/nowhere")) for stage in stages]
     server, parent = Server(), uuid4()
-    first = [flows.container._flow_run(request, parent, server).id for request in requests]  # type: ignore[arg-type]
-    again = [flows.container._flow_run(request, parent, server).id for request in reversed(requests)]  # type: ignore[arg-type]
+    first = [flows.container._flow_run(request, "stage/gpu", parent, server).id for request in requests]  # type: ignore[arg-type]
+    again = [flows.container._flow_run(request, "stage/gpu", parent, server).id for request in reversed(requests)]  # type: ignore[arg-type]
     assert again == first[::-1]
     assert len(set(server.links.values())) == len(requests)
     assert {link for _, link in server.runs.values()} == set(server.links.values())

@@ -77,7 +77,7 @@ def test_a_row_has_all_that_is_asked_for(plan: Plan) -> None:
 def test_terminal_and_prefect_show_the_same(plan: Plan) -> None:
     shown = costs(plan)
     attempts, stated = ledger.entries(plan.store, "chaos"), plan.experiment.costs
-    table = to_table(lines(stated.components, spending(plan.store, attempts, [], load_prices())), "")
+    table = to_table(lines(stated.components, spending(plan.store, attempts, load_prices(), stated.region)), "")
     columns = {str(column.header): [*map(str, column.cells), str(column.footer)] for column in table.columns}
     assert columns == {head: [row[head] for row in shown.rows] for head in shown.rows[0]}
 
@@ -119,7 +119,7 @@ def test_names_of_components_can_not_break_out(plan: Plan) -> None:
 
 
 def test_an_empty_ledger_can_be_drawn() -> None:
-    shown = lines((), spending(None, (), (), load_prices()))  # type: ignore[arg-type]
+    shown = lines((), spending(None, (), load_prices(), "us-central1"))  # type: ignore[arg-type]
     assert image(chart(shown)).tag.endswith("svg")
     assert total(shown).metered == 0
 

@@ -127,7 +127,7 @@ def test_what_is_charged_around_an_attempt_is_reserved_too(tmp_path: Path) -> No
         def end_seen(self) -> bool:
             return True
 
-    def start(request: StageRequest, caller: Mapping[str, str]) -> Longer:
+    def start(request: StageRequest, caller: Mapping[str, str], pool: str) -> Longer:
         return Longer(**vars(launch(request, caller)))
 
     for around_s, reserved_s in ((30.0, 30.0), (30.0, 20.0)):

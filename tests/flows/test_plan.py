@@ -23,6 +23,7 @@ from engine.config import experiment_path
 from engine.errors import ConfigError, DataError
 from engine.fingerprint import ROOT
 from engine.ledger import entries
+from engine.prices import load_prices
 from engine.stage import Resources, StageRequest
 from engine.store import sha256_of
 from eval.console import make_console
@@ -31,6 +32,7 @@ from flows.__main__ import main
 from flows.attempt import ENDING_S, run_attempt
 from flows.launch import Launcher, work_folder
 from flows.plan import load_experiment, make_plan, put_sources, stage_config
+from flows.pools import ON_THIS_MACHINE, machines_for
 from flows.terminal import show_sources
 from flows.wanted import Wanted, text_files, weight_files
 from retain.dataset import DatasetSpec
@@ -394,7 +396,7 @@ def test_stages_that_can_use_a_gpu_run_on_the_experiments_device(tmp_path: Path,
 
     asked: list[StageRequest] = []
 
-    def start(request: StageRequest, caller: Mapping[str, str]) -> NoReturn:
+    def start(request: StageRequest, caller: Mapping[str, str], pool: str) -> NoReturn:
         asked.append(request)
         raise Launched
 
@@ -406,17 +408,15 @@ def test_stages_that_can_use_a_gpu_run_on_the_experiments_device(tmp_path: Path,
         with pytest.raises(Launched):
             run_attempt(plan, stage, plan.identity(stage, {}), {}, lambda child: None, Launcher(start, work_folder))
     assert [request.device for request in asked] == ["cpu", device]
-    local, gpu = plan.experiment.costs.machines.local, plan.experiment.costs.machines.gpu
-    assert (local.type, local.usd_per_hour) != (gpu.type, gpu.usd_per_hour)
-    wanted = [local, gpu if device == "cuda" else local]
+    wanted = [("e2-standard-4", 0.134), ("g2-standard-4", 0.28) if device == "cuda" else ("e2-standard-4", 0.134)]
     reserved = {entry.stage: entry for entry in entries(plan.store, plan.experiment.costs.scope)}
-    for stage, machine in zip(stages, wanted, strict=True):
+    for stage, (machine, usd_per_hour) in zip(stages, wanted, strict=True):
         prefix = plan.artifacts.prefix(stage.name, plan.identity(stage, {}).fingerprint)
         record = records.read(plan.store, prefix, 1)
         assert record is not None
-        assert (record.machine_type, record.usd_per_hour) == (machine.type, machine.usd_per_hour)
+        assert (record.machine_type, record.usd_per_hour) == (machine, usd_per_hour)
         hours = (60 + ENDING_S) / 3600
-        assert reserved[stage.name].reserved_usd == pytest.approx(hours * machine.usd_per_hour, abs=1e-6)
+        assert reserved[stage.name].reserved_usd == pytest.approx(hours * usd_per_hour, abs=1e-6)
 
 
 def test_what_the_locked_experiment_reserves_is_what_its_comment_says() -> None:
@@ -424,11 +424,9 @@ def test_what_the_locked_experiment_reserves_is_what_its_comment_says() -> None:
     limits = {str(name): seconds for name, seconds in experiment.execution.time_limit_s.items()}
     on_gpu = sum(seconds for name, seconds in limits.items() if STAGES[name].resources.gpu)
     elsewhere = sum(limits.values()) - on_gpu
-    machines = experiment.costs.machines
-    usd = [
-        round(on_gpu / 3600 * machines.gpu.usd_per_hour, 2),
-        round(elsewhere / 3600 * machines.local.usd_per_hour, 2),
-    ]
+    (gpu,) = machines_for(experiment.costs, ON_THIS_MACHINE, load_prices(), gpu=True, lasting=True)
+    local = experiment.costs.machines.local
+    usd = [round(on_gpu / 3600 * gpu.usd_per_hour, 2), round(elsewhere / 3600 * local.usd_per_hour, 2)]
     said = f"{on_gpu:,.0f} s on `gpu` (${usd[0]}) and {elsewhere:,.0f} s on `local` (${usd[1]})"
     assert said in experiment_path("exp_001_mvp").read_text()
 
