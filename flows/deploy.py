@@ -10,11 +10,12 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import prefect
+import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.exceptions import ObjectNotFound
@@ -24,13 +25,17 @@ from engine.errors import DataError, RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
 from engine.paths import is_folder, path_of, why_unreadable, why_unwritable
+from engine.store import store_url
 from flows import automations
 from flows.compose import store_folder
 from flows.login import is_own, logged_in, stated_address
+from flows.plan import load_experiment
 from flows.platform import POOL, api_url, bind, store_of
+from flows.pools import RENTED, Pools, rented, stated_pools
 from flows.prefect_api import client
 from images.build import accelerator_of, engine, references
 
+GS = "gs://"
 LAST_LINES = 5  # of what Prefect says where it fails
 ONE_GPU = {"Driver": "nvidia", "Count": 1, "Capabilities": [["gpu"]]}
 
@@ -58,10 +63,13 @@ def deploy(server: str | None = None, say: Say = print) -> None:
         )
     with logged_in(server) as login, client() as api:
         _check_server(api, login["PREFECT_API_URL"])
+        pools, project = stated_pools(os.environ), os.environ.get("GOOGLE_CLOUD_PROJECT", "")
         notified = page_url(os.environ)
-        images, mounted = _checked(api, own=server is None or is_own(server))
+        images, mounted = _checked(api, server is None or is_own(server), pools, project)
         before = _data_before(api)
-        _register(login | _variables(images, mounted))
+        if rented(pools):
+            notified = notified or _register_with_google(api, pools, project)
+        _register(login | _variables(images, mounted, pools, project), {POOL} | rented(pools))
         automations.register(notified)
         _give_gpu(api)
         for deployment in sorted(api.read_deployments(), key=lambda each: (each.entrypoint or "", each.name)):
@@ -93,7 +101,7 @@ def _check_server(api: SyncPrefectClient, address: str) -> None:
         )
 
 
-def _checked(api: SyncPrefectClient, own: bool) -> tuple[dict[str, str], Mounted]:
+def _checked(api: SyncPrefectClient, own: bool, pools: Pools, project: str) -> tuple[dict[str, str], Mounted]:
     """The images by name, and what is mounted. Raises DataError with everything that is missing."""
     missing: list[str] = []
     try:
@@ -118,9 +126,35 @@ def _checked(api: SyncPrefectClient, own: bool) -> tuple[dict[str, str], Mounted
         data = _data_folder(store)
     except RetainError as error:
         missing.append(str(error))
+    if rented(pools):
+        missing += _missing_for_rented(images, pools, project)
     if missing:
         raise DataError("nothing was deployed:\n" + "\n".join(f"  {line}" for line in missing))
     return images, Mounted(store, data, named=bool(os.environ.get("RETAIN_DATA_DIR")))
+
+
+def _missing_for_rented(images: Mapping[str, str], pools: Pools, project: str) -> list[str]:
+    """What machines of Google Cloud lack, each in a line."""
+    missing = []
+    if not store_url().startswith(GS):
+        missing.append(f"RETAIN_STORE={store_url()}: rented machines want a store in a bucket, gs://bucket/prefix")
+    if not project:
+        missing.append("GOOGLE_CLOUD_PROJECT is not set: the project that the rented machines and secrets are in")
+    for name in sorted(images):
+        if "@sha256:" not in images[name]:
+            missing.append(f"{images[name]} is on this machine alone: `make images ONLY={name} PUSH=registry`")
+        elif name == "gpu" and pools.gpu in RENTED and accelerator_of(ROOT, name) != "cuda":
+            missing.append("retain/gpu was pushed without CUDA: `make images ONLY=gpu ACCELERATOR=cuda PUSH=registry`")
+    return missing
+
+
+def _register_with_google(api: SyncPrefectClient, pools: Pools, project: str) -> str | None:
+    """Registers the pools of rented machines and the blocks of their project; the webhook that its secret holds."""
+    from flows import google  # whoever rents no machines needs none of its libraries
+
+    google.register_pools(api, rented(pools))
+    google.register_blocks(project)
+    return google.secret_page_url()
 
 
 def _check_store(store: Path) -> None:
@@ -157,7 +191,7 @@ def _data_folder(store: str) -> str:
     return str(folder)
 
 
-def _variables(images: dict[str, str], mounted: Mounted) -> dict[str, str]:
+def _variables(images: dict[str, str], mounted: Mounted, pools: Pools, project: str) -> dict[str, str]:
     """The variables that prefect.yaml names."""
     return {
         "RETAIN_IMAGE_TABULAR": images["tabular"],
@@ -165,11 +199,18 @@ def _variables(images: dict[str, str], mounted: Mounted) -> dict[str, str]:
         "RETAIN_HOST_STORE": mounted.store,
         "RETAIN_HOST_DATA": mounted.data,
         "RETAIN_USER": f"{os.getuid()}:{os.getgid()}",
+        "RETAIN_STORE": store_url(),
+        "RETAIN_CPU_POOL": pools.cpu,
+        "RETAIN_GPU_POOL": pools.gpu,
+        "RETAIN_REGION": load_experiment("exp_001_mvp").costs.region,
+        "RETAIN_WORKER_ACCOUNT": f"retain-worker@{project}.iam.gserviceaccount.com",
     }
 
 
-def _register(variables: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+def _register(variables: dict[str, str], pools: Set[str]) -> None:
+    stated = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    names = [option for each in stated if each["work_pool"]["name"] in pools for option in ("--name", each["name"])]
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *names]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | variables, capture_output=True, encoding="utf-8", errors="replace"
     )

@@ -7,8 +7,9 @@ to `docker`, the engine of the machine that the run itself is on, or to rented m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from engine.errors import ConfigError
 from engine.prices import Prices
@@ -88,12 +89,22 @@ def machines_for(costs: Costs, pools: Pools, prices: Prices, *, gpu: bool, lasti
     ]
 
 
-def named_pools(cpu: str, gpu: str) -> Pools:
-    """Raises ConfigError for a pool that such stages can't be sent to."""
-    for variable, name, known in (("RETAIN_CPU_POOL", cpu, CpuPool), ("RETAIN_GPU_POOL", gpu, GpuPool)):
-        if name not in get_args(known):
-            raise ConfigError(f"{variable}={name}: wants one of {', '.join(get_args(known))}")
-    return Pools(cpu, gpu)  # type: ignore[arg-type]
+def stated_pools(environment: Mapping[str, str]) -> Pools:
+    """Those of RETAIN_CPU_POOL and RETAIN_GPU_POOL. Raises ConfigError for a pool that such stages can't be sent to."""
+    cpu, gpu = environment.get("RETAIN_CPU_POOL") or "docker", environment.get("RETAIN_GPU_POOL") or "docker"
+    for variable, name, known in (
+        ("RETAIN_CPU_POOL", cpu, get_args(CpuPool)),
+        ("RETAIN_GPU_POOL", gpu, get_args(GpuPool)),
+    ):
+        if name not in known:
+            raise ConfigError(f"{variable}={name}: wants one of {', '.join(known)}")
+    return Pools(cast(CpuPool, cpu), cast(GpuPool, gpu))
+
+
+def rented(pools: Pools) -> set[str]:
+    """The work pools of rented machines that a run may come to use."""
+    named = {pools.cpu, pools.gpu} & RENTED.keys()
+    return named | {lasting for name in named if (lasting := RENTED[name].lasting) is not None}
 
 
 def _price(costs: Costs, prices: Prices, machine: Machine, name: str, *, preemptible: bool) -> float:

@@ -19,13 +19,13 @@ variable "billing_account" {
 }
 
 variable "region" {
-  description = "Where everything is. Prices are those of one region (infra/prices.yaml), so it has to be that one."
+  description = "Where everything is. Prices differ between regions, so it has to be one that infra/prices.yaml lists."
   type        = string
   default     = "us-central1"
 
   validation {
-    condition     = var.region == yamldecode(file("${path.module}/../prices.yaml")).region
-    error_message = "region: infra/prices.yaml has prices of another region. Put this one's there first."
+    condition     = contains([for price in yamldecode(file("${path.module}/../prices.yaml")).prices : price.region], var.region)
+    error_message = "region: infra/prices.yaml has prices of other regions. Put this one's there first."
   }
 }
 
@@ -84,7 +84,7 @@ variable "resident_machine" {
   default     = "e2-standard-2"
 
   validation {
-    condition     = contains(keys(yamldecode(file("${path.module}/../prices.yaml")).machines), var.resident_machine)
+    condition     = contains([for price in yamldecode(file("${path.module}/../prices.yaml")).prices : price.machine if price.region == var.region], var.resident_machine)
     error_message = "resident_machine: infra/prices.yaml has no price of it."
   }
 }
@@ -95,7 +95,7 @@ variable "cpu_machine" {
   default     = "e2-standard-4"
 
   validation {
-    condition     = contains(keys(yamldecode(file("${path.module}/../prices.yaml")).machines), var.cpu_machine)
+    condition     = contains([for price in yamldecode(file("${path.module}/../prices.yaml")).prices : price.machine if price.region == var.region], var.cpu_machine)
     error_message = "cpu_machine: infra/prices.yaml has no price of it."
   }
 }
@@ -108,7 +108,7 @@ variable "gpu_machine" {
   validation {
     condition = (
       startswith(var.gpu_machine, "g2-") &&
-      contains(keys(yamldecode(file("${path.module}/../prices.yaml")).machines), var.gpu_machine)
+      contains([for price in yamldecode(file("${path.module}/../prices.yaml")).prices : price.machine if price.region == var.region], var.gpu_machine)
     )
     error_message = "gpu_machine: wants a g2 machine that infra/prices.yaml has a price of."
   }

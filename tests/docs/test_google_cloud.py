@@ -40,18 +40,19 @@ def test_outputs_secrets_and_groups_are_terraforms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("begins", "variable", "kind"),
+    ("begins", "variable", "preemptible"),
     [
-        ("`retain-host`", "resident_machine", "on_demand"),
-        ("`retain-serve`", "resident_machine", "on_demand"),
-        ("a machine of `cpu-spot`", "cpu_machine", "spot"),
-        ("a machine of `gpu-spot`", "gpu_machine", "spot"),
-        ("a machine of `gpu-on-demand`", "gpu_machine", "on_demand"),
+        ("`retain-host`", "resident_machine", False),
+        ("`retain-serve`", "resident_machine", False),
+        ("a machine of `cpu-spot`", "cpu_machine", True),
+        ("a machine of `gpu-spot`", "gpu_machine", True),
+        ("a machine of `gpu-on-demand`", "gpu_machine", False),
     ],
 )
-def test_machines_cost_what_the_price_list_says(begins: str, variable: str, kind: str) -> None:
-    price = getattr(PRICES.machines[VARIABLES[variable]["default"]], kind)
-    assert float(row(COSTS, begins)) == price
+def test_machines_cost_what_the_price_list_says(begins: str, variable: str, preemptible: bool) -> None:
+    gpu = "nvidia-l4" if variable == "gpu_machine" else None
+    region, machine = (VARIABLES[name]["default"] for name in ("region", variable))
+    assert float(row(COSTS, begins)) == PRICES.usd_per_hour(machine, gpu, region, preemptible=preemptible)
 
 
 def test_what_is_always_on_adds_up() -> None:

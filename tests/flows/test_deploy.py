@@ -30,6 +30,7 @@ from flows import automations, deploy, platform
 from flows.guard import SERVER_AUTH
 from flows.login import logged_in
 from flows.plan import load_experiment
+from flows.pools import RENTED, Pools
 from flows.train import train
 from tasks.stages import STAGES
 
@@ -66,7 +67,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def checked(api: Api | None = None, own: bool = True) -> deploy.Mounted:
-    return deploy._checked(api or Api(), own)[1]  # type: ignore[arg-type]
+    return deploy._checked(api or Api(), own, Pools(), "")[1]  # type: ignore[arg-type]
 
 
 def test_everything_that_is_missing_is_said_at_once(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +121,7 @@ def test_the_data_folder_is_absolute_and_holds_something(folders: Path, monkeypa
 
 
 def test_prefect_yaml_names_what_make_deploy_fills_in(folders: Path) -> None:
-    filled = deploy._variables(IMAGES, deploy.Mounted("/my/store", "/my/data", named=True))
+    filled = deploy._variables(IMAGES, deploy.Mounted("/my/store", "/my/data", named=True), Pools(), "project-1")
     text = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
     assert {part.split("}}")[0].strip() for part in text.split("{{ $")[1:]} == set(filled)
     assert (filled["RETAIN_HOST_STORE"], filled["RETAIN_HOST_DATA"]) == ("/my/store", "/my/data")
@@ -128,7 +129,11 @@ def test_prefect_yaml_names_what_make_deploy_fills_in(folders: Path) -> None:
     assert filled["RETAIN_USER"] == f"{os.getuid()}:{os.getgid()}"
 
 
-@pytest.mark.parametrize("deployment", DESCRIBED["deployments"], ids=lambda each: each["name"])
+@pytest.mark.parametrize(
+    "deployment",
+    [each for each in DESCRIBED["deployments"] if each["work_pool"]["name"] == platform.POOL],
+    ids=lambda each: each["name"],
+)
 def test_what_a_container_gets(deployment: dict[str, Any]) -> None:
     """Runs read data and can't change it; a mount, unlike a volume, of a folder that is gone is refused by Docker."""
     variables = deployment["work_pool"]["job_variables"]
@@ -260,9 +265,9 @@ class Registered(Api):
 def test_what_is_mounted_is_said_and_a_gpu_is_asked_for(
     accelerator: str, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api, registered, said = Registered(), [], list[str]()
+    api, registered, said = Registered(), list[dict[str, str]](), list[str]()
     monkeypatch.setattr(deploy, "client", lambda: api)
-    monkeypatch.setattr(deploy, "_register", registered.append)
+    monkeypatch.setattr(deploy, "_register", lambda variables, pools: registered.append(variables))
     told: list[str | None] = []
     monkeypatch.setattr(automations, "register", told.append)
     monkeypatch.setattr(deploy, "accelerator_of", lambda root, name: accelerator)
@@ -300,7 +305,10 @@ def test_each_deployment_is_of_a_flow_that_takes_its_parameters(deployment: dict
 
 def test_every_image_of_a_stage_has_a_deployment() -> None:
     attempts = {each["name"] for each in DESCRIBED["deployments"] if each["entrypoint"].startswith("flows/stage.py")}
-    assert attempts == {stage.image for stage in STAGES.values()}
+    images = {stage.image for stage in STAGES.values()}
+    with_gpu = {stage.image for stage in STAGES.values() if stage.resources.gpu}
+    rented = {f"{image}-on-{pool.name}" for pool in RENTED.values() for image in (with_gpu if pool.gpu else images)}
+    assert attempts == images | rented
 
 
 def test_the_retrain_is_due_every_week_by_a_stated_clock() -> None:
@@ -314,7 +322,7 @@ FORM = train.parameters.model_dump()["properties"]
 
 
 def test_the_form_of_a_run_explains_each_parameter() -> None:
-    assert FORM.keys() == {"experiment", "stages", "force", "budget_usd"}
+    assert FORM.keys() == {"experiment", "stages", "force", "budget_usd", "cpu_pool", "gpu_pool"}
     for name, each in FORM.items():
         assert each["description"], name
         assert "default" in each, name

@@ -21,7 +21,7 @@ from engine.stage import PREEMPTED, Resources, StageRequest
 from flows.attempt import run_attempt
 from flows.launch import Launcher, work_folder
 from flows.plan import Plan
-from flows.pools import Pools, named_pools
+from flows.pools import Pools, rented, stated_pools
 from flows.run import Run, StageEnded, carry_out
 from tests.flows.toy_plan import board_of, toy_plan, toy_stage
 
@@ -173,11 +173,19 @@ def test_vertex_ai_is_refused_until_somebody_has_seen_its_price(tmp_path: Path) 
         plan_on(tmp_path, Pools("docker", "gpu-vertex")).machine(SFT)
 
 
-@pytest.mark.parametrize(("cpu", "gpu", "variable"), [("gpu-spot", "docker", "CPU"), ("docker", "l4", "GPU")])
-def test_a_pool_that_takes_no_such_stages_is_refused(cpu: str, gpu: str, variable: str) -> None:
-    with pytest.raises(ConfigError, match=rf"RETAIN_{variable}_POOL=.*: wants one of docker, {variable.lower()}-spot"):
-        named_pools(cpu, gpu)
-    assert named_pools("cpu-spot", "gpu-vertex") == Pools("cpu-spot", "gpu-vertex")
+@pytest.mark.parametrize(("variable", "value"), [("RETAIN_CPU_POOL", "gpu-spot"), ("RETAIN_GPU_POOL", "l4")])
+def test_a_pool_that_takes_no_such_stages_is_refused(variable: str, value: str) -> None:
+    kind = variable.split("_")[1].lower()
+    with pytest.raises(ConfigError, match=rf"{variable}={value}: wants one of docker, {kind}-spot"):
+        stated_pools({variable: value})
+
+
+def test_the_pools_of_a_run_are_settings() -> None:
+    assert stated_pools({"RETAIN_CPU_POOL": ""}) == Pools()
+    assert rented(Pools()) == set()
+    stated = stated_pools({"RETAIN_CPU_POOL": "cpu-spot", "RETAIN_GPU_POOL": "gpu-spot"})
+    assert stated == Pools("cpu-spot", "gpu-spot")
+    assert rented(stated) == {"cpu-spot", "gpu-spot", "gpu-on-demand"}
 
 
 @pytest.mark.parametrize(("pool", "name"), [("", "stage/gpu"), ("gpu-spot", "stage/gpu-on-gpu-spot")])

@@ -19,6 +19,8 @@ from jsonschema import Draft202012Validator
 
 from engine.fingerprint import ROOT
 from engine.prices import PRICES, load_prices
+from flows.plan import load_experiment
+from flows.pools import RENTED
 from images.build import Pushed
 from images.table import IMAGES
 from tests.flows.test_platform import stated_secrets
@@ -194,20 +196,25 @@ def test_spot_machines_are_deleted_when_they_are_taken_away() -> None:
 
 def test_pools_are_those_of_the_deployments() -> None:
     """`docker` is the pool of parents, at Prefect's machine; `gpu-vertex` has no machine of ours."""
-    stated = (ROOT / "prefect.yaml").read_text()
-    of_deployments = set(re.findall(r"^ +name: ([a-z]+-[a-z-]+)$", stated, flags=re.MULTILINE))
-    of_files = {path.stem for path in (ROOT / "infra" / "pools").glob("*.json")}
-    ours = {*pools(), "docker", "gpu-vertex"}
-    assert {name for name in of_deployments if name.startswith(("cpu-", "gpu-"))} <= ours
-    assert of_files <= ours
+    stated = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    assert {each["work_pool"]["name"] for each in stated} == {*pools(), "docker", "gpu-vertex"}
+    assert {*pools(), "gpu-vertex"} == RENTED.keys()
+    for name, pool in pools().items():
+        assert (pool["gpu"], "spot" in pool["scheduling"]) == (RENTED[name].gpu, RENTED[name].preemptible), name
 
 
 def test_machines_have_a_price() -> None:
     prices = load_prices()
     types = {name: VARIABLES[name]["default"] for name in VARIABLES if name.endswith("_machine")}
     assert types.keys() == {"cpu_machine", "gpu_machine", "resident_machine"}
-    assert set(types.values()) <= prices.machines.keys()
-    assert VARIABLES["region"]["default"] == prices.region
+    region = VARIABLES["region"]["default"]
+    for name, machine in types.items():
+        gpu = "nvidia-l4" if name == "gpu_machine" else None
+        for preemptible in (False, True):
+            assert prices.find(machine, gpu, region, preemptible=preemptible), name
+    stated = load_experiment("exp_001_mvp").costs  # by which runs are metered
+    assert region == stated.region
+    assert (types["cpu_machine"], types["gpu_machine"]) == (stated.machines.cpu.type, stated.machines.gpu.type)
     used = {pool["machine_type"] for pool in pools().values()} | {RESIDENT["machine_type"]}
     assert used == {f"${{var.{name}}}" for name in types}
 

@@ -1,0 +1,78 @@
+"""What Prefect's server knows of Google Cloud, which `make deploy` registers: work pools, and blocks of prefect-gcp.
+
+The blocks say in which project the pools' machines and secrets are. They hold no key: whoever uses one does so by its
+own account, a person by `gcloud auth application-default login`, a machine by its metadata server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+from google.api_core.exceptions import GoogleAPIError
+from google.auth.exceptions import GoogleAuthError
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect_gcp import GcpCredentials, GcpSecret
+from prefect_gcp.workers.vertex import VertexAIWorker
+
+from engine.errors import RetainError
+from flows import compose
+from flows.platform import POOL_FILE
+
+VERTEX = "gpu-vertex"
+BLOCK = "retain"  # of the project
+PAGE_URL = "retain-page-url"  # of a secret, and the secret's own name; "none" where nobody is told
+
+
+def register_pools(api: SyncPrefectClient, names: Iterable[str]) -> None:
+    """Creates the work pools, or brings them to what infra/pools/docker.json or prefect-gcp says."""
+    for name in sorted(names):
+        pool = WorkPoolCreate(
+            name=name,
+            description="Rented machines (docs/GOOGLE_CLOUD.md)",
+            type="vertex-ai" if name == VERTEX else "docker",
+            base_job_template=template(name),
+        )
+        try:
+            api.create_work_pool(pool, overwrite=True)
+        except httpx.HTTPError as error:
+            raise RetainError(f"Prefect's server refused the work pool {name} ({compose.first_line(error)})") from None
+
+
+def template(name: str) -> dict[str, Any]:
+    """The base job template of a work pool. Rented machines make containers as this one does, and label them with the
+    pool, by which its witness knows them."""
+    if name == VERTEX:
+        whole: dict[str, Any] = VertexAIWorker.get_default_base_job_template()
+        return whole
+    stated: dict[str, Any] = json.loads(POOL_FILE.read_text(encoding="utf-8"))
+    stated["job_configuration"]["labels"] = {"retain.pool": name}
+    return stated
+
+
+def register_blocks(project: str) -> None:
+    """Registers the blocks of the project. Raises RetainError without credentials."""
+    try:
+        credentials = GcpCredentials(project=project)
+        credentials.save(BLOCK, overwrite=True)
+        GcpSecret(gcp_credentials=credentials, secret_name=PAGE_URL).save(PAGE_URL, overwrite=True)
+    except GoogleAuthError as error:
+        raise RetainError(
+            f"no credentials for the project {project} ({compose.first_line(error)}): gcloud auth application-default "
+            "login"
+        ) from None
+
+
+def secret_page_url() -> str | None:
+    """The webhook that the project's secret holds; None where it says "none". Raises RetainError."""
+    try:
+        text = GcpSecret.load(PAGE_URL).read_secret().decode().strip()
+    except (GoogleAPIError, GoogleAuthError, UnicodeDecodeError) as error:
+        raise RetainError(
+            f"the secret {PAGE_URL} can't be read ({compose.first_line(error)}): give it a version, and your account "
+            "roles/secretmanager.secretAccessor"
+        ) from None
+    return None if text == "none" else text
