@@ -16,17 +16,26 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 import httpx
 from prefect import Task
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun, TaskRunResult
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType, TaskRunResult
 from prefect.context import TaskRunContext
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelling, Crashed, Pending, Scheduled
+from prefect.states import Cancelled, Cancelling, Crashed, Pending, Scheduled
 
 from engine import records
 from engine.artifact import ArtifactStore
@@ -39,6 +48,7 @@ from engine.store import Store, open_store
 from flows import ends
 from flows.ends import End
 from flows.launch import Launcher, NotStarted
+from flows.pools import RENTED, Pool
 from flows.prefect_api import client, flow_run_of, patiently, propose, state_of
 from tasks.stages import STAGES
 
@@ -54,17 +64,23 @@ END_S = 3.0
 # For an attempt that was asked to stop: its flow looks every 2 s, then it has GRACE_S.
 STOPPING_S = GRACE_S + 20.0
 BEGINS_S = 180.0  # from its container's start to an attempt's first sign of life; 5 to 20 s, as a machine is busy
+GROW_S = 60.0  # an attempt that waits for a rented machine sees so often to it that there is one
 MISSED_S = 20.0  # at least, without a beat, until an attempt counts as lost: a busy machine skips some
 KILLED = -signal.SIGKILL
+UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 MISSING = "Prefect has no deployment {}. `make deploy` registers it"
 
 
-def containers(parent: UUID) -> Launcher:
-    """Starts attempts in containers, for the run that is the flow run `parent`."""
+def containers(parent: UUID, region: str) -> Launcher:
+    """Starts attempts in containers, for the run that is the flow run `parent`. `region`: of rented machines."""
     api = client()
 
     def start(request: StageRequest, caller: Mapping[str, str], pool: str) -> Container:
-        return _start(request, pool, parent, api)
+        started = _start(request, pool, parent, api)
+        if pool in RENTED and not RENTED[pool].sold_as:
+            started.grow = partial(_grow, region, RENTED[pool], api)
+            _machine_for(started)
+        return started
 
     def work(here: Path, attempt_id: str) -> Path:
         return WORK / attempt_id.replace("/", "-")
@@ -97,6 +113,30 @@ def _start(request: StageRequest, pool: str, parent: UUID, api: SyncPrefectClien
         raise NotStarted(f"Prefect refuses a run of {name}: {error.response.text}") from None
     ends.name_flow_run(patient, prefix, request.number, flow_run.id)
     return Container(flow_run.id, store, prefix, request.number, request.heartbeat_s, api)
+
+
+def _grow(region: str, pool: Pool, api: SyncPrefectClient) -> None:
+    """Sees to it that the pool's group has a machine for each attempt that has not ended. Raises RetainError."""
+    from flows import capacity  # whoever rents no machines needs none of Google's libraries
+
+    unfinished = patiently(
+        lambda: api.count_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED))),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool.name])),
+        )
+    )
+    capacity.grow(capacity.Cloud(region), pool, unfinished)
+
+
+def _machine_for(started: Container) -> None:
+    """Raises NotStarted, and cancels the attempt, where no machine can be asked for and it has none yet."""
+    try:
+        started.grow()
+    except RetainError as error:
+        state = state_of(started.api, started.flow_run)
+        if state is not None and state.is_scheduled():
+            propose(started.api, started.flow_run, Cancelled(message=str(error)), force=True)
+            raise NotStarted(str(error)) from None
 
 
 def _deployment(stage: str, pool: str) -> str:
@@ -149,6 +189,7 @@ class Container:
     message: str = ""  # why it ended, where its record doesn't say
     lost: bool = False
     never_began: bool = False
+    grow: Callable[[], None] = lambda: None  # sees to it that there is a machine for it
     _stopping: bool = False  # it is to stop, and Prefect has not heard of it yet
     _code: int | None = None
     _looked_at: float = 0.0
@@ -156,6 +197,7 @@ class Container:
     _beat_at: float = 0.0  # when that was first read
     _started_at: float | None = None  # when its container was known to have started, and the store could be read
     _end: End | None = None
+    _grown_at: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
@@ -232,6 +274,10 @@ class Container:
             return self._code_of_state(state.is_failed(), state.is_cancelled())
         if flow_run is not None and flow_run.infrastructure_pid and (self._started_at is None or not answered):
             self._started_at = now
+        if state is not None and state.is_scheduled() and now - self._grown_at > GROW_S:
+            self._grown_at = now
+            with suppress(RetainError):  # the next time may succeed
+                self.grow()
         missed_s = self._missed_s(record, now) if answered else 0.0
         if missed_s:
             self.lost = True

@@ -38,7 +38,7 @@ from flows.container import check_deployments, containers
 from flows.dashboard import published
 from flows.forced import put_back, set_aside
 from flows.plan import Plan, make_plan, put_sources
-from flows.pools import ON_THIS_MACHINE, Pools
+from flows.pools import ON_THIS_MACHINE, RENTED, Pools
 from flows.prefect_api import OwnState, client, flow_run_of, propose, state_of
 from flows.retries import LATER_AND_LATER
 from flows.run import Run
@@ -88,6 +88,7 @@ def carry_out(
             )
             most = plan.experiment.execution.max_preemptions
             check_deployments((stage.name, each.pool) for stage in plan.stages for each in plan.machines(stage, most))
+            _check_capacity(plan)
             forced = [stage.name for stage in plan.stages if force and (not stages or stage.name in stages)]
             return _carried_out(plan, flow_run, forced, dag, log, proposed_by)
         except RetainError as error:
@@ -110,7 +111,7 @@ def _carried_out(
     run = Run(
         plan,
         Board({row.stage: row for row in rows}, on_notice=log.warning),
-        launcher=containers(flow_run.id),
+        launcher=containers(flow_run.id, plan.experiment.costs.region),
         waits_s=LATER_AND_LATER,
         announce=announcer(plan.experiment.costs.scope, flow_run.id, flow_run.deployment_id),
     )
@@ -135,6 +136,16 @@ def _carried_out(
     if proposed_by and begun:
         return _concluded(run, state, begun, proposed_by, log)
     return state
+
+
+def _check_capacity(plan: Plan) -> None:
+    """Raises RetainError where the rented machines that the stages begin on can't be had."""
+    named = {plan.machine(stage).pool for stage in plan.stages} & RENTED.keys()
+    if named:
+        from flows import capacity  # whoever rents no machines needs none of Google's libraries
+
+        costs = plan.experiment.costs
+        capacity.check(capacity.Cloud(costs.region), [RENTED[name] for name in named], costs.machines.gpu.gpu)
 
 
 def _concluded(run: Run, state: State[None], begun: Begun, by: str, log: Log) -> State[None]:

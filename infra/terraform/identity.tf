@@ -29,6 +29,7 @@ locals {
   }
 
   project_grants = {
+    host-grow    = { account = "host", role = google_project_iam_custom_role.host_grow.id, call = "regionInstanceGroupManagers.resize, and before it regions.get, acceleratorTypes.list, projects.get: a run that wants machines (flows/capacity.py)" }
     worker-leave = { account = "worker", role = google_project_iam_custom_role.leave.id, call = "regionInstanceGroupManagers.deleteInstances: an idle machine (infra/startup/worker.sh)" }
   }
 
@@ -62,6 +63,18 @@ resource "google_project_iam_custom_role" "leave" {
   role_id     = "retainWorkerLeave"
   title       = "Delete machines of a group"
   permissions = ["compute.instanceGroupManagers.update"]
+}
+
+resource "google_project_iam_custom_role" "host_grow" {
+  role_id = "retainHostGrow"
+  title   = "Ask for machines of a group"
+  permissions = [
+    "compute.acceleratorTypes.list",
+    "compute.instanceGroupManagers.get",
+    "compute.instanceGroupManagers.update",
+    "compute.projects.get",
+    "compute.regions.get",
+  ]
 }
 
 resource "google_project_iam_custom_role" "grow" {

@@ -24,12 +24,13 @@ from engine import ledger
 from engine.errors import DataError, RetainError, StoreUnavailable
 from engine.patience import PatientStore
 from engine.store import FolderStore
-from flows import attempt, budget, container, dashboard, ends, parent, witness
+from flows import attempt, budget, capacity, container, dashboard, ends, parent, witness
 from flows.changes import current_version
 from flows.ends import End
 from flows.launch import HERE
 from flows.parent import Prepare
 from flows.plan import Plan
+from flows.pools import Pool, Pools
 from flows.run import Run, carry_out
 from tests.flows.toy_plan import toy_plan, toy_stage
 
@@ -165,7 +166,7 @@ class Runs:
         monkeypatch.setattr(parent, "get_run_logger", lambda: logging.getLogger("parent"))
         monkeypatch.setattr(parent, "make_plan", lambda *_, **__: self.plan)
         monkeypatch.setattr(parent, "check_deployments", lambda stages: None)
-        monkeypatch.setattr(parent, "containers", lambda flow_run: replace(HERE, owner=str(flow_run)))
+        monkeypatch.setattr(parent, "containers", lambda flow_run, region: replace(HERE, owner=str(flow_run)))
         monkeypatch.setattr(parent, "announcer", lambda *_: lambda event, words: self.told.append((event, words)))
         monkeypatch.setattr(parent, "watched", lambda run: budget.watched(run, every_s=0.02))
         monkeypatch.setattr(parent, "published", self._published)
@@ -410,6 +411,25 @@ def test_a_deployment_that_stages_need_is_missed_before_money_is_reserved(
     assert state.is_failed()
     assert state.message == "Prefect has no deployment stage/gpu. `make deploy` registers it"
     assert runs.attempts() == {"customers": 1, "risk": 1, "release": 1, "sft": 0}
+
+
+def test_a_machine_that_can_not_be_had_is_told_before_money_is_reserved(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, list[str], str | None]] = []
+
+    def check(cloud: capacity.Cloud, pools: list[Pool], gpu: str | None) -> None:
+        asked.append((cloud.region, [pool.name for pool in pools], gpu))
+        raise RetainError("quota NVIDIA_L4_GPUS is used up")
+
+    monkeypatch.setattr(capacity, "check", check)
+    rented = replace(runs.plan, pools=Pools("cpu-spot", "gpu-spot"))
+    assert runs.go().is_completed()  # on this machine
+    runs.plan = rented
+    state = runs.go()
+    assert (state.is_failed(), state.message) == (True, "quota NVIDIA_L4_GPUS is used up")
+    assert asked == [("us-central1", ["cpu-spot"], "nvidia-l4")]  # no stage of chaos computes on a GPU
+    assert runs.attempts() == {"customers": 1, "risk": 1, "release": 1}
 
 
 # -- retrains
