@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.cache import setting_of
 from engine.errors import ArtifactError, RetainError, StoreUnavailable
 from engine.faults import fault
 from engine.paths import NOT_THERE, why_unreadable, why_unwritable
@@ -173,7 +174,9 @@ class ArtifactStore:
                 whole.write_bytes(stored[0])
                 os.replace(whole, folder / MANIFEST)  # last: a folder that has it is whole
         except OSError as error:
-            raise StoreUnavailable(f"{error.filename or folder}: {why_unwritable(error)}") from None
+            raise StoreUnavailable(
+                f"{error.filename or folder}: {why_unwritable(error)}. {setting_of(folder)} may name another folder"
+            ) from None
         return folder
 
     def folder_of_current(self, stage: str) -> Path | None:

@@ -6,7 +6,8 @@ and its checksum goes with it both ways.
 
 A write whose answer is lost on the way is tried again, and is then refused by what it has written itself. So each write
 puts a mark of its own into the object's metadata, by which it knows its work, even where that was replaced meanwhile.
-A caller who makes the same write again after an outage gets the same mark.
+A caller who makes the same write again after an outage gets the same mark. Beside it stands which generation the write
+replaced, by which a delete that is tried again knows whether what it was to delete was deleted or replaced.
 
 Credentials are the application's default ones. STORAGE_EMULATOR_HOST names another server, which asks for none.
 """
@@ -21,7 +22,8 @@ import threading
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from time import time
@@ -43,17 +45,21 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, Tra
 from google.cloud.storage import Blob, Bucket, Client
 from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
+from google_crc32c import extend
 
 from engine.cache import Cache, cache_of_user
-from engine.errors import RetainError, StoreUnavailable
+from engine.errors import NoBucket, RetainError, StoreUnavailable
 from engine.paths import why_unreadable, why_unwritable
 from engine.store import ABSENT, Conflict, check_key
 
 TRIED_S = 20.0  # after which a call that fails is given up here; engine/patience.py goes on where waiting is right
 TIMEOUT_S = (5.0, 15.0)  # of one request: to connect, and between two bytes of the answer
 RETRY = DEFAULT_RETRY.with_timeout(TRIED_S).with_delay(initial=0.25, maximum=4.0, multiplier=2.0)  # with jitter
+FETCHED_S = 120.0  # after which a download isn't gone on with where its connection broke
 CHUNK = 8 << 20  # of an upload: what a connection that breaks costs
-MARK = "retain-write"
+PIECE = 1 << 20
+MARK, AFTER = "retain-write", "retain-after"
+DELETED = "deleted"  # in place of the bytes of a write
 LOCAL = ".local"  # the folder, in a scratch folder, of files that were brought from the bucket
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -63,20 +69,30 @@ ENDPOINT = "https://storage.googleapis.com"
 # What a store does, and the role that has all of it; the look at the bucket itself takes another.
 NEEDED = ("storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list")
 ROLE = "roles/storage.objectUser"
+READER = "roles/storage.objectViewer"
 ROLES = {"storage.buckets.get": "roles/storage.legacyBucketReader"}
 
 Result = TypeVar("Result")
 
 
-class NoBucket(StoreUnavailable):
-    """The bucket can't be found, perhaps only for a while: what it holds doesn't count as gone."""
+@dataclass(frozen=True)
+class Object:
+    """What one generation of an object holds. `crc32c`: its checksum, in base64 as Google states it; `zipped`: by its
+    metadata its bytes are those of a gzip file, whatever it is called."""
+
+    key: str
+    generation: int
+    size: int
+    crc32c: str
+    zipped: bool
 
 
 class BucketStore:
     """Raises StoreUnavailable while the bucket can't be reached, RetainError for what a person has to mend."""
 
-    def __init__(self, url: str, cache: Cache | None = None) -> None:
-        """Raises RetainError for what is no address of a bucket. Asks nobody yet."""
+    def __init__(self, url: str, cache: Cache | None = None, *, reads_only: bool = False) -> None:
+        """`reads_only`: nobody writes there, so less has to be granted. Raises RetainError for what is no address of a
+        bucket. Asks nobody yet."""
         name, _, prefix = url.removeprefix("gs://").strip("/").partition("/")
         try:
             if not url.startswith("gs://") or not NAME.fullmatch(name):
@@ -90,10 +106,12 @@ class BucketStore:
         self.bucket = name
         self.url = f"gs://{name}/{prefix}" if prefix else f"gs://{name}"
         self._prefix = f"{prefix}/" if prefix else ""
+        self._role = READER if reads_only else ROLE
         self._cache = cache or cache_of_user()
         self._client: tuple[int, Client] | None = None  # of which process
         self._making = threading.Lock()
-        # Writes that may have been made though no answer came, each with its mark: few, since outages are rare.
+        # Writes and deletes that may have been made though no answer came, each with its mark: few, since outages are
+        # rare.
         self._unanswered: dict[tuple[str, int | None, str], str] = {}
 
     def read(self, key: str) -> tuple[bytes, str] | None:
@@ -113,7 +131,7 @@ class BucketStore:
         this_write = key, generation, hashlib.sha256(data).hexdigest()
         earlier = self._unanswered.pop(this_write, None)
         mark, tries = earlier or uuid.uuid4().hex, 1 if earlier else 0
-        blob.metadata = {MARK: mark}
+        blob.metadata = {MARK: mark} | ({} if generation is None else {AFTER: str(generation)})
 
         def write() -> None:
             nonlocal tries
@@ -144,17 +162,20 @@ class BucketStore:
 
     def _written(self, key: str, mark: str) -> str | None:
         """The generation that has the mark, perhaps replaced by now: the bucket keeps older ones."""
+        found = (each for each in self._generations(key) if (each.metadata or {}).get(MARK) == mark)
+        return next((str(each.generation) for each in found), None)
 
-        def generations() -> list[str]:
-            name = f"{self._prefix}{key}"
+    def _generations(self, key: str) -> Sequence[Blob]:
+        """All that the bucket keeps of an object."""
+        name = f"{self._prefix}{key}"
+
+        def listed() -> Sequence[Blob]:
             found = self._connected().list_blobs(
                 self.bucket, prefix=name, versions=True, timeout=TIMEOUT_S, retry=RETRY
             )
-            return [
-                str(each.generation) for each in found if each.name == name and (each.metadata or {}).get(MARK) == mark
-            ]
+            return [each for each in found if each.name == name]
 
-        return next(iter(self._call("storage.objects.list", generations)), None)
+        return self._call("storage.objects.list", listed)
 
     def delete(self, key: str, expect: str | None = None) -> None:
         blob, generation = self._blob(key), _generation(key, expect)
@@ -162,40 +183,84 @@ class BucketStore:
             if self._look(key) is not None:
                 raise Conflict(key)
             return
-        tried = False
+        this_delete = key, generation, DELETED
+        tries = 0 if self._unanswered.pop(this_delete, None) is None else 1
 
         def delete() -> None:
-            nonlocal tried
-            tried_before, tried = tried, True
+            nonlocal tries
+            tries += 1
             try:
                 blob.delete(if_generation_match=generation, timeout=TIMEOUT_S, retry=None)
             except NotFound as error:
                 self._check_bucket(error)
-                if generation is not None and not tried_before:
+                if generation is not None and tries == 1:
                     raise Conflict(key) from None
 
         try:
-            self._call("storage.objects.delete", delete)
-        except PreconditionFailed:
-            raise Conflict(key) from None
+            try:
+                self._call("storage.objects.delete", delete)
+            except PreconditionFailed:
+                if tries == 1 or self._was_replaced(key, generation):
+                    raise Conflict(key) from None
+        except StoreUnavailable:
+            self._unanswered[this_delete] = DELETED
+            raise
+
+    def _was_replaced(self, key: str, generation: int | None) -> bool:
+        """Whether a write took the place of this generation: otherwise it was deleted before what is there was made."""
+        return any((each.metadata or {}).get(AFTER) == str(generation) for each in self._generations(key))
 
     def list(self, prefix: str) -> Iterator[str]:
         yield from sorted(self.versions(prefix))
 
     def versions(self, prefix: str) -> dict[str, str]:
         check_key(prefix)
+        return {self._key(blob): str(blob.generation) for blob in self._listed(f"{prefix}/", "name,generation")}
 
-        def listed() -> dict[str, str]:
+    def objects(self) -> dict[str, Object]:
+        """Everything below the address, by its key, as it is now."""
+        return {
+            (key := self._key(blob)): Object(
+                key, blob.generation, blob.size, blob.crc32c, blob.content_encoding == "gzip"
+            )
+            for blob in self._listed("", "name,generation,size,crc32c,contentEncoding")
+        }
+
+    def fetch(self, wanted: Object, into: Path) -> None:
+        """Writes the bytes of that generation into a file. Raises Conflict if the bucket doesn't have it any more, and
+        OSError if the file can't be written."""
+        blob = self._connected().bucket(self.bucket).blob(f"{self._prefix}{wanted.key}", generation=wanted.generation)
+        retry = RETRY.with_timeout(FETCHED_S)
+
+        def fetch() -> None:
+            # The library checks no download that it went on with where it broke, so all are checked here.
+            blob.download_to_filename(str(into), raw_download=True, checksum=None, timeout=TIMEOUT_S, retry=retry)
+            if _crc32c(into) != wanted.crc32c:
+                raise ConnectionError(f"{wanted.key} arrived damaged")
+
+        try:
+            self._call("storage.objects.get", fetch)
+        except NotFound:
+            raise Conflict(wanted.key) from None
+
+    def _listed(self, prefix: str, fields: str) -> Sequence[Blob]:
+        """The objects below the store's prefix and this one, with those of their fields."""
+
+        def listed() -> Sequence[Blob]:
             found = self._connected().list_blobs(
                 self.bucket,
-                prefix=f"{self._prefix}{prefix}/",
-                fields="items(name,generation),nextPageToken",
+                prefix=f"{self._prefix}{prefix}",
+                fields=f"items({fields}),nextPageToken",
                 timeout=TIMEOUT_S,
                 retry=RETRY,  # of each page
             )
-            return {blob.name.removeprefix(self._prefix): str(blob.generation) for blob in found}
+            return tuple(found)
 
         return self._call("storage.objects.list", listed)
+
+    def _key(self, blob: Blob) -> str:
+        name: str = blob.name
+        return name.removeprefix(self._prefix)
 
     def put_file(self, key: str, path: Path) -> None:
         blob = self._blob(key)
@@ -246,7 +311,7 @@ class BucketStore:
         return self._cache.folder / "stores" / self.bucket / self._prefix
 
     def check(self) -> None:
-        self._check_clock()
+        self.check_clock()
         try:
             bucket: Bucket = self._call(
                 "storage.buckets.get",
@@ -266,7 +331,8 @@ class BucketStore:
                 f"gcloud storage buckets update gs://{self.bucket} --versioning"
             )
 
-    def _check_clock(self) -> None:
+    def check_clock(self) -> None:
+        """Raises RetainError if this machine's clock is so wrong that Google would refuse what it signs."""
         endpoint = _endpoint()
         try:
             with urllib.request.urlopen(
@@ -335,7 +401,7 @@ class BucketStore:
         if isinstance(error, RetryError) and isinstance(error.cause, Exception):
             error = error.cause
         if isinstance(error, Forbidden):
-            role = ROLES.get(permission, ROLE)
+            role = ROLES.get(permission, self._role)
             return RetainError(f"{self.url}: this account lacks {permission} ({_first_line(error)}); grant it {role}")
         if isinstance(error, Unauthorized | DefaultCredentialsError) or (
             isinstance(error, GoogleAuthError) and not isinstance(error, TransportError) and not error.retryable
@@ -356,6 +422,15 @@ def _endpoint() -> str:
     if given and not re.match(r"https?://[^/\s]", given):
         raise RetainError(f"STORAGE_EMULATOR_HOST={given}: wants an address such as http://localhost:9023; or unset it")
     return given or ENDPOINT
+
+
+def _crc32c(path: Path) -> str:
+    """As Google states it."""
+    checksum = 0
+    with path.open("rb") as content:
+        while piece := content.read(PIECE):
+            checksum = extend(checksum, piece)
+    return base64.b64encode(checksum.to_bytes(4, "big")).decode()
 
 
 def _first_line(error: Exception) -> str:

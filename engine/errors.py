@@ -30,6 +30,10 @@ class StoreUnavailable(RetainError):
     exit_code = 74
 
 
+class NoBucket(StoreUnavailable):
+    """The bucket can't be found, perhaps only for a while: what it holds doesn't count as gone."""
+
+
 class BudgetExceeded(RetainError):
     """A reservation that would pass the cap of its ledger."""
 

@@ -173,7 +173,7 @@ def open_inputs(request: StageRequest, artifacts: ArtifactStore) -> dict[str, Pa
         except OSError as error:
             raise StoreUnavailable(f"{source}: {why_unreadable(error)}") from None
         if not whole:
-            raise RetainError(f"{source}: damaged in the store; remove it and run again")
+            raise RetainError(f"{artifacts.store.url}/{key}: damaged in the store; remove it and run again")
         place = inputs["source"] / name
         place.parent.mkdir(parents=True, exist_ok=True)
         bring(source, place, copied=request.shared)

@@ -18,11 +18,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from engine.errors import RetainError, StoreUnavailable
 from engine.faults import fault
 from engine.paths import NOT_THERE, path_of, why_unreadable, why_unwritable
+
+if TYPE_CHECKING:
+    from engine.bucket import BucketStore
 
 ABSENT: Final = "absent"
 STALE_ASIDE_S: Final = 3600.0
@@ -334,14 +337,7 @@ def _version(data: bytes) -> str:
 def open_store(url: str) -> Store:
     """The store at `url`, a folder or gs://bucket/prefix; raises RetainError where it can't be used."""
     if url.startswith("gs://"):
-        try:
-            from engine.bucket import BucketStore  # Google's library, which nobody else needs
-        except ModuleNotFoundError:
-            install = "pip install --editable '.[cloud]'"
-            raise RetainError(
-                f"RETAIN_STORE={url}: wants google-cloud-storage, which isn't installed: {install}"
-            ) from None
-        return BucketStore(url)
+        return open_bucket(url, "RETAIN_STORE")
     if "://" in url:
         raise RetainError(f"RETAIN_STORE={url}: is neither a folder nor gs://bucket/prefix")
     root = Path(url)
@@ -350,6 +346,16 @@ def open_store(url: str) -> Store:
     except OSError as error:
         raise unavailable(error, f"RETAIN_STORE={url}: can't be used as a folder ({error.strerror})") from None
     return FolderStore(root, made=True)
+
+
+def open_bucket(url: str, setting: str, *, reads_only: bool = False) -> BucketStore:
+    """The store at gs://bucket/prefix, which the setting names. Raises RetainError where it can't be used."""
+    try:
+        from engine.bucket import BucketStore  # Google's library, which nobody else needs
+    except ModuleNotFoundError:
+        install = "pip install --editable '.[cloud]'"
+        raise RetainError(f"{setting}={url}: wants google-cloud-storage, which isn't installed: {install}") from None
+    return BucketStore(url, reads_only=reads_only)
 
 
 def store_url() -> str:

@@ -22,6 +22,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from engine.cache import setting_of
 from engine.errors import RetainError
 from engine.paths import why_unwritable
 from engine.store import sha256_of
@@ -203,5 +204,6 @@ def _writing(cache: Path, file: Wanted) -> Iterator[None]:
         yield
     except OSError as error:
         raise RetainError(
-            f"{file.names[0]} can't be kept. {cache}: {why_unwritable(error)}. RETAIN_STORE may name another folder"
+            f"{file.names[0]} can't be kept. {cache}: {why_unwritable(error)}. {setting_of(cache)} may name another "
+            "folder"
         ) from None

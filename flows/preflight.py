@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from engine.errors import DataError
-from engine.paths import path_of
 from engine.stage import Stage
 from flows import sources
+from flows.data_folder import data_folder
 from flows.sources import Source
 from flows.wanted import Wanted, table_files, text_files, weight_files
 from tasks.config import BaseConfig, Experiment, TableConfig
@@ -29,8 +29,7 @@ def check(experiment: Experiment, stages: Sequence[Stage], cache: Path, *, needs
     what their machine lacks.
     """
     wanted = _wanted(experiment, stages)
-    data = os.environ.get("RETAIN_DATA_DIR")
-    folder = path_of("RETAIN_DATA_DIR", data) if data else None
+    folder = data_folder(os.environ)
     no_gpu = _no_gpu(experiment, stages) if needs_gpu else []
     needed = [file for stage in wanted if _needs_all(experiment, stage) for file in wanted[stage]]
     in_vain = bool(no_gpu) or sources.unobtainable(needed, folder, cache)

@@ -1,7 +1,8 @@
 """Where each file that a stage reads comes from: the data folder, an installed package, or its public download.
 
 What a stage makes up where there is no file is its own business; here it is only said that there is none, and why. A
-data folder that is named has to exist; a file that is not in it is looked for elsewhere, and the note says so.
+data folder that is named has to exist, here or in a bucket; a file that is not in it is looked for elsewhere, and the
+note says so.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ from typing import BinaryIO, Literal, cast
 from engine.errors import DataError
 from engine.paths import NOT_THERE, is_folder, why_unreadable
 from engine.store import sha256_of
+from flows.data_folder import BucketFile, BucketFolder
 from flows.download import Kept, Key, TooLarge, cached_name, download, keep, unanswered
 from flows.wanted import TABLE, Wanted
 from tasks.data import synthetic, synthetic_text
+
+Kind = Literal["folder", "bucket", "download", "package"]
+DataFolder = Path | BucketFolder | None
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class SourceFile:
     """A file that is there, decompressed; `sha256` is that of its bytes."""
 
     name: str
-    kind: Literal["folder", "download", "package"]
+    kind: Kind
     path: Path
     sha256: str
 
@@ -69,7 +74,7 @@ class Source:
 
 
 def lacking(
-    wanted: Mapping[str, Sequence[Wanted]], data_dir: Path | None, cache: Path, budget_s: float = 10.0
+    wanted: Mapping[str, Sequence[Wanted]], data_dir: DataFolder, cache: Path, budget_s: float = 10.0
 ) -> dict[str, dict[str, str]]:
     """stage -> name in the data folder -> what was tried: files that are neither here nor on a server that answers.
 
@@ -91,14 +96,14 @@ def lacking(
     return gone
 
 
-def unobtainable(files: Sequence[Wanted], data_dir: Path | None, cache: Path) -> bool:
+def unobtainable(files: Sequence[Wanted], data_dir: DataFolder, cache: Path) -> bool:
     """Whether one of them is not here and has no public address either. No file is read."""
     return any(file.url is None and not _is_here(file, data_dir, cache, []) for file in files)
 
 
 def resolve(
     wanted: Mapping[str, Sequence[Wanted]],
-    data_dir: Path | None,
+    data_dir: DataFolder,
     cache: Path,
     offline_budget_s: float = 10.0,
     *,
@@ -159,13 +164,15 @@ def _with_address(elsewhere: Mapping[Key, Wanted], notes: Mapping[Key, list[str]
     return {key: file for key, file in elsewhere.items() if file.url is not None}
 
 
-def _source_file(file: Wanted, kind: Literal["folder", "download", "package"], copy: Kept) -> SourceFile:
+def _source_file(file: Wanted, kind: Kind, copy: Kept) -> SourceFile:
     return SourceFile(file.name, kind, copy.path, copy.sha256)
 
 
-def _check_folder(data_dir: Path | None) -> None:
+def _check_folder(data_dir: DataFolder) -> None:
+    if not isinstance(data_dir, Path):
+        return
     try:
-        is_there = data_dir is None or is_folder(data_dir)
+        is_there = is_folder(data_dir)
     except OSError as error:
         raise DataError(f"RETAIN_DATA_DIR is {data_dir}: {why_unreadable(error)}") from None
     if not is_there:
@@ -180,14 +187,14 @@ def _generator(files: Sequence[Wanted]) -> str:
     return f"synthetic text:v{synthetic_text.GENERATOR_VERSION}"
 
 
-def _is_here(file: Wanted, data_dir: Path | None, cache: Path, notes: list[str]) -> bool:
+def _is_here(file: Wanted, data_dir: DataFolder, cache: Path, notes: list[str]) -> bool:
     """Whether there is a file of the name where `_here` would read one."""
     if file.package is not None:
         return _in_package(file, notes) is not None
     return _in_folder(file, data_dir, notes) is not None or (_is_kept(file) and (cache / cached_name(file)).is_file())
 
 
-def _here(file: Wanted, data_dir: Path | None, cache: Path, notes: list[str]) -> SourceFile | None:
+def _here(file: Wanted, data_dir: DataFolder, cache: Path, notes: list[str]) -> SourceFile | None:
     """On this machine: in a package, in the folder, or downloaded before."""
     if file.package is not None:
         return _from_package(file, notes)
@@ -224,21 +231,25 @@ def _from_package(file: Wanted, notes: list[str]) -> SourceFile | None:
     return SourceFile(file.name, "package", path, digest)
 
 
-def _in_folder(file: Wanted, data_dir: Path | None, notes: list[str]) -> Path | None:
+def _in_folder(file: Wanted, data_dir: DataFolder, notes: list[str]) -> Path | BucketFile | None:
     """Where the file is: under one of its names in the data folder, or at the absolute path that is its name."""
     names = [*file.names, *(f"{name}.gz" for name in file.names if not name.endswith(".gz"))]
     own = [Path(os.path.expanduser(name)) for name in names]
-    if data_dir is None:
-        paths = [path for path in own if path.is_absolute()]
-    else:
-        paths = [data_dir / path for path in own]  # which leaves an absolute one as it is
-    # A link that leads nowhere is a file that can't be read, not one that was never there.
-    path = next((path for path in paths if _is_there(path)), None)
-    if path is None and own[0].is_absolute():
+    found = next((each for each in (_found(path, data_dir) for path in own) if each is not None), None)
+    if found is None and own[0].is_absolute():
         notes.append(f"{own[0]} does not exist")
-    elif path is None:
+    elif found is None:
         notes.append("RETAIN_DATA_DIR is not set" if data_dir is None else f"{data_dir} has no {file.names[0]}")
-    return path
+    return found
+
+
+def _found(path: Path, data_dir: DataFolder) -> Path | BucketFile | None:
+    if isinstance(data_dir, BucketFolder) and not path.is_absolute():
+        return data_dir.find(path.as_posix())
+    if isinstance(data_dir, Path):
+        path = data_dir / path  # which leaves an absolute one as it is
+    # A link that leads nowhere is a file that can't be read, not one that was never there.
+    return path if path.is_absolute() and _is_there(path) else None
 
 
 def _is_there(path: Path) -> bool:
@@ -251,37 +262,50 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _from_folder(file: Wanted, data_dir: Path | None, cache: Path, notes: list[str]) -> SourceFile | None:
-    path = _in_folder(file, data_dir, notes)
-    if path is None:
+def _from_folder(file: Wanted, data_dir: DataFolder, cache: Path, notes: list[str]) -> SourceFile | None:
+    found = _in_folder(file, data_dir, notes)
+    if found is None:
         return None
     try:
-        with path.open("rb") as content:
-            if path.suffix == ".gz":
-                with gzip.GzipFile(fileobj=content) as unzipped:
-                    copy = keep(cast(BinaryIO, unzipped), cache, file, ".part")
-            else:
-                copy = Kept(path, sha256_of(path))
-                if path.stat().st_size > file.max_bytes:
-                    raise TooLarge
+        copy = _copy(found, cache, file)
     except TooLarge:
         raise DataError(
-            f"{path}: holds more than {file.max_bytes:,} bytes: no such file as described. Give a smaller one"
+            f"{found}: holds more than {file.max_bytes:,} bytes: no such file as described. Give a smaller one"
         ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path}: not a whole gzip file ({error}). It was cut short or damaged on its way; get it again"
+            f"{found}: not a whole gzip file ({error}). It was cut short or damaged on its way; get it again"
         ) from None
     except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror}). Mend that, or move it out of the folder") from None
+        raise DataError(f"{found}: can't be read ({error.strerror}). Mend that, or move it out of the folder") from None
     if file.sha256 in (None, copy.sha256):
-        notes.append(str(path))
+        notes.append(str(found))
     elif file.exact:
-        notes.append(f"{path} is not the published file (sha256 {copy.sha256[:12]}...): not used")
+        notes.append(f"{found} is not the published file (sha256 {copy.sha256[:12]}...): not used")
         return None
     else:
-        notes.append(f"{path} is not the published file (sha256 {copy.sha256[:12]}...): taken as your own data")
-    return _source_file(file, "folder", copy)
+        notes.append(f"{found} is not the published file (sha256 {copy.sha256[:12]}...): taken as your own data")
+    return _source_file(file, "folder" if isinstance(found, Path) else "bucket", copy)
+
+
+def _copy(found: Path | BucketFile, cache: Path, file: Wanted) -> Kept:
+    """The file on this machine, decompressed. Raises TooLarge, OSError, and what gzip raises."""
+    if isinstance(found, BucketFile):
+        if found.size > file.max_bytes:
+            raise TooLarge
+        copy = found.bring()
+        return _unzipped(copy.path, cache, file) if found.zipped else copy
+    if found.suffix == ".gz":
+        return _unzipped(found, cache, file)
+    copy = Kept(found, sha256_of(found))
+    if found.stat().st_size > file.max_bytes:
+        raise TooLarge
+    return copy
+
+
+def _unzipped(path: Path, cache: Path, file: Wanted) -> Kept:
+    with path.open("rb") as content, gzip.GzipFile(fileobj=content) as unzipped:
+        return keep(cast(BinaryIO, unzipped), cache, file, ".part")
 
 
 def _from_cache(file: Wanted, cache: Path, notes: list[str]) -> SourceFile | None:

@@ -35,14 +35,15 @@ PIECE = 64 << 10  # of a body, between two looks at what is to go wrong
 @dataclass
 class Faults:
     """`refused`: share of requests answered 429 or 503. `lost`: share of answers that never arrive though the request
-    was carried out. `cut`: share of uploads whose connection breaks in the middle. `bytes_s`: of uploads, 0: as fast as
-    it gets. `denied`: permissions that the account lacks. `clock_s`: by which the server's clock is ahead. `page`: how
-    many objects one answer lists. All draws come from `seed`."""
+    was carried out. `cut`: share of uploads whose connection breaks in the middle. `torn`: the same of downloads.
+    `bytes_s`: of uploads, 0: as fast as it gets. `denied`: permissions that the account lacks. `clock_s`: by which the
+    server's clock is ahead. `page`: how many objects one answer lists. All draws come from `seed`."""
 
     seed: int = 0
     refused: float = 0.0
     lost: float = 0.0
     cut: float = 0.0
+    torn: float = 0.0
     bytes_s: float = 0.0
     denied: list[str] = field(default_factory=list)
     clock_s: float = 0.0
@@ -54,6 +55,7 @@ class Stored:
     content: bytes
     generation: int
     metadata: dict[str, str]
+    encoding: str | None = None
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Session:
     name: str
     match: str | None
     metadata: dict[str, str]
+    encoding: str | None = None
     content: bytearray = field(default_factory=bytearray)
     made: Stored | None = None
 
@@ -99,9 +102,18 @@ class Buckets:
                 return None
             self.keep_older(session.bucket, session.name)
             self._generation += 1
-            stored = Stored(bytes(session.content), self._generation, session.metadata)
+            stored = Stored(bytes(session.content), self._generation, session.metadata, session.encoding)
             self.objects[session.bucket][session.name] = stored
             return stored
+
+    def get(self, bucket: str, name: str, generation: str | None) -> Stored | None:
+        """The object; of a stated generation, whichever it is, as long as it is kept."""
+        with self.lock:
+            live = self.objects[bucket].get(name)
+            older = [stored for other, stored in self.older[bucket] if other == name]
+            if generation is None:
+                return live
+            return next((each for each in (live, *older) if each and each.generation == int(generation)), None)
 
     def keep_older(self, bucket: str, name: str) -> None:
         """What is there is about to be replaced or deleted."""
@@ -201,8 +213,7 @@ class Handler(BaseHTTPRequestHandler):
     def _get(self, bucket: str, name: str, query: dict[str, str]) -> None:
         if self._denied("storage.objects.get"):
             return None
-        with self.buckets.lock:
-            stored = self.buckets.objects[bucket].get(name)
+        stored = self.buckets.get(bucket, name, query.get("generation"))
         if stored is None:
             return self._refuse(404, f"No such object: {bucket}/{name}")
         if query.get("alt") != "media":
@@ -212,6 +223,8 @@ class Handler(BaseHTTPRequestHandler):
             "X-Goog-Hash": f"crc32c={crc32c(content)},md5={md5(content)}",
             "X-Goog-Generation": str(stored.generation),
         }
+        if stored.encoding:  # to a client that takes it as it is stored
+            headers["Content-Encoding"] = stored.encoding
         if (asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))) and content:
             begin, end = int(asked[1]), int(asked[2] or len(content) - 1)
             if begin >= len(content):
@@ -261,7 +274,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _session(self, bucket: str, query: dict[str, str], described: dict[str, Any]) -> Session:
         metadata = dict(described.get("metadata") or {})
-        return Session(bucket, str(described["name"]), query.get("ifGenerationMatch"), metadata)
+        encoding = described.get("contentEncoding")
+        return Session(bucket, str(described["name"]), query.get("ifGenerationMatch"), metadata, encoding)
 
     def _go_on(self, token: str) -> None:
         session = self.buckets.sessions.get(token)
@@ -315,8 +329,13 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        if self.command == "HEAD":
+            return
+        torn = self.buckets.faults.torn
+        if torn and code in (200, 206) and isinstance(content, bytes) and self.buckets.happens(torn):
+            self.wfile.write(body[: len(body) // 2])
+            raise Broken
+        self.wfile.write(body)
 
     def _body(self, *, slowly: bool = False) -> bytes:
         return b"".join(self._pieces(slowly=slowly))
@@ -378,6 +397,7 @@ def resource(bucket: str, name: str, stored: Stored) -> dict[str, Any]:
         "crc32c": crc32c(stored.content),
         "md5Hash": md5(stored.content),
         "metadata": stored.metadata,
+        **({"contentEncoding": stored.encoding} if stored.encoding else {}),
     }
 
 
