@@ -162,7 +162,11 @@ def _link(source: Path, place: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError:
-        shutil.copy(source, place)
+        try:
+            shutil.copy(source, place)
+        except OSError:
+            place.unlink(missing_ok=True)  # no half of it
+            raise
 
 
 def setting_of(folder: Path) -> str:

@@ -18,13 +18,12 @@ import engine.claim
 from engine import approvals, ledger
 from engine.artifact import MANIFEST, ArtifactStore, open_artifact
 from engine.bucket import BucketStore
-from engine.cache import Cache, cache_of_user
 from engine.claim import Fenced, Watch, acquire
 from engine.errors import BudgetExceeded, RetainError, StoreUnavailable
 from engine.patience import Outage, PatientStore
 from engine.process import this_process
 from engine.store import ABSENT, Conflict, FolderStore, Store, open_store
-from tests.engine.bucket_double import Buckets, Server, Session, Stored, serving
+from tests.engine.bucket_double import Buckets, Handler, Server, Session, Stored, serving
 from tests.engine.processes import FORK, PATIENCE_S, increment, race, start
 
 OLD, NEW = b"old" * 40_000, b"new" * 50_000
@@ -381,6 +380,56 @@ def test_a_write_whose_answer_stays_away_is_known_when_it_is_made_again(
         patient.write("ledger", b"ours", expect=ABSENT)  # known once: this one is new
 
 
+@pytest.mark.parametrize("made_anew", [False, True])
+@pytest.mark.parametrize("outage", [False, True])
+def test_a_delete_whose_answer_is_lost_is_no_conflict(
+    bucket: Store, buckets: Buckets, server: Server, monkeypatch: pytest.MonkeyPatch, made_anew: bool, outage: bool
+) -> None:
+    """Whether it is tried again at once or by a caller after an outage, and whoever took the place meanwhile."""
+    monkeypatch.setattr(engine.bucket, "RETRY", engine.bucket.RETRY.with_timeout(0.3 if outage else 20.0))
+    version = bucket.write("key", b"1")
+    keep_older = buckets.keep_older
+
+    def delete_and_break(name: str, key: str) -> None:
+        keep_older(name, key)
+        monkeypatch.setattr(buckets, "keep_older", keep_older)
+        if made_anew:
+            assert buckets.put(Session(name, key, "0", {engine.bucket.AFTER: "0"}, content=bytearray(b"2")))
+        server.gone = outage
+
+    monkeypatch.setattr(buckets, "keep_older", delete_and_break)
+    buckets.set(lost=1.0)
+    if outage:
+        with pytest.raises(StoreUnavailable):
+            bucket.delete("key", expect=version)
+        server.gone = False
+    bucket.delete("key", expect=version)
+    buckets.set()
+    found = bucket.read("key")
+    assert (found and found[0]) == (b"2" if made_anew else None)
+    with pytest.raises(Conflict):
+        bucket.delete("key", expect=version)  # known once: this one is new
+
+
+def test_a_delete_that_is_tried_again_knows_that_another_write_came_first(
+    bucket: Store, buckets: Buckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = bucket.write("key", b"1", expect=ABSENT)
+    delete = Handler._delete
+
+    def refuse_once(handler: Handler, name: str, key: str, query: dict[str, str]) -> None:
+        monkeypatch.setattr(Handler, "_delete", delete)
+        open_store(bucket.url).write("key", b"2", expect=first)
+        handler._refuse(503, "try again later")
+
+    monkeypatch.setattr(Handler, "_delete", refuse_once)
+    with pytest.raises(Conflict):
+        bucket.delete("key", expect=first)
+    found = bucket.read("key")
+    assert found is not None
+    assert found[0] == b"2"
+
+
 def version_of(store: Store, key: str) -> str:
     found = store.read(key)
     assert found is not None
@@ -573,41 +622,3 @@ def test_a_file_is_fetched_once_and_again_where_it_is_damaged(bucket: Store, buc
     kept.unlink()
     assert bucket.local(f"b/{sha256}", tmp_path / "scratch").read_bytes() == b"not what its name says"
     assert not kept.exists(), "it isn't what its name says"
-
-
-def test_what_was_not_used_for_longest_leaves_and_stays_with_whoever_uses_it(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache", limit=2500)
-
-    def bring(number: int) -> Path:
-        content = b"%d" % number * 1000
-        place = tmp_path / str(number)
-        cache.bring(hashlib.sha256(content).hexdigest(), place, lambda into: into.write_bytes(content) and None)
-        os.utime(cache.folder / hashlib.sha256(content).hexdigest(), (number, number))
-        return place
-
-    of_a_store = cache.folder / "stores" / "bucket"  # the oldest of all that lies there
-    of_a_store.mkdir(parents=True)
-    os.utime(of_a_store.parent, (0, 0))
-    first = bring(1)
-    for number in (2, 3):
-        bring(number)
-    assert of_a_store.is_dir()
-    assert len([path for path in cache.folder.iterdir() if path.is_file()]) == 2
-    assert first.read_bytes() == b"1" * 1000
-    stale = cache.folder / "aside-0"
-    stale.write_bytes(b"half")
-    os.utime(stale, (1, 1))
-    os.utime(max(cache.folder.iterdir(), key=lambda path: path.stat().st_mtime), (10**6, 10**6))
-    bring(4)
-    assert not stale.exists()
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5"])
-def test_a_limit_of_the_cache_that_is_none(text: str) -> None:
-    with pytest.raises(RetainError, match=f"RETAIN_CACHE_GB={text}: wants a number of gigabytes from 1 to 10000"):
-        cache_of_user({"RETAIN_CACHE_GB": text})
-
-
-def test_where_the_cache_lies(tmp_path: Path) -> None:
-    assert cache_of_user({"RETAIN_CACHE": str(tmp_path)}).folder == tmp_path
-    assert cache_of_user({}).folder == Path.home() / ".cache" / "retain"
