@@ -24,10 +24,11 @@ from deploy.settings import page_url
 from engine.errors import DataError, RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
-from engine.paths import is_folder, path_of, why_unreadable, why_unwritable
+from engine.paths import is_folder, why_unreadable, why_unwritable
 from engine.store import store_url
 from flows import automations
 from flows.compose import store_folder
+from flows.data_folder import data_folder
 from flows.login import is_own, logged_in, stated_address
 from flows.plan import load_experiment
 from flows.platform import POOL, api_url, bind, store_of
@@ -44,11 +45,21 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Mounted:
-    """What containers get of this machine: absolute paths. `named`: the data folder is that of RETAIN_DATA_DIR."""
+    """What containers get of this machine: absolute paths. `data` may be a folder in a bucket as well, which runs read
+    themselves. `named`: it is that of RETAIN_DATA_DIR."""
 
     store: str
     data: str
     named: bool
+
+    @property
+    def in_bucket(self) -> bool:
+        return self.data.startswith("gs://")
+
+    @property
+    def data_mount(self) -> str:
+        """What lies at /data: an empty folder where nothing is read from there."""
+        return _empty_folder(self.store) if self.in_bucket else self.data
 
 
 def deploy(server: str | None = None, say: Say = print) -> None:
@@ -171,16 +182,16 @@ def _check_store(store: Path) -> None:
 
 def _data_folder(store: str) -> str:
     """The folder that parents read their data from; without RETAIN_DATA_DIR an empty one, beside what is downloaded."""
-    given = os.environ.get("RETAIN_DATA_DIR")
-    if not given:
-        folder = Path(store) / "data"
+    data = data_folder(os.environ)
+    if not isinstance(data, Path):
+        folder = Path(_empty_folder(store))
         try:
             if store:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RetainError(f"{folder}: {why_unwritable(error)}") from None
-        return str(folder)
-    folder = path_of("RETAIN_DATA_DIR", given).resolve()
+        return str(data or folder)
+    given, folder = os.environ["RETAIN_DATA_DIR"], data.resolve()
     try:
         if not is_folder(folder):
             raise DataError(f"RETAIN_DATA_DIR={given}: no such folder")
@@ -191,13 +202,18 @@ def _data_folder(store: str) -> str:
     return str(folder)
 
 
+def _empty_folder(store: str) -> str:
+    return str(Path(store) / "data")
+
+
 def _variables(images: dict[str, str], mounted: Mounted, pools: Pools, project: str) -> dict[str, str]:
     """The variables that prefect.yaml names."""
     return {
         "RETAIN_IMAGE_TABULAR": images["tabular"],
         "RETAIN_IMAGE_GPU": images["gpu"],
         "RETAIN_HOST_STORE": mounted.store,
-        "RETAIN_HOST_DATA": mounted.data,
+        "RETAIN_HOST_DATA": mounted.data_mount,
+        "RETAIN_RUN_DATA": mounted.data if mounted.in_bucket else "/data",
         "RETAIN_USER": f"{os.getuid()}:{os.getgid()}",
         "RETAIN_STORE": store_url(),
         "RETAIN_CPU_POOL": pools.cpu,
@@ -230,6 +246,10 @@ def _give_gpu(api: SyncPrefectClient) -> None:
 def _data_before(api: SyncPrefectClient) -> str | None:
     """The data folder of runs as they are registered; None if none are."""
     for deployment in api.read_deployments():
+        environment = (deployment.job_variables or {}).get("env")
+        data = environment.get("RETAIN_DATA_DIR") if isinstance(environment, dict) else None
+        if isinstance(data, str) and data.startswith("gs://"):
+            return data
         mounts = (deployment.job_variables or {}).get("mounts")
         for mount in mounts if isinstance(mounts, list) else []:  # on a shared server, another project's
             if isinstance(mount, dict) and mount.get("Target") == "/data":

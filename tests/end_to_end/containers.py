@@ -89,6 +89,7 @@ class Platform:
             "RETAIN_STORE": str(self.store),
             "RETAIN_HOST_STORE": str(self.store),
             "RETAIN_HOST_DATA": str(self.data),
+            "RETAIN_RUN_DATA": "/data",
             "RETAIN_IMAGE_TABULAR": self.images["tabular"],
             "RETAIN_IMAGE_GPU": self.images.get("gpu", self.images["tabular"]),
             "RETAIN_USER": self.user,

@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +33,7 @@ from flows.plan import load_experiment
 from flows.pools import RENTED, Pools
 from flows.train import train
 from tasks.stages import STAGES
+from tests.engine.bucket_double import Buckets, Session, serving
 
 DESCRIBED = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
 IMAGES = {"tabular": "retain/tabular:1", "gpu": "retain/gpu:1"}
@@ -120,11 +121,49 @@ def test_the_data_folder_is_absolute_and_holds_something(folders: Path, monkeypa
     assert checked() == deploy.Mounted(str(folders / "store"), str(folders / "store" / "data"), named=False)
 
 
+@pytest.fixture
+def buckets(monkeypatch: pytest.MonkeyPatch, folders: Path) -> Iterator[Buckets]:
+    with serving(Buckets("bucket")) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        monkeypatch.setenv("RETAIN_CACHE", str(folders / "cache"))
+        yield server.buckets
+
+
+def test_data_in_a_bucket_is_read_by_runs_and_not_mounted(
+    folders: Path, buckets: Buckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buckets.put(Session("bucket", "data/telco.csv", None, {}))
+    monkeypatch.setenv("RETAIN_DATA_DIR", "gs://bucket/data/")
+    mounted = checked()
+    assert mounted == deploy.Mounted(str(folders / "store"), "gs://bucket/data", named=True)
+    filled = deploy._variables(IMAGES, mounted)
+    assert filled["RETAIN_RUN_DATA"] == "gs://bucket/data"
+    assert list(Path(filled["RETAIN_HOST_DATA"]).iterdir()) == []
+    for url, says in (
+        ("gs://bucket/empty", "nothing lies there"),
+        ("gs://other", "there is no bucket other"),
+        ("s3://bucket/data", "is neither a folder nor gs://bucket/folder"),
+    ):
+        monkeypatch.setenv("RETAIN_DATA_DIR", url)
+        with pytest.raises(DataError, match=rf"nothing was deployed:\n  RETAIN_DATA_DIR={url}: {says}"):
+            checked()
+
+
+def test_the_data_of_before_may_be_in_a_bucket() -> None:
+    api = Registered()
+    assert deploy._data_before(api) == "/earlier"  # type: ignore[arg-type]
+    api.all[0].job_variables["env"] = {"RETAIN_DATA_DIR": "/data"}
+    assert deploy._data_before(api) == "/earlier"  # type: ignore[arg-type]
+    api.all[0].job_variables["env"] = {"RETAIN_DATA_DIR": "gs://bucket/data"}
+    assert deploy._data_before(api) == "gs://bucket/data"  # type: ignore[arg-type]
+
+
 def test_prefect_yaml_names_what_make_deploy_fills_in(folders: Path) -> None:
     filled = deploy._variables(IMAGES, deploy.Mounted("/my/store", "/my/data", named=True), Pools(), "project-1")
     text = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
     assert {part.split("}}")[0].strip() for part in text.split("{{ $")[1:]} == set(filled)
     assert (filled["RETAIN_HOST_STORE"], filled["RETAIN_HOST_DATA"]) == ("/my/store", "/my/data")
+    assert filled["RETAIN_RUN_DATA"] == "/data"
     assert (filled["RETAIN_IMAGE_TABULAR"], filled["RETAIN_IMAGE_GPU"]) == ("retain/tabular:1", "retain/gpu:1")
     assert filled["RETAIN_USER"] == f"{os.getuid()}:{os.getgid()}"
 
