@@ -79,7 +79,7 @@ def _request(store: Store, prefix: str, number: int) -> StageRequest:
     key = records.key(prefix, number, REQUEST)
     stored = store.read(key)
     if stored is None:
-        raise RetainError(f"{store.url}/{key}: no such request. Is the store mounted that the run writes to?")
+        raise RetainError(f"{store.url}/{key}: no such request. Is this the store that the run writes to?")
     try:
         return StageRequest.model_validate_json(stored[0])
     except ValueError as error:

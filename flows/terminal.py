@@ -223,8 +223,10 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
     if fingerprint is None:
         return
     folder = plan.artifacts.folder("release", fingerprint)
+    address = f"{plan.store.url}/{plan.artifacts.prefix('release', fingerprint)}"
+    place = address if address == str(folder) else f"{address}, on this machine {folder}"
     if not made:
-        console.print(f"the release of an earlier run stays: {folder}", soft_wrap=True)
+        console.print(f"the release of an earlier run stays: {place}", soft_wrap=True)
         return
     try:
         release = load(open_artifact(folder))
@@ -240,8 +242,11 @@ def show_release(plan: Plan, row: Row, console: Console) -> None:
             f"until then others, or templates, are sent: make messages{_experiment(plan.named)}",
             style="yellow",
         )
-    console.print(f"release: {folder}", soft_wrap=True)
-    console.print(f"serve it with `make serve{_experiment(plan.named)}`, then ask:")
+    console.print(f"release: {place}", soft_wrap=True)
+    # Beside a store in a folder the service makes a database of its own.
+    needed = "://" in plan.store.url and not plan.environment.get("DATABASE_URL")
+    database = "DATABASE_URL=sqlite:////FOLDER/serving.db " if needed else ""
+    console.print(f"serve it with `{database}make serve{_experiment(plan.named)}`, then ask:", soft_wrap=True)
     # Not through the console, which wraps: the command is to be copied and has to stay on one line.
     print(request_to(release))
 

@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from engine import approvals, ledger
 from engine.artifact import ArtifactWriter
 from engine.errors import ArtifactError
 from engine.stage import Stage
+from engine.store import open_store
 from eval.console import make_console
 from flows import terminal
 from flows.__main__ import main
@@ -23,6 +25,7 @@ from flows.plan import Plan, key_metrics, load_experiment
 from flows.run import Run, carry_out
 from retain.parts import Missed, Part, Standing
 from tests import releases
+from tests.engine.bucket_double import Buckets, serving
 from tests.eval import made_decision
 from tests.flows.toy_plan import board_of, toy_plan, toy_stage
 
@@ -308,6 +311,32 @@ def test_the_end_of_a_run_says_how_many_messages_wait_for_a_reader(
         approvals.record(plan.store, entry["text"], "rejected" if entry["text"] == text else "approved", "Ann")
     terminal.show_release(plan, row, console)
     assert "until then" not in plain(console).removeprefix(shown)
+    capsys.readouterr()
+
+
+def test_a_release_in_a_bucket_is_named_by_its_address_and_where_it_was_copied_to(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RETAIN_CACHE", str(tmp_path / "cache"))
+    given = releases.inputs(tmp_path / "inputs", releases.dataset("telco"), releases.dataset("bank"))
+    made = releases.run_stage(tmp_path, given)
+    with serving(Buckets("bucket")) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        plan = replace(plan_with(tmp_path / "store", named="toy"), store=open_store("gs://bucket/store"))
+        plan.artifacts.publish("release", "f" * 32, made)
+        plan.artifacts.set_current("release", "f" * 32)
+        terminal.show_release(plan, Row("release", (), state="complete"), console)
+        shown = plain(console)
+        place = f"{plan.experiment.tag}/release/{'f' * 32}"
+        assert (
+            f"release: gs://bucket/store/{place}, on this machine {tmp_path}/cache/stores/bucket/store/{place}" in shown
+        )
+        assert "serve it with `DATABASE_URL=sqlite:////FOLDER/serving.db make serve EXPERIMENT=toy`, then ask:" in shown
+        known = replace(plan, environment={"DATABASE_URL": "sqlite:////somewhere/serving.db"})
+        terminal.show_release(known, Row("release", (), state="failed"), console)
+        assert f"the release of an earlier run stays: gs://bucket/store/{place}, on" in plain(console)
+        terminal.show_release(known, Row("release", (), state="complete"), console)
+        assert "serve it with `make serve EXPERIMENT=toy`, then ask:" in plain(console)
     capsys.readouterr()
 
 
