@@ -32,9 +32,9 @@ from engine.artifact import ArtifactWriter
 from engine.checkpoint import Checkpoint
 from engine.errors import RetainError
 from engine.interval import CheckpointInterval, Schedule
-from engine.paths import path_of
 from engine.stage import Metrics, Workspace
-from flows.sources import resolve
+from flows.data_folder import data_folder
+from flows.sources import DataFolder, resolve
 from flows.wanted import TABLE, table_files
 from tasks.config import Experiment
 from tasks.stages import STAGES
@@ -73,13 +73,12 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     seeds = parser.parse_args(arguments).seeds
-    folder = os.environ.get("RETAIN_DATA_DIR")
-    if not folder:
+    if not os.environ.get("RETAIN_DATA_DIR"):
         print("RETAIN_DATA_DIR is not set: name the folder that holds the two tables", file=sys.stderr)
         return 2
     try:
         experiment = config.validate(config.load(config.experiment_path("exp_001_mvp")), Experiment)
-        data = path_of("RETAIN_DATA_DIR", folder)
+        data = data_folder(os.environ)
         by_seed = {seed: repeat(experiment, seed, data) for seed in seeds}
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -94,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if all(row["met"] for rows in summary.values() for row in rows.values() if "met" in row) else 1
 
 
-def repeat(experiment: Experiment, seed: int, data: Path) -> dict[str, Metrics]:
+def repeat(experiment: Experiment, seed: int, data: DataFolder) -> dict[str, Metrics]:
     """stage -> metrics, and `seconds`, of one seed."""
     tables = ["customers", "campaigns"]
     measured: dict[str, Metrics] = {}
