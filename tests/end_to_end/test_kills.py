@@ -13,7 +13,7 @@ import pytest
 
 from engine import faults
 from tests.end_to_end.project import Project, Stopwatch, check_unharmed, run_to_the_end, states
-from tests.engine.bucket_double import Buckets, serving
+from tests.engine.bucket_double import Buckets, Session, serving
 
 pytestmark = pytest.mark.kills
 
@@ -74,20 +74,27 @@ def test_random_kills(project: Project, tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.slow
 def test_a_bucket_ends_with_the_bytes_of_a_folder(project: Project, tmp_path: Path) -> None:
-    """A whole run over the double of Google's buckets, which now and then refuses, loses answers and breaks uploads."""
+    """A whole run. Store and tables lie in the double of Google's buckets, which now and then refuses, loses answers,
+    and breaks off what is on its way."""
     buckets = Buckets("bucket")
+    for table in project.data.iterdir():
+        buckets.put(Session("bucket", f"data/{table.name}", None, {}, content=bytearray(table.read_bytes())))
     cache = tmp_path / "cache"
     with serving(buckets) as server:
         there = {
             "STORAGE_EMULATOR_HOST": server.url,
             "RETAIN_STORE": "gs://bucket/some/prefix",
+            "RETAIN_DATA_DIR": "gs://bucket/data",
             "RETAIN_CACHE": str(cache),
         }
         shot = project.with_store(cache / "stores" / "bucket" / "some" / "prefix", **there)
-        buckets.set(refused=0.01, lost=0.01, cut=0.01, seed=1)
+        buckets.set(refused=0.01, lost=0.01, cut=0.01, torn=0.01, seed=1)
         seen = shoot(shot, random.Random(11))
+    assert any("/data%2F" in line and "alt=media" in line for line in buckets.requests), "no table was fetched"
     # What the bucket holds, as a folder; work folders are on this machine, where nothing is left of them.
     for name, stored in buckets.objects["bucket"].items():
+        if name.startswith("data/"):
+            continue
         path = shot.store / name.removeprefix("some/prefix/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(stored.content)
