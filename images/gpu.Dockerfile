@@ -17,11 +17,13 @@ RUN pip --python /opt/venv check \
 
 FROM python:3.11-slim-bookworm
 # tini: a first process that hands signals on and takes in orphans. libgomp1: threads of bitsandbytes.
+# /cache: what is kept of a store in a bucket. A new volume that is mounted there belongs to everybody, as the folder does.
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends tini libgomp1 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt \
  && groupadd --gid 10001 retain \
- && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin retain
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin retain \
+ && install --directory --mode=1777 /cache
 COPY --from=libraries /opt/venv /opt/venv
 ENV HOME=/tmp
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
@@ -29,6 +31,8 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     RETAIN_STORE=/store \
+    RETAIN_CACHE=/cache \
+    CLOUDSDK_CONFIG=/google \
     RETAIN_REBUILD="make images && make deploy"
 COPY code /opt/retain
 WORKDIR /opt/retain

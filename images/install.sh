@@ -13,6 +13,8 @@ fi
 cd /opt/venv/lib/python3.11/site-packages
 # Headers, test programs and tests: of PyTorch's images a third of a gigabyte that no run reads.
 rm -rf torch/include torch/test torch/bin/*Test torch/bin/test_* torch/bin/protoc* pyarrow/include
+# A tenth of a gigabyte of descriptions of Google's other services, which come with prefect-gcp.
+rm -rf googleapiclient/discovery_cache/documents
 find . -type d -name tests -prune -exec rm -rf {} +
 
 # Nobody can write beside the code when it runs, so what is compiled here is all that ever will be. Some libraries have

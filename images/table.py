@@ -7,6 +7,7 @@ from dataclasses import dataclass
 BASE = "python:3.11-slim-bookworm"
 # The byte-for-byte guarantees of artifacts were measured on it, and the lock files hold its wheels alone.
 PLATFORM = "linux/amd64"
+BUCKET = "google-cloud-storage"  # whatever reads or writes the store may find it in a bucket
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ _ROWS = (
         name="tabular",
         what="stages without a language model, and the flow that carries out a run",
         extras=("flows",),
-        libraries=("pandas", "pyarrow", "scikit-learn", "torch", "xgboost-cpu"),
+        libraries=(BUCKET, "pandas", "pyarrow", "scikit-learn", "torch", "xgboost-cpu"),
         code=(*_FLOWS, "deploy", "eval", "ops", "infra/prices.yaml"),
     ),
     Image(
@@ -55,6 +56,7 @@ _ROWS = (
         what="stages of language models",
         extras=("flows",),
         libraries=(
+            BUCKET,
             "accelerate",
             "bitsandbytes",
             "datasets",
@@ -75,13 +77,13 @@ _ROWS = (
         name="serve",
         what="the API, POST /retain, and the controller of its rollout",
         extras=("serve",),
-        libraries=(),
+        libraries=(BUCKET,),
         code=("engine", "retain", "serve", "deploy", "ops/rollout.yaml"),
     ),
     Image(
         name="orchestrator",
         what="Prefect's server and worker, and the witness of containers",
-        extras=("flows", "docker"),
+        extras=("flows", "docker", "cloud"),
         libraries=(),
         code=("engine", "flows"),
     ),

@@ -61,6 +61,13 @@ def test_images_for_cpus_have_nothing_of_cuda_and_the_other_has_all_of_it() -> N
     ).keys()
 
 
+@every_variant
+def test_an_image_reads_a_store_in_a_bucket(image: Image, accelerator: str) -> None:
+    names = locked(ROOT, image, accelerator)
+    assert "google-cloud-storage" in names
+    assert ("prefect-gcp" in names) == (image.name == "orchestrator")  # with Google's client of everything, 0.1 GB
+
+
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES.keys())
 def test_an_image_has_the_libraries_of_its_stages(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the versions that a stage computes with here: a fingerprint is the same in a container and outside."""
