@@ -17,6 +17,10 @@ crashed; one that is being cancelled and has none left, as cancelled. Nobody els
 crashed is scheduled again, if the automation for that (flows/automations.py) didn't do it: for a quarter of an hour
 after a restart Prefect's server holds back events that follow others from before.
 
+All of this is about the flow runs of one work pool, whose other machines have witnesses of their own. So what may be at
+work on another machine is left to that one's witness, which puts its end into the store. A machine that is gone has
+none: its attempts are missed by their run, and replaced once their claims were not renewed (flows/container.py).
+
 Nothing is remembered that is not in the engine, the store or Prefect: after a restart the same containers are looked
 at again. A container stays until its end is in the store and its flow run was told, so no end is lost while either
 can't be reached.
@@ -51,7 +55,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilter,
     WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 from requests import RequestException
@@ -63,6 +67,7 @@ from flows.ends import End
 from flows.prefect_api import AT_ONCE_S, RUNS
 
 POOL = "docker"
+POOL_LABEL = "retain.pool"  # set by the files of infra/pools/
 FLOW_RUN_LABEL = "io.prefect.flow-run-id"  # set by the worker
 # Touched at each look, for the health check of infra/compose.yaml.
 ALIVE = Path(tempfile.gettempdir()) / "retain-witness"
@@ -72,7 +77,7 @@ KEEP_S = 15.0
 OUTLIVED_S = 60.0  # how long a container may outlive its flow run, or a cancellation of it
 # How long a flow run may be without a container: its worker may have to pull an image of 2 GB first.
 PENDING_S = 600.0
-CANCELLED_S = 10.0  # the same, if it had one and is being cancelled
+CANCELLED_S = 10.0  # the same, if it had one that has ended, and is being cancelled
 RETURN_S = 20.0  # the automation needs a second
 CRASHED_LATELY_S = 900.0  # one that crashed before was left alone, by whoever looked after it then
 RETRY_S = 5.0  # after a store or server that could not be reached
@@ -111,13 +116,15 @@ class Ended:
 
 @dataclass
 class Witness:
-    """`pool`: the work pool whose containers are looked at. `clock`: seconds since 1970, to be compared with the
-    engine's."""
+    """`pool`: the work pool whose flow runs are looked after. `label`: of its containers on this machine, which two
+    platforms on one machine are told apart by; unless given, the pool. `clock`: seconds since 1970, to be compared with
+    the engine's."""
 
     engine: Engine
     api: SyncPrefectClient
     store: Callable[[], Store]
     pool: str = POOL
+    label: str = ""
     clock: Callable[[], float] = time.time
     say: Callable[[str], None] = say
     _host: str = ""
@@ -134,8 +141,9 @@ class Witness:
     def look(self) -> None:
         """Looks once at all containers of the pool. Raises one of UNREACHABLE; a later look makes up for it."""
         self._host = self._host or str(self.engine.info()["Name"])
-        # infra/pools/docker.json sets the first, the worker the second.
-        listed = self.engine.containers(all=True, filters={"label": [f"retain.pool={self.pool}", FLOW_RUN_LABEL]})
+        # The pool's file in infra/pools/ sets the first, the worker the second.
+        labels = [f"{POOL_LABEL}={self.label or self.pool}", FLOW_RUN_LABEL]
+        listed = self.engine.containers(all=True, filters={"label": labels})
         ended = [each for each in listed if each["State"] in ("exited", "dead")]
         for each in ended:
             if each["Id"] not in self._ended:
@@ -228,13 +236,12 @@ class Witness:
         created = {flow_run_of(each): each["Id"] for each in listed if each["State"] == "created"}
         started = {flow_run_of(each) for each in listed if each["State"] != "created"}
         chosen = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*STRANDED])))
-        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
-        for each in self.api.read_flow_runs(flow_run_filter=chosen, work_pool_filter=pool):
+        for each in self.api.read_flow_runs(flow_run_filter=chosen, work_pool_filter=self._of_pool()):
             if each.state is None or each.id in started:
                 continue
-            # One that never had a container may get one yet. While it is cancelling, that container is refused.
-            had_one = each.state.is_cancelling() and each.infrastructure_pid
-            longest_s = CANCELLED_S if had_one else PENDING_S
+            # One that never had a container may get one yet. While it is cancelling, that container is refused. One
+            # whose end isn't known may be saving a checkpoint on another machine of the pool.
+            longest_s = CANCELLED_S if each.state.is_cancelling() and self._had_one(each) else PENDING_S
             if self.clock() - each.state.timestamp.timestamp() < longest_s:
                 continue
             if each.id in created:
@@ -244,17 +251,26 @@ class Witness:
             self._propose(each.id, proposed)
             self.say(f"flow run {each.id}: proposed {proposed.name}, as it has no container")
 
+    def _of_pool(self) -> WorkPoolFilter:
+        return WorkPoolFilter(name=WorkPoolFilterName(any_=[self.pool]))
+
+    def _had_one(self, flow_run: FlowRun) -> bool:
+        """Whether the container that its worker has named is known to have ended, on whatever machine."""
+        container = (flow_run.infrastructure_pid or "").rpartition(":")[2]
+        with suppress(RetainError):  # a store that can't be read doesn't know
+            return bool(container) and ends.is_written(self.store(), flow_run.id, container)
+        return False
+
     def _return_crashed(self, now: float) -> None:
         lately = datetime.fromtimestamp(now - CRASHED_LATELY_S, UTC)
         crashed = FlowRunFilter(
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
             end_time=FlowRunFilterEndTime.model_validate({"after_": lately}),
         )
-        runs, pool = (
-            FlowFilter(name=FlowFilterName(any_=list(RUNS))),
-            WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
-        )
-        for each in self.api.read_flow_runs(flow_filter=runs, flow_run_filter=crashed, work_pool_filter=pool):
+        runs = FlowFilter(name=FlowFilterName(any_=list(RUNS)))
+        for each in self.api.read_flow_runs(
+            flow_filter=runs, flow_run_filter=crashed, work_pool_filter=self._of_pool()
+        ):
             if each.run_count and each.state is not None and now - each.state.timestamp.timestamp() >= RETURN_S:
                 states = self.api.read_flow_run_states(each.id)
                 *_, before, last = [0.0, *sorted(state.timestamp.timestamp() for state in states if state.is_crashed())]
@@ -330,7 +346,7 @@ def flow_run_of(listed: Mapping[str, Any]) -> UUID:
     return UUID(listed["Labels"][FLOW_RUN_LABEL])
 
 
-def main(pool: str = POOL) -> None:
+def main(pool: str = POOL, label: str = "") -> None:
     last = ""
     witness: Witness | None = None
     with get_client(sync_client=True) as api:
@@ -338,7 +354,7 @@ def main(pool: str = POOL) -> None:
             try:
                 if witness is None:
                     engine = docker.from_env(timeout=ENGINE_TIMEOUT_S).api
-                    witness = Witness(engine, api, lambda: open_store(store_url()), pool)
+                    witness = Witness(engine, api, lambda: open_store(store_url()), pool, label)
                 witness.look()
                 last = last if witness.is_behind else ""
             except UNREACHABLE as error:
@@ -350,4 +366,4 @@ def main(pool: str = POOL) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(*sys.argv[1:3])

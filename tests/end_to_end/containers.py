@@ -107,7 +107,11 @@ class Platform:
     # -- services
 
     def start(self, name: str) -> None:
-        more = {"server": ["--port", str(self.port)], "worker": ["--name", self.pool], "witness": [self.pool]}[name]
+        more = {
+            "server": ["--port", str(self.port)],
+            "worker": ["--name", self.pool],
+            "witness": ["docker", self.pool],
+        }[name]
         # As infra/compose.yaml has it, only the server knows the database.
         environment = self.environment | (self._database() if name == "server" else {})
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -37,15 +37,16 @@ NOW = datetime(2026, 11, 30, 8, 0, 0, tzinfo=UTC).timestamp()
 
 @dataclass
 class Engine:
-    """Containers of the pool, by their id."""
+    """Containers of the pool, by their id. `label`: what is asked for."""
 
+    label: str = "docker"
     listed: dict[str, dict[str, Any]] = field(default_factory=dict)
     inspected: dict[str, dict[str, Any]] = field(default_factory=dict)
     killed: list[str] = field(default_factory=list)
 
     def start(self, name: str, flow_run: UUID, state: str = "running", created: float = NOW) -> str:
         container = name * 64
-        labels = {FLOW_RUN_LABEL: str(flow_run), "retain.pool": "docker"}
+        labels = {FLOW_RUN_LABEL: str(flow_run), "retain.pool": self.label}
         self.listed[container] = {"Id": container, "State": state, "Labels": labels, "Created": int(created)}
         return container
 
@@ -60,7 +61,7 @@ class Engine:
 
     def containers(self, *, all: bool, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
         assert all
-        assert filters == {"label": ["retain.pool=docker", FLOW_RUN_LABEL]}
+        assert filters == {"label": [f"retain.pool={self.label}", FLOW_RUN_LABEL]}
         return list(self.listed.values())
 
     def inspect_container(self, container: str) -> dict[str, Any]:
@@ -81,6 +82,7 @@ class Engine:
 
 @dataclass
 class Api:
+    pool: str = "docker"  # what is asked for; all flow runs here are its own
     states: dict[UUID, State[Any]] = field(default_factory=dict)
     parents: dict[UUID, UUID] = field(default_factory=dict)  # flow run of a stage -> that of its run
     infrastructure: str | None = "machine:c0ffee"
@@ -113,12 +115,13 @@ class Api:
         self._reach()
         if flow_filter is not None:
             assert flow_filter.name.any_ == ["train", "retrain"]
+            assert work_pool_filter.name.any_ == [self.pool]
             return [each for each in self._crashed() if each.end_time > flow_run_filter.end_time.after_]
         if flow_run_filter.parent_flow_run_id is not None:
             (parent,) = flow_run_filter.parent_flow_run_id.any_
             wanted = [child for child, above in self.parents.items() if above == parent]
         elif flow_run_filter.id is None:
-            assert work_pool_filter.name.any_ == ["docker"]
+            assert work_pool_filter.name.any_ == [self.pool]
             wanted = [each for each, state in self.states.items() if state.type in flow_run_filter.state.type.any_]
         else:
             wanted = flow_run_filter.id.any_
@@ -145,8 +148,9 @@ class Api:
 
 
 class Scene:
-    def __init__(self, root: Path) -> None:
-        self.engine, self.api, self.now = Engine(), Api(), NOW
+    def __init__(self, root: Path, pool: str = "docker", label: str = "") -> None:
+        self.engine, self.api, self.now = Engine(label or pool), Api(pool), NOW
+        self.pool, self.label = pool, label
         self.store: Store | None = FolderStore(root)
         self.said: list[str] = []
         self.witness = self.begin()
@@ -154,12 +158,20 @@ class Scene:
     def begin(self) -> Witness:
         """A witness that remembers nothing."""
         api: Any = self.api
-        return Witness(self.engine, api, self._open, clock=lambda: self.now, say=self.said.append)
+        return Witness(
+            self.engine, api, self._open, self.pool, self.label, clock=lambda: self.now, say=self.said.append
+        )
 
     def _open(self) -> Store:
         if self.store is None:
             raise RetainError("/store: can't be written (Input/output error)")
         return self.store
+
+    def write_end(self, flow_run: UUID, container: str) -> None:
+        """As the witness of the machine that the container was on does."""
+        assert self.store is not None
+        end = {"image": "toy:1", "host": "other", "started_at": NOW - 9, "finished_at": NOW, "exit_code": 75}
+        ends.write(self.store, ends.End(flow_run=flow_run, container=container, oom_killed=False, **end))
 
     def look(self, after: float = 0.0) -> None:
         self.now += after
@@ -379,6 +391,8 @@ def test_a_flow_run_that_nobody_carries_on_is_ended(
     """Its worker was killed before it had started the container, or it was cancelled while it had none."""
     scene.api.infrastructure = infrastructure
     flow_run = scene.api.run(state, since=NOW)
+    if infrastructure is not None:
+        scene.write_end(flow_run, infrastructure.rpartition(":")[2])
     if container:
         scene.engine.start("a", flow_run, state=container)
     scene.look(seconds - 1)
@@ -387,12 +401,57 @@ def test_a_flow_run_that_nobody_carries_on_is_ended(
     assert (scene.proposed, scene.engine.listed) == ([proposed], {})
 
 
+def test_one_that_is_cancelled_on_another_machine_may_save_its_checkpoint(scene: Scene) -> None:
+    """Its end is told by the witness of that machine, unless the machine is gone."""
+    flow_run, lost = (scene.api.run(StateType.CANCELLING, since=NOW) for _ in range(2))
+    scene.look(CANCELLED_S + 1)
+    scene.look(PENDING_S - CANCELLED_S - 2)
+    assert scene.proposed == []
+    scene.write_end(flow_run, "c0ffee")
+    scene.write_end(lost, "an earlier one")
+    scene.now -= CARE_S  # so that it is not yet given up
+    scene.witness = scene.begin()
+    scene.look()
+    assert [(each, state.name) for each, state in scene.api.proposed] == [(flow_run, "Cancelled")]
+    scene.api.set(flow_run, StateType.CANCELLED)
+    scene.look(2 * CARE_S)
+    assert [(each, state.name) for each, state in scene.api.proposed[1:]] == [(lost, "Cancelled")]
+
+
+def test_a_store_that_is_away_ends_nobody_early(scene: Scene) -> None:
+    flow_run = scene.api.run(StateType.CANCELLING, since=NOW)
+    scene.write_end(flow_run, "c0ffee")
+    store, scene.store = scene.store, None
+    scene.look(CANCELLED_S + 1)
+    assert scene.proposed == []
+    scene.store = store
+    scene.look(CARE_S)
+    assert scene.proposed == ["Cancelled"]
+
+
+@pytest.mark.parametrize(("pool", "label"), [("gpu-spot", ""), ("cpu-spot", "another platform's")])
+def test_a_witness_looks_after_its_own_pool_alone(pool: str, label: str, tmp_path: Path) -> None:
+    """The engine, and Prefect's server in each question, are asked for that pool, or they fail."""
+    scene = Scene(tmp_path, pool, label)
+    ended = scene.api.run()
+    scene.engine.end(scene.engine.start("a", ended))
+    stranded = scene.api.run(StateType.PENDING, since=NOW)
+    crashed = scene.api.run(StateType.CRASHED, since=NOW + PENDING_S - RETURN_S - 1)
+    scene.api.runs.append(crashed)
+    vanished = scene.api.run(since=NOW - 86_400)  # at work, as far as Prefect knows; its run misses it by its claim
+    scene.look(PENDING_S + 1)
+    proposed = {each: state.name for each, state in scene.api.proposed}
+    assert proposed == {ended: "Crashed", stranded: "Crashed", crashed: "AwaitingRetry"}
+    assert vanished not in proposed
+
+
 @pytest.mark.parametrize("ended", [False, True])
 def test_the_stages_of_a_run_that_was_cancelled_without_a_container_are_cancelled(scene: Scene, ended: bool) -> None:
     """It can't ask them any more."""
     run = scene.api.run(StateType.CANCELLING, since=NOW)
     at_work, complete = scene.api.run(), scene.api.run(StateType.COMPLETED)
     other = scene.api.run()
+    scene.write_end(run, "c0ffee")
     scene.api.parents = {at_work: run, complete: run, other: uuid4()}
     if ended:
         scene.engine.end(scene.engine.start("a", run), at=NOW + 1)
