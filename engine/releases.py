@@ -1,4 +1,4 @@
-"""Which release of an experiment is current, and by which version people know it."""
+"""Which release of an experiment is current, by which version people know it, and how a machine gets its files."""
 
 from __future__ import annotations
 
@@ -45,6 +45,17 @@ def find(version: str, named: str) -> Path:
         where = f"experiment {artifacts.experiment} has no release {version} in {artifacts.store.url}"
         raise RetainError(f"{where}, which has {known}")
     return artifacts.folder(RELEASE, versions[version])
+
+
+def bring(folder: Path) -> None:
+    """Brings the files of an artifact into its folder, where that is one that this machine keeps of a store in a bucket
+    and they aren't there. Raises RetainError."""
+    if (folder / MANIFEST).exists() or not (url := store_url()).startswith("gs://"):
+        return
+    store = open_store(url)
+    with suppress(ValueError):  # not below it, or no artifact's
+        experiment, stage, fingerprint = folder.resolve().relative_to(store.here.resolve()).parts
+        ArtifactStore(store, experiment).folder(stage, fingerprint)
 
 
 def experiment_of(named: str) -> str:

@@ -29,7 +29,6 @@ from requests.exceptions import RequestException
 
 from engine.errors import RetainError
 from engine.paths import why_unreadable, why_unwritable
-from engine.store import store_url
 from images.build import build, references
 
 DEFAULT_ENGINE = "unix:///var/run/docker.sock"
@@ -90,16 +89,6 @@ def engine_address() -> str:
             f"DOCKER_HOST={address}: containers mount folders of this machine, so its own engine is needed"
         )
     return address
-
-
-def store_folder() -> str:
-    """The folder of the store, for containers to mount. Raises RetainError."""
-    url = store_url()
-    if "://" in url:
-        raise RetainError(f"RETAIN_STORE={url}: containers of this machine mount the store, so it has to be a folder")
-    folder = Path(url).absolute()
-    folder.mkdir(parents=True, exist_ok=True)  # by us, or Docker would make it, for root
-    return str(folder)
 
 
 # -- images --------------------------------------------------------------------------------------------------------

@@ -1,18 +1,23 @@
 """`make deploy`: registers what prefect.yaml describes with Prefect, once all that it names is there.
 
 Prefect itself only warns of a pool that doesn't exist, and a missing image would be told by the first run. So server,
-pool, images and folders are checked before, and what is missing is said in one message.
+pool, images and folders are checked before, and what is missing is said in one message. What containers get
+of store and data depends on where these are: it is filled into prefect.yaml here, since Prefect itself fills in texts
+alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import prefect
 import yaml
@@ -27,16 +32,18 @@ from engine.output import make_decoration
 from engine.paths import is_folder, why_unreadable, why_unwritable
 from engine.store import store_url
 from flows import automations
-from flows.compose import store_folder
 from flows.data_folder import data_folder
 from flows.login import is_own, logged_in, stated_address
+from flows.mounts import DATA, Access, Place, access, bound, is_bucket, place
 from flows.plan import load_experiment
 from flows.platform import POOL, api_url, bind, store_of
-from flows.pools import RENTED, Pools, rented, stated_pools
+from flows.pools import ON_THIS_MACHINE, RENTED, Pools, rented, stated_pools
 from flows.prefect_api import client
 from images.build import accelerator_of, engine, references
 
-GS = "gs://"
+DESCRIPTION = ROOT / "prefect.yaml"
+NAMED = re.compile(r"\{\{ \$(\w+) \}\}")  # what is filled in there
+METADATA_HOST = "169.254.169.254"  # of Google's machines, by its address: containers need not know its name
 LAST_LINES = 5  # of what Prefect says where it fails
 ONE_GPU = {"Driver": "nvidia", "Count": 1, "Capabilities": [["gpu"]]}
 
@@ -44,22 +51,14 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Mounted:
-    """What containers get of this machine: absolute paths. `data` may be a folder in a bucket as well, which runs read
-    themselves. `named`: it is that of RETAIN_DATA_DIR."""
+class Given:
+    """What containers get. `data`: an absolute path of this machine, or gs://bucket/folder; None: what is downloaded
+    beside a store in a bucket. `named`: it is that of RETAIN_DATA_DIR. `access`: to buckets, if there are any."""
 
-    store: str
-    data: str
+    store: Place
+    data: str | None
     named: bool
-
-    @property
-    def in_bucket(self) -> bool:
-        return self.data.startswith("gs://")
-
-    @property
-    def data_mount(self) -> str:
-        """What lies at /data: an empty folder where nothing is read from there."""
-        return _empty_folder(self.store) if self.in_bucket else self.data
+    access: Access | None = None
 
 
 def deploy(server: str | None = None, say: Say = print) -> None:
@@ -76,25 +75,21 @@ def deploy(server: str | None = None, say: Say = print) -> None:
         _check_server(api, login["PREFECT_API_URL"])
         pools, project = stated_pools(os.environ), os.environ.get("GOOGLE_CLOUD_PROJECT", "")
         notified = page_url(os.environ)
-        images, mounted = _checked(api, server is None or is_own(server), pools, project)
+        images, given = _checked(api, server is None or is_own(server), pools, project)
         before = _data_before(api)
         if rented(pools):
             notified = notified or _register_with_google(api, pools, project)
-        _register(login | _variables(images, mounted, pools, project), {POOL} | rented(pools))
+        register(variables(images, given, pools, project), {POOL} | rented(pools), login)
         automations.register(notified)
         _give_gpu(api)
         for deployment in sorted(api.read_deployments(), key=lambda each: (each.entrypoint or "", each.name)):
             flow = api.read_flow(deployment.flow_id).name
             say(f"{flow}/{deployment.name:<12} {(deployment.job_variables or {}).get('image', '')}")
-    say(f"store: {mounted.store}")
-    say(
-        f"data:  {mounted.data} (RETAIN_DATA_DIR)"
-        if mounted.named
-        else "data:  as downloaded; RETAIN_DATA_DIR is not set"
-    )
+    say(f"store: {given.store.url}")
+    say(f"data:  {given.data} (RETAIN_DATA_DIR)" if given.named else "data:  as downloaded; RETAIN_DATA_DIR is not set")
     if notified is None:
         say("nobody is told when a retrain fails: RETAIN_PAGE_URL is not set")
-    if before is not None and before != mounted.data:
+    if before is not None and before != given.data:
         say(f"warning: until now runs read their data from {before}")
 
 
@@ -112,8 +107,9 @@ def _check_server(api: SyncPrefectClient, address: str) -> None:
         )
 
 
-def _checked(api: SyncPrefectClient, own: bool, pools: Pools, project: str) -> tuple[dict[str, str], Mounted]:
-    """The images by name, and what is mounted. Raises DataError with everything that is missing."""
+def _checked(api: SyncPrefectClient, own: bool, pools: Pools, project: str) -> tuple[dict[str, str], Given]:
+    """The images by name, and what containers get. `own`: the server is that of this machine; `project`: that of the
+    rented machines. Raises DataError with everything that is missing."""
     missing: list[str] = []
     try:
         pool = api.read_work_pool(POOL)
@@ -122,32 +118,38 @@ def _checked(api: SyncPrefectClient, own: bool, pools: Pools, project: str) -> t
     except ObjectNotFound:
         missing.append(f"there is no work pool {POOL}: `make up` makes it")
     images: dict[str, str] = {}
-    store = data = ""
+    store = data = leads = None
     try:
         images = references(ROOT)
     except RetainError as error:
         missing.append(str(error))
     try:
-        store = store_folder()
+        store = place()
         if own:
-            _check_store(Path(store))
+            _check_store(store)
     except RetainError as error:
         missing.append(str(error))
     try:
-        data = _data_folder(store)
+        data = _data(store)
+        if is_bucket(data or "") or (store is not None and store.access is not None):
+            leads = access()
     except RetainError as error:
         missing.append(str(error))
     if rented(pools):
         missing += _missing_for_rented(images, pools, project)
-    if missing:
-        raise DataError("nothing was deployed:\n" + "\n".join(f"  {line}" for line in missing))
-    return images, Mounted(store, data, named=bool(os.environ.get("RETAIN_DATA_DIR")))
+    if missing or store is None:
+        raise DataError("nothing was deployed:\n" + "\n".join(f"  {line}" for line in dict.fromkeys(missing)))
+    if leads is not None and not own:  # machines elsewhere have an account of their own, and no file of this one
+        leads = replace(leads, key=None)
+    if store.access is not None:
+        store = replace(store, access=leads)
+    return images, Given(store, data, named=bool(os.environ.get("RETAIN_DATA_DIR")), access=leads)
 
 
 def _missing_for_rented(images: Mapping[str, str], pools: Pools, project: str) -> list[str]:
     """What machines of Google Cloud lack, each in a line."""
     missing = []
-    if not store_url().startswith(GS):
+    if not is_bucket(store_url()):
         missing.append(f"RETAIN_STORE={store_url()}: rented machines want a store in a bucket, gs://bucket/prefix")
     if not project:
         missing.append("GOOGLE_CLOUD_PROJECT is not set: the project that the rented machines and secrets are in")
@@ -168,29 +170,35 @@ def _register_with_google(api: SyncPrefectClient, pools: Pools, project: str) ->
     return google.secret_page_url()
 
 
-def _check_store(store: Path) -> None:
+def _check_store(store: Place) -> None:
     """Raises RetainError if the witness writes the ends of containers elsewhere: no stage would be seen to end."""
     with engine() as docker:
         theirs = store_of(docker)
     if theirs is None:
         raise RetainError("no witness of containers is there: `make up` starts it")
-    if theirs.resolve() != store.resolve():
+    folders = not is_bucket(store.url) and not is_bucket(theirs)
+    if theirs != store.url and not (folders and Path(theirs).resolve() == Path(store.url).resolve()):
         raise RetainError(
-            f"the store is {store}, but the platform was started with {theirs}: `make up` with the same RETAIN_STORE"
+            f"the store is {store.url}, but the platform was started with {theirs}: `make up` with the same "
+            "RETAIN_STORE"
         )
 
 
-def _data_folder(store: str) -> str:
-    """The folder that parents read their data from; without RETAIN_DATA_DIR an empty one, beside what is downloaded."""
+def _data(store: Place | None) -> str | None:
+    """What parents read their data from. Without RETAIN_DATA_DIR that is an empty folder, beside what is downloaded
+    into a store in a folder."""
     data = data_folder(os.environ)
-    if not isinstance(data, Path):
-        folder = Path(_empty_folder(store))
+    if data is None:
+        if store is None or is_bucket(store.url):
+            return None
+        folder = store.here / "data"
         try:
-            if store:
-                folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RetainError(f"{folder}: {why_unwritable(error)}") from None
-        return str(data or folder)
+        return str(folder)
+    if not isinstance(data, Path):
+        return str(data)
     given, folder = os.environ["RETAIN_DATA_DIR"], data.resolve()
     try:
         if not is_folder(folder):
@@ -202,34 +210,69 @@ def _data_folder(store: str) -> str:
     return str(folder)
 
 
-def _empty_folder(store: str) -> str:
-    return str(Path(store) / "data")
-
-
-def _variables(images: dict[str, str], mounted: Mounted, pools: Pools, project: str) -> dict[str, str]:
-    """The variables that prefect.yaml names."""
+def variables(
+    images: Mapping[str, str], given: Given, pools: Pools = ON_THIS_MACHINE, project: str = ""
+) -> dict[str, Any]:
+    """What prefect.yaml names, by name. `project`: that of the rented machines."""
+    store, data, leads = given.store, given.data, given.access
+    volumes, mounts, env = store.volumes, store.mounts, store.environment
+    if data is not None and is_bucket(data) and leads is not None:
+        volumes = [*dict.fromkeys([*volumes, *leads.volumes])]
+        mounts, env = leads.mounts, {**env, **leads.environment, "RETAIN_DATA_DIR": data}
+    elif data is not None:
+        mounts, env = [*mounts, bound(data, DATA)], {**env, "RETAIN_DATA_DIR": DATA}
+    if project:
+        env = {**env, "GOOGLE_CLOUD_PROJECT": project}
     return {
         "RETAIN_IMAGE_TABULAR": images["tabular"],
         "RETAIN_IMAGE_GPU": images["gpu"],
-        "RETAIN_HOST_STORE": mounted.store,
-        "RETAIN_HOST_DATA": mounted.data_mount,
-        "RETAIN_RUN_DATA": mounted.data if mounted.in_bucket else "/data",
         "RETAIN_USER": f"{os.getuid()}:{os.getgid()}",
-        "RETAIN_STORE": store_url(),
+        "RETAIN_VOLUMES": store.volumes,
+        "RETAIN_MOUNTS": store.mounts,
+        "RETAIN_ENV": store.environment,
+        "RETAIN_RUN_VOLUMES": volumes,
+        "RETAIN_RUN_MOUNTS": mounts,
+        "RETAIN_RUN_ENV": env,
         "RETAIN_CPU_POOL": pools.cpu,
         "RETAIN_GPU_POOL": pools.gpu,
+        "RETAIN_RENTED_ENV": {**store.environment, "GCE_METADATA_HOST": METADATA_HOST},
+        "RETAIN_VERTEX_ENV": {**store.environment, "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"},
         "RETAIN_REGION": load_experiment("exp_001_mvp").costs.region,
         "RETAIN_WORKER_ACCOUNT": f"retain-worker@{project}.iam.gserviceaccount.com",
     }
 
 
-def _register(variables: dict[str, str], pools: Set[str]) -> None:
-    stated = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-    names = [option for each in stated if each["work_pool"]["name"] in pools for option in ("--name", each["name"])]
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *names]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | variables, capture_output=True, encoding="utf-8", errors="replace"
-    )
+def described(variables: Mapping[str, Any], pools: Set[str]) -> dict[str, Any]:
+    """prefect.yaml with the variables filled in, and of its deployments those of these work pools."""
+    content: dict[str, Any] = _filled(yaml.safe_load(DESCRIPTION.read_text(encoding="utf-8")), variables)
+    content["deployments"] = [each for each in content["deployments"] if each["work_pool"]["name"] in pools]
+    return content
+
+
+def _filled(content: Any, variables: Mapping[str, Any]) -> Any:
+    if isinstance(content, dict):
+        return {key: _filled(value, variables) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_filled(each, variables) for each in content]
+    named = NAMED.fullmatch(content) if isinstance(content, str) else None
+    return variables[named.group(1)] if named else content
+
+
+def register(variables: Mapping[str, Any], pools: Set[str], environment: Mapping[str, str]) -> None:
+    """Registers the deployments of these work pools; `environment`, beside this process's own, says with which server.
+    Raises RetainError with what Prefect says last."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="retain-", suffix=".yaml") as file:
+        yaml.safe_dump(described(variables, pools), file, allow_unicode=True, sort_keys=False)
+        file.flush()
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file.name]
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | dict(environment),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
     if done.returncode:
         last = (done.stdout + done.stderr).strip().splitlines()[-LAST_LINES:]
         raise RetainError(f"prefect deploy ended with exit code {done.returncode}:\n" + "\n".join(last))
@@ -244,15 +287,14 @@ def _give_gpu(api: SyncPrefectClient) -> None:
 
 
 def _data_before(api: SyncPrefectClient) -> str | None:
-    """The data folder of runs as they are registered; None if none are."""
+    """The data of runs as they are registered; None if none are."""
     for deployment in api.read_deployments():
-        environment = (deployment.job_variables or {}).get("env")
-        data = environment.get("RETAIN_DATA_DIR") if isinstance(environment, dict) else None
-        if isinstance(data, str) and data.startswith("gs://"):
-            return data
-        mounts = (deployment.job_variables or {}).get("mounts")
+        variables = deployment.job_variables or {}
+        mounts, env = variables.get("mounts"), variables.get("env")
+        if isinstance(env, dict) and "://" in str(env.get("RETAIN_DATA_DIR")):
+            return str(env["RETAIN_DATA_DIR"])
         for mount in mounts if isinstance(mounts, list) else []:  # on a shared server, another project's
-            if isinstance(mount, dict) and mount.get("Target") == "/data":
+            if isinstance(mount, dict) and mount.get("Target") == DATA:
                 return str(mount.get("Source"))
     return None
 

@@ -22,6 +22,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -37,10 +38,11 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
-from engine.store import FolderStore
+from engine.store import FolderStore, Store, open_store
 from flows import compose, ends
 from flows.compose import Say
 from flows.guard import SERVER_AUTH
+from flows.mounts import STORE, Place, place
 
 POOL = "docker"
 ORCHESTRATOR = "orchestrator"  # the image of worker and witness
@@ -52,9 +54,10 @@ SERVICES = ("postgres", "server", "worker", "witness")
 VOLUME = "retain-postgres"  # of the database
 INFRA = ROOT / "infra"
 COMPOSE_FILE, BUILD_FILE = INFRA / "compose.yaml", INFRA / "compose.build.yaml"
+FOLDER_FILE, BUCKET_FILE = INFRA / "compose.folder.yaml", INFRA / "compose.bucket.yaml"  # one of them, for the store
 POOL_FILE = INFRA / "pools" / "docker.json"
 POSTGRES_FOLDER = INFRA / "postgres"
-STORE_LABEL = "retain.store"  # of the witness: the folder that is its store
+STORE_LABEL = "retain.store"  # of the witness: its store, a folder of this machine or gs://bucket/prefix
 PROJECT = compose.Project("retain", INFRA, SERVICES, what="platform", down="make down")
 SECRETS_FILE = INFRA / "secrets.env"
 DATABASE_PASSWORD = "POSTGRES_PASSWORD"
@@ -71,9 +74,12 @@ def up(say: Say) -> None:
     address = bind()
     engine = compose.open_engine()
     compose.refuse_other_checkout(engine, PROJECT)
-    environment = _environment(orchestrator(say), address, _secrets(engine, address))
+    store = place()
+    if store.access:
+        store.open().check()
+    environment = _environment(orchestrator(say), address, _secrets(engine, address), store)
     _refuse_others(engine, address, environment)
-    files = _files(engine, say)
+    files = [*_files(engine, say), "--file", str(BUCKET_FILE if store.access else FOLDER_FILE)]
     for together in (("postgres", "server"), ("worker", "witness")):
         compose.compose(PROJECT, [*files, "up", "--detach", *together], environment)
         for service in together:
@@ -81,9 +87,8 @@ def up(say: Say) -> None:
         if "server" in together:
             _make_pool(api_url(address), environment.get(CLIENT_AUTH))
             say(f"work pool {POOL}: as {POOL_FILE.relative_to(ROOT)} states")
-            store = compose.store_folder()
-            for other in _other_stores(api_url(address), environment.get(CLIENT_AUTH), store):
-                say(f"warning: deployments keep their artifacts in {other}, not in {store}")
+            for other in _other_stores(api_url(address), environment.get(CLIENT_AUTH), store.url):
+                say(f"warning: deployments keep their artifacts in {other}, not in {store.url}")
                 say("  `make deploy` changes that; or start this with the same RETAIN_STORE")
     say(f"Prefect is at {api_url(address).removesuffix('/api')}")
 
@@ -121,8 +126,8 @@ def _mounted_socket() -> Path:
     return Path(compose.engine_address().removeprefix("unix://"))
 
 
-def _environment(image: str, address: str, passwords: Mapping[str, str]) -> dict[str, str]:
-    """What infra/compose.yaml names, beside what the caller has set."""
+def _environment(image: str, address: str, passwords: Mapping[str, str], store: Place) -> dict[str, str]:
+    """What the compose files name, beside what the caller has set."""
     path = _mounted_socket()
     return {
         **os.environ,
@@ -134,7 +139,8 @@ def _environment(image: str, address: str, passwords: Mapping[str, str]) -> dict
         "RETAIN_DOCKER_SOCKET": str(path),
         # In the virtual machine of a Mac the socket belongs to root.
         "RETAIN_DOCKER_GID": "0" if sys.platform == "darwin" else str(path.stat().st_gid),
-        "RETAIN_HOST_STORE": compose.store_folder(),
+        "RETAIN_HOST_STORE": store.url,
+        "RETAIN_HOST_KEY": store.key,
         "RETAIN_UID": str(os.geteuid()),
         "RETAIN_GID": str(os.getegid()),
     }
@@ -228,11 +234,21 @@ def services_of(engine: DockerClient, service: str) -> list[Container]:
     return compose.services_of(engine, PROJECT, service)
 
 
-def store_of(engine: DockerClient) -> Path | None:
-    """The folder that is the store of the platform that is there, into which its witness writes; None without one."""
+def store_of(engine: DockerClient) -> str | None:
+    """The store of the platform that is there, into which its witness writes: a folder, or gs://bucket/prefix. None
+    without a platform."""
     witness = next(iter(services_of(engine, "witness")), None)
-    folder = witness.labels.get(STORE_LABEL) if witness is not None else None
-    return Path(folder) if folder else None
+    return (witness.labels.get(STORE_LABEL) or None) if witness is not None else None
+
+
+def store_of_deployment(job_variables: Mapping[str, Any]) -> str | None:
+    """The store that containers with these variables get; None where they get none of ours."""
+    env = job_variables.get("env")
+    url = str(env.get("RETAIN_STORE", "")) if isinstance(env, dict) else ""
+    if "://" in url:
+        return url
+    volumes = (str(each) for each in job_variables.get("volumes") or [])
+    return next((each.removesuffix(f":{STORE}") for each in volumes if each.endswith(f":{STORE}")), None)
 
 
 def _make_pool(url: str, auth: str | None) -> None:
@@ -257,9 +273,8 @@ def _other_stores(url: str, auth: str | None, store: str) -> list[str]:
             deployments = api.read_deployments()
         except httpx.HTTPError:
             return []  # what it would be warned of is seen by `make deploy` as well
-    volumes = {str(each) for one in deployments for each in (one.job_variables or {}).get("volumes") or []}
-    stores = {each.removesuffix(":/store") for each in volumes if each.endswith(":/store")}
-    return sorted(stores - {store})
+    stores = {store_of_deployment(each.job_variables or {}) for each in deployments}
+    return sorted(each for each in stores if each not in (None, store))
 
 
 def _stop_stages(engine: DockerClient, say: Say) -> None:
@@ -267,7 +282,8 @@ def _stop_stages(engine: DockerClient, say: Say) -> None:
 
     Only containers whose end is in the store are removed: the next `make up` notes the others.
     """
-    folder = store_of(engine)
+    url = store_of(engine)
+    store = _opened(url) if url is not None else None
     running = _of_pool(engine)
     if running:
         say(f"stopping {len(running)} container(s) of runs and stages; they go on with the next `make up`")
@@ -281,11 +297,11 @@ def _stop_stages(engine: DockerClient, say: Say) -> None:
         with suppress(APIError):
             container.kill()
     deadline = time.monotonic() + ENDS_S
-    while folder is not None and time.monotonic() < deadline and any(not _noted(folder, each) for each in running):
+    while store is not None and time.monotonic() < deadline and any(not _noted(store, each) for each in running):
         time.sleep(0.25)
     kept = 0
     for container in _of_pool(engine, all=True):
-        if folder is None or not _noted(folder, container):
+        if store is None or not _noted(store, container):
             kept += 1
             continue
         with suppress(APIError):  # the witness was faster
@@ -298,10 +314,19 @@ def _of_pool(engine: DockerClient, all: bool = False) -> list[Container]:
     return engine.containers.list(all=all, filters={"label": POOL_LABEL}, ignore_removed=True)  # type: ignore[no-any-return]
 
 
-def _noted(folder: Path, container: Container) -> bool:
+def _opened(url: str) -> Store | None:
+    """The store, where it can be looked into; a folder isn't made anew."""
+    if "://" not in url:
+        return FolderStore(Path(url))
+    with suppress(RetainError):
+        return open_store(url)
+    return None
+
+
+def _noted(store: Store, container: Container) -> bool:
     """Whether the store knows how the container ended. One that can't be read doesn't know."""
     with suppress(RetainError):
-        return ends.is_written(FolderStore(folder), UUID(container.labels[FLOW_RUN_LABEL]), container.id)
+        return ends.is_written(store, UUID(container.labels[FLOW_RUN_LABEL]), container.id)
     return False
 
 

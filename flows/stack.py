@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import socket
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,10 +30,10 @@ from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
 from engine.paths import path_of
-from engine.releases import DEFAULT_EXPERIMENT, experiment_of
-from engine.store import open_store
+from engine.releases import DEFAULT_EXPERIMENT, bring, experiment_of
 from flows import compose, platform
 from flows.compose import Say
+from flows.mounts import Place, place
 from flows.terminal import request_to
 from retain.release import ReleaseError, load
 from serve.champion import answering_release
@@ -40,6 +41,7 @@ from serve.settings import OVERRIDES
 
 DEPLOY = ROOT / "deploy"
 COMPOSE_FILE, BUILD_FILE = DEPLOY / "compose.yaml", DEPLOY / "compose.build.yaml"
+FOLDER_FILE, BUCKET_FILE = DEPLOY / "compose.folder.yaml", DEPLOY / "compose.bucket.yaml"  # one of them, for the store
 WATCH_FOLDER = DEPLOY / "debian"  # what Prometheus and Alertmanager are built from where they can't be pulled
 REPLICAS = ("serve-1", "serve-2")
 # Started together, one group after the other: a replica serves while the next one is replaced.
@@ -94,7 +96,8 @@ def up(say: Say, stack: Stack = SERVING) -> None:
     Raises RetainError.
     """
     named = os.environ.get("EXPERIMENT") or DEFAULT_EXPERIMENT
-    folder = _release(named)
+    store = place()
+    folder = _release(named, store)
     try:
         release = load(open_artifact(folder))
     except ReleaseError as error:
@@ -103,10 +106,10 @@ def up(say: Say, stack: Stack = SERVING) -> None:
     compose.refuse_other_checkout(engine, stack.project)
     refuse_taken_ports(engine, stack)
     passwords = made_once(engine, stack)
-    environment = _environment(stack, named, folder, compose.own_image(SERVE, ROOT, say), passwords)
+    environment = _environment(stack, named, folder, compose.own_image(SERVE, ROOT, say), passwords, store)
     refuse_forgotten(engine, stack, environment)
-    environment["RETAIN_RENDERED"] = _render(stack, folder, say)
-    files = _files(engine, say)
+    environment["RETAIN_RENDERED"] = _render(stack, folder, store, say)
+    files = [*_files(engine, say), "--file", str(BUCKET_FILE if store.access else FOLDER_FILE)]
     if with_grafana := compose.pull(engine, stated_image(GRAFANA), say):
         files = [*files, "--profile", GRAFANA]
     else:
@@ -140,26 +143,23 @@ def down(say: Say, stack: Stack = SERVING, *, forget: bool = False) -> None:
         say(f"stopped. Decisions stay in the volume {stack.database}, metrics in {stack.name}-prometheus")
 
 
-def _release(named: str) -> Path:
+def _release(named: str, store: Place) -> Path:
     """The folder of the release that is served: RELEASE_PATH, or else the rollout's champion, or the current one.
     Raises RetainError."""
-    return _given("RELEASE_PATH") or answering_release(named)
+    return _given("RELEASE_PATH", store) or answering_release(named)
 
 
-def _given(name: str) -> Path | None:
+def _given(name: str, store: Place) -> Path | None:
     """The folder that a setting names, if it is set. Raises RetainError for one that no container would see."""
     given = os.environ.get(name)
     if not given:
         return None
     folder = path_of(name, given)
-    if not folder.resolve().is_relative_to(Path(compose.store_folder()).resolve()):
-        raise RetainError(f"{name}={given}: containers have the store alone, so it has to lie there")
+    if not folder.resolve().is_relative_to(store.here.resolve()):
+        kept = f": {store.here}" if store.access else ""
+        raise RetainError(f"{name}={given}: containers have the store alone, so it has to lie there{kept}")
+    bring(folder)
     return folder
-
-
-def _inside(folder: Path) -> str:
-    """Where a folder of the store lies in the containers."""
-    return f"/store/{folder.resolve().relative_to(Path(compose.store_folder()).resolve()).as_posix()}"
 
 
 def refuse_taken_ports(engine: DockerClient, stack: Stack) -> None:
@@ -227,7 +227,7 @@ def _key(stack: Stack) -> str:
     return f"$(sed -n '{first}' {stack.secrets.relative_to(ROOT)})"
 
 
-def _render(stack: Stack, release: Path, say: Say) -> str:
+def _render(stack: Stack, release: Path, store: Place, say: Say) -> str:
     """Writes what Prometheus and Alertmanager read, with the release's limits. A digest of it."""
     places = rules.Places(
         replicas=[f"{replica}:8001" for replica in REPLICAS],
@@ -237,7 +237,7 @@ def _render(stack: Stack, release: Path, say: Say) -> str:
         controller_token_file=TOKEN_FILE,
         page_url=rules.PAGE_URL_LATER if page_url(os.environ) else None,  # which may be a secret: not in a file here
     )
-    scale = time_scale(open_store(compose.store_folder()))
+    scale = time_scale(store.open())
     rules.write(stack.rendered, rules.limits_of_release(release), places, scale, say)
     stack.rendered.chmod(0o755)  # neither program runs as whoever wrote them
     digest = hashlib.sha256()
@@ -247,19 +247,21 @@ def _render(stack: Stack, release: Path, say: Say) -> str:
     return digest.hexdigest()[:12]
 
 
-def _environment(stack: Stack, named: str, release: Path, image: str, passwords: Mapping[str, str]) -> dict[str, str]:
-    """What deploy/compose.yaml names, beside what the caller has set."""
-    store = compose.store_folder()
-    owner = os.stat(store)
+def _environment(
+    stack: Stack, named: str, release: Path, image: str, passwords: Mapping[str, str], store: Place
+) -> dict[str, str]:
+    """What the compose files name, beside what the caller has set."""
+    user, group = _owner(store)
     return {
         "DATABASE_URL": f"postgresql://retain:{passwords[DATABASE_PASSWORD]}@postgres/retain",
         **os.environ,
         **passwords,
         "DOCKER_HOST": compose.engine_address(),
         "RETAIN_EXPERIMENT": experiment_of(named),
-        "RELEASE_PATH": _inside(release),
-        **{name: _inside(folder) for name in FOLDERS if (folder := _given(name))},
-        "RETAIN_HOST_STORE": store,
+        "RELEASE_PATH": store.inside(release),
+        **{name: store.inside(folder) for name in FOLDERS if (folder := _given(name, store))},
+        "RETAIN_HOST_STORE": store.url,
+        "RETAIN_HOST_KEY": store.key,
         "RETAIN_HOST_RENDERED": str(stack.rendered),
         "RETAIN_STACK": stack.name,
         **{
@@ -269,11 +271,25 @@ def _environment(stack: Stack, named: str, release: Path, image: str, passwords:
         "RETAIN_IMAGE_SERVE": image,
         "RETAIN_IMAGE_POSTGRES": platform.built_postgres(),
         "RETAIN_IMAGE_WATCH": built_watch(),
-        "RETAIN_UID": str(owner.st_uid),
-        "RETAIN_GID": str(owner.st_gid),
-        "RETAIN_SERVICE_UID": str(owner.st_uid or NOBODY),
-        "RETAIN_SERVICE_GID": str(owner.st_gid or NOBODY),
+        "RETAIN_UID": str(user),
+        "RETAIN_GID": str(group),
+        "RETAIN_SERVICE_UID": str(user or NOBODY),
+        "RETAIN_SERVICE_GID": str(group or NOBODY),
     }
+
+
+def _owner(store: Place) -> tuple[int, int]:
+    """User and group of what reads and writes the store: those that its folder belongs to. Of a bucket the caller's,
+    who can read the key, or where that is root, nobody's. Raises RetainError for a key that nobody couldn't read."""
+    if store.access is None:
+        owner = os.stat(store.url)
+        return owner.st_uid, owner.st_gid
+    user, group, key = os.geteuid() or NOBODY, os.getegid() or NOBODY, store.access.key
+    if key is not None and user != os.geteuid():
+        status = key.stat()
+        if status.st_uid != user and not status.st_mode & stat.S_IROTH:
+            raise RetainError(f"{key}: user {user}, as whom the service runs, can't read it: chown {user} {key}")
+    return user, group
 
 
 def built_watch() -> str:

@@ -14,14 +14,13 @@ begin() {
   pull "$image" || fail "the image of Prefect's server can't be pulled: $image"
   from_metadata retain-compose "$folder/compose.yaml"
   from_metadata retain-compose-cloud "$folder/compose.cloud.yaml"
-  mkdir --parents "$folder/store"
   # Exported, and so among the arguments of no process.
   printf -v POSTGRES_PASSWORD %s "$password"
   printf -v PREFECT_SERVER_API_AUTH_STRING %s "$auth"
   printf -v PREFECT_API_AUTH_STRING %s "$auth"
   export POSTGRES_PASSWORD PREFECT_SERVER_API_AUTH_STRING PREFECT_API_AUTH_STRING
   export RETAIN_IMAGE_ORCHESTRATOR="$image" RETAIN_BIND="$bind" RETAIN_STORE="$store" RETAIN_REGISTRY_LOGIN="$LOGIN"
-  export RETAIN_HOST_STORE="$folder/store" RETAIN_UID="$CONTAINER_USER" RETAIN_GID="$CONTAINER_USER"
+  export RETAIN_HOST_STORE="$store" RETAIN_UID="$CONTAINER_USER" RETAIN_GID="$CONTAINER_USER"
   RETAIN_DOCKER_GID="$(stat --format=%g "$ROOT/var/run/docker.sock")"
   export RETAIN_DOCKER_GID
   docker-compose --project-name retain --project-directory "$folder" --file "$folder/compose.yaml" \

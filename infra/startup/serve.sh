@@ -17,7 +17,7 @@ begin() {
   pull "$image" || fail "the image of the service can't be pulled: $image"
   from_metadata retain-compose "$folder/compose.yaml"
   from_metadata retain-compose-cloud "$folder/compose.cloud.yaml"
-  mkdir --parents "$folder/store" "$folder/rendered"
+  mkdir --parents "$folder/rendered"
   chown "$CONTAINER_USER" "$folder/rendered"
   # As flows/stack.py has it: the address of whoever is paged may be a secret, and is filled in inside the container.
   if [[ "$page" == http* ]]; then
@@ -40,7 +40,7 @@ begin() {
   [[ "$page" != http* ]] || printf -v RETAIN_PAGE_URL %s "$page"
   RETAIN_RENDERED="$(cat "$folder"/rendered/*.yaml | sha256sum | cut --characters=1-12)"
   export RETAIN_RENDERED RETAIN_IMAGE_SERVE="$image" RETAIN_BIND="$bind" RETAIN_STORE="$store"
-  export RETAIN_EXPERIMENT="$experiment" RETAIN_HOST_STORE="$folder/store" RETAIN_HOST_RENDERED="$folder/rendered"
+  export RETAIN_EXPERIMENT="$experiment" RETAIN_HOST_RENDERED="$folder/rendered"
   docker-compose --project-name retain-serve --project-directory "$folder" --file "$folder/compose.yaml" \
     --file "$folder/compose.cloud.yaml" up --detach >&2
   say "the service is at $bind:8000 and $bind:8010"

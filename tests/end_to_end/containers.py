@@ -35,6 +35,9 @@ from engine import ledger, records
 from engine.environment import SECRETS
 from engine.fingerprint import ROOT
 from engine.store import FolderStore
+from flows import deploy
+from flows.deploy import Given
+from flows.mounts import STORE, Place
 
 FLOW_RUN = "io.prefect.flow-run-id"
 READY_S = 120.0
@@ -87,14 +90,15 @@ class Platform:
             "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "RETAIN_STORE": str(self.store),
-            "RETAIN_HOST_STORE": str(self.store),
-            "RETAIN_HOST_DATA": str(self.data),
-            "RETAIN_RUN_DATA": "/data",
-            "RETAIN_IMAGE_TABULAR": self.images["tabular"],
-            "RETAIN_IMAGE_GPU": self.images.get("gpu", self.images["tabular"]),
-            "RETAIN_USER": self.user,
             **self.secrets,
         }
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What prefect.yaml names."""
+        images = {"tabular": self.images["tabular"], "gpu": self.images.get("gpu", self.images["tabular"])}
+        given = Given(Place(str(self.store), self.store, STORE), str(self.data), named=True)
+        return deploy.variables(images, given) | {"RETAIN_USER": self.user}
 
     def _database(self) -> dict[str, str]:
         if self.database is None:
@@ -140,8 +144,9 @@ class Platform:
         template["variables"]["properties"]["networks"]["default"] = []
         pool = {"name": "docker", "type": "docker", "base_job_template": template}
         self.ask("POST", "/work_pools/", json=pool)
-        register = "from flows.automations import register; register()"
-        for command in (["-m", "prefect", "--no-prompt", "deploy", "--all"], ["-c", register]):
+        described = "import json, sys; from flows.deploy import register; register(json.loads(sys.argv[1]), {})"
+        automated = "from flows.automations import register; register()"
+        for command in (["-c", described, json.dumps(self.variables)], ["-c", automated]):
             subprocess.run(
                 [sys.executable, *command], cwd=ROOT, env=self.environment, check=True, stdout=subprocess.DEVNULL
             )

@@ -9,6 +9,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ import httpx
 import prefect
 import pytest
 import yaml
+from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound, ParameterTypeError
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -26,9 +28,10 @@ from engine.config import known_experiments
 from engine.environment import SECRETS
 from engine.errors import DataError, RetainError
 from engine.fingerprint import ROOT
-from flows import automations, deploy, platform
+from flows import automations, deploy, mounts, platform
 from flows.guard import SERVER_AUTH
 from flows.login import logged_in
+from flows.mounts import Access, Place
 from flows.plan import load_experiment
 from flows.pools import RENTED, Pools
 from flows.train import train
@@ -62,12 +65,12 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(deploy, "references", lambda root: IMAGES)
     monkeypatch.setattr(deploy, "engine", nullcontext)
-    monkeypatch.setattr(deploy, "store_of", lambda engine: tmp_path / "store")
+    monkeypatch.setattr(deploy, "store_of", lambda engine: str(tmp_path / "store"))
     monkeypatch.setattr(platform, "SECRETS_FILE", tmp_path / "secrets.env")
     return tmp_path
 
 
-def checked(api: Api | None = None, own: bool = True) -> deploy.Mounted:
+def checked(api: Api | None = None, own: bool = True) -> deploy.Given:
     return deploy._checked(api or Api(), own, Pools(), "")[1]  # type: ignore[arg-type]
 
 
@@ -98,9 +101,9 @@ def test_a_pool_of_another_kind_is_refused(folders: Path) -> None:
 def test_the_store_is_that_of_the_platform(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked()
     (folders / "same").symlink_to(folders / "store")
-    monkeypatch.setattr(deploy, "store_of", lambda engine: folders / "same")
+    monkeypatch.setattr(deploy, "store_of", lambda engine: str(folders / "same"))
     checked()
-    monkeypatch.setattr(deploy, "store_of", lambda engine: folders / "other")
+    monkeypatch.setattr(deploy, "store_of", lambda engine: str(folders / "other"))
     with pytest.raises(
         DataError, match=r"the store is .*/store, but the platform was started with .*/other: `make up`"
     ):
@@ -116,9 +119,10 @@ def test_the_data_folder_is_absolute_and_holds_something(folders: Path, monkeypa
     with pytest.raises(DataError, match="RETAIN_DATA_DIR=mine: an empty folder"):
         checked()
     (folders / "mine" / "telco.csv").touch()
-    assert checked() == deploy.Mounted(str(folders / "store"), str(folders / "mine"), named=True)
+    store = Place(str(folders / "store"), folders / "store", "/store")
+    assert checked() == deploy.Given(store, str(folders / "mine"), named=True)
     monkeypatch.delenv("RETAIN_DATA_DIR")
-    assert checked() == deploy.Mounted(str(folders / "store"), str(folders / "store" / "data"), named=False)
+    assert checked() == deploy.Given(store, str(folders / "store" / "data"), named=False)
 
 
 @pytest.fixture
@@ -126,19 +130,15 @@ def buckets(monkeypatch: pytest.MonkeyPatch, folders: Path) -> Iterator[Buckets]
     with serving(Buckets("bucket")) as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
         monkeypatch.setenv("RETAIN_CACHE", str(folders / "cache"))
+        monkeypatch.setattr(mounts, "LOOPBACK", ())  # no container calls this server
         yield server.buckets
 
 
-def test_data_in_a_bucket_is_read_by_runs_and_not_mounted(
-    folders: Path, buckets: Buckets, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_in_a_bucket_has_to_be_there(folders: Path, buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
     buckets.put(Session("bucket", "data/telco.csv", None, {}))
     monkeypatch.setenv("RETAIN_DATA_DIR", "gs://bucket/data/")
-    mounted = checked()
-    assert mounted == deploy.Mounted(str(folders / "store"), "gs://bucket/data", named=True)
-    filled = deploy._variables(IMAGES, mounted)
-    assert filled["RETAIN_RUN_DATA"] == "gs://bucket/data"
-    assert list(Path(filled["RETAIN_HOST_DATA"]).iterdir()) == []
+    given = checked()
+    assert (given.data, given.named) == ("gs://bucket/data", True)
     for url, says in (
         ("gs://bucket/empty", "nothing lies there"),
         ("gs://other", "there is no bucket other"),
@@ -158,29 +158,124 @@ def test_the_data_of_before_may_be_in_a_bucket() -> None:
     assert deploy._data_before(api) == "gs://bucket/data"  # type: ignore[arg-type]
 
 
-def test_prefect_yaml_names_what_make_deploy_fills_in(folders: Path) -> None:
-    filled = deploy._variables(IMAGES, deploy.Mounted("/my/store", "/my/data", named=True), Pools(), "project-1")
+ALL_POOLS = {platform.POOL, *RENTED}
+IN_FOLDER = deploy.Given(Place("/my/store", Path("/my/store"), "/store"), "/my/data", named=True)
+ACCOUNT = Access({"RETAIN_CACHE_GB": "5"}, Path("/home/ann/key.json"))
+IN_BUCKET = deploy.Given(
+    Place("gs://bucket/retain", Path("/cache/of/ann"), "/cache/stores/bucket/retain", ACCOUNT),
+    "/my/data",
+    named=True,
+    access=ACCOUNT,
+)
+KEY = {"Type": "bind", "Source": "/home/ann/key.json", "Target": mounts.KEY, "ReadOnly": True}
+DATA = {"Type": "bind", "Source": "/my/data", "Target": "/data", "ReadOnly": True}
+
+
+def test_prefect_yaml_names_what_make_deploy_fills_in() -> None:
+    filled = deploy.variables(IMAGES, IN_FOLDER)
     text = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
     assert {part.split("}}")[0].strip() for part in text.split("{{ $")[1:]} == set(filled)
-    assert (filled["RETAIN_HOST_STORE"], filled["RETAIN_HOST_DATA"]) == ("/my/store", "/my/data")
-    assert filled["RETAIN_RUN_DATA"] == "/data"
     assert (filled["RETAIN_IMAGE_TABULAR"], filled["RETAIN_IMAGE_GPU"]) == ("retain/tabular:1", "retain/gpu:1")
     assert filled["RETAIN_USER"] == f"{os.getuid()}:{os.getgid()}"
+    assert "{{ $" not in str(deploy.described(filled, ALL_POOLS))
 
 
-@pytest.mark.parametrize(
-    "deployment",
-    [each for each in DESCRIBED["deployments"] if each["work_pool"]["name"] == platform.POOL],
-    ids=lambda each: each["name"],
-)
-def test_what_a_container_gets(deployment: dict[str, Any]) -> None:
+def given_to_containers(given: deploy.Given, a_run: bool) -> list[Any]:
+    """Volumes, mounts and environment of each deployment of the pool `docker`, of runs or of stages."""
+    deployments = deploy.described(deploy.variables(IMAGES, given), {platform.POOL})["deployments"]
+    variables = [
+        each["work_pool"]["job_variables"]
+        for each in deployments
+        if (not each["entrypoint"].startswith("flows/stage.py")) == a_run and each["work_pool"]["name"] == "docker"
+    ]
+    return [[each[name] for name in ("volumes", "mounts", "env")] for each in variables]
+
+
+def test_what_a_container_gets_of_folders() -> None:
     """Runs read data and can't change it; a mount, unlike a volume, of a folder that is gone is refused by Docker."""
-    variables = deployment["work_pool"]["job_variables"]
-    assert variables["user"] == "{{ $RETAIN_USER }}"
-    assert variables["volumes"] == ["{{ $RETAIN_HOST_STORE }}:/store"]
-    data = [{"Type": "bind", "Source": "{{ $RETAIN_HOST_DATA }}", "Target": "/data", "ReadOnly": True}]
-    carries_out_a_run = not deployment["entrypoint"].startswith("flows/stage.py")
-    assert variables.get("mounts", []) == (data if carries_out_a_run else [])
+    stage = [["/my/store:/store"], [], {"RETAIN_STORE": "/store"}]
+    stages, runs = (given_to_containers(IN_FOLDER, a_run) for a_run in (False, True))
+    assert len(stages) >= 2
+    assert [each for each in stages if each != stage] == []
+    run = [stage[0], [DATA], {"RETAIN_STORE": "/store", "RETAIN_DATA_DIR": "/data"}]
+    assert len(runs) >= 4
+    assert [each for each in runs if each != run] == []
+
+
+def test_what_a_container_gets_of_a_bucket() -> None:
+    """No folder of the store, but a volume for the cache, and the key of an account where it is in a file."""
+    env = {"RETAIN_STORE": "gs://bucket/retain", "RETAIN_CACHE_GB": "5"}
+    stage = [["retain-cache:/cache"], [KEY], env]
+    assert [each for each in given_to_containers(IN_BUCKET, False) if each != stage] == []
+    run = [stage[0], [KEY, DATA], env | {"RETAIN_DATA_DIR": "/data"}]
+    assert [each for each in given_to_containers(IN_BUCKET, True) if each != run] == []
+    without = replace(IN_BUCKET, data=None, named=False)
+    assert [each for each in given_to_containers(without, True) if each != stage] == []
+
+
+@pytest.mark.parametrize("store", [IN_FOLDER, IN_BUCKET], ids=["folder", "bucket"])
+def test_data_in_a_bucket_is_fetched_by_runs_into_the_cache(store: deploy.Given) -> None:
+    given = replace(store, data="gs://bucket/data", access=ACCOUNT)
+    for volumes, mounted, env in given_to_containers(given, True):
+        assert volumes == [*dict.fromkeys([*store.store.volumes, "retain-cache:/cache"])]
+        assert mounted == [KEY]
+        assert env == {**store.store.environment, "RETAIN_CACHE_GB": "5", "RETAIN_DATA_DIR": "gs://bucket/data"}
+    assert given_to_containers(given, False) == given_to_containers(store, False)
+
+
+def test_a_rented_machine_has_no_file_of_this_one() -> None:
+    described = deploy.described(deploy.variables(IMAGES, IN_BUCKET, project="project-1"), {*RENTED})["deployments"]
+    assert described
+    for each in described:
+        variables = each["work_pool"]["job_variables"]
+        assert "mounts" not in variables
+        assert variables["env"]["RETAIN_STORE"] == "gs://bucket/retain"
+        if each["work_pool"]["name"] != "gpu-vertex":  # whose jobs have no volumes
+            assert variables["volumes"] == ["retain-cache:/cache"]
+
+
+def test_a_store_in_a_bucket_is_that_of_the_platform(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = folders / "key.json"
+    key.write_text("{}")
+    monkeypatch.setenv("RETAIN_STORE", "gs://bucket/retain/")
+    monkeypatch.setenv("RETAIN_CACHE", str(folders / "cache"))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr(deploy, "store_of", lambda engine: "gs://bucket/retain")
+    given = checked()
+    assert (given.store.url, given.data, given.named) == ("gs://bucket/retain", None, False)
+    assert [each["Source"] for each in given.store.mounts] == [str(key)]
+    assert checked(own=False).store.mounts == []
+    for other in ("gs://bucket", str(folders / "store")):
+        monkeypatch.setattr(deploy, "store_of", lambda engine, other=other: other)
+        with pytest.raises(DataError, match=rf"the store is gs://bucket/retain, but .* started with {other}: `make"):
+            checked()
+    monkeypatch.setenv("RETAIN_STORE", "gs://Bucket")
+    with pytest.raises(DataError, match=r"gs://Bucket: is no address of a bucket") as raised:
+        checked()
+    assert len(str(raised.value).splitlines()) == 2
+
+
+def test_prefect_registers_what_is_described(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its command reads the file; no server is there."""
+    asked: list[tuple[list[str], dict[str, str], Any]] = []
+
+    def run(command: list[str], *, env: dict[str, str], **_: Any) -> Any:
+        asked.append((command, env, yaml.safe_load(Path(command[-1]).read_text(encoding="utf-8"))))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(deploy.subprocess, "run", run)
+    variables = deploy.variables(IMAGES, IN_BUCKET)
+    deploy.register(variables, {platform.POOL}, {"PREFECT_API_URL": "http://server/api"})
+    ((command, env, written),) = asked
+    assert command[1:-1] == ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file"]
+    assert env["PREFECT_API_URL"] == "http://server/api"
+    assert written == deploy.described(variables, {platform.POOL})
+    assert (
+        PrefectYamlModel.model_validate(written).model_dump(exclude_unset=True, mode="json")["deployments"]
+        == (written["deployments"])
+    )
+    assert not Path(command[-1]).exists()
 
 
 # -- the server
@@ -304,9 +399,9 @@ class Registered(Api):
 def test_what_is_mounted_is_said_and_a_gpu_is_asked_for(
     accelerator: str, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api, registered, said = Registered(), list[dict[str, str]](), list[str]()
+    api, registered, said = Registered(), [], list[str]()
     monkeypatch.setattr(deploy, "client", lambda: api)
-    monkeypatch.setattr(deploy, "_register", lambda variables, pools: registered.append(variables))
+    monkeypatch.setattr(deploy, "register", lambda variables, pools, login: registered.append(login))
     told: list[str | None] = []
     monkeypatch.setattr(automations, "register", told.append)
     monkeypatch.setattr(deploy, "accelerator_of", lambda root, name: accelerator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import socket
@@ -29,10 +30,13 @@ from engine.environment import SECRETS
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.store import FolderStore
-from flows import compose, ends, platform, witness
+from flows import compose, ends, mounts, platform, witness
 from flows.guard import SERVER_AUTH
+from flows.mounts import KEY, NO_KEY, STORE
+from tests.engine.bucket_double import Buckets, serving
 
-COMPOSE, BUILD = (yaml.safe_load(path.read_text()) for path in (platform.COMPOSE_FILE, platform.BUILD_FILE))
+FILES = (platform.COMPOSE_FILE, platform.BUILD_FILE, platform.FOLDER_FILE, platform.BUCKET_FILE)
+COMPOSE, BUILD, FOLDER, BUCKET = (yaml.safe_load(path.read_text()) for path in FILES)
 POOL = json.loads(platform.POOL_FILE.read_text())
 SCHEMA = ROOT / "tests" / "compose-spec" / "compose-spec.json"
 
@@ -59,7 +63,7 @@ def engine(volume: bool = False) -> Any:
 # -- files
 
 
-@pytest.mark.parametrize("content", [COMPOSE, BUILD], ids=["compose", "compose.build"])
+@pytest.mark.parametrize("content", [COMPOSE, BUILD, FOLDER, BUCKET], ids=[path.stem for path in FILES])
 def test_compose_files_are_what_the_specification_says(content: Any) -> None:
     """docker-compose 1.29 reads them as well: the test below asks it."""
     errors = Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(content)
@@ -111,7 +115,8 @@ def test_a_changed_image_of_postgresql_is_built_anew(tmp_path: Path, monkeypatch
     assert platform.built_postgres() != before
     monkeypatch.setenv("DOCKER_HOST", "unix:///dev/null")
     monkeypatch.setenv("RETAIN_STORE", str(tmp_path / "store"))
-    assert platform._environment("retain/orchestrator:x", "127.0.0.1", {})[name] == platform.built_postgres()
+    environment = platform._environment("retain/orchestrator:x", "127.0.0.1", {}, mounts.place())
+    assert environment[name] == platform.built_postgres()
 
 
 def stated_secrets(text: str) -> list[str]:
@@ -145,9 +150,60 @@ def test_a_secret_is_found_in_whatever_form(line: str) -> None:
 
 
 def test_the_witness_says_which_store_it_has() -> None:
-    witness_service = COMPOSE["services"]["witness"]
-    assert "${RETAIN_HOST_STORE:-../artifacts}:/store" in witness_service["volumes"]
-    assert witness_service["labels"] == {platform.STORE_LABEL: "${RETAIN_HOST_STORE:-}"}
+    assert COMPOSE["services"]["witness"]["labels"] == {platform.STORE_LABEL: "${RETAIN_HOST_STORE:-}"}
+    assert FOLDER["services"]["witness"] == {"volumes": [f"${{RETAIN_HOST_STORE:-../artifacts}}:{STORE}"]}
+    (key,) = BUCKET["services"]["witness"]["volumes"]
+    assert (key["target"], key["read_only"], key["source"]) == (KEY, True, f"${{RETAIN_HOST_KEY:-{NO_KEY}}}")
+
+
+def merged(besides: Path, environment: dict[str, str]) -> Any:
+    """What docker-compose makes of the services with the file of a store, and with these variables alone."""
+    if shutil.which("docker-compose") is None:
+        pytest.skip("docker-compose isn't installed")
+    command = ["docker-compose", "--file", str(besides.parent / "compose.yaml"), "--file", str(besides), "config"]
+    given = {"PATH": os.environ["PATH"], **environment}
+    ended = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return yaml.safe_load(ended.stdout)["services"]
+
+
+def test_the_witness_reaches_its_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the variables that `make up` sets, of a folder and of a bucket."""
+    (tmp_path / "docker.sock").touch()
+    (tmp_path / "key.json").write_text("{}")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    monkeypatch.setenv("RETAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    for url, besides in ((str(tmp_path / "store"), platform.FOLDER_FILE), ("gs://bucket/p", platform.BUCKET_FILE)):
+        monkeypatch.setenv("RETAIN_STORE", url)
+        environment = platform._environment("retain/orchestrator:x", "127.0.0.1", {}, mounts.place())
+        seen = merged(besides, environment)["witness"]
+        assert seen["labels"] == {platform.STORE_LABEL: url}
+        others = [str(each) for each in seen["volumes"] if "docker.sock" not in str(each)]
+        if besides == platform.FOLDER_FILE:
+            assert others == [f"{url}:/store:rw"]
+            assert "RETAIN_STORE" not in seen["environment"]  # that of the image
+        else:
+            assert (len(others), f"{tmp_path}/key.json" in others[0], "store" in others[0]) == (1, True, False)
+            assert seen["environment"]["RETAIN_STORE"] == url
+
+
+def test_a_bucket_that_can_not_be_used_is_told_before_anything_is_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(compose, "open_engine", engine)
+    monkeypatch.setattr(compose, "compose", lambda *given: started.append(given))
+    monkeypatch.setattr(mounts, "LOOPBACK", ("none",))  # where the double is
+    monkeypatch.setenv("RETAIN_CACHE", str(tmp_path / "cache"))
+    with serving(Buckets("bucket")) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        monkeypatch.setenv("RETAIN_STORE", "gs://another/retain")
+        assert platform.main(["up"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: gs://another/retain: there is no bucket another")
+    assert (said.count("\n"), started) == (1, [])
 
 
 def test_the_pool_makes_containers_as_the_others_expect_them() -> None:
@@ -276,7 +332,7 @@ def test_the_engine_of_docker_s_own_context_is_everybody_s(monkeypatch: pytest.M
     with pytest.raises(RetainError, match=rf"answers at unix://{theirs} .*DOCKER_HOST"):
         compose.open_engine()
     theirs.touch()
-    environment = platform._environment("retain/orchestrator:x", "127.0.0.1", {})
+    environment = platform._environment("retain/orchestrator:x", "127.0.0.1", {}, mounts.place())
     assert environment["DOCKER_HOST"] == f"unix://{theirs}"
     assert environment["RETAIN_DOCKER_SOCKET"] == str(theirs)
     assert environment["RETAIN_DOCKER_GID"] == str(theirs.stat().st_gid)
@@ -308,13 +364,19 @@ def test_the_platform_of_another_folder_is_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("volumes", "other"),
-    [(["/here:/store"], []), (["/there:/store", "/data:/data:ro"], ["/there"]), (None, []), ([], [])],
+    ("volumes", "env", "other"),
+    [
+        (["/here:/store"], {"RETAIN_STORE": "/store"}, []),
+        (["/there:/store", "/data:/data:ro"], None, ["/there"]),
+        (["retain-cache:/cache"], {"RETAIN_STORE": "gs://bucket/retain"}, ["gs://bucket/retain"]),
+        (None, "of another project", []),
+        ([], {}, []),
+    ],
 )
 def test_deployments_of_another_store_than_the_witness_s_are_told(
-    volumes: Any, other: list[str], monkeypatch: pytest.MonkeyPatch
+    volumes: Any, env: Any, other: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api = SimpleNamespace(read_deployments=lambda: [SimpleNamespace(job_variables={"volumes": volumes})])
+    api = SimpleNamespace(read_deployments=lambda: [SimpleNamespace(job_variables={"volumes": volumes, "env": env})])
     monkeypatch.setattr(platform, "get_client", lambda **_: nullcontext(api))
     assert platform._other_stores("http://127.0.0.1:4200/api", None, "/here") == other
 
@@ -381,7 +443,7 @@ def test_a_container_whose_end_nobody_wrote_stays(monkeypatch: pytest.MonkeyPatc
         ends.write(FolderStore(tmp_path), end)
     monkeypatch.setenv("RETAIN_STORE", "gs://bucket")
     monkeypatch.setattr(platform, "ENDS_S", 0.1)
-    monkeypatch.setattr(platform, "store_of", lambda engine: tmp_path)
+    monkeypatch.setattr(platform, "store_of", lambda engine: str(tmp_path))
 
     def listed(engine: object, all: bool = False) -> list[Ended]:
         return [each for each in (known, unknown) if all or each.running]

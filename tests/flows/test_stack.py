@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,13 +21,18 @@ from jsonschema import Draft202012Validator
 
 from deploy import rules
 from deploy.settings import SETTINGS as CONTROLLER_SETTINGS
+from engine.artifact import ArtifactStore, open_artifact
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
-from flows import compose, platform, stack
-from serve.settings import SETTINGS
-from tests.flows.test_platform import stated_secrets
+from engine.store import open_store
+from flows import compose, mounts, platform, stack
+from serve.settings import SETTINGS, read
+from tests.engine.bucket_double import Buckets, serving
+from tests.flows.test_platform import merged, stated_secrets
 
-COMPOSE, BUILD = (yaml.safe_load(path.read_text()) for path in (stack.COMPOSE_FILE, stack.BUILD_FILE))
+FILES = (stack.COMPOSE_FILE, stack.BUILD_FILE, stack.FOLDER_FILE, stack.BUCKET_FILE)
+COMPOSE, BUILD, FOLDER, BUCKET = (yaml.safe_load(path.read_text()) for path in FILES)
+READERS = (*stack.REPLICAS, "controller")  # of the store
 SERVICES: dict[str, Any] = COMPOSE["services"]
 SCHEMA = ROOT / "tests" / "compose-spec" / "compose-spec.json"
 
@@ -59,14 +66,14 @@ def engine(volume: bool = False, running: tuple[str, ...] = ()) -> Any:
 # -- files
 
 
-@pytest.mark.parametrize("content", [COMPOSE, BUILD], ids=["compose", "compose.build"])
+@pytest.mark.parametrize("content", [COMPOSE, BUILD, FOLDER, BUCKET], ids=[path.stem for path in FILES])
 def test_compose_files_are_what_the_specification_says(content: Any) -> None:
     errors = Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(content)
     assert [f"{list(error.absolute_path)}: {error.message}" for error in errors] == []
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose isn't installed")
-@pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.build.yaml"]])
+@pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.build.yaml", "compose.bucket.yaml"]])
 def test_docker_compose_reads_the_files(files: list[str]) -> None:
     named = [word for name in files for word in ("--file", str(stack.DEPLOY / name))]
     command = ["docker-compose", *named, "--profile", stack.GRAFANA, "config", "--quiet"]
@@ -110,7 +117,35 @@ def test_replicas_are_alike() -> None:
     assert first == second
     assert first["environment"]["FORCE_BASELINE"] is None  # the caller's, or else the rollout rules
     assert first["environment"]["RETAIN_ADMIN_HOST"] == "0.0.0.0"
-    assert first["volumes"] == ["${RETAIN_HOST_STORE:-../artifacts}:/store:ro"]
+    for besides in (FOLDER, BUCKET):
+        assert besides["services"]["serve-1"] == besides["services"]["serve-2"]
+
+
+def test_who_reads_the_store_and_who_writes_it() -> None:
+    """Of a folder replicas can change nothing. With a bucket they are given no folder, and keep releases in a volume;
+    what they may do to the bucket is a matter of their account's rights."""
+    folder = "${RETAIN_HOST_STORE:-../artifacts}:/store"
+    assert {name: service["volumes"] for name, service in FOLDER["services"].items()} == {
+        "serve-1": [f"{folder}:ro"],
+        "serve-2": [f"{folder}:ro"],
+        "controller": [folder],
+    }
+    assert BUCKET["services"].keys() == set(READERS)
+    for service in BUCKET["services"].values():
+        cache, key = service["volumes"]
+        assert cache == f"cache:{mounts.CACHE}"
+        assert (key["source"], key["target"]) == (f"${{RETAIN_HOST_KEY:-{mounts.NO_KEY}}}", mounts.KEY)
+        assert key["read_only"] is True
+    assert not any("volumes" in SERVICES[name] for name in READERS)
+
+
+def test_google_s_machine_keeps_releases_as_this_one_does() -> None:
+    """compose.cloud.yaml goes there without compose.bucket.yaml; the machine has an account of its own."""
+    cloud = yaml.safe_load((stack.DEPLOY / "compose.cloud.yaml").read_text())
+    assert cloud["volumes"] == BUCKET["volumes"]
+    for name in READERS:
+        assert cloud["services"][name]["volumes"] == BUCKET["services"][name]["volumes"][:1]
+        assert cloud["services"][name]["environment"]["RETAIN_STORE"] == "${RETAIN_STORE:-}"
 
 
 def test_settings_that_containers_get_are_settings() -> None:
@@ -122,7 +157,6 @@ def test_settings_that_containers_get_are_settings() -> None:
     assert set(controller) == {setting.name for setting in CONTROLLER_SETTINGS} - {"RETAIN_CONTROLLER_PORT"}
     replicas = ",".join(f"http://{replica}:8001" for replica in stack.REPLICAS)
     assert controller["RETAIN_REPLICAS"] == replicas
-    assert SERVICES["controller"]["volumes"] == ["${RETAIN_HOST_STORE:-../artifacts}:/store"]
 
 
 def test_prometheus_and_alertmanager_are_started_as_in_tests() -> None:
@@ -198,11 +232,97 @@ def test_parts_are_named_where_containers_see_them(tmp_path: Path, monkeypatch: 
     part.mkdir(parents=True)
     monkeypatch.setenv("PPO_POLICY_PATH", str(part))
     passwords = dict.fromkeys(stack.SECRETS, "secret")
-    environment = stack._environment(stack.SERVING, "local", part, "retain/serve", passwords)
+    store = mounts.place()
+    environment = stack._environment(stack.SERVING, "local", part, "retain/serve", passwords, store)
     assert environment["PPO_POLICY_PATH"] == environment["RELEASE_PATH"] == "/store/local/decision/1"
     monkeypatch.setenv("CHALLENGER_PATH", str(tmp_path))
     with pytest.raises(RetainError, match=r"CHALLENGER_PATH=.*containers have the store alone"):
-        stack._environment(stack.SERVING, "local", part, "retain/serve", passwords)
+        stack._environment(stack.SERVING, "local", part, "retain/serve", passwords, store)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ArtifactStore]:
+    """The artifacts of `local` in a bucket, of which this machine has nothing yet."""
+    monkeypatch.setattr(mounts, "LOOPBACK", ("none",))  # where the double is
+    monkeypatch.setenv("RETAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RETAIN_STORE", "gs://bucket/retain")
+    with serving(Buckets("bucket")) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield ArtifactStore(open_store("gs://bucket/retain"), "local")
+
+
+def published(artifacts: ArtifactStore, tmp_path: Path, stage: str) -> str:
+    made = tmp_path / "made" / stage
+    made.mkdir(parents=True)
+    (made / "metrics.json").write_text(f'"of {stage}"')
+    artifacts.publish(stage, "f" * 32, made)
+    artifacts.set_current(stage, "f" * 32)
+    return "f" * 32
+
+
+def test_a_release_in_a_bucket_is_the_same_to_all_replicas(
+    bucket: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is pinned by its folder in the cache, into which a replica brings it, whatever becomes current meanwhile."""
+    published(bucket, tmp_path, "release")
+    policy = published(bucket, tmp_path, "decision")
+    store = mounts.place()
+    release = stack._release("local", store)
+    assert (release / "manifest.json").is_file()
+    monkeypatch.setenv("PPO_POLICY_PATH", str(bucket.store.here / "local" / "decision" / policy))
+    passwords = dict.fromkeys(stack.SECRETS, "secret")
+    environment = stack._environment(stack.SERVING, "local", release, "retain/serve", passwords, store)
+    there = "/cache/stores/bucket/retain/local"
+    assert environment["RELEASE_PATH"] == f"{there}/release/{'f' * 32}"
+    assert environment["PPO_POLICY_PATH"] == f"{there}/decision/{policy}"
+    assert environment["RETAIN_HOST_STORE"] == "gs://bucket/retain"
+    assert (environment["RETAIN_HOST_KEY"], environment["RETAIN_UID"]) == ("/dev/null", str(os.geteuid() or 10001))
+
+    # In a container whose volume is new.
+    monkeypatch.setenv("RETAIN_CACHE", str(tmp_path / "volume"))
+    of_service = {name: environment[name].replace("/cache", f"{tmp_path}/volume", 1) for name in stack.FOLDERS[2:3]}
+    assert of_service.keys() == {"PPO_POLICY_PATH"}
+    of_service["RELEASE_PATH"] = environment["RELEASE_PATH"].replace("/cache", f"{tmp_path}/volume", 1)
+    settings = read(of_service)
+    assert json.loads(open_artifact(settings.release)["metrics.json"].read_bytes()) == "of release"
+    assert json.loads(open_artifact(settings.parts["decision"])["metrics.json"].read_bytes()) == "of decision"
+    with pytest.raises(RetainError, match=r"RELEASE_PATH=.*: is no folder"):
+        read({"RELEASE_PATH": of_service["RELEASE_PATH"].replace("local", "other")})
+
+
+def test_what_docker_compose_makes_of_a_bucket(
+    bucket: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(bucket, tmp_path, "release")
+    store = mounts.place()
+    passwords = dict.fromkeys(stack.SECRETS, "secret")
+    release = stack._release("local", store)
+    environment = stack._environment(stack.SERVING, "local", release, "retain/serve", passwords, store)
+    services = merged(stack.BUCKET_FILE, environment)
+    for name in READERS:
+        seen = services[name]
+        cache, key = (str(each) for each in seen["volumes"])
+        assert cache == "cache:/cache:rw"
+        assert "/dev/null" in key
+        assert seen["environment"]["RETAIN_STORE"] == "gs://bucket/retain"
+        assert seen["environment"]["STORAGE_EMULATOR_HOST"] == os.environ["STORAGE_EMULATOR_HOST"]
+        assert seen["read_only"] is True
+    assert services["serve-1"]["environment"]["RELEASE_PATH"] == f"/cache/stores/bucket/retain/local/release/{'f' * 32}"
+
+
+def test_a_key_that_the_service_could_not_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started by root, it runs as nobody; started by anybody else, as whoever has the key."""
+    key = tmp_path / "key.json"
+    key.touch(0o600)
+    store = mounts.Place("gs://bucket", tmp_path, "/cache", mounts.Access({}, key))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "getegid", lambda: 100)
+    assert stack._owner(store) == (1000, 100)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(RetainError, match=rf"{key}: user 10001, as whom the service runs, can't read it: chown 10001"):
+        stack._owner(store)
+    key.chmod(0o644)
+    assert stack._owner(store) == (10001, 100)
 
 
 @pytest.mark.parametrize("keys", ["local:first-of-all-secrets", "shop:first-of-all-secrets,till:another-one-of-them"])
@@ -219,7 +339,7 @@ def test_the_command_that_is_printed_finds_the_key(
 def test_a_release_outside_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RELEASE_PATH", str(tmp_path / "elsewhere"))
     with pytest.raises(RetainError, match=r"containers have the store alone"):
-        stack._release("local")
+        stack._release("local", mounts.place())
 
 
 def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

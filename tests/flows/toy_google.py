@@ -19,16 +19,18 @@ def main(root: str, credentials: str, store: str) -> None:
         from prefect.client.orchestration import get_client
 
         from flows import deploy, google
-        from flows.deploy import Mounted
+        from flows.deploy import Given
+        from flows.mounts import Access, Place
 
         os.environ |= {"GOOGLE_APPLICATION_CREDENTIALS": credentials, "RETAIN_STORE": store}
         with get_client(sync_client=True) as api:
             google.register_pools(api, RENTED)
             google.register_pools(api, RENTED)  # again, as it is with each `make deploy`
             google.register_blocks("project-1")
-            mounted, pools = Mounted("/store", "/data", named=True), Pools("cpu-spot", "gpu-spot")
-            variables = deploy._variables(IMAGES, mounted, pools, "project-1")
-            deploy._register(variables | {"PREFECT_API_URL": f"{server.address}/api"}, set(RENTED))
+            access = Access({}, None)
+            given = Given(Place(store, Path("/nowhere"), "/cache/nowhere", access), None, named=False, access=access)
+            variables = deploy.variables(IMAGES, given, Pools("cpu-spot", "gpu-spot"), "project-1")
+            deploy.register(variables, {*RENTED}, {"PREFECT_API_URL": f"{server.address}/api"})
             kept = {
                 "pools": {pool.name: pool.model_dump(mode="json") for pool in api.read_work_pools()},
                 "deployments": {each.name: each.model_dump(mode="json") for each in api.read_deployments()},
