@@ -33,8 +33,8 @@ from engine.checkpoint import Checkpoint
 from engine.errors import RetainError
 from engine.interval import CheckpointInterval, Schedule
 from engine.stage import Metrics, Workspace
-from flows.data_folder import data_folder
-from flows.sources import DataFolder, resolve
+from flows.data_folder import DataFolder, data_folder
+from flows.sources import resolve
 from flows.wanted import TABLE, table_files
 from tasks.config import Experiment
 from tasks.stages import STAGES

@@ -56,6 +56,8 @@ TRIED_S = 20.0  # after which a call that fails is given up here; engine/patienc
 TIMEOUT_S = (5.0, 15.0)  # of one request: to connect, and between two bytes of the answer
 RETRY = DEFAULT_RETRY.with_timeout(TRIED_S).with_delay(initial=0.25, maximum=4.0, multiplier=2.0)  # with jitter
 FETCHED_S = 120.0  # after which a download isn't gone on with where its connection broke
+# Else a thread of the library's asks for the bucket's settings, which takes a right more, for traces that nobody makes.
+NO_LOOKS = "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"
 CHUNK = 8 << 20  # of an upload: what a connection that breaks costs
 PIECE = 1 << 20
 MARK, AFTER = "retain-write", "retain-after"
@@ -371,6 +373,7 @@ class BucketStore:
         with self._making:
             if self._client is None or self._client[0] != os.getpid():
                 _endpoint()
+                os.environ[NO_LOOKS] = "true"
                 try:
                     self._client = os.getpid(), Client(project=None)
                 except (GoogleAuthError, OSError) as error:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SETTING = "RETAIN_DATA_DIR"
 
 
-def data_folder(environment: Mapping[str, str]) -> Path | BucketFolder | None:
+def data_folder(environment: Mapping[str, str]) -> DataFolder:
     """What RETAIN_DATA_DIR names, if it is set. A bucket is listed, a folder of this machine not looked at. Raises
     RetainError."""
     given = environment.get(SETTING)
@@ -84,6 +84,9 @@ class BucketFolder:
             raise unavailable(
                 error, f"{place}: {why_unwritable(error)}. RETAIN_CACHE may name another folder"
             ) from None
+
+
+DataFolder = Path | BucketFolder | None
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,12 @@ from typing import BinaryIO, Literal, cast
 from engine.errors import DataError
 from engine.paths import NOT_THERE, is_folder, why_unreadable
 from engine.store import sha256_of
-from flows.data_folder import BucketFile, BucketFolder
+from flows.data_folder import BucketFile, BucketFolder, DataFolder
 from flows.download import Kept, Key, TooLarge, cached_name, download, keep, unanswered
 from flows.wanted import TABLE, Wanted
 from tasks.data import synthetic, synthetic_text
 
 Kind = Literal["folder", "bucket", "download", "package"]
-DataFolder = Path | BucketFolder | None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from engine.patience import Outage, PatientStore
 from engine.process import this_process
 from engine.store import ABSENT, Conflict, FolderStore, Store, open_store
 from tests.engine.bucket_double import Buckets, Handler, Server, Session, Stored, serving
-from tests.engine.processes import FORK, PATIENCE_S, increment, race, start
+from tests.engine.processes import FORK, PATIENCE_S, increment, message_without_privileges, race, start
 
 OLD, NEW = b"old" * 40_000, b"new" * 50_000
 NEVER = "1234567890"  # a version that nobody gave out
@@ -227,6 +227,18 @@ def test_an_artifact_has_a_folder_on_this_machine(store: Store, tmp_path: Path) 
     assert artifacts.fingerprints("risk") == ["f00"]
     assert artifacts.fingerprints("ris") == []
     assert {path.name for path in folder.iterdir()} == {MANIFEST, "files"}, "nothing else is left"
+
+
+def test_a_copy_of_an_artifact_that_can_not_be_written_names_the_cache(bucket: Store, tmp_path: Path) -> None:
+    artifacts = ArtifactStore(bucket, "exp")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "a.json").write_text("{}")
+    artifacts.publish("risk", "f00", tmp_path / "made")
+    (tmp_path / "cache").mkdir(mode=0o555)
+    message = message_without_privileges(artifacts.folder, "risk", "f00", kind=StoreUnavailable)
+    assert message.endswith(
+        "User 0 has to be let in. RETAIN_CACHE may name another folder".replace("0", str(os.geteuid()))
+    )
 
 
 def test_what_people_read_is_heard_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,6 +184,16 @@ def test_a_store_that_cannot_be_written_to_is_an_error(tmp_path: Path, spec: Des
         sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache")
 
 
+def test_what_a_store_in_a_bucket_keeps_here_lies_in_the_cache(
+    tmp_path: Path, spec: Described, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETAIN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "table.csv.gz").write_bytes(gzip.compress(CONTENT))
+    (tmp_path / "cache").write_text("a file, where the folder should be")
+    with pytest.raises(RetainError, match=r"can't be kept\. .*\. RETAIN_CACHE may name another folder"):
+        sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache" / "stores" / "downloads")
+
+
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path, spec: Described) -> None:
     with pytest.raises(DataError, match=r"RETAIN_DATA_DIR is .*gone: no such folder"):
         sources.resolve({"customers": telling(spec("telco"))}, tmp_path / "gone", tmp_path / "cache")
