@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -50,7 +51,8 @@ def find(version: str, named: str) -> Path:
 def bring(folder: Path) -> None:
     """Brings the files of an artifact into its folder, where that is one that this machine keeps of a store in a bucket
     and they aren't there. Raises RetainError."""
-    if (folder / MANIFEST).exists() or not (url := store_url()).startswith("gs://"):
+    url = store_url()
+    if not url.startswith("gs://") or os.path.exists(folder / MANIFEST):
         return
     store = open_store(url)
     with suppress(ValueError):  # not below it, or no artifact's

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import re
+import subprocess
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -160,14 +161,14 @@ def test_the_data_of_before_may_be_in_a_bucket() -> None:
 
 ALL_POOLS = {platform.POOL, *RENTED}
 IN_FOLDER = deploy.Given(Place("/my/store", Path("/my/store"), "/store"), "/my/data", named=True)
-ACCOUNT = Access({"RETAIN_CACHE_GB": "5"}, Path("/home/ann/key.json"))
+ACCOUNT = Access({"RETAIN_CACHE_GB": "5"}, Path("/keys/ann.json"))
 IN_BUCKET = deploy.Given(
     Place("gs://bucket/retain", Path("/cache/of/ann"), "/cache/stores/bucket/retain", ACCOUNT),
     "/my/data",
     named=True,
     access=ACCOUNT,
 )
-KEY = {"Type": "bind", "Source": "/home/ann/key.json", "Target": mounts.KEY, "ReadOnly": True}
+KEY = {"Type": "bind", "Source": "/keys/ann.json", "Target": mounts.KEY, "ReadOnly": True}
 DATA = {"Type": "bind", "Source": "/my/data", "Target": "/data", "ReadOnly": True}
 
 
@@ -264,7 +265,7 @@ def test_prefect_registers_what_is_described(folders: Path, monkeypatch: pytest.
         asked.append((command, env, yaml.safe_load(Path(command[-1]).read_text(encoding="utf-8"))))
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(deploy.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     variables = deploy.variables(IMAGES, IN_BUCKET)
     deploy.register(variables, {platform.POOL}, {"PREFECT_API_URL": "http://server/api"})
     ((command, env, written),) = asked
