@@ -144,7 +144,7 @@ class Platform:
         template["variables"]["properties"]["networks"]["default"] = []
         pool = {"name": "docker", "type": "docker", "base_job_template": template}
         self.ask("POST", "/work_pools/", json=pool)
-        described = "import json, sys; from flows import deploy; deploy.register(json.loads(sys.argv[1]), {'docker'}, {})"
+        described = "import json, sys; from flows.deploy import *; register(json.loads(sys.argv[1]), {POOL}, {})"
         automated = "from flows.automations import register; register()"
         for command in (["-c", described, json.dumps(self.variables)], ["-c", automated]):
             subprocess.run(
