@@ -305,7 +305,8 @@ class BucketStore:
         except NotFound:
             place.unlink(missing_ok=True)  # so the caller finds that there is none
         except OSError as error:
-            raise StoreUnavailable(f"{error.filename or place}: {why_unwritable(error)}") from None
+            other = ". RETAIN_CACHE may name another folder" if place.is_relative_to(self._cache.folder) else ""
+            raise StoreUnavailable(f"{error.filename or place}: {why_unwritable(error)}{other}") from None
         return place
 
     @property

@@ -21,7 +21,7 @@ from typing import BinaryIO, Literal, cast
 from engine.errors import DataError
 from engine.paths import NOT_THERE, is_folder, why_unreadable
 from engine.store import sha256_of
-from flows.data_folder import BucketFile, BucketFolder, DataFolder
+from flows.data_folder import BucketFile, DataFolder
 from flows.download import Kept, Key, TooLarge, cached_name, download, keep, unanswered
 from flows.wanted import TABLE, Wanted
 from tasks.data import synthetic, synthetic_text
@@ -243,12 +243,12 @@ def _in_folder(file: Wanted, data_dir: DataFolder, notes: list[str]) -> Path | B
 
 
 def _found(path: Path, data_dir: DataFolder) -> Path | BucketFile | None:
-    if isinstance(data_dir, BucketFolder) and not path.is_absolute():
-        return data_dir.find(path.as_posix())
     if isinstance(data_dir, Path):
         path = data_dir / path  # which leaves an absolute one as it is
+    elif not path.is_absolute():
+        return None if data_dir is None else data_dir.find(path.as_posix())
     # A link that leads nowhere is a file that can't be read, not one that was never there.
-    return path if path.is_absolute() and _is_there(path) else None
+    return path if _is_there(path) else None
 
 
 def _is_there(path: Path) -> bool:

@@ -85,6 +85,17 @@ def test_the_published_file_in_a_folder(tmp_path: Path, spec: Described) -> None
     assert found.note == str(tmp_path / "table.csv")
 
 
+def test_a_folder_may_be_named_from_where_one_is(
+    tmp_path: Path, spec: Described, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "table.csv").write_bytes(CONTENT)
+    monkeypatch.chdir(tmp_path.parent)
+    wanted = {"customers": telling(spec("telco"))}
+    data = Path(tmp_path.name)
+    assert sources.lacking(wanted, data, tmp_path / "cache") == {"customers": {}}
+    assert sources.resolve(wanted, data, tmp_path / "cache")["customers"].kind == "folder"
+
+
 def test_a_file_of_ones_own_is_taken_and_said_to_be_so(tmp_path: Path, spec: Described) -> None:
     (tmp_path / "table.csv").write_bytes(CONTENT + b"3,4\n")
     found = sources.resolve({"customers": telling(spec("telco"))}, tmp_path, tmp_path / "cache")["customers"]
