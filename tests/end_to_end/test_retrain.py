@@ -18,6 +18,7 @@ from engine.store import FolderStore
 from retain.rollout import Rollout, describe, rollout_key
 from tests.end_to_end.project import Project
 from tests.end_to_end.retrains import EXPERIMENT, TABLE, TAG, change_rows, from_chaos, one_more, with_labels_shuffled
+from tests.engine.bucket_double import Buckets, Session, serving
 
 pytestmark = pytest.mark.slow
 
@@ -136,6 +137,39 @@ def test_one_appended_row_makes_a_release_and_proposes_it(weekly: Weekly) -> Non
     assert f"is not worse than {first}: risk on " in proposed.reason
     assert f"release {second} is not proposed: a rollout is in progress" in weekly.retrain()
     assert weekly.rollout == rollout
+
+
+def test_a_newer_object_of_a_bucket_makes_a_release_as_a_newer_file_does(weekly: Weekly, tmp_path: Path) -> None:
+    (first,), buckets = weekly.releases(), Buckets("bucket")
+
+    def put(path: Path) -> None:
+        buckets.put(Session("bucket", f"data/{path.name}", None, {}, content=bytearray(path.read_bytes())))
+
+    def fetched() -> list[str]:
+        names = [line.split("?")[0].split("data%2F")[1] for line in buckets.requests if "alt=media" in line]
+        buckets.requests.clear()
+        return sorted(names)
+
+    with serving(buckets) as server:
+        there = {
+            "STORAGE_EMULATOR_HOST": server.url,
+            "RETAIN_DATA_DIR": "gs://bucket/data",
+            "RETAIN_CACHE": str(tmp_path / "cache"),
+        }
+        in_bucket = replace(weekly, project=replace(weekly.project, environment=there))
+        for path in weekly.project.data.iterdir():
+            put(path)
+        said = in_bucket.retrain()
+        assert f"nothing changed: no new release, {first} stays the current one" in said  # the bytes are the folder's
+        assert "customers: bucket gs://bucket/data/" in said
+        assert fetched() == sorted(path.name for path in weekly.project.data.iterdir())
+        change_rows(weekly.table, one_more)
+        put(weekly.table)
+        said = in_bucket.retrain()
+        assert fetched() == [TABLE]
+    (second,) = weekly.releases() - {first}
+    assert f"release {second} is new, after {first}. Changed: data of customers (sha256:" in said
+    assert f"release {second} is proposed as the challenger, in the shadow of {first}" in said
 
 
 def test_a_release_with_a_worse_model_is_made_but_not_proposed(weekly: Weekly) -> None:
