@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from engine.artifact import MANIFEST, ArtifactStore, parse_manifest
 from engine.config import experiment_path, is_path, tag_of
 from engine.errors import RetainError
+from engine.paths import path_of
 from engine.store import open_store, store_url
 
 DEFAULT_EXPERIMENT = "local"
@@ -48,16 +48,18 @@ def find(version: str, named: str) -> Path:
     return artifacts.folder(RELEASE, versions[version])
 
 
-def bring(folder: Path) -> None:
-    """Brings the files of an artifact into its folder, where that is one that this machine keeps of a store in a bucket
-    and they aren't there. Raises RetainError."""
-    url = store_url()
-    if not url.startswith("gs://") or os.path.exists(folder / MANIFEST):
-        return
-    store = open_store(url)
-    with suppress(ValueError):  # not below it, or no artifact's
-        experiment, stage, fingerprint = folder.resolve().relative_to(store.here.resolve()).parts
-        ArtifactStore(store, experiment).folder(stage, fingerprint)
+def folder_of(setting: str, value: str) -> Path:
+    """The folder of an artifact that a setting names: by its path, or by its address below that of a store in a bucket,
+    from which it is brought to this machine. Raises RetainError."""
+    if not value.startswith("gs://"):
+        return path_of(setting, value)
+    store = open_store(store_url())
+    parts = value.removeprefix(f"{store.url}/").strip("/").split("/")
+    if len(parts) != 3 or "" in parts:
+        wanted = f"{store.url}/EXPERIMENT/STAGE/ID" if store.url.startswith("gs://") else "a folder"
+        raise RetainError(f"{setting}={value}: is no artifact of RETAIN_STORE; it wants {wanted}")
+    experiment, stage, fingerprint = parts
+    return ArtifactStore(store, experiment).folder(stage, fingerprint)
 
 
 def experiment_of(named: str) -> str:

@@ -28,8 +28,7 @@ from engine.config import EXPERIMENT_HELP
 from engine.document import Document
 from engine.errors import DataError, RetainError
 from engine.output import make_decoration
-from engine.paths import path_of
-from engine.releases import current_release, experiment_of, find, version_of
+from engine.releases import current_release, experiment_of, find, folder_of, version_of
 from engine.store import open_store, store_url
 from eval.console import make_console
 from eval.records import lines, records, write
@@ -173,7 +172,7 @@ def _trained(folder: Path) -> tuple[Monitoring, Reference | None]:
 
 def _stated(name: str, environment: Mapping[str, str]) -> Path | None:
     stated = environment.get(name)
-    return path_of(name, stated) if stated else None
+    return folder_of(name, stated) if stated else None
 
 
 def _rolled_out(named: str) -> tuple[Path | None, Path | None]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from engine.cache import cache_of_user
 from engine.errors import RetainError
 from engine.paths import path_of, why_unreadable
 from engine.store import Store, open_store, store_url
@@ -52,12 +51,11 @@ class Place:
     """The store, as this machine and its containers know it.
 
     `url`: its folder, or gs://bucket/prefix. `here`: the folder of this machine that holds the artifacts which were
-    opened, and `there`: the same folder in a container. `access`: to its bucket, None where it is a folder.
+    opened. `access`: to its bucket, None where it is a folder.
     """
 
     url: str
     here: Path
-    there: str
     access: Access | None = None
 
     @property
@@ -80,8 +78,9 @@ class Place:
         return NO_KEY if self.access is None or self.access.key is None else str(self.access.key)
 
     def inside(self, folder: Path) -> str:
-        """Where an artifact's folder lies in containers. Raises ValueError for one that isn't in the store."""
-        return f"{self.there}/{folder.resolve().relative_to(self.here.resolve()).as_posix()}"
+        """What containers know an artifact's folder by. Raises ValueError for one that isn't in the store."""
+        within = folder.resolve().relative_to(self.here.resolve()).as_posix()
+        return f"{self.environment['RETAIN_STORE']}/{within}"
 
     def open(self) -> Store:
         return open_store(self.url)
@@ -90,10 +89,7 @@ class Place:
 def place() -> Place:
     """That of RETAIN_STORE; a folder is made. Raises RetainError, one line, for what containers couldn't use."""
     store = open_store(store_url())
-    if not is_bucket(store.url):
-        return Place(store.url, store.here, STORE)
-    within = store.here.relative_to(cache_of_user().folder).as_posix()
-    return Place(store.url, store.here, f"{CACHE}/{within}", access())
+    return Place(store.url, store.here, access() if is_bucket(store.url) else None)
 
 
 def access() -> Access:

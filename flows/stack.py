@@ -29,8 +29,7 @@ from engine.artifact import open_artifact
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.output import make_decoration
-from engine.paths import path_of
-from engine.releases import DEFAULT_EXPERIMENT, bring, experiment_of
+from engine.releases import DEFAULT_EXPERIMENT, experiment_of, folder_of
 from flows import compose, platform
 from flows.compose import Say
 from flows.mounts import Place, place
@@ -154,11 +153,9 @@ def _given(name: str, store: Place) -> Path | None:
     given = os.environ.get(name)
     if not given:
         return None
-    folder = path_of(name, given)
+    folder = folder_of(name, given)
     if not folder.resolve().is_relative_to(store.here.resolve()):
-        kept = f": {store.here}" if store.access else ""
-        raise RetainError(f"{name}={given}: containers have the store alone, so it has to lie there{kept}")
-    bring(folder)
+        raise RetainError(f"{name}={given}: containers have the store alone, so it has to lie there: {store.url}")
     return folder
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.config import is_path
 from engine.errors import RetainError
-from engine.paths import is_folder, path_of, why_unreadable
-from engine.releases import DEFAULT_EXPERIMENT, bring
+from engine.paths import is_folder, why_unreadable
+from engine.releases import DEFAULT_EXPERIMENT, folder_of
 from engine.settings import MAX_SECRET, MIN_SECRET, PORT, Parser, Variable, any_text, is_secret, token, whole
 from serve.champion import release_to_begin_with
 from serve.router import DEFAULT_KEY, DEFAULT_PERCENT, MAX_KEY, Router
@@ -148,8 +148,7 @@ def _is_file(named: str) -> bool:
 
 
 def _folder(name: str, value: str) -> Path:
-    folder = path_of(name, value)
-    bring(folder)
+    folder = folder_of(name, value)
     try:
         is_there = is_folder(folder)
     except OSError as error:

@@ -37,7 +37,7 @@ from engine.fingerprint import ROOT
 from engine.store import FolderStore
 from flows import deploy
 from flows.deploy import Given
-from flows.mounts import STORE, Place
+from flows.mounts import Place
 
 FLOW_RUN = "io.prefect.flow-run-id"
 READY_S = 120.0
@@ -97,7 +97,7 @@ class Platform:
     def variables(self) -> dict[str, Any]:
         """What prefect.yaml names."""
         images = {"tabular": self.images["tabular"], "gpu": self.images.get("gpu", self.images["tabular"])}
-        given = Given(Place(str(self.store), self.store, STORE), str(self.data), named=True)
+        given = Given(Place(str(self.store), self.store), str(self.data), named=True)
         return deploy.variables(images, given) | {"RETAIN_USER": self.user}
 
     def _database(self) -> dict[str, str]:

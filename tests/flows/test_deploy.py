@@ -120,7 +120,7 @@ def test_the_data_folder_is_absolute_and_holds_something(folders: Path, monkeypa
     with pytest.raises(DataError, match="RETAIN_DATA_DIR=mine: an empty folder"):
         checked()
     (folders / "mine" / "telco.csv").touch()
-    store = Place(str(folders / "store"), folders / "store", "/store")
+    store = Place(str(folders / "store"), folders / "store")
     assert checked() == deploy.Given(store, str(folders / "mine"), named=True)
     monkeypatch.delenv("RETAIN_DATA_DIR")
     assert checked() == deploy.Given(store, str(folders / "store" / "data"), named=False)
@@ -160,10 +160,10 @@ def test_the_data_of_before_may_be_in_a_bucket() -> None:
 
 
 ALL_POOLS = {platform.POOL, *RENTED}
-IN_FOLDER = deploy.Given(Place("/my/store", Path("/my/store"), "/store"), "/my/data", named=True)
+IN_FOLDER = deploy.Given(Place("/my/store", Path("/my/store")), "/my/data", named=True)
 ACCOUNT = Access({"RETAIN_CACHE_GB": "5"}, Path("/keys/ann.json"))
 IN_BUCKET = deploy.Given(
-    Place("gs://bucket/retain", Path("/cache/of/ann"), "/cache/stores/bucket/retain", ACCOUNT),
+    Place("gs://bucket/retain", Path("/cache/of/ann"), ACCOUNT),
     "/my/data",
     named=True,
     access=ACCOUNT,

@@ -40,12 +40,9 @@ def test_a_folder_is_mounted_and_nothing_else(home: Path, monkeypatch: pytest.Mo
 def test_a_bucket_has_a_volume_for_its_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETAIN_CACHE_GB", "7")
     there = place()
-    assert there == Place(
-        "gs://bucket/team/retain",
-        home / "cache/stores/bucket/team/retain",
-        "/cache/stores/bucket/team/retain",
-        Access({"RETAIN_CACHE_GB": "7"}, None),
-    )
+    here = home / "cache/stores/bucket/team/retain"
+    assert there == Place("gs://bucket/team/retain", here, Access({"RETAIN_CACHE_GB": "7"}, None))
+    assert there.inside(here / "local" / "release" / "1") == "gs://bucket/team/retain/local/release/1"
     assert (there.volumes, there.mounts) == (["retain-cache:/cache"], [])
     assert there.environment == {"RETAIN_STORE": "gs://bucket/team/retain", "RETAIN_CACHE_GB": "7"}
     with pytest.raises(ValueError, match="is not in the subpath"):

@@ -263,31 +263,45 @@ def published(artifacts: ArtifactStore, tmp_path: Path, stage: str) -> str:
 def test_a_release_in_a_bucket_is_the_same_to_all_replicas(
     bucket: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is pinned by its folder in the cache, into which a replica brings it, whatever becomes current meanwhile."""
+    """It is pinned by its address, from which a replica brings it, whatever becomes current meanwhile."""
     published(bucket, tmp_path, "release")
     policy = published(bucket, tmp_path, "decision")
     store = mounts.place()
     release = stack._release("local", store)
     assert (release / "manifest.json").is_file()
-    monkeypatch.setenv("PPO_POLICY_PATH", str(bucket.store.here / "local" / "decision" / policy))
+    monkeypatch.setenv("PPO_POLICY_PATH", f"gs://bucket/retain/local/decision/{policy}/")
     passwords = dict.fromkeys(stack.SECRETS, "secret")
     environment = stack._environment(stack.SERVING, "local", release, "retain/serve", passwords, store)
-    there = "/cache/stores/bucket/retain/local"
-    assert environment["RELEASE_PATH"] == f"{there}/release/{'f' * 32}"
-    assert environment["PPO_POLICY_PATH"] == f"{there}/decision/{policy}"
+    named = {name: environment[name] for name in ("RELEASE_PATH", "PPO_POLICY_PATH")}
+    assert named == {
+        "RELEASE_PATH": f"gs://bucket/retain/local/release/{'f' * 32}",
+        "PPO_POLICY_PATH": f"gs://bucket/retain/local/decision/{policy}",
+    }
     assert environment["RETAIN_HOST_STORE"] == "gs://bucket/retain"
     assert (environment["RETAIN_HOST_KEY"], environment["RETAIN_UID"]) == ("/dev/null", str(os.geteuid() or 10001))
 
-    # In a container whose volume is new.
-    monkeypatch.setenv("RETAIN_CACHE", str(tmp_path / "volume"))
-    of_service = {name: environment[name].replace("/cache", f"{tmp_path}/volume", 1) for name in stack.FOLDERS[2:3]}
-    assert of_service.keys() == {"PPO_POLICY_PATH"}
-    of_service["RELEASE_PATH"] = environment["RELEASE_PATH"].replace("/cache", f"{tmp_path}/volume", 1)
-    settings = read(of_service)
+    monkeypatch.setenv("RETAIN_CACHE", str(tmp_path / "volume"))  # as in a container
+    settings = read(named)
+    assert settings.release.is_relative_to(tmp_path / "volume")
     assert json.loads(open_artifact(settings.release)["metrics.json"].read_bytes()) == "of release"
     assert json.loads(open_artifact(settings.parts["decision"])["metrics.json"].read_bytes()) == "of decision"
-    with pytest.raises(RetainError, match=r"RELEASE_PATH=.*: is no folder"):
-        read({"RELEASE_PATH": of_service["RELEASE_PATH"].replace("local", "other")})
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("gs://bucket/retain/local/release/none-such", "is no folder; it wants the folder of an artifact"),
+        (
+            "gs://bucket/retain/local/release",
+            "is no artifact of RETAIN_STORE; it wants gs://bucket/retain/EXPERIMENT/ST",
+        ),
+        ("gs://bucket/other/local/release/1", "is no artifact of RETAIN_STORE"),
+        ("gs://bucket/retain/local//1", "is no artifact of RETAIN_STORE"),
+    ],
+)
+def test_an_address_that_is_no_artifact_s_is_one_line(bucket: ArtifactStore, value: str, says: str) -> None:
+    with pytest.raises(RetainError, match=rf"^RELEASE_PATH={value}: {says}[^\n]*$"):
+        read({"RELEASE_PATH": value})
 
 
 def test_what_docker_compose_makes_of_a_bucket(
@@ -307,14 +321,15 @@ def test_what_docker_compose_makes_of_a_bucket(
         assert seen["environment"]["RETAIN_STORE"] == "gs://bucket/retain"
         assert seen["environment"]["STORAGE_EMULATOR_HOST"] == os.environ["STORAGE_EMULATOR_HOST"]
         assert seen["read_only"] is True
-    assert services["serve-1"]["environment"]["RELEASE_PATH"] == f"/cache/stores/bucket/retain/local/release/{'f' * 32}"
+    pinned = f"gs://bucket/retain/local/release/{'f' * 32}"
+    assert services["serve-1"]["environment"]["RELEASE_PATH"] == pinned
 
 
 def test_a_key_that_the_service_could_not_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Started by root, it runs as nobody; started by anybody else, as whoever has the key."""
     key = tmp_path / "key.json"
     key.touch(0o600)
-    store = mounts.Place("gs://bucket", tmp_path, "/cache", mounts.Access({}, key))
+    store = mounts.Place("gs://bucket", tmp_path, mounts.Access({}, key))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "getegid", lambda: 100)
     assert stack._owner(store) == (1000, 100)

@@ -28,7 +28,7 @@ def main(root: str, credentials: str, store: str) -> None:
             google.register_pools(api, RENTED)  # again, as it is with each `make deploy`
             google.register_blocks("project-1")
             access = Access({}, None)
-            given = Given(Place(store, Path("/nowhere"), "/cache/nowhere", access), None, named=False, access=access)
+            given = Given(Place(store, Path("/nowhere"), access), None, named=False, access=access)
             variables = deploy.variables(IMAGES, given, Pools("cpu-spot", "gpu-spot"), "project-1")
             deploy.register(variables, {*RENTED}, {"PREFECT_API_URL": f"{server.address}/api"})
             kept = {
