@@ -38,7 +38,8 @@ SET = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-# Never in a job variable, a log, a manifest or an artifact. A test searches all of them for their values.
+# Never in a job variable, a log, a manifest or an artifact. A test searches all of them for their values. (The path of
+# a key file, though not what is in it, is a job variable where containers are to mount it: flows/mounts.py.)
 SECRETS = (
     "ASSIGNMENT_KEY",
     "DATABASE_URL",

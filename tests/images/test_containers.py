@@ -21,11 +21,13 @@ from docker import DockerClient
 from docker.errors import ImageNotFound
 
 from engine.fingerprint import ROOT, code_digests, library_versions
+from flows.mounts import CACHE, KEY, NO_KEY
 from images.build import build, references
 from images.context import read_context
 from images.table import BASE, IMAGES
 from tasks.stages import STAGES
 from tests.containers import engine_or_skip
+from tests.engine.bucket_double import Buckets, Session, serving
 from tests.images.checkouts import append, copy
 from tests.releases import dataset, inputs, publish, rows, run_stage
 
@@ -167,7 +169,7 @@ ASK = """
 import json, sys, urllib.request
 body = sys.argv[1].encode()
 headers = {"Content-Type": "application/json", "Authorization": "Bearer 0123456789abcdef"}
-request = urllib.request.Request("http://127.0.0.1:8000/retain", body, headers)
+request = urllib.request.Request(f"http://127.0.0.1:{sys.argv[2]}/retain", body, headers)
 print(urllib.request.urlopen(request, timeout=10).read().decode())
 """
 
@@ -198,11 +200,62 @@ def test_the_service_answers_in_a_container(engine: DockerClient, tmp_path: Path
         while b" on http://" not in container.logs() and time.monotonic() < deadline:
             time.sleep(0.1)
         (customer,) = rows(dataset("telco"), 1, seed=5)
-        answered = container.exec_run(["python", "-c", ASK, json.dumps({"customer": customer})])
+        answered = container.exec_run(["python", "-c", ASK, json.dumps({"customer": customer}), "8000"])
         assert answered.exit_code == 0, (answered.output, container.logs())
         assert 0.0 <= json.loads(answered.output)["risk"] <= 1.0
     finally:
         container.remove(force=True)
+
+
+def test_the_service_answers_from_a_bucket_that_is_gone_by_then(engine: DockerClient, tmp_path: Path) -> None:
+    """It is anybody, and can write nothing but /tmp and the volume, which is new."""
+    given = inputs(tmp_path / "inputs", dataset("telco"), dataset("bank"))
+    for stage in ("risk", "accept", "decision", "messages"):
+        publish(tmp_path / "store", stage, given[stage])
+    release = publish(tmp_path / "store", "release", run_stage(tmp_path, given))
+    buckets = Buckets("bucket")
+    for path in (path for path in (tmp_path / "store").rglob("*") if path.is_file()):
+        name = f"retain/{path.relative_to(tmp_path / 'store').as_posix()}"
+        buckets.put(Session("bucket", name, None, {}, bytearray(path.read_bytes())))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    cache = engine.volumes.create(labels=LABEL)
+    with serving(buckets) as server:
+        container = engine.containers.run(
+            built("serve"),
+            detach=True,
+            labels=LABEL,
+            environment={
+                "RETAIN_STORE": "gs://bucket/retain",
+                "STORAGE_EMULATOR_HOST": server.url,
+                "RELEASE_PATH": f"gs://bucket/retain/{release.relative_to(tmp_path / 'store')}",
+                "RETAIN_HOST": "127.0.0.1",
+                "PORT": port,
+                "RETAIN_ADMIN_PORT": "0",
+                "RETAIN_API_KEYS": "test:0123456789abcdef",
+                "DATABASE_URL": "sqlite:////state/serving.db",
+            },
+            volumes=[f"{cache.name}:{CACHE}", f"{NO_KEY}:{KEY}:ro"],
+            tmpfs={"/tmp": "", "/state": "mode=1777"},
+            read_only=True,
+            user="4242:4343",
+            network_mode="host",  # where the double is
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while b" on http://" not in container.logs() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            server.gone = True
+            (customer,) = rows(dataset("telco"), 1, seed=5)
+            answered = container.exec_run(["python", "-c", ASK, json.dumps({"customer": customer}), port])
+            assert answered.exit_code == 0, (answered.output, container.logs())
+            assert 0.0 <= json.loads(answered.output)["risk"] <= 1.0
+            kept = container.exec_run(["find", CACHE, "-name", "manifest.json"]).output.decode().split()
+            assert kept == [f"{CACHE}/stores/bucket/retain/{release.relative_to(tmp_path / 'store')}/manifest.json"]
+        finally:
+            container.remove(force=True)
+            cache.remove()
 
 
 def test_a_service_without_a_release_says_which_setting_names_one(engine: DockerClient) -> None:
