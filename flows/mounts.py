@@ -21,7 +21,9 @@ from engine.store import Store, open_store, store_url
 STORE, CACHE, DATA = "/store", "/cache", "/data"
 KEY = "/google/application_default_credentials.json"
 NO_KEY = "/dev/null"  # mounted where there is none: no file to the library
-VOLUME = "retain-cache"  # of the cache of runs and stages; Docker makes it on each machine that lacks it
+# The cache of runs and stages, of one user alone: nobody else could replace what is in it. Docker makes it on each
+# machine that lacks it.
+VOLUME = f"retain-cache-{os.getuid()}"
 EMULATOR = "STORAGE_EMULATOR_HOST"
 PASSED = ("RETAIN_CACHE_GB", EMULATOR)  # settings of a bucket's store, where they are set
 LOOPBACK = ("localhost", "127.", "[::1]")

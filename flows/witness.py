@@ -60,7 +60,7 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 from requests import RequestException
 
-from engine.errors import RetainError
+from engine.errors import RetainError, StoreUnavailable
 from engine.store import Store, open_store, store_url
 from flows import ends
 from flows.ends import End
@@ -176,12 +176,16 @@ class Witness:
 
     def _settle(self) -> None:
         failure: Exception | None = None
+        store_is_away = False
         for ended in list(self._ended.values()):
             # The record first, and both are tried though one may fail: neither has to wait for the other.
             for step in (self._write, self._tell):
+                if step == self._write and store_is_away:
+                    continue  # a bucket is asked for 20 seconds each time
                 try:
                     step(ended)
                 except UNREACHABLE as error:
+                    store_is_away = store_is_away or isinstance(error, StoreUnavailable)
                     failure = error
             if ended.written and ended.told and ended.ours and self.clock() - ended.end.finished_at >= KEEP_S:
                 self._remove(ended.end.container)

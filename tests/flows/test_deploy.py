@@ -206,7 +206,7 @@ def test_what_a_container_gets_of_folders() -> None:
 def test_what_a_container_gets_of_a_bucket() -> None:
     """No folder of the store, but a volume for the cache, and the key of an account where it is in a file."""
     env = {"RETAIN_STORE": "gs://bucket/retain", "RETAIN_CACHE_GB": "5"}
-    stage = [["retain-cache:/cache"], [KEY], env]
+    stage = [[f"retain-cache-{os.getuid()}:/cache"], [KEY], env]
     assert [each for each in given_to_containers(IN_BUCKET, False) if each != stage] == []
     run = [stage[0], [KEY, DATA], env | {"RETAIN_DATA_DIR": "/data"}]
     assert [each for each in given_to_containers(IN_BUCKET, True) if each != run] == []
@@ -218,7 +218,7 @@ def test_what_a_container_gets_of_a_bucket() -> None:
 def test_data_in_a_bucket_is_fetched_by_runs_into_the_cache(store: deploy.Given) -> None:
     given = replace(store, data="gs://bucket/data", access=ACCOUNT)
     for volumes, mounted, env in given_to_containers(given, True):
-        assert volumes == [*dict.fromkeys([*store.store.volumes, "retain-cache:/cache"])]
+        assert volumes == [*dict.fromkeys([*store.store.volumes, f"retain-cache-{os.getuid()}:/cache"])]
         assert mounted == [KEY]
         assert env == {**store.store.environment, "RETAIN_CACHE_GB": "5", "RETAIN_DATA_DIR": "gs://bucket/data"}
     assert given_to_containers(given, False) == given_to_containers(store, False)
@@ -232,7 +232,7 @@ def test_a_rented_machine_has_no_file_of_this_one() -> None:
         assert "mounts" not in variables
         assert variables["env"]["RETAIN_STORE"] == "gs://bucket/retain"
         if each["work_pool"]["name"] != "gpu-vertex":  # whose jobs have no volumes
-            assert variables["volumes"] == ["retain-cache:/cache"]
+            assert variables["volumes"] == [f"retain-cache-{os.getuid()}:/cache"]
 
 
 def test_a_store_in_a_bucket_is_that_of_the_platform(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

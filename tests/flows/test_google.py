@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_a_container_of_a_rented_machine(registered: dict[str, Any], name: str, 
     assert made.labels["retain.pool"] == name.partition("-on-")[2]  # by which the machine's own witness knows it
     assert made.env["RETAIN_STORE"] == STORE
     assert notice.server({"GCE_METADATA_HOST": made.env["GCE_METADATA_HOST"]}) == "169.254.169.254"
-    assert made.volumes == ["retain-cache:/cache"]  # no folder of that machine
+    assert made.volumes == [f"retain-cache-{os.getuid()}:/cache"]  # no folder of that machine
     devices = made.container_create_kwargs.get("device_requests")
     assert devices == ([{"Driver": "nvidia", "Count": 1, "Capabilities": [["gpu"]]}] if gpu else None)
     assert made.auto_remove is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_a_bucket_has_a_volume_for_its_cache(home: Path, monkeypatch: pytest.Mon
     here = home / "cache/stores/bucket/team/retain"
     assert there == Place("gs://bucket/team/retain", here, Access({"RETAIN_CACHE_GB": "7"}, None))
     assert there.inside(here / "local" / "release" / "1") == "gs://bucket/team/retain/local/release/1"
-    assert (there.volumes, there.mounts) == (["retain-cache:/cache"], [])
+    assert (there.volumes, there.mounts) == ([f"retain-cache-{os.getuid()}:/cache"], [])
     assert there.environment == {"RETAIN_STORE": "gs://bucket/team/retain", "RETAIN_CACHE_GB": "7"}
     with pytest.raises(ValueError, match="is not in the subpath"):
         there.inside(home)

@@ -16,7 +16,7 @@ from docker.errors import NotFound
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 
-from engine.errors import RetainError
+from engine.errors import RetainError, StoreUnavailable
 from engine.store import FolderStore, Store
 from flows import ends, witness
 from flows.prefect_api import AT_ONCE_S
@@ -28,6 +28,7 @@ from flows.witness import (
     KEEP_S,
     OUTLIVED_S,
     PENDING_S,
+    RETRY_S,
     RETURN_S,
     Witness,
 )
@@ -313,6 +314,28 @@ def test_of_many_ends_one_that_fails_holds_up_no_other(scene: Scene) -> None:
         scene.look()
     assert [ends.read(scene.store, each) is not None for each in flow_runs[1:]] == [True, True]
     assert scene.proposed == ["Crashed"] * 3
+
+
+def test_a_store_that_is_away_is_asked_once_a_look_and_all_flow_runs_are_told(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket that can't be reached takes its time to say so."""
+    asked: list[UUID] = []
+
+    def away(store: Store, end: ends.End) -> None:
+        asked.append(end.flow_run)
+        raise StoreUnavailable("gs://bucket: can't be used now")
+
+    monkeypatch.setattr(ends, "write", away)
+    for name in "abc":
+        scene.engine.end(scene.engine.start(name, scene.api.run()))
+    with pytest.raises(StoreUnavailable):
+        scene.look()
+    assert (len(asked), scene.proposed) == (1, ["Crashed"] * 3)
+    monkeypatch.undo()
+    scene.look(RETRY_S)
+    assert scene.store is not None
+    assert len(list(scene.store.list(ends.FOLDER))) == 3
 
 
 def outlive(scene: Scene) -> list[str]:
