@@ -163,11 +163,11 @@ def _missing_for_rented(images: Mapping[str, str], pools: Pools, project: str) -
 
 def _register_with_google(api: SyncPrefectClient, pools: Pools, project: str) -> str | None:
     """Registers the pools of rented machines and the blocks of their project; the webhook that its secret holds."""
-    from flows import google  # whoever rents no machines needs none of its libraries
+    from flows import google_cloud  # whoever rents no machines needs none of its libraries
 
-    google.register_pools(api, rented(pools))
-    google.register_blocks(project)
-    return google.secret_page_url()
+    google_cloud.register_pools(api, rented(pools))
+    google_cloud.register_blocks(project)
+    return google_cloud.secret_page_url()
 
 
 def _check_store(store: Place) -> None:

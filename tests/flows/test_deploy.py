@@ -187,7 +187,7 @@ def given_to_containers(given: deploy.Given, a_run: bool) -> list[Any]:
     variables = [
         each["work_pool"]["job_variables"]
         for each in deployments
-        if (not each["entrypoint"].startswith("flows/stage.py")) == a_run and each["work_pool"]["name"] == "docker"
+        if (not each["entrypoint"].startswith("flows.stage.")) == a_run and each["work_pool"]["name"] == "docker"
     ]
     return [[each[name] for name in ("volumes", "mounts", "env")] for each in variables]
 
@@ -371,8 +371,8 @@ class Registered(Api):
         super().__init__()
         run = {"image": "retain/tabular:1", "mounts": [{"Source": "/earlier", "Target": "/data"}]}
         self.all = [
-            SimpleNamespace(id=1, flow_id=1, name="local", entrypoint="flows/train.py:train", job_variables=run),
-            SimpleNamespace(id=2, flow_id=2, name="gpu", entrypoint="flows/stage.py:x", job_variables={"user": "1:1"}),
+            SimpleNamespace(id=1, flow_id=1, name="local", entrypoint="flows.train.train", job_variables=run),
+            SimpleNamespace(id=2, flow_id=2, name="gpu", entrypoint="flows.stage.x", job_variables={"user": "1:1"}),
         ]
         self.updated: dict[int, Any] = {}
 
@@ -428,18 +428,19 @@ def test_what_is_mounted_is_said_and_a_gpu_is_asked_for(
 
 @pytest.mark.parametrize("deployment", DESCRIBED["deployments"], ids=lambda each: each["name"])
 def test_each_deployment_is_of_a_flow_that_takes_its_parameters(deployment: dict[str, Any]) -> None:
-    path, _, name = deployment["entrypoint"].partition(":")
-    flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
+    path, _, name = deployment["entrypoint"].rpartition(".")
+    assert ":" not in deployment["entrypoint"]  # of a file Prefect puts the folder before all that is imported after it
+    flow = getattr(importlib.import_module(path), name)
     given = deployment.get("parameters", {})
     assert given.keys() <= inspect.signature(flow.fn).parameters.keys()
     if "experiment" in given:
         load_experiment(given["experiment"])
-        flow_name, name = deployment["entrypoint"].partition(":")[2], given["experiment"].replace("_", "-")
+        flow_name, name = deployment["entrypoint"].rpartition(".")[2], given["experiment"].replace("_", "-")
         assert deployment["name"] == {"train": name, "retrain": "weekly"}[flow_name]
 
 
 def test_every_image_of_a_stage_has_a_deployment() -> None:
-    attempts = {each["name"] for each in DESCRIBED["deployments"] if each["entrypoint"].startswith("flows/stage.py")}
+    attempts = {each["name"] for each in DESCRIBED["deployments"] if each["entrypoint"].startswith("flows.stage.")}
     images = {stage.image for stage in STAGES.values()}
     with_gpu = {stage.image for stage in STAGES.values() if stage.resources.gpu}
     rented = {f"{image}-on-{pool.name}" for pool in RENTED.values() for image in (with_gpu if pool.gpu else images)}

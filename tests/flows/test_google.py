@@ -20,7 +20,7 @@ from prefect_gcp.workers.vertex import VertexAIWorkerJobConfiguration, VertexAIW
 from engine import notice
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
-from flows import deploy, google
+from flows import deploy, google_cloud
 from flows.pools import RENTED, Pools
 from tests.flows.toy_google import IMAGES
 
@@ -126,7 +126,7 @@ def test_without_credentials_the_way_to_some_is_said(tmp_path: Path, monkeypatch
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     with pytest.raises(RetainError, match=r"no credentials for the project p.*gcloud auth application-default login"):
-        google.register_blocks("p")
+        google_cloud.register_blocks("p")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_without_credentials_the_way_to_some_is_said(tmp_path: Path, monkeypatch
 )
 def test_who_is_told_is_a_secret_of_the_project(monkeypatch: pytest.MonkeyPatch, held: bytes, url: str | None) -> None:
     monkeypatch.setattr(GcpSecret, "load", lambda name: SimpleNamespace(read_secret=lambda: held))
-    assert google.secret_page_url() == url
+    assert google_cloud.secret_page_url() == url
 
 
 def test_a_secret_that_can_not_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_a_secret_that_can_not_be_read_is_one_line(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(GcpSecret, "load", lambda name: SimpleNamespace(read_secret=refused))
     with pytest.raises(RetainError, match=r"retain-page-url can't be read.*secretmanager\.secretAccessor"):
-        google.secret_page_url()
+        google_cloud.secret_page_url()
 
 
 def test_what_rented_machines_lack_is_said_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:

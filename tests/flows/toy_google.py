@@ -18,15 +18,15 @@ def main(root: str, credentials: str, store: str) -> None:
     with private_server(Path(root), threading.Event()) as server:
         from prefect.client.orchestration import get_client
 
-        from flows import deploy, google
+        from flows import deploy, google_cloud
         from flows.deploy import Given
         from flows.mounts import Access, Place
 
         os.environ |= {"GOOGLE_APPLICATION_CREDENTIALS": credentials, "RETAIN_STORE": store}
         with get_client(sync_client=True) as api:
-            google.register_pools(api, RENTED)
-            google.register_pools(api, RENTED)  # again, as it is with each `make deploy`
-            google.register_blocks("project-1")
+            google_cloud.register_pools(api, RENTED)
+            google_cloud.register_pools(api, RENTED)  # again, as it is with each `make deploy`
+            google_cloud.register_blocks("project-1")
             access = Access({}, None)
             given = Given(Place(store, Path("/nowhere"), access), None, named=False, access=access)
             variables = deploy.variables(IMAGES, given, Pools("cpu-spot", "gpu-spot"), "project-1")
