@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import urllib.error
 import urllib.request
@@ -17,12 +18,14 @@ from engine.document import Document
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.releases import version_of
-from engine.store import FolderStore
+from engine.store import FolderStore, open_store
 from flows import compose, stack
+from flows.mounts import KEY
 from retain.release import Release
 from retain.rollout import Rollout, rollout_key
 from tests.containers import engine_or_skip
 from tests.deploy.chain import EXPERIMENT, until
+from tests.engine.bucket_double import Buckets, Server, Session, serving
 from tests.releases import rows
 
 pytestmark = pytest.mark.docker
@@ -120,3 +123,45 @@ def test_it_comes_up_watches_and_goes(engine: DockerClient, release: Release, tm
     stack.down(said.append, OURS)
     assert not any(compose.services_of(engine, OURS.project, service) for service in stack.SERVICES)
     assert compose.has_volume(engine, OURS.database)
+
+
+@pytest.fixture
+def buckets(
+    engine: DockerClient, tmp_path: Path, store: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Server]:
+    """The store in a bucket, at this machine's address in Docker's network."""
+    (settings,) = engine.networks.get("bridge").attrs["IPAM"]["Config"]
+    buckets = Buckets("bucket")
+    for path in (path for path in (tmp_path / "store").rglob("*") if path.is_file()):
+        name = f"retain/{path.relative_to(tmp_path / 'store').as_posix()}"
+        buckets.put(Session("bucket", name, None, {}, bytearray(path.read_bytes())))
+    monkeypatch.setenv("RETAIN_STORE", "gs://bucket/retain")
+    monkeypatch.setenv("RETAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RELEASE_PATH", f"gs://bucket/retain/{artifact.relative_to(store)}")
+    cache = f"{OURS.name}-cache-{os.geteuid() or stack.NOBODY}"
+    with serving(buckets, settings.get("Gateway", "172.17.0.1")) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield server
+        stack.down(print, OURS)
+        if compose.has_volume(engine, cache):
+            engine.volumes.get(cache).remove()
+
+
+def test_a_replica_and_the_controller_have_their_store_in_a_bucket(
+    engine: DockerClient, buckets: Server, release: Release, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both reach it, and what people tell the rollout is written there."""
+    monkeypatch.setattr(stack, "GROUPS", (("serve-1",), ("controller",)))  # the others read nothing of it
+    monkeypatch.setenv("DATABASE_URL", "sqlite:////dev/shm/serving.db")
+    stack.up(print, OURS)
+    assert ask(OURS.addresses["serve-1"], release, stack.key(OURS)) == 200
+    version, signed = version_of(artifact), ["--by", "Ann", "--reason", "a test"]
+    assert "in the shadow" in run(engine, "python", "-m", "deploy.controller", "propose", version, *signed)
+    rollout = Document(open_store("gs://bucket/retain"), rollout_key(EXPERIMENT), Rollout).read()
+    assert rollout is not None
+    assert rollout.challenger is not None
+    for service in ("serve-1", "controller"):
+        (container,) = compose.services_of(engine, OURS.project, service)
+        mounted = {each["Destination"]: each["Type"] for each in container.attrs["Mounts"]}
+        assert mounted == {"/cache": "volume", KEY: "bind"}
+        assert not container.attrs["Config"]["User"].startswith("0:")

@@ -365,11 +365,11 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, buckets: Buckets) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, buckets: Buckets, host: str = "127.0.0.1") -> None:
+        super().__init__((host, 0), Handler)
         self.buckets = buckets
         self.gone = False
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.url = f"http://{host}:{self.server_address[1]}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):
@@ -402,8 +402,8 @@ def resource(bucket: str, name: str, stored: Stored) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(buckets: Buckets) -> Iterator[Server]:
-    server = Server(buckets)
+def serving(buckets: Buckets, host: str = "127.0.0.1") -> Iterator[Server]:
+    server = Server(buckets, host)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

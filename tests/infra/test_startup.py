@@ -287,7 +287,7 @@ def test_prefects_machine_starts_its_services_and_keeps_its_database(host: Machi
     given = host.environment_of_compose
     assert given["RETAIN_BIND"] == "10.10.0.7"
     assert given["RETAIN_IMAGE_ORCHESTRATOR"] == IMAGE
-    assert given["RETAIN_STORE"] == STORE
+    assert given["RETAIN_STORE"] == given["RETAIN_HOST_STORE"] == STORE  # what it has, and what its label says
     assert given["PREFECT_SERVER_API_AUTH_STRING"] == given["PREFECT_API_AUTH_STRING"] == AUTH
     assert len(given["POSTGRES_PASSWORD"]) == 32
     assert json.loads((host.root / "etc/docker/daemon.json").read_text()) == {
