@@ -10,7 +10,7 @@ from engine.artifact import MANIFEST, ArtifactStore, parse_manifest
 from engine.config import experiment_path, is_path, tag_of
 from engine.errors import RetainError
 from engine.paths import path_of
-from engine.store import open_store, store_url
+from engine.store import check_key, open_store, store_url
 
 DEFAULT_EXPERIMENT = "local"
 RELEASE = "release"  # the stage
@@ -54,11 +54,13 @@ def folder_of(setting: str, value: str) -> Path:
     if not value.startswith("gs://"):
         return path_of(setting, value)
     store = open_store(store_url())
-    parts = value.removeprefix(f"{store.url}/").strip("/").split("/")
-    if len(parts) != 3 or "" in parts:
+    within = value.removeprefix(f"{store.url}/").strip("/")
+    try:
+        check_key(within)
+        experiment, stage, fingerprint = within.split("/")
+    except ValueError:
         wanted = f"{store.url}/EXPERIMENT/STAGE/ID" if store.url.startswith("gs://") else "a folder"
-        raise RetainError(f"{setting}={value}: is no artifact of RETAIN_STORE; it wants {wanted}")
-    experiment, stage, fingerprint = parts
+        raise RetainError(f"{setting}={value}: is no artifact of RETAIN_STORE; it wants {wanted}") from None
     return ArtifactStore(store, experiment).folder(stage, fingerprint)
 
 

@@ -277,7 +277,7 @@ def _environment(
 
 def _owner(store: Place) -> tuple[int, int]:
     """User and group of what reads and writes the store: those that its folder belongs to. Of a bucket the caller's,
-    who can read the key, or where that is root, nobody's. Raises RetainError for a key that nobody couldn't read."""
+    who can read the key, or where that is root, nobody's. Raises RetainError for a key that the user couldn't read."""
     if store.access is None:
         owner = os.stat(store.url)
         return owner.st_uid, owner.st_gid

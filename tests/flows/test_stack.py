@@ -297,6 +297,7 @@ def test_a_release_in_a_bucket_is_the_same_to_all_replicas(
         ),
         ("gs://bucket/other/local/release/1", "is no artifact of RETAIN_STORE"),
         ("gs://bucket/retain/local//1", "is no artifact of RETAIN_STORE"),
+        ("gs://bucket/retain/../release/1", "is no artifact of RETAIN_STORE"),
     ],
 )
 def test_an_address_that_is_no_artifact_s_is_one_line(bucket: ArtifactStore, value: str, says: str) -> None:
