@@ -54,7 +54,8 @@ SERVICES = {
 
 @dataclass
 class Platform:
-    """`pool` marks the containers of this platform; `images`: name -> reference; `store`, `data`: folders here."""
+    """`pool` marks the containers of this platform; `images`: name -> reference; `store`, `data`: folders here.
+    `bucket`: where the store is one, instead of that folder."""
 
     folder: Path
     store: Path
@@ -63,6 +64,7 @@ class Platform:
     engine: DockerClient
     user: str = field(default_factory=lambda: f"{os.getuid()}:{os.getgid()}")
     database: Container | None = None  # PostgreSQL; without one the server keeps its own file
+    bucket: Place | None = None
     pool: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:8]}")
     port: int = field(default_factory=lambda: free_port())
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)  # container -> what the engine says of its end
@@ -90,6 +92,7 @@ class Platform:
             "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "RETAIN_STORE": str(self.store),
+            **(self.bucket.environment if self.bucket is not None else {}),
             **self.secrets,
         }
 
@@ -97,7 +100,8 @@ class Platform:
     def variables(self) -> dict[str, Any]:
         """What prefect.yaml names."""
         images = {"tabular": self.images["tabular"], "gpu": self.images.get("gpu", self.images["tabular"])}
-        given = Given(Place(str(self.store), self.store), str(self.data), named=True)
+        store = self.bucket or Place(str(self.store), self.store)
+        given = Given(store, str(self.data), named=True, access=store.access)
         return deploy.variables(images, given) | {"RETAIN_USER": self.user}
 
     def _database(self) -> dict[str, str]:
@@ -286,11 +290,14 @@ def platform_at(
     engine: DockerClient,
     database: Container | None = None,
     user: int | None = None,
+    bucket: Place | None = None,
 ) -> Iterator[Platform]:
     """`user`: the uid that containers run as; they own the store then. That of the caller unless it is given."""
     store = folder / "store"
     store.mkdir(parents=True, exist_ok=True)
-    platform = Platform(folder=folder, store=store, data=data, images=images, engine=engine, database=database)
+    platform = Platform(
+        folder=folder, store=store, data=data, images=images, engine=engine, database=database, bucket=bucket
+    )
     if user is not None:
         os.chown(store, user, user)
         platform.user = f"{user}:{user}"
