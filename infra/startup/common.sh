@@ -43,11 +43,12 @@ google() { # METHOD URL [BODY]
       --header 'Content-Type: application/json' ${3+--data "$3"} "$2"
 }
 
-secret() { # NAME
-  local project answer
+secret() { # ATTRIBUTE that has its name
+  local project name answer
   project="$(metadata project/project-id)" || return 1
-  answer="$(google GET "https://secretmanager.googleapis.com/v1/projects/$project/secrets/$1/versions/latest:access" 2>&1)" ||
-    fail "the secret $1 can't be read (${answer//[[:space:]]/ }): add a version to it (docs/GOOGLE_CLOUD.md)"
+  name="$(attribute "$1")" || return 1
+  answer="$(google GET "https://secretmanager.googleapis.com/v1/projects/$project/secrets/$name/versions/latest:access" 2>&1)" ||
+    fail "the secret $name can't be read (${answer//[[:space:]]/ }): add a version to it (docs/GOOGLE_CLOUD.md)"
   sed --quiet 's/.*"data" *: *"\([^"]*\)".*/\1/p' <<<"$answer" | base64 --decode
 }
 
@@ -68,8 +69,19 @@ log_in() {
   mv "$LOGIN/config.json.new" "$LOGIN/config.json"
 }
 
-pull() { # IMAGE
+install_unless() { # COMMAND PACKAGE...
+  command -v "$1" >/dev/null && return 0
+  # Debian's own updates at the first boot may hold the lock for minutes.
+  local options=(-qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=5)
+  if ! { apt-get "${options[@]}" update &&
+    DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install --no-install-recommends "${@:2}"; } >&2; then
+    fail "${*:2}: could not be installed"
+  fi
+}
+
+pull() { # IMAGE, by its digest: one that is there is the right one, and a restart needs no registry
   local tries
+  docker image inspect "$1" >/dev/null 2>&1 && return 0
   for tries in 1 2 3; do
     DOCKER_CONFIG="$LOGIN" docker pull --quiet "$1" >&2 && return 0
     say "$1: could not be pulled, try $tries of 3"
@@ -78,7 +90,9 @@ pull() { # IMAGE
   return 1
 }
 
-serve_as() { # UNIT [LINE OF ITS SERVICE...]: starts this file's `watch` as a service, which is stopped before Docker is
+# Starts this file's `watch` as a service, which is stopped before Docker is. Twice does no harm: /etc may be empty after a
+# restart, and Google's agent runs the start-up script at every one.
+serve_as() { # UNIT [LINE OF ITS SERVICE...]
   local unit="$1"
   shift
   install -D --mode=700 "$0" "$SCRIPT"
@@ -86,6 +100,7 @@ serve_as() { # UNIT [LINE OF ITS SERVICE...]: starts this file's `watch` as a se
     printf '[Unit]\nDescription=Retain\nWants=docker.service network-online.target\n'
     printf 'After=docker.service network-online.target\n'
     printf '[Service]\nExecStart=/bin/bash %s watch\nRestart=on-failure\nRestartSec=5\n' "$SCRIPT"
+    printf 'StandardOutput=journal+console\nStandardError=journal+console\n' # the console's lines outlive the machine
     printf '%s\n' "$@"
   } | write "$ROOT/etc/systemd/system/$unit.service" 644
   systemctl daemon-reload

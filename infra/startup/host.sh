@@ -1,15 +1,14 @@
 # The machine of Prefect's server, of PostgreSQL, and of the worker for the parents of runs (infra/compose.yaml).
 
-begin() {
+up() {
   local folder="$STATE/platform" image bind store auth password
   image="$(attribute retain-image)"
   store="$(attribute retain-store)"
   bind="$(metadata instance/network-interfaces/0/ip)"
-  auth="$(secret "$(attribute retain-prefect-secret)")"
+  auth="$(secret retain-prefect-secret)"
   [[ "$auth" == *:* ]] || fail "the password of Prefect's server is no name:password"
   install_docker
   password="$(made_once postgres)"
-  serve_as retain-registry
   log_in
   pull "$image" || fail "the image of Prefect's server can't be pulled: $image"
   from_metadata retain-compose "$folder/compose.yaml"
@@ -29,6 +28,6 @@ begin() {
 }
 
 case "${1:-begin}" in
-begin | watch) "${1:-begin}" ;;
-*) fail "$1: begin or watch" ;;
+begin | up | watch) "${1:-begin}" ;;
+*) fail "$1: begin, up or watch" ;;
 esac

@@ -1,18 +1,17 @@
 # The machine of the service: deploy/compose.yaml, whose replicas Google's load balancer reaches at this machine's address.
 
-begin() {
+up() {
   local folder="$STATE/serve" image bind store experiment keys page password admin controller
   image="$(attribute retain-image)"
   store="$(attribute retain-store)"
   experiment="$(attribute retain-experiment)"
   bind="$(metadata instance/network-interfaces/0/ip)"
-  keys="$(secret "$(attribute retain-keys-secret)")"
-  page="$(secret "$(attribute retain-page-secret)")"
+  keys="$(secret retain-keys-secret)"
+  page="$(secret retain-page-secret)"
   install_docker
   password="$(made_once postgres)"
   admin="$(made_once admin)"
   controller="$(made_once controller)"
-  serve_as retain-registry
   log_in
   pull "$image" || fail "the image of the service can't be pulled: $image"
   from_metadata retain-compose "$folder/compose.yaml"
@@ -47,6 +46,6 @@ begin() {
 }
 
 case "${1:-begin}" in
-begin | watch) "${1:-begin}" ;;
-*) fail "$1: begin or watch" ;;
+begin | up | watch) "${1:-begin}" ;;
+*) fail "$1: begin, up or watch" ;;
 esac

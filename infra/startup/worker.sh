@@ -7,26 +7,35 @@
 STAGES=(--filter label=io.prefect.flow-run-id) # set by Prefect's worker
 LOOK_S="${RETAIN_LOOK_S:-10}"                   # between two looks at whether there is work
 SAVE_S=25                                       # for the containers' last checkpoints
-PULL_S=1200                                     # for the first container, whose image may take minutes to pull
+PULL_S=1200                                     # for a container, whose image may take minutes to pull
+GONE_S="${RETAIN_GONE_S:-600}"                  # after which a machine that Google has agreed to delete is gone
 
 begin() {
   serve_as retain-worker "ExecStop=/bin/bash $SCRIPT leave" "TimeoutStopSec=$((SAVE_S + 3))"
 }
 
 prepare() {
-  local pool server image store auth name
+  local pool gpu server image store auth own_name docker_group name
   pool="$(attribute retain-pool)"
+  gpu="$(attribute retain-gpu)"
+  own_name="$(metadata instance/name)"
   server="$(attribute retain-server)"
   image="$(attribute retain-image)"
   store="$(attribute retain-store)"
-  auth="$(secret "$(attribute retain-prefect-secret)")"
+  auth="$(secret retain-prefect-secret)"
   [[ "$auth" == *:* ]] || fail "the password of Prefect's server is no name:password"
-  if [[ "$(attribute retain-gpu)" == true ]]; then
+  if [[ "$gpu" == true ]]; then
     await "the GPU's driver" nvidia-smi
+    install_unless docker docker.io # not every image with the driver has it
   fi
   await "Docker" docker info
   log_in
   pull "$image" || fail "the worker's image can't be pulled: $image"
+  if [[ "$gpu" == true ]]; then
+    # As stages will: otherwise the machine would take one after the other, and each would fail.
+    docker run --rm --gpus=all "$image" nvidia-smi >/dev/null ||
+      fail "containers don't see the GPU: gpu_image wants NVIDIA's container toolkit"
+  fi
   # Where containers of infra/pools/ are put; on this machine they reach the server by its address.
   docker network inspect retain >/dev/null 2>&1 || docker network create retain >/dev/null
   {
@@ -39,15 +48,16 @@ prepare() {
   for name in retain-worker retain-witness; do
     docker rm --force "$name" >/dev/null 2>&1 || true # of before a restart
   done
+  docker_group="$(stat --format=%g "$ROOT/var/run/docker.sock")"
   local container=(
     docker run --detach --restart=always --network=retain --env-file="$STATE/worker.env"
-    --group-add="$(stat --format=%g "$ROOT/var/run/docker.sock")" --volume=/var/run/docker.sock:/var/run/docker.sock
+    --group-add="$docker_group" --volume=/var/run/docker.sock:/var/run/docker.sock
     --log-opt=max-size=10m --log-opt=max-file=3
   )
   "${container[@]}" --name=retain-witness "$image" python -m flows.witness "$pool" >/dev/null
   # One stage at a time: it may want the machine's memory and its one GPU.
   "${container[@]}" --name=retain-worker --volume="$LOGIN:/registry:ro" "$image" \
-    prefect worker start --pool="$pool" --type=docker --name="$(metadata instance/name)" --limit=1 \
+    prefect worker start --pool="$pool" --type=docker --name="$own_name" --limit=1 \
     --install-policy=never --no-create-pool-if-not-found >/dev/null
   say "works for the pool $pool of $server"
 }
@@ -67,24 +77,22 @@ watch() {
   if ! bash "$SCRIPT" prepare; then
     say "a machine that can't work only costs money"
     delete_instance
-    return
   fi
-  local idle_s idle_since=$SECONDS worked=false
+  local idle_s idle_since=$SECONDS worked_at=$SECONDS
   idle_s="$(attribute retain-idle-seconds)"
   leave_when_preempted &
   trap 'kill "$!" 2>/dev/null' EXIT
   while true; do
     log_in || say "the login at the registry could not be renewed"
     if at_work; then
-      idle_since=$SECONDS worked=true
-    elif [[ $worked == false ]] && ((SECONDS < PULL_S)) && work_is_waiting; then
+      idle_since=$SECONDS worked_at=$SECONDS
+    elif ((SECONDS - worked_at < PULL_S)) && work_is_waiting; then
       idle_since=$SECONDS
     elif ((SECONDS - idle_since >= idle_s)); then
       docker stop --time=10 retain-worker >/dev/null 2>&1 || true
       if ! at_work; then # nor has the worker taken something at the last moment
         say "nothing to do for $idle_s seconds"
         delete_instance
-        return
       fi
       docker start retain-worker >/dev/null
     fi
@@ -112,7 +120,8 @@ work_is_waiting() {
   [[ "$answer" =~ ^[1-9][0-9]*$ ]]
 }
 
-# Through its group, which otherwise would make another one in its place. Tried until it is accepted.
+# Through its group, which otherwise would make another one in its place. Tried until it is accepted. Google deletes it
+# afterwards and may fail at that: a machine that is still there then begins anew, as a service that has failed.
 delete_instance() {
   local group zone name answer
   until group="$(attribute created-by)" && zone="$(metadata instance/zone)" && name="$(metadata instance/name)" &&
@@ -121,7 +130,9 @@ delete_instance() {
     say "error: this machine could not be deleted, and goes on costing money: ${answer:-no metadata}"
     sleep "$((${LOOK_S%.*} * 6 + 1))"
   done
-  say "$name was deleted from $group"
+  say "$name is deleted from $group"
+  sleep "$GONE_S"
+  fail "$name should be gone by now, and is not"
 }
 
 leave_when_preempted() {

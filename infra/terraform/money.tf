@@ -14,13 +14,13 @@ resource "google_billing_budget" "retain" {
   display_name    = "Retain (${var.project})"
 
   budget_filter {
-    projects               = ["projects/${var.project}"]
+    projects               = ["projects/${data.google_project.this.number}"] # Google answers with the number, and by the id every apply would change it
     credit_types_treatment = "EXCLUDE_ALL_CREDITS"
   }
 
   amount {
     specified_amount {
-      currency_code = "USD"
+      currency_code = "USD" # has to be that of the billing account
       units         = tostring(var.budget_usd)
     }
   }

@@ -30,7 +30,7 @@ resource "google_compute_router_nat" "retain" {
   source_subnetwork_ip_ranges_to_nat = "ALL_SUBNETWORKS_ALL_IP_RANGES"
 }
 
-# SSH to all, and Prefect's API and UI at its machine: from IAP's range alone, where Google asks who it is.
+# From IAP's range alone, where Google asks who it is: SSH to all machines, Prefect's API and UI at its own.
 resource "google_compute_firewall" "iap" {
   name          = "retain-iap"
   network       = google_compute_network.retain.id
@@ -39,7 +39,20 @@ resource "google_compute_firewall" "iap" {
 
   allow {
     protocol = "tcp"
-    ports    = ["22", "4200"]
+    ports    = ["22"]
+  }
+}
+
+resource "google_compute_firewall" "prefect" {
+  name                    = "retain-prefect"
+  network                 = google_compute_network.retain.id
+  direction               = "INGRESS"
+  source_ranges           = ["35.235.240.0/20"]
+  target_service_accounts = [google_service_account.account["host"].email]
+
+  allow {
+    protocol = "tcp"
+    ports    = ["4200"]
   }
 }
 

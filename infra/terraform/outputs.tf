@@ -18,20 +18,17 @@ output "tunnel" {
   value       = "gcloud compute start-iap-tunnel retain-host 4200 --local-host-port=127.0.0.1:4201 --zone=${local.resident_zone} --project=${var.project}"
 }
 
-output "grow" {
-  description = "Grows a work pool's group before a launch."
-  value = {
-    for pool in keys(local.pools) :
-    pool => "gcloud compute instance-groups managed resize retain-${pool} --size=1 --region=${var.region} --project=${var.project}"
-  }
-}
-
 output "address" {
   description = "The address that the domain's A record has to have, for the certificate to be made."
-  value       = google_compute_global_address.service.address
+  value       = one([for each in google_compute_global_address.service : each.address])
 }
 
 output "service" {
   description = "Where the service answers."
   value       = var.domain == null ? null : "https://${var.domain}/retain"
+}
+
+output "vertex_network" {
+  description = "Network of the jobs of gpu-vertex, from which they reach Prefect's server."
+  value       = one([for each in google_service_networking_connection.vertex : "projects/${data.google_project.this.number}/global/networks/${google_compute_network.retain.name}"])
 }

@@ -1,11 +1,13 @@
-# Groups of machines, one for each work pool of prefect.yaml that runs on Compute Engine. Their size is 0 until somebody
-# grows them before a launch; a machine that has had nothing to do deletes itself, and the group shrinks with it.
+# Groups of machines, one for each work pool of prefect.yaml that runs on Compute Engine. Their size is 0 until a run grows
+# them for its stages; a machine that has had nothing to do deletes itself, and the group shrinks with it.
 
 locals {
   spot      = { provisioning_model = "SPOT", preemptible = true, automatic_restart = false, instance_termination_action = "DELETE" }
   on_demand = { provisioning_model = "STANDARD", preemptible = false, automatic_restart = true, instance_termination_action = null }
 
-  cos = "projects/cos-cloud/global/images/family/cos-stable" # begins within seconds, and has Docker
+  # Begins within seconds, and has Docker. A milestone, so that nobody gets another Docker unasked; Google mends this one
+  # until 2028.
+  cos = "projects/cos-cloud/global/images/family/cos-129-lts"
 
   pools = {
     cpu-spot      = { machine_type = var.cpu_machine, image = local.cos, gpu = false, disk_gb = 50, scheduling = local.spot }
@@ -41,20 +43,18 @@ resource "google_compute_instance_template" "pool" {
     subnetwork = google_compute_subnetwork.retain.id
   }
 
-  metadata = {
-    enable-oslogin         = "TRUE"
-    block-project-ssh-keys = "TRUE"
-    install-nvidia-driver  = "True" # of images that come without; the others don't read it
-    startup-script         = join("\n", [file("${path.module}/../startup/common.sh"), file("${path.module}/../startup/worker.sh")])
-    retain-pool            = each.key
-    retain-gpu             = tostring(each.value.gpu)
-    retain-server          = local.server_url
-    retain-registry        = local.registry
-    retain-image           = local.images["orchestrator"]
-    retain-store           = local.store
-    retain-prefect-secret  = google_secret_manager_secret.secret["prefect-auth"].secret_id
-    retain-idle-seconds    = tostring(var.idle_seconds)
-  }
+  metadata = merge(local.every_machine, {
+    install-nvidia-driver = "True" # of images that come without; the others don't read it
+    startup-script        = join("\n", [file("${path.module}/../startup/common.sh"), file("${path.module}/../startup/worker.sh")])
+    retain-pool           = each.key
+    retain-gpu            = tostring(each.value.gpu)
+    retain-server         = local.server_url
+    retain-registry       = local.registry
+    retain-image          = local.images["orchestrator"]
+    retain-store          = local.store
+    retain-prefect-secret = google_secret_manager_secret.secret["prefect-auth"].secret_id
+    retain-idle-seconds   = tostring(var.idle_seconds)
+  })
 
   service_account {
     email  = google_service_account.account["worker"].email
@@ -91,8 +91,14 @@ resource "google_compute_region_instance_group_manager" "pool" {
   }
 
   lifecycle {
-    ignore_changes = [target_size] # whoever launches grows it
+    ignore_changes = [target_size] # a run grows it (flows/capacity.py)
   }
 
-  depends_on = [google_compute_router_nat.retain]
+  # Without one of these a machine would delete itself at once.
+  depends_on = [
+    google_compute_router_nat.retain,
+    google_secret_manager_secret_iam_member.grant,
+    google_artifact_registry_repository_iam_member.grant,
+    google_project_iam_member.machine,
+  ]
 }

@@ -1,5 +1,8 @@
 # The two machines that are always on: Prefect's, and that of the service. What a database there holds lies on a disk that
 # outlives the machine, and is copied every day.
+#
+# The disks are there before the machines and stay where they go: whoever applies this without build/images.json or
+# without a domain takes machines away, and no database.
 
 locals {
   machines = {
@@ -25,15 +28,25 @@ locals {
     }
   }
   residents = { for name, machine in local.machines : name => machine if machine.wanted }
+
+  # Also of the pools' machines. What a machine says when it starts is in Cloud Logging, where it can be read when the
+  # machine is gone.
+  every_machine = {
+    enable-oslogin             = "TRUE"
+    block-project-ssh-keys     = "TRUE"
+    serial-port-logging-enable = "TRUE"
+  }
 }
 
 resource "google_compute_disk" "data" {
-  for_each = local.residents
+  for_each = toset(["host", "serve"])
 
   name = "retain-${each.key}-data"
   zone = local.resident_zone
   type = "pd-balanced"
   size = 30
+
+  depends_on = [google_project_service.used]
 }
 
 resource "google_compute_resource_policy" "daily" {
@@ -50,6 +63,10 @@ resource "google_compute_resource_policy" "daily" {
 
     retention_policy {
       max_retention_days = 14
+    }
+
+    snapshot_properties {
+      labels = local.labels # by which they are found when all is taken down
     }
   }
 
@@ -90,9 +107,7 @@ resource "google_compute_instance" "resident" {
     subnetwork = google_compute_subnetwork.retain.id
   }
 
-  metadata = merge(each.value.settings, {
-    enable-oslogin         = "TRUE"
-    block-project-ssh-keys = "TRUE"
+  metadata = merge(local.every_machine, each.value.settings, {
     startup-script = join("\n", [
       file("${path.module}/../startup/common.sh"),
       file("${path.module}/../startup/resident.sh"),

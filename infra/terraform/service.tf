@@ -1,7 +1,14 @@
 # HTTPS by Google's load balancer rather than by Caddy on the machine: the machine needs no public address, and nobody has
 # to renew a certificate. It costs 2.5 cents an hour.
 
+locals {
+  # Not by the domain's name: another domain changes the certificate in place, and the address stays.
+  https = var.domain == null ? toset([]) : toset(["https"])
+}
+
 resource "google_compute_global_address" "service" {
+  for_each = local.https # one that nobody uses costs money, too
+
   name = "retain"
 
   depends_on = [google_project_service.used]
@@ -65,17 +72,19 @@ resource "google_compute_url_map" "service" {
 }
 
 resource "google_compute_managed_ssl_certificate" "service" {
-  for_each = var.domain == null ? toset([]) : toset([var.domain])
+  for_each = local.https
 
-  name = "retain-${substr(sha256(each.value), 0, 8)}" # another domain is another certificate
+  name = "retain-${substr(sha256(var.domain), 0, 8)}" # another domain is another certificate
 
   managed {
-    domains = [each.value]
+    domains = [var.domain]
   }
 
   lifecycle {
     create_before_destroy = true
   }
+
+  depends_on = [google_project_service.used]
 }
 
 resource "google_compute_ssl_policy" "service" {
@@ -87,21 +96,21 @@ resource "google_compute_ssl_policy" "service" {
 }
 
 resource "google_compute_target_https_proxy" "service" {
-  for_each = google_compute_managed_ssl_certificate.service
+  for_each = local.https
 
   name             = "retain"
   url_map          = google_compute_url_map.service.id
-  ssl_certificates = [each.value.id]
+  ssl_certificates = [google_compute_managed_ssl_certificate.service[each.key].id]
   ssl_policy       = google_compute_ssl_policy.service.id
 }
 
 # Port 443 and no other: nobody is sent on from port 80, where a key would have gone in the clear.
 resource "google_compute_global_forwarding_rule" "https" {
-  for_each = google_compute_target_https_proxy.service
+  for_each = local.https
 
   name                  = "retain-https"
-  target                = each.value.id
-  ip_address            = google_compute_global_address.service.address
+  target                = google_compute_target_https_proxy.service[each.key].id
+  ip_address            = google_compute_global_address.service[each.key].address
   port_range            = "443"
   load_balancing_scheme = "EXTERNAL_MANAGED"
 }

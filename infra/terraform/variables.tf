@@ -125,6 +125,12 @@ variable "gpu_image" {
   }
 }
 
+variable "vertex" {
+  description = "Whether the pool gpu-vertex can be used: an account for its jobs, and a way from these to Prefect's server."
+  type        = bool
+  default     = false
+}
+
 variable "idle_seconds" {
   description = "For how long a machine of a pool waits for another stage before it deletes itself."
   type        = number

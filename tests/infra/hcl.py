@@ -37,6 +37,17 @@ def resources() -> dict[str, dict[str, Block]]:
     return found
 
 
+def data_sources() -> list[tuple[str, str, Block]]:
+    """Type, name, block."""
+    return [
+        (kind, name, block)
+        for path in FILES
+        for each in parsed(path).get("data", [])
+        for kind, named in each.items()
+        for name, block in named.items()
+    ]
+
+
 def local_values() -> Block:
     """All values of `locals`; expressions stay the text that they are."""
     return {name: value for path in FILES for each in parsed(path).get("locals", []) for name, value in each.items()}

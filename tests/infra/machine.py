@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -27,7 +28,7 @@ for word in "$@"; do
   words+=("$word")
 done
 printf '%s\\n' "$@" >> "$MACHINE/arguments"
-exec @CURL@ --noproxy '*' "${words[@]}"
+exec @REAL@ --noproxy '*' "${words[@]}"
 """
 # `stages` holds the containers of stages that run: a line for each look, the last one again and again. `taken`: a stage
 # that the worker takes just before it stops. `stubborn`: containers outlive SIGTERM by two looks.
@@ -42,8 +43,10 @@ case "$1" in
     if [ -e "$MACHINE/stubborn" ]; then printf 'one\\none\\n\\n' > "$MACHINE/stages"; fi ;;
   stop) if [ -e "$MACHINE/taken" ]; then rm "$MACHINE/taken"; printf 'late\\nlate\\n\\n' > "$MACHINE/stages"; fi ;;
   pull) [ ! -e "$MACHINE/no-image" ] ;;
+  image) [ -e "$MACHINE/has-image" ] ;;
   network) [ "$2" = create ] ;;
   run)
+    [ ! -e "$MACHINE/no-toolkit" ] || case "$*" in *--gpus=*) exit 125 ;; esac
     [ ! -e "$MACHINE/no-release" ] || case "$*" in *deploy.rules*) exit 2 ;; esac
     case "$*" in *deploy.rules*) for file in rules prometheus alertmanager; do
       echo "page: ${RETAIN_PAGE_URL-none}" > "$RETAIN_ROOT/var/lib/retain/serve/rendered/$file.yaml"; done ;; esac ;;
@@ -53,14 +56,15 @@ COMPOSE = """#!/bin/bash
 @RECORD@
 env > "$MACHINE/environment"
 """
-LSBLK = """#!/bin/bash
-@RECORD@
-if grep -q ^mkfs "$MACHINE/calls"; then echo ext4; fi
-"""
+REAL = '#!/bin/bash\n@RECORD@exec @REAL@ "$@"\n'
 QUIET = "#!/bin/bash\n@RECORD@\n"
-DOUBLES = {"curl": CURL, "docker": DOCKER, "docker-compose": COMPOSE, "lsblk": LSBLK} | dict.fromkeys(
-    ("apt-get", "chown", "mkfs.ext4", "mount", "mountpoint", "nvidia-smi", "systemctl"), QUIET
+DOUBLES = (
+    {"curl": CURL, "docker": DOCKER, "docker-compose": COMPOSE}
+    | dict.fromkeys(("blkid", "mkfs.ext4"), REAL)
+    | dict.fromkeys(("apt-get", "chown", "mount", "mountpoint", "nvidia-smi", "systemctl"), QUIET)
 )
+SYSTEM = os.pathsep.join((os.environ["PATH"], "/usr/sbin", "/sbin"))
+DISK_BYTES = 4 << 20
 
 
 class Machine:
@@ -68,26 +72,31 @@ class Machine:
         self.folder, self.google, self.root = folder, google, folder / "root"
         programs = folder / "bin"
         programs.mkdir(parents=True)
-        curl = subprocess.run(["which", "curl"], capture_output=True, text=True, check=True).stdout.strip()
         for name, content in DOUBLES.items():
+            real = shutil.which(name, path=SYSTEM)
+            assert "@REAL@" not in content or real is not None, f"{name} isn't installed"
             path = programs / name
-            path.write_text(content.replace("@RECORD@", RECORD).replace("@CURL@", shlex.quote(curl)))
+            path.write_text(content.replace("@RECORD@", RECORD).replace("@REAL@", shlex.quote(real or "")))
             path.chmod(0o755)
-        for name in ("var/run/docker.sock", "etc/fstab"):
-            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.root / name).touch()
+        self.disk = self.root / "dev/disk/by-id/google-retain-data"
+        for file in (self.root / "var/run/docker.sock", self.root / "etc/fstab", self.disk):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        os.truncate(self.disk, DISK_BYTES)
         for name in ("calls", "arguments"):
             (folder / name).touch()
         self.stages()
         self.script = folder / "startup-script"
         self.script.write_text("\n".join((STARTUP / part).read_text(encoding="utf-8") for part in PARTS[kind]))
         self.environment = {
-            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PATH": f"{programs}:{SYSTEM}",
             "MACHINE": str(folder),
             "GCE_METADATA_HOST": google.host,
             "RETAIN_ROOT": str(self.root),
             "RETAIN_PAUSE_S": "0",
             "RETAIN_LOOK_S": "0.05",
+            "RETAIN_AGAIN_S": "0.05",
+            "RETAIN_GONE_S": "0",
         }
 
     def stages(self, *looks: str) -> None:

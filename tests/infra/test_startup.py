@@ -21,7 +21,7 @@ import pytest
 
 from engine.fingerprint import ROOT
 from tests.infra.google_double import NAME, TOKEN, ZONE, Google, google
-from tests.infra.machine import PARTS, STARTUP, Machine
+from tests.infra.machine import PARTS, STARTUP, SYSTEM, Machine
 
 AUTH = "retain:a password, with spaces"
 IMAGE = "us-central1-docker.pkg.dev/retain-example/retain/retain/orchestrator@sha256:0123"
@@ -55,6 +55,14 @@ def worker(tmp_path: Path, cloud: Google) -> Machine:
     begun = machine.run()
     assert begun.returncode == 0, begun.stderr
     return machine
+
+
+def watched(machine: Machine) -> str:
+    """What it said until it was deleted; the double lets it go on, so that it ends as one that Google didn't delete."""
+    ended = machine.run("watch")
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.splitlines()[-1].endswith("should be gone by now, and is not")
+    return ended.stderr
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -125,6 +133,7 @@ def test_the_start_hands_over_to_a_service_that_is_stopped_before_docker(worker:
     assert f"ExecStart=/bin/bash {script} watch\n" in unit
     assert f"ExecStop=/bin/bash {script} leave\n" in unit
     assert "After=docker.service" in unit
+    assert "StandardError=journal+console\n" in unit  # a machine that deletes itself leaves no other trace
     (limit,) = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("TimeoutStopSec")]
     assert int(limit) < 30  # which Google gives
     assert worker.calls("systemctl") == [
@@ -137,11 +146,11 @@ def test_the_start_hands_over_to_a_service_that_is_stopped_before_docker(worker:
 def test_an_idle_machine_has_worked_for_its_pool_and_deletes_itself(worker: Machine, cloud: Google) -> None:
     cloud.pending = [1, 1, 0]  # an image is being pulled
     worker.stages("", "", "one", "one", "")
-    ended = worker.run("watch")
-    assert ended.returncode == 0, ended.stderr
+    watched(worker)
     assert cloud.deleted == [{"instances": [f"zones/{ZONE}/instances/{NAME}"]}]
 
-    run_witness, run_worker = worker.calls("docker run")
+    try_gpu, run_witness, run_worker = worker.calls("docker run")
+    assert try_gpu == f"docker run --rm --gpus=all {IMAGE} nvidia-smi"
     for run in (run_witness, run_worker):
         assert f"--env-file={worker.state('worker.env')}" in run
         assert "--volume=/var/run/docker.sock:/var/run/docker.sock" in run
@@ -162,7 +171,7 @@ def test_an_idle_machine_has_worked_for_its_pool_and_deletes_itself(worker: Mach
 
 
 def test_no_secret_is_an_argument_or_readable_by_others(worker: Machine) -> None:
-    assert worker.run("watch").returncode == 0
+    watched(worker)
     for secret in (AUTH, base64.b64encode(AUTH.encode()).decode(), TOKEN):
         assert secret not in worker.arguments
     for path in (
@@ -175,14 +184,52 @@ def test_no_secret_is_an_argument_or_readable_by_others(worker: Machine) -> None
 
 def test_a_stage_that_was_taken_at_the_last_moment_is_carried_out(worker: Machine, cloud: Google) -> None:
     (worker.folder / "taken").touch()
-    assert worker.run("watch").returncode == 0
+    watched(worker)
     assert [call.split()[1] for call in worker.calls("docker start", "docker stop")] == ["stop", "start", "stop"]
     assert len(cloud.deleted) == 1
 
 
+def test_a_machine_that_has_worked_waits_for_the_next_image_too(worker: Machine, cloud: Google) -> None:
+    cloud.pending = [0, 1, 1, 0]
+    worker.stages("one", "one", "", "", "", "two", "")
+    cloud.attributes["retain-idle-seconds"] = "1"
+    watched(worker)
+    assert cloud.pending == [0]
+
+
+def test_a_machine_without_a_gpu_looks_for_none(worker: Machine, cloud: Google) -> None:
+    cloud.attributes["retain-gpu"] = "false"
+    watched(worker)
+    assert len(worker.calls("docker run")) == 2
+    assert worker.calls("nvidia-smi") == []
+
+
+def test_an_image_that_is_there_needs_no_registry(worker: Machine) -> None:
+    (worker.folder / "has-image").touch()
+    (worker.folder / "no-image").touch()
+    watched(worker)
+    assert worker.calls("docker pull") == []
+    assert len(worker.calls("docker run --detach")) == 2
+
+
+def test_a_restart_carries_on_with_new_containers(worker: Machine, cloud: Google) -> None:
+    """/etc is empty after one, as that of Container-Optimized OS is."""
+    watched(worker)
+    shutil.rmtree(worker.root / "etc")
+    assert worker.run().returncode == 0
+    assert (worker.root / "etc/systemd/system/retain-worker.service").is_file()
+    watched(worker)
+    assert [call.split()[1] for call in worker.calls("docker rm", "docker run --detach")] == [
+        "rm",
+        "rm",
+        "run",
+        "run",
+    ] * 2
+
+
 def test_a_machine_whose_server_is_gone_does_not_wait_for_it(worker: Machine, cloud: Google) -> None:
     cloud.attributes["retain-server"] = "http://127.0.0.1:1/api"
-    assert worker.run("watch").returncode == 0
+    watched(worker)
     assert len(cloud.deleted) == 1
 
 
@@ -192,20 +239,21 @@ def test_a_machine_whose_server_is_gone_does_not_wait_for_it(worker: Machine, cl
         (lambda cloud, machine: cloud.secrets.clear(), "the secret retain-prefect-auth can't be read"),
         (lambda cloud, machine: cloud.secrets.update({"retain-prefect-auth": "x"}), "is no name:password"),
         (lambda cloud, machine: cloud.attributes.pop("retain-store"), "has no attribute retain-store"),
+        (lambda cloud, machine: cloud.attributes.pop("retain-gpu"), "has no attribute retain-gpu"),
+        (lambda cloud, machine: cloud.attributes.pop("retain-prefect-secret"), "no attribute retain-prefect-secret"),
         (lambda cloud, machine: (machine.folder / "no-image").touch(), "the worker's image can't be pulled"),
+        (lambda cloud, machine: (machine.folder / "no-toolkit").touch(), "containers don't see the GPU"),
     ],
-    ids=["secret", "password", "attribute", "image"],
+    ids=["secret", "password", "attribute", "kind", "name of a secret", "image", "toolkit"],
 )
 def test_a_machine_that_can_not_work_says_why_and_deletes_itself(
     worker: Machine, cloud: Google, break_it: Callable[[Google, Machine], object], says: str
 ) -> None:
     break_it(cloud, worker)
-    ended = worker.run("watch")
-    errors = [line for line in ended.stderr.splitlines() if "error: " in line]
-    assert len(errors) == 1
-    assert says in errors[0]
+    error, _still_here = [line for line in watched(worker).splitlines() if "error: " in line]
+    assert says in error
     assert len(cloud.deleted) == 1
-    assert worker.calls("docker run") == []
+    assert worker.calls("docker run --detach") == []
 
 
 def test_a_machine_that_may_not_delete_itself_says_so_and_tries_again(worker: Machine, cloud: Google) -> None:
@@ -255,12 +303,19 @@ def test_a_shutdown_of_an_idle_machine_takes_no_time(worker: Machine) -> None:
 # -- the machines that are always on
 
 
+def started(machine: Machine) -> Machine:
+    begun = machine.run()
+    assert begun.returncode == 0, begun.stderr
+    assert machine.calls("systemctl")[-1] == "systemctl restart --no-block retain-machine.service"
+    return machine
+
+
 @pytest.fixture
 def host(tmp_path: Path, cloud: Google) -> Machine:
     platform = ROOT / "infra"
     cloud.attributes["retain-compose"] = (platform / "compose.yaml").read_text()
     cloud.attributes["retain-compose-cloud"] = (platform / "compose.cloud.yaml").read_text()
-    return Machine(tmp_path / "machine", cloud, "host")
+    return started(Machine(tmp_path / "machine", cloud, "host"))
 
 
 @pytest.fixture
@@ -273,11 +328,11 @@ def server(tmp_path: Path, cloud: Google) -> Machine:
         "retain-keys-secret": "retain-api-keys",
         "retain-page-secret": "retain-page-url",
     }
-    return Machine(tmp_path / "machine", cloud, "serve")
+    return started(Machine(tmp_path / "machine", cloud, "serve"))
 
 
 def test_prefects_machine_starts_its_services_and_keeps_its_database(host: Machine) -> None:
-    begun = host.run()
+    begun = host.run("up")
     assert begun.returncode == 0, begun.stderr
     folder = host.state("platform")
     for name in ("compose.yaml", "compose.cloud.yaml"):
@@ -291,19 +346,44 @@ def test_prefects_machine_starts_its_services_and_keeps_its_database(host: Machi
     assert given["PREFECT_SERVER_API_AUTH_STRING"] == given["PREFECT_API_AUTH_STRING"] == AUTH
     assert len(given["POSTGRES_PASSWORD"]) == 32
     assert json.loads((host.root / "etc/docker/daemon.json").read_text()) == {
-        "data-root": f"{host.root}/mnt/retain/docker"
+        "data-root": f"{host.root}/mnt/retain/docker",
+        "log-opts": {"max-size": "10m", "max-file": "3"},
     }
+    disk = host.disk.read_bytes()
 
-    assert host.run().returncode == 0  # after a restart
+    assert host.run("up").returncode == 0  # after a restart
     assert host.environment_of_compose["POSTGRES_PASSWORD"] == given["POSTGRES_PASSWORD"]
     assert len(host.calls("mkfs")) == 1
+    assert host.disk.read_bytes() == disk
     assert len((host.root / "etc/fstab").read_text().splitlines()) == 1
     for secret in (AUTH, TOKEN, given["POSTGRES_PASSWORD"]):
         assert secret not in host.arguments
 
 
+def test_a_disk_that_has_something_on_it_is_not_formatted(host: Machine) -> None:
+    subprocess.run(["mkfs.ext4", "-q", host.disk], check=True, capture_output=True, env={"PATH": SYSTEM})
+    before = host.disk.read_bytes()
+    assert host.run("up").returncode == 0
+    with host.disk.open("r+b") as disk:  # a second signature, as of a disk that was used for something else
+        disk.seek(4096 - len(b"SWAP-SPACE"))
+        disk.write(b"SWAP-SPACE")
+    ended = host.run("up")
+    assert ended.returncode == 1
+    assert "is left alone" in ended.stderr.splitlines()[-1]
+    assert host.calls("mkfs") == []
+    assert host.disk.read_bytes()[4096:] == before[4096:]
+
+
+def test_a_disk_that_is_not_there_is_told_before_anything_is_started(host: Machine) -> None:
+    host.disk.unlink()
+    ended = host.run("up")
+    assert ended.returncode == 1
+    assert "the disk retain-data can't be read" in ended.stderr.splitlines()[-1]
+    assert host.calls("mkfs", "docker") == []
+
+
 def test_every_variable_of_the_platform_is_given(host: Machine) -> None:
-    assert host.run().returncode == 0
+    assert host.run("up").returncode == 0
     assert missing(host, "infra") == set()
 
 
@@ -317,7 +397,7 @@ def missing(machine: Machine, folder: str) -> set[str]:
 
 
 def test_the_service_s_machine_renders_what_prometheus_reads_and_starts(server: Machine, cloud: Google) -> None:
-    begun = server.run()
+    begun = server.run("up")
     assert begun.returncode == 0, begun.stderr
     assert missing(server, "deploy") == set()
     (rendered,) = server.calls("docker run")
@@ -332,7 +412,7 @@ def test_the_service_s_machine_renders_what_prometheus_reads_and_starts(server: 
         assert given[name] not in server.arguments
 
     cloud.secrets["retain-page-url"] = "https://page.example.com/hook?key=secret"
-    assert server.run().returncode == 0
+    assert server.run("up").returncode == 0
     assert server.environment_of_compose["RETAIN_PAGE_URL"] == "https://page.example.com/hook?key=secret"
     assert "page.example.com" not in server.arguments
     # Filled in inside the container, where nobody else reads it.
@@ -340,9 +420,38 @@ def test_the_service_s_machine_renders_what_prometheus_reads_and_starts(server: 
     assert server.environment_of_compose["RETAIN_ADMIN_TOKEN"] == given["RETAIN_ADMIN_TOKEN"]
 
 
-def test_a_store_without_a_release_is_told_before_anything_is_started(server: Machine) -> None:
+def test_the_service_waits_for_a_release_and_begins_by_itself(server: Machine) -> None:
     (server.folder / "no-release").touch()
-    ended = server.run()
-    assert ended.returncode == 1
-    assert "has no release of exp_001_mvp that can be served" in ended.stderr.splitlines()[-1]
-    assert server.calls("docker-compose") == []
+    watching = server.start("watch")
+    try:
+        until(lambda: len(server.calls("docker run")) > 1)
+        assert server.calls("docker-compose") == []
+        (server.folder / "no-release").unlink()
+        until(lambda: bool(server.calls("docker-compose")))
+    finally:
+        said = end(watching)
+    assert "has no release of exp_001_mvp that can be served" in said
+    assert "tries again in a minute" in said
+
+
+def test_a_secret_without_a_version_is_told_and_waited_for(host: Machine, cloud: Google) -> None:
+    cloud.secrets.clear()
+    watching = host.start("watch")
+    try:
+        until(lambda: host.arguments.count("secretmanager") > 1)
+        cloud.secrets["retain-prefect-auth"] = AUTH
+        until(lambda: bool(host.calls("docker-compose")))
+    finally:
+        said = end(watching)
+    assert "the secret retain-prefect-auth can't be read" in said
+
+
+def test_the_login_at_the_registry_is_renewed(host: Machine) -> None:
+    login = host.root / "run/retain/registry/config.json"
+    watching = host.start("watch")
+    try:
+        until(lambda: bool(host.calls("docker-compose")))
+        login.unlink()
+        until(login.is_file)
+    finally:
+        end(watching)

@@ -11,20 +11,24 @@ import os
 import re
 import shutil
 import subprocess
+from importlib.util import find_spec
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from deploy.pages import pages_key
 from engine.fingerprint import ROOT
 from engine.prices import PRICES, load_prices
 from flows.plan import load_experiment
 from flows.pools import RENTED
 from images.build import Pushed
 from images.table import IMAGES
+from retain.rollout import lease_key, rollout_key
 from tests.flows.test_platform import stated_secrets
-from tests.infra.hcl import FILES, FOLDER, blocks, local_values, resources, text
+from tests.infra.hcl import FILES, FOLDER, blocks, data_sources, local_values, resources, text
 
 STARTUP = ROOT / "infra" / "startup"
 LOCALS, RESOURCES, VARIABLES = local_values(), resources(), blocks("variable")
@@ -65,9 +69,11 @@ def test_no_machine_has_a_public_address() -> None:
 
 
 def test_the_one_public_address_speaks_https_alone() -> None:
-    assert [*RESOURCES["google_compute_global_address"]] == ["service"]
+    addresses = RESOURCES["google_compute_global_address"]
+    assert [name for name, body in addresses.items() if body.get("address_type") != "INTERNAL"] == ["service"]
     (rule,) = RESOURCES["google_compute_global_forwarding_rule"].values()
-    assert (rule["port_range"], rule["ip_address"]) == ("443", "${google_compute_global_address.service.address}")
+    assert rule["port_range"] == "443"
+    assert rule["ip_address"] == "${google_compute_global_address.service[each.key].address}"
     assert {kind for kind in RESOURCES if kind.endswith(("_forwarding_rule", "_proxy"))} == {
         "google_compute_global_forwarding_rule",
         "google_compute_target_https_proxy",
@@ -75,14 +81,38 @@ def test_the_one_public_address_speaks_https_alone() -> None:
     assert RESOURCES["google_compute_ssl_policy"]["service"]["min_tls_version"] == "TLS_1_2"
 
 
+def test_another_domain_changes_what_the_address_stands_for() -> None:
+    """Were they made anew for it, their names would be taken until the old ones are gone."""
+    for kind in ("global_address", "managed_ssl_certificate", "target_https_proxy", "global_forwarding_rule"):
+        assert RESOURCES[f"google_compute_{kind}"]["service" if kind != "global_forwarding_rule" else "https"][
+            "for_each"
+        ] == ("${local.https}")
+    assert LOCALS["https"] == '${var.domain == null ? toset([]) : toset(["https"])}'
+    certificate = RESOURCES["google_compute_managed_ssl_certificate"]["service"]
+    assert "var.domain" in certificate["name"]
+    assert certificate["lifecycle"][0]["create_before_destroy"] is True
+
+
 @pytest.mark.parametrize("name", RESOURCES["google_compute_firewall"])
 def test_a_firewall_lets_in_googles_ranges_or_our_own_machines(name: str) -> None:
     rule = RESOURCES["google_compute_firewall"][name]
+    peering = RESOURCES["google_compute_global_address"]["vertex"]
+    jobs = {f"{peering['address']}/{peering['prefix_length']}"}
     assert rule["direction"] == "INGRESS"
     sources = rule.get("source_ranges", [])
-    assert set(sources) <= GOOGLES_OWN
+    assert set(sources) <= (jobs if name == "vertex" else GOOGLES_OWN)
     assert bool(sources) != bool(rule.get("source_service_accounts"))
-    assert all(allow["ports"] for allow in rule["allow"])
+    ports = {port for allow in rule["allow"] for port in allow["ports"]}
+    assert ports
+    if ports != {"22"}:  # to the one machine that answers there
+        (target,) = rule["target_service_accounts"]
+        assert target == f'${{google_service_account.account["{"host" if "4200" in ports else "serve"}"].email}}'
+
+
+def test_ranges_of_addresses_do_not_overlap() -> None:
+    peering = RESOURCES["google_compute_global_address"]["vertex"]
+    ours = ip_network(RESOURCES["google_compute_subnetwork"]["retain"]["ip_cidr_range"])
+    assert not ours.overlaps(ip_network(f"{peering['address']}/{peering['prefix_length']}"))
 
 
 def test_the_balancer_reaches_the_replicas_where_compose_publishes_them() -> None:
@@ -112,17 +142,25 @@ def test_a_secret_that_terraform_would_keep_is_found() -> None:
 
 @pytest.mark.parametrize("name", GRANTS)
 def test_a_role_is_needed_by_a_named_call(name: str) -> None:
-    """The file that makes the call is named, and has the call's last word."""
+    """The file that makes the call is named."""
     grant = GRANTS[name]
     assert grant["call"].split(":")[0].strip()
-    for path in re.findall(r"\(([\w./-]+)\)", grant["call"]):
-        assert (ROOT / path).is_file()
+    (path,) = re.findall(r"\(([\w./-]+\.\w+)\)", grant["call"])
+    assert (ROOT / path).is_file()
     if grant["role"].startswith("roles/"):
         broad = {"roles/owner", "roles/editor", "roles/viewer"}
         assert grant["role"] not in broad
         assert not grant["role"].lower().endswith("admin") or grant["role"] == "roles/compute.osAdminLogin"
 
 
+def _installed(module: str) -> str:
+    found = find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    return found.origin
+
+
+VERTEX_WORKER = _installed("prefect_gcp.workers.vertex")
 # Of roles of our own: permission -> the file that calls what needs it, and a word of that call.
 CALLS = {
     "retainBucketLook": {"storage.buckets.get": ("engine/bucket.py", "get_bucket")},
@@ -133,6 +171,11 @@ CALLS = {
         "compute.instanceGroupManagers.update": ("flows/capacity.py", "/resize"),
         "compute.projects.get": ("flows/capacity.py", 'cloud.ask("")'),
         "compute.regions.get": ("flows/capacity.py", 'f"/regions/{cloud.region}"'),
+    },
+    "retainVertexRun": {
+        "aiplatform.customJobs.create": (VERTEX_WORKER, "job_service_async_client.create_custom_job"),
+        "aiplatform.customJobs.get": (VERTEX_WORKER, "job_service_async_client.get_custom_job"),
+        "aiplatform.customJobs.cancel": (VERTEX_WORKER, "job_service_async_client.cancel_custom_job"),
     },
     "retainOperatorGrow": {
         "compute.instanceGroupManagers.get": ("docs/GOOGLE_CLOUD.md", "managed resize"),
@@ -149,6 +192,35 @@ def test_a_role_of_our_own_has_the_permissions_of_its_calls(role: dict[str, list
         assert call in (ROOT / path).read_text()
 
 
+def test_prefects_worker_makes_no_other_call_of_vertex() -> None:
+    called = set(re.findall(r"\bjob_service_async_client\.(\w+)\(", Path(VERTEX_WORKER).read_text()))
+    assert called == {"create_custom_job", "get_custom_job", "cancel_custom_job"}
+
+
+def test_what_is_written_in_the_bucket_is_what_an_account_has_to_write() -> None:
+    grants, below = named("bucket_grants"), LOCALS["below"]
+    assert LOCALS["store"] == "gs://${local.bucket}/${local.below}"
+    written = {(each["account"], each["below"]) for each in grants.values() if each["role"].endswith("objectUser")}
+    assert written == {
+        # A run asks for its rights on the bucket (BucketStore.check), which no condition on objects gives.
+        ("host", None),
+        ("worker", "${local.below}"),
+        ("vertex", "${local.below}"),
+        ("serve", "${local.below}/rollout"),
+    }
+    assert below == "store"
+    for key in (rollout_key("local"), lease_key("local"), pages_key("local")):
+        assert key.startswith("rollout/")
+    assert {each["role"] for each in grants.values() if each["below"] is None and each["account"] != "host"} == {
+        "roles/storage.objectViewer"
+    }
+    (dynamic,) = RESOURCES["google_storage_bucket_iam_member"]["grant"]["dynamic"]
+    (content,) = dynamic["condition"]["content"]
+    assert content["expression"] == (
+        'resource.name.startsWith("projects/_/buckets/${local.bucket}/objects/${condition.value}/")'
+    )
+
+
 def test_every_grant_comes_from_the_list_and_adds_to_what_others_granted() -> None:
     granting = {kind: named for kind, named in RESOURCES.items() if "_iam_" in kind and "custom_role" not in kind}
     assert all(kind.endswith("_iam_member") for kind in granting)  # _binding and _policy would take others' away
@@ -156,23 +228,58 @@ def test_every_grant_comes_from_the_list_and_adds_to_what_others_granted() -> No
     assert roles == {
         "${each.value.role}",
         "${local.operator_grants[each.value[0]].role}",
+        "${local.operator_secret_grants[each.value[0]].role}",
         "roles/iam.serviceAccountUser",  # of people, at the accounts of the machines; the comment there names the call
     }
-    sources = {body["for_each"] for kind, named in granting.items() for name, body in named.items()}
-    assert {
-        f"${{local.{kind}}}" for kind in LOCALS if kind.endswith("_grants") and kind != "operator_grants"
-    } <= sources
+    sources = "\n".join(body["for_each"] for named in granting.values() for body in named.values())
+    assert set(re.findall(r"\blocal\.(\w+_grants)\b", sources)) == {kind for kind in LOCALS if kind.endswith("_grants")}
 
 
 def test_every_machine_acts_as_an_account_of_its_own() -> None:
     accounts = {name for name in LOCALS["accounts"] if not name.startswith("__")}
-    assert accounts == {"host", "worker", "serve"}
+    assert accounts == {"host", "worker", "serve", "vertex"}
     assert {grant["account"] for name, grant in GRANTS.items() if not name.startswith("operator")} == accounts
     (worker,), (resident,) = TEMPLATE["service_account"], RESIDENT["service_account"]
     assert worker["email"] == '${google_service_account.account["worker"].email}'
     assert resident["email"] == "${google_service_account.account[each.key].email}"
     machines = {name for name in LOCALS["machines"] if not name.startswith("__")}
-    assert machines == accounts - {"worker"}
+    assert machines == accounts - {"worker", "vertex"}
+    people = RESOURCES["google_service_account_iam_member"]["operator"]["for_each"]
+    assert set(re.findall(r'"(\w+)"', people.partition(",")[0] + people.partition("[")[2].partition("]")[0])) == (
+        machines | {"worker"}
+    )
+
+
+def test_vertex_takes_a_word() -> None:
+    """Without it there is no account of its jobs, no right to start one, no network for them."""
+    assert VARIABLES["vertex"]["default"] is False
+    assert LOCALS["vertex"] == '${toset(var.vertex ? ["vertex"] : [])}'
+    for kind in RESOURCES:
+        if "vertex" in RESOURCES[kind] and kind != "google_project_iam_custom_role":
+            assert RESOURCES[kind]["vertex"]["for_each"] == "${local.vertex}"
+    filtered = 'if var.vertex || !startswith(name, "vertex")'
+    loops = [body.get("for_each", "") for named in RESOURCES.values() for body in named.values()]
+    for name, grant in GRANTS.items():
+        kind, own_name = name.split(" ")
+        if "vertex" in json.dumps(grant):
+            assert own_name.startswith("vertex")
+            assert any(f"local.{kind} : " in loop and filtered in loop for loop in loops)
+    assert any("local.accounts : " in loop and filtered in loop for loop in loops)
+
+
+def test_a_resource_waits_until_its_interface_is_turned_on() -> None:
+    """By what it refers to, or by saying so. In a new project the first apply would fail otherwise."""
+    texts = {f"{kind}.{name}": json.dumps(body) for kind, named in RESOURCES.items() for name, body in named.items()}
+    texts |= {f"data.{kind}.{name}": json.dumps(body) for kind, name, body in data_sources()}
+    texts |= {f"local.{name}": json.dumps(value) for name, value in LOCALS.items()}
+    refers = {
+        name: set(re.findall(r"\b(?:data\.google_\w+\.\w+|google_\w+\.\w+|local\.\w+)", text)) & texts.keys()
+        for name, text in texts.items()
+    }
+    waits = {"google_project_service.used"}
+    while more := {name for name in refers if name not in waits and refers[name] & waits}:
+        waits |= more
+    assert {name for name in texts if not name.startswith("local.")} - waits == set()
 
 
 # -- groups
@@ -186,6 +293,29 @@ def test_groups_are_empty_until_somebody_grows_them() -> None:
         == TEMPLATE["for_each"]
         == ("${{for name, pool in local.pools : name => pool if local.has_host}}")
     )
+
+
+def test_a_machine_has_its_rights_when_it_is_made() -> None:
+    """One of a pool would delete itself at once."""
+    granting = {f"google_{kind}_iam_member" for kind in ("secret_manager_secret", "artifact_registry_repository")}
+    for body in (GROUP, RESIDENT):
+        waits_for = {each.strip("${}").partition(".")[0] for each in body["depends_on"]}
+        assert granting | {"google_compute_router_nat"} <= waits_for
+    assert "${google_project_iam_member.machine}" in GROUP["depends_on"]  # by which it deletes itself
+
+
+def test_what_a_machine_says_outlives_it() -> None:
+    assert LOCALS["every_machine"]["serial-port-logging-enable"] == "TRUE"
+    for body in (TEMPLATE, RESIDENT):
+        assert body["metadata"].startswith("${merge(local.every_machine, ")
+    assert "logging.googleapis.com" in RESOURCES["google_project_service"]["used"]["for_each"]
+
+
+def test_boot_images_keep_their_major_version() -> None:
+    (boot,) = RESIDENT["boot_disk"]
+    families = {LOCALS["cos"], VARIABLES["gpu_image"]["default"], boot["initialize_params"][0]["image"]}
+    for family in families:
+        assert re.search(r"/family/(cos-\d+-lts|debian-\d+|common-cu\d+-ubuntu-\d+-nvidia-\d+)$", family), family
 
 
 def test_spot_machines_are_deleted_when_they_are_taken_away() -> None:
@@ -249,8 +379,20 @@ def test_databases_lie_on_disks_that_are_copied() -> None:
     (attached,) = RESIDENT["attached_disk"]
     assert attached["device_name"] == "retain-data"  # startup/resident.sh looks for it
     assert "google-retain-data" in (STARTUP / "resident.sh").read_text()
+    # Whatever takes a machine away (no build/images.json, no domain) leaves its disk.
+    disks = RESOURCES["google_compute_disk"]["data"]["for_each"]
+    assert set(re.findall(r'"(\w+)"', disks)) == {name for name in LOCALS["machines"] if not name.startswith("__")}
+    assert disks.startswith("${toset([")
+    (copies,) = RESOURCES["google_compute_resource_policy"]["daily"]["snapshot_schedule_policy"]
+    assert copies["snapshot_properties"][0]["labels"] == "${local.labels}"
     attachment = RESOURCES["google_compute_disk_resource_policy_attachment"]["daily"]
     assert attachment["for_each"] == "${google_compute_disk.data}"
+
+
+def test_the_budget_is_about_this_project_by_its_number() -> None:
+    """The interface answers with the number; by the id each apply would change the budget."""
+    (budget,) = RESOURCES["google_billing_budget"]["retain"]["budget_filter"]
+    assert budget["projects"] == ["projects/${data.google_project.this.number}"]
 
 
 # -- files, variables, settings
@@ -268,7 +410,7 @@ def test_versions_are_exact() -> None:
 def test_a_variable_is_described_checked_and_used(name: str) -> None:
     assert VARIABLES[name]["description"].endswith(".")
     uses = len(re.findall(rf"\bvar\.{name}\b", text()))
-    if name != "pushed_images":  # fileexists() is its check
+    if name != "pushed_images" and VARIABLES[name]["type"] != "bool":  # fileexists() is the check of that one
         (validation,) = VARIABLES[name]["validation"]
         assert validation["error_message"].startswith(f"{name}: ")
         uses -= validation["condition"].count(f"var.{name}")
@@ -304,14 +446,14 @@ def test_images_are_those_that_were_pushed() -> None:
 @pytest.mark.parametrize(
     ("scripts", "told"),
     [
-        (("common", "worker"), [*TEMPLATE["metadata"]]),
+        (("common", "worker"), [TEMPLATE["metadata"]]),
         (("common", "resident", "host"), [RESIDENT["metadata"], *LOCALS["machines"]["host"]["settings"]]),
         (("common", "resident", "serve"), [RESIDENT["metadata"], *LOCALS["machines"]["serve"]["settings"]]),
     ],
 )
 def test_a_script_asks_for_what_its_machine_is_told(scripts: tuple[str, ...], told: list[str]) -> None:
     content = "\n".join((STARTUP / f"{name}.sh").read_text() for name in scripts)
-    asked = set(re.findall(r"\b(?:attribute|from_metadata) (retain-[\w-]+)", content))
+    asked = set(re.findall(r"\b(?:attribute|from_metadata|secret) (retain-[\w-]+)", content))
     assert asked == set(re.findall(r"\bretain-[a-z-]+(?= =|$)", "\n".join(told), flags=re.MULTILINE))
 
 
