@@ -28,7 +28,7 @@ from images.build import Pushed
 from images.table import IMAGES
 from retain.rollout import lease_key, rollout_key
 from tests.flows.test_platform import stated_secrets
-from tests.infra.hcl import FILES, FOLDER, blocks, data_sources, local_values, resources, text
+from tests.infra.hcl import FILES, FOLDER, Block, blocks, data_sources, local_values, resources, text
 
 STARTUP = ROOT / "infra" / "startup"
 LOCALS, RESOURCES, VARIABLES = local_values(), resources(), blocks("variable")
@@ -40,7 +40,7 @@ GOOGLES_OWN = {"35.235.240.0/20", "130.211.0.0/22", "35.191.0.0/16"}  # IAP; loa
 TERRAFORM = pytest.mark.skipif(shutil.which("terraform") is None, reason="terraform isn't installed")
 
 
-def named(kind: str) -> dict[str, dict[str, str]]:
+def named(kind: str) -> dict[str, Block]:
     """The grants of one kind, without what the parser adds."""
     return {name: grant for name, grant in LOCALS[kind].items() if not name.startswith("__")}
 
@@ -48,7 +48,7 @@ def named(kind: str) -> dict[str, dict[str, str]]:
 GRANTS = {f"{kind} {name}": grant for kind in LOCALS if kind.endswith("_grants") for name, grant in named(kind).items()}
 
 
-def pools() -> dict[str, dict[str, str]]:
+def pools() -> dict[str, Block]:
     return {name: pool for name, pool in LOCALS["pools"].items() if not name.startswith("__")}
 
 
