@@ -71,12 +71,14 @@ log_in() {
 
 install_unless() { # COMMAND PACKAGE...
   command -v "$1" >/dev/null && return 0
-  # Debian's own updates at the first boot may hold the lock for minutes.
-  local options=(-qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=5)
-  if ! { apt-get "${options[@]}" update &&
-    DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install --no-install-recommends "${@:2}"; } >&2; then
-    fail "${*:2}: could not be installed"
-  fi
+  local tries options=(-qq -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
+  for tries in 1 2 3 4 5; do # the system's own updates at the first boot hold locks for minutes
+    { apt-get "${options[@]}" update &&
+      DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install --no-install-recommends "${@:2}"; } >&2 && return 0
+    say "${*:2}: could not be installed, try $tries of 5"
+    sleep "$((tries * ${RETAIN_PAUSE_S:-5}))"
+  done
+  fail "${*:2}: could not be installed"
 }
 
 pull() { # IMAGE, by its digest: one that is there is the right one, and a restart needs no registry
