@@ -47,6 +47,11 @@ locals {
   }
 
   # Of people. Whoever applies this owns the project, and needs none.
+  operator_bucket_grants = {
+    read    = { below = null, role = "roles/storage.objectViewer", call = "storage.objects.get, list: make messages, make costs (engine/bucket.py)" }
+    approve = { below = "${local.below}/approvals", role = "roles/storage.objectUser", call = "storage.objects.create, delete: make messages (engine/approvals.py)" }
+  }
+
   operator_secret_grants = {
     prefect = { secret = "prefect-auth", role = "roles/secretmanager.secretAccessor", call = "gcloud secrets versions access (docs/GOOGLE_CLOUD.md)" }
     keys    = { secret = "api-keys", role = "roles/secretmanager.secretAccessor", call = "gcloud secrets versions access (docs/GOOGLE_CLOUD.md)" }
@@ -173,6 +178,23 @@ resource "google_service_account_iam_member" "machine" {
   service_account_id = google_service_account.account[each.value.as].name
   role               = each.value.role
   member             = google_service_account.account[each.value.account].member
+}
+
+resource "google_storage_bucket_iam_member" "operator" {
+  for_each = { for pair in setproduct(keys(local.operator_bucket_grants), var.operators) : "${pair[0]} ${pair[1]}" => pair }
+
+  bucket = google_storage_bucket.retain.name
+  role   = local.operator_bucket_grants[each.value[0]].role
+  member = each.value[1]
+
+  dynamic "condition" {
+    for_each = [for below in [local.operator_bucket_grants[each.value[0]].below] : below if below != null]
+
+    content {
+      title      = "below ${condition.value}/"
+      expression = "resource.name.startsWith(\"projects/_/buckets/${local.bucket}/objects/${condition.value}/\")"
+    }
+  }
 }
 
 resource "google_secret_manager_secret_iam_member" "operator" {

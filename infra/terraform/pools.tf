@@ -37,6 +37,7 @@ resource "google_compute_instance_template" "pool" {
     disk_size_gb = each.value.disk_gb
     auto_delete  = true
     boot         = true
+    labels       = { retain-pool = each.key }
   }
 
   network_interface {

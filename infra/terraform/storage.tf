@@ -45,7 +45,8 @@ resource "google_artifact_registry_repository" "images" {
   format        = "DOCKER"
   description   = "Images of make images PUSH="
 
-  # Deployments pin digests, so an image is kept as long as somebody may still run it.
+  # Deployments pin digests. An image goes when it is older than 90 days and ten newer ones of its kind were pushed; what
+  # still names it then is refused when it starts, and wants `make images PUSH=` and `make deploy`.
   cleanup_policies {
     id     = "recent"
     action = "KEEP"

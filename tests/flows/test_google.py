@@ -105,7 +105,7 @@ def test_a_job_of_vertex_ai(registered: dict[str, Any], tmp_path: Path, monkeypa
     }
     assert pool["container_spec"]["image_uri"] == IMAGES["gpu"]
     assert made.job_spec["scheduling"]["strategy"] == "SPOT"
-    assert made.job_spec["service_account_name"] == "retain-worker@project-1.iam.gserviceaccount.com"
+    assert made.job_spec["service_account_name"] == "retain-vertex@project-1.iam.gserviceaccount.com"
 
 
 def test_the_blocks_name_a_project_and_hold_no_key(registered: dict[str, Any]) -> None:

@@ -20,8 +20,10 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from deploy.pages import pages_key
+from engine.approvals import APPROVALS
 from engine.fingerprint import ROOT
 from engine.prices import PRICES, load_prices
+from flows.google import PAGE_URL, VERTEX
 from flows.plan import load_experiment
 from flows.pools import RENTED
 from images.build import Pushed
@@ -214,11 +216,15 @@ def test_what_is_written_in_the_bucket_is_what_an_account_has_to_write() -> None
     assert {each["role"] for each in grants.values() if each["below"] is None and each["account"] != "host"} == {
         "roles/storage.objectViewer"
     }
-    (dynamic,) = RESOURCES["google_storage_bucket_iam_member"]["grant"]["dynamic"]
-    (content,) = dynamic["condition"]["content"]
-    assert content["expression"] == (
-        'resource.name.startsWith("projects/_/buckets/${local.bucket}/objects/${condition.value}/")'
-    )
+    people = named("operator_bucket_grants")
+    assert people["read"]["role"] == "roles/storage.objectViewer"
+    assert people["approve"]["below"].removeprefix("${local.below}/") == APPROVALS
+    for name in ("grant", "operator"):
+        (dynamic,) = RESOURCES["google_storage_bucket_iam_member"][name]["dynamic"]
+        (content,) = dynamic["condition"]["content"]
+        assert content["expression"] == (
+            'resource.name.startsWith("projects/_/buckets/${local.bucket}/objects/${condition.value}/")'
+        )
 
 
 def test_every_grant_comes_from_the_list_and_adds_to_what_others_granted() -> None:
@@ -228,6 +234,7 @@ def test_every_grant_comes_from_the_list_and_adds_to_what_others_granted() -> No
     assert roles == {
         "${each.value.role}",
         "${local.operator_grants[each.value[0]].role}",
+        "${local.operator_bucket_grants[each.value[0]].role}",
         "${local.operator_secret_grants[each.value[0]].role}",
         "roles/iam.serviceAccountUser",  # of people, at the accounts of the machines; the comment there names the call
     }
@@ -342,6 +349,11 @@ def test_pools_are_those_of_the_deployments() -> None:
     assert {*pools(), "gpu-vertex"} == RENTED.keys()
     for name, pool in pools().items():
         assert (pool["gpu"], "spot" in pool["scheduling"]) == (RENTED[name].gpu, RENTED[name].preemptible), name
+
+
+def test_what_a_pool_is_billed_for_has_its_label() -> None:
+    assert TEMPLATE["labels"] == TEMPLATE["disk"][0]["labels"] == {"retain-pool": "${each.key}"}
+    assert "label.key = 'retain-pool'" in (ROOT / "docs" / "GOOGLE_CLOUD.md").read_text()
 
 
 def test_machines_have_a_price() -> None:
@@ -461,6 +473,16 @@ def test_secrets_are_those_that_machines_are_told_of() -> None:
     places = {name for name in LOCALS["secrets"] if not name.startswith("__")}
     assert set(re.findall(r'google_secret_manager_secret\.secret\["([\w-]+)"\]', text())) == places
     assert {grant["secret"] for grant in named("secret_grants").values()} == places
+    assert f"retain-{GRANTS['operator_secret_grants page']['secret']}" == PAGE_URL  # which make deploy reads
+
+
+def test_the_account_of_vertex_is_the_one_that_deployments_name() -> None:
+    stated = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    (jobs,) = [each for each in stated if each["work_pool"]["name"] == VERTEX]
+    (variable,) = re.findall(r"\$(\w+)", jobs["work_pool"]["job_variables"]["service_account_name"])
+    accounts = re.findall(rf'"{variable}": f"(.*?)"', (ROOT / "flows" / "deploy.py").read_text())
+    assert accounts == ["retain-vertex@{project}.iam.gserviceaccount.com"]
+    assert RESOURCES["google_service_account"]["account"]["account_id"] == "retain-${each.key}"
 
 
 @pytest.mark.parametrize("path", ["infra/compose.cloud.yaml", "deploy/compose.cloud.yaml"])
