@@ -2,9 +2,10 @@
 
     python -m deploy.controller run        watches alerts and Prometheus, renews the lease, rolls back, pages
     python -m deploy.controller status     what is served, and what is waited for
-    python -m deploy.controller propose RELEASE [--champion RELEASE] --by NAME --reason TEXT
+    python -m deploy.controller propose RELEASE [--champion RELEASE] [--in-place-of RELEASE] --by NAME --reason TEXT
     python -m deploy.controller accept PART --criteria A,B --digest DIGEST --by NAME --reason TEXT
     python -m deploy.controller advance --to canary|full --by NAME --reason TEXT
+    python -m deploy.controller promote RELEASE --by NAME --reason TEXT
     python -m deploy.controller rollback --by NAME --reason TEXT
     python -m deploy.controller set-percent PERCENT --by NAME --reason TEXT
     python -m deploy.controller release-latch --by NAME --reason TEXT
@@ -76,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     propose.add_argument(
         "--champion", metavar="RELEASE", help="release whose baseline decides once the services were restarted"
     )
+    propose.add_argument(
+        "--in-place-of", metavar="RELEASE", help="the challenger that leaves without blame; the baseline takes over"
+    )
     accept = _signed(commands, "accept", _accept, "lets customers be shown a part that missed criteria of value")
     accept.add_argument("part", metavar="PART", help="such as decision")
     accept.add_argument("--criteria", required=True, help="all that it missed, with commas between them")
@@ -85,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     advance.add_argument("--accept-missed", metavar="PART:CRITERIA", help="accepts a part in the same step")
     advance.add_argument("--digest", help="of the part that is accepted")
     advance.add_argument("--accept-hold", action="append", default=[], metavar="SIGNAL", help="full without nrr")
+    promote = _signed(commands, "promote", _promote, "makes the challenger that decides about everybody the champion")
+    promote.add_argument("release", metavar="RELEASE", help="the challenger's version: naming it confirms it")
     _signed(commands, "rollback", _rollback, "the baseline for everybody, at once")
     percent = _signed(commands, "set-percent", _set_percent, "fewer customers, at once; 0 is the shadow again")
     percent.add_argument("percent", type=_percent, metavar="PERCENT")
@@ -131,7 +137,8 @@ def _status(desk: Desk, options: argparse.Namespace) -> list[str]:
 
 
 def _propose(desk: Desk, options: argparse.Namespace) -> list[str]:
-    return people.propose_release(desk, options.release, _who(options), options.champion)
+    who, leaves = _who(options), options.in_place_of
+    return people.propose_release(desk, options.release, who, options.champion, in_place_of=leaves)
 
 
 def _accept(desk: Desk, options: argparse.Namespace) -> list[str]:
@@ -149,6 +156,10 @@ def _accepted(options: argparse.Namespace) -> Acceptance | None:
     if not colon or options.digest is None:
         raise RetainError("--accept-missed decision:criterion,criterion and --digest belong together")
     return people.acceptance_of(part, criteria.split(","), options.digest, _who(options))
+
+
+def _promote(desk: Desk, options: argparse.Namespace) -> list[str]:
+    return people.promote_challenger(desk, options.release, _who(options))
 
 
 def _rollback(desk: Desk, options: argparse.Namespace) -> list[str]:

@@ -30,8 +30,11 @@ from retain.rollout import (
     RolloutError,
     accept,
     advance,
+    check_promotable,
     describe,
     forgive,
+    may_answer,
+    promote,
     propose,
     release_latch,
     roll_back,
@@ -96,17 +99,25 @@ def desk(settings: Settings, say: Callable[[str], None]) -> Desk:
 
 
 def propose_release(
-    desk: Desk, release: str, who: Signature, champion: str | None = None, *, looked_at: Rollout | None = None
+    desk: Desk,
+    release: str,
+    who: Signature,
+    champion: str | None = None,
+    *,
+    in_place_of: str | None = None,
+    looked_at: Rollout | None = None,
 ) -> list[str]:
     """Puts a release's learned policy into the shadow of the champion, which is the one of before, or at first the
-    current release, unless another is named. Both are versions or folders. Where it follows from a rollout that was
-    `looked_at`, it is refused if that has changed meanwhile."""
+    current release, unless another is named. Both are versions or folders, as is the challenger that leaves without
+    blame, `in_place_of` which it comes. Where it follows from a rollout that was `looked_at`, it is refused if that has
+    changed meanwhile."""
     candidate = named(release, desk.settings.experiment)
     part = candidate.parts[POLICY]
     if part.standing == "left_out":
         missed = ", ".join(missed.criterion for missed in part.missed)
         raise RolloutError(f"release {candidate.version} has no learned policy to try, since it missed {missed}")
     answers = None if champion is None else named(champion, desk.settings.experiment).version
+    leaves = None if in_place_of is None else _version(desk, in_place_of)
 
     def proposed(before: Rollout | None) -> Rollout:
         if looked_at is not None and before != looked_at:
@@ -114,12 +125,13 @@ def propose_release(
             raise RolloutError(f"the rollout has changed meanwhile, it is now {now}: look again")
         of_before = None if before is None else before.champion.release
         stays = answers or of_before or version_of(current_release(desk.settings.named))
-        return propose(before, stays, candidate.version, by=who.by, reason=who.reason, at=desk.clock())
+        at = desk.clock()
+        return propose(before, stays, candidate.version, by=who.by, reason=who.reason, at=at, in_place_of=leaves)
 
     rollout = desk.rollout.change(proposed)
     return [
         _now(rollout),
-        *_others_answer(desk, rollout.champion.release),
+        *_others_answer(desk, rollout),
         *_to_accept(candidate),
         "Once GET /shadow says that its figures pass: advance --to canary.",
     ]
@@ -156,6 +168,33 @@ def advance_to(
     after = desk.change(forward)
     served = f"It is served only while the controller at {desk.settings.controller} runs and renews its lease."
     return [*map(_line, evidence.figures), _now(after), served]
+
+
+def promote_challenger(desk: Desk, release: str, who: Signature) -> list[str]:
+    """Makes the challenger that decides about everybody the champion. It is named, by its version or its folder, so
+    that nobody promotes another than is meant."""
+    version = _version(desk, release)
+    rollout = desk.rollout.read()
+    candidate = _challenger(desk, rollout)
+    assert rollout is not None
+    check_promotable(rollout, version)
+    if rollout.champion.release == version:
+        return [f"{version} is the champion already.", _now(rollout)]
+    plan = read_plan(time_scale(desk.store))
+    evidence = _evidence(desk, rollout, candidate)
+    if names := firing(desk.prometheus, version):
+        raise RolloutError(f"{', '.join(names)}: would roll it back and fires now, wait until that is over")
+
+    def promoted(current: Rollout) -> Rollout:
+        return promote(current, version, evidence, plan, by=who.by, reason=who.reason, at=desk.clock())
+
+    after = desk.change(promoted)
+    return [
+        *map(_line, evidence.figures),
+        _now(after),
+        f"Start the services again, so that {version} answers in place of {after.predecessor}; until then its learned "
+        "policy goes on deciding all the same. A rollback leads to the baseline of the release that answers.",
+    ]
 
 
 def acceptance_of(part: str, criteria: Sequence[str], digest: str, who: Signature) -> Acceptance:
@@ -199,7 +238,7 @@ def release_the_latch(desk: Desk, who: Signature) -> list[str]:
 
 def forgive_release(desk: Desk, release: str, who: Signature) -> list[str]:
     """Lets a release out of quarantine; it need not be in the store any more."""
-    version = release if VERSION.fullmatch(release) else named(release, desk.settings.experiment).version
+    version = _version(desk, release)
     rollout = desk.change(lambda rollout: forgive(rollout, version, by=who.by, reason=who.reason, at=desk.clock()))
     return [f"{version} is out of quarantine.", _now(rollout)]
 
@@ -244,6 +283,11 @@ def _shadow(answer: Any, replica: str) -> tuple[str | None, list[Figure]]:
         raise Unanswered(f"the service at {replica} answers GET /shadow with no figures") from None
 
 
+def _version(desk: Desk, release: str) -> str:
+    """Of a release that need not be in the store if its version is given."""
+    return release if VERSION.fullmatch(release) else named(release, desk.settings.experiment).version
+
+
 def _challenger(desk: Desk, rollout: Rollout | None) -> Candidate:
     if rollout is None or rollout.challenger is None:
         raise RolloutError("there is no challenger: propose a release first")
@@ -276,16 +320,16 @@ def _missed(part: Part) -> str:
     return ",".join(missed.criterion for missed in part.missed)
 
 
-def _others_answer(desk: Desk, champion: str) -> list[str]:
+def _others_answer(desk: Desk, rollout: Rollout) -> list[str]:
     """A warning if the services answer from another release than the champion."""
     try:
         versions = {sample.labels.get("release", "") for sample in desk.prometheus.samples(VERSIONS)}
     except Unanswered:
         return []  # a lease will be missing, which `status` says
-    others = sorted(versions - {champion})
+    others = sorted(versions - may_answer(rollout))
     if not others:
         return []
     return [
-        f"Warning: the services answer from {', '.join(others)}, and the champion is {champion}. Until they answer "
-        "from that one no customer meets the challenger: start them again."
+        f"Warning: the services answer from {', '.join(others)}, and the champion is {rollout.champion.release}. Until "
+        "they answer from that one no customer meets the challenger: start them again."
     ]

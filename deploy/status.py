@@ -49,6 +49,11 @@ def lines(desk: Desk) -> Iterator[Line]:
 def _stands(rollout: Rollout) -> Iterator[Line]:
     yield Text.assemble(("phase     ", "dim"), (rollout.phase, "bold"), f", generation {rollout.generation}")
     yield Text.assemble(("now       ", "dim"), describe(rollout))
+    if rollout.predecessor is not None:
+        text = (
+            f"promoted  in place of {rollout.predecessor}, from which services may answer until they are started again"
+        )
+        yield Text(text)
     if rollout.latched:
         yield Text("LATCHED: nothing can be proposed until a person says `release-latch`.", "bold red")
     for barred in rollout.quarantined:
@@ -144,8 +149,13 @@ def _signals(rollout: Rollout, seen: Measured, plan: Plan) -> Iterator[Line]:
 
 def _next(rollout: Rollout, plan: Plan) -> str:
     higher = [percent for percent in plan.percents if percent > rollout.percent]
-    if rollout.phase == "full":
-        return "nothing: the challenger decides about everybody"
+    if rollout.phase == "full" and rollout.challenger is not None:
+        release = rollout.challenger.release
+        if rollout.champion.release == release:
+            return f"nothing, until another release is proposed in place of {release}"
+        return (
+            f"`promote {release}`, which makes it the champion, once it was watched for that long and no signal fails"
+        )
     if higher:
         return f"`advance --to canary`, to {higher[0]:g} %, once it was watched for that long and no signal fails"
     return "`advance --to full`, once it was watched for that long and all four pass, or with --accept-hold nrr"

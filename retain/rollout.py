@@ -3,9 +3,10 @@
     baseline -> shadow -> canary (a few percent, then more) -> full
 
 The *champion* is the release that answers, by its baseline. The *challenger* is the learned policy of a release, the
-same one or another. Forward takes a person, one step at a time, with figures that pass. Back takes nothing: roll_back()
-removes the challenger from whatever phase, and can be repeated. After it the rollout is latched and the release
-quarantined, which a person has to lift, each alone.
+same one or another. Forward takes a person, one step at a time, with figures that pass. The last step is promote(): the
+release whose policy decides about everybody becomes the one that answers, and nobody is decided about by another policy
+than before. Back takes nothing: roll_back() removes the challenger from whatever phase, and can be repeated. After it
+the rollout is latched and the release quarantined, which a person has to lift, each alone.
 
 A rollout is one small JSON object, which is replaced as a whole. Every function here is pure: it returns another
 rollout, of the next generation and with one event more, or raises RolloutError. An object that says of itself what
@@ -26,7 +27,7 @@ from retain.signals import NRR, SIGNALS, Figure
 
 Mode = Literal["baseline", "learned"]
 Phase = Literal["baseline", "shadow", "canary", "full"]
-Action = Literal["propose", "accept", "advance", "set_percent", "roll_back", "release_latch", "forgive"]
+Action = Literal["propose", "accept", "advance", "promote", "set_percent", "roll_back", "release_latch", "forgive"]
 
 DEFAULT_PERCENT = 5.0
 MAX_WORDS = 500  # characters of a reason
@@ -75,7 +76,9 @@ class Event(Frozen):
 
 class Rollout(Frozen):
     """`percent` of customers are the challenger's. `accepted`: its shadow_only parts that customers may be shown.
-    `accepted_holds`: signals that were not to be told when it went to everybody. `generation` counts the changes."""
+    `accepted_holds`: signals that were not to be told when it went to everybody. `predecessor`: the champion of before
+    the challenger was promoted, from which a service may answer until it is started again. `generation` counts the
+    changes."""
 
     champion: Arm
     challenger: Arm | None
@@ -87,6 +90,7 @@ class Rollout(Frozen):
     accepted: tuple[Acceptance, ...]
     accepted_holds: tuple[str, ...]
     history: tuple[Event, ...]
+    predecessor: Digest | None = None  # which rollouts from before there were promotions don't state
 
     @model_validator(mode="after")
     def _consistent(self) -> Rollout:
@@ -97,7 +101,11 @@ class Rollout(Frozen):
         if self.challenger is None:
             if self.phase != "baseline" or self.percent or self.accepted or self.accepted_holds:
                 raise ValueError("something is served or accepted, but there is no challenger")
+            if self.predecessor is not None:
+                raise ValueError("another release than the champion may answer, but there is no challenger")
             return self
+        if self.predecessor is not None and self.challenger.release != self.champion.release:
+            raise ValueError("another release than the champion may answer, but the challenger is not the champion's")
         if self.phase != _phase_at(self.percent):
             raise ValueError(f"{self.phase} and {self.percent:g} % don't go together")
         if self.challenger.mode != "learned" or self.latched:
@@ -153,6 +161,7 @@ _NEW: Final[Mapping[str, Any]] = {
     "quarantined": (),
     "accepted": (),
     "accepted_holds": (),
+    "predecessor": None,
     "history": (),
 }
 
@@ -184,6 +193,11 @@ def continues(before: Rollout, after: Rollout) -> bool:
     return after.generation >= before.generation and after.history[before.generation - 1] == before.history[-1]
 
 
+def may_answer(rollout: Rollout) -> frozenset[str]:
+    """Releases from which a service may answer that serves the challenger."""
+    return frozenset({rollout.champion.release, rollout.predecessor or rollout.champion.release})
+
+
 def describe(rollout: Rollout) -> str:
     """In a few words, for people."""
     if rollout.challenger is None:
@@ -191,14 +205,38 @@ def describe(rollout: Rollout) -> str:
     release = rollout.challenger.release
     if rollout.phase == "shadow":
         return f"{release} in the shadow of {rollout.champion.release}"
+    if rollout.phase == "full" and release == rollout.champion.release:
+        return f"{release}, which is the champion, for {rollout.percent:g} % of customers"
     return f"{release} for {rollout.percent:g} % of customers"
 
 
-def propose(rollout: Rollout | None, champion: str, release: str, *, by: str, reason: str, at: int) -> Rollout:
-    """Puts the learned policy of `release` into the shadow of the `champion` that answers now; both are versions."""
+def propose(
+    rollout: Rollout | None,
+    champion: str,
+    release: str,
+    *,
+    by: str,
+    reason: str,
+    at: int,
+    in_place_of: str | None = None,
+) -> Rollout:
+    """Puts the learned policy of `release` into the shadow of the `champion` that answers now; both are versions.
+
+    The challenger `in_place_of` which it comes leaves without blame; from then on the baseline decides about its
+    customers.
+    """
+    there = None if rollout is None or rollout.challenger is None else rollout.challenger.release
+    if in_place_of != there:
+        if there is None:
+            raise RolloutError(f"{in_place_of} is not the challenger, there is none in whose place another could come")
+        if there == release:
+            raise RolloutError(f"{release} is the challenger already")
+        raise RolloutError(
+            f"{there} is the challenger: roll it back before another comes, or propose that one in place of {there}"
+        )
+    if there == release:
+        raise RolloutError(f"{release} is the challenger already")
     if rollout is not None:
-        if rollout.challenger is not None:
-            raise RolloutError(f"{rollout.challenger.release} is the challenger: roll it back before another comes")
         if rollout.latched:
             last = rollout.quarantined[-1:]
             why = f": {last[0].release} was rolled back by {last[0].by}, {last[0].why}" if last else ""
@@ -212,10 +250,14 @@ def propose(rollout: Rollout | None, champion: str, release: str, *, by: str, re
         by,
         reason,
         at,
+        release=release,
         champion=_arm(champion, "baseline"),
         challenger=_arm(release, "learned"),
         phase="shadow",
         percent=0.0,
+        accepted=(),
+        accepted_holds=(),
+        predecessor=None,
     )
 
 
@@ -263,18 +305,12 @@ def advance(
 
     `accept_holds`: signals, of those that may, without which a person goes to everybody.
     """
-    if rollout.challenger is None:
-        raise RolloutError(f"there is no challenger ({describe(rollout)}): propose a release first")
-    if evidence.generation != rollout.generation:
-        raise RolloutError(f"the rollout has changed meanwhile, it is now {describe(rollout)}: look again")
-    if evidence.release != rollout.challenger.release:
-        raise RolloutError(f"the figures are those of {evidence.release}, not of {rollout.challenger.release}")
+    _check_evidence(rollout, evidence)
     percent = _next_percent(rollout, to, plan)
     if POLICY not in shown(evidence.parts, rollout.accepted):
         raise RolloutError(_not_shown(evidence.parts))
-    if rollout.phase != "shadow" and not evidence.watched_s >= plan.watch_s:
-        hours = f"{evidence.watched_s / 3600:.1f} of {plan.watch_s / 3600:.1f} hours"
-        raise RolloutError(f"it was watched at {rollout.percent:g} % for {hours}: wait")
+    if rollout.phase != "shadow":
+        _check_watched(rollout, evidence, plan)
     holds = _holds(to, accept_holds)
     _check(evidence.figures, rollout.phase, holds if to == "full" else ACCEPTABLE_HOLDS)
     return _changed(
@@ -289,6 +325,37 @@ def advance(
         percent=percent,
         accepted_holds=holds,
     )
+
+
+def check_promotable(rollout: Rollout, release: str) -> None:
+    """Raises RolloutError unless this version is the challenger, and decides about everybody."""
+    if rollout.challenger is None:
+        raise RolloutError(f"there is no challenger ({describe(rollout)}): propose a release first")
+    if rollout.challenger.release != release:
+        raise RolloutError(f"{release} is not the challenger, that is {rollout.challenger.release}")
+    if rollout.phase != "full":
+        raise RolloutError(f"only who decides about everybody becomes the champion, and now it is {describe(rollout)}")
+
+
+def promote(
+    rollout: Rollout, release: str, evidence: Evidence, plan: Plan, *, by: str, reason: str, at: int
+) -> Rollout:
+    """Makes the challenger's `release` (its version) the champion, so that it also answers where the learned policy
+    does not, and what comes next is compared with it. Its learned policy goes on deciding about everybody. The same
+    rollout if it is the champion already.
+
+    At 100 % nothing is compared any more, so the NRR proxy may be on hold: it has passed, or somebody signed for it,
+    when the challenger went to everybody.
+    """
+    check_promotable(rollout, release)
+    if rollout.champion.release == release:
+        return rollout
+    _check_evidence(rollout, evidence)
+    _check_watched(rollout, evidence, plan)
+    _check(evidence.figures, rollout.phase, ACCEPTABLE_HOLDS)
+    champion = _arm(release, "baseline")
+    before = rollout.champion.release
+    return _changed(rollout, "promote", by, reason, at, figures=evidence.figures, champion=champion, predecessor=before)
 
 
 def set_percent(rollout: Rollout, percent: float, *, by: str, reason: str, at: int) -> Rollout:
@@ -324,6 +391,7 @@ def roll_back(rollout: Rollout, *, by: str, why: str, at: int, figures: Iterable
         quarantined=(*rollout.quarantined, barred),
         accepted=(),
         accepted_holds=(),
+        predecessor=None,
     )
 
 
@@ -358,13 +426,28 @@ def _quarantine(rollout: Rollout, release: str) -> Quarantine | None:
     return next((barred for barred in rollout.quarantined if barred.release == release), None)
 
 
+def _check_evidence(rollout: Rollout, evidence: Evidence) -> None:
+    if rollout.challenger is None:
+        raise RolloutError(f"there is no challenger ({describe(rollout)}): propose a release first")
+    if evidence.generation != rollout.generation:
+        raise RolloutError(f"the rollout has changed meanwhile, it is now {describe(rollout)}: look again")
+    if evidence.release != rollout.challenger.release:
+        raise RolloutError(f"the figures are those of {evidence.release}, not of {rollout.challenger.release}")
+
+
+def _check_watched(rollout: Rollout, evidence: Evidence, plan: Plan) -> None:
+    if not evidence.watched_s >= plan.watch_s:
+        hours = f"{evidence.watched_s / 3600:.1f} of {plan.watch_s / 3600:.1f} hours"
+        raise RolloutError(f"it was watched at {rollout.percent:g} % for {hours}: wait")
+
+
 def _next_percent(rollout: Rollout, to: Phase, plan: Plan) -> float:
     higher = [percent for percent in plan.percents if percent > rollout.percent]
     if to == "canary" and higher:
         return higher[0]
     if to == "full" and rollout.phase == "canary" and not higher:
         return 100.0
-    follows = "nothing" if rollout.phase == "full" else f"canary at {higher[0]:g} %" if higher else "full"
+    follows = "`promote`" if rollout.phase == "full" else f"canary at {higher[0]:g} %" if higher else "full"
     raise RolloutError(f"{to} is not the next step of {describe(rollout)}: after it comes {follows}")
 
 

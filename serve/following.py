@@ -19,7 +19,7 @@ from typing import NamedTuple
 from engine.clock import elapsed
 from engine.errors import RetainError
 from retain.parts import Acceptance
-from retain.rollout import BASELINE_ONLY
+from retain.rollout import BASELINE_ONLY, may_answer
 from serve.learned import LearnedArm
 from serve.looking import in_thread
 from serve.service import Service
@@ -119,7 +119,7 @@ class Following:
         if rollout is None or challenger is None:
             return None
         answers = bound.versions["release"]
-        if rollout.champion.release != answers:
+        if answers not in may_answer(rollout):
             return f"the rollout's champion is {rollout.champion.release}, but here {answers} answers"
         wanted = _Wanted(challenger.release, stands.served.accepted)
         if failed := self._failure(wanted):

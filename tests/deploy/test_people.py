@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from retain.rollout import rollout_key
 from retain.signals import SIGNALS
 from tests.deploy.fakes import EXPERIMENT, MISSED_PARTS, FakePrometheus, FakeReplica, free_port, make_current
 from tests.deploy.town import ANN, DAY, Town
+from tests.engine.processes import killed_at
 from tests.rollouts import LIFT
 
 
@@ -50,6 +52,82 @@ def test_full_wants_all_four_signals_or_a_person_s_word(town: Town, capsys: pyte
     assert town.run("advance", "--to", "full", "--accept-hold", "nrr", *ANN) == 0
     assert town.rollout is not None
     assert town.rollout.accepted_holds == ("nrr",)
+
+
+def to_full(town: Town) -> None:
+    town.run("propose", town.good, *ANN)
+    town.run("advance", "--to", "canary", *ANN)
+    town.measures(matured=1_300)
+    town.run("advance", "--to", "canary", *ANN)
+    assert town.run("advance", "--to", "full", *ANN) == 0
+
+
+def test_the_one_that_decides_about_everybody_is_promoted_and_another_follows(
+    town: Town, prometheus: FakePrometheus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to_full(town)
+    assert town.run("propose", town.missed, *ANN) == 1
+    assert town.run("promote", town.missed, *ANN) == 1
+    assert f"Refused: {town.missed} is not the challenger, that is {town.good}" in capsys.readouterr().err
+    assert town.run("promote", town.good, *ANN) == 0
+    rollout = town.rollout
+    assert rollout is not None
+    assert (rollout.champion.release, rollout.predecessor) == (town.good, town.champion)
+    assert town.state() == f"{town.good}, which is the champion, for 100 % of customers"
+    assert (
+        f"Start the services again, so that {town.good} answers in place of {town.champion}" in capsys.readouterr().out
+    )
+    assert town.run("promote", town.good, *ANN) == 0  # as after a kill, of which nobody knows what it left
+    assert f"{town.good} is the champion already" in capsys.readouterr().out
+    assert town.rollout == rollout
+    assert town.run("propose", town.missed, "--in-place-of", town.good, *ANN) == 0
+    assert town.state() == f"{town.missed} in the shadow of {town.good}"
+    assert f"answer from {town.champion}, and the champion is {town.good}" in capsys.readouterr().out
+    assert town.rollout is not None
+    assert (town.rollout.quarantined, town.rollout.latched) == ((), False)
+
+
+def test_a_promotion_wants_figures_and_no_alert(
+    town: Town, prometheus: FakePrometheus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to_full(town)
+    before = town.rollout
+    town.measures(watched_s=DAY - 600)
+    assert town.run("promote", town.good, *ANN) == 1
+    assert "it was watched at 100 % for 23.8 of 24.0 hours: wait" in capsys.readouterr().err
+    town.measures(errors=80.0)
+    assert town.run("promote", town.good, *ANN) == 1
+    assert "errors: fail" in capsys.readouterr().err
+    town.measures()
+    prometheus.series["ALERTS"] = [({"alertname": "RetainArmUnsafe", "release": town.good}, 1.0)]
+    assert town.run("promote", town.good, *ANN) == 1
+    assert "RetainArmUnsafe: would roll it back" in capsys.readouterr().err
+    prometheus.answers = False
+    assert town.run("promote", town.good, *ANN) == 3
+    assert town.rollout == before
+    prometheus.answers = True
+    prometheus.series["ALERTS"] = []
+    assert town.run("promote", town.good, *ANN) == 0
+    assert town.run("rollback", *ANN) == 0
+    assert town.state() == f"latched, baseline of {town.good} for everybody"
+
+
+@pytest.mark.kills
+@pytest.mark.parametrize("point", ["store.write", "store.rename", "store.renamed"])
+def test_a_promotion_that_is_killed_is_done_or_not_begun(town: Town, point: str) -> None:
+    to_full(town)
+    before = town.rollout
+    assert before is not None
+    assert killed_at(point, town.run, "promote", town.good, *ANN) == -signal.SIGKILL
+    between = town.rollout
+    assert between is not None
+    assert between == before or between.champion.release == town.good
+    assert between.challenger == before.challenger
+    assert town.run("promote", town.good, *ANN) == 0
+    after = town.rollout
+    assert after is not None
+    assert [event.action for event in after.history].count("promote") == 1
+    assert after.champion.release == town.good
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,21 @@ def test_a_replica_that_serves_something_else_is_named_with_why(
     assert "1 % of customers are the challenger's, where 5 % are wanted: by FORCE_BASELINE" in status(town, capsys)
 
 
+def test_of_one_that_decides_about_everybody_it_says_how_it_becomes_the_champion(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    canary(town)
+    town.measures(matured=1_300)
+    town.run("advance", "--to", "canary", *ANN)
+    town.run("advance", "--to", "full", *ANN)
+    assert f"next      `promote {town.good}`, which makes it the champion" in status(town, capsys)
+    town.run("promote", town.good, *ANN)
+    shown = status(town, capsys)
+    assert f"now       {town.good}, which is the champion, for 100 % of customers" in shown
+    assert f"promoted  in place of {town.champion}, from which services may answer until" in shown
+    assert f"next      nothing, until another release is proposed in place of {town.good}" in shown
+
+
 def test_why_the_lease_is_not_renewed_and_what_could_not_be_told(
     town: Town, capsys: pytest.CaptureFixture[str]
 ) -> None:

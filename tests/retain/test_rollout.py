@@ -32,6 +32,8 @@ from retain.rollout import (
     effective,
     forgive,
     lease_key,
+    may_answer,
+    promote,
     propose,
     release_latch,
     roll_back,
@@ -139,8 +141,8 @@ def test_a_release_is_named_by_its_version(version: str) -> None:
         (CANARY, "shadow", "canary at 20 %"),
         (CANARY, "full", "canary at 20 %"),
         (WIDER, "canary", "full"),
-        (FULL, "canary", "nothing"),
-        (FULL, "full", "nothing"),
+        (FULL, "canary", "`promote`"),
+        (FULL, "full", "`promote`"),
     ],
 )
 def test_no_step_is_left_out(rollout: Rollout, to: Phase, follows: str) -> None:
@@ -242,6 +244,7 @@ def test_who_and_why_are_a_line_each(text: str) -> None:
         changes: list[Callable[[], Rollout]] = [
             lambda said=said: propose(None, CHAMPION, GOOD, **said),
             lambda said=said: advance(SHADOWED, "canary", evidence(SHADOWED), PLAN, **said),
+            lambda said=said: promote(FULL, GOOD, evidence(FULL), PLAN, **said),
             lambda said=said: set_percent(CANARY, 1, **said),
             lambda said=said: release_latch(BACK, **said),
             lambda said=said: forgive(free, GOOD, **said),
@@ -355,6 +358,95 @@ def test_a_release_without_a_policy_stays_in_the_shadow() -> None:
         forward(propose(None, CHAMPION, NONE, **ANN), "canary")
     with refused("no learned policy that could be shown"):
         advance(SHADOWED, "canary", evidence(SHADOWED)._replace(parts={}), PLAN, **ANN)
+
+
+# --- the challenger becomes the champion -------------------------------------------------------------------------
+
+
+def promoted(rollout: Rollout = FULL, release: str = GOOD, **changes: Any) -> Rollout:
+    return promote(rollout, release, evidence(rollout, **changes), PLAN, **ANN)
+
+
+def test_a_challenger_that_is_promoted_goes_on_deciding_about_everybody() -> None:
+    after = promoted()
+    assert after.champion == Arm(release=GOOD, mode="baseline")
+    assert (after.challenger, after.phase, after.percent) == (FULL.challenger, FULL.phase, FULL.percent)
+    assert effective(after, True, False, None) == effective(FULL, True, False, None)
+    assert (may_answer(FULL), may_answer(after)) == ({CHAMPION}, {GOOD, CHAMPION})
+    event = after.history[-1]
+    assert (event.action, event.by, event.release, event.figures) == ("promote", "Ann", GOOD, figures(SIGNALS))
+    assert (event.before, event.after) == (
+        f"{GOOD} for 100 % of customers",
+        f"{GOOD}, which is the champion, for 100 % of customers",
+    )
+    assert continues(FULL, after)
+    assert promoted(after) is after, "by somebody who doesn't know whether it was done"
+    assert Rollout.model_validate_json(after.model_dump_json()) == after
+
+
+def test_only_who_decides_about_everybody_becomes_the_champion() -> None:
+    for rollout in (SHADOWED, CANARY, WIDER, set_percent(FULL, 20, **ANN)):
+        with refused("only who decides about everybody becomes the champion"):
+            promoted(rollout)
+    with refused("there is no challenger"):
+        promote(BACK, GOOD, evidence(FULL), PLAN, **ANN)
+    with refused(f"{MISSED} is not the challenger, that is {GOOD}"):
+        promoted(release=MISSED)
+
+
+def test_it_is_promoted_by_figures_of_everybody() -> None:
+    with refused("has changed meanwhile"):
+        promote(FULL, GOOD, evidence(FULL)._replace(generation=3), PLAN, **ANN)
+    with refused("it was watched at 100 % for 0.0 of 24.0 hours: wait"):
+        promoted(watched_s=0.0)
+    for name in ("errors", "latency_p95", "unsafe"):
+        for verdict in ("hold", "fail"):
+            with refused(f"{name}: {verdict}"):
+                promoted(**{name: verdict})
+    with refused("nrr: fail"):
+        promoted(nrr="fail")
+    assert promoted(nrr="hold").champion.release == GOOD  # at 100 % nothing is compared
+
+
+def test_a_rollback_after_a_promotion_leads_to_the_baseline() -> None:
+    gone = back(promoted())
+    assert (gone.champion, gone.challenger, gone.latched) == (Arm(release=GOOD, mode="baseline"), None, True)
+    assert effective(gone, True, False, None) == BASELINE_ONLY
+    assert [barred.release for barred in gone.quarantined] == [GOOD]
+    assert may_answer(gone) == {GOOD}
+    assert back(gone) is gone
+
+
+def test_an_older_rollout_says_nothing_of_a_promotion() -> None:
+    older = json.loads(FULL.model_dump_json())
+    del older["predecessor"]
+    assert Rollout.model_validate_json(json.dumps(older)) == FULL
+
+
+@pytest.mark.parametrize("rollout", [*EVERY, promoted()])
+def test_another_comes_in_place_of_the_challenger_without_blame(rollout: Rollout) -> None:
+    after = propose(rollout, rollout.champion.release, MISSED, in_place_of=GOOD, **ANN)
+    assert (after.phase, after.percent, after.latched, after.quarantined) == ("shadow", 0, False, ())
+    assert after.challenger == Arm(release=MISSED, mode="learned")
+    assert after.champion == rollout.champion
+    assert (after.accepted, after.accepted_holds, after.predecessor) == ((), (), None)
+    event = after.history[-1]
+    assert (event.action, event.release, event.before) == ("propose", MISSED, describe(rollout))
+
+
+def test_it_comes_only_in_place_of_the_one_that_is_meant() -> None:
+    with refused(f"{GOOD} is the challenger: roll it back before another comes, or propose that one in place of"):
+        propose(FULL, CHAMPION, MISSED, in_place_of=NONE, **ANN)
+    with refused(f"{GOOD} is not the challenger, there is none"):
+        propose(release_latch(BACK, **ANN), CHAMPION, MISSED, in_place_of=GOOD, **ANN)
+    with refused(f"{GOOD} is not the challenger, there is none"):
+        propose(None, CHAMPION, MISSED, in_place_of=GOOD, **ANN)
+    for leaves in (None, GOOD):
+        with refused(f"{GOOD} is the challenger already"):
+            propose(FULL, CHAMPION, GOOD, in_place_of=leaves, **ANN)
+    barred = propose(release_latch(BACK, **ANN), CHAMPION, MISSED, **ANN)
+    with refused(f"{GOOD} is in quarantine"):
+        propose(barred, CHAMPION, GOOD, in_place_of=MISSED, **ANN)
 
 
 # --- back --------------------------------------------------------------------------------------------------------
@@ -558,6 +650,8 @@ BARRED = {"release": GOOD, "why": "x", "at": 1, "by": "x"}
         (BACK, {"percent": 5.0}),
         (BACK, {"accepted": [ACCEPTED.model_dump(mode="json")]}),
         (BACK, {"accepted_holds": ["nrr"]}),
+        (BACK, {"predecessor": MISSED}),
+        (FULL, {"predecessor": MISSED}),
         (BACK, {"challenger": {"release": MISSED, "mode": "learned"}, "phase": "shadow"}),
     ],
 )
@@ -567,7 +661,7 @@ def test_what_cannot_be_is_no_rollout(rollout: Rollout, changes: Mapping[str, An
         Rollout.model_validate_json(json.dumps(content))
 
 
-@pytest.mark.parametrize("name", sorted(json.loads(CANARY.model_dump_json())))
+@pytest.mark.parametrize("name", sorted(json.loads(CANARY.model_dump_json()).keys() - {"predecessor"}))
 def test_every_key_has_to_be_there(name: str) -> None:
     content = json.loads(CANARY.model_dump_json())
     del content[name]

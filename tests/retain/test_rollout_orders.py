@@ -29,6 +29,7 @@ from retain.rollout import (
     advance,
     effective,
     forgive,
+    promote,
     propose,
     release_latch,
     roll_back,
@@ -125,6 +126,35 @@ class Rollouts(RuleBasedStateMachine):
             assert not self.latched
             assert copy.rollout is None or copy.rollout.challenger is None
             self.accepted = False
+
+    @rule(who=WRITERS, release=RELEASES, leaves=RELEASES)
+    def propose_in_place(self, who: int, release: str, leaves: str) -> None:
+        before = self.people[who].rollout
+        if before is None or before.challenger is None:
+            return
+        answers, instead = before.champion.release, before.challenger.release
+
+        def change(rollout: Rollout) -> Rollout:
+            return propose(rollout, answers, release, in_place_of=leaves, **ANN)
+
+        if self._change(who, change):
+            assert leaves == instead
+            assert release not in self.rolled_back
+            assert not self.latched
+            self.accepted = False
+
+    @rule(who=WRITERS, release=RELEASES)
+    def promote(self, who: int, release: str) -> None:
+        before = self.people[who].rollout
+
+        def change(rollout: Rollout) -> Rollout:
+            if rollout.challenger is None:
+                raise RolloutError("nothing to be looked at")
+            return promote(rollout, release, evidence(rollout), PLAN, **ANN)
+
+        if self._change(who, change) and before:
+            assert before.percent == 100
+            assert before.challenger == Arm(release=release, mode="learned")
 
     @rule(who=WRITERS, whole=st.booleans())
     def accept(self, who: int, whole: bool) -> None:

@@ -134,6 +134,31 @@ def test_a_challenger_of_another_release_is_loaded_and_decides(staged: Callable[
     }  # fmt: skip
 
 
+def test_after_a_promotion_nobody_is_thrown_back_until_the_service_is_started_again(
+    staged: Callable[..., Stage],
+) -> None:
+    stage = staged()
+    full = canary()
+    begun(stage, full)
+    promoted = full.model_copy(
+        update={
+            "champion": Arm(release=CHALLENGER, mode="baseline"),
+            "predecessor": CHAMPION,
+            "generation": 2,
+            "history": (*full.history, full.history[0].model_copy(update={"action": "promote"})),
+        }
+    )
+    stage.put(Rollout.model_validate(promoted.model_dump()))
+    stage.renew(2)
+    stage.until(lambda: stage.service.standing.rollout is not None and stage.service.standing.rollout.generation == 2)
+    stage.renew(2)
+    stage.until(lambda: served(stage, 100.0))
+    assert stage.rollout["problem"] is None
+    answer = stage.ask(1)
+    assert (answer["mode"], answer["versions"]["release"]) == ("learned", CHAMPION)
+    assert stage.made == [(CHALLENGER, ())]  # whose process goes on
+
+
 def test_a_lease_runs_out_at_a_request_though_nobody_looks(staged: Callable[..., Stage]) -> None:
     stage = staged()
     begun(stage, canary())
