@@ -2,9 +2,9 @@
 
 A row is held out for the newer release if it is in the test part of its table. For the older one that isn't promised:
 its table may have been split by another seed or in other shares, and where the split is by row number, a row that was
-put in at the front moves all others. So it is looked up: a row doesn't count if the older release has it among those of
-its own table that are not in the test part there. The same is the same customer, by her id, or where a table has no id,
-a row with the same value in every column.
+put in at the front moves all others. So it is looked up: a row doesn't count if one of the two has it among those of
+its own table that are not in the test part there; in the newer table that is a second row that says the same. The same
+is the same customer, by her id, or where a table has no id, a row with the same value in every column.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def read_table(folder: Path) -> Table:
 
 
 def held_out(newer: Table, older: Table) -> Rows:
-    """The test rows of the newer table from which the older release has not learned, in their order."""
-    learned = {key for key, test in zip(older.rows.keys, older.test) if not test}
+    """The test rows of the newer table from which neither release has learned, in their order."""
+    learned = {key for table in (newer, older) for key, test in zip(table.rows.keys, table.test) if not test}
     kept = [index for index in np.flatnonzero(newer.test).tolist() if newer.rows.keys[index] not in learned]
     columns = {name: values[kept] for name, values in newer.rows.columns.items()}
     return Rows(columns, newer.rows.y[kept], [newer.rows.keys[index] for index in kept])

@@ -5,16 +5,24 @@ customer meets it. The champion stays the release that answers, by its baseline;
 step is taken only if all of this holds, and each refusal is one line with its figures:
 
 - a person has begun the rollout, it has no challenger, isn't latched, and the release is neither its champion nor in
-  quarantine;
+  quarantine, nor the same in all that it decides and says as one that is;
 - risk and accept meet the gating criteria that they were judged by, the learned policy is not left out, and no part of
   the release stands lower than the champion's;
 - the service could try it beside the champion (retain/alike.py), and takes every held-out customer that it takes now;
-- neither risk nor accept is worse than the champion's on the same held-out rows (flows/heldout.py). Worse means that
-  all of the 95 % interval of a paired difference (release less champion) says so: of the AUC its upper end is below 0,
-  or of the Brier score its lower end is above 0. The log loss is no measure: a calibrated score of 0 makes it infinite.
+- neither risk nor accept is worse than the champion's on the same held-out rows (flows/heldout.py), by more than the
+  margins that the experiment states (`not_worse_by`): of AUC and Brier score all of the 95 % interval of the paired
+  difference (release less champion) is within its margin. The log loss is no measure: a calibrated score of 0 makes it
+  infinite.
 
-So chance alone refuses a model as good as the champion's in at most one run of ten (four intervals, one end of each),
-and one that is worse by less than these rows can show isn't noticed. What is refused can be proposed by a person.
+So it is for the data to show that a release is no worse, and few rows propose nothing: a test of non-inferiority, of
+two measures of each model. A release that is worse by its margin or more in one of them passes with 2.5 % at most: it
+has to pass all four, so none of them needs a correction. The same held-out rows are read again in each week. What has
+been compared is kept, and each proposal and refusal says how many comparisons there have been. Nothing is trained or
+chosen by them. What is refused can be proposed by a person.
+
+"In the champion's mode" would be the baseline, since the champion answers by nothing else, and that of another release
+is nothing that a rollout can try. It is the learned policy of the release that is tried, where no customer meets it, so
+nobody is decided about by another mode than before.
 """
 
 from __future__ import annotations
@@ -29,17 +37,22 @@ from numpy.typing import NDArray
 from deploy.people import Desk, Signature, propose_release
 from deploy.settings import read
 from engine.artifact import ArtifactStore, open_artifact
-from engine.errors import RetainError
+from engine.document import Document
+from engine.errors import RetainError, StoreUnavailable
 from engine.releases import find
 from eval.paired import Difference, differences
-from flows.changes import Begun, current_version, outcome
+from flows.changes import FOLDER, Begun, current_version, outcome
 from flows.heldout import Rows, held_out, table_of
 from flows.plan import Plan
 from retain.alike import dataset_digest, what_is_offered
+from retain.frozen import Frozen
 from retain.parts import REQUIRED, Part, Standing
 from retain.plausible import when_outside
 from retain.release import Release, ReleaseError, load
 from retain.rollout import POLICY, Rollout, RolloutError, describe
+from tasks.config import Margins, NotWorseBy
+
+Floats = NDArray[np.float64]
 
 RANKS: Mapping[Standing, int] = {"left_out": 0, "shadow_only": 1, "served": 2}
 # Below so many rows of each class an interval may miss what it says to hold 95 % of the time.
@@ -71,19 +84,15 @@ def promote(plan: Plan, version: str, by: str) -> list[str]:
     if why := not_now(rollout, version, plan.experiment.tag):
         return [f"release {version} is not proposed: {why}"]
     assert rollout is not None
-    champion, release = (_load(plan, each) for each in (rollout.champion.release, version))
-    if why := lower(champion.parts, release.parts) or unlike(champion, release):
+    why, figures = _judged(plan, rollout, version)
+    if why:
         return [f"release {version} is not proposed: {why}"]
-    compared = []
-    for part in REQUIRED:
-        rows = _held_out(plan.artifacts, rollout.champion.release, version, part)
-        if why := _refuses_more(champion, release, part, rows):
-            return [f"release {version} is not proposed: {why}"]
-        compared.append(compare(part, rows, *(_scores(each, part, rows) for each in (champion, release))))
-    if why := worse(compared):
-        return [f"release {version} is not proposed: {why}"]
-    figures = ". ".join(map(str, compared))
     reason = f"it met its criteria, and is not worse than {rollout.champion.release}: {figures}"
+    if rollout.challenger is not None:
+        return [
+            f"release {version} is not proposed: a rollout is in progress: {describe(rollout)}. But for that it would "
+            f"be: {reason}. {instead(rollout, version, plan.experiment.tag)}"
+        ]
     try:
         said = propose_release(desk, version, Signature(by, reason), looked_at=rollout)
     except RolloutError as error:
@@ -101,6 +110,28 @@ def concluded(plan: Plan, begun: Begun, by: str) -> list[str]:
     return [outcome(begun, version), *promote(plan, version, by)]
 
 
+def _judged(plan: Plan, rollout: Rollout, version: str) -> tuple[str, str]:
+    """By all but the rollout: why the release is not proposed, or ""; and what the comparison has shown, if it is."""
+    margins = plan.experiment.not_worse_by
+    assert margins is not None  # without them no retrain is begun
+    champion, release = (_load(plan, each) for each in (rollout.champion.release, version))
+    if why := lower(champion.parts, release.parts) or unlike(champion, release):
+        return why, ""
+    if why := _as_in_quarantine(plan, rollout, release):
+        return why, ""
+    compared = []
+    for part in REQUIRED:
+        rows = _held_out(plan.artifacts, rollout.champion.release, version, part)
+        if why := _refuses_more(champion, release, part, rows):
+            return why, ""
+        compared.append(compare(part, rows, *(_scores(each, part, rows) for each in (champion, release))))
+    number = _note(plan, Reading(champion=rollout.champion.release, release=version))
+    read = f"Held-out rows have been read for {number} comparison{'s' * (number > 1)} so far"
+    if why := worse(compared, margins):
+        return f"{why}. {read}", ""
+    return "", ". ".join([*map(str, compared), read])
+
+
 # -- the rule: each of these returns why a release is not proposed, or "" ------------------------------------------
 
 
@@ -109,8 +140,8 @@ def not_now(rollout: Rollout | None, version: str, experiment: str) -> str:
     if rollout is None:
         begin = f"EXPERIMENT={experiment} python -m deploy.controller propose {version} --by NAME --reason TEXT"
         return f"no rollout of {experiment} was begun, which takes a person: {begin}"
-    if rollout.challenger is not None:
-        return f"a rollout is in progress: {describe(rollout)}"
+    if rollout.challenger is not None and rollout.challenger.release == version:
+        return f"it is the challenger already: {describe(rollout)}"
     if barred := [each for each in rollout.quarantined if each.release == version]:
         return f"it is in quarantine, since {barred[-1].by} rolled it back: {barred[-1].why}"
     if rollout.latched:
@@ -118,6 +149,15 @@ def not_now(rollout: Rollout | None, version: str, experiment: str) -> str:
     if rollout.champion.release == version:
         return "it is the champion"
     return ""
+
+
+def instead(rollout: Rollout, version: str, experiment: str) -> str:
+    """What a person can do who would rather try the release than the challenger."""
+    assert rollout.challenger is not None
+    command = f"EXPERIMENT={experiment} python -m deploy.controller propose {version}"
+    signed = f"{command} --in-place-of {rollout.challenger.release} --by NAME --reason TEXT"
+    meanwhile = ", and the baseline decides about its customers until then" if rollout.percent else ""
+    return f"To try it instead takes a person{meanwhile}: {signed}"
 
 
 def lower(champion: Mapping[str, Part], release: Mapping[str, Part]) -> str:
@@ -149,14 +189,14 @@ def unlike(champion: Release, release: Release) -> str:
     return ""
 
 
-def compare(part: str, rows: Rows, champion: NDArray[np.float64], release: NDArray[np.float64]) -> Comparison:
+def compare(part: str, rows: Rows, champion: Floats, release: Floats) -> Comparison:
     """Of the probabilities (n,) that both give the rows."""
     rarer = int(min(rows.y.sum(), (1 - rows.y).sum()))
     found = differences(rows.y, champion, release) if rarer >= LEAST_OF_EACH_CLASS else ()
     return Comparison(part, len(rows.y), rarer, found)
 
 
-def worse(compared: Sequence[Comparison]) -> str:
+def worse(compared: Sequence[Comparison], margins: NotWorseBy) -> str:
     """By the held-out rows."""
     for each in compared:
         if not each.differences:
@@ -165,8 +205,13 @@ def worse(compared: Sequence[Comparison]) -> str:
                 f"class: at least {LEAST_OF_EACH_CLASS} are needed to tell whether it is worse than the champion's"
             )
     for each in compared:
-        if lost := [str(difference) for difference in each.differences if difference.worse]:
-            return f"its {each.part} is worse than the champion's on {each.rows:,} held-out rows: {'; '.join(lost)}"
+        part: Margins = getattr(margins, each.part)
+        allowed = zip(each.differences, (part.auc, part.brier), strict=True)
+        if lost := [f"{one}, where {margin:g} is the margin" for one, margin in allowed if not one.within(margin)]:
+            return (
+                f"its {each.part} is not shown to be as good as the champion's on {each.rows:,} held-out rows: "
+                f"{'; '.join(lost)}"
+            )
     return ""
 
 
@@ -192,6 +237,47 @@ def _refused(release: Release, values: Mapping[str, object]) -> list[str]:
     return [name for name in outside if when_outside(release.spec, name) == "refuse"]
 
 
+def _as_in_quarantine(plan: Plan, rollout: Rollout, release: Release) -> str:
+    """A change of criteria or limits alone makes another release of the same parts, which is no other one."""
+    for barred in rollout.quarantined:
+        try:
+            versions = _load(plan, barred.release).versions
+        except StoreUnavailable:
+            raise
+        except RetainError:
+            continue  # it was removed from the store, or is damaged: nothing can be told of it
+        if versions == release.versions:
+            return f"it decides and says the same as {barred.release}, which {barred.by} rolled back: {barred.why}"
+    return ""
+
+
+# -- what was read before ------------------------------------------------------------------------------------------
+
+
+class Reading(Frozen):
+    """A comparison of two releases (their versions) on the held-out rows of both."""
+
+    champion: str
+    release: str
+
+
+class Readings(Frozen):
+    """All of an experiment, in order. Two releases that are compared again tell nothing new, and count once."""
+
+    readings: tuple[Reading, ...] = ()
+
+
+def _note(plan: Plan, reading: Reading) -> int:
+    """How many comparisons there were, with this one."""
+
+    def noted(before: Readings | None) -> Readings:
+        there = before or Readings()
+        return there if reading in there.readings else Readings(readings=(*there.readings, reading))
+
+    key = f"{FOLDER}/{plan.experiment.tag}/readings.json"
+    return len(Document(plan.store, key, Readings).change(noted).readings)
+
+
 # -- what it goes by -----------------------------------------------------------------------------------------------
 
 
@@ -208,7 +294,7 @@ def _held_out(artifacts: ArtifactStore, champion: str, version: str, part: str) 
     return held_out(newer, older)
 
 
-def _scores(release: Release, part: str, rows: Rows) -> NDArray[np.float64]:
+def _scores(release: Release, part: str, rows: Rows) -> Floats:
     scorer = release.risk if part == "risk" else release.accept
     return scorer.scores(scorer.featurizer.transform(rows.columns))
 

@@ -781,6 +781,20 @@ class Canary(Frozen):
     rollback_pages: bool
 
 
+class Margins(Frozen):
+    """Differences that don't matter: of the AUC, and of the Brier score."""
+
+    auc: Annotated[float, Field(gt=0, le=0.1)]
+    brier: Annotated[float, Field(gt=0, le=0.1)]
+
+
+class NotWorseBy(Frozen):
+    """How much worse than the champion's the models of a release may be that a retrain proposes (flows/promote.py)."""
+
+    risk: Margins
+    accept: Margins
+
+
 class Experiment(Frozen):
     """ops/configs/experiment_<tag>.yaml, with what it extends and includes."""
 
@@ -795,6 +809,7 @@ class Experiment(Frozen):
     execution: Execution
     monitoring: Monitoring
     canary: Canary
+    not_worse_by: NotWorseBy | None = None  # of experiments that are retrained
 
     @model_validator(mode="after")
     def _place_of_its_own(self) -> Experiment:

@@ -96,9 +96,8 @@ def begun(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Weekly
     assert f"release {first} is not proposed: no rollout of {TAG} was begun, which takes a person" in said
     assert weekly.rollout is None
     weekly.controller("propose", first)
-    assert (
-        f"release {first} is not proposed: a rollout is in progress: {first} in the shadow of {first}"
-        in weekly.retrain()
+    assert f"release {first} is not proposed: it is the challenger already: {first} in the shadow of {first}" in (
+        weekly.retrain()
     )
     weekly.controller("rollback")
     weekly.controller("release-latch")
@@ -135,7 +134,8 @@ def test_one_appended_row_makes_a_release_and_proposes_it(weekly: Weekly) -> Non
     proposed = rollout.history[-1]
     assert (proposed.action, proposed.by) == ("propose", "make retrain")
     assert f"is not worse than {first}: risk on " in proposed.reason
-    assert f"release {second} is not proposed: a rollout is in progress" in weekly.retrain()
+    assert proposed.reason.endswith("Held-out rows have been read for 1 comparison so far")
+    assert f"release {second} is not proposed: it is the challenger already" in weekly.retrain()
     assert weekly.rollout == rollout
 
 
@@ -177,7 +177,7 @@ def test_a_release_with_a_worse_model_is_made_but_not_proposed(weekly: Weekly) -
     change_rows(weekly.table, with_labels_shuffled)
     said = weekly.retrain()
     (second,) = weekly.releases() - {first}
-    assert f"release {second} is not proposed: its risk is worse than the champion's on " in said
+    assert f"release {second} is not proposed: its risk is not shown to be as good as the champion's on " in said
     assert "AUC 0." in said
     assert weekly.rollout == before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ def table(keys: str, test: str) -> Table:
     return Table(rows, np.array([key in test for key in keys]))
 
 
+def again(keys: str, test: int) -> Table:
+    """Rows of which only that with this number is in the test part."""
+    return replace(table(keys, ""), test=np.arange(len(keys)) == test)
+
+
 @pytest.mark.parametrize(
     ("older", "newer", "kept"),
     [
@@ -33,9 +39,11 @@ def table(keys: str, test: str) -> Table:
         (table("abcdef", "ab"), table("abcdef", "ef"), ""),
         (table("abcd", "d"), table("cdxy", "cxy"), "xy"),  # c has moved; it is the same row all the same
         (table("abb", ""), table("abb", "b"), ""),
+        (again("abcb", 3), again("abcb", 3), ""),  # a second row that says the same, in the training part of both
+        (table("ab", "b"), again("abcb", 3), ""),  # and of the newer one alone
     ],
 )
-def test_a_row_that_the_older_one_has_learned_from_does_not_count(older: Table, newer: Table, kept: str) -> None:
+def test_a_row_that_one_of_both_has_learned_from_does_not_count(older: Table, newer: Table, kept: str) -> None:
     rows = held_out(newer, older)
     assert "".join(map(str, rows.keys)) == kept
     assert "".join(rows.columns["name"].tolist()) == kept

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from deploy import people
+from engine.document import Document
+from flows import promote as promoting
 from flows.heldout import Rows
-from flows.promote import Comparison, _refuses_more, compare, lower, not_now, unlike, worse
+from flows.plan import Plan
+from flows.promote import Comparison, Floats, _refuses_more, compare, lower, not_now, promote, unlike, worse
 from retain.parts import Part
 from retain.plausible import Plausibility, Ranges
-from retain.rollout import Rollout, forgive, propose, release_latch, roll_back
+from retain.rollout import MAX_WORDS, Evidence, Rollout, forgive, propose, release_latch, roll_back, rollout_key
+from retain.rollout import promote as promote_rollout
+from retain.signals import SIGNALS
+from tasks.config import Margins, NotWorseBy
 from tests.datasets import described
 from tests.deploy.fakes import GOOD_PARTS, MISSED_PARTS, NO_PARTS
-from tests.rollouts import ANN, CHAMPION, GOOD, MISSED, part
+from tests.flows.toy_plan import MARGINS, toy_plan
+from tests.rollouts import ANN, CHAMPION, DAY, GOOD, MISSED, PLAN, figures, part
 
 STARTED = propose(None, CHAMPION, GOOD, **ANN)
 LATCHED = roll_back(STARTED, by="Ann", why="too many complaints", at=2)
@@ -28,8 +38,8 @@ FREE = release_latch(LATCHED, **ANN)
     ("rollout", "version", "says"),
     [
         (None, MISSED, "no rollout of toy was begun, which takes a person: EXPERIMENT=toy python -m deploy.controller"),
-        (STARTED, MISSED, f"a rollout is in progress: {GOOD} in the shadow of {CHAMPION}"),
-        (STARTED, GOOD, f"a rollout is in progress: {GOOD} in the shadow of {CHAMPION}"),
+        (STARTED, GOOD, f"it is the challenger already: {GOOD} in the shadow of {CHAMPION}"),
+        (STARTED, CHAMPION, "it is the champion"),
         (LATCHED, MISSED, "the rollout is latched after a rollback, until a person releases the latch"),
         (LATCHED, GOOD, "it is in quarantine, since Ann rolled it back: too many complaints"),
         (FREE, GOOD, "it is in quarantine, since Ann rolled it back: too many complaints"),
@@ -42,6 +52,7 @@ def test_by_the_rollout_alone(rollout: Rollout | None, version: str, says: str) 
 
 def test_by_the_rollout_nothing_is_against_it() -> None:
     assert not_now(FREE, MISSED, "toy") == ""
+    assert not_now(STARTED, MISSED, "toy") == ""  # whether it would be is to be said
     assert not_now(forgive(FREE, GOOD, **ANN), GOOD, "toy") == ""
 
 
@@ -137,12 +148,30 @@ def compared(part: str = "risk", noise: float = 0.0, rows: int = 2_000) -> Compa
 
 
 def test_a_worse_model_is_named_with_its_figures() -> None:
-    assert worse([compared(), compared("accept")]) == ""
-    assert worse([compared(noise=0.02), compared("accept")]) == ""
-    said = worse([compared(), compared("accept", noise=1.5)])
-    assert said.startswith("its accept is worse than the champion's on 2,000 held-out rows: AUC 0.")
-    assert "Brier score" in said
+    assert worse([compared(), compared("accept")], MARGINS) == ""
+    assert worse([compared(noise=0.02), compared("accept")], MARGINS) == ""
+    said = worse([compared(), compared("accept", noise=1.5)], MARGINS)
+    assert said.startswith("its accept is not shown to be as good as the champion's on 2,000 held-out rows: AUC 0.")
+    assert ", where 0.01 is the margin; Brier score 0." in said
+    assert said.endswith(", where 0.003 is the margin")
     assert "\n" not in said
+
+
+def test_what_so_few_rows_can_not_show_is_not_proposed() -> None:
+    """That a difference isn't seen is no sign that there is none."""
+    few = compared(noise=0.2, rows=200)
+    assert not any(each.worse for each in few.differences)
+    assert worse([few], MARGINS).startswith(
+        "its risk is not shown to be as good as the champion's on 200 held-out rows"
+    )
+    wide = NotWorseBy(risk=Margins(auc=0.1, brier=0.1), accept=MARGINS.accept)
+    assert worse([few], wide) == ""
+
+
+def test_a_model_that_gives_no_numbers_is_not_proposed() -> None:
+    nothing = compared()
+    broken = [replace(each, now=math.nan, low=math.nan, high=math.nan) for each in nothing.differences]
+    assert "its risk is not shown to be as good" in worse([replace(nothing, differences=tuple(broken))], MARGINS)
 
 
 def test_a_better_model_is_not_worse() -> None:
@@ -150,10 +179,112 @@ def test_a_better_model_is_not_worse() -> None:
     swapped = [
         replace(each, before=each.now, now=each.before, low=-each.high, high=-each.low) for each in better.differences
     ]
-    assert worse([replace(better, differences=tuple(swapped))]) == ""
+    assert worse([replace(better, differences=tuple(swapped))], MARGINS) == ""
 
 
 def test_too_few_rows_tell_nothing() -> None:
-    said = worse([compared(rows=40)])
+    said = worse([compared(rows=40)], MARGINS)
     assert said.startswith("40 rows are held out from the risk of both releases, ")
     assert said.endswith("at least 30 are needed to tell whether it is worse than the champion's")
+
+
+# -- all of it, with what is read and written
+
+
+@dataclass
+class Scene:
+    """A rollout, and a release of which nothing is wrong unless the test says otherwise."""
+
+    plan: Plan
+    rollout: Document[Rollout]
+    releases: dict[str, Any]
+    scores: dict[str, Floats]
+
+    def promote(self, version: str = MISSED) -> list[str]:
+        return promote(self.plan, version, "a retrain")
+
+    def put(self, rollout: Rollout) -> Rollout:
+        return self.rollout.change(lambda _: rollout)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """What is read from tables and models is given, what is kept lies in a store."""
+    plan = toy_plan(tmp_path / "store")
+    plan = replace(plan, experiment=plan.experiment.model_copy(update={"tag": "toy"}))
+    rng = np.random.default_rng(7)
+    chance = 1 / (1 + np.exp(-rng.normal(-1, 1, 2_000)))
+    rows = Rows({}, (rng.random(2_000) < chance).astype(np.float64), [])
+    made = Scene(
+        plan,
+        Document(plan.store, rollout_key("toy"), Rollout),
+        {each: release(parts=GOOD_PARTS, versions={"policy": each}) for each in (CHAMPION, GOOD, MISSED)},
+        dict.fromkeys((CHAMPION, GOOD, MISSED), chance),
+    )
+    monkeypatch.setattr(promoting, "_load", lambda plan, version: made.releases[version])
+    monkeypatch.setattr(promoting, "_held_out", lambda artifacts, champion, version, part: rows)
+    monkeypatch.setattr(promoting, "_refuses_more", lambda *_: "")
+    by_release = {id(each): version for version, each in made.releases.items()}
+    monkeypatch.setattr(promoting, "_scores", lambda release, part, rows: made.scores[by_release[id(release)]])
+    parts = SimpleNamespace(version=MISSED, parts=GOOD_PARTS)
+    monkeypatch.setattr(people, "named", lambda release, experiment: parts)
+    monkeypatch.setattr(people, "_others_answer", lambda *_: [])
+    made.put(FREE)
+    return made
+
+
+def test_each_comparison_is_counted_once(scene: Scene) -> None:
+    worse_scores = np.clip(scene.scores[MISSED] + np.random.default_rng(1).normal(0, 0.3, 2_000), 0, 1)
+    good, scene.scores[MISSED] = scene.scores[MISSED], worse_scores
+    for _ in range(2):  # nothing has changed meanwhile
+        (said,) = scene.promote()
+        assert said.startswith(f"release {MISSED} is not proposed: its risk is not shown to be as good as ")
+        assert said.endswith("the margin. Held-out rows have been read for 1 comparison so far")
+    scene.scores[MISSED] = good
+    scene.put(forgive(FREE, GOOD, **ANN))
+    scene.scores[GOOD] = worse_scores
+    assert scene.promote(GOOD)[0].endswith("read for 2 comparisons so far")
+    said = scene.promote()[0]
+    assert f"release {MISSED} is proposed as the challenger, in the shadow of {CHAMPION}: it met its criteria" in said
+    rollout = scene.rollout.read()
+    assert rollout is not None
+    reason = rollout.history[-1].reason
+    assert reason.endswith("Held-out rows have been read for 2 comparisons so far")
+    # At most: more rows than a file may have, every figure negative, and a thousand comparisons.
+    assert len(reason) + 2 * len("99,999,999") + 8 + 3 < MAX_WORDS
+
+
+def test_the_same_under_another_name_as_one_in_quarantine_is_not_proposed(scene: Scene) -> None:
+    """Other criteria alone make another release of the very policy that was rolled back."""
+    scene.releases[MISSED].versions = dict(scene.releases[GOOD].versions)
+    assert scene.promote() == [
+        f"release {MISSED} is not proposed: it decides and says the same as {GOOD}, which Ann rolled back: "
+        "too many complaints"
+    ]
+    del scene.releases[GOOD]  # of one that was removed from the store nothing can be told
+
+
+def test_behind_a_challenger_it_says_whether_it_would_be_proposed_and_how_a_person_does(scene: Scene) -> None:
+    other = propose(None, CHAMPION, GOOD, **ANN)
+    scene.put(other)
+    (said,) = scene.promote()
+    assert said.startswith(
+        f"release {MISSED} is not proposed: a rollout is in progress: {GOOD} in the shadow of {CHAMPION}. But for that "
+        "it would be: it met its criteria, and is not worse than"
+    )
+    assert said.endswith(
+        f"To try it instead takes a person: EXPERIMENT=toy python -m deploy.controller propose {MISSED} "
+        f"--in-place-of {GOOD} --by NAME --reason TEXT"
+    )
+    full = other.model_copy(update={"phase": "full", "percent": 100.0})
+    scene.put(full)
+    (said,) = scene.promote()
+    assert "takes a person, and the baseline decides about its customers until then: EXPERIMENT=toy" in said
+    assert scene.rollout.read() == full, "no customer is thrown back by a retrain"
+
+
+def test_after_a_promotion_the_release_is_compared_with_the_new_champion(scene: Scene) -> None:
+    full = propose(None, CHAMPION, GOOD, **ANN).model_copy(update={"phase": "full", "percent": 100.0})
+    signals = Evidence(1, GOOD, GOOD_PARTS, figures(SIGNALS), DAY)
+    scene.put(promote_rollout(full, GOOD, signals, PLAN, **ANN))
+    assert f"is not worse than {GOOD}: risk on 2,000 held-out rows" in scene.promote()[0]

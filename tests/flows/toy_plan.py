@@ -10,8 +10,10 @@ from engine.stage import Resources, Stage
 from engine.store import FolderStore
 from flows.board import Board, Row
 from flows.plan import Plan, load_experiment
+from tasks.config import Margins, NotWorseBy
 
 TOYS = "tests.engine.toy_stages"
+MARGINS = NotWorseBy(risk=Margins(auc=0.01, brier=0.003), accept=Margins(auc=0.01, brier=0.003))
 
 
 def toy_stage(name: str, inputs: tuple[str, ...] = (), function: str = "walk") -> Stage:
@@ -53,7 +55,9 @@ def toy_plan(
     config = {"steps": steps, "pause_s": pause_s, "scale": 1.0}
     return Plan(
         named="toy",
-        experiment=experiment.model_copy(update={"execution": execution, "costs": costs, "criteria": {}}),
+        experiment=experiment.model_copy(
+            update={"execution": execution, "costs": costs, "criteria": {}, "not_worse_by": MARGINS}
+        ),
         store=FolderStore(root),
         stages=stages,
         sources={},
