@@ -238,7 +238,7 @@ def variables(
         "RETAIN_RENTED_ENV": {**store.environment, "GCE_METADATA_HOST": METADATA_HOST},
         "RETAIN_VERTEX_ENV": {**store.environment, "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"},
         "RETAIN_REGION": load_experiment("exp_001_mvp").costs.region,
-        "RETAIN_WORKER_ACCOUNT": f"retain-vertex@{project}.iam.gserviceaccount.com",
+        "RETAIN_VERTEX_ACCOUNT": f"retain-vertex@{project}.iam.gserviceaccount.com",
     }
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.flows.toy_schedule ROOT`: of each run that Prefect's server has planned, whether it did by itself."""
+"""`python -m tests.flows.toy_schedule ROOT`: of each run that Prefect's server has planned, whether by itself."""
 
 from __future__ import annotations
 
