@@ -38,7 +38,7 @@ locals {
 
   project_grants = {
     host-grow    = { account = "host", role = google_project_iam_custom_role.host_grow.id, call = "regionInstanceGroupManagers.resize, and before it regions.get, acceleratorTypes.list, projects.get: a run that wants machines (flows/capacity.py)" }
-    vertex-run   = { account = "host", role = google_project_iam_custom_role.vertex.id, call = "aiplatform.customJobs.create, get, cancel: prefect-gcp's worker (flows/google.py)" }
+    vertex-run   = { account = "host", role = google_project_iam_custom_role.vertex.id, call = "aiplatform.customJobs.create, get, cancel: prefect-gcp's worker (flows/google_cloud.py)" }
     worker-leave = { account = "worker", role = google_project_iam_custom_role.leave.id, call = "regionInstanceGroupManagers.deleteInstances: an idle machine (infra/startup/worker.sh)" }
   }
 
@@ -55,7 +55,7 @@ locals {
   operator_secret_grants = {
     prefect = { secret = "prefect-auth", role = "roles/secretmanager.secretAccessor", call = "gcloud secrets versions access (docs/GOOGLE_CLOUD.md)" }
     keys    = { secret = "api-keys", role = "roles/secretmanager.secretAccessor", call = "gcloud secrets versions access (docs/GOOGLE_CLOUD.md)" }
-    page    = { secret = "page-url", role = "roles/secretmanager.secretAccessor", call = "GcpSecret.read_secret of make deploy (flows/google.py)" }
+    page    = { secret = "page-url", role = "roles/secretmanager.secretAccessor", call = "GcpSecret.read_secret of make deploy (flows/google_cloud.py)" }
   }
 
   operator_grants = {
@@ -63,7 +63,7 @@ locals {
     login  = { role = "roles/compute.osAdminLogin", call = "gcloud compute ssh: docker exec of the controller wants root (docs/OPERATOR_RUNBOOK.md)" }
     look   = { role = "roles/compute.viewer", call = "compute.instances.get, compute.projects.get of gcloud compute ssh (docs/GOOGLE_CLOUD.md)" }
     logs   = { role = "roles/logging.viewer", call = "gcloud logging read: what a machine said that is gone (docs/GOOGLE_CLOUD.md)" }
-    use    = { role = "roles/serviceusage.serviceUsageConsumer", call = "serviceusage.services.use: who is charged for the calls of make deploy (flows/google.py)" }
+    use    = { role = "roles/serviceusage.serviceUsageConsumer", call = "serviceusage.services.use: who is charged for the calls of make deploy (flows/google_cloud.py)" }
     grow   = { role = google_project_iam_custom_role.grow.id, call = "regionInstanceGroupManagers.resize: to end all machines of a pool (docs/GOOGLE_CLOUD.md)" }
   }
 }

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from flows.google import PAGE_URL, VERTEX
 from jsonschema import Draft202012Validator
 
 from deploy.pages import pages_key
 from engine.approvals import APPROVALS
 from engine.fingerprint import ROOT
 from engine.prices import PRICES, load_prices
+from flows.google_cloud import PAGE_URL, VERTEX
 from flows.plan import load_experiment
 from flows.pools import RENTED
 from images.build import Pushed
