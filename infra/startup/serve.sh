@@ -1,10 +1,11 @@
 # The machine of the service: deploy/compose.yaml, whose replicas Google's load balancer reaches at this machine's address.
 
 up() {
-  local folder="$STATE/serve" image bind store experiment keys page password admin controller
+  local folder="$STATE/serve" image bind store experiment keys page password admin controller assignment
   image="$(attribute retain-image)"
   store="$(attribute retain-store)"
-  experiment="$(attribute retain-experiment)"
+  export_settings
+  experiment="${RETAIN_EXPERIMENT:?the settings name no experiment}"
   bind="$(metadata instance/network-interfaces/0/ip)"
   keys="$(secret retain-keys-secret)"
   page="$(secret retain-page-secret)"
@@ -12,6 +13,7 @@ up() {
   password="$(made_once postgres)"
   admin="$(made_once admin)"
   controller="$(made_once controller)"
+  assignment="$(made_once assignment)" # not the public one: whoever knows it knows who is in which arm
   log_in
   pull "$image" || fail "the image of the service can't be pulled: $image"
   from_metadata retain-compose "$folder/compose.yaml"
@@ -35,14 +37,25 @@ up() {
   printf -v RETAIN_API_KEYS %s "$keys"
   printf -v RETAIN_ADMIN_TOKEN %s "$admin"
   printf -v RETAIN_CONTROLLER_TOKEN %s "$controller"
-  export POSTGRES_PASSWORD DATABASE_URL RETAIN_API_KEYS RETAIN_ADMIN_TOKEN RETAIN_CONTROLLER_TOKEN
+  printf -v ASSIGNMENT_KEY %s "$assignment"
+  export POSTGRES_PASSWORD DATABASE_URL RETAIN_API_KEYS RETAIN_ADMIN_TOKEN RETAIN_CONTROLLER_TOKEN ASSIGNMENT_KEY
   [[ "$page" != http* ]] || printf -v RETAIN_PAGE_URL %s "$page"
   RETAIN_RENDERED="$(cat "$folder"/rendered/*.yaml | sha256sum | cut --characters=1-12)"
   export RETAIN_RENDERED RETAIN_IMAGE_SERVE="$image" RETAIN_BIND="$bind" RETAIN_STORE="$store"
-  export RETAIN_EXPERIMENT="$experiment" RETAIN_HOST_RENDERED="$folder/rendered"
+  export RETAIN_HOST_RENDERED="$folder/rendered"
   docker-compose --project-name retain-serve --project-directory "$folder" --file "$folder/compose.yaml" \
     --file "$folder/compose.cloud.yaml" up --detach >&2
   say "the service is at $bind:8000 and $bind:8010"
+}
+
+# Those of docs/SETTINGS.md that Terraform knows of, NAME=VALUE in a line each; the experiment is always among them.
+export_settings() {
+  local settings setting
+  settings="$(attribute retain-settings)"
+  while read -r setting; do
+    [[ "$setting" =~ ^[A-Z_]+= ]] || fail "is no setting of the service: $setting"
+    export "${setting?}"
+  done <<<"$settings"
 }
 
 case "${1:-begin}" in

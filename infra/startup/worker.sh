@@ -89,7 +89,7 @@ watch() {
     elif ((SECONDS - worked_at < PULL_S)) && work_is_waiting; then
       idle_since=$SECONDS
     elif ((SECONDS - idle_since >= idle_s)); then
-      docker stop --time=10 retain-worker >/dev/null 2>&1 || true
+      docker stop -t 10 retain-worker >/dev/null 2>&1 || true
       if ! at_work; then # nor has the worker taken something at the last moment
         say "nothing to do for $idle_s seconds"
         delete_instance
@@ -153,7 +153,7 @@ leave_when_preempted() {
 
 leave() {
   local containers stopping tries
-  docker stop --time=2 retain-worker >/dev/null 2>&1 & # so that it takes nothing more
+  docker stop -t 2 retain-worker >/dev/null 2>&1 & # so that it takes nothing more
   stopping=$!
   containers="$(docker ps --quiet "${STAGES[@]}")"
   if [[ -n "$containers" ]]; then

@@ -21,7 +21,7 @@ locals {
       script = "serve.sh"
       folder = "${path.module}/../../deploy"
       settings = {
-        retain-experiment  = var.experiment
+        retain-settings    = join("\n", [for name, value in merge(var.service_settings, { RETAIN_EXPERIMENT = var.experiment }) : "${name}=${value}"])
         retain-keys-secret = google_secret_manager_secret.secret["api-keys"].secret_id
         retain-page-secret = google_secret_manager_secret.secret["page-url"].secret_id
       }

@@ -72,6 +72,38 @@ variable "experiment" {
   }
 }
 
+variable "service_settings" {
+  description = "Settings of the service (docs/SETTINGS.md), such as { CANARY_PERCENT = \"2\" }. No secret: everybody who sees the machine sees them."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition = alltrue([
+      for name, value in var.service_settings : can(regex("^[^\n]+$", value)) && contains([
+        "ACCEPT_MODEL_PATH",
+        "CANARY_PERCENT",
+        "CHALLENGER_PATH",
+        "FORCE_BASELINE",
+        "PPO_POLICY_PATH",
+        "RELEASE_PATH",
+        "RETAIN_ARM_MEMORY_MB",
+        "RETAIN_BUDGET_USD",
+        "RETAIN_EXPLORATION",
+        "RETAIN_HOLD_OUT_PERCENT",
+        "RETAIN_KEEP_ALIVE",
+        "RETAIN_KEEP_DAYS",
+        "RETAIN_WORKERS",
+        "RETAIN_WORKER_MEMORY_MB",
+        "RISK_MODEL_PATH",
+        "RLHF_PATH",
+        "RM_PATH",
+        "SFT_PATH",
+      ], name)
+    ])
+    error_message = "service_settings: wants settings of the service that are no secrets (docs/SETTINGS.md), each with a value of one line."
+  }
+}
+
 variable "pushed_images" {
   description = "What `make images PUSH=` wrote. While the file isn't there, no machines are made."
   type        = string

@@ -282,7 +282,7 @@ def test_googles_notice_reaches_the_containers_as_sigterm(worker: Machine, cloud
     finally:
         said = end(watching)
     assert worker.calls("docker kill") == ["docker kill --signal=TERM one"]
-    assert "docker stop --time=2 retain-worker" in worker.calls("docker stop")
+    assert "docker stop -t 2 retain-worker" in worker.calls("docker stop")
     assert "being taken away" in said
     assert cloud.deleted == []  # the group makes another one in its place
 
@@ -324,7 +324,7 @@ def server(tmp_path: Path, cloud: Google) -> Machine:
     cloud.attributes |= {
         "retain-compose": (stack / "compose.yaml").read_text(),
         "retain-compose-cloud": (stack / "compose.cloud.yaml").read_text(),
-        "retain-experiment": "exp_001_mvp",
+        "retain-settings": "CANARY_PERCENT=2\nRELEASE_PATH=gs://bucket/a b=c\nRETAIN_EXPERIMENT=exp_001_mvp",
         "retain-keys-secret": "retain-api-keys",
         "retain-page-secret": "retain-page-url",
     }
@@ -406,9 +406,11 @@ def test_the_service_s_machine_renders_what_prometheus_reads_and_starts(server: 
     given = server.environment_of_compose
     assert given["RETAIN_API_KEYS"] == "shop:the-key-of-the-shop"
     assert given["DATABASE_URL"] == f"postgresql://retain:{given['POSTGRES_PASSWORD']}@postgres/retain"
-    assert len({given[name] for name in ("POSTGRES_PASSWORD", "RETAIN_ADMIN_TOKEN", "RETAIN_CONTROLLER_TOKEN")}) == 3
+    own = ("POSTGRES_PASSWORD", "RETAIN_ADMIN_TOKEN", "RETAIN_CONTROLLER_TOKEN", "ASSIGNMENT_KEY")
+    assert len({given[name] for name in own}) == 4
+    assert (given["CANARY_PERCENT"], given["RELEASE_PATH"]) == ("2", "gs://bucket/a b=c")
     assert "RETAIN_PAGE_URL" not in given
-    for name in ("RETAIN_API_KEYS", "POSTGRES_PASSWORD", "RETAIN_ADMIN_TOKEN"):
+    for name in ("RETAIN_API_KEYS", *own):
         assert given[name] not in server.arguments
 
     cloud.secrets["retain-page-url"] = "https://page.example.com/hook?key=secret"
@@ -417,7 +419,15 @@ def test_the_service_s_machine_renders_what_prometheus_reads_and_starts(server: 
     assert "page.example.com" not in server.arguments
     # Filled in inside the container, where nobody else reads it.
     assert server.state("serve/rendered/alertmanager.yaml").read_text() == "page: http://page-url.invalid/\n"
-    assert server.environment_of_compose["RETAIN_ADMIN_TOKEN"] == given["RETAIN_ADMIN_TOKEN"]
+    assert {name: server.environment_of_compose[name] for name in own} == {name: given[name] for name in own}
+
+
+def test_what_is_no_setting_starts_nothing(server: Machine, cloud: Google) -> None:
+    cloud.attributes["retain-settings"] += "\nwhat is this"
+    ended = server.run("up")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].endswith("is no setting of the service: what is this")
+    assert server.calls("docker") == []
 
 
 def test_the_service_waits_for_a_release_and_begins_by_itself(server: Machine) -> None:

@@ -429,6 +429,13 @@ def test_a_variable_is_described_checked_and_used(name: str) -> None:
     assert uses > 0
 
 
+def test_the_service_s_settings_are_those_that_compose_hands_on() -> None:
+    replica = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]["serve-1"]["environment"]
+    handed_on = {name for name, value in replica.items() if value is None}
+    (validation,) = VARIABLES["service_settings"]["validation"]
+    assert set(re.findall(r'"([A-Z_]+)"', validation["condition"])) == handed_on - {"ASSIGNMENT_KEY", "PSEUDONYM_KEY"}
+
+
 def test_the_example_gives_every_variable_that_has_no_default() -> None:
     given = set(re.findall(r"^(\w+) +=", (FOLDER / "example.tfvars").read_text(), flags=re.MULTILINE))
     assert given == {name for name, body in VARIABLES.items() if "default" not in body} | {"domain"}
@@ -545,6 +552,7 @@ def test_bad_values_are_refused_in_one_line_each(tmp_path: Path) -> None:
         "gpu_machine": '"a2-highgpu-1g"',
         "cpu_machine": '"n1-standard-8"',
         "idle_seconds": "5",
+        "service_settings": '{ ASSIGNMENT_KEY = "x" }',
         "budget_usd": "0.5",
         "budget_email": '"nobody"',
     }
