@@ -23,6 +23,7 @@ from deploy.pages import pages_key
 from engine.approvals import APPROVALS
 from engine.fingerprint import ROOT
 from engine.prices import PRICES, load_prices
+from flows import capacity
 from flows.google_cloud import PAGE_URL, VERTEX
 from flows.plan import load_experiment
 from flows.pools import RENTED
@@ -349,6 +350,11 @@ def test_pools_are_those_of_the_deployments() -> None:
     assert {*pools(), "gpu-vertex"} == RENTED.keys()
     for name, pool in pools().items():
         assert (pool["gpu"], "spot" in pool["scheduling"]) == (RENTED[name].gpu, RENTED[name].preemptible), name
+
+
+def test_a_run_grows_the_groups_that_are_there() -> None:
+    assert capacity.GROUP.format("${each.key}") == GROUP["name"]
+    assert GROUP["region"] == "${var.region}"
 
 
 def test_what_a_pool_is_billed_for_has_its_label() -> None:
