@@ -107,13 +107,15 @@ def _carried_out(
     proposed_by: str | None = None,
 ) -> State[None]:
     owner = str(flow_run.id)
+    # A month's ledger refuses by itself what else comes in that month, and what comes in the next one is not to wait.
+    paused_with = flow_run.deployment_id if plan.earlier_scope is None else None
     rows = [Row(stage.name, stage.inputs, usd_per_hour=plan.machine(stage).usd_per_hour) for stage in plan.stages]
     run = Run(
         plan,
         Board({row.stage: row for row in rows}, on_notice=log.warning),
         launcher=containers(flow_run.id, plan.experiment.costs.region),
         waits_s=LATER_AND_LATER,
-        announce=announcer(plan.experiment.costs.scope, flow_run.id, flow_run.deployment_id),
+        announce=announcer(plan.experiment.costs.scope, flow_run.id, paused_with),
     )
 
     def prepare(name: str) -> None:

@@ -31,7 +31,7 @@ from flows.launch import HERE
 from flows.parent import Prepare
 from flows.plan import Plan
 from flows.pools import Pool, Pools
-from flows.run import Run, carry_out
+from flows.run import Announce, Run, carry_out
 from tests.flows.toy_plan import toy_plan, toy_stage
 
 CHAIN = (toy_stage("customers"), toy_stage("risk", ("customers",)), toy_stage("release", ("risk",)))
@@ -158,6 +158,7 @@ class Runs:
     def __init__(self, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
         self.plan, self.flow_run, self.count = plan, uuid4(), 1
         self.own, self.told = Own(), list[tuple[str, str]]()
+        self.deployment, self.told_about = uuid4(), list[UUID | None]()
         self.open_at_last: list[str] = []  # when the costs are shown for the last time
         self.fails_at: str | None = None
         self.error: BaseException = RetainError("it failed")
@@ -167,7 +168,7 @@ class Runs:
         monkeypatch.setattr(parent, "make_plan", lambda *_, **__: self.plan)
         monkeypatch.setattr(parent, "check_deployments", lambda stages: None)
         monkeypatch.setattr(parent, "containers", lambda flow_run, region: replace(HERE, owner=str(flow_run)))
-        monkeypatch.setattr(parent, "announcer", lambda *_: lambda event, words: self.told.append((event, words)))
+        monkeypatch.setattr(parent, "announcer", self._announcer)
         monkeypatch.setattr(parent, "watched", lambda run: budget.watched(run, every_s=0.02))
         monkeypatch.setattr(parent, "published", self._published)
         monkeypatch.setattr(parent, "OwnState", lambda *_: self.own)
@@ -178,8 +179,14 @@ class Runs:
         yield
         self.open_at_last = [e.attempt_id for e in ledger.entries(run.plan.store, "chaos") if e.state == "open"]
 
+    def _announcer(self, scope: str, flow_run: UUID, deployment: UUID | None) -> Announce:
+        self.told_about.append(deployment)
+        return lambda event, words: self.told.append((event, words))
+
     def _flow_run(self) -> Any:
-        return SimpleNamespace(id=self.flow_run, run_count=self.count, deployment_id=None, start_time=datetime.now(UTC))
+        return SimpleNamespace(
+            id=self.flow_run, run_count=self.count, deployment_id=self.deployment, start_time=datetime.now(UTC)
+        )
 
     def go(self, stages: tuple[str, ...] = (), *, force: bool = False, by: str | None = None) -> State[None]:
         return parent.carry_out("chaos", stages, self._dag, force=force, budget_usd=None, proposed_by=by)
@@ -474,6 +481,22 @@ def test_a_retrain_is_refused_before_anything_starts(plan: Plan, monkeypatch: py
     assert str(state.message).startswith("refused before anything started: customers alone would reserve $")
     assert ledger.entries(plan.store, "chaos") == []
     assert runs.told == []  # nothing is to be paused: the next month has a budget of its own
+
+
+@pytest.mark.parametrize("monthly", [True, False])
+def test_a_month_s_budget_that_is_met_at_work_pauses_no_schedule(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, monthly: bool
+) -> None:
+    """The ledger refuses what else comes in this month, and retrains of the next month are due as ever."""
+    machine, reserved_s = plan.machine(CHAIN[0]), attempt.reserved_s(plan, CHAIN[0], HERE.around_s)
+    once = ledger.amount(machine.usd_per_hour, reserved_s) / ledger.MICRO  # for one attempt, and not for another
+    poor = toy_plan(Path(plan.store.url), CHAIN, budget_usd=once)
+    runs = Runs(replace(poor, earlier_scope="retrain/2026-10" if monthly else None), monkeypatch)
+    state = runs.go(by="retrain/weekly")
+    assert state.is_failed()
+    assert str(state.message).startswith("stopped by the budget: ")
+    assert [event for event, _ in runs.told] == ["warning", "exceeded"]
+    assert runs.told_about == [None if monthly else runs.deployment]
 
 
 @pytest.mark.parametrize("known", [True, False])
