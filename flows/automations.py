@@ -7,8 +7,8 @@ itself, in another container; stages are started again by their run alone.
 A run says what happens to its budget by an event about the ledger's scope (`retain.budget.<scope>`), with the flow run
 and its deployment as related resources. Where the budget is exceeded, the run has stopped its own children already; the
 automation pauses the deployment, so that no schedule starts it again before somebody has looked. A person still can.
-A run whose ledger is a month's names no deployment, and none is paused: that ledger refuses what else comes in the month,
-and the next month has a cap of its own.
+A run whose ledger is a month's names no deployment, and none is paused: that ledger refuses what else comes in the
+month, and the next month has a cap of its own.
 
 A retrain that fails is seen by nobody, since nobody has started it: the webhook of RETAIN_PAGE_URL is told, once.
 """

@@ -82,7 +82,7 @@ def test_what_is_due_runs_proposes_and_is_refused_once_the_month_is_spent(platfo
 
     said = message(platform.wait(platform.run(WEEKLY), RUN_S), "COMPLETED")
     assert said.startswith(f"nothing changed: no new release, {second} stays the current one")
-    assert f"a rollout is in progress: {describe(rollout)}" in said
+    assert f"it is the challenger already: {describe(rollout)}" in said
 
     ledger.set_cap(store, scope, 0.001)
     spent = ledger.entries(store, scope)
