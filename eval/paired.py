@@ -34,11 +34,6 @@ class Difference:
         two-sided 95 %, a one-sided test of non-inferiority at 2.5 %. Never where there is no number."""
         return self.low > -margin if self.more_is_better else self.high < margin
 
-    @property
-    def worse(self) -> bool:
-        """Whether all of the interval says that the measure has become worse."""
-        return self.high < 0 if self.more_is_better else self.low > 0
-
     def __str__(self) -> str:
         interval = f"{self.now - self.before:+.4f}, 95 % {self.low:+.4f} .. {self.high:+.4f}"
         return f"{self.measure} {self.before:.4f} -> {self.now:.4f} ({interval})"

@@ -115,7 +115,7 @@ def _judged(plan: Plan, rollout: Rollout, version: str) -> tuple[str, str]:
     margins = plan.experiment.not_worse_by
     assert margins is not None  # without them no retrain is begun
     champion, release = (_load(plan, each) for each in (rollout.champion.release, version))
-    if why := lower(champion.parts, release.parts) or unlike(champion, release):
+    if why := _unasked(plan) or lower(champion.parts, release.parts) or unlike(champion, release):
         return why, ""
     if why := _as_in_quarantine(plan, rollout, release):
         return why, ""
@@ -158,6 +158,13 @@ def instead(rollout: Rollout, version: str, experiment: str) -> str:
     signed = f"{command} --in-place-of {rollout.challenger.release} --by NAME --reason TEXT"
     meanwhile = ", and the baseline decides about its customers until then" if rollout.percent else ""
     return f"To try it instead takes a person{meanwhile}: {signed}"
+
+
+def _unasked(plan: Plan) -> str:
+    """A part of which nothing is asked has missed nothing, and has not met anything either."""
+    stated = {str(stage): criteria.values() for stage, criteria in plan.experiment.criteria.items()}
+    without = [part for part in REQUIRED if not any(each.gating for each in stated.get(part, ()))]
+    return f"the experiment states no gating criterion of {' or '.join(without)}" if without else ""
 
 
 def lower(champion: Mapping[str, Part], release: Mapping[str, Part]) -> str:

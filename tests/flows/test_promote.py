@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from deploy import people
+from engine.criteria import Criterion
 from engine.document import Document
 from flows import promote as promoting
 from flows.heldout import Rows
 from flows.plan import Plan
 from flows.promote import Comparison, Floats, _refuses_more, compare, lower, not_now, promote, unlike, worse
-from retain.parts import Part
+from retain.parts import REQUIRED, Part
 from retain.plausible import Plausibility, Ranges
 from retain.rollout import MAX_WORDS, Evidence, Rollout, forgive, propose, release_latch, roll_back, rollout_key
 from retain.rollout import promote as promote_rollout
@@ -160,7 +161,7 @@ def test_a_worse_model_is_named_with_its_figures() -> None:
 def test_what_so_few_rows_can_not_show_is_not_proposed() -> None:
     """That a difference isn't seen is no sign that there is none."""
     few = compared(noise=0.2, rows=200)
-    assert not any(each.worse for each in few.differences)
+    assert all(each.low < 0 < each.high for each in few.differences)
     assert worse([few], MARGINS).startswith(
         "its risk is not shown to be as good as the champion's on 200 held-out rows"
     )
@@ -191,6 +192,9 @@ def test_too_few_rows_tell_nothing() -> None:
 # -- all of it, with what is read and written
 
 
+JUDGED = {"auc": Criterion(at_least=0.7)}
+
+
 @dataclass
 class Scene:
     """A rollout, and a release of which nothing is wrong unless the test says otherwise."""
@@ -211,7 +215,9 @@ class Scene:
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """What is read from tables and models is given, what is kept lies in a store."""
     plan = toy_plan(tmp_path / "store")
-    plan = replace(plan, experiment=plan.experiment.model_copy(update={"tag": "toy"}))
+    plan = replace(
+        plan, experiment=plan.experiment.model_copy(update={"tag": "toy", "criteria": dict.fromkeys(REQUIRED, JUDGED)})
+    )
     rng = np.random.default_rng(7)
     chance = 1 / (1 + np.exp(-rng.normal(-1, 1, 2_000)))
     rows = Rows({}, (rng.random(2_000) < chance).astype(np.float64), [])
@@ -262,6 +268,15 @@ def test_the_same_under_another_name_as_one_in_quarantine_is_not_proposed(scene:
         "too many complaints"
     ]
     del scene.releases[GOOD]  # of one that was removed from the store nothing can be told
+
+
+@pytest.mark.parametrize("criteria", [{}, {"auc": Criterion(at_least=0.7, gating=False)}])
+def test_what_nothing_was_asked_of_has_met_nothing(scene: Scene, criteria: dict[str, Criterion]) -> None:
+    """Its part is `served` all the same."""
+    stated = scene.plan.experiment.model_copy(update={"criteria": {"risk": JUDGED, "accept": criteria}})
+    scene.plan = replace(scene.plan, experiment=stated)
+    assert scene.promote() == [f"release {MISSED} is not proposed: the experiment states no gating criterion of accept"]
+    assert scene.rollout.read() == FREE
 
 
 def test_behind_a_challenger_it_says_whether_it_would_be_proposed_and_how_a_person_does(scene: Scene) -> None:
