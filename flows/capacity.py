@@ -89,11 +89,14 @@ def check(cloud: Cloud, pools: Iterable[Pool], gpu: str | None) -> None:
                 _check_quota(cloud, pool, gpu)
 
 
-def grow(cloud: Cloud, pool: Pool, wanted: int) -> None:
-    """Sees to it that the pool's group has as many machines, or as many as it may have. Raises RetainError."""
+def grow(cloud: Cloud, pool: Pool, wanted: int) -> bool:
+    """Sees to it that the pool's group has as many machines, or as many as it may have; whether it had too few. Raises
+    RetainError."""
     wanted = min(wanted, MOST_MACHINES)
-    if _size(cloud, pool) < wanted:
+    few = _size(cloud, pool) < wanted
+    if few:
         cloud.ask(f"{_group(cloud, pool)}/resize", "POST", size=str(wanted))
+    return few
 
 
 def _group(cloud: Cloud, pool: Pool) -> str:

@@ -65,6 +65,8 @@ END_S = 3.0
 STOPPING_S = GRACE_S + 20.0
 BEGINS_S = 180.0  # from its container's start to an attempt's first sign of life; 5 to 20 s, as a machine is busy
 GROW_S = 60.0  # an attempt that waits for a rented machine sees so often to it that there is one
+# An idle machine may delete itself just when it is wanted. One that can't work does, too, and so would all that follow.
+MACHINES_GONE = 3
 MISSED_S = 20.0  # at least, without a beat, until an attempt counts as lost: a busy machine skips some
 KILLED = -signal.SIGKILL
 UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
@@ -115,8 +117,9 @@ def _start(request: StageRequest, pool: str, parent: UUID, api: SyncPrefectClien
     return Container(flow_run.id, store, prefix, request.number, request.heartbeat_s, api)
 
 
-def _grow(region: str, pool: Pool, api: SyncPrefectClient) -> None:
-    """Sees to it that the pool's group has a machine for each attempt that has not ended. Raises RetainError."""
+def _grow(region: str, pool: Pool, api: SyncPrefectClient) -> bool:
+    """Sees to it that the pool's group has a machine for each attempt that has not ended; whether it had too few.
+    Raises RetainError."""
     from flows import capacity  # whoever rents no machines needs none of Google's libraries
 
     unfinished = patiently(
@@ -125,7 +128,7 @@ def _grow(region: str, pool: Pool, api: SyncPrefectClient) -> None:
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool.name])),
         )
     )
-    capacity.grow(capacity.Cloud(region), pool, unfinished)
+    return capacity.grow(capacity.Cloud(region), pool, unfinished)
 
 
 def _machine_for(started: Container) -> None:
@@ -189,7 +192,7 @@ class Container:
     message: str = ""  # why it ended, where its record doesn't say
     lost: bool = False
     never_began: bool = False
-    grow: Callable[[], None] = lambda: None  # sees to it that there is a machine for it
+    grow: Callable[[], bool] = lambda: False  # sees to it that there is a machine for it; whether there was none
     _stopping: bool = False  # it is to stop, and Prefect has not heard of it yet
     _code: int | None = None
     _looked_at: float = 0.0
@@ -198,6 +201,7 @@ class Container:
     _started_at: float | None = None  # when its container was known to have started, and the store could be read
     _end: End | None = None
     _grown_at: float = field(default_factory=time.monotonic)
+    _machines_gone: int = 0
 
     @property
     def seconds(self) -> float:
@@ -277,13 +281,24 @@ class Container:
         if state is not None and state.is_scheduled() and now - self._grown_at > GROW_S:
             self._grown_at = now
             with suppress(RetainError):  # the next time may succeed
-                self.grow()
+                self._machines_gone += self.grow()
+            if self._machines_gone > MACHINES_GONE:
+                return self._without_machine()
         missed_s = self._missed_s(record, now) if answered else 0.0
         if missed_s:
             self.lost = True
             self.message = f"no sign of life for {missed_s:.0f} s"
             return KILLED
         return None
+
+    def _without_machine(self) -> int:
+        self.never_began = True
+        self.message = (
+            f"{self._machines_gone} machines of its pool deleted themselves without taking it: their logs say why "
+            "(docs/GOOGLE_CLOUD.md)"
+        )
+        propose(self.api, self.flow_run, Cancelled(message=self.message), force=True)
+        return KILLED
 
     def _missed_s(self, record: AttemptRecord | None, now: float) -> float:
         """For how long it has given no sign of life, if that is so long that it counts as lost; else 0."""

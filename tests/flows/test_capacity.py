@@ -195,6 +195,24 @@ def test_an_attempt_without_a_machine_asks_for_one_again_and_again(
     assert engine.groups["retain-gpu-spot"] == 0
 
 
+def test_an_attempt_whose_machines_all_delete_themselves_is_given_up(
+    engine: Compute, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They can't work, for want of a secret perhaps, and each of them costs money."""
+    monkeypatch.setattr(flows.container, "GROW_S", 0.0)
+    api = Prefect(waiting=1)
+    waiting = start(tmp_path, api, monkeypatch)
+    assert waiting._look(time.monotonic() + 1.0) is None  # one that is late is waited for
+    for _ in range(flows.container.MACHINES_GONE):
+        engine.groups["retain-gpu-spot"] = 0
+        assert waiting._look(time.monotonic() + 1.0) is None
+    engine.groups["retain-gpu-spot"] = 0
+    assert waiting._look(time.monotonic() + 1.0) == flows.container.KILLED
+    assert waiting.never_began
+    assert "4 machines of its pool deleted themselves without taking it" in waiting.message
+    assert [state.type for state in api.proposed] == [StateType.CANCELLED]
+
+
 def test_an_attempt_that_can_ask_for_no_machine_is_taken_back(
     engine: Compute, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
