@@ -20,7 +20,7 @@ from tests.serve.callers import Callers, compare
 BACK_SECONDS = 15.0  # from the end of an alert's `for` to the baseline on both replicas
 DEAD_SECONDS = 60.0  # from the death of anything in the chain
 LOOK_SECONDS = 15.0  # for which a replica may go by what the rollout was before: no longer than its lease holds
-SERVED = re.compile(r"([0-9a-f]{12}) for ([\d.]+) % of customers")
+SERVED = re.compile(r"([0-9a-f]{12})(?:, which is the champion,)? for ([\d.]+) % of customers")
 
 MakeChain = Callable[..., Chain]
 

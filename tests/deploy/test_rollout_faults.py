@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from engine.artifact import ArtifactStore
 from engine.releases import version_of
 from engine.store import FolderStore
 from retain.release import Release
+from retain.rollout import Evidence, Plan, Rollout, promote
+from retain.signals import SIGNALS
 from tests.deploy.chain import EXPERIMENT, PATIENCE, REPLICAS, Chain, until
 from tests.deploy.fakes import Answer, FakePrometheus, FakeReplica, answering
 from tests.deploy.faults import BACK_SECONDS, DEAD_SECONDS, MakeChain, busy, report, rolled_back_by, sound
 from tests.deploy.town import Town
 from tests.releases import dataset, inputs, policy, publish, run_stage
+from tests.rollouts import figures
 from tests.serve.callers import Callers
 from tests.serve.databases import postgresql
 from tests.serve.memory import DAY
@@ -237,6 +241,44 @@ def test_releases_swapped_under_load(chain: MakeChain, release: Release, tmp_pat
     assert took_part == {own, other}
     came = f"{SWAPS} challengers of 2 releases, {figures['learned']:.0f} decisions, each by the right one"
     report("releases swapped under load", came, callers.answers)
+
+
+@pytest.mark.slow
+def test_a_promotion_under_load_throws_nobody_back(chain: MakeChain, release: Release, tmp_path: Path) -> None:
+    """Another release decides about everybody, then becomes the champion. One replica is started again meanwhile and
+    answers from it, the other one still from the champion of before. At last it is rolled back."""
+    running = chain()
+    other = another(tmp_path / "other", running.store, "a")
+    with running, Callers(release, running.apis, pause=0.002) as callers:
+        own = running.version
+        running.try_out(100.0, other)
+        until(lambda: running.served(100.0))
+        busy(callers, 200)
+
+        def promoted(rollout: Rollout | None) -> Rollout:
+            assert rollout is not None
+            seen = Evidence(rollout.generation, other, {}, figures(SIGNALS), 0.0)
+            at = time.time_ns() // 1000
+            return promote(rollout, other, seen, Plan(watch_s=0), by="Ann", reason="a test", at=at)
+
+        generation = running.document.change(promoted).generation
+        until(lambda: running.served(100.0) and running.rollout.generation == generation)
+        busy(callers, 200)
+        running.kill(REPLICAS[1])
+        running.start(REPLICAS[1])
+        replica = running.processes[REPLICAS[1]]
+        assert isinstance(replica, Served)
+        assert (replica.release, running.version) == (other, own)
+        until(lambda: running.served(100.0))
+        busy(callers, 200)
+        assert running.command("rollback").returncode == 0
+        until(lambda: running.served(0.0))
+        busy(callers, 50)
+    seen = sound(running, callers)
+    assert seen["learned"] > 300
+    assert running.rollout.champion.release == other
+    came = f"{seen['learned']:.0f} decisions of the challenger, each by the right one; back to the baseline"
+    report("a challenger promoted under load, and a replica started again", came, callers.answers)
 
 
 # -- clocks --------------------------------------------------------------------------------------------------------
