@@ -46,12 +46,16 @@ class Table:
     test: NDArray[np.bool_]
 
 
-def table_of(artifacts: ArtifactStore, release: str, part: str) -> Table:
-    """The table behind the part, `risk` or `accept`, of the release with this fingerprint: by the hashes of what each
-    stage read. Raises RetainError if one of these artifacts is gone from the store or damaged."""
+def data_of(artifacts: ArtifactStore, release: str, part: str) -> tuple[str, str]:
+    """The data stage behind the part, `risk` or `accept`, of the release with this fingerprint, and the fingerprint of
+    its artifact: by the hashes of what each stage read. Raises RetainError if one of these artifacts is gone."""
     (data,) = STAGES[part].inputs
-    trained = _input(artifacts, RELEASE, release, part)
-    return read_table(artifacts.folder(data, _input(artifacts, part, trained, data)))
+    return data, _input(artifacts, part, _input(artifacts, RELEASE, release, part), data)
+
+
+def table_of(artifacts: ArtifactStore, release: str, part: str) -> Table:
+    """The table behind that part. Raises RetainError if one of these artifacts is gone from the store or damaged."""
+    return read_table(artifacts.folder(*data_of(artifacts, release, part)))
 
 
 def read_table(folder: Path) -> Table:

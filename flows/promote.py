@@ -6,8 +6,8 @@ step is taken only if all of this holds, and each refusal is one line with its f
 
 - a person has begun the rollout, it has no challenger, isn't latched, and the release is neither its champion nor in
   quarantine, nor the same in all that it decides and says as one that is;
-- risk and accept meet the gating criteria that they were judged by, the learned policy is not left out, and no part of
-  the release stands lower than the champion's;
+- risk and accept meet the gating criteria that they were judged by, and the tables that they were trained on theirs;
+  the learned policy is not left out, and no part of the release stands lower than the champion's;
 - the service could try it beside the champion (retain/alike.py), and takes every held-out customer that it takes now;
 - neither risk nor accept is worse than the champion's on the same held-out rows (flows/heldout.py), by more than the
   margins that the experiment states (`not_worse_by`): of AUC and Brier score all of the 95 % interval of the paired
@@ -37,12 +37,13 @@ from numpy.typing import NDArray
 from deploy.people import Desk, Signature, propose_release
 from deploy.settings import read
 from engine.artifact import ArtifactStore, open_artifact
+from engine.criteria import check_criteria
 from engine.document import Document
 from engine.errors import RetainError, StoreUnavailable
 from engine.releases import find
 from eval.paired import Difference, differences
 from flows.changes import FOLDER, Begun, current_version, outcome
-from flows.heldout import Rows, held_out, table_of
+from flows.heldout import Rows, data_of, held_out, table_of
 from flows.plan import Plan
 from retain.alike import dataset_digest, what_is_offered
 from retain.frozen import Frozen
@@ -115,7 +116,12 @@ def _judged(plan: Plan, rollout: Rollout, version: str) -> tuple[str, str]:
     margins = plan.experiment.not_worse_by
     assert margins is not None  # without them no retrain is begun
     champion, release = (_load(plan, each) for each in (rollout.champion.release, version))
-    if why := _unasked(plan) or lower(champion.parts, release.parts) or unlike(champion, release):
+    if (
+        why := _unasked(plan)
+        or _of_data(plan, version)
+        or lower(champion.parts, release.parts)
+        or unlike(champion, release)
+    ):
         return why, ""
     if why := _as_in_quarantine(plan, rollout, release):
         return why, ""
@@ -165,6 +171,17 @@ def _unasked(plan: Plan) -> str:
     stated = {str(stage): criteria.values() for stage, criteria in plan.experiment.criteria.items()}
     without = [part for part in REQUIRED if not any(each.gating for each in stated.get(part, ()))]
     return f"the experiment states no gating criterion of {' or '.join(without)}" if without else ""
+
+
+def _of_data(plan: Plan, version: str) -> str:
+    """A table that was lost in part may still make models that pass."""
+    stated = {str(stage): criteria for stage, criteria in plan.experiment.criteria.items()}
+    for part in REQUIRED:
+        data, fingerprint = data_of(plan.artifacts, find(version, plan.experiment.tag).name, part)
+        verdicts = check_criteria(data, plan.artifacts.metrics(data, fingerprint), stated.get(data, {}))
+        if missed := [str(each) for each in verdicts if each.gating and not each.passed]:
+            return f"its data missed a criterion: {', '.join(missed)}"
+    return ""
 
 
 def lower(champion: Mapping[str, Part], release: Mapping[str, Part]) -> str:

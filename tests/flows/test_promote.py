@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from deploy import people
+from engine.artifact import ArtifactWriter
 from engine.criteria import Criterion
 from engine.document import Document
 from flows import promote as promoting
@@ -193,6 +194,7 @@ def test_too_few_rows_tell_nothing() -> None:
 
 
 JUDGED = {"auc": Criterion(at_least=0.7)}
+DATA = {"risk": "customers", "accept": "campaigns"}
 
 
 @dataclass
@@ -230,6 +232,12 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setattr(promoting, "_load", lambda plan, version: made.releases[version])
     monkeypatch.setattr(promoting, "_held_out", lambda artifacts, champion, version, part: rows)
     monkeypatch.setattr(promoting, "_refuses_more", lambda *_: "")
+    monkeypatch.setattr(promoting, "find", lambda version, experiment: Path(version))
+    monkeypatch.setattr(promoting, "data_of", lambda artifacts, release, part: (DATA[part], "1" * 32))
+    for data in DATA.values():
+        writer = ArtifactWriter(tmp_path / data)
+        writer.json("metrics.json", {"rows": {"value": 3_000}})
+        plan.artifacts.publish(data, "1" * 32, tmp_path / data)
     by_release = {id(each): version for version, each in made.releases.items()}
     monkeypatch.setattr(promoting, "_scores", lambda release, part, rows: made.scores[by_release[id(release)]])
     parts = SimpleNamespace(version=MISSED, parts=GOOD_PARTS)
@@ -277,6 +285,17 @@ def test_what_nothing_was_asked_of_has_met_nothing(scene: Scene, criteria: dict[
     scene.plan = replace(scene.plan, experiment=stated)
     assert scene.promote() == [f"release {MISSED} is not proposed: the experiment states no gating criterion of accept"]
     assert scene.rollout.read() == FREE
+
+
+@pytest.mark.parametrize("data", ["customers", "campaigns"])
+def test_a_table_of_which_a_part_was_lost_proposes_nothing(scene: Scene, data: str) -> None:
+    stated = dict.fromkeys(REQUIRED, JUDGED) | {data: {"rows": Criterion(at_least=7_032)}}
+    scene.plan = replace(scene.plan, experiment=scene.plan.experiment.model_copy(update={"criteria": stated}))
+    (said,) = scene.promote()
+    assert said.startswith(f"release {MISSED} is not proposed: its data missed a criterion: {data} rows 3000 ")
+    enough = stated | {data: {"rows": Criterion(at_least=3_000)}}
+    scene.plan = replace(scene.plan, experiment=scene.plan.experiment.model_copy(update={"criteria": enough}))
+    assert f"release {MISSED} is proposed as the challenger" in scene.promote()[0]
 
 
 def test_behind_a_challenger_it_says_whether_it_would_be_proposed_and_how_a_person_does(scene: Scene) -> None:
