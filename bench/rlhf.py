@@ -355,7 +355,9 @@ def hours_and_dollars() -> dict[str, Any]:
     A frozen weight costs 2 operations a token forward and 2 backward. The mean length of a row is assumed: a third of
     max_length for text, half of max_tokens for replies. A batch is decoded until its last reply ends: max_tokens steps.
     """
+    from engine.prices import load_prices
     from flows.plan import load_experiment
+    from flows.pools import ON_THIS_MACHINE, machines_for
     from retain.message import SITUATIONS
     from tasks.rlhf.language.lm import ROOM
 
@@ -391,7 +393,8 @@ def hours_and_dollars() -> dict[str, Any]:
     cells = len(SITUATIONS) * len(stages.prompts.offers) * stages.messages.candidates
     seconds["messages"] = 2 * (cells / stages.messages.batch) * stages.messages.max_tokens * token_s
     hours = {name: round(value / 3600, 3) for name, value in seconds.items()}
-    total, rate = sum(seconds.values()) / 3600, experiment.costs.machines.gpu.usd_per_hour
+    (gpu,) = machines_for(experiment.costs, ON_THIS_MACHINE, load_prices(), gpu=True, lasting=False)
+    total, rate = sum(seconds.values()) / 3600, gpu.usd_per_hour
     return {"hours": hours, "total_hours": round(total, 2), "usd": round(total * rate, 2), "usd_per_hour": rate} | L4
 
 

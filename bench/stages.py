@@ -98,8 +98,10 @@ def measure(folder: Path, place: Path, experiment: str, share: float, device: st
     left out."""
     import torch
 
+    from engine.prices import load_prices
     from engine.stage import load_entry
     from flows.plan import load_experiment, stage_config
+    from flows.pools import ON_THIS_MACHINE, machines_for
     from tasks.stages import STAGES
 
     stated = load_experiment(experiment)
@@ -125,7 +127,8 @@ def measure(folder: Path, place: Path, experiment: str, share: float, device: st
             torch.cuda.empty_cache()
     chip = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     results = {"experiment": experiment, "device": chip, "torch": torch.__version__, "share": share, "stages": rows}
-    return results | {"l4": on_an_l4(rows, chip, stated.costs.machines.gpu.usd_per_hour)}
+    (gpu,) = machines_for(stated.costs, ON_THIS_MACHINE, load_prices(), gpu=True, lasting=False)
+    return results | {"l4": on_an_l4(rows, chip, gpu.usd_per_hour)}
 
 
 def cut(name: str, config: Any, share: float) -> Any:

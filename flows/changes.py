@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from engine.artifact import ArtifactStore, canonical
-from engine.errors import ConfigError, RetainError
+from engine.errors import RetainError
 from engine.releases import RELEASE
 from engine.store import Store
 from flows.budget import check_affordable
@@ -32,14 +32,8 @@ class Begun(Frozen):
 def begin(plan: Plan, owner: str, around_s: float = 0.0) -> Begun:
     """What the run began with: now, or when it was started first, which is known of one that has an `owner`.
 
-    Raises BudgetExceeded for a run that the budget could not end, and ConfigError for an experiment that doesn't state
-    when its release would be proposed; `around_s` as check_affordable().
+    Raises BudgetExceeded for a run that the budget could not end; `around_s` as check_affordable().
     """
-    if plan.experiment.not_worse_by is None:
-        raise ConfigError(
-            f"experiment {plan.named}: key 'not_worse_by' is missing: how much worse than the champion's the models of "
-            "a release may be that a retrain proposes, such as in ops/configs/experiment_retrain.yaml"
-        )
     if owner and (before := _read(plan.store, owner)) is not None:
         return before
     check_affordable(plan, around_s)

@@ -114,7 +114,6 @@ def concluded(plan: Plan, begun: Begun, by: str) -> list[str]:
 def _judged(plan: Plan, rollout: Rollout, version: str) -> tuple[str, str]:
     """By all but the rollout: why the release is not proposed, or ""; and what the comparison has shown, if it is."""
     margins = plan.experiment.not_worse_by
-    assert margins is not None  # without them no retrain is begun
     champion, release = (_load(plan, each) for each in (rollout.champion.release, version))
     if (
         why := _unasked(plan)

@@ -809,7 +809,7 @@ class Experiment(Frozen):
     execution: Execution
     monitoring: Monitoring
     canary: Canary
-    not_worse_by: NotWorseBy | None = None  # of experiments that are retrained
+    not_worse_by: NotWorseBy
 
     @model_validator(mode="after")
     def _place_of_its_own(self) -> Experiment:

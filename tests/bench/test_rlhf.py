@@ -7,6 +7,7 @@ import pytest
 
 from bench import rlhf
 from engine import config
+from engine.prices import load_prices
 from tasks.config import Experiment, OptShape
 
 
@@ -71,7 +72,8 @@ def test_where_launching_costs_nothing_training_is_arithmetic(
 
 def test_dollars_are_hours_at_the_price_of_the_gpus_machine(stated: Experiment, expected: dict[str, Any]) -> None:
     assert expected["total_hours"] == pytest.approx(sum(expected["hours"].values()), abs=0.01)
-    assert expected["usd"] == pytest.approx(expected["total_hours"] * stated.costs.machines.gpu.usd_per_hour, abs=0.01)
+    price = load_prices().usd_per_hour("g2-standard-4", "nvidia-l4", stated.costs.region, preemptible=True)
+    assert expected["usd"] == pytest.approx(expected["total_hours"] * price, abs=0.01)
     assert set(expected["hours"]) == {"sft", "rm", "judge", "ppo_text", "text_eval", "messages"}
 
 

@@ -23,7 +23,6 @@ stages:
 criteria:
   risk: {auc: {at_least: 0.5}, ece: {below: 0.5}}
   decision: {attempted_overspend: {at_most: 1000.0}, over_cap: {below: 1000.0}}
-not_worse_by: {risk: {auc: 0.01, brier: 0.003}, accept: {auc: 0.01, brier: 0.002}}
 costs: {budget_usd: 8, scope: "weekly/{month}"}
 """
 

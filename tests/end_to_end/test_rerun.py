@@ -83,12 +83,14 @@ def test_a_comment_a_docstring_and_layout(project: Project) -> None:
         expect(project, {})
 
 
+@pytest.mark.slow
 def test_a_threshold_in_criteria(project: Project) -> None:
     path = project.root / "ops/configs/experiment_chaos.yaml"
     with changed(path, lambda text: text + "criteria:\n  risk:\n    auc: {at_least: 0.5}\n"):
         expect(project, {"release": "config: criteria.risk.auc.at_least 0.78 -> 0.5"})
 
 
+@pytest.mark.slow
 def test_a_hyperparameter_of_ppo(project: Project) -> None:
     path = project.root / "ops/configs/experiment_chaos.yaml"
     with changed(path, lambda text: text.replace("ppo: {iterations: 8,", "ppo: {iterations: 6,", 1)):
@@ -175,6 +177,7 @@ def test_a_decision_that_can_not_be_meant_stops_before_anything_runs(project: Pr
     assert sorted(project.store.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_one_byte_of_the_table(project: Project, tables: Project) -> None:
     (path,) = project.data.glob("Telco*.csv")
     header, first, rest = path.read_text().split("\n", 2)
@@ -184,12 +187,14 @@ def test_one_byte_of_the_table(project: Project, tables: Project) -> None:
         expect(tables, {"customers": "source: "}, waits=("risk", "decision"))
 
 
+@pytest.mark.slow
 def test_the_code_of_one_stage(project: Project) -> None:
     path = project.root / "tasks/tabular/backtest.py"
     with changed(path, lambda text: text + "\n_UNUSED = 1\n"):
         expect(project, {"backtest": "code: tasks/tabular/backtest.py changed"})
 
 
+@pytest.mark.slow
 def test_shared_code_that_makes_no_difference_stops_at_equal_bytes(project: Project) -> None:
     path = project.root / "tasks/tabular/gbm.py"
     cause = "code: tasks/tabular/gbm.py changed"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine import ledger
 from engine.artifact import ArtifactStore
-from engine.errors import BudgetExceeded, ConfigError, RetainError
+from engine.errors import BudgetExceeded, RetainError
 from engine.store import FolderStore
 from flows import changes
 from flows.changes import Begun, begin, current_version, outcome
@@ -117,12 +116,6 @@ def test_a_run_that_comes_back_is_not_refused_for_its_own_money(plan: Plan) -> N
     begun = begin(plan, "flow-run-1")
     ledger.set_cap(plan.store, plan.experiment.costs.scope, 0.001)
     assert begin(plan, "flow-run-1") == begun
-
-
-def test_nothing_is_begun_without_a_margin(plan: Plan) -> None:
-    unstated = replace(plan, experiment=plan.experiment.model_copy(update={"not_worse_by": None}))
-    with pytest.raises(ConfigError, match=r"^experiment toy: key 'not_worse_by' is missing: how much worse than the "):
-        begin(unstated, "flow-run-1")
 
 
 def test_there_may_be_no_current_release(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_run_completes_whatever_surrounds_it(tmp_path: Path) -> None:
         text=True,
     )
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("experiment chaos")
+    assert process.stdout.readline().startswith("experiment toy")
     process.stdout.close()
     assert process.stderr is not None
     assert (process.stderr.read(), process.wait(timeout=120)) == ("", 0)
