@@ -212,9 +212,17 @@ def starting_elsewhere(attempts: Iterable[Entry], artifact: str, owner: str) -> 
 
 
 def settle(
-    store: Store, scope: str, attempt_id: str, seconds: float, *, estimated: bool, preempted: bool = False
+    store: Store,
+    scope: str,
+    attempt_id: str,
+    seconds: float,
+    *,
+    estimated: bool,
+    preempted: bool = False,
+    began: bool = True,
 ) -> Entry:
-    """Charges the seconds from the attempt's start to its end, but never more than it reserved.
+    """Charges the seconds from the attempt's start to its end and its overhead, but never more than it reserved; and
+    nothing for one that never `began`.
 
     Settling an attempt again changes nothing. Until then its reservation counts, so an attempt that may still be alive
     somewhere is to be left open until its end is known or the time that it reserved has passed.
@@ -228,7 +236,7 @@ def settle(
         if entry.state == "settled":
             return entry
         charged_s = min(seconds, entry.reserved_s - entry.overhead_s)
-        charged = _amount(entry.micro_usd_per_hour, charged_s + entry.overhead_s)
+        charged = _amount(entry.micro_usd_per_hour, charged_s + entry.overhead_s) if began else 0
         settled = entry.model_copy(
             update={
                 "state": "settled",
@@ -245,17 +253,17 @@ def settle(
 
 
 def stamp_again(store: Store, scope: str, attempt_id: str) -> Entry:
-    """Stamps an open reservation with the present time, because its own stamp lies in the future.
+    """Stamps an open reservation with the present time: its attempt ends before now + `reserved_s`.
 
-    The clock that stamped it was wrong. It was reserved before now, so its attempt ends before now + `reserved_s`.
+    Its own stamp lies in the future, since the clock that stamped it was wrong; or the attempt has not begun, since it
+    waits for a machine, or only now.
     """
     while True:
         document, version = _read(store, scope)
         entry = document.entries[attempt_id]
-        now = round(time.time(), 3)
-        if entry.state == "settled" or entry.reserved_at <= now:
+        if entry.state == "settled":
             return entry
-        stamped = entry.model_copy(update={"reserved_at": now})
+        stamped = entry.model_copy(update={"reserved_at": round(time.time(), 3)})
         if _write(store, document, version, entries={**document.entries, attempt_id: stamped}):
             return stamped
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Container
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,12 +29,13 @@ from engine.stage import CHECKPOINTS, CLAIM, GRACE_S, OVERDUE, Stage
 from flows.ends import end_of
 from flows.launch import HERE, Child, Launcher, NotStarted, work_folder
 from flows.plan import Plan, with_scope
-from flows.pools import PricedMachine
+from flows.pools import PricedMachine, is_unwitnessed
 from flows.retries import was_preempted
 
 POLL_S = 0.05
 CLOCKS_DIFFER_S = 60.0  # at most, between two machines
 ENDING_S = GRACE_S + 5.0  # an attempt may outlive its limit by this: asked to stop, it ends, and we notice
+STAMP_S = 300.0  # between two stamps of an attempt that waits for a machine
 LOST = -signal.SIGKILL  # exit code of an attempt that nobody has seen end: for all we know it was killed
 OVERRUN = "outlived its time limit, did not stop itself, and was killed"
 
@@ -87,9 +89,11 @@ def run_attempt(
     try:
         child = launcher.start(request, plan.environment, _pool(plan, attempt_id))
     except NotStarted as error:
-        ledger.settle(store, scope, attempt_id, 0.0, estimated=False)
+        ledger.settle(store, scope, attempt_id, 0.0, estimated=False, began=False)
         _close(plan, prefix, number, None if launcher.shared else work, 0.0, "killed", str(error))
         raise
+    if launcher.shared:
+        watch = _stamping(plan, attempt_id, watch)
     try:
         overrun = _overruns(child, limit_s, watch)
     finally:
@@ -104,7 +108,15 @@ def run_attempt(
                 and not child.never_began
                 and not (overrun or asked_to_stop())
             )
-            entry = ledger.settle(store, scope, attempt_id, seconds, estimated=estimated, preempted=preempted)
+            entry = ledger.settle(
+                store,
+                scope,
+                attempt_id,
+                seconds,
+                estimated=estimated,
+                preempted=preempted,
+                began=not child.never_began,
+            )
             seconds, usd = entry.seconds, entry.metered_usd
         if code is not None:
             status: Literal["killed", "overdue"] = "overdue" if overrun else "killed"
@@ -153,6 +165,7 @@ def _reserve(plan: Plan, stage: Stage, identity: Identity, prefix: str, launcher
     charged = max(
         (_prefix_and_number(entry.attempt_id)[1] for entry in entries(plan) if entry.artifact == prefix), default=0
     )
+    machines = [*filter(launcher.available, machines[:-1]), machines[-1]]
     record = records.create(store, prefix, _planned(plan, machines[0], identity), above=charged)
     for machine in machines:
         record = _planned(plan, machine, identity).model_copy(update={"number": record.number})
@@ -184,7 +197,7 @@ def _reserve_money(plan: Plan, stage: Stage, attempt_id: str, launcher: Launcher
         stage=stage.name,
         usd_per_hour=machine.usd_per_hour,
         limit_s=_limit_s(plan, stage, launcher.around_s),
-        overhead_s=experiment.execution.overhead_s,
+        overhead_s=_overhead_s(plan, machine),
         owner=launcher.owner,
         machine_type=machine.type,
         pool=machine.pool,
@@ -198,11 +211,35 @@ def _pool(plan: Plan, attempt_id: str) -> str:
 
 def reserved_s(plan: Plan, stage: Stage, around_s: float) -> float:
     """The seconds that an attempt at the stage reserves; `around_s`: that of its launcher."""
-    return _limit_s(plan, stage, around_s) + plan.experiment.execution.overhead_s
+    return _limit_s(plan, stage, around_s) + _overhead_s(plan, plan.machine(stage))
+
+
+def _overhead_s(plan: Plan, machine: PricedMachine) -> float:
+    return plan.experiment.execution.overhead_s if machine.pool else 0.0
 
 
 def _limit_s(plan: Plan, stage: Stage, around_s: float) -> float:
     return plan.time_limit_s(stage) + ENDING_S + around_s
+
+
+def _stamping(plan: Plan, attempt_id: str, watch: Callable[[Child], None]) -> Callable[[Child], None]:
+    """Watches, and stamps the reservation again while the attempt waits for a machine, and once it has begun.
+
+    Waiting costs nothing and may take hours. Others go by the stamp: an attempt has ended for certain when the time
+    that it reserved has passed since, and for a while after it nobody else starts one.
+    """
+    stamped_at, begun = time.monotonic(), False
+
+    def watched(child: Child) -> None:
+        nonlocal begun, stamped_at
+        begins = not begun and child.seconds > 0
+        if begins or (not begun and time.monotonic() - stamped_at > STAMP_S):
+            with suppress(RetainError):  # the next time may succeed
+                ledger.stamp_again(plan.store, plan.experiment.costs.scope, attempt_id)
+                begun, stamped_at = begins, time.monotonic()
+        watch(child)
+
+    return watched
 
 
 def _overruns(child: Child, limit_s: float, watch: Callable[[Child], None]) -> bool:
@@ -300,7 +337,7 @@ def _gone(entry: ledger.Entry, record: AttemptRecord | None) -> bool:
     """Whether the attempt has ended for certain, though nobody saw it end."""
     passed = time.time() > entry.reserved_at + entry.reserved_s + CLOCKS_DIFFER_S
     if entry.owner:  # in a container, which may live on whatever its parent and the process in it do
-        return passed
+        return passed or (record is not None and record.ended and is_unwitnessed(entry.pool))
     holders = [entry.holder]
     if record is not None and record.status == "running":
         holders.append(record.holder)

@@ -38,6 +38,10 @@ ALL_REGIONS = "GPUS_ALL_REGIONS"
 NEEDED = "compute.regions.get, acceleratorTypes.list, projects.get and instanceGroupManagers.get and update"
 
 
+class CloudAway(RetainError):
+    """Nobody answers, or not now."""
+
+
 @dataclass(frozen=True)
 class Cloud:
     """Compute Engine's API, in one region of the project that the machine's or the user's account belongs to."""
@@ -65,7 +69,9 @@ class Cloud:
         try:
             answer = session.request(method, address, params=query, timeout=TIMEOUT_S)
         except (requests.RequestException, GoogleAuthError) as error:
-            raise RetainError(f"Compute Engine does not answer ({_line(error)})") from None
+            raise CloudAway(f"Compute Engine does not answer ({_line(error)})") from None
+        if answer.status_code in AGAIN:
+            raise CloudAway(f"Compute Engine does not answer ({answer.status_code}: {_message(answer)})")
         if answer.status_code == 404:
             return None
         if answer.status_code != 200:

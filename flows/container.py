@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -48,7 +49,7 @@ from engine.store import Store, open_store
 from flows import ends
 from flows.ends import End
 from flows.launch import Launcher, NotStarted
-from flows.pools import RENTED, Pool
+from flows.pools import RENTED, Pool, PricedMachine, is_unwitnessed
 from flows.prefect_api import client, flow_run_of, patiently, propose, state_of
 from tasks.stages import STAGES
 
@@ -64,6 +65,8 @@ END_S = 3.0
 # For an attempt that was asked to stop: its flow looks every 2 s, then it has GRACE_S.
 STOPPING_S = GRACE_S + 20.0
 BEGINS_S = 180.0  # from its container's start to an attempt's first sign of life; 5 to 20 s, as a machine is busy
+VERTEX_BEGINS_S = 3600.0  # a job of Vertex AI counts as started while it waits for its machine
+GROWING = threading.Lock()  # two stages that start at once would each ask for the size that one of them wants
 GROW_S = 60.0  # an attempt that waits for a rented machine sees so often to it that there is one
 # An idle machine may delete itself just when it is wanted. One that can't work does, too, and so would all that follow.
 MACHINES_GONE = 3
@@ -73,21 +76,34 @@ UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateTy
 MISSING = "Prefect has no deployment {}. `make deploy` registers it"
 
 
-def containers(parent: UUID, region: str) -> Launcher:
-    """Starts attempts in containers, for the run that is the flow run `parent`. `region`: of rented machines."""
+def containers(parent: UUID, region: str, gpu: str | None = None) -> Launcher:
+    """Starts attempts in containers, for the run that is the flow run `parent`. `region`, `gpu`: of rented machines."""
     api = client()
 
     def start(request: StageRequest, caller: Mapping[str, str], pool: str) -> Container:
         started = _start(request, pool, parent, api)
-        if pool in RENTED and not RENTED[pool].sold_as:
+        if is_unwitnessed(pool):
+            started.witnessed, started.begins_s = False, VERTEX_BEGINS_S
+        elif pool in RENTED:
             started.grow = partial(_grow, region, RENTED[pool], api)
             _machine_for(started)
         return started
 
+    def available(machine: PricedMachine) -> bool:
+        if machine.pool not in RENTED:
+            return True
+        from flows import capacity  # whoever rents no machines needs none of Google's libraries
+
+        try:
+            capacity.check(capacity.Cloud(region), [RENTED[machine.pool]], gpu)
+        except RetainError:
+            return False
+        return True
+
     def work(here: Path, attempt_id: str) -> Path:
         return WORK / attempt_id.replace("/", "-")
 
-    return Launcher(start=start, work=work, owner=str(parent), shared=True, around_s=AROUND_S)
+    return Launcher(start=start, available=available, work=work, owner=str(parent), shared=True, around_s=AROUND_S)
 
 
 def check_deployments(needed: Iterable[tuple[str, str]]) -> None:
@@ -122,19 +138,25 @@ def _grow(region: str, pool: Pool, api: SyncPrefectClient) -> bool:
     Raises RetainError."""
     from flows import capacity  # whoever rents no machines needs none of Google's libraries
 
-    unfinished = patiently(
-        lambda: api.count_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED))),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool.name])),
+    with GROWING:
+        unfinished = patiently(
+            lambda: api.count_flow_runs(
+                flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED))),
+                work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool.name])),
+            )
         )
-    )
-    return capacity.grow(capacity.Cloud(region), pool, unfinished)
+        return capacity.grow(capacity.Cloud(region), pool, unfinished)
 
 
 def _machine_for(started: Container) -> None:
-    """Raises NotStarted, and cancels the attempt, where no machine can be asked for and it has none yet."""
+    """Raises NotStarted, and cancels the attempt, where no machine can be asked for and it has none yet. Where nobody
+    answers now, the attempt asks again while it waits."""
+    from flows.capacity import CloudAway
+
     try:
         started.grow()
+    except CloudAway:
+        return
     except RetainError as error:
         state = state_of(started.api, started.flow_run)
         if state is not None and state.is_scheduled():
@@ -193,6 +215,8 @@ class Container:
     lost: bool = False
     never_began: bool = False
     grow: Callable[[], bool] = lambda: False  # sees to it that there is a machine for it; whether there was none
+    witnessed: bool = True  # somebody sees its container end; else its own record counts
+    begins_s: float = field(default_factory=lambda: BEGINS_S)
     _stopping: bool = False  # it is to stop, and Prefect has not heard of it yet
     _code: int | None = None
     _looked_at: float = 0.0
@@ -219,7 +243,8 @@ class Container:
 
     @property
     def end_seen(self) -> bool:
-        return self._end is not None or self.never_began
+        told = self._beat is not None and self._beat.ended and not self.witnessed
+        return self._end is not None or self.never_began or told
 
     def poll(self) -> int | None:
         now = time.monotonic()
@@ -298,14 +323,14 @@ class Container:
             "(docs/GOOGLE_CLOUD.md)"
         )
         propose(self.api, self.flow_run, Cancelled(message=self.message), force=True)
-        return KILLED
+        return FAILED  # those that follow would do the same
 
     def _missed_s(self, record: AttemptRecord | None, now: float) -> float:
         """For how long it has given no sign of life, if that is so long that it counts as lost; else 0."""
         if record is not None and record.status == "running":
             since, longest_s = self._beat_at, max(MISSED_RENEWALS * self.heartbeat_s, MISSED_S)
         else:
-            since, longest_s = now if self._started_at is None else self._started_at, BEGINS_S
+            since, longest_s = now if self._started_at is None else self._started_at, self.begins_s
         return now - since if now - since > longest_s else 0.0
 
     def _code_of_state(self, failed: bool, cancelled: bool) -> int:

@@ -21,6 +21,7 @@ from engine.errors import RetainError
 from engine.fingerprint import ROOT
 from engine.records import LOG
 from engine.stage import StageRequest
+from flows.pools import PricedMachine
 
 # Looks at a process follow each other every 50 ms, on a busy machine after a second or two. Where more than this lies
 # between two of them, nobody was looking.
@@ -89,12 +90,15 @@ class Launcher:
     `owner` names a run that comes back after it was killed. It then starts its open attempts a second time, and `start`
     returns those that are still at work. A run without an owner ends its attempts when it ends, however it does.
 
+    `available`: whether such a machine could be had, where another one would do as well.
+
     `shared`: its attempts work elsewhere, and have nothing in common with the run but the store. `around_s`: seconds
     that are charged for an attempt beyond those of its own process, and so are reserved on top of its limit.
     """
 
     start: Callable[[StageRequest, Mapping[str, str], str], Child]
     work: Callable[[Path, str], Path]
+    available: Callable[[PricedMachine], bool] = lambda machine: True
     owner: str = ""
     shared: bool = False
     around_s: float = 0.0

@@ -88,7 +88,8 @@ def carry_out(
             )
             most = plan.experiment.execution.max_preemptions
             check_deployments((stage.name, each.pool) for stage in plan.stages for each in plan.machines(stage, most))
-            _check_capacity(plan)
+            if flow_run.run_count <= 1:  # one that comes back has its attempts, and waits for machines as they do
+                _check_capacity(plan)
             forced = [stage.name for stage in plan.stages if force and (not stages or stage.name in stages)]
             return _carried_out(plan, flow_run, forced, dag, log, proposed_by)
         except RetainError as error:
@@ -113,7 +114,7 @@ def _carried_out(
     run = Run(
         plan,
         Board({row.stage: row for row in rows}, on_notice=log.warning),
-        launcher=containers(flow_run.id, plan.experiment.costs.region),
+        launcher=containers(flow_run.id, plan.experiment.costs.region, plan.experiment.costs.machines.gpu.gpu),
         waits_s=LATER_AND_LATER,
         announce=announcer(plan.experiment.costs.scope, flow_run.id, paused_with),
     )
@@ -141,8 +142,10 @@ def _carried_out(
 
 
 def _check_capacity(plan: Plan) -> None:
-    """Raises RetainError where the rented machines that the stages begin on can't be had."""
-    named = {plan.machine(stage).pool for stage in plan.stages} & RENTED.keys()
+    """Raises RetainError where the rented machines can't be had that stages begin on which are still to be made."""
+    identities = plan.standing()
+    to_make = [stage for stage in plan.stages if not plan.is_made(stage.name, identities[stage.name])]
+    named = {plan.machine(stage).pool for stage in to_make} & RENTED.keys()
     if named:
         from flows import capacity  # whoever rents no machines needs none of Google's libraries
 

@@ -53,6 +53,11 @@ class Pools:
 ON_THIS_MACHINE = Pools()
 
 
+def is_unwitnessed(pool: str) -> bool:
+    """Whether nobody sees the ends of a pool's containers, so that the attempts' own records count."""
+    return pool in RENTED and bool(RENTED[pool].sold_as)
+
+
 @dataclass(frozen=True)
 class PricedMachine:
     """What an attempt works on. `pool`: of rented machines; empty for the machine of the run itself."""

@@ -31,6 +31,7 @@ from flows.plan import Plan, key_metrics
 
 HELD_POLL_S = 0.5
 PROGRESS_S = 0.5
+LONG_WAIT_S = 300.0  # for a machine, until it is said
 LOG_LINES = 100  # the last ones of an attempt go to Prefect; all of them lie beside the artifact
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
@@ -216,13 +217,19 @@ def _attempt_once(
     preemptions: int,
 ) -> Ending:
     progress_shown = 0.0
-    began = asked_to_stop = False
+    began = asked_to_stop = said_to_wait = False
+    since = time.monotonic()
 
     def watch(child: Child) -> None:
-        nonlocal asked_to_stop, began, progress_shown
+        nonlocal asked_to_stop, began, progress_shown, said_to_wait
         if not began:
             began = True
             run.board.attempt_began(stage.name)
+        if not said_to_wait and not child.seconds and time.monotonic() - since > LONG_WAIT_S:
+            said_to_wait = True
+            run.board.notice(
+                f"{stage.name} has waited for a machine for {LONG_WAIT_S / 60:.0f} minutes, and goes on to"
+            )
         if run.killing.is_set():
             child.kill()
         elif run.stopping.is_set() and not asked_to_stop:

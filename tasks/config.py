@@ -758,7 +758,7 @@ class Execution(Frozen):
     # After so many preemptions of a stage its next attempt works on a machine that nobody takes away, where the pool
     # has such and the budget has room for one.
     on_demand_after: Annotated[int, Field(ge=1, le=1000)]
-    # What a machine costs before and after the stage itself: boot, image pull, idle tail.
+    # What a rented machine costs before and after the stage itself: boot, image pull, idle tail. Another one has none.
     overhead_s: Annotated[float, Field(ge=0, le=3600)]
     # How often stages save their state. Results don't depend on it.
     checkpoint: CheckpointInterval

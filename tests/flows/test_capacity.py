@@ -20,6 +20,7 @@ from prefect.states import Scheduled
 import flows.container
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
+from engine.stage import FAILED
 from engine.store import FolderStore
 from flows import capacity
 from flows.capacity import Cloud
@@ -207,7 +208,7 @@ def test_an_attempt_whose_machines_all_delete_themselves_is_given_up(
         engine.groups["retain-gpu-spot"] = 0
         assert waiting._look(time.monotonic() + 1.0) is None
     engine.groups["retain-gpu-spot"] = 0
-    assert waiting._look(time.monotonic() + 1.0) == flows.container.KILLED
+    assert waiting._look(time.monotonic() + 1.0) == FAILED  # those that follow would do the same
     assert waiting.never_began
     assert "4 machines of its pool deleted themselves without taking it" in waiting.message
     assert [state.type for state in api.proposed] == [StateType.CANCELLED]
@@ -224,6 +225,31 @@ def test_an_attempt_that_can_ask_for_no_machine_is_taken_back(
     api.state = State(type=StateType.RUNNING)  # of a run that has come back to it
     start(tmp_path, api, monkeypatch)
     assert len(api.proposed) == 1
+
+
+def test_an_attempt_whose_machine_can_not_be_asked_for_now_asks_later(
+    engine: Compute, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.failing = [503] * 50
+    monkeypatch.setattr(flows.container, "GROW_S", 0.0)
+    api = Prefect(waiting=1)
+    waiting = start(tmp_path, api, monkeypatch)
+    assert api.proposed == []
+    engine.failing = []
+    waiting._look(time.monotonic() + 1.0)
+    assert engine.groups["retain-gpu-spot"] == 1
+
+
+def test_what_nobody_witnesses_has_ended_when_its_record_says_so(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = start(tmp_path, Prefect(waiting=1), monkeypatch, "gpu-vertex")
+    assert waiting.begins_s > flows.container.BEGINS_S
+    record = SimpleNamespace(ended=True, status="complete", seconds=9.0)
+    for witnessed in (True, False):
+        waiting.witnessed, waiting._beat = witnessed, record  # type: ignore[assignment]
+        assert waiting.end_seen == (not witnessed)
+    assert waiting.seconds == 9.0
 
 
 def test_the_groups_are_terraforms() -> None:

@@ -167,7 +167,7 @@ class Runs:
         monkeypatch.setattr(parent, "get_run_logger", lambda: logging.getLogger("parent"))
         monkeypatch.setattr(parent, "make_plan", lambda *_, **__: self.plan)
         monkeypatch.setattr(parent, "check_deployments", lambda stages: None)
-        monkeypatch.setattr(parent, "containers", lambda flow_run, region: replace(HERE, owner=str(flow_run)))
+        monkeypatch.setattr(parent, "containers", lambda flow_run, region, gpu: replace(HERE, owner=str(flow_run)))
         monkeypatch.setattr(parent, "announcer", self._announcer)
         monkeypatch.setattr(parent, "watched", lambda run: budget.watched(run, every_s=0.02))
         monkeypatch.setattr(parent, "published", self._published)
@@ -430,13 +430,19 @@ def test_a_machine_that_can_not_be_had_is_told_before_money_is_reserved(
         raise RetainError("quota NVIDIA_L4_GPUS is used up")
 
     monkeypatch.setattr(capacity, "check", check)
-    rented = replace(runs.plan, pools=Pools("cpu-spot", "gpu-spot"))
+    store, stages, pools = runs.plan.store, runs.plan.stages, Pools("cpu-spot", "gpu-spot")
     assert runs.go().is_completed()  # on this machine
-    runs.plan = rented
-    state = runs.go()
+    runs.plan = replace(runs.plan, pools=pools)
+    assert runs.go().is_completed()  # all is made, and no machine wanted
+    for count, name in ((2, "accept"), (1, "backtest")):  # one that comes back has its attempts already
+        runs.count = count
+        runs.plan = replace(toy_plan(store.here, (*stages, toy_stage(name))), pools=pools)
+        state = runs.go()
+        assert state.is_completed() == (count == 2)
     assert (state.is_failed(), state.message) == (True, "quota NVIDIA_L4_GPUS is used up")
     assert asked == [("us-central1", ["cpu-spot"], "nvidia-l4")]  # no stage of chaos computes on a GPU
-    assert runs.attempts() == {"customers": 1, "risk": 1, "release": 1}
+    attempted = {entry.stage for entry in ledger.entries(store, runs.plan.experiment.costs.scope)}
+    assert attempted == {"customers", "risk", "release", "accept"}
 
 
 # -- retrains

@@ -14,11 +14,12 @@ from uuid import uuid4
 
 import pytest
 
+import flows.attempt
 import flows.container
 from engine import ledger, records
 from engine.errors import BudgetExceeded, ConfigError
 from engine.stage import PREEMPTED, Resources, StageRequest
-from flows.attempt import run_attempt
+from flows.attempt import run_attempt, settle_lost
 from flows.launch import Launcher, work_folder
 from flows.plan import Plan
 from flows.pools import Pools, rented, stated_pools
@@ -155,6 +156,59 @@ def test_a_run_that_comes_back_looks_for_its_attempt_where_the_money_was_reserve
     run_attempt(plan, SFT, identity, {}, lambda child: None, leave(PREEMPTED), preemptions=0)
     assert machines.pools == ["gpu-on-demand"] * 2
     assert len(reserved(plan)) == 1
+
+
+def test_an_attempt_that_waits_for_a_machine_is_not_taken_for_one_that_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours after it reserved, another run of the ledger settles what was lost."""
+    plan, now = plan_on(tmp_path, Pools("docker", "gpu-spot")), [1e9]
+    monkeypatch.setattr(flows.attempt, "STAMP_S", 0.0)
+    monkeypatch.setattr(ledger.time, "time", lambda: now[0])
+    machines, looks = Machines(code=PREEMPTED), [0]
+    launcher = replace(machines.launcher("a flow run"), shared=True)
+
+    def start(request: StageRequest, caller: Mapping[str, str], pool: str) -> Any:
+        child = machines.start(request, caller, pool)
+        child.seconds, child.poll = 0.0, lambda: PREEMPTED if looks[0] > 4 else None
+        return child
+
+    def watch(child: Any) -> None:
+        looks[0] += 1
+        assert settle_lost(plan) == 0
+        child.seconds = 0.0 if looks[0] < 4 else 1.0  # then its machine is there
+        now[0] += HOUR / 2
+
+    run_attempt(plan, SFT, plan.identity(SFT, {}), {}, watch, replace(launcher, start=start))
+    (entry,) = ledger.entries(plan.store, plan.experiment.costs.scope)
+    assert (looks[0], entry.state, entry.seconds) == (5, "settled", 1.0)
+
+
+def test_what_never_began_costs_nothing(tmp_path: Path) -> None:
+    plan = plan_on(tmp_path, Pools("docker", "gpu-spot"))
+    execution = plan.experiment.execution.model_copy(update={"overhead_s": 480.0})
+    plan = replace(plan, experiment=plan.experiment.model_copy(update={"execution": execution}))
+    machines = Machines()
+
+    def start(request: StageRequest, caller: Mapping[str, str], pool: str) -> Any:
+        child = machines.start(request, caller, pool)
+        child.never_began, child.seconds = True, 0.0
+        return child
+
+    run_attempt(plan, SFT, plan.identity(SFT, {}), {}, lambda child: None, replace(machines.launcher(), start=start))
+    run_attempt(plan, SFT, plan.identity(SFT, {}), {}, lambda child: None, machines.launcher())
+    run_attempt(plan, RISK, plan.identity(RISK, {}), {}, lambda child: None, machines.launcher())
+    never, spot, here = ledger.entries(plan.store, plan.experiment.costs.scope)
+    assert (never.metered_usd, never.overhead_s) == (0.0, 480.0)
+    assert spot.metered_usd == pytest.approx(481 * SPOT / 3600, abs=1e-6)
+    assert here.overhead_s == 0.0  # nothing to boot
+
+
+def test_a_machine_on_demand_that_can_not_be_had_is_not_waited_for(tmp_path: Path) -> None:
+    plan, machines = plan_on(tmp_path, Pools("docker", "gpu-spot")), Machines()
+    launcher = replace(machines.launcher(), available=lambda machine: machine.pool != "gpu-on-demand")
+    run_attempt(plan, SFT, plan.identity(SFT, {}), {}, lambda child: None, launcher, preemptions=2)
+    assert machines.pools == ["gpu-spot"]
 
 
 def test_preemptions_of_one_pool_say_nothing_of_another(tmp_path: Path) -> None:
