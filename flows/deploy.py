@@ -78,7 +78,8 @@ def deploy(server: str | None = None, say: Say = print) -> None:
         images, given = _checked(api, server is None or is_own(server), pools, project)
         before = _data_before(api)
         if rented(pools):
-            notified = notified or _register_with_google(api, pools, project)
+            secret = _register_with_google(api, pools, project)
+            notified = notified or secret
         register(variables(images, given, pools, project), {POOL} | rented(pools), login)
         automations.register(notified)
         _give_gpu(api)

@@ -29,7 +29,7 @@ from engine.config import known_experiments
 from engine.environment import SECRETS
 from engine.errors import DataError, RetainError
 from engine.fingerprint import ROOT
-from flows import automations, deploy, mounts, platform
+from flows import automations, deploy, google_cloud, mounts, platform
 from flows.guard import SERVER_AUTH
 from flows.login import logged_in
 from flows.mounts import Access, Place
@@ -421,6 +421,48 @@ def test_what_is_mounted_is_said_and_a_gpu_is_asked_for(
     assert told == [None, "https://pages.example/hook"]
     gpu = {"user": "1:1", "device_requests": [{"Driver": "nvidia", "Count": 1, "Capabilities": [["gpu"]]}]}
     assert api.updated == ({2: {"job_variables": gpu}} if accelerator == "cuda" else {})
+
+
+@pytest.fixture
+def rented(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Registered:
+    """The server of a project with machines of Google Cloud, all of which is there. Its secret names who is told."""
+    api, pushed = Registered(), {name: f"registry.example/retain/{name}@sha256:0" for name in IMAGES}
+    (folders / "key.json").write_text("{}")
+    for name, value in {
+        "RETAIN_STORE": "gs://bucket/retain",
+        "RETAIN_CACHE": str(folders / "cache"),
+        "GOOGLE_APPLICATION_CREDENTIALS": str(folders / "key.json"),
+        "GOOGLE_CLOUD_PROJECT": "project-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr(deploy, "store_of", lambda engine: "gs://bucket/retain")
+    monkeypatch.setattr(deploy, "client", lambda: api)
+    monkeypatch.setattr(deploy, "references", lambda root: pushed)
+    monkeypatch.setattr(deploy, "accelerator_of", lambda root, name: "cuda")
+    monkeypatch.setattr(deploy, "register", lambda variables, pools, login: None)
+    monkeypatch.setattr(automations, "register", lambda notified: None)
+    monkeypatch.setattr(google_cloud, "register_pools", lambda api, names: None)
+    monkeypatch.setattr(google_cloud, "register_blocks", lambda project: None)
+    monkeypatch.setattr(google_cloud, "secret_page_url", lambda: "https://pages.example/of-the-project")
+    return api
+
+
+@pytest.mark.parametrize("stated", [None, "https://pages.example/hook"])
+def test_rented_pools_are_registered_whoever_is_told(
+    stated: str | None, rented: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RETAIN_PAGE_URL goes before the project's secret."""
+    made, told = list[Any](), list[str | None]()
+    monkeypatch.setattr(google_cloud, "register_pools", lambda api, names: made.append(names))
+    monkeypatch.setattr(google_cloud, "register_blocks", made.append)
+    monkeypatch.setattr(automations, "register", told.append)
+    monkeypatch.setenv("RETAIN_CPU_POOL", "cpu-spot")
+    if stated is not None:
+        monkeypatch.setenv("RETAIN_PAGE_URL", stated)
+    deploy.deploy(say=lambda line: None)
+    assert made == [{"cpu-spot"}, "project-1"]
+    assert told == [stated or "https://pages.example/of-the-project"]
 
 
 # -- prefect.yaml
