@@ -82,7 +82,8 @@ def deploy(server: str | None = None, say: Say = print) -> None:
             notified = notified or secret
         register(variables(images, given, pools, project), {POOL} | rented(pools), login)
         automations.register(notified)
-        _give_gpu(api)
+        if pools.gpu not in RENTED:
+            _give_gpu(api)
         for deployment in sorted(api.read_deployments(), key=lambda each: (each.entrypoint or "", each.name)):
             flow = api.read_flow(deployment.flow_id).name
             say(f"{flow}/{deployment.name:<12} {(deployment.job_variables or {}).get('image', '')}")

@@ -465,6 +465,16 @@ def test_rented_pools_are_registered_whoever_is_told(
     assert told == [stated or "https://pages.example/of-the-project"]
 
 
+@pytest.mark.parametrize(("variable", "pool", "asked"), [("CPU", "cpu-spot", True), ("GPU", "gpu-spot", False)])
+def test_where_gpus_are_rented_this_machine_needs_none(
+    variable: str, pool: str, asked: bool, rented: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image has to be the one for CUDA then, while `stage/gpu` of this machine has the stages without a GPU."""
+    monkeypatch.setenv(f"RETAIN_{variable}_POOL", pool)
+    deploy.deploy(say=lambda line: None)
+    assert bool(rented.updated) is asked
+
+
 # -- prefect.yaml
 
 
