@@ -7,7 +7,7 @@
 STAGES=(--filter label=io.prefect.flow-run-id) # set by Prefect's worker
 LOOK_S="${RETAIN_LOOK_S:-10}"                   # between two looks at whether there is work
 SAVE_S=25                                       # for the containers' last checkpoints
-PULL_S=1200                                     # for a container, whose image may take minutes to pull
+PULL_S=600                                      # for a container, whose image is pulled; PENDING_S of flows/witness.py
 GONE_S="${RETAIN_GONE_S:-600}"                  # after which a machine that Google has agreed to delete is gone
 
 begin() {

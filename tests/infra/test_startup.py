@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from engine.fingerprint import ROOT
+from flows import witness
 from tests.infra.google_double import NAME, TOKEN, ZONE, Google, google
 from tests.infra.machine import PARTS, STARTUP, SYSTEM, Machine
 
@@ -195,6 +196,12 @@ def test_a_machine_that_has_worked_waits_for_the_next_image_too(worker: Machine,
     cloud.attributes["retain-idle-seconds"] = "1"
     watched(worker)
     assert cloud.pending == [0]
+
+
+def test_a_machine_waits_for_an_image_for_as_long_as_its_witness() -> None:
+    """That one takes a flow run for crashed then, and no container is to be waited for any more."""
+    (seconds,) = re.findall(r"^PULL_S=(\d+) ", (STARTUP / "worker.sh").read_text(), flags=re.MULTILINE)
+    assert float(seconds) == witness.PENDING_S
 
 
 def test_a_machine_without_a_gpu_looks_for_none(worker: Machine, cloud: Google) -> None:
