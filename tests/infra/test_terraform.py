@@ -371,11 +371,24 @@ def test_machines_have_a_price() -> None:
         gpu = "nvidia-l4" if name == "gpu_machine" else None
         for preemptible in (False, True):
             assert prices.find(machine, gpu, region, preemptible=preemptible), name
-    stated = load_experiment("exp_001_mvp").costs  # by which runs are metered
-    assert region == stated.region
-    assert (types["cpu_machine"], types["gpu_machine"]) == (stated.machines.cpu.type, stated.machines.gpu.type)
     used = {pool["machine_type"] for pool in pools().values()} | {RESIDENT["machine_type"]}
     assert used == {f"${{var.{name}}}" for name in types}
+
+
+DEPLOYED = sorted(
+    each["parameters"]["experiment"]
+    for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    if "parameters" in each
+)
+
+
+@pytest.mark.parametrize("experiment", DEPLOYED)
+def test_a_run_is_metered_at_the_price_of_the_machines_that_there_are(experiment: str) -> None:
+    """Nothing else compares them (docs/CONTAINERS.md)."""
+    stated = load_experiment(experiment).costs
+    assert (stated.machines.cpu.type, stated.machines.gpu.type, stated.region) == tuple(
+        VARIABLES[name]["default"] for name in ("cpu_machine", "gpu_machine", "region")
+    )
 
 
 # -- what lasts
