@@ -21,6 +21,7 @@ from prefect_gcp.workers.vertex import VertexAIWorker
 from engine.errors import RetainError
 from flows import compose
 from flows.platform import POOL_FILE
+from flows.witness import POOL_LABEL
 
 VERTEX = "gpu-vertex"
 BLOCK = "retain"  # of the project
@@ -49,7 +50,7 @@ def template(name: str) -> dict[str, Any]:
         whole: dict[str, Any] = VertexAIWorker.get_default_base_job_template()
         return whole
     stated: dict[str, Any] = json.loads(POOL_FILE.read_text(encoding="utf-8"))
-    stated["job_configuration"]["labels"] = {"retain.pool": name}
+    stated["job_configuration"]["labels"] = {POOL_LABEL: name}
     return stated
 
 

@@ -43,11 +43,11 @@ from flows import compose, ends
 from flows.compose import Say
 from flows.guard import SERVER_AUTH
 from flows.mounts import STORE, Place, place
+from flows.witness import FLOW_RUN_LABEL, POOL_LABEL
 
 POOL = "docker"
 ORCHESTRATOR = "orchestrator"  # the image of worker and witness
-# Of the containers that the worker makes: as infra/pools/docker.json says, and of which flow run, by the worker.
-POOL_LABEL, FLOW_RUN_LABEL = "retain.pool=docker", "io.prefect.flow-run-id"
+POOL_FILTER = f"{POOL_LABEL}={POOL}"  # by which the engine lists the containers that the worker has made
 PORT = 4200
 LOOPBACK = "127.0.0.1"
 SERVICES = ("postgres", "server", "worker", "witness")
@@ -311,7 +311,7 @@ def _stop_stages(engine: DockerClient, say: Say) -> None:
 
 
 def _of_pool(engine: DockerClient, all: bool = False) -> list[Container]:
-    return engine.containers.list(all=all, filters={"label": POOL_LABEL}, ignore_removed=True)  # type: ignore[no-any-return]
+    return engine.containers.list(all=all, filters={"label": POOL_FILTER}, ignore_removed=True)  # type: ignore[no-any-return]
 
 
 def _opened(url: str) -> Store | None:

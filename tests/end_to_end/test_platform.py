@@ -178,7 +178,7 @@ def test_down_stops_what_is_at_work_and_the_next_up_carries_it_on(up: Platform, 
 
 def test_nothing_is_left(up: Platform) -> None:
     def left() -> list[Container]:
-        return up.engine.containers.list(all=True, filters={"label": platform.POOL_LABEL, "network": platform.PROJECT})  # type: ignore[no-any-return]
+        return up.engine.containers.list(all=True, filters={"label": platform.POOL_FILTER, "network": platform.PROJECT})  # type: ignore[no-any-return]
 
     deadline = time.monotonic() + 60
     while left() and time.monotonic() < deadline:

@@ -213,7 +213,8 @@ def test_the_pool_makes_containers_as_the_others_expect_them() -> None:
     assert properties["command"]["default"] == "python -m prefect.engine"
     assert properties["networks"]["default"] == [COMPOSE["networks"]["default"]["name"]]
     (label,) = POOL["job_configuration"]["labels"].items()
-    assert "=".join(label) == platform.POOL_LABEL == f"retain.pool={witness.POOL}"
+    assert label == (witness.POOL_LABEL, witness.POOL)
+    assert "=".join(label) == platform.POOL_FILTER
     assert COMPOSE["services"]["worker"]["command"][3:5] == [f"--pool={platform.POOL}", "--type=docker"]
     again = "PREFECT_CLIENT_RETRY_EXTRA_CODES"  # or a flow fails whose state is proposed while the database is away
     assert properties["env"]["default"][again] == COMPOSE["services"]["worker"]["environment"][again] == "500"
@@ -416,7 +417,7 @@ class Ended:
     """A container of the pool that ends at SIGTERM."""
 
     def __init__(self, flow_run: UUID, name: str) -> None:
-        self.id, self.labels = name, {platform.FLOW_RUN_LABEL: str(flow_run)}
+        self.id, self.labels = name, {witness.FLOW_RUN_LABEL: str(flow_run)}
         self.running, self.removed = True, False
 
     def kill(self, signal: object = None) -> None:
@@ -431,7 +432,7 @@ def test_a_container_whose_end_nobody_wrote_stays(monkeypatch: pytest.MonkeyPatc
     known, unknown = Ended(uuid4(), "known"), Ended(uuid4(), "second")
     for flow_run, name in ((known.labels, "known"), (unknown.labels, "first")):
         end = ends.End(
-            flow_run=UUID(flow_run[platform.FLOW_RUN_LABEL]),
+            flow_run=UUID(flow_run[witness.FLOW_RUN_LABEL]),
             container=name,
             image="x",
             host="x",
