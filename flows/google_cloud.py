@@ -6,22 +6,17 @@ own account, a person by `gcloud auth application-default login`, a machine by i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from typing import Any
 
-import httpx
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import WorkPoolCreate
 from prefect_gcp import GcpCredentials, GcpSecret
 from prefect_gcp.workers.vertex import VertexAIWorker
 
 from engine.errors import RetainError
 from flows import compose
-from flows.platform import POOL_FILE
-from flows.witness import POOL_LABEL
+from flows.platform import docker_template, make_pool
 
 VERTEX = "gpu-vertex"
 BLOCK = "retain"  # of the project
@@ -29,29 +24,16 @@ PAGE_URL = "retain-page-url"  # of a secret, and the secret's own name; "none" w
 
 
 def register_pools(api: SyncPrefectClient, names: Iterable[str]) -> None:
-    """Creates the work pools, or brings them to what infra/pools/docker.json or prefect-gcp says."""
+    """Creates the work pools, or brings them to what infra/pools/docker.json or prefect-gcp says.
+
+    Raises RetainError.
+    """
+    described = "Rented machines (docs/GOOGLE_CLOUD.md)"
     for name in sorted(names):
-        pool = WorkPoolCreate(
-            name=name,
-            description="Rented machines (docs/GOOGLE_CLOUD.md)",
-            type="vertex-ai" if name == VERTEX else "docker",
-            base_job_template=template(name),
-        )
-        try:
-            api.create_work_pool(pool, overwrite=True)
-        except httpx.HTTPError as error:
-            raise RetainError(f"Prefect's server refused the work pool {name} ({compose.first_line(error)})") from None
-
-
-def template(name: str) -> dict[str, Any]:
-    """The base job template of a work pool. Rented machines make containers as this one does, and label them with the
-    pool, by which its witness knows them."""
-    if name == VERTEX:
-        whole: dict[str, Any] = VertexAIWorker.get_default_base_job_template()
-        return whole
-    stated: dict[str, Any] = json.loads(POOL_FILE.read_text(encoding="utf-8"))
-    stated["job_configuration"]["labels"] = {POOL_LABEL: name}
-    return stated
+        if name == VERTEX:
+            make_pool(api, name, described, VertexAIWorker.get_default_base_job_template(), kind="vertex-ai")
+        else:  # rented machines make containers as this one does
+            make_pool(api, name, described, docker_template(name))
 
 
 def register_blocks(project: str) -> None:

@@ -19,8 +19,8 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +31,7 @@ import yaml
 from docker import DockerClient
 from docker.errors import APIError
 from docker.models.containers import Container
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
@@ -85,7 +85,8 @@ def up(say: Say) -> None:
         for service in together:
             compose.wait_until_healthy(engine, PROJECT, service, say)
         if "server" in together:
-            _make_pool(api_url(address), environment.get(CLIENT_AUTH))
+            with _client(api_url(address), environment.get(CLIENT_AUTH)) as api:
+                make_pool(api, POOL, "Containers of one machine (infra/pools/docker.json)", docker_template(POOL))
             say(f"work pool {POOL}: as {POOL_FILE.relative_to(ROOT)} states")
             for other in _other_stores(api_url(address), environment.get(CLIENT_AUTH), store.url):
                 say(f"warning: deployments keep their artifacts in {other}, not in {store.url}")
@@ -251,24 +252,37 @@ def store_of_deployment(job_variables: Mapping[str, Any]) -> str | None:
     return next((each.removesuffix(f":{STORE}") for each in volumes if each.endswith(f":{STORE}")), None)
 
 
-def _make_pool(url: str, auth: str | None) -> None:
-    """Creates the work pool, or brings it to what infra/pools/docker.json says."""
-    pool = WorkPoolCreate(
-        name=POOL,
-        description="Containers of one machine (infra/pools/docker.json)",
-        type="docker",
-        base_job_template=json.loads(POOL_FILE.read_text(encoding="utf-8")),
-    )
+@contextmanager
+def _client(url: str, auth: str | None) -> Iterator[SyncPrefectClient]:
     with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth}), get_client(sync_client=True) as api:
-        try:
-            api.create_work_pool(pool, overwrite=True)
-        except httpx.HTTPError as error:
-            raise RetainError(f"Prefect's server refused the work pool {POOL} ({compose.first_line(error)})") from None
+        yield api
+
+
+def docker_template(pool: str) -> dict[str, Any]:
+    """The base job template of a work pool of containers: infra/pools/docker.json, with the pool as their label, by
+    which its witness knows them."""
+    stated: dict[str, Any] = json.loads(POOL_FILE.read_text(encoding="utf-8"))
+    stated["job_configuration"]["labels"] = {POOL_LABEL: pool}
+    return stated
+
+
+def make_pool(
+    api: SyncPrefectClient, name: str, description: str, template: Mapping[str, Any], kind: str = "docker"
+) -> None:
+    """Creates the work pool, or brings it to that base job template. `kind`: of Prefect's workers.
+
+    Raises RetainError.
+    """
+    pool = WorkPoolCreate(name=name, description=description, type=kind, base_job_template=dict(template))
+    try:
+        api.create_work_pool(pool, overwrite=True)
+    except httpx.HTTPError as error:
+        raise RetainError(f"Prefect's server refused the work pool {name} ({compose.first_line(error)})") from None
 
 
 def _other_stores(url: str, auth: str | None, store: str) -> list[str]:
     """The stores of deployments, other than the witness's `store`: none of their stages would be seen to end."""
-    with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth}), get_client(sync_client=True) as api:
+    with _client(url, auth) as api:
         try:
             deployments = api.read_deployments()
         except httpx.HTTPError:

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 import requests
 import yaml
@@ -219,6 +220,17 @@ def test_the_pool_makes_containers_as_the_others_expect_them() -> None:
     again = "PREFECT_CLIENT_RETRY_EXTRA_CODES"  # or a flow fails whose state is proposed while the database is away
     assert properties["env"]["default"][again] == COMPOSE["services"]["worker"]["environment"][again] == "500"
     assert POOL["job_configuration"]["auto_remove"] is False  # or nobody could tell how a container ended
+
+
+def test_a_pool_that_prefects_server_refuses_is_one_line() -> None:
+    def refused(pool: Any, overwrite: bool) -> None:
+        assert (pool.name, pool.type, pool.base_job_template, overwrite) == ("docker", "docker", POOL, True)
+        raise httpx.HTTPError("422 Unprocessable Entity\nof this")
+
+    api: Any = SimpleNamespace(create_work_pool=refused)
+    with pytest.raises(RetainError) as told:
+        platform.make_pool(api, platform.POOL, "as stated", platform.docker_template(platform.POOL))
+    assert str(told.value) == "Prefect's server refused the work pool docker (422 Unprocessable Entity)"
 
 
 def test_the_prefect_command_finds_the_server() -> None:
