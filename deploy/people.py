@@ -193,7 +193,7 @@ def promote_challenger(desk: Desk, release: str, who: Signature) -> list[str]:
         *map(_line, evidence.figures),
         _now(after),
         f"Start the services again, so that {version} answers in place of {after.predecessor}; until then its learned "
-        "policy goes on deciding all the same. A rollback leads to the baseline of the release that answers.",
+        f"policy goes on deciding all the same. A rollback makes {after.predecessor} the champion again.",
     ]
 
 

@@ -5,8 +5,9 @@
 The *champion* is the release that answers, by its baseline. The *challenger* is the learned policy of a release, the
 same one or another. Forward takes a person, one step at a time, with figures that pass. The last step is promote(): the
 release whose policy decides about everybody becomes the one that answers, and nobody is decided about by another policy
-than before. Back takes nothing: roll_back() removes the challenger from whatever phase, and can be repeated. After it
-the rollout is latched and the release quarantined, which a person has to lift, each alone.
+than before. Back takes nothing: roll_back() removes the challenger from whatever phase, and can be repeated. If it had
+been promoted, the champion of before is the champion again. After it the rollout is latched and the release
+quarantined, which a person has to lift, each alone.
 
 A rollout is one small JSON object, which is replaced as a whole. Every function here is pure: it returns another
 rollout, of the next generation and with one event more, or raises RolloutError. An object that says of itself what
@@ -77,8 +78,8 @@ class Event(Frozen):
 class Rollout(Frozen):
     """`percent` of customers are the challenger's. `accepted`: its shadow_only parts that customers may be shown.
     `accepted_holds`: signals that were not to be told when it went to everybody. `predecessor`: the champion of before
-    the challenger was promoted, from which a service may answer until it is started again. `generation` counts the
-    changes."""
+    the challenger was promoted, from which a service may answer until it is started again, and which a rollback makes
+    the champion again. `generation` counts the changes."""
 
     champion: Arm
     challenger: Arm | None
@@ -371,12 +372,14 @@ def set_percent(rollout: Rollout, percent: float, *, by: str, reason: str, at: i
 
 
 def roll_back(rollout: Rollout, *, by: str, why: str, at: int, figures: Iterable[Figure] = ()) -> Rollout:
-    """Without the challenger, latched, its release in quarantine; the same rollout if there is no challenger. Never
-    refuses: of `by` and `why` it takes what can be shown."""
+    """Without the challenger, latched, its release in quarantine; the same rollout if there is no challenger. If
+    that was promoted, the champion of before is the champion again: no service begins with the baseline of a release in
+    quarantine. Never refuses: of `by` and `why` it takes what can be shown."""
     if rollout.challenger is None:
         return rollout
     by, why = _showable(by), _showable(why)
     barred = Quarantine(release=rollout.challenger.release, why=why, at=at, by=by)
+    champion = rollout.champion if rollout.predecessor is None else _arm(rollout.predecessor, "baseline")
     return _changed(
         rollout,
         "roll_back",
@@ -384,6 +387,7 @@ def roll_back(rollout: Rollout, *, by: str, why: str, at: int, figures: Iterable
         why,
         at,
         figures=tuple(figures),
+        champion=champion,
         challenger=None,
         phase="baseline",
         percent=0.0,

@@ -114,13 +114,16 @@ class Following:
         self._gauges.stand(stands, service.learned_percent, self._clock() <= stands.until)
 
     def _obstacle(self, stands: Standing) -> str | None:
-        """What keeps the challenger from customers here, though the rollout and its lease let it."""
+        """What keeps the challenger from customers here, though the rollout and its lease let it; also without one, if
+        another release than the champion answers."""
         rollout, challenger, bound = stands.rollout, stands.served.shadow, self._service.bound
-        if rollout is None or challenger is None:
+        if rollout is None:
             return None
         answers = bound.versions["release"]
         if answers not in may_answer(rollout):
             return f"the rollout's champion is {rollout.champion.release}, but here {answers} answers"
+        if challenger is None:
+            return None
         wanted = _Wanted(challenger.release, stands.served.accepted)
         if failed := self._failure(wanted):
             return f"the challenger {challenger.release} can't be loaded: {failed.why}"

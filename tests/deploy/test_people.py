@@ -109,7 +109,7 @@ def test_a_promotion_wants_figures_and_no_alert(
     prometheus.series["ALERTS"] = []
     assert town.run("promote", town.good, *ANN) == 0
     assert town.run("rollback", *ANN) == 0
-    assert town.state() == f"latched, baseline of {town.good} for everybody"
+    assert town.state() == f"latched, baseline of {town.champion} for everybody"
 
 
 @pytest.mark.kills

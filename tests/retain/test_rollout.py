@@ -408,12 +408,15 @@ def test_it_is_promoted_by_figures_of_everybody() -> None:
     assert promoted(nrr="hold").champion.release == GOOD  # at 100 % nothing is compared
 
 
-def test_a_rollback_after_a_promotion_leads_to_the_baseline() -> None:
-    gone = back(promoted())
-    assert (gone.champion, gone.challenger, gone.latched) == (Arm(release=GOOD, mode="baseline"), None, True)
+@pytest.mark.parametrize("rollout", [promoted(), set_percent(promoted(), 0, **ANN)])
+def test_a_rollback_after_a_promotion_leads_to_the_champion_of_before(rollout: Rollout) -> None:
+    gone = back(rollout)
+    assert (gone.champion, gone.challenger, gone.latched) == (Arm(release=CHAMPION, mode="baseline"), None, True)
     assert effective(gone, True, False, None) == BASELINE_ONLY
     assert [barred.release for barred in gone.quarantined] == [GOOD]
-    assert may_answer(gone) == {GOOD}
+    assert may_answer(gone) == {CHAMPION}
+    assert gone.predecessor is None
+    assert gone.history[-1].after == f"latched, baseline of {CHAMPION} for everybody"
     assert back(gone) is gone
 
 

@@ -218,6 +218,7 @@ class Rollouts(RuleBasedStateMachine):
             return
         after = roll_back(before, by="controller", why="errors", at=1)
         assert (after.challenger, after.phase, after.percent) == (None, "baseline", 0)
+        assert after.champion.release == (before.predecessor or before.champion.release)
         assert roll_back(after, by="controller", why="errors", at=1) is after
         assert effective(after, True, False, None) == BASELINE_ONLY
         if before.challenger is not None:

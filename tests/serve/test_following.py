@@ -104,6 +104,18 @@ def canary(release: str = CHALLENGER, percent: float = 100.0, champion: str = CH
     return shadow.model_copy(update={"percent": percent, "phase": phase})
 
 
+def promoted(full: Rollout) -> Rollout:
+    after = full.model_copy(
+        update={
+            "champion": Arm(release=CHALLENGER, mode="baseline"),
+            "predecessor": CHAMPION,
+            "generation": 2,
+            "history": (*full.history, full.history[0].model_copy(update={"action": "promote"})),
+        }
+    )
+    return Rollout.model_validate(after.model_dump())
+
+
 def served(stage: Stage, percent: float) -> bool:
     return stage.service.learned_percent == percent
 
@@ -140,15 +152,7 @@ def test_after_a_promotion_nobody_is_thrown_back_until_the_service_is_started_ag
     stage = staged()
     full = canary()
     begun(stage, full)
-    promoted = full.model_copy(
-        update={
-            "champion": Arm(release=CHALLENGER, mode="baseline"),
-            "predecessor": CHAMPION,
-            "generation": 2,
-            "history": (*full.history, full.history[0].model_copy(update={"action": "promote"})),
-        }
-    )
-    stage.put(Rollout.model_validate(promoted.model_dump()))
+    stage.put(promoted(full))
     stage.renew(2)
     stage.until(lambda: stage.service.standing.rollout is not None and stage.service.standing.rollout.generation == 2)
     stage.renew(2)
@@ -182,6 +186,20 @@ def test_rolled_back_the_baseline_decides_and_the_arm_ends(staged: Callable[...,
     record = stage.client.get(f"/decisions/{answer['decision_id']}").json()
     assert (answer["mode"], record["detail"]["unasked"], record["shadow"]) == ("baseline", "left_out", None)
     assert stage.rollout["latched"]
+
+
+def test_rolled_back_after_a_promotion_it_decides_about_nobody_and_who_answers_from_it_says_so(
+    staged: Callable[..., Stage],
+) -> None:
+    stage = staged(version=CHALLENGER)  # as one is that was started after the promotion
+    after = promoted(canary())
+    begun(stage, after)
+    stage.put(roll_back(after, by="controller", why="errors", at=1))
+    stage.until(lambda: served(stage, 0) and stage.service.bound.learned is None)
+    assert stage.ask()["mode"] == "baseline"
+    says = f"the rollout's champion is {CHAMPION}, but here {CHALLENGER} answers"
+    stage.until(lambda: stage.service.standing.problem == says)
+    assert f"{says}: the baseline decides about everybody" in stage.client.get("/readyz").json()["warnings"]
 
 
 def test_in_its_shadow_it_is_asked_after_the_answer(staged: Callable[..., Stage]) -> None:
