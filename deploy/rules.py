@@ -1,7 +1,8 @@
 """Renders what Prometheus and Alertmanager read: `python -m deploy.rules FOLDER`.
 
 The limits of alerts are those that a release holds as its `monitoring`, or an experiment states: they stand in no other
-place. Durations are divided by the time scale of a demo's store (deploy/plan.py), which then needs minutes and not
+place. The release is the one that answers, whose address is printed, so that whoever starts the service can hold it to
+that one. Durations are divided by the time scale of a demo's store (deploy/plan.py), which then needs minutes and not
 hours. Windows, `for` and intervals are divided alike: an alert then says the same of a fault shorter by as much.
 """
 
@@ -23,11 +24,13 @@ from deploy.plan import time_scale
 from deploy.settings import page_url
 from engine.artifact import open_artifact
 from engine.config import experiment_path, load
+from engine.document import Document
 from engine.errors import RetainError
 from engine.paths import why_unwritable
-from engine.releases import DEFAULT_EXPERIMENT, current_release
-from engine.store import open_store, store_url
+from engine.releases import DEFAULT_EXPERIMENT, current_release, experiment_of, find, folder_of
+from engine.store import Store, open_store, store_url
 from retain.monitoring import Monitoring
+from retain.rollout import Rollout, rollout_key
 from retain.signals import SLOW
 
 DEPLOY = Path(__file__).resolve().parent
@@ -112,6 +115,16 @@ def _scaled(match: re.Match[str], scale: float) -> str:
     return f"{max(shortest, round(int(match[2]) * UNITS[match[3]] / scale))}s"
 
 
+def _answering(named: str, store: Store) -> tuple[str, Path]:
+    """The address and the folder of the release that answers: RELEASE_PATH, or the champion of the rollout in the
+    experiment that EXPERIMENT names, or the current one. Raises RetainError."""
+    if given := os.environ.get("RELEASE_PATH"):
+        return given, folder_of("RELEASE_PATH", given)
+    rollout = Document(store, rollout_key(experiment_of(named)), Rollout).read()
+    folder = current_release(named) if rollout is None else find(rollout.champion.release, named)
+    return f"{store.url}/{folder.relative_to(store.here).as_posix()}", folder
+
+
 def limits_of_release(folder: Path) -> Monitoring:
     """What a release holds. Raises RetainError."""
     try:
@@ -164,7 +177,9 @@ def write(folder: Path, limits: Monitoring, places: Places, scale: float, say: C
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.rules", description=__doc__)
     parser.add_argument("folder", type=Path, help="where the three files are written")
-    parser.add_argument("--experiment", default=DEFAULT_EXPERIMENT, help="whose current release holds the limits")
+    parser.add_argument(
+        "--experiment", default=DEFAULT_EXPERIMENT, help="whose release holds the limits, unless RELEASE_PATH names one"
+    )
     parser.add_argument("--stated", action="store_true", help="take the limits from the experiment's file")
     parser.add_argument("--replicas", default="127.0.0.1:8001", help="admin ports, with commas between them")
     parser.add_argument("--controller", default="127.0.0.1:8002")
@@ -173,11 +188,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--controller-token-file", required=True)
     given = parser.parse_args(arguments)
     try:
-        limits = (
-            limits_of_experiment(given.experiment)
-            if given.stated
-            else limits_of_release(current_release(given.experiment))
-        )
+        store = open_store(store_url())
+        if given.stated:
+            address, limits = "", limits_of_experiment(given.experiment)
+        else:
+            address, folder = _answering(given.experiment, store)
+            limits = limits_of_release(folder)
         places = Places(
             given.replicas.split(","),
             given.controller,
@@ -186,11 +202,12 @@ def main(arguments: list[str] | None = None) -> int:
             given.controller_token_file,
             page_url(os.environ),
         )
-        scale = time_scale(open_store(store_url()))
-        write(given.folder, limits, places, scale, partial(print, file=sys.stderr, flush=True))
+        write(given.folder, limits, places, time_scale(store), partial(print, file=sys.stderr, flush=True))
     except RetainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    if address:
+        print(address)
     return 0
 
 

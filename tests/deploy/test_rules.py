@@ -17,11 +17,19 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 from deploy import rules
+from engine.document import Document
 from engine.errors import RetainError
 from engine.fingerprint import ROOT
-from retain.monitoring import SECONDS_BOUNDS, LatencyLimit
+from engine.releases import version_of
+from engine.store import FolderStore
+from retain.monitoring import SECONDS_BOUNDS, LatencyLimit, Monitoring
+from retain.rollout import Rollout, propose, rollout_key
 from serve.trial_metrics import TrialMetrics
+from tests.deploy import fakes
+from tests.deploy.fakes import EXPERIMENT, GOOD_PARTS, release
 from tests.deploy.programs import program
+from tests.releases import MONITORING
+from tests.rollouts import ANN
 
 LIMITS = rules.limits_of_experiment("exp_001_mvp")
 RELEASE, OTHER = "0123456789ab", "ba9876543210"
@@ -526,6 +534,32 @@ def test_what_is_no_release_has_no_limits(tmp_path: Path) -> None:
         rules.limits_of_release(tmp_path)
     assert rules.main([str(tmp_path), "--experiment", "nosuch", "--admin-token-file", "a", "--controller-token-file",
                        "c"]) == 2  # fmt: skip
+
+
+def test_limits_are_those_of_the_release_that_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    monkeypatch.setenv("RETAIN_STORE", str(store))
+    release(store, 1, GOOD_PARTS)
+    monkeypatch.setattr(fakes, "MONITORING", MONITORING.model_copy(update={"latency_p95": LatencyLimit(limit_ms=1000)}))
+    release(store, 2, GOOD_PARTS)  # the current one
+    first, second = (store / EXPERIMENT / "release" / f"{number:064x}" for number in (1, 2))
+    command = [str(tmp_path), "--experiment", EXPERIMENT, "--admin-token-file", "a", "--controller-token-file", "c"]
+
+    def answers(folder: Path, limits: Monitoring) -> None:
+        assert rules.main(command) == 0
+        assert capsys.readouterr().out == f"{folder}\n"
+        assert (tmp_path / "rules.yaml").read_text() == rules.rules(limits)
+
+    answers(second, fakes.MONITORING)
+    rollout = propose(None, version_of(first), version_of(second), **ANN)
+    Document(FolderStore(store), rollout_key(EXPERIMENT), Rollout).change(lambda _: rollout)
+    answers(first, MONITORING)  # the champion, though a retrain has made another release since
+    monkeypatch.setenv("RELEASE_PATH", str(second))
+    answers(second, fakes.MONITORING)
+    (store / EXPERIMENT / "current.json").unlink()
+    answers(second, fakes.MONITORING)
 
 
 def test_the_routes(tmp_path: Path) -> None:
