@@ -25,11 +25,14 @@ up() {
     printf -v RETAIN_PAGE_URL %s http://page-url.invalid/
     export RETAIN_PAGE_URL
   fi
-  docker run --rm --env=RETAIN_STORE="$store" --env=RETAIN_PAGE_URL --volume="$folder/rendered:/rendered" "$image" \
-    python -m deploy.rules /rendered --experiment "$experiment" --replicas serve-1:8001,serve-2:8001 \
-    --controller controller:8002 --alertmanager alertmanager:9093 --admin-token-file /run/retain/token \
-    --controller-token-file /run/retain/token >&2 ||
-    fail "the store has no release of $experiment that can be served: $store"
+  # It prints the release that answers: both replicas are held to that one, and another one starts them anew.
+  RELEASE_PATH="$(
+    docker run --rm --env=RETAIN_STORE="$store" --env=RETAIN_PAGE_URL --env=RELEASE_PATH \
+      --volume="$folder/rendered:/rendered" "$image" \
+      python -m deploy.rules /rendered --experiment "$experiment" --replicas serve-1:8001,serve-2:8001 \
+      --controller controller:8002 --alertmanager alertmanager:9093 --admin-token-file /run/retain/token \
+      --controller-token-file /run/retain/token
+  )" || fail "the store has no release of $experiment that can be served: $store"
   chmod 755 "$folder/rendered" && chmod 644 "$folder"/rendered/*.yaml
   # Exported, and so among the arguments of no process.
   printf -v POSTGRES_PASSWORD %s "$password"
@@ -41,7 +44,7 @@ up() {
   export POSTGRES_PASSWORD DATABASE_URL RETAIN_API_KEYS RETAIN_ADMIN_TOKEN RETAIN_CONTROLLER_TOKEN ASSIGNMENT_KEY
   [[ "$page" != http* ]] || printf -v RETAIN_PAGE_URL %s "$page"
   RETAIN_RENDERED="$(cat "$folder"/rendered/*.yaml | sha256sum | cut --characters=1-12)"
-  export RETAIN_RENDERED RETAIN_IMAGE_SERVE="$image" RETAIN_BIND="$bind" RETAIN_STORE="$store"
+  export RELEASE_PATH RETAIN_RENDERED RETAIN_IMAGE_SERVE="$image" RETAIN_BIND="$bind" RETAIN_STORE="$store"
   export RETAIN_HOST_RENDERED="$folder/rendered"
   docker-compose --project-name retain-serve --project-directory "$folder" --file "$folder/compose.yaml" \
     --file "$folder/compose.cloud.yaml" up --detach >&2

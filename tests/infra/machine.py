@@ -21,6 +21,7 @@ PARTS = {
 }
 
 RECORD = 'printf "%s\\n" "${0##*/} $*" >> "$MACHINE/calls"\n'
+RELEASE = "gs://retain-example-retain/store/exp_001_mvp/release/0123"  # which answers, as deploy.rules prints it
 # The real curl, which finds Google's services at the double.
 CURL = """#!/bin/bash
 for word in "$@"; do
@@ -31,7 +32,8 @@ printf '%s\\n' "$@" >> "$MACHINE/arguments"
 exec @REAL@ --noproxy '*' "${words[@]}"
 """
 # `stages` holds the containers of stages that run: a line for each look, the last one again and again. `taken`: a stage
-# that the worker takes just before it stops. `stubborn`: containers outlive SIGTERM by two looks.
+# that the worker takes just before it stops. `stubborn`: containers outlive SIGTERM by two looks. `champion`: the release
+# that answers where no setting names one.
 DOCKER = """#!/bin/bash
 @RECORD@
 case "$1" in
@@ -49,7 +51,8 @@ case "$1" in
     [ ! -e "$MACHINE/no-toolkit" ] || case "$*" in *--gpus=*) exit 125 ;; esac
     [ ! -e "$MACHINE/no-release" ] || case "$*" in *deploy.rules*) exit 2 ;; esac
     case "$*" in *deploy.rules*) for file in rules prometheus alertmanager; do
-      echo "page: ${RETAIN_PAGE_URL-none}" > "$RETAIN_ROOT/var/lib/retain/serve/rendered/$file.yaml"; done ;; esac ;;
+      echo "page: ${RETAIN_PAGE_URL-none}" > "$RETAIN_ROOT/var/lib/retain/serve/rendered/$file.yaml"; done
+      case "$*" in *--env=RELEASE_PATH*) echo "${RELEASE_PATH:-$(cat "$MACHINE/champion")}" ;; esac ;; esac ;;
 esac
 """
 COMPOSE = """#!/bin/bash
@@ -86,6 +89,7 @@ class Machine:
         for name in ("calls", "arguments"):
             (folder / name).touch()
         self.stages()
+        (folder / "champion").write_text(f"{RELEASE}\n")
         self.script = folder / "startup-script"
         self.script.write_text("\n".join((STARTUP / part).read_text(encoding="utf-8") for part in PARTS[kind]))
         self.environment = {

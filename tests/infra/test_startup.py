@@ -22,7 +22,7 @@ import pytest
 from engine.fingerprint import ROOT
 from flows import witness
 from tests.infra.google_double import NAME, TOKEN, ZONE, Google, google
-from tests.infra.machine import PARTS, STARTUP, SYSTEM, Machine
+from tests.infra.machine import PARTS, RELEASE, STARTUP, SYSTEM, Machine
 
 AUTH = "retain:a password, with spaces"
 IMAGE = "us-central1-docker.pkg.dev/retain-example/retain/retain/orchestrator@sha256:0123"
@@ -427,6 +427,17 @@ def test_the_service_s_machine_renders_what_prometheus_reads_and_starts(server: 
     # Filled in inside the container, where nobody else reads it.
     assert server.state("serve/rendered/alertmanager.yaml").read_text() == "page: http://page-url.invalid/\n"
     assert {name: server.environment_of_compose[name] for name in own} == {name: given[name] for name in own}
+
+
+def test_replicas_are_held_to_the_release_that_answers(server: Machine, cloud: Google) -> None:
+    """So that another champion makes other containers of them, both, when the service is started again."""
+    cloud.attributes["retain-settings"] = "RETAIN_EXPERIMENT=exp_001_mvp"
+    assert server.run("up").returncode == 0
+    assert server.environment_of_compose["RELEASE_PATH"] == RELEASE
+    promoted = RELEASE.replace("0123", "4567")
+    (server.folder / "champion").write_text(f"{promoted}\n")
+    assert server.run("up").returncode == 0
+    assert server.environment_of_compose["RELEASE_PATH"] == promoted
 
 
 def test_what_is_no_setting_starts_nothing(server: Machine, cloud: Google) -> None:
