@@ -1,7 +1,7 @@
 # The machine of the service: deploy/compose.yaml, whose replicas Google's load balancer reaches at this machine's address.
 
 up() {
-  local folder="$STATE/serve" image bind store experiment keys page password admin controller assignment
+  local folder="$STATE/serve" image bind store experiment keys page password admin controller assignment compose
   image="$(attribute retain-image)"
   store="$(attribute retain-store)"
   export_settings
@@ -46,9 +46,37 @@ up() {
   RETAIN_RENDERED="$(cat "$folder"/rendered/*.yaml | sha256sum | cut --characters=1-12)"
   export RELEASE_PATH RETAIN_RENDERED RETAIN_IMAGE_SERVE="$image" RETAIN_BIND="$bind" RETAIN_STORE="$store"
   export RETAIN_HOST_RENDERED="$folder/rendered"
-  docker-compose --project-name retain-serve --project-directory "$folder" --file "$folder/compose.yaml" \
-    --file "$folder/compose.cloud.yaml" up --detach >&2
+  compose=(docker-compose --project-name retain-serve --project-directory "$folder" --file "$folder/compose.yaml"
+    --file "$folder/compose.cloud.yaml")
+  # As flows/stack.py has it: one replica answers while the other one is replaced.
+  replace postgres
+  replace serve-1
+  replace serve-2
+  replace controller prometheus alertmanager
   say "the service is at $bind:8000 and $bind:8010"
+}
+
+# Starts services, by `compose`, unless they run as they should already, and waits until they are healthy.
+replace() { # SERVICE...
+  local service
+  "${compose[@]}" up --detach --no-deps "$@" >&2
+  for service in "$@"; do
+    wait_until_healthy "$service"
+  done
+}
+
+wait_until_healthy() { # SERVICE
+  local id status="" health restarts tries
+  id="$("${compose[@]}" ps --quiet "$1")"
+  for ((tries = 0; tries < 24; tries++)); do
+    read -r status restarts health < <(docker inspect \
+      --format '{{.State.Status}} {{.RestartCount}} {{.State.Health.Status}}' "$id") ||
+      fail "$1 has no container"
+    [[ "$health" != healthy ]] || return 0
+    [[ "$status" != exited && "$status" != dead && "$restarts" -lt 4 ]] || break
+    sleep "${RETAIN_PAUSE_S:-5}"
+  done
+  fail "$1 isn't healthy ($status, $restarts restarts), so nothing after it was replaced: docker logs $id"
 }
 
 # Those of docs/SETTINGS.md that Terraform knows of, NAME=VALUE in a line each; the experiment is always among them.

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from engine.fingerprint import ROOT
 from flows import witness
@@ -438,6 +439,34 @@ def test_replicas_are_held_to_the_release_that_answers(server: Machine, cloud: G
     (server.folder / "champion").write_text(f"{promoted}\n")
     assert server.run("up").returncode == 0
     assert server.environment_of_compose["RELEASE_PATH"] == promoted
+
+
+def test_one_replica_after_the_other_is_replaced(server: Machine) -> None:
+    begun = server.run("up")
+    assert begun.returncode == 0, begun.stderr
+    groups = [call.partition("up --detach --no-deps ")[2] for call in server.calls("docker-compose") if " up " in call]
+    assert groups == ["postgres", "serve-1", "serve-2", "controller prometheus alertmanager"]
+    asked = [call.split()[-1] for call in server.calls("docker-compose", "docker inspect")]
+    assert asked.index("serve-1-id") < asked.index("serve-2")  # which is left alone until the first one is healthy
+    stated = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
+    started = {service for group in groups for service in group.split()}
+    assert started == {name for name, service in stated.items() if "profiles" not in service}
+
+
+@pytest.mark.parametrize(
+    ("state", "looks"), [("running 0 starting", 24), ("restarting 4 unhealthy", 1), ("exited 0 unhealthy", 1)]
+)
+def test_a_replica_that_is_not_healthy_is_told_and_the_other_one_stays(server: Machine, state: str, looks: int) -> None:
+    (server.folder / "sick").write_text(f"{state}\n")
+    ended = server.run("up")
+    assert ended.returncode == 1
+    status, restarts, _ = state.split()
+    assert ended.stderr.splitlines()[-1] == (
+        f"retain: error: serve-1 isn't healthy ({status}, {restarts} restarts), so nothing after it was replaced: "
+        "docker logs serve-1-id"
+    )
+    assert not [call for call in server.calls("docker-compose") if call.endswith("serve-2")]
+    assert len([call for call in server.calls("docker inspect") if call.endswith("serve-1-id")]) == looks
 
 
 def test_what_is_no_setting_starts_nothing(server: Machine, cloud: Google) -> None:
