@@ -14,6 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect_gcp import GcpCredentials, GcpSecret
 from prefect_gcp.workers.vertex import VertexAIWorker
 
+from deploy.settings import page_url
 from engine.errors import RetainError
 from flows import compose
 from flows.platform import docker_template, make_pool
@@ -50,12 +51,21 @@ def register_blocks(project: str) -> None:
 
 
 def secret_page_url() -> str | None:
-    """The webhook that the project's secret holds; None where it says "none". Raises RetainError."""
+    """The webhook that the project's secret holds; None where it says "none", as infra/startup/serve.sh has it. Raises
+    RetainError for any other text."""
     try:
-        text = GcpSecret.load(PAGE_URL).read_secret().decode().strip()
+        text = GcpSecret.load(PAGE_URL).read_secret().decode().rstrip("\n")
     except (GoogleAPIError, GoogleAuthError, UnicodeDecodeError) as error:
         raise RetainError(
             f"the secret {PAGE_URL} can't be read ({compose.first_line(error)}): give it a version, and your account "
             "roles/secretmanager.secretAccessor"
         ) from None
-    return None if text == "none" else text
+    if text == "none":
+        return None
+    try:
+        url = page_url({"RETAIN_PAGE_URL": text})
+    except RetainError:
+        url = None
+    if url is None:  # it may hold a secret: not repeated
+        raise RetainError(f"the secret {PAGE_URL} wants the address of a webhook, http:// or https://, or none")
+    return url

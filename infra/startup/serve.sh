@@ -9,6 +9,12 @@ up() {
   bind="$(metadata instance/network-interfaces/0/ip)"
   keys="$(secret retain-keys-secret)"
   page="$(secret retain-page-secret)"
+  if [[ "$page" == none ]]; then
+    page=""
+    say "nobody is paged: the secret $(attribute retain-page-secret) says none"
+  elif [[ ! "$page" =~ ^https?://[^/[:space:]][[:graph:]]*$ ]]; then # it may hold a secret: not repeated
+    fail "the secret $(attribute retain-page-secret) wants the address of a webhook, http:// or https://, or none"
+  fi
   install_docker
   password="$(made_once postgres)"
   admin="$(made_once admin)"
@@ -21,7 +27,7 @@ up() {
   mkdir --parents "$folder/rendered"
   chown "$CONTAINER_USER" "$folder/rendered"
   # As flows/stack.py has it: the address of whoever is paged may be a secret, and is filled in inside the container.
-  if [[ "$page" == http* ]]; then
+  if [[ -n "$page" ]]; then
     printf -v RETAIN_PAGE_URL %s http://page-url.invalid/
     export RETAIN_PAGE_URL
   fi
@@ -42,7 +48,7 @@ up() {
   printf -v RETAIN_CONTROLLER_TOKEN %s "$controller"
   printf -v ASSIGNMENT_KEY %s "$assignment"
   export POSTGRES_PASSWORD DATABASE_URL RETAIN_API_KEYS RETAIN_ADMIN_TOKEN RETAIN_CONTROLLER_TOKEN ASSIGNMENT_KEY
-  [[ "$page" != http* ]] || printf -v RETAIN_PAGE_URL %s "$page"
+  [[ -z "$page" ]] || printf -v RETAIN_PAGE_URL %s "$page"
   RETAIN_RENDERED="$(cat "$folder"/rendered/*.yaml | sha256sum | cut --characters=1-12)"
   export RELEASE_PATH RETAIN_RENDERED RETAIN_IMAGE_SERVE="$image" RETAIN_BIND="$bind" RETAIN_STORE="$store"
   export RETAIN_HOST_RENDERED="$folder/rendered"

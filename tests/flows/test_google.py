@@ -137,6 +137,17 @@ def test_who_is_told_is_a_secret_of_the_project(monkeypatch: pytest.MonkeyPatch,
     assert google_cloud.secret_page_url() == url
 
 
+@pytest.mark.parametrize(
+    "held", [b"", b"\n", b"None", b" https://pages.example/hook", b"hooks.example.com/1", b"https://"]
+)
+def test_a_secret_that_is_no_webhook_pages_nobody_unseen(monkeypatch: pytest.MonkeyPatch, held: bytes) -> None:
+    monkeypatch.setattr(GcpSecret, "load", lambda name: SimpleNamespace(read_secret=lambda: held))
+    with pytest.raises(
+        RetainError, match=r"^the secret retain-page-url wants the address of a webhook, [^\n]*, or none$"
+    ):
+        google_cloud.secret_page_url()
+
+
 def test_a_secret_that_can_not_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> bytes:
         raise PermissionDenied("Permission 'secretmanager.versions.access' denied")

@@ -418,6 +418,7 @@ def test_the_service_s_machine_renders_what_prometheus_reads_and_starts(server: 
     assert len({given[name] for name in own}) == 4
     assert (given["CANARY_PERCENT"], given["RELEASE_PATH"]) == ("2", "gs://bucket/a b=c")
     assert "RETAIN_PAGE_URL" not in given
+    assert "nobody is paged: the secret retain-page-url says none" in begun.stderr
     for name in ("RETAIN_API_KEYS", *own):
         assert given[name] not in server.arguments
 
@@ -467,6 +468,17 @@ def test_a_replica_that_is_not_healthy_is_told_and_the_other_one_stays(server: M
     )
     assert not [call for call in server.calls("docker-compose") if call.endswith("serve-2")]
     assert len([call for call in server.calls("docker inspect") if call.endswith("serve-1-id")]) == looks
+
+
+@pytest.mark.parametrize("held", ["", "None", " https://pages.example/hook", "hooks.example.com/1", "https:///hook"])
+def test_a_secret_that_is_no_webhook_starts_nothing(server: Machine, cloud: Google, held: str) -> None:
+    cloud.secrets["retain-page-url"] = held
+    ended = server.run("up")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "retain: error: the secret retain-page-url wants the address of a webhook, http:// or https://, or none"
+    )
+    assert server.calls("docker") == []
 
 
 def test_what_is_no_setting_starts_nothing(server: Machine, cloud: Google) -> None:
