@@ -372,9 +372,9 @@ def set_percent(rollout: Rollout, percent: float, *, by: str, reason: str, at: i
 
 
 def roll_back(rollout: Rollout, *, by: str, why: str, at: int, figures: Iterable[Figure] = ()) -> Rollout:
-    """Without the challenger, latched, its release in quarantine; the same rollout if there is no challenger. If
-    that was promoted, the champion of before is the champion again: no service begins with the baseline of a release in
-    quarantine. Never refuses: of `by` and `why` it takes what can be shown."""
+    """Without the challenger, latched, its release in quarantine; the same rollout if there is no challenger. After a
+    promotion the champion of before is the champion again, so that no service begins with the baseline of what was
+    rolled back. Never refuses: of `by` and `why` it takes what can be shown."""
     if rollout.challenger is None:
         return rollout
     by, why = _showable(by), _showable(why)

@@ -276,7 +276,7 @@ def test_a_promotion_under_load_throws_nobody_back(chain: MakeChain, release: Re
         busy(callers, 50)
     seen = sound(running, callers)
     assert seen["learned"] > 300
-    assert running.rollout.champion.release == running.version
+    assert running.rollout.champion.release == own
     came = f"{seen['learned']:.0f} decisions of the challenger, each by the right one; back to the baseline"
     report("a challenger promoted under load, and a replica started again", came, callers.answers)
 

@@ -25,7 +25,6 @@ from engine.store import FolderStore
 from retain.monitoring import SECONDS_BOUNDS, LatencyLimit, Monitoring
 from retain.rollout import Rollout, propose, rollout_key
 from serve.trial_metrics import TrialMetrics
-from tests.deploy import fakes
 from tests.deploy.fakes import EXPERIMENT, GOOD_PARTS, release
 from tests.deploy.programs import program
 from tests.releases import MONITORING
@@ -542,7 +541,8 @@ def test_limits_are_those_of_the_release_that_answers(
     store = tmp_path / "store"
     monkeypatch.setenv("RETAIN_STORE", str(store))
     release(store, 1, GOOD_PARTS)
-    monkeypatch.setattr(fakes, "MONITORING", MONITORING.model_copy(update={"latency_p95": LatencyLimit(limit_ms=1000)}))
+    later = MONITORING.model_copy(update={"latency_p95": LatencyLimit(limit_ms=1000)})
+    monkeypatch.setattr("tests.deploy.fakes.MONITORING", later)
     release(store, 2, GOOD_PARTS)  # the current one
     first, second = (store / EXPERIMENT / "release" / f"{number:064x}" for number in (1, 2))
     command = [str(tmp_path), "--experiment", EXPERIMENT, "--admin-token-file", "a", "--controller-token-file", "c"]
@@ -552,14 +552,14 @@ def test_limits_are_those_of_the_release_that_answers(
         assert capsys.readouterr().out == f"{folder}\n"
         assert (tmp_path / "rules.yaml").read_text() == rules.rules(limits)
 
-    answers(second, fakes.MONITORING)
+    answers(second, later)
     rollout = propose(None, version_of(first), version_of(second), **ANN)
     Document(FolderStore(store), rollout_key(EXPERIMENT), Rollout).change(lambda _: rollout)
     answers(first, MONITORING)  # the champion, though a retrain has made another release since
     monkeypatch.setenv("RELEASE_PATH", str(second))
-    answers(second, fakes.MONITORING)
+    answers(second, later)
     (store / EXPERIMENT / "current.json").unlink()
-    answers(second, fakes.MONITORING)
+    answers(second, later)
 
 
 def test_the_routes(tmp_path: Path) -> None:

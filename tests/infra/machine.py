@@ -32,8 +32,8 @@ printf '%s\\n' "$@" >> "$MACHINE/arguments"
 exec @REAL@ --noproxy '*' "${words[@]}"
 """
 # `stages` holds the containers of stages that run: a line for each look, the last one again and again. `taken`: a stage
-# that the worker takes just before it stops. `stubborn`: containers outlive SIGTERM by two looks. `champion`: the release
-# that answers where no setting names one. `sick`: the state of serve-1, such as "running 0 starting".
+# that the worker takes just before it stops. `stubborn`: containers outlive SIGTERM by two looks. `champion`: the
+# release that answers where no setting names one. `sick`: the state of serve-1, such as "running 0 starting".
 DOCKER = """#!/bin/bash
 @RECORD@
 case "$1" in
