@@ -12,11 +12,14 @@ step is taken only if all of this holds, and each refusal is one line with its f
 - neither risk nor accept is worse than the champion's on the same held-out rows (flows/heldout.py), by more than the
   margins that the experiment states (`not_worse_by`): of AUC and Brier score all of the 95 % interval of the paired
   difference (release less champion) is within its margin. The log loss is no measure: a calibrated score of 0 makes it
-  infinite.
+  infinite;
+- the same holds, with accept's margins, of its bridge, by which /retain takes a customer to accept: asked about the
+  held-out rows of accept, of which it is known who accepted. A bridge that is off by less than .04 for everybody is
+  within a Brier score of .002. Whether customers accept as the bank's clients did, no row tells.
 
 So it is for the data to show that a release is no worse, and few rows propose nothing: a test of non-inferiority, of
 two measures of each model. A release that is worse by its margin or more in one of them passes with 2.5 % at most: it
-has to pass all four, so none of them needs a correction. The same held-out rows are read again in each week. What has
+has to pass all six, so none of them needs a correction. The same held-out rows are read again in each week. What has
 been compared is kept, and each proposal and refusal says how many comparisons there have been. Nothing is trained or
 chosen by them. What is refused can be proposed by a person.
 
@@ -27,9 +30,11 @@ nobody is decided about by another mode than before.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +51,8 @@ from flows.changes import FOLDER, Begun, current_version, outcome
 from flows.heldout import Rows, data_of, held_out, table_of
 from flows.plan import Plan
 from retain.alike import dataset_digest, what_is_offered
+from retain.dataset import DatasetSpec
+from retain.decision import Bridge
 from retain.frozen import Frozen
 from retain.parts import REQUIRED, Part, Standing
 from retain.plausible import when_outside
@@ -58,12 +65,13 @@ Floats = NDArray[np.float64]
 RANKS: Mapping[Standing, int] = {"left_out": 0, "shadow_only": 1, "served": 2}
 # Below so many rows of each class an interval may miss what it says to hold 95 % of the time.
 LEAST_OF_EACH_CLASS = 30
+BRIDGE = "bridge"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of one part on `rows` held-out rows, the rarer class of which has `rarer`; without differences where that is too
-    few."""
+    """Of one part, or of accept's bridge, on `rows` held-out rows, the rarer class of which has `rarer`; without
+    differences where that is too few."""
 
     part: str
     rows: int
@@ -72,6 +80,12 @@ class Comparison:
 
     def __str__(self) -> str:
         return f"{self.part} on {self.rows:,} held-out rows: {'; '.join(map(str, self.differences))}"
+
+    @property
+    def brief(self) -> str:
+        """For a reason, which has no room for all of it."""
+        values = [f"{each.measure} {each.before:.4f} -> {each.now:.4f}" for each in self.differences]
+        return f"{self.part}: {', '.join(values)}"
 
 
 def promote(plan: Plan, version: str, by: str) -> list[str]:
@@ -130,11 +144,14 @@ def _judged(plan: Plan, rollout: Rollout, version: str) -> tuple[str, str]:
         if why := _refuses_more(champion, release, part, rows):
             return why, ""
         compared.append(compare(part, rows, *(_scores(each, part, rows) for each in (champion, release))))
+        if part == "accept":
+            both = ((rollout.champion.release, champion), (version, release))
+            compared.append(compare(BRIDGE, rows, *(_bridged(plan, *each, rows) for each in both)))
     number = _note(plan, Reading(champion=rollout.champion.release, release=version))
     read = f"Held-out rows have been read for {number} comparison{'s' * (number > 1)} so far"
     if why := worse(compared, margins):
         return f"{why}. {read}", ""
-    return "", ". ".join([*map(str, compared), read])
+    return "", ". ".join([each.brief if each.part == BRIDGE else str(each) for each in compared] + [read])
 
 
 # -- the rule: each of these returns why a release is not proposed, or "" ------------------------------------------
@@ -228,7 +245,7 @@ def worse(compared: Sequence[Comparison], margins: NotWorseBy) -> str:
                 f"class: at least {LEAST_OF_EACH_CLASS} are needed to tell whether it is worse than the champion's"
             )
     for each in compared:
-        part: Margins = getattr(margins, each.part)
+        part: Margins = margins.risk if each.part == "risk" else margins.accept
         allowed = zip(each.differences, (part.auc, part.brier), strict=True)
         if lost := [f"{one}, where {margin:g} is the margin" for one, margin in allowed if not one.within(margin)]:
             return (
@@ -320,6 +337,24 @@ def _held_out(artifacts: ArtifactStore, champion: str, version: str, part: str) 
 def _scores(release: Release, part: str, rows: Rows) -> Floats:
     scorer = release.risk if part == "risk" else release.accept
     return scorer.scores(scorer.featurizer.transform(rows.columns))
+
+
+def _bridged(plan: Plan, version: str, release: Release, rows: Rows) -> Floats:
+    files = open_artifact(find(version, plan.experiment.tag))
+    clients = DatasetSpec.model_validate_json(files["accept/schema.json"].read_bytes())
+    if release.bridge.warning is not None:
+        return np.full(len(rows.y), release.bridge.overall)
+    return bridged(json.loads(files["accept/bridge.json"].read_bytes()), clients, rows)
+
+
+def bridged(content: Mapping[str, Any], clients: DatasetSpec, rows: Rows) -> Floats:
+    """What a customer of the cell of each row is taken to accept with (n,), by a bridge.json. `clients`: the table that
+    it was made from. Raises RetainError for rows without its columns."""
+    bridge, names = Bridge(content, clients), [part.column for part in clients.bridge]
+    if missing := [name for name in names if name not in rows.columns]:
+        raise RetainError(f"its bridge can't be compared: the held-out rows have no column {', '.join(missing)}")
+    values = zip(*(rows.columns[name].tolist() for name in names))
+    return np.array([bridge.score(dict(zip(names, each)))[0] for each in values])
 
 
 def _missed(part: Part) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +16,24 @@ from deploy import people
 from engine.artifact import ArtifactWriter
 from engine.criteria import Criterion
 from engine.document import Document
+from engine.errors import RetainError
 from flows import promote as promoting
 from flows.heldout import Rows
 from flows.plan import Plan
-from flows.promote import Comparison, Floats, _refuses_more, compare, lower, not_now, promote, unlike, worse
+from flows.promote import (
+    BRIDGE,
+    Comparison,
+    Floats,
+    _refuses_more,
+    bridged,
+    compare,
+    lower,
+    not_now,
+    promote,
+    unlike,
+    worse,
+)
+from retain.dataset import bridge_roles, cell
 from retain.parts import REQUIRED, Part
 from retain.plausible import Plausibility, Ranges
 from retain.rollout import MAX_WORDS, Evidence, Rollout, forgive, propose, release_latch, roll_back, rollout_key
@@ -176,6 +190,49 @@ def test_a_model_that_gives_no_numbers_is_not_proposed() -> None:
     assert "its risk is not shown to be as good" in worse([replace(nothing, differences=tuple(broken))], MARGINS)
 
 
+def clients(rows: int = 4_000) -> tuple[dict[str, Any], Rows]:
+    """A bridge.json, and clients who accept as it says."""
+    spec = described("bank")
+    rng = np.random.default_rng(7)
+    names = [part.column for part in spec.bridge]
+    listed = {column.name: column.values for column in spec.columns}
+    columns = {
+        name: rng.choice(np.array(listed[name], dtype=object), rows) if listed[name] else rng.integers(20, 90, rows)
+        for name in names
+    }
+    roles = bridge_roles(spec)
+    cells = [cell(spec, dict(zip(names, each)), roles) for each in zip(*(columns[n].tolist() for n in names))]
+    kinds = sorted(set(cells))
+    chance = dict(zip(kinds, np.linspace(0.05, 0.45, len(kinds)).tolist()))
+    y = (rng.random(rows) < np.array([chance[each] for each in cells])).astype(np.float64)
+    stated = {each: {"acceptance": chance[each], "sd": 0.1, "rows": 100} for each in kinds}
+    return {"roles": list(roles), "overall": 0.25, "cells": stated}, Rows(columns, y, [])
+
+
+def test_a_bridge_that_is_off_is_found_out() -> None:
+    """It is what /retain decides by; risk and accept are the same."""
+    content, rows = clients()
+    spec, sound = described("bank"), [compared(), compared("accept")]
+
+    def by(**changed: Any) -> str:
+        before, now = (bridged(each, spec, rows) for each in (content, content | changed))
+        return worse([*sound, compare(BRIDGE, rows, before, now)], MARGINS)
+
+    def cells(change: Callable[[float], float]) -> dict[str, Any]:
+        return {key: each | {"acceptance": change(each["acceptance"])} for key, each in content["cells"].items()}
+
+    assert by() == ""
+    assert by(cells=cells(lambda value: value + 0.005)) == ""
+    said = by(cells=cells(lambda value: value + 0.15))
+    assert said.startswith(
+        "its bridge is not shown to be as good as the champion's on 4,000 held-out rows: Brier score"
+    )
+    assert "AUC" in by(cells=cells(lambda value: 0.5 - value))
+    assert "its bridge" in by(cells={})  # everybody gets the overall mean
+    with pytest.raises(RetainError, match=r"the held-out rows have no column \w+"):
+        bridged(content, spec, Rows({}, rows.y, []))
+
+
 def test_a_better_model_is_not_worse() -> None:
     better = compared(noise=1.5)
     swapped = [
@@ -205,6 +262,7 @@ class Scene:
     rollout: Document[Rollout]
     releases: dict[str, Any]
     scores: dict[str, Floats]
+    bridges: dict[str, Floats]
 
     def promote(self, version: str = MISSED) -> list[str]:
         return promote(self.plan, version, "a retrain")
@@ -228,6 +286,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
         Document(plan.store, rollout_key("toy"), Rollout),
         {each: release(parts=GOOD_PARTS, versions={"policy": each}) for each in (CHAMPION, GOOD, MISSED)},
         dict.fromkeys((CHAMPION, GOOD, MISSED), chance),
+        dict.fromkeys((CHAMPION, GOOD, MISSED), chance),
     )
     monkeypatch.setattr(promoting, "_load", lambda plan, version: made.releases[version])
     monkeypatch.setattr(promoting, "_held_out", lambda artifacts, champion, version, part: rows)
@@ -240,6 +299,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
         plan.artifacts.publish(data, "1" * 32, tmp_path / data)
     by_release = {id(each): version for version, each in made.releases.items()}
     monkeypatch.setattr(promoting, "_scores", lambda release, part, rows: made.scores[by_release[id(release)]])
+    monkeypatch.setattr(promoting, "_bridged", lambda plan, version, release, rows: made.bridges[version])
     parts = SimpleNamespace(version=MISSED, parts=GOOD_PARTS)
     monkeypatch.setattr(people, "named", lambda release, experiment: parts)
     monkeypatch.setattr(people, "_others_answer", lambda *_: [])
@@ -264,8 +324,19 @@ def test_each_comparison_is_counted_once(scene: Scene) -> None:
     assert rollout is not None
     reason = rollout.history[-1].reason
     assert reason.endswith("Held-out rows have been read for 2 comparisons so far")
-    # At most: more rows than a file may have, every figure negative, and a thousand comparisons.
-    assert len(reason) + 2 * len("99,999,999") + 8 + 3 < MAX_WORDS
+    assert "; Brier score 0." in reason
+    assert ". bridge: AUC 0." in reason
+    # At most: more rows than a file may have, and a thousand comparisons.
+    assert len(reason) + 2 * (len("99,999,999") - len("2,000")) + 3 < MAX_WORDS
+
+
+def test_a_release_with_a_worse_bridge_is_not_proposed(scene: Scene) -> None:
+    scene.bridges[MISSED] = np.clip(scene.bridges[MISSED] + 0.2, 0, 1)
+    (said,) = scene.promote()
+    assert said.startswith(
+        f"release {MISSED} is not proposed: its bridge is not shown to be as good as the champion's "
+    )
+    assert scene.rollout.read() == FREE
 
 
 def test_the_same_under_another_name_as_one_in_quarantine_is_not_proposed(scene: Scene) -> None:
