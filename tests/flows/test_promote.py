@@ -140,7 +140,7 @@ def test_customers_whom_the_champion_takes_are_taken_by_the_next_one() -> None:
     charges = np.array([20.0, 300.0, 700.0, 500.0])
     names = [column.name for column in described("telco").columns if column.kind == "number"]
     columns = {name: np.ones(4) for name in names} | {"MonthlyCharges": charges}
-    rows = Rows(columns, np.zeros(4), [*"abcd"])
+    rows = Rows(columns, np.zeros(4))
     narrow = Plausibility(described("telco"), Ranges(columns={"MonthlyCharges": (4.0, 400.0)}, total=None))
     champion, narrower = release(), release(plausible=narrow)
     assert _refuses_more(champion, champion, "risk", rows) == ""
@@ -160,7 +160,7 @@ def compared(part: str = "risk", noise: float = 0.0, rows: int = 2_000) -> Compa
     margin = rng.normal(-1, 1, rows)
     y = (rng.random(rows) < 1 / (1 + np.exp(-margin))).astype(np.float64)
     scores = [1 / (1 + np.exp(-margin - size * rng.normal(size=rows))) for size in (0.0, noise)]
-    return compare(part, Rows({}, y, []), *scores)
+    return compare(part, Rows({}, y), *scores)
 
 
 def test_a_worse_model_is_named_with_its_figures() -> None:
@@ -206,7 +206,7 @@ def clients(rows: int = 4_000) -> tuple[dict[str, Any], Rows]:
     chance = dict(zip(kinds, np.linspace(0.05, 0.45, len(kinds)).tolist()))
     y = (rng.random(rows) < np.array([chance[each] for each in cells])).astype(np.float64)
     stated = {each: {"acceptance": chance[each], "sd": 0.1, "rows": 100} for each in kinds}
-    return {"roles": list(roles), "overall": 0.25, "cells": stated}, Rows(columns, y, [])
+    return {"roles": list(roles), "overall": 0.25, "cells": stated}, Rows(columns, y)
 
 
 def test_a_bridge_that_is_off_is_found_out() -> None:
@@ -230,7 +230,7 @@ def test_a_bridge_that_is_off_is_found_out() -> None:
     assert "AUC" in by(cells=cells(lambda value: 0.5 - value))
     assert "its bridge" in by(cells={})  # everybody gets the overall mean
     with pytest.raises(RetainError, match=r"the held-out rows have no column \w+"):
-        bridged(content, spec, Rows({}, rows.y, []))
+        bridged(content, spec, Rows({}, rows.y))
 
 
 def test_a_better_model_is_not_worse() -> None:
@@ -280,7 +280,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     )
     rng = np.random.default_rng(7)
     chance = 1 / (1 + np.exp(-rng.normal(-1, 1, 2_000)))
-    rows = Rows({}, (rng.random(2_000) < chance).astype(np.float64), [])
+    rows = Rows({}, (rng.random(2_000) < chance).astype(np.float64))
     made = Scene(
         plan,
         Document(plan.store, rollout_key("toy"), Rollout),
