@@ -10,17 +10,36 @@ locals {
     vertex = "Jobs of the pool gpu-vertex"
   }
 
-  # `below`: the objects that the role is about, by how their names begin; all of them where it is null. The host looks
+  # How the names of objects begin, below store/. No stage may write these: a stage's code, or whoever got into it, could
+  # make a release answer customers, approve a text in a person's name, or spend what nobody granted.
+  places = {
+    rollout   = ["rollout/"]
+    approvals = ["approvals/", "approvals-shown.json"]
+    ledger    = ["ledger/"]
+    retrains  = ["retrains/"]
+  }
+
+  objects = "resource.name.startsWith(\"projects/_/buckets/${local.bucket}/objects/${local.below}/"
+  of_place = {
+    for place, begins in local.places :
+    place => join(" || ", [for begin in begins : "${local.objects}${begin}\")"])
+  }
+  # Google allows 12 of &&, || and ! in one.
+  conditions = merge(local.of_place, {
+    stages = join(" && ", concat(["${local.objects}\")"], [for condition in values(local.of_place) : "!(${condition})"]))
+  })
+
+  # `where`: the objects that the role is about, by the name of a condition; all of them where it is null. The host looks
   # at its rights on the whole bucket before a run (BucketStore.check), so it has them there.
   bucket_grants = {
-    host-objects = { account = "host", below = null, role = "roles/storage.objectUser", call = "storage.objects.create, get, list, delete: the store (engine/bucket.py)" }
-    host-look    = { account = "host", below = null, role = google_project_iam_custom_role.look.id, call = "storage.buckets.get: a run's first look at versioning (engine/bucket.py)" }
-    worker-read  = { account = "worker", below = null, role = "roles/storage.objectViewer", call = "storage.objects.get, list: inputs of stages (engine/bucket.py)" }
-    worker-write = { account = "worker", below = local.below, role = "roles/storage.objectUser", call = "storage.objects.create, delete: artifacts, checkpoints, claims (engine/bucket.py)" }
-    serve-read   = { account = "serve", below = null, role = "roles/storage.objectViewer", call = "storage.objects.get, list: releases (engine/bucket.py)" }
-    serve-write  = { account = "serve", below = "${local.below}/rollout", role = "roles/storage.objectUser", call = "storage.objects.create, delete: rollout, lease and pages (deploy/run.py)" }
-    vertex-read  = { account = "vertex", below = null, role = "roles/storage.objectViewer", call = "storage.objects.get, list: inputs of stages (engine/bucket.py)" }
-    vertex-write = { account = "vertex", below = local.below, role = "roles/storage.objectUser", call = "storage.objects.create, delete: artifacts, checkpoints, claims (engine/bucket.py)" }
+    host-objects = { account = "host", where = null, role = "roles/storage.objectUser", call = "storage.objects.create, get, list, delete: the store (engine/bucket.py)" }
+    host-look    = { account = "host", where = null, role = google_project_iam_custom_role.look.id, call = "storage.buckets.get: a run's first look at versioning (engine/bucket.py)" }
+    worker-read  = { account = "worker", where = null, role = "roles/storage.objectViewer", call = "storage.objects.get, list: inputs of stages (engine/bucket.py)" }
+    worker-write = { account = "worker", where = "stages", role = "roles/storage.objectUser", call = "storage.objects.create, delete: artifacts, checkpoints, claims (engine/bucket.py)" }
+    serve-read   = { account = "serve", where = null, role = "roles/storage.objectViewer", call = "storage.objects.get, list: releases (engine/bucket.py)" }
+    serve-write  = { account = "serve", where = "rollout", role = "roles/storage.objectUser", call = "storage.objects.create, delete: rollout, lease and pages (deploy/run.py)" }
+    vertex-read  = { account = "vertex", where = null, role = "roles/storage.objectViewer", call = "storage.objects.get, list: inputs of stages (engine/bucket.py)" }
+    vertex-write = { account = "vertex", where = "stages", role = "roles/storage.objectUser", call = "storage.objects.create, delete: artifacts, checkpoints, claims (engine/bucket.py)" }
   }
 
   registry_grants = {
@@ -48,8 +67,8 @@ locals {
 
   # Of people. Whoever applies this owns the project, and needs none.
   operator_bucket_grants = {
-    read    = { below = null, role = "roles/storage.objectViewer", call = "storage.objects.get, list: make messages, make costs (engine/bucket.py)" }
-    approve = { below = "${local.below}/approvals", role = "roles/storage.objectUser", call = "storage.objects.create, delete: make messages (engine/approvals.py)" }
+    read    = { where = null, role = "roles/storage.objectViewer", call = "storage.objects.get, list: make messages, make costs (engine/bucket.py)" }
+    approve = { where = "approvals", role = "roles/storage.objectUser", call = "storage.objects.create, delete: make messages (engine/approvals.py)" }
   }
 
   operator_secret_grants = {
@@ -138,11 +157,11 @@ resource "google_storage_bucket_iam_member" "grant" {
   member = google_service_account.account[each.value.account].member
 
   dynamic "condition" {
-    for_each = each.value.below == null ? [] : [each.value.below]
+    for_each = each.value.where == null ? [] : [each.value.where]
 
     content {
-      title      = "below ${condition.value}/"
-      expression = "resource.name.startsWith(\"projects/_/buckets/${local.bucket}/objects/${condition.value}/\")"
+      title      = "objects of ${condition.value}"
+      expression = local.conditions[condition.value]
     }
   }
 }
@@ -188,11 +207,11 @@ resource "google_storage_bucket_iam_member" "operator" {
   member = each.value[1]
 
   dynamic "condition" {
-    for_each = [for below in [local.operator_bucket_grants[each.value[0]].below] : below if below != null]
+    for_each = [for where in [local.operator_bucket_grants[each.value[0]].where] : where if where != null]
 
     content {
-      title      = "below ${condition.value}/"
-      expression = "resource.name.startsWith(\"projects/_/buckets/${local.bucket}/objects/${condition.value}/\")"
+      title      = "objects of ${condition.value}"
+      expression = local.conditions[condition.value]
     }
   }
 }

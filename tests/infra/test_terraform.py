@@ -14,16 +14,20 @@ import subprocess
 from importlib.util import find_spec
 from ipaddress import ip_network
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
 from deploy.pages import pages_key
-from engine.approvals import APPROVALS
+from engine import approvals, ledger, records
+from engine.artifact import ArtifactStore
 from engine.fingerprint import ROOT
 from engine.prices import PRICES, load_prices
-from flows import capacity
+from engine.store import FolderStore
+from flows import capacity, ends
+from flows.changes import FOLDER as RETRAINS
 from flows.google_cloud import PAGE_URL, VERTEX
 from flows.plan import load_experiment
 from flows.pools import RENTED
@@ -200,32 +204,96 @@ def test_prefects_worker_makes_no_other_call_of_vertex() -> None:
     assert called == {"create_custom_job", "get_custom_job", "cancel_custom_job"}
 
 
-def test_what_is_written_in_the_bucket_is_what_an_account_has_to_write() -> None:
-    grants, below = named("bucket_grants"), LOCALS["below"]
+PLACES = {place: begins for place, begins in LOCALS["places"].items() if not place.startswith("__")}
+
+
+def may_write(grants: dict[str, Block], account: str, key: str) -> bool:
+    """By the conditions, as identity.tf puts them together."""
+    where = {
+        each["where"]
+        for each in grants.values()
+        if each.get("account") == account and each["role"] == "roles/storage.objectUser"
+    }
+    of = {place for place, begins in PLACES.items() if key.startswith(tuple(begins))}
+    return None in where or bool(of & where) or ("stages" in where and not of)
+
+
+def _keys(store: FolderStore) -> list[str]:
+    return [str(path.relative_to(store.root)) for path in store.root.rglob("*.json")]
+
+
+def keys_of_people() -> dict[str, str]:
+    """key -> what it is, as the code that writes it says."""
+    with TemporaryDirectory() as folder:
+        store = FolderStore(Path(folder))
+        approvals.show(store, ["a text"])
+        approvals.record(store, "a text", "approved", "Ann")
+        said = dict.fromkeys(_keys(store), "approvals")
+    with TemporaryDirectory() as folder:
+        store = FolderStore(Path(folder))
+        ledger.set_cap(store, "retrain/2026-12", 5.0)
+        return said | dict.fromkeys(_keys(store), "ledger")
+
+
+DECIDED = dict.fromkeys((rollout_key("local"), lease_key("local"), pages_key("local")), "rollout") | keys_of_people()
+PREFIX = ArtifactStore(FolderStore(Path("nowhere")), "local").prefix("risk", "f" * 32)
+MADE = [
+    *(f"{PREFIX}/{name}" for name in ("manifest.json", "claim.json")),
+    records.key(PREFIX, 1),
+    "local/current.json",
+    f"{ends.FOLDER}/x",
+]
+
+
+def test_every_account_writes_what_it_has_to() -> None:
+    grants, people = named("bucket_grants"), {"account": "people"}
+    of_people = {name: grant | people for name, grant in named("operator_bucket_grants").items()}
     assert LOCALS["store"] == "gs://${local.bucket}/${local.below}"
-    written = {(each["account"], each["below"]) for each in grants.values() if each["role"].endswith("objectUser")}
-    assert written == {
-        # A run asks for its rights on the bucket (BucketStore.check), which no condition on objects gives.
-        ("host", None),
-        ("worker", "${local.below}"),
-        ("vertex", "${local.below}"),
-        ("serve", "${local.below}/rollout"),
-    }
-    assert below == "store"
-    for key in (rollout_key("local"), lease_key("local"), pages_key("local")):
-        assert key.startswith("rollout/")
-    assert {each["role"] for each in grants.values() if each["below"] is None and each["account"] != "host"} == {
-        "roles/storage.objectViewer"
-    }
-    people = named("operator_bucket_grants")
-    assert people["read"]["role"] == "roles/storage.objectViewer"
-    assert people["approve"]["below"].removeprefix("${local.below}/") == APPROVALS
+    assert LOCALS["below"] == "store"
+    assert len(DECIDED) == 6
+    assert all(may_write(grants, "host", key) for key in (*DECIDED, *MADE))
+    for account in ("worker", "vertex"):
+        assert [key for key in MADE if not may_write(grants, account, key)] == []
+        assert [key for key in (*DECIDED, f"{RETRAINS}/local/readings.json") if may_write(grants, account, key)] == []
+    assert {kind for key, kind in DECIDED.items() if may_write(grants, "serve", key)} == {"rollout"}
+    assert not any(may_write(grants, "serve", key) for key in MADE)
+    written = {key for key, kind in DECIDED.items() if may_write(of_people, "people", key)}
+    assert written == {key for key, kind in DECIDED.items() if kind == "approvals"}
+    assert not any(may_write(of_people, "people", key) for key in MADE)
+
+
+def test_whoever_writes_in_one_place_reads_everywhere() -> None:
+    for grants in (named("bucket_grants"), named("operator_bucket_grants")):
+        roles = {each["role"] for each in grants.values() if each["where"] is None and each.get("account") != "host"}
+        assert roles == {"roles/storage.objectViewer"}
+
+
+@TERRAFORM
+def test_conditions_are_as_google_wants_them(tmp_path: Path) -> None:
+    """Evaluated by Terraform itself, with the bucket's name."""
+    source = (FOLDER / "identity.tf").read_text()
+    own = source[source.index("  places = {") : source.index("  # `where`:")]
+    (tmp_path / "main.tf").write_text(f'locals {{\n  bucket = "b"\n  below = "store"\n{own}}}\n')
+    done = subprocess.run(
+        ["terraform", "console"],
+        cwd=tmp_path,
+        input="jsonencode(local.conditions)\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    conditions = json.loads(json.loads(done.stdout))
+    assert conditions["ledger"] == 'resource.name.startsWith("projects/_/buckets/b/objects/store/ledger/")'
+    assert conditions["approvals"].count(" || ") == 1
+    assert set(conditions) == {*PLACES, "stages"}
+    stages = conditions["stages"]
+    assert stages.startswith('resource.name.startsWith("projects/_/buckets/b/objects/store/") && !(resource.name.')
+    assert all(f"!({conditions[place]})" in stages for place in PLACES)
+    assert len(re.findall(r"&&|\|\||!", stages)) <= 12
     for name in ("grant", "operator"):
         (dynamic,) = RESOURCES["google_storage_bucket_iam_member"][name]["dynamic"]
-        (content,) = dynamic["condition"]["content"]
-        assert content["expression"] == (
-            'resource.name.startsWith("projects/_/buckets/${local.bucket}/objects/${condition.value}/")'
-        )
+        assert dynamic["condition"]["content"][0]["expression"] == "${local.conditions[condition.value]}"
 
 
 def test_every_grant_comes_from_the_list_and_adds_to_what_others_granted() -> None:
