@@ -69,6 +69,7 @@ locals {
   operator_bucket_grants = {
     read    = { where = null, role = "roles/storage.objectViewer", call = "storage.objects.get, list: make messages, make costs (engine/bucket.py)" }
     approve = { where = "approvals", role = "roles/storage.objectUser", call = "storage.objects.create, delete: make messages (engine/approvals.py)" }
+    budget  = { where = "ledger", role = "roles/storage.objectUser", call = "storage.objects.create, delete: make budget USD= (engine/ledger.py)" }
   }
 
   operator_secret_grants = {

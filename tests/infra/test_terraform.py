@@ -258,7 +258,7 @@ def test_every_account_writes_what_it_has_to() -> None:
     assert {kind for key, kind in DECIDED.items() if may_write(grants, "serve", key)} == {"rollout"}
     assert not any(may_write(grants, "serve", key) for key in MADE)
     written = {key for key, kind in DECIDED.items() if may_write(of_people, "people", key)}
-    assert written == {key for key, kind in DECIDED.items() if kind == "approvals"}
+    assert written == {key for key, kind in DECIDED.items() if kind in ("approvals", "ledger")}
     assert not any(may_write(of_people, "people", key) for key in MADE)
 
 
