@@ -164,7 +164,7 @@ def test_an_attempt_that_waits_for_a_machine_is_not_taken_for_one_that_ended(
     """Hours after it reserved, another run of the ledger settles what was lost."""
     plan, now = plan_on(tmp_path, Pools("docker", "gpu-spot")), [1e9]
     monkeypatch.setattr(flows.attempt, "STAMP_S", 0.0)
-    monkeypatch.setattr(ledger.time, "time", lambda: now[0])
+    monkeypatch.setattr("time.time", lambda: now[0])
     machines, looks = Machines(code=PREEMPTED), [0]
     launcher = replace(machines.launcher("a flow run"), shared=True)
 
