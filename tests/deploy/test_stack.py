@@ -134,7 +134,7 @@ def buckets(
     buckets = Buckets("bucket")
     for path in (path for path in (tmp_path / "store").rglob("*") if path.is_file()):
         name = f"retain/{path.relative_to(tmp_path / 'store').as_posix()}"
-        buckets.put(Session("bucket", name, None, {}, bytearray(path.read_bytes())))
+        buckets.put(Session("bucket", name, None, {}, content=bytearray(path.read_bytes())))
     monkeypatch.setenv("RETAIN_STORE", "gs://bucket/retain")
     monkeypatch.setenv("RETAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("RELEASE_PATH", f"gs://bucket/retain/{artifact.relative_to(store)}")

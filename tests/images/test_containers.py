@@ -216,7 +216,7 @@ def test_the_service_answers_from_a_bucket_that_is_gone_by_then(engine: DockerCl
     buckets = Buckets("bucket")
     for path in (path for path in (tmp_path / "store").rglob("*") if path.is_file()):
         name = f"retain/{path.relative_to(tmp_path / 'store').as_posix()}"
-        buckets.put(Session("bucket", name, None, {}, bytearray(path.read_bytes())))
+        buckets.put(Session("bucket", name, None, {}, content=bytearray(path.read_bytes())))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
