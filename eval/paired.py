@@ -31,7 +31,12 @@ class Difference:
 
     def within(self, margin: float) -> bool:
         """Whether all of the interval says that the measure has become worse by less than the `margin`, if at all: with
-        two-sided 95 %, a one-sided test of non-inferiority at 2.5 %. Never where there is no number."""
+        two-sided 95 %, a one-sided test of non-inferiority at about 2.5 %. Never where there is no number.
+
+        The interval is that of a normal distribution, which a mean over rows has where many of them differ. A Brier
+        score that is worse by just the margin passes on 2,100 rows with 5 % if the loss sits in .5 % of the rows, with
+        8 % if in .2 %; on 12,000 rows with 4 and 6 %. A loss that no row of the sample has isn't seen at all.
+        """
         return self.low > -margin if self.more_is_better else self.high < margin
 
     def __str__(self) -> str:

@@ -18,10 +18,11 @@ step is taken only if all of this holds, and each refusal is one line with its f
   within a Brier score of .002. Whether customers accept as the bank's clients did, no row tells.
 
 So it is for the data to show that a release is no worse, and few rows propose nothing: a test of non-inferiority, of
-two measures of each model. A release that is worse by its margin or more in one of them passes with 2.5 % at most: it
-has to pass all six, so none of them needs a correction. The same held-out rows are read again in each week. What has
-been compared is kept, and each proposal and refusal says how many comparisons there have been. Nothing is trained or
-chosen by them. What is refused can be proposed by a person.
+two measures of each model and of the bridge. A release that is worse by its margin or more in one of them passes with
+about 2.5 % where the difference is spread over many rows, and with more where it sits in few (eval/paired.py): it has
+to pass all six, so none of them needs a correction. The same held-out rows are read again in each week. What has been
+compared is kept, and each proposal and refusal says how many comparisons there have been. Nothing is trained or chosen
+by them. What is refused can be proposed by a person.
 
 "In the champion's mode" would be the baseline, since the champion answers by nothing else, and that of another release
 is nothing that a rollout can try. It is the learned policy of the release that is tried, where no customer meets it, so

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from eval.paired import Difference, auc_difference, differences
+from eval.paired import Difference, auc_difference, brier_difference, differences
 from retain.intervals import bootstrap
 
 Floats = NDArray[np.float64]
@@ -61,6 +61,19 @@ def test_a_model_with_noise_is_not_within_a_small_margin() -> None:
     assert [each.within(0.01) for each in differences(y, noisy, exact)] == [True, True]
     few = slice(0, 40)  # on so few rows the better one isn't told to be no worse
     assert [each.within(0.01) for each in differences(y[few], noisy[few], exact[few])] != [True, True]
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "passes"), [(2_100, 0.3, 0.03), (2_100, 0.005, 0.05), (2_100, 0.002, 0.08), (12_000, 0.002, 0.06)]
+)
+def test_how_often_a_loss_of_just_the_margin_passes_grows_where_it_sits_in_few_rows(
+    rows: int, share: float, passes: float
+) -> None:
+    """As within() and docs/CONTAINERS.md say."""
+    rng, y, margin = np.random.default_rng(7), np.zeros(rows), 0.002
+    damaged = math.sqrt(margin / share)
+    found = [brier_difference(y, y, damaged * (rng.random(rows) < share)).within(margin) for _ in range(4_000)]
+    assert np.mean(found) == pytest.approx(passes, abs=0.012)
 
 
 @pytest.mark.parametrize(
