@@ -39,8 +39,9 @@ def overrun(standing: Standing, attempts: Iterable[Entry], known: frozenset[str]
 
 
 def check_affordable(plan: Plan, around_s: float = 0.0) -> None:
-    """Raises BudgetExceeded, in a line, if a stage that isn't there yet would be refused though it ran alone: a run is
-    not begun that can't end. `around_s`: that of its launcher."""
+    """Raises BudgetExceeded, in a line, if a stage that isn't there yet would be refused though it ran alone. Only the
+    dearest one is looked at: several that can be paid for one by one may still meet the cap together, while the run is
+    at work. `around_s`: that of its launcher."""
     costs = plan.experiment.costs
     standing, _ = ledger.look(plan.store, costs.scope, costs.budget_usd)
     identities = plan.standing()

@@ -32,7 +32,7 @@ class Begun(Frozen):
 def begin(plan: Plan, owner: str, around_s: float = 0.0) -> Begun:
     """What the run began with: now, or when it was started first, which is known of one that has an `owner`.
 
-    Raises BudgetExceeded for a run that the budget could not end; `around_s` as check_affordable().
+    Raises BudgetExceeded where the budget is too small for one of its stages alone; `around_s` as check_affordable().
     """
     if owner and (before := _read(plan.store, owner)) is not None:
         return before

@@ -1,9 +1,9 @@
 """The flow of a retrain: a run that says whether anything has changed, and proposes the release that comes of it.
 
 It carries out the same stages as any run, and reuses what is there. Around them it says what has changed since the
-release before, refuses to begin what the month's budget can't end, and at last asks flows/promote.py whether the
-current release becomes the challenger. That is asked where nothing has changed, too: what kept a release back may be
-over by now. On this machine, without containers, the same is `make retrain`.
+release before, refuses to begin where the month's budget is too small for one of the stages alone, and at last asks
+flows/promote.py whether the current release becomes the challenger. That is asked where nothing has changed, too: what
+kept a release back may be over by now. On this machine, without containers, the same is `make retrain`.
 """
 
 from __future__ import annotations
