@@ -10,7 +10,8 @@ automation pauses the deployment, so that no schedule starts it again before som
 A run whose ledger is a month's names no deployment, and none is paused: that ledger refuses what else comes in the
 month, and the next month has a cap of its own.
 
-A retrain that fails is seen by nobody, since nobody has started it: the webhook of RETAIN_PAGE_URL is told, once.
+A retrain that fails is seen by nobody, since nobody has started it: the webhook of RETAIN_PAGE_URL is told, once for
+each crash or failure.
 """
 
 from __future__ import annotations
@@ -99,11 +100,13 @@ RETURN = AutomationCore(
 )
 AUTOMATIONS: tuple[AutomationCore, ...] = (BUDGET, LOST, RETURN)
 
-# The keys are those of a page (deploy/pages.py). A ticket: the release of before stays, and answers.
+# The keys are those of a page (deploy/pages.py). A ticket: the release of before stays, and answers. What has happened
+# is the event's to say: by the time of the call, the run may have gone on, and have another state.
 TOLD = """{
   "id": "{{ event.id }}",
   "severity": "ticket",
-  "title": {{ ("The retrain " ~ flow_run.name ~ " has ended as " ~ flow_run.state.name) | tojson }},
+  "title": {{ ("The retrain " ~ flow_run.name ~ (" has crashed, and may go on by itself" if "Crashed" in event.event
+              else " has ended as " ~ event.event | replace("prefect.flow-run.", ""))) | tojson }},
   "says": {{ (flow_run.state.message or "Prefect says no more of it.") | tojson }},
   "at": {{ (event.occurred.timestamp() * 1000000) | int }}
 }"""
@@ -112,8 +115,8 @@ WEBHOOK = "retain-page"  # the block of Prefect that keeps the address
 
 
 def told_of_failures(webhook: UUID) -> AutomationCore:
-    """Calls the webhook that this block holds when a retrain has failed, or crashed. One that crashed may go on by
-    itself (RETURN)."""
+    """Calls the webhook that this block holds when a retrain has failed, and each time that it crashes, after which
+    it may go on by itself (RETURN)."""
     return AutomationCore(
         name=FAILED,
         description="By POST to the address that `make deploy` found in RETAIN_PAGE_URL.",
