@@ -1,4 +1,4 @@
-"""Two models on the same rows: how much better one ranks and foretells than the other, with 95 % intervals.
+"""Two models on the same rows: how much better one ranks and predicts than the other, with 95 % intervals.
 
 Closed forms, so nothing is drawn. Of the AUC the covariance of both models on these rows is DeLong's (DeLong, DeLong,
 Clarke-Pearson, Biometrics 44, 1988); the Brier score is a mean over rows, and so is a difference of two.

@@ -90,7 +90,7 @@ class Comparison:
         return f"{self.part}: {', '.join(values)}"
 
 
-def promote(plan: Plan, version: str, by: str) -> list[str]:
+def propose_if_no_worse(plan: Plan, version: str, by: str) -> list[str]:
     """Proposes the release of this version, or says why not; in a line, and what else there is to say of it.
 
     Raises RetainError for what can't be read: that is no refusal.
@@ -124,7 +124,7 @@ def concluded(plan: Plan, begun: Begun, by: str) -> list[str]:
     """What came of a retrain whose stages are all there: the release, then whether it is proposed."""
     version = current_version(plan.artifacts)
     assert version is not None
-    return [outcome(begun, version), *promote(plan, version, by)]
+    return [outcome(begun, version), *propose_if_no_worse(plan, version, by)]
 
 
 def _judged(plan: Plan, rollout: Rollout, version: str) -> tuple[str, str]:

@@ -29,7 +29,7 @@ from flows.promote import (
     compare,
     lower,
     not_now,
-    promote,
+    propose_if_no_worse,
     unlike,
     worse,
 )
@@ -37,7 +37,7 @@ from retain.dataset import bridge_roles, cell
 from retain.parts import REQUIRED, Part
 from retain.plausible import Plausibility, Ranges
 from retain.rollout import MAX_WORDS, Evidence, Rollout, forgive, propose, release_latch, roll_back, rollout_key
-from retain.rollout import promote as promote_rollout
+from retain.rollout import promote as make_champion
 from retain.signals import SIGNALS
 from tasks.config import Margins, NotWorseBy
 from tests.datasets import described
@@ -264,8 +264,8 @@ class Scene:
     scores: dict[str, Floats]
     bridges: dict[str, Floats]
 
-    def promote(self, version: str = MISSED) -> list[str]:
-        return promote(self.plan, version, "a retrain")
+    def propose(self, version: str = MISSED) -> list[str]:
+        return propose_if_no_worse(self.plan, version, "a retrain")
 
     def put(self, rollout: Rollout) -> Rollout:
         return self.rollout.change(lambda _: rollout)
@@ -311,14 +311,14 @@ def test_each_comparison_is_counted_once(scene: Scene) -> None:
     worse_scores = np.clip(scene.scores[MISSED] + np.random.default_rng(1).normal(0, 0.3, 2_000), 0, 1)
     good, scene.scores[MISSED] = scene.scores[MISSED], worse_scores
     for _ in range(2):  # nothing has changed meanwhile
-        (said,) = scene.promote()
+        (said,) = scene.propose()
         assert said.startswith(f"release {MISSED} is not proposed: its risk is not shown to be as good as ")
         assert said.endswith("the margin. Held-out rows have been read for 1 comparison so far")
     scene.scores[MISSED] = good
     scene.put(forgive(FREE, GOOD, **ANN))
     scene.scores[GOOD] = worse_scores
-    assert scene.promote(GOOD)[0].endswith("read for 2 comparisons so far")
-    said = scene.promote()[0]
+    assert scene.propose(GOOD)[0].endswith("read for 2 comparisons so far")
+    said = scene.propose()[0]
     assert f"release {MISSED} is proposed as the challenger, in the shadow of {CHAMPION}: it met its criteria" in said
     rollout = scene.rollout.read()
     assert rollout is not None
@@ -332,7 +332,7 @@ def test_each_comparison_is_counted_once(scene: Scene) -> None:
 
 def test_a_release_with_a_worse_bridge_is_not_proposed(scene: Scene) -> None:
     scene.bridges[MISSED] = np.clip(scene.bridges[MISSED] + 0.2, 0, 1)
-    (said,) = scene.promote()
+    (said,) = scene.propose()
     assert said.startswith(
         f"release {MISSED} is not proposed: its bridge is not shown to be as good as the champion's "
     )
@@ -342,7 +342,7 @@ def test_a_release_with_a_worse_bridge_is_not_proposed(scene: Scene) -> None:
 def test_the_same_under_another_name_as_one_in_quarantine_is_not_proposed(scene: Scene) -> None:
     """Other criteria alone make another release of the very policy that was rolled back."""
     scene.releases[MISSED].versions = dict(scene.releases[GOOD].versions)
-    assert scene.promote() == [
+    assert scene.propose() == [
         f"release {MISSED} is not proposed: it decides and says the same as {GOOD}, which Ann rolled back: "
         "too many complaints"
     ]
@@ -354,7 +354,7 @@ def test_what_nothing_was_asked_of_has_met_nothing(scene: Scene, criteria: dict[
     """Its part is `served` all the same."""
     stated = scene.plan.experiment.model_copy(update={"criteria": {"risk": JUDGED, "accept": criteria}})
     scene.plan = replace(scene.plan, experiment=stated)
-    assert scene.promote() == [f"release {MISSED} is not proposed: the experiment states no gating criterion of accept"]
+    assert scene.propose() == [f"release {MISSED} is not proposed: the experiment states no gating criterion of accept"]
     assert scene.rollout.read() == FREE
 
 
@@ -362,17 +362,17 @@ def test_what_nothing_was_asked_of_has_met_nothing(scene: Scene, criteria: dict[
 def test_a_table_of_which_a_part_was_lost_proposes_nothing(scene: Scene, data: str) -> None:
     stated = dict.fromkeys(REQUIRED, JUDGED) | {data: {"rows": Criterion(at_least=7_032)}}
     scene.plan = replace(scene.plan, experiment=scene.plan.experiment.model_copy(update={"criteria": stated}))
-    (said,) = scene.promote()
+    (said,) = scene.propose()
     assert said.startswith(f"release {MISSED} is not proposed: its data missed a criterion: {data} rows 3000 ")
     enough = stated | {data: {"rows": Criterion(at_least=3_000)}}
     scene.plan = replace(scene.plan, experiment=scene.plan.experiment.model_copy(update={"criteria": enough}))
-    assert f"release {MISSED} is proposed as the challenger" in scene.promote()[0]
+    assert f"release {MISSED} is proposed as the challenger" in scene.propose()[0]
 
 
 def test_behind_a_challenger_it_says_whether_it_would_be_proposed_and_how_a_person_does(scene: Scene) -> None:
     other = propose(None, CHAMPION, GOOD, **ANN)
     scene.put(other)
-    (said,) = scene.promote()
+    (said,) = scene.propose()
     assert said.startswith(
         f"release {MISSED} is not proposed: a rollout is in progress: {GOOD} in the shadow of {CHAMPION}. But for that "
         "it would be: it met its criteria, and is not worse than"
@@ -383,7 +383,7 @@ def test_behind_a_challenger_it_says_whether_it_would_be_proposed_and_how_a_pers
     )
     full = other.model_copy(update={"phase": "full", "percent": 100.0})
     scene.put(full)
-    (said,) = scene.promote()
+    (said,) = scene.propose()
     assert "takes a person, and the baseline decides about its customers until then: EXPERIMENT=toy" in said
     assert scene.rollout.read() == full, "no customer is thrown back by a retrain"
 
@@ -391,5 +391,5 @@ def test_behind_a_challenger_it_says_whether_it_would_be_proposed_and_how_a_pers
 def test_after_a_promotion_the_release_is_compared_with_the_new_champion(scene: Scene) -> None:
     full = propose(None, CHAMPION, GOOD, **ANN).model_copy(update={"phase": "full", "percent": 100.0})
     signals = Evidence(1, GOOD, GOOD_PARTS, figures(SIGNALS), DAY)
-    scene.put(promote_rollout(full, GOOD, signals, PLAN, **ANN))
-    assert f"is not worse than {GOOD}: risk on 2,000 held-out rows" in scene.promote()[0]
+    scene.put(make_champion(full, GOOD, signals, PLAN, **ANN))
+    assert f"is not worse than {GOOD}: risk on 2,000 held-out rows" in scene.propose()[0]
