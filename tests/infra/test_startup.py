@@ -194,7 +194,7 @@ def test_a_stage_that_was_taken_at_the_last_moment_is_carried_out(worker: Machin
 def test_a_machine_that_has_worked_waits_for_the_next_image_too(worker: Machine, cloud: Google) -> None:
     cloud.pending = [0, 1, 1, 0]
     worker.stages("one", "one", "", "", "", "two", "")
-    cloud.attributes["retain-idle-seconds"] = "1"
+    cloud.attributes["retain-idle-seconds"] = "3"
     watched(worker)
     assert cloud.pending == [0]
 
