@@ -48,7 +48,6 @@ class Cloud:
 
     region: str
     api: str = field(default_factory=lambda: API)
-    session: requests.Session | None = field(default=None, repr=False)  # None: with the default credentials
 
     @cached_property
     def _authorized(self) -> tuple[requests.Session, str]:
@@ -58,7 +57,7 @@ class Cloud:
             raise RetainError(f"rented machines want an account of Google Cloud: {_line(error)}") from None
         if not project:
             raise RetainError("GOOGLE_CLOUD_PROJECT is not set: the project that the rented machines are in")
-        session = self.session or AuthorizedSession(credentials)
+        session = AuthorizedSession(credentials)
         session.mount(self.api, HTTPAdapter(max_retries=RETRY))
         return session, project
 

@@ -18,6 +18,7 @@ from engine.errors import DataError, NoBucket, RetainError
 from engine.paths import path_of, why_unwritable
 from engine.store import Conflict, open_bucket, unavailable
 from flows.download import Kept
+from flows.mounts import is_bucket
 
 if TYPE_CHECKING:
     from engine.bucket import BucketStore, Object
@@ -31,7 +32,7 @@ def data_folder(environment: Mapping[str, str]) -> DataFolder:
     given = environment.get(SETTING)
     if not given:
         return None
-    if given.startswith("gs://"):
+    if is_bucket(given):
         return BucketFolder(given)
     if "://" in given:
         raise DataError(f"{SETTING}={given}: is neither a folder nor gs://bucket/folder")
