@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,10 +13,10 @@ from prefect.server.events.schemas.automations import Automation as ServersAutom
 from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.types._datetime import now
 
-from engine.fingerprint import ROOT
 from flows import automations
 from flows.automations import AUTOMATIONS, BUDGET, LOST, RETURN, announcer, register
 from flows.stage import state_after
+from tests.flows.toys import said_by
 
 
 class Server:
@@ -92,31 +89,13 @@ def test_a_budget_that_is_exceeded_pauses_the_deployment_and_a_warning_does_not(
 
 def test_prefect_s_server_pauses_the_deployment_whose_run_told_of_it(tmp_path: Path) -> None:
     """And no other. The automations are registered twice, as by a second `make deploy`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.flows.toy_automations", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"after_warning": [], "after_exceeded": ["local"]}
+    assert said_by("toy_automations", tmp_path) == {"after_warning": [], "after_exceeded": ["local"]}
 
 
 def test_prefect_s_server_tells_the_webhook_of_a_retrain_that_failed(tmp_path: Path) -> None:
     """Once for each failure or crash, of no other run, and not any more once no address is given. Of one that crashed
     it says no end, since it goes on."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.flows.toy_failures", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = said_by("toy_failures", tmp_path)
     crashed = [each for each in said["called"] if "crashed" in each["title"]]
     assert {each["title"] for each in crashed} == {"The retrain retrain-toy has crashed, and may go on by itself"}
     assert {each["says"] for each in crashed} <= {"No sign of life for 90 s.", "It crashed; it goes on by itself."}

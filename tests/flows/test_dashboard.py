@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any
 import pytest
 
 from engine import ledger, records
-from engine.fingerprint import ROOT
 from engine.prices import load_prices
 from eval.costs import lines, spending, to_table, total
 from flows import dashboard
@@ -23,6 +20,7 @@ from flows.dashboard import Costs, chart, costs, key_of, published
 from flows.plan import Plan
 from flows.run import Run
 from tests.flows.toy_plan import board_of, toy_plan, toy_stage
+from tests.flows.toys import said_by
 
 MOST_BYTES = 1_000_000
 
@@ -164,16 +162,7 @@ def test_what_can_not_be_shown_fails_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_prefect_has_the_artifacts_of_a_run_with_their_history(tmp_path: Path) -> None:
     """A run with Prefect's own server; its artifacts are read through the API."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.flows.toy_dashboard", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    content = json.loads(done.stdout.splitlines()[-1])
+    content = said_by("toy_dashboard", tmp_path)
     (flow_run,) = content["runs"]
     artifacts: dict[str, list[dict[str, Any]]] = {}
     for artifact in content["artifacts"]:

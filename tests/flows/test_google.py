@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +17,10 @@ from prefect_gcp.workers.vertex import VertexAIWorkerJobConfiguration, VertexAIW
 
 from engine import notice
 from engine.errors import RetainError
-from engine.fingerprint import ROOT
 from flows import deploy, google_cloud
 from flows.pools import RENTED, Pools
 from tests.flows.toy_google import IMAGES
+from tests.flows.toys import said_by
 
 # Of nobody: it is read, and never used.
 CREDENTIALS = {"type": "authorized_user", "client_id": "i", "client_secret": "s", "refresh_token": "t"}
@@ -33,17 +31,7 @@ STORE = "gs://a-bucket/store"
 def registered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("google")
     (root / "credentials.json").write_text(json.dumps(CREDENTIALS))
-    command = [
-        sys.executable,
-        "-m",
-        "tests.flows.toy_google",
-        str(root / "prefect"),
-        str(root / "credentials.json"),
-        STORE,
-    ]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    return said_by("toy_google", root / "prefect", root / "credentials.json", STORE)  # type: ignore[no-any-return]
 
 
 def configured(kind: Any, registered: dict[str, Any], name: str) -> Any:
